@@ -1,0 +1,110 @@
+//! How often, and how long?
+//!
+//! One meter a worker, so that counting is nobody's shared line; they are added up when all have
+//! ended. Latencies are of single calls of the cache, refused ones too, in nanoseconds.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+/// An hour: a call that takes longer is counted as one of an hour.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Three digits of every latency are true.
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// What one worker, or all together, did.
+pub struct Meter {
+    pub completed: u64,
+    /// Tokens of the requests that completed, as the trace gives them.
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+    /// Prompts let into the cache, those of evicted requests again each time.
+    pub admissions: u64,
+    pub evicted_sequences: u64,
+    /// Requests that a worker put back itself, for there was no one to evict.
+    pub put_back_requests: u64,
+    latency: Histogram<u64>,
+}
+
+impl Meter {
+    pub fn new() -> Self {
+        let longest = LONGEST.as_nanos() as u64;
+        let latency = Histogram::new_with_bounds(1, longest, SIGNIFICANT_DIGITS)
+            .expect("an hour in nanoseconds is a range a histogram can have");
+        Self {
+            completed: 0,
+            prompt_tokens: 0,
+            output_tokens: 0,
+            admissions: 0,
+            evicted_sequences: 0,
+            put_back_requests: 0,
+            latency,
+        }
+    }
+
+    /// Makes one call of the cache and records how long it took.
+    pub fn time<R>(&mut self, operation: impl FnOnce() -> R) -> R {
+        let begin = Instant::now();
+        let result = operation();
+        let nanoseconds = begin.elapsed().as_nanos();
+        self.latency
+            .saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        result
+    }
+
+    /// Adds what another worker did.
+    pub fn add(&mut self, other: &Self) {
+        self.completed += other.completed;
+        self.prompt_tokens += other.prompt_tokens;
+        self.output_tokens += other.output_tokens;
+        self.admissions += other.admissions;
+        self.evicted_sequences += other.evicted_sequences;
+        self.put_back_requests += other.put_back_requests;
+        self.latency
+            .add(&other.latency)
+            .expect("all meters have the same range");
+    }
+
+    /// Calls recorded.
+    pub fn operations(&self) -> u64 {
+        self.latency.len()
+    }
+
+    /// The latency that this share of the calls did not exceed, in microseconds.
+    pub fn latency_us(&self, share: f64) -> f64 {
+        self.latency.value_at_quantile(share) as f64 / 1e3
+    }
+
+    /// The longest latency, in microseconds.
+    pub fn longest_latency_us(&self) -> f64 {
+        self.latency.max() as f64 / 1e3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meters_add_up() {
+        let mut one = Meter::new();
+        one.completed = 2;
+        one.time(|| std::thread::sleep(Duration::from_millis(2)));
+        let mut all = Meter::new();
+        all.time(|| ());
+        all.add(&one);
+        assert_eq!((all.completed, all.operations()), (2, 2));
+        assert!(all.longest_latency_us() >= 2000.0);
+        assert!(all.latency_us(0.5) < 2000.0);
+    }
+
+    #[test]
+    fn an_idle_meter_shows_zero() {
+        let meter = Meter::new();
+        assert_eq!(
+            (meter.latency_us(0.5), meter.longest_latency_us()),
+            (0.0, 0.0)
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! What is there to tell when all is served?
+//!
+//! A `Report` is the JSON object, field by field, and its `Display` is the summary for people.
+//! Counts are of the whole run. `blocks_*`, `leaked_blocks` and `validate` are the cache's own
+//! word, taken when every request is freed; everything else was counted by the workers.
+
+use std::fmt;
+
+use paged_kv::PagedKvCache;
+use serde::Serialize;
+
+use crate::meter::Meter;
+use crate::serve::{Outcome, Plan};
+
+/// What was asked for.
+pub struct Setting<'a> {
+    pub trace: &'a str,
+    pub requests: u64,
+    pub plan: Plan,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    trace: String,
+    strategy: String,
+    requests: u64,
+    completed: u64,
+    rejected: u64,
+    admissions: u64,
+    evicted_sequences: u64,
+    put_back_requests: u64,
+    threads: usize,
+    live: usize,
+    threshold: f64,
+    blocks_total: usize,
+    block_size: usize,
+    prompt_tokens: u64,
+    output_tokens: u64,
+    blocks_allocated: u64,
+    blocks_freed: u64,
+    peak_blocks_used: usize,
+    leaked_blocks: usize,
+    /// "ok", or what is wrong.
+    validate: String,
+    wall_seconds: f64,
+    requests_per_second: f64,
+    operations: u64,
+    /// Blocks that left and returned to the pool, a second.
+    block_ops_per_second: f64,
+    latency_us: Latency,
+}
+
+/// Of single calls of the cache, in microseconds.
+#[derive(Debug, Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl Report {
+    /// Asks the cache, in which every request must have been freed.
+    pub fn new(setting: &Setting<'_>, outcome: &Outcome, cache: &PagedKvCache) -> Self {
+        let Outcome {
+            rejected,
+            wall,
+            ref meter,
+        } = *outcome;
+        let stats = cache.stats();
+        let blocks_moved = stats.total_allocations + stats.total_frees;
+        let wall_seconds = wall.as_secs_f64();
+        Self {
+            trace: setting.trace.to_owned(),
+            strategy: cache.eviction_strategy().to_string(),
+            requests: setting.requests,
+            completed: meter.completed,
+            rejected,
+            admissions: meter.admissions,
+            evicted_sequences: meter.evicted_sequences,
+            put_back_requests: meter.put_back_requests,
+            threads: setting.plan.threads.get(),
+            live: setting.plan.live.get(),
+            threshold: setting.plan.threshold,
+            blocks_total: cache.total_blocks(),
+            block_size: cache.block_size(),
+            prompt_tokens: meter.prompt_tokens,
+            output_tokens: meter.output_tokens,
+            blocks_allocated: stats.total_allocations,
+            blocks_freed: stats.total_frees,
+            peak_blocks_used: stats.peak_blocks_used,
+            leaked_blocks: cache.used_block_count(),
+            validate: cache
+                .validate()
+                .map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
+            wall_seconds,
+            requests_per_second: meter.completed as f64 / wall_seconds,
+            operations: meter.operations(),
+            block_ops_per_second: blocks_moved as f64 / wall_seconds,
+            latency_us: Latency::of(meter),
+        }
+    }
+
+    /// Whether every request was served and the cache is as it was before.
+    pub fn is_sound(&self) -> bool {
+        self.leaked_blocks == 0
+            && self.validate == "ok"
+            && self.blocks_allocated == self.blocks_freed
+            && self.completed + self.rejected == self.requests
+    }
+}
+
+impl Latency {
+    fn of(meter: &Meter) -> Self {
+        Self {
+            p50: meter.latency_us(0.5),
+            p99: meter.latency_us(0.99),
+            p999: meter.latency_us(0.999),
+            max: meter.longest_latency_us(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, value: String| writeln!(f, "{name:<14}{value}");
+        let round = |value: f64| grouped(value.round() as u64);
+        line("trace", self.trace.clone())?;
+        line(
+            "served by",
+            format!(
+                "{} threads, up to {} requests each, evicting by {} down to {:.0} %",
+                self.threads,
+                grouped(self.live as u64),
+                self.strategy,
+                self.threshold * 100.0,
+            ),
+        )?;
+        line(
+            "requests",
+            format!(
+                "{} of {} completed, {} rejected as larger than the pool",
+                grouped(self.completed),
+                grouped(self.requests),
+                grouped(self.rejected),
+            ),
+        )?;
+        line(
+            "tokens",
+            format!(
+                "{} prompt, {} output",
+                grouped(self.prompt_tokens),
+                grouped(self.output_tokens),
+            ),
+        )?;
+        line(
+            "admissions",
+            format!(
+                "{}, {} sequences evicted, {} requests put back",
+                grouped(self.admissions),
+                grouped(self.evicted_sequences),
+                grouped(self.put_back_requests),
+            ),
+        )?;
+        line(
+            "blocks",
+            format!(
+                "{} of {} tokens, {} used at the peak",
+                grouped(self.blocks_total as u64),
+                grouped(self.block_size as u64),
+                grouped(self.peak_blocks_used as u64),
+            ),
+        )?;
+        line(
+            "",
+            format!(
+                "{} allocated, {} freed, {} leaked",
+                grouped(self.blocks_allocated),
+                grouped(self.blocks_freed),
+                grouped(self.leaked_blocks as u64),
+            ),
+        )?;
+        line("validate", self.validate.clone())?;
+        line("time", format!("{:.3} s", self.wall_seconds))?;
+        line(
+            "rate",
+            format!(
+                "{} requests/s, {} block operations/s",
+                round(self.requests_per_second),
+                round(self.block_ops_per_second),
+            ),
+        )?;
+        let Latency {
+            p50,
+            p99,
+            p999,
+            max,
+        } = self.latency_us;
+        line(
+            "latency",
+            format!(
+                "p50 {p50:.2} us, p99 {p99:.2} us, p99.9 {p999:.2} us, max {max:.2} us of {} calls",
+                grouped(self.operations),
+            ),
+        )
+    }
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (123_456, "123,456"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

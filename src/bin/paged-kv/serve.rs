@@ -1,0 +1,90 @@
+//! What happens when these requests meet this cache?
+//!
+//! All workers share one cache and one queue. Requests that the pool cannot hold alone are
+//! rejected before the start; all others are served to their end. How is in `worker`; where the
+//! requests come from and how the outcome is shown is not known here.
+
+use std::num::NonZeroUsize;
+use std::panic;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use paged_kv::{PagedKvCache, PagedKvError};
+
+use crate::admission::Admission;
+use crate::meter::Meter;
+use crate::progress::Progress;
+use crate::request::Request;
+use crate::worker::{Service, Worker};
+
+/// How to serve.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub threads: NonZeroUsize,
+    /// Requests a worker may hold at once.
+    pub live: NonZeroUsize,
+    /// Utilization down to which a shortage evicts.
+    pub threshold: f64,
+}
+
+/// What came of it.
+pub struct Outcome {
+    /// Requests larger than the pool.
+    pub rejected: u64,
+    pub wall: Duration,
+    pub meter: Meter,
+}
+
+/// Serves every request that the pool can hold.
+///
+/// # Errors
+/// The cache said what it may not say to any use made here; the requests are not all served.
+///
+/// # Panics
+/// If the cache panicked in a worker.
+pub fn serve(
+    cache: &PagedKvCache,
+    requests: &[Request],
+    plan: Plan,
+    progress: &Progress,
+) -> Result<Outcome, PagedKvError> {
+    let fits =
+        |request: &Request| request.blocks_needed(cache.block_size()) <= cache.total_blocks();
+    let arrivals = (0..requests.len()).filter(|&arrival| fits(&requests[arrival]));
+    let service = Service {
+        cache,
+        requests,
+        admission: Admission::new(cache, arrivals),
+        progress,
+        live: plan.live,
+        threshold: plan.threshold,
+        shortage: Mutex::new(()),
+    };
+    let rejected = requests.iter().filter(|request| !fits(request)).count();
+    progress.begin(requests.len() - rejected);
+    let begin = Instant::now();
+    let meter = run_workers(&service, plan.threads)?;
+    Ok(Outcome {
+        rejected: rejected as u64,
+        wall: begin.elapsed(),
+        meter,
+    })
+}
+
+fn run_workers(service: &Service<'_>, threads: NonZeroUsize) -> Result<Meter, PagedKvError> {
+    thread::scope(|scope| {
+        let start = || scope.spawn(|| Worker::new(service).run());
+        let workers: Vec<_> = (0..threads.get()).map(|_| start()).collect();
+        let mut total = Meter::new();
+        let mut fault = None;
+        for worker in workers {
+            match worker.join() {
+                Ok(Ok(meter)) => total.add(&meter),
+                Ok(Err(error)) => fault = fault.or(Some(error)),
+                Err(payload) => panic::resume_unwind(payload),
+            }
+        }
+        fault.map_or(Ok(total), Err)
+    })
+}

@@ -1,0 +1,137 @@
+//! What does a line of a Mooncake trace say?
+//!
+//! `{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [..]}`, the
+//! format of the Mooncake FAST'25 traces. All four fields must be there and hold numbers that
+//! are not negative; other fields are ignored. How many tokens a hash id stands for is not known
+//! here (the traces in use differ), so the number of ids is not checked against the length.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+
+use super::{Row, request};
+
+#[derive(Deserialize)]
+struct Record {
+    timestamp: f64,
+    input_length: u64,
+    output_length: u64,
+    #[serde(rename = "hash_ids")]
+    _hash_ids: Integers,
+}
+
+/// A list whose elements were seen to be integers, and then let go: kept, the ids would be nearly
+/// all of a trace's memory.
+struct Integers;
+
+impl<'de> Deserialize<'de> for Integers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(EachInteger)
+    }
+}
+
+struct EachInteger;
+
+impl<'de> Visitor<'de> for EachInteger {
+    type Value = Integers;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of integers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Integers, A::Error> {
+        while ids.next_element::<u64>()?.is_some() {}
+        Ok(Integers)
+    }
+}
+
+/// Reads one line; the time is in milliseconds.
+///
+/// # Errors
+/// Why the line is not a request.
+pub fn row(line: &str) -> Result<Row<f64>, String> {
+    let record: Record = serde_json::from_str(line).map_err(|error| reason(&error))?;
+    if record.timestamp < 0.0 {
+        return Err(format!("timestamp {} is negative", record.timestamp));
+    }
+    let request = request(record.input_length, record.output_length)?;
+    Ok(Row {
+        time: record.timestamp,
+        request,
+    })
+}
+
+/// What serde_json says, without its own line number: it saw a file of one line.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(reason) => format!("{reason} (column {})", error.column()),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_two_lengths_at_a_time() {
+        let line = r#"{"timestamp": 27, "input_length": 6758, "output_length": 500,
+                       "hash_ids": [0, 1, 18446744073709551615], "session_id": "ignored"}"#;
+        let row = row(line).unwrap();
+        assert_eq!(row.time, 27.0);
+        assert_eq!(row.request.prompt_tokens(), 6758);
+        assert_eq!(row.request.output_tokens(), 500);
+    }
+
+    #[test]
+    fn nothing_may_be_zero_tokens_long() {
+        let line = r#"{"timestamp":0,"input_length":0,"output_length":0,"hash_ids":[]}"#;
+        assert_eq!(row(line).unwrap().request.prompt_tokens(), 0);
+    }
+
+    #[test]
+    fn a_malformed_line_says_what_is_wrong() {
+        let with = |input, output, ids| {
+            format!(r#"{{"timestamp":0,"input_length":{input},"output_length":{output}{ids}}}"#)
+        };
+        let ids = r#","hash_ids":[1]"#;
+        for (line, reason) in [
+            ("not json".to_owned(), "expected ident (column 2)"),
+            ("{\"timestamp\":0".to_owned(), "EOF while parsing"),
+            (with("1", "1", ""), "missing field `hash_ids`"),
+            (
+                with("1", "1", r#","hash_ids":null"#),
+                "expected a list of integers",
+            ),
+            (
+                with("1", "1", r#","hash_ids":[1,"2"]"#),
+                "invalid type: string",
+            ),
+            (
+                with("1", "1", r#","hash_ids":[1.5]"#),
+                "invalid type: floating point",
+            ),
+            (with("-1", "1", ids), "invalid value: integer `-1`"),
+            (with("1", "-2", ids), "invalid value: integer `-2`"),
+            (with("1.5", "1", ids), "invalid type: floating point"),
+            (with("1", "\"1\"", ids), "invalid type: string"),
+            (with("18446744073709551615", "1", ids), "too many to count"),
+            (with("1", "1", ids) + "{}", "trailing characters"),
+            (
+                with("1", "1", ids).replace("\"timestamp\":0", "\"timestamp\":-1"),
+                "negative",
+            ),
+            (
+                with("1", "1", ids).replace("\"timestamp\":0,", ""),
+                "missing field `timestamp`",
+            ),
+        ] {
+            let error = row(&line).map(|_| ()).unwrap_err();
+            assert!(error.contains(reason), "{line}: {error}");
+            assert!(!error.contains("line 1"), "{line}: {error}");
+        }
+    }
+}

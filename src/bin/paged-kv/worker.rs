@@ -1,0 +1,326 @@
+//! How does one worker serve the requests it holds, and why does it come to an end?
+//!
+//! It is continuous batching: admit prompts up to the limit, append one token to each request
+//! held, free those that are complete, and again. An append that finds no room makes room by
+//! evicting. A request belongs to one worker or to the queue, never to both: who evicts another
+//! worker's sequence tells no one, and its worker finds out at its next use and puts the request
+//! back into the queue.
+//!
+//! # Why every run ends
+//! The pool holds any one request that is served (larger ones were rejected). Then:
+//! 1. The oldest running request holds a lease ([`Seniority`]), so it is never evicted nor put
+//!    back. The lease passes to another request only when it ends, or to an older one; there are
+//!    only so many older ones, so some holder keeps it to its end.
+//! 2. Only one worker at a time makes room (`shortage`), and it shuts the gate first
+//!    ([`Admission`]): until a request ends, no prompt comes in while others run. So each eviction
+//!    leaves fewer sequences, and after finitely many the append has its block, or there is no one
+//!    left to evict.
+//! 3. Whoever then lacks a victim and is not the oldest puts its worker's youngest back: again one
+//!    fewer. If it is the oldest, all it lacks is in calls that other workers are inside of; they
+//!    return without waiting for anyone, and leave their blocks free or evictable. So the oldest
+//!    gets every block up to its need, and ends.
+//! 4. A worker that holds requests never waits for the queue, and one that holds none waits only
+//!    while others run or try ([`Admission`]). So between two ends someone always works.
+//!
+//! [`Admission`]: crate::admission::Admission
+//! [`Seniority`]: crate::seniority::Seniority
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError, SeqId};
+
+use crate::admission::{Admission, Ticket};
+use crate::meter::Meter;
+use crate::progress::Progress;
+use crate::request::Request;
+
+/// What all workers of a run share.
+pub struct Service<'a> {
+    pub cache: &'a PagedKvCache,
+    pub requests: &'a [Request],
+    pub admission: Admission<'a>,
+    pub progress: &'a Progress,
+    /// Requests a worker may hold at once.
+    pub live: NonZeroUsize,
+    /// Utilization down to which a shortage evicts.
+    pub threshold: f64,
+    /// Held by the one worker that makes room.
+    pub shortage: Mutex<()>,
+}
+
+/// A request in the cache.
+struct Live {
+    arrival: usize,
+    sequence: SeqId,
+    remaining_tokens: usize,
+    /// Ended or back in the queue; swept out when the step is over.
+    gone: bool,
+}
+
+/// What became of an append.
+enum Appended {
+    Written,
+    /// Evicted before it, by this worker or another.
+    Evicted,
+    /// Put back by this worker, having no one to evict.
+    PutBack,
+}
+
+/// One thread's part of the serving.
+pub struct Worker<'a> {
+    service: &'a Service<'a>,
+    live: Vec<Live>,
+    /// Since it last admitted a prompt.
+    steps: usize,
+    meter: Meter,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(service: &'a Service<'a>) -> Self {
+        Self {
+            service,
+            live: Vec::new(),
+            steps: 0,
+            meter: Meter::new(),
+        }
+    }
+
+    /// Serves until every request has ended, and says what it did.
+    ///
+    /// # Errors
+    /// What no use of the cache made here may lead to.
+    pub fn run(mut self) -> Result<Meter, PagedKvError> {
+        let _presence = Presence(&self.service.admission);
+        while self.fill()? {
+            self.step()?;
+        }
+        Ok(self.meter)
+    }
+
+    /// Admits prompts while there are places and room; false when there is nothing left to serve.
+    fn fill(&mut self) -> Result<bool, PagedKvError> {
+        while self.live.len() < self.service.live.get() {
+            let admission = &self.service.admission;
+            let ticket = if self.live.is_empty() {
+                match admission.wait_next() {
+                    Some(ticket) => ticket,
+                    None => return Ok(false),
+                }
+            } else {
+                match admission.try_next(self.steps) {
+                    Some(ticket) => ticket,
+                    None => break,
+                }
+            };
+            self.admit(ticket)?;
+        }
+        Ok(true)
+    }
+
+    fn admit(&mut self, ticket: Ticket) -> Result<(), PagedKvError> {
+        let Service {
+            cache,
+            requests,
+            admission,
+            ..
+        } = self.service;
+        let Ticket {
+            arrival, sequence, ..
+        } = ticket;
+        let request = requests[arrival];
+        match self
+            .meter
+            .time(|| cache.allocate(sequence, request.prompt_tokens()))
+        {
+            Ok(()) => {}
+            Err(PagedKvError::OutOfMemory { .. }) => return admission.refused(ticket),
+            Err(error) => return Err(error),
+        }
+        if let EvictionStrategy::Priority { levels } = cache.eviction_strategy() {
+            let priority = u32::try_from(arrival % levels).unwrap_or(u32::MAX);
+            unless_evicted(cache.set_priority(sequence, priority))?;
+        }
+        admission.admitted(ticket)?;
+        self.meter.admissions += 1;
+        self.steps = 0;
+        let remaining_tokens = request.output_tokens();
+        self.live.push(Live {
+            arrival,
+            sequence,
+            remaining_tokens,
+            gone: false,
+        });
+        Ok(())
+    }
+
+    /// One token for each request held.
+    fn step(&mut self) -> Result<(), PagedKvError> {
+        for at in 0..self.live.len() {
+            if !self.live[at].gone {
+                self.advance(at)?;
+            }
+        }
+        self.live.retain(|live| !live.gone);
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn advance(&mut self, at: usize) -> Result<(), PagedKvError> {
+        if self.live[at].remaining_tokens > 0 {
+            match self.append(at)? {
+                Appended::Written => self.live[at].remaining_tokens -= 1,
+                Appended::PutBack => return Ok(()),
+                Appended::Evicted => {
+                    let live = &mut self.live[at];
+                    live.gone = true;
+                    return self.service.admission.put_back(live.arrival);
+                }
+            }
+        }
+        if self.live[at].remaining_tokens == 0 {
+            self.end(at)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn append(&mut self, at: usize) -> Result<Appended, PagedKvError> {
+        match self.try_append(at) {
+            Err(PagedKvError::OutOfMemory { .. }) => self.append_making_room(at),
+            appended => appended,
+        }
+    }
+
+    fn try_append(&mut self, at: usize) -> Result<Appended, PagedKvError> {
+        let sequence = self.live[at].sequence;
+        match self.meter.time(|| self.service.cache.append(sequence, 1)) {
+            Ok(append) => {
+                debug_assert!(
+                    append.copy.is_none(),
+                    "nothing is forked, so nothing is copied"
+                );
+                Ok(Appended::Written)
+            }
+            Err(PagedKvError::SequenceNotFound(_)) => Ok(Appended::Evicted),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Evicts until the append succeeds or its own request had to go.
+    #[cold]
+    fn append_making_room(&mut self, at: usize) -> Result<Appended, PagedKvError> {
+        // A panic of another holder breaks nothing here: the lock guards no data.
+        let _alone = self
+            .service
+            .shortage
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.service.admission.shut();
+        let mut to_threshold = true;
+        loop {
+            match self.try_append(at) {
+                Err(PagedKvError::OutOfMemory { .. }) => {}
+                appended => return appended,
+            }
+            if to_threshold {
+                self.evict_to_threshold()?;
+                to_threshold = false;
+            } else {
+                self.evict_one()?;
+            }
+            if self.live[at].gone {
+                return Ok(Appended::PutBack);
+            }
+        }
+    }
+
+    /// The strategy's own way, by which `StreamingLLM` trims before it evicts. It may free nothing:
+    /// the threshold may be where utilization is already.
+    fn evict_to_threshold(&mut self) -> Result<(), PagedKvError> {
+        let Service {
+            cache, threshold, ..
+        } = *self.service;
+        match self.meter.time(|| cache.evict_to_threshold(threshold)) {
+            Ok(evicted) => self.meter.evicted_sequences += evicted.len() as u64,
+            Err(PagedKvError::NothingToEvict) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn evict_one(&mut self) -> Result<(), PagedKvError> {
+        match self.meter.time(|| self.service.cache.evict()) {
+            Ok(_) => {
+                self.meter.evicted_sequences += 1;
+                Ok(())
+            }
+            Err(PagedKvError::NothingToEvict) => self.put_youngest_back(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_youngest_back(&mut self) -> Result<(), PagedKvError> {
+        let Service {
+            cache, admission, ..
+        } = self.service;
+        let held = self.live.iter_mut().filter(|live| !live.gone);
+        let youngest = held
+            .max_by_key(|live| live.arrival)
+            .expect("the one in need is held");
+        if !admission.yielding(youngest.arrival)? {
+            // The oldest of all, and this worker's only one. What it lacks is in calls that others
+            // are inside of: let them finish. See the third point at the head of this file.
+            thread::yield_now();
+            return Ok(());
+        }
+        unless_evicted(self.meter.time(|| cache.free(youngest.sequence)))?;
+        admission.put_back(youngest.arrival)?;
+        youngest.gone = true;
+        self.meter.put_back_requests += 1;
+        Ok(())
+    }
+
+    /// Frees a request that has all its output. It may be evicted just before: it is complete all
+    /// the same.
+    fn end(&mut self, at: usize) -> Result<(), PagedKvError> {
+        let Service {
+            cache,
+            admission,
+            requests,
+            progress,
+            ..
+        } = self.service;
+        let Live {
+            arrival, sequence, ..
+        } = self.live[at];
+        admission.ending(arrival)?;
+        unless_evicted(self.meter.time(|| cache.free(sequence)))?;
+        admission.ended();
+        self.live[at].gone = true;
+        self.meter.completed += 1;
+        self.meter.prompt_tokens += requests[arrival].prompt_tokens() as u64;
+        self.meter.output_tokens += requests[arrival].output_tokens() as u64;
+        progress.advance();
+        Ok(())
+    }
+}
+
+/// Whether the sequence was there matters to no one: if it was evicted, its blocks are back.
+fn unless_evicted(result: Result<(), PagedKvError>) -> Result<(), PagedKvError> {
+    match result {
+        Err(PagedKvError::SequenceNotFound(_)) => Ok(()),
+        result => result,
+    }
+}
+
+/// A worker that is there to end its requests. When it goes, by an error or a panic, those who
+/// wait for them must not; when all is served, no one waits.
+struct Presence<'a>(&'a Admission<'a>);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}

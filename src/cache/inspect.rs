@@ -1,0 +1,183 @@
+//! What does the cache hold? Snapshots, counts and memory figures.
+//!
+//! Reading changes nothing, not even the order of eviction.
+
+use std::fmt;
+
+use super::PagedKvCache;
+use super::slot::{Live, Slot};
+use crate::evict::EvictionStrategy;
+use crate::id::SeqId;
+use crate::pool::BlockPool;
+use crate::sequence::Sequence;
+use crate::stats::{CacheStats, SequenceInfo};
+use crate::sync::Arc;
+
+impl PagedKvCache {
+    /// A snapshot of a sequence, or `None` if the cache has none of that id. Takes one shard
+    /// lock; `O(blocks)` copied ids.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.get_sequence(SeqId(1)).unwrap().num_blocks(), 2);
+    /// assert_eq!(cache.get_sequence(SeqId(2)), None);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn get_sequence(&self, id: SeqId) -> Option<SequenceInfo> {
+        let shared = match &*self.sequences.get(&id)? {
+            Slot::Owned(live) => return Some(live.info(id, 0)),
+            Slot::Shared(shared) => Arc::clone(shared),
+        };
+        let live = shared.live.read_recursive();
+        live.as_ref().map(|live| live.info(id, shared.leases()))
+    }
+
+    /// Lets `read` look at a sequence without a copy; `None` if the cache has none of that id.
+    ///
+    /// No map lock is held meanwhile, but the sequence's own: `read` may call the cache, even to
+    /// read the same sequence again, but a call that changes this very sequence would wait for
+    /// `read` to end, forever.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.with_sequence(SeqId(1), |sequence| sequence.num_blocks()), Some(2));
+    /// assert_eq!(cache.with_sequence(SeqId(2), |sequence| sequence.num_blocks()), None);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn with_sequence<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> R) -> Option<R> {
+        let shared = self.sequences.get_mut(&id)?.share();
+        let live = shared.live.read_recursive();
+        live.as_ref().map(|live| read(&live.sequence))
+    }
+
+    /// The ids in the cache, in no order. Takes each shard lock once, one after the other.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(5), 0)?;
+    /// assert_eq!(cache.sequence_ids(), [SeqId(5)]);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn sequence_ids(&self) -> Vec<SeqId> {
+        self.sequences.iter().map(|entry| *entry.key()).collect()
+    }
+
+    /// Number of sequences in the cache, handles not counted. Takes each shard lock once.
+    pub fn num_sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// The counts so far. Reads two words a home shard; see [`CacheStats`] for what holds under
+    /// load.
+    pub fn stats(&self) -> CacheStats {
+        let totals = self.pool.totals();
+        let undone = self.undone.sum();
+        CacheStats {
+            total_allocations: totals.taken.saturating_sub(undone),
+            total_frees: totals.given.saturating_sub(undone),
+            total_evictions: self.evictions.sum(),
+            total_forks: self.pool.forks(),
+            peak_blocks_used: self.pool.peak(),
+            blocks_used: totals.used().min(self.total_blocks()),
+            blocks_total: self.total_blocks(),
+            num_sequences: self.num_sequences(),
+        }
+    }
+
+    /// The strategy that [`evict`](Self::evict) goes by.
+    pub fn eviction_strategy(&self) -> EvictionStrategy {
+        self.eviction_strategy
+    }
+
+    /// Tokens a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Blocks that can be handed out: all but the null block, if one is kept back.
+    pub fn total_blocks(&self) -> usize {
+        self.pool.total_blocks()
+    }
+
+    /// Blocks that are free now; see [`BlockPool::free_block_count`].
+    pub fn free_block_count(&self) -> usize {
+        self.pool.free_block_count()
+    }
+
+    /// Blocks in use now; see [`BlockPool::used_block_count`].
+    pub fn used_block_count(&self) -> usize {
+        self.pool.used_block_count()
+    }
+
+    /// Blocks in use / blocks that there are, 0 to 1.
+    pub fn utilization(&self) -> f64 {
+        self.used_block_count() as f64 / self.total_blocks() as f64
+    }
+
+    /// Bytes of the keys and values of one block.
+    pub fn block_memory_bytes(&self) -> usize {
+        self.block_bytes
+    }
+
+    /// Bytes of the keys and values of all blocks.
+    pub fn total_memory_bytes(&self) -> usize {
+        self.block_bytes * self.total_blocks()
+    }
+
+    /// Bytes of the keys and values of the blocks in use.
+    pub fn used_memory_bytes(&self) -> usize {
+        self.block_bytes * self.used_block_count()
+    }
+
+    /// The blocks, for handles and counts by id: the same that the sequences' blocks come from.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let scratch = cache.pool().allocate(2)?;
+    /// assert_eq!(cache.used_block_count(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+}
+
+impl Live {
+    fn info(&self, seq_id: SeqId, leases: u32) -> SequenceInfo {
+        SequenceInfo {
+            seq_id,
+            num_tokens: self.sequence.num_tokens(),
+            block_ids: self.sequence.block_ids().to_vec(),
+            access_count: self.access_count,
+            priority: self.priority,
+            leases,
+        }
+    }
+}
+
+impl fmt::Display for PagedKvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (used, total) = (self.used_block_count(), self.total_blocks());
+        let sequences = self.num_sequences();
+        let (size, strategy) = (self.block_size, self.eviction_strategy);
+        write!(
+            f,
+            "PagedKvCache: {used}/{total} blocks of {size} tokens used by {sequences} sequences, \
+             {strategy}"
+        )
+    }
+}
+
+impl fmt::Debug for PagedKvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

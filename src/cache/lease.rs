@@ -1,0 +1,299 @@
+//! Which sequences does a running batch need in place? A counted claim on them that keeps them
+//! from being freed, trimmed or evicted, and lets a batch grow without the map.
+//!
+//! A lease holds the sequences' own slots: taking it looks each id up once, and no later
+//! operation of the lease touches the map. It does not stop other threads from appending to,
+//! forking or truncating a leased sequence.
+
+use super::PagedKvCache;
+use super::slot::{Live, SharedSlot};
+use crate::batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
+use crate::clock::RecencyClock;
+use crate::error::{PagedKvError, Result};
+use crate::id::SeqId;
+use crate::sequence::Sequence;
+use crate::sync::{Arc, RwLockWriteGuard};
+
+/// A counted claim on some sequences: while it lives they cannot be freed, trimmed or evicted.
+///
+/// Made by [`PagedKvCache::lease`]; ends when dropped, on any thread, without the map. Its rows
+/// are the sequences in the order of the ids given.
+///
+/// ```
+/// use paged_kv::{AppendBatch, PagedKvCache, PagedKvError, SeqId};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// cache.allocate(SeqId(1), 4)?;
+/// cache.allocate(SeqId(2), 6)?;
+/// let mut lease = cache.lease(&[SeqId(1), SeqId(2)])?;
+/// assert_eq!(cache.evict(), Err(PagedKvError::NothingToEvict));
+///
+/// let mut batch = AppendBatch::default();
+/// lease.append_batch(&[1, 1], &mut batch)?; // one token each
+/// assert_eq!(batch.as_slice()[0].new_blocks, 1..2);
+/// lease.release(SeqId(1))?; // it has ended
+/// cache.free(SeqId(1))?;
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[must_use = "a lease ends when it is dropped"]
+pub struct Lease {
+    leased: Vec<Leased>,
+    /// Indices of `leased` in the one order in which every lease locks its sequences.
+    lock_order: Vec<usize>,
+    /// Empty between calls: kept for its memory.
+    rows: Vec<LockedRow<'static>>,
+    clock: Arc<RecencyClock>,
+}
+
+struct Leased {
+    id: SeqId,
+    slot: Arc<SharedSlot>,
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.slot.end_lease();
+    }
+}
+
+impl PagedKvCache {
+    /// A lease on all of `ids`, or on none. Takes one shard lock an id, one after the other.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) with the first id that is not there;
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when an id is listed twice.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// let refused = cache.lease(&[SeqId(1), SeqId(2)]).err();
+    /// assert_eq!(refused, Some(PagedKvError::SequenceNotFound(SeqId(2))));
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceLeased(SeqId(1))));
+    /// drop(lease);
+    /// cache.free(SeqId(1))?;
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn lease(&self, ids: &[SeqId]) -> Result<Lease> {
+        // Collecting stops at the first refusal and drops the leases taken so far.
+        let leased = ids.iter().map(|&id| self.lease_one(id)).collect::<Result<Vec<_>>>()?;
+        let mut lease =
+            Lease { leased, lock_order: Vec::new(), rows: Vec::new(), clock: Arc::clone(&self.clock) };
+        lease.order_locks();
+        match lease.first_repetition() {
+            None => Ok(lease),
+            Some(id) => Err(PagedKvError::InvalidConfig {
+                parameter: "ids",
+                reason: format!("{id} is listed twice"),
+            }),
+        }
+    }
+
+    /// Grows every sequence by its number of tokens, or none. Leases them for the time of the
+    /// call; a scheduler that grows the same batch again keeps a [`Lease`], whose
+    /// [`append_batch`](Lease::append_batch) needs neither look-ups nor memory.
+    ///
+    /// # Errors
+    /// As [`lease`](Self::lease) and [`Lease::append_batch`]; nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::{AppendBatch, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(3, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.allocate(SeqId(2), 4)?;
+    /// let mut batch = AppendBatch::default();
+    /// assert!(cache.append_batch(&[(SeqId(1), 1), (SeqId(2), 1)], &mut batch).is_err());
+    /// cache.append_batch(&[(SeqId(1), 1), (SeqId(2), 0)], &mut batch)?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append_batch(&self, rows: &[(SeqId, usize)], batch: &mut AppendBatch) -> Result<()> {
+        let (ids, num_new_tokens): (Vec<_>, Vec<_>) = rows.iter().copied().unzip();
+        self.lease(&ids)?.append_batch(&num_new_tokens, batch)
+    }
+
+    fn lease_one(&self, id: SeqId) -> Result<Leased> {
+        let slot = self.sequences.get_mut(&id);
+        let mut slot = slot.ok_or(PagedKvError::SequenceNotFound(id))?;
+        let shared = slot.share();
+        shared.begin_lease();
+        Ok(Leased { id, slot: shared })
+    }
+}
+
+impl Lease {
+    /// The sequences leased, in order.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// assert!(lease.ids().eq([SeqId(1)]));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn ids(&self) -> impl Iterator<Item = SeqId> {
+        self.leased.iter().map(|leased| leased.id)
+    }
+
+    /// Number of sequences leased: the rows of the batch.
+    pub fn len(&self) -> usize {
+        self.leased.len()
+    }
+
+    /// True when every sequence has left the lease.
+    pub fn is_empty(&self) -> bool {
+        self.leased.is_empty()
+    }
+
+    /// Lets one sequence leave the lease; the rows behind it move up. `O(rows)`, no map.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when the lease does not have it.
+    pub fn release(&mut self, id: SeqId) -> Result<()> {
+        let row = self.leased.iter().position(|leased| leased.id == id);
+        self.leased.remove(row.ok_or(PagedKvError::SequenceNotFound(id))?);
+        self.order_locks();
+        Ok(())
+    }
+
+    /// Grows row `i` by `num_new_tokens[i]` tokens, every row or none, and counts a use of each.
+    /// One allocation for all rows; takes each sequence's own lock, no map; allocates no memory
+    /// once lease, `batch` and tables have grown.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) when there is not one number a row; otherwise as
+    /// [`append_batch`](crate::append_batch()). Nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::{AppendBatch, PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.fork(SeqId(1), SeqId(2))?;
+    /// let mut lease = cache.lease(&[SeqId(1), SeqId(2)])?;
+    /// let mut batch = AppendBatch::default();
+    /// lease.append_batch(&[4, 8], &mut batch)?;
+    /// let refused = lease.append_batch(&[4, 4], &mut batch);
+    /// assert_eq!(refused, Err(PagedKvError::OutOfMemory { requested: 2, available: 0 }));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn append_batch(
+        &mut self,
+        num_new_tokens: &[usize],
+        batch: &mut AppendBatch,
+    ) -> Result<()> {
+        self.with_locked_rows(num_new_tokens, |rows, clock| {
+            append_batch(rows, batch)?;
+            rows.iter_mut().for_each(|row| row.live().note_use(clock.stamp()));
+            Ok(())
+        })
+    }
+
+    /// As [`append_batch`](Self::append_batch), but grows as many of the first rows as there is
+    /// room for, and says by how many blocks the next one was short.
+    ///
+    /// # Errors
+    /// As [`append_batch`](Self::append_batch), but for want of room.
+    ///
+    /// ```
+    /// use paged_kv::{AppendBatch, Fitted, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(3, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.allocate(SeqId(2), 4)?;
+    /// let mut lease = cache.lease(&[SeqId(1), SeqId(2)])?;
+    /// let fitted = lease.append_batch_fitting(&[1, 1], &mut AppendBatch::default())?;
+    /// assert_eq!(fitted, Fitted { done: 1, short_by: 1 });
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append_batch_fitting(
+        &mut self,
+        num_new_tokens: &[usize],
+        batch: &mut AppendBatch,
+    ) -> Result<Fitted> {
+        self.with_locked_rows(num_new_tokens, |rows, clock| {
+            let fitted = append_batch_fitting(rows, batch)?;
+            let grown = rows.iter_mut().take(fitted.done);
+            grown.for_each(|row| row.live().note_use(clock.stamp()));
+            Ok(fitted)
+        })
+    }
+
+    /// Shows each sequence, in order, one lock at a time.
+    pub(super) fn for_each(&self, mut look: impl FnMut(&Sequence) -> Result<()>) -> Result<()> {
+        self.leased.iter().try_for_each(|leased| {
+            let live = leased.slot.live.read_recursive();
+            look(&live.as_ref().expect(STAYS).sequence)
+        })
+    }
+
+    /// Locks every row, in the order that all leases share, for the time of `change`.
+    fn with_locked_rows<R>(
+        &mut self,
+        num_new_tokens: &[usize],
+        change: impl FnOnce(&mut [LockedRow<'_>], &RecencyClock) -> Result<R>,
+    ) -> Result<R> {
+        let (required, actual) = (self.leased.len(), num_new_tokens.len());
+        if required != actual {
+            return Err(PagedKvError::BufferSize { buffer: "num_new_tokens", required, actual });
+        }
+        let mut rows: Vec<LockedRow<'_>> = std::mem::take(&mut self.rows);
+        rows.extend(num_new_tokens.iter().map(|&n| LockedRow { live: None, num_new_tokens: n }));
+        for &row in &self.lock_order {
+            rows[row].live = Some(self.leased[row].slot.live.write());
+        }
+        let changed = change(&mut rows, &self.clock);
+        rows.clear();
+        // An empty vector of the same layout: collecting in place keeps its memory.
+        self.rows = rows.into_iter().map(|_| unreachable!("the rows were cleared")).collect();
+        changed
+    }
+
+    fn order_locks(&mut self) {
+        self.lock_order.clear();
+        self.lock_order.extend(0..self.leased.len());
+        let leased = &self.leased;
+        self.lock_order.sort_unstable_by_key(|&row| Arc::as_ptr(&leased[row].slot));
+    }
+
+    fn first_repetition(&self) -> Option<SeqId> {
+        let neighbours = self.lock_order.windows(2);
+        let slots = |pair: &[usize]| (&self.leased[pair[0]], &self.leased[pair[1]]);
+        let mut repeated = neighbours.map(slots).filter(|(a, b)| Arc::ptr_eq(&a.slot, &b.slot));
+        repeated.next().map(|(leased, _)| leased.id)
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.ids()).finish()
+    }
+}
+
+/// A row of a batch with its sequence's lock held.
+struct LockedRow<'a> {
+    live: Option<RwLockWriteGuard<'a, Option<Live>>>,
+    num_new_tokens: usize,
+}
+
+const STAYS: &str = "a leased sequence stays where it is";
+
+impl LockedRow<'_> {
+    fn live(&mut self) -> &mut Live {
+        self.live.as_mut().and_then(|guard| guard.as_mut()).expect(STAYS)
+    }
+}
+
+impl BatchRow for LockedRow<'_> {
+    fn sequence(&mut self) -> &mut Sequence {
+        &mut self.live().sequence
+    }
+    fn num_new_tokens(&self) -> usize {
+        self.num_new_tokens
+    }
+}

@@ -1,0 +1,481 @@
+//! Where is request r? The sequences of all scheduler threads, by id.
+//!
+//! A thin layer over [`Sequence`]: look the id up, do the handle's operation, note the use. Every
+//! operation is linearizable per sequence. What takes long (a search for blocks, a caller's
+//! closure, a very long table) happens outside the map's locks; see [`slot`].
+//!
+//! Invariants: no map lock is held while another is taken, while a thread waits for blocks, or
+//! while the caller's code runs; an operation that fails has changed nothing.
+
+mod audit;
+mod builder;
+mod eviction;
+mod exports;
+mod inspect;
+mod lease;
+mod prospects;
+mod slot;
+
+use foldhash::fast::RandomState;
+
+pub use self::builder::PagedKvCacheBuilder;
+pub use self::lease::Lease;
+use self::slot::{Live, Slot};
+use crate::clock::RecencyClock;
+use crate::counter::ShardedCounter;
+use crate::error::{PagedKvError, Result};
+use crate::evict::EvictionStrategy;
+use crate::id::SeqId;
+use crate::pool::BlockPool;
+use crate::sequence::{Append, Sequence};
+use crate::sync::{Arc, DashMap, Entry};
+
+/// Shards of the map. Many more than cores: a thread that is descheduled inside one of them holds
+/// up one request in 256, for the length of a time slice.
+const MAP_SHARDS: usize = 256;
+
+/// Longer tables are forked and cut outside the map's lock.
+const BRIEF_BLOCKS: usize = 256;
+
+/// A paged KV cache that many scheduler threads share.
+///
+/// All operations take `&self`: put it behind an `Arc`, or lend it to scoped threads.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+///
+/// // 8 blocks of 16 tokens; 4 KV heads of 64 elements.
+/// let cache = PagedKvCache::new(8, 16, 4, 64);
+/// cache.allocate(SeqId(1), 40)?; // a prompt: 3 blocks
+/// cache.fork(SeqId(1), SeqId(2))?; // a second sample of it: 0 blocks
+/// let append = cache.append(SeqId(2), 1)?; // its first token: copy-on-write
+/// assert!(append.copy.is_some());
+/// assert_eq!(cache.used_block_count(), 4);
+///
+/// let refused = cache.allocate(SeqId(3), 1000).unwrap_err();
+/// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 63, available: 4 });
+/// assert_eq!(cache.evict()?, SeqId(1)); // the least recently used
+/// cache.free(SeqId(2))?;
+/// # drop(append);
+/// assert_eq!(cache.used_block_count(), 0);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+pub struct PagedKvCache {
+    pool: BlockPool,
+    sequences: DashMap<SeqId, Slot, RandomState>,
+    clock: Arc<RecencyClock>,
+    evictions: ShardedCounter,
+    /// Blocks that a losing racer took and gave back unseen: in the ledgers, in no statistic.
+    undone: ShardedCounter,
+    block_size: usize,
+    block_bytes: usize,
+    eviction_strategy: EvictionStrategy,
+    eviction_threshold: f64,
+}
+
+impl PagedKvCache {
+    /// A cache of `num_blocks` blocks of `block_size` tokens. Heads and head size are for the
+    /// memory figures only.
+    ///
+    /// # Panics
+    /// If a size is 0, `num_blocks` is above `u32::MAX - 1`, or the bytes of all blocks overflow:
+    /// the message names the parameter. [`builder`](Self::builder) refuses instead.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(1024, 16, 8, 128);
+    /// assert_eq!(cache.total_blocks(), 1024);
+    /// ```
+    pub fn new(num_blocks: usize, block_size: usize, num_heads: usize, head_dim: usize) -> Self {
+        let builder = Self::builder()
+            .num_blocks(num_blocks)
+            .block_size(block_size)
+            .num_heads(num_heads)
+            .head_dim(head_dim);
+        match builder.build() {
+            Ok(cache) => cache,
+            Err(refusal) => panic!("{refusal}"),
+        }
+    }
+
+    /// All parameters by name, refused with an error where they make no sense.
+    pub fn builder() -> PagedKvCacheBuilder {
+        PagedKvCacheBuilder::new()
+    }
+
+    fn from_parts(
+        pool: BlockPool,
+        block_size: usize,
+        block_bytes: usize,
+        eviction_strategy: EvictionStrategy,
+        eviction_threshold: f64,
+    ) -> Self {
+        let hasher = RandomState::default();
+        Self {
+            pool,
+            sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
+            clock: Arc::new(RecencyClock::new()),
+            evictions: ShardedCounter::new(),
+            undone: ShardedCounter::new(),
+            block_size,
+            block_bytes,
+            eviction_strategy,
+            eviction_threshold,
+        }
+    }
+
+    /// The cache with another eviction strategy. `Priority { levels: 0 }` counts as one level.
+    ///
+    /// ```
+    /// use paged_kv::{EvictionStrategy, PagedKvCache};
+    ///
+    /// let cache = PagedKvCache::new(8, 16, 1, 1).with_eviction_strategy(EvictionStrategy::LFU);
+    /// assert_eq!(cache.eviction_strategy(), EvictionStrategy::LFU);
+    /// ```
+    pub fn with_eviction_strategy(mut self, strategy: EvictionStrategy) -> Self {
+        self.eviction_strategy = strategy;
+        self
+    }
+
+    /// The cache with another eviction threshold, clamped to 0..=1. Not a number changes nothing.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 16, 1, 1).with_eviction_threshold(-3.0);
+    /// assert!(cache.needs_eviction()); // utilization 0 >= 0
+    /// ```
+    pub fn with_eviction_threshold(mut self, threshold: f64) -> Self {
+        if !threshold.is_nan() {
+            self.eviction_threshold = threshold.clamp(0.0, 1.0);
+        }
+        self
+    }
+
+    /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
+    /// otherwise as [`BlockPool::allocate`].
+    ///
+    /// # Errors
+    /// [`SequenceExists`](PagedKvError::SequenceExists),
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// assert_eq!(cache.allocate(SeqId(1), 1), Err(PagedKvError::SequenceExists(SeqId(1))));
+    /// assert_eq!(
+    ///     cache.allocate(SeqId(2), 33),
+    ///     Err(PagedKvError::OutOfMemory { requested: 3, available: 1 }),
+    /// );
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn allocate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
+        if self.sequences.contains_key(&id) {
+            return Err(PagedKvError::SequenceExists(id));
+        }
+        let sequence = self.allocate_sequence(num_tokens)?;
+        let num_blocks = sequence.num_blocks() as u64;
+        let live = Live::new(sequence, 0, self.clock.stamp());
+        self.insert(id, live).inspect_err(|_| self.undone.add(num_blocks))
+    }
+
+    /// A new sequence as an owned handle, which the map does not know: it is freed by dropping it
+    /// and never evicted. Costs no map look-up.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 16, 1, 1);
+    /// let sequence = cache.allocate_sequence(33)?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// assert!(cache.allocate_sequence(33).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allocate_sequence(&self, num_tokens: usize) -> Result<Sequence> {
+        self.pool.allocate_sequence(num_tokens, self.block_size)
+    }
+
+    /// Makes room for `num_new_tokens` more tokens of a sequence, and counts as a use (also with
+    /// 0 tokens). See [`Sequence::append`]. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(2, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// assert_eq!(cache.append(SeqId(1), 1)?.new_blocks, 1..2);
+    /// assert!(cache.append(SeqId(1), 4).is_err());
+    /// assert!(cache.append(SeqId(2), 1).is_err());
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        let not_found = PagedKvError::SequenceNotFound(id);
+        let shared = {
+            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            if let Slot::Owned(live) = slot.settle()
+                && let Some(append) = live.sequence.try_append_near(num_new_tokens)
+            {
+                live.note_use(self.clock.stamp());
+                return Ok(append);
+            }
+            slot.share()
+        };
+        let mut live = shared.live.write();
+        let live = live.as_mut().ok_or(not_found)?;
+        let append = live.sequence.append(num_new_tokens)?;
+        live.note_use(self.clock.stamp());
+        Ok(append)
+    }
+
+    /// Removes a sequence and gives back every block that no one else uses. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceLeased`](PagedKvError::SequenceLeased).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// cache.free(SeqId(1))?;
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceNotFound(SeqId(1))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn free(&self, id: SeqId) -> Result<()> {
+        self.take_out(id).map(drop)
+    }
+
+    /// Removes a sequence at once, and gives its blocks back as soon as its last lease ends: for
+    /// a client that left while a batch with its request runs. The id may be used again at once;
+    /// the leases still reach the old sequence.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceLeased(SeqId(1))));
+    /// cache.free_when_released(SeqId(1))?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// drop(lease);
+    /// assert_eq!(cache.used_block_count(), 0);
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn free_when_released(&self, id: SeqId) -> Result<()> {
+        let removed = self.sequences.remove(&id);
+        let (_, slot) = removed.ok_or(PagedKvError::SequenceNotFound(id))?;
+        if slot.leases() == 0 {
+            drop(slot.into_live());
+        }
+        Ok(())
+    }
+
+    /// A second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
+    /// [`Sequence::fork`]. Takes three shard locks, one after the other.
+    ///
+    /// # Errors
+    /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) of `src`,
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// cache.fork(SeqId(1), SeqId(2))?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// let refused = cache.fork(SeqId(1), SeqId(2));
+    /// assert_eq!(refused, Err(PagedKvError::SequenceExists(SeqId(2))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
+        if self.sequences.contains_key(&dst) {
+            return Err(PagedKvError::SequenceExists(dst));
+        }
+        let fork = |live: &mut Live| Ok((live.sequence.fork_uncounted()?, live.priority));
+        let (sequence, priority) = self.update(src, Live::is_brief, fork)??;
+        let handle = sequence.table().pool().clone();
+        self.insert(dst, Live::new(sequence, priority, self.clock.stamp()))?;
+        handle.count_fork();
+        Ok(())
+    }
+
+    /// Drops the tokens of a sequence from `num_tokens` on. See [`Sequence::truncate`]. Takes one
+    /// shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd),
+    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// cache.truncate(SeqId(1), 32)?;
+    /// assert_eq!(cache.used_block_count(), 2);
+    /// assert!(cache.truncate(SeqId(1), 33).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn truncate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
+        self.update(id, Live::is_brief, |live| live.sequence.truncate(num_tokens))?
+    }
+
+    /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the
+    /// tokens' worth given up. See [`Sequence::apply_streaming_llm`]. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceLeased`](PagedKvError::SequenceLeased): a running batch may read what a trim
+    /// gives up.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 32)?;
+    /// assert_eq!(cache.apply_streaming_llm(SeqId(1), 4, 8)?, 20);
+    /// let _lease = cache.lease(&[SeqId(1)])?;
+    /// assert!(cache.apply_streaming_llm(SeqId(1), 4, 4).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn apply_streaming_llm(
+        &self,
+        id: SeqId,
+        sink_tokens: usize,
+        window_tokens: usize,
+    ) -> Result<usize> {
+        self.trim_unleased(id, |sequence| {
+            sequence.apply_streaming_llm(sink_tokens, window_tokens)
+        })
+    }
+
+    /// Counts a use of a sequence. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.allocate(SeqId(2), 4)?;
+    /// cache.touch(SeqId(1))?;
+    /// assert_eq!(cache.select_eviction_target(), Some(SeqId(2)));
+    /// assert!(cache.touch(SeqId(3)).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn touch(&self, id: SeqId) -> Result<()> {
+        self.update(id, |_| true, |live| live.note_use(self.clock.stamp()))
+    }
+
+    /// Sets what [`EvictionStrategy::Priority`] looks at; 0 at first. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.set_priority(SeqId(1), 3)?;
+    /// assert_eq!(cache.get_sequence(SeqId(1)).unwrap().priority, 3);
+    /// assert!(cache.set_priority(SeqId(2), 3).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn set_priority(&self, id: SeqId, priority: u32) -> Result<()> {
+        self.update(id, |_| true, |live| live.priority = priority)
+    }
+
+    /// Changes a sequence: under the map's lock if it is alone there and `stays` says so, else
+    /// under its own.
+    fn update<R>(
+        &self,
+        id: SeqId,
+        stays: impl FnOnce(&Live) -> bool,
+        change: impl FnOnce(&mut Live) -> R,
+    ) -> Result<R> {
+        let not_found = PagedKvError::SequenceNotFound(id);
+        let shared = {
+            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            if let Slot::Owned(live) = slot.settle()
+                && stays(live)
+            {
+                return Ok(change(live));
+            }
+            slot.share()
+        };
+        shared.live.write().as_mut().map(change).ok_or(not_found)
+    }
+
+    /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock.
+    fn trim_unleased<R>(&self, id: SeqId, trim: impl Fn(&mut Sequence) -> R) -> Result<R> {
+        let not_found = PagedKvError::SequenceNotFound(id);
+        loop {
+            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            let shared = match slot.settle() {
+                Slot::Owned(live) => return Ok(trim(&mut live.sequence)),
+                Slot::Shared(shared) if shared.leases() > 0 => {
+                    return Err(PagedKvError::SequenceLeased(id));
+                }
+                Slot::Shared(shared) => Arc::clone(shared),
+            };
+            if let Some(mut live) = shared.live.try_write() {
+                let live = live.as_mut().ok_or(not_found)?;
+                return Ok(trim(&mut live.sequence));
+            }
+            // Somebody is at it: wait for them without the map's lock.
+            drop(slot);
+            drop(shared.live.write());
+        }
+    }
+
+    /// Puts a new sequence in the map. If one of that id came first, `live` is given back.
+    fn insert(&self, id: SeqId, live: Live) -> Result<()> {
+        let late = match self.sequences.entry(id) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Slot::Owned(live));
+                return Ok(());
+            }
+            Entry::Occupied(_) => live,
+        };
+        // Outside the shard's lock, which the match has let go.
+        drop(late);
+        Err(PagedKvError::SequenceExists(id))
+    }
+
+    /// Takes a sequence that nobody leases out of the map.
+    fn take_out(&self, id: SeqId) -> Result<Live> {
+        let not_found = PagedKvError::SequenceNotFound(id);
+        let slot = match self.sequences.entry(id) {
+            Entry::Vacant(_) => return Err(not_found),
+            Entry::Occupied(occupied) if occupied.get().leases() > 0 => {
+                return Err(PagedKvError::SequenceLeased(id));
+            }
+            Entry::Occupied(occupied) => occupied.remove(),
+        };
+        slot.into_live().ok_or(not_found)
+    }
+}
+
+impl Live {
+    fn is_brief(&self) -> bool {
+        self.sequence.num_blocks() <= BRIEF_BLOCKS
+    }
+}

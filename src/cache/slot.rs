@@ -1,0 +1,123 @@
+//! Where is request r, and under which lock? An entry of the cache's map.
+//!
+//! A sequence that nobody leases lives *in* the map, and the lock of its map shard is its lock:
+//! one exchange to take, one to let go. A leased one, and one that is in the middle of something
+//! long, lives in a [`SharedSlot`] with a lock of its own, so that no map shard is held
+//! meanwhile and a lease needs no map. It moves back when somebody finds it alone.
+//!
+//! Invariants: leases are taken under the shard's lock and a slot leaves the map under the
+//! shard's lock only at zero leases, so a leased sequence is never evicted; a `SharedSlot` whose
+//! sequence was taken out stays empty.
+//!
+//! A slot does not know its map.
+
+use crate::evict::Candidate;
+use crate::id::SeqId;
+use crate::sequence::Sequence;
+use crate::sync::{Arc, AtomicU32, Ordering, RwLock};
+
+/// A sequence and what eviction wants to know of it.
+pub(super) struct Live {
+    pub(super) sequence: Sequence,
+    pub(super) access_count: u64,
+    pub(super) last_access: u64,
+    pub(super) priority: u32,
+}
+
+impl Live {
+    pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
+        Self { sequence, access_count: 1, last_access: stamp, priority }
+    }
+
+    #[inline]
+    pub(super) fn note_use(&mut self, stamp: u64) {
+        self.access_count += 1;
+        self.last_access = stamp;
+    }
+
+    pub(super) fn candidate(&self, seq_id: SeqId) -> Candidate {
+        Candidate {
+            seq_id,
+            num_tokens: self.sequence.num_tokens(),
+            access_count: self.access_count,
+            last_access: self.last_access,
+            priority: self.priority,
+        }
+    }
+}
+
+/// An entry of the map.
+pub(super) enum Slot {
+    /// The shard's lock is its lock.
+    Owned(Live),
+    /// It has a lock of its own.
+    Shared(Arc<SharedSlot>),
+}
+
+/// A sequence with a lock of its own, and the leases on it.
+pub(super) struct SharedSlot {
+    leases: AtomicU32,
+    /// `None` once the sequence was freed or evicted.
+    pub(super) live: RwLock<Option<Live>>,
+}
+
+impl Slot {
+    /// Moves the sequence back into the map if nobody else is at it.
+    #[inline]
+    pub(super) fn settle(&mut self) -> &mut Self {
+        if let Self::Shared(shared) = self
+            && let Some(alone) = Arc::get_mut(shared)
+            && let Some(live) = alone.live.get_mut().take()
+        {
+            *self = Self::Owned(live);
+        }
+        self
+    }
+
+    /// The sequence with a lock of its own, moved there if need be.
+    pub(super) fn share(&mut self) -> Arc<SharedSlot> {
+        if let Self::Shared(shared) = self {
+            return Arc::clone(shared);
+        }
+        let shared = Arc::new(SharedSlot { leases: AtomicU32::new(0), live: RwLock::new(None) });
+        if let Self::Owned(live) = std::mem::replace(self, Self::Shared(Arc::clone(&shared))) {
+            *shared.live.write() = Some(live);
+        }
+        shared
+    }
+
+    pub(super) fn leases(&self) -> u32 {
+        match self {
+            Self::Owned(_) => 0,
+            Self::Shared(shared) => shared.leases(),
+        }
+    }
+
+    /// The sequence, out of a slot that has left the map: waits for whoever is at it.
+    pub(super) fn into_live(self) -> Option<Live> {
+        match self {
+            Self::Owned(live) => Some(live),
+            Self::Shared(shared) => shared.live.write().take(),
+        }
+    }
+}
+
+impl SharedSlot {
+    pub(super) fn leases(&self) -> u32 {
+        // Acquire: pairs with `end_lease`; who finds no lease sees what its holder did.
+        self.leases.load(Ordering::Acquire)
+    }
+
+    /// One more lease. The caller holds the lock of the map shard.
+    pub(super) fn begin_lease(&self) {
+        // Relaxed: the shard's lock orders it against removal.
+        let before = self.leases.fetch_add(1, Ordering::Relaxed);
+        assert!(before < u32::MAX, "a sequence has at most u32::MAX leases");
+    }
+
+    /// One lease fewer. Needs no map.
+    pub(super) fn end_lease(&self) {
+        // Release: pairs with the load in `leases`.
+        self.leases.fetch_sub(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,45 @@
+//! How often has something happened, counted by many threads? Without a line they all write.
+//!
+//! Each thread adds to the cell of its ordinal; the sum is read over all cells. The sum never
+//! misses an addition that happened before the read. It knows nothing of what it counts.
+
+use crate::sync::{AtomicU64, CachePadded, Ordering, thread_ordinal};
+
+const CELLS: usize = 16;
+
+/// A count that many threads add to, each mostly in a cache line of its own.
+pub(crate) struct ShardedCounter {
+    cells: Box<[CachePadded<AtomicU64>]>,
+}
+
+impl ShardedCounter {
+    pub(crate) fn new() -> Self {
+        Self { cells: (0..CELLS).map(|_| CachePadded::new(AtomicU64::new(0))).collect() }
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        // Relaxed: a statistic orders nothing; threads that share a cell need the atomicity only.
+        self.cells[thread_ordinal() % CELLS].fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_addition_is_lost_between_threads() {
+        let counter = ShardedCounter::new();
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| (0..1_000).for_each(|_| counter.add(2)));
+            }
+        });
+        assert_eq!(counter.sum(), 40_000);
+    }
+}

@@ -1,0 +1,127 @@
+//! Why was a call refused? Every refusal in the crate, each with its arithmetic.
+//!
+//! A refused call has changed nothing. Broken invariants of the crate itself are not here: they
+//! are asserts.
+
+use crate::id::{BlockId, SeqId};
+
+/// The result of a call that can be refused.
+pub type Result<T, E = PagedKvError> = std::result::Result<T, E>;
+
+/// Why a call was refused. The call changed nothing.
+///
+/// ```
+/// use paged_kv::{BlockPool, PagedKvError};
+///
+/// let pool = BlockPool::new(4);
+/// let refusal = pool.allocate(5).unwrap_err();
+/// assert_eq!(refusal, PagedKvError::OutOfMemory { requested: 5, available: 4 });
+/// assert_eq!(refusal.to_string(), "out of memory: 5 blocks requested, 4 available");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PagedKvError {
+    /// At some moment during the call there was room for `available` blocks, fewer than asked.
+    /// What operations in flight on other threads held counts as used.
+    #[error("out of memory: {requested} blocks requested, {available} available")]
+    OutOfMemory {
+        /// Blocks the call needed.
+        requested: usize,
+        /// Blocks there was room for.
+        available: usize,
+    },
+    /// No sequence of that id is in the cache.
+    #[error("sequence {0} not found")]
+    SequenceNotFound(SeqId),
+    /// A sequence of that id is in the cache already.
+    #[error("sequence {0} exists already")]
+    SequenceExists(SeqId),
+    /// The sequence is leased: it can be neither freed, trimmed nor evicted until the lease ends.
+    #[error("sequence {0} is leased")]
+    SequenceLeased(SeqId),
+    /// The pool has no such block, or nobody owns it (a second release, say).
+    #[error("block {0} not found: not of this pool, or free")]
+    BlockNotFound(BlockId),
+    /// The block has as many owners as its word can count.
+    #[error("block {0} has too many owners: {max} is the most", max = crate::pool::MAX_OWNERS)]
+    TooManyOwners(BlockId),
+    /// No unleased sequence is left whose eviction could free a block.
+    #[error("nothing to evict: no unleased sequence holds a block that evicting could free")]
+    NothingToEvict,
+    /// The sequence's length would not fit in a `usize`.
+    #[error("too many tokens: {num_tokens} and {additional} more overflow")]
+    TooManyTokens {
+        /// Tokens of the sequence before the call.
+        num_tokens: usize,
+        /// Tokens the call would have added.
+        additional: usize,
+    },
+    /// A truncation to more tokens than the sequence has.
+    #[error("cannot truncate to {requested} tokens: the sequence has {num_tokens}")]
+    TruncateBeyondEnd {
+        /// Length asked for, in tokens.
+        requested: usize,
+        /// Length of the sequence, in tokens.
+        num_tokens: usize,
+    },
+    /// The block that holds this position was given up by an earlier trim, so the sequence
+    /// cannot end inside it.
+    #[error("position {position} is in a block that was trimmed")]
+    TokensTrimmed {
+        /// A token position, counted from the start of the sequence.
+        position: usize,
+    },
+    /// A range of token positions that is reversed or ends after the sequence.
+    #[error("tokens {start}..{end} are not in a sequence of {num_tokens}")]
+    TokenRange {
+        /// First position asked for.
+        start: usize,
+        /// One past the last position asked for.
+        end: usize,
+        /// Length of the sequence, in tokens.
+        num_tokens: usize,
+    },
+    /// A parameter that makes no sense.
+    #[error("invalid {parameter}: {reason}")]
+    InvalidConfig {
+        /// Which parameter.
+        parameter: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A caller's buffer has the wrong number of elements.
+    #[error("buffer {buffer} has {actual} elements, {required} required")]
+    BufferSize {
+        /// Which buffer.
+        buffer: &'static str,
+        /// Elements required.
+        required: usize,
+        /// Elements given.
+        actual: usize,
+    },
+    /// A row of a block table does not hold the sequence's blocks.
+    #[error("row {row} has {blocks} blocks, the stride is {stride}")]
+    StrideTooSmall {
+        /// Which row of the batch.
+        row: usize,
+        /// Blocks that the row would have to show.
+        blocks: usize,
+        /// Columns of the table.
+        stride: usize,
+    },
+    /// A block id or slot does not fit the integer type of the caller's buffer.
+    #[error("{value} does not fit {target}")]
+    IdTooLarge {
+        /// The id or slot.
+        value: u64,
+        /// The integer type.
+        target: &'static str,
+    },
+    /// The check met operations in flight on other threads and cannot judge.
+    #[error("busy: operations in flight on other threads")]
+    Busy,
+    /// The check found a broken invariant: a defect of this crate, or of a caller that released
+    /// what it did not own.
+    #[error("inconsistent: {0}")]
+    Inconsistent(String),
+}

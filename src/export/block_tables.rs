@@ -1,0 +1,196 @@
+//! Which blocks does each sequence of a batch read, as rows of one width?
+//!
+//! Invariant: a row is the pages of one sequence and then pad ids, `stride` cells in all; after
+//! `finish` every cell of the buffer has been written.
+//!
+//! It does not know token counts: the kernel takes the lengths beside the table.
+
+use crate::error::{PagedKvError, Result};
+use crate::sequence::Sequence;
+
+use super::gaps::Gaps;
+use super::kernel_int::{KernelInt, check_ids};
+
+/// The name of the buffer in errors.
+const BUFFER: &str = "block table";
+
+/// How a block table is laid out: row-major, `[rows, stride]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableShape<T> {
+    /// Cells a row: the most blocks a sequence may have, at least 1.
+    pub stride: usize,
+    /// What a cell without a block holds: `-1`, or the id of a null block.
+    pub pad: T,
+    /// Whether trimmed blocks show, as `pad`.
+    pub gaps: Gaps,
+}
+
+/// Writes the block table of a batch: row `i` is the `i`-th sequence, rows past the last are pad.
+///
+/// `out` holds whole rows of `shape.stride` cells, at least as many as there are sequences. The
+/// shape is that of vLLM's and FlashAttention's `block_table`: `[batch, max_blocks_per_seq]`.
+///
+/// No lock, no allocation, `O(cells)`.
+///
+/// # Errors
+/// [`BufferSize`](PagedKvError::BufferSize) if `out` is not whole rows or has too few,
+/// [`StrideTooSmall`](PagedKvError::StrideTooSmall) if a sequence has more pages than a row,
+/// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block id does not fit a `T`,
+/// [`InvalidConfig`](PagedKvError::InvalidConfig) if the stride is 0. `out` is then untouched.
+///
+/// ```
+/// use paged_kv::export::{Gaps, TableShape, block_tables};
+/// use paged_kv::{PagedKvCache, PagedKvError};
+///
+/// let cache = PagedKvCache::new(16, 16, 8, 128);
+/// let batch = [cache.allocate_sequence(40)?, cache.allocate_sequence(16)?];
+/// let shape = TableShape { stride: 4, pad: -1, gaps: Gaps::Show };
+///
+/// let mut table = [0_i32; 3 * 4];
+/// block_tables(&batch, &mut table, shape)?;
+/// let id = |sequence: usize, block: usize| batch[sequence].block_ids()[block].0 as i32;
+/// assert_eq!(table[..4], [id(0, 0), id(0, 1), id(0, 2), -1]);
+/// assert_eq!(table[4..8], [id(1, 0), -1, -1, -1]);
+/// assert_eq!(table[8..], [-1; 4], "a row without a sequence");
+///
+/// let refused = block_tables(&batch, &mut table[..4], shape);
+/// let size = PagedKvError::BufferSize { buffer: "block table", required: 8, actual: 4 };
+/// assert_eq!(refused, Err(size));
+/// # Ok::<(), PagedKvError>(())
+/// ```
+pub fn block_tables<'s, T: KernelInt>(
+    sequences: impl IntoIterator<Item = &'s Sequence, IntoIter: Clone>,
+    out: &mut [T],
+    shape: TableShape<T>,
+) -> Result<()> {
+    let sequences = sequences.into_iter();
+    let mut tables = BlockTables::new(out, shape)?;
+    tables.check_rows(sequences.clone().count())?;
+    for (row, sequence) in sequences.clone().enumerate() {
+        tables.check_row(row, sequence)?;
+    }
+    for sequence in sequences {
+        tables.write_row(sequence);
+    }
+    tables.finish();
+    Ok(())
+}
+
+/// A block table that is written a row at a time.
+///
+/// For a batch whose sequences are reached one by one; [`block_tables`] does the same for one
+/// whose handles are at hand.
+///
+/// ```
+/// use paged_kv::export::{BlockTables, Gaps, TableShape};
+/// use paged_kv::{PagedKvCache, PagedKvError};
+///
+/// let cache = PagedKvCache::new(16, 16, 8, 128);
+/// let (short, long) = (cache.allocate_sequence(16)?, cache.allocate_sequence(48)?);
+///
+/// let mut table = [7_i64; 4];
+/// let shape = TableShape { stride: 2, pad: 0, gaps: Gaps::Close };
+/// let mut rows = BlockTables::new(&mut table, shape)?;
+/// rows.push(&short)?;
+/// let refused = PagedKvError::StrideTooSmall { row: 1, blocks: 3, stride: 2 };
+/// assert_eq!(rows.push(&long), Err(refused));
+/// assert_eq!(rows.finish(), 1);
+/// assert_eq!(table, [i64::from(short.block_ids()[0].0), 0, 0, 0]);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "rows without a sequence are written by `finish`"]
+pub struct BlockTables<'a, T> {
+    /// Whole rows.
+    out: &'a mut [T],
+    shape: TableShape<T>,
+    /// Rows written.
+    rows: usize,
+}
+
+impl<'a, T: KernelInt> BlockTables<'a, T> {
+    /// A table over `out`, none of its rows written yet.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if the stride is 0,
+    /// [`BufferSize`](PagedKvError::BufferSize) if `out` is not whole rows.
+    pub fn new(out: &'a mut [T], shape: TableShape<T>) -> Result<Self> {
+        let (cells, stride) = (out.len(), shape.stride);
+        if stride == 0 {
+            let reason = "a row needs at least one cell".to_owned();
+            return Err(PagedKvError::InvalidConfig {
+                parameter: "stride",
+                reason,
+            });
+        }
+        if cells % stride != 0 {
+            return Err(buffer_size(cells.div_ceil(stride), stride, cells));
+        }
+        Ok(Self {
+            out,
+            shape,
+            rows: 0,
+        })
+    }
+
+    /// Writes the next row: the pages of `sequence`, then pad ids.
+    /// No lock, no allocation, `O(stride)`.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) if every row is written,
+    /// [`StrideTooSmall`](PagedKvError::StrideTooSmall) if a row cannot hold the sequence,
+    /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block id does not fit a `T`. The row is then
+    /// untouched and still the next.
+    pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
+        self.check_rows(1)?;
+        self.check_row(self.rows, sequence)?;
+        self.write_row(sequence);
+        Ok(())
+    }
+
+    /// Fills the rows no sequence took with pad ids; returns how many were taken.
+    pub fn finish(self) -> usize {
+        self.out[self.rows * self.shape.stride..].fill(self.shape.pad);
+        self.rows
+    }
+
+    /// Refuses `additional` more rows than there are left.
+    fn check_rows(&self, additional: usize) -> Result<()> {
+        let (rows, stride) = (self.rows + additional, self.shape.stride);
+        if rows > self.out.len() / stride {
+            return Err(buffer_size(rows, stride, self.out.len()));
+        }
+        Ok(())
+    }
+
+    /// Refuses what row `row` cannot hold.
+    fn check_row(&self, row: usize, sequence: &Sequence) -> Result<()> {
+        let (blocks, stride) = (self.shape.gaps.num_pages(sequence), self.shape.stride);
+        if blocks > stride {
+            return Err(PagedKvError::StrideTooSmall {
+                row,
+                blocks,
+                stride,
+            });
+        }
+        check_ids::<T>(sequence.block_ids())
+    }
+
+    /// Writes the next row, already checked.
+    fn write_row(&mut self, sequence: &Sequence) {
+        let TableShape { stride, pad, gaps } = self.shape;
+        let row = &mut self.out[self.rows * stride..][..stride];
+        let (pages, tail) = row.split_at_mut(gaps.num_pages(sequence));
+        gaps.write_pages(sequence, pad, pages);
+        tail.fill(pad);
+        self.rows += 1;
+    }
+}
+
+fn buffer_size(rows: usize, stride: usize, actual: usize) -> PagedKvError {
+    PagedKvError::BufferSize {
+        buffer: BUFFER,
+        required: rows.saturating_mul(stride),
+        actual,
+    }
+}

@@ -1,0 +1,244 @@
+//! Which blocks does each sequence of a batch read, as one list without padding?
+//!
+//! Invariant: the pages of row `i` are `indices[indptr[i]..indptr[i + 1]]`, and the last of them
+//! holds `last_page_len[i]` tokens: `1..=block_size`, and 0 exactly for a row without pages.
+//!
+//! It does not know what a row without a sequence stands for; it is a row without pages.
+
+use crate::error::{PagedKvError, Result};
+use crate::sequence::Sequence;
+
+use super::gaps::Gaps;
+use super::kernel_int::{KernelInt, check_ids, fit};
+
+/// The three arrays of a FlashInfer page table.
+#[derive(Debug)]
+pub struct CsrBuffers<'a, T> {
+    /// Where each row's pages begin, and where the last row's end: one cell more than rows.
+    pub indptr: &'a mut [T],
+    /// The pages of all rows, one after the other: at least the sum of [`Gaps::num_pages`].
+    pub indices: &'a mut [T],
+    /// Tokens in the last page of each row; its length is the number of rows.
+    pub last_page_len: &'a mut [T],
+}
+
+/// Writes the CSR triple of a batch; returns the pages written to `indices`.
+///
+/// `last_page_len` says how many rows there are: as many as sequences, or more, as for a CUDA graph
+/// captured at a larger batch; the rows left over have no pages and a last page of 0 tokens. Cells of
+/// `indices` past the returned number are left as they were. `pad` is the page id of a gap under
+/// [`Gaps::Show`], say that of a null block; [`Gaps::Close`] does not use it. The layout is that of
+/// FlashInfer's `kv_indptr`, `kv_indices` and `kv_last_page_len`, where a full last page has
+/// `block_size` tokens, not 0.
+///
+/// No lock, no allocation, `O(rows + pages)`.
+///
+/// # Errors
+/// [`BufferSize`](PagedKvError::BufferSize) if there are fewer rows than sequences, fewer cells than
+/// pages, or not one `indptr` more than rows; [`IdTooLarge`](PagedKvError::IdTooLarge) if a block
+/// id, the number of pages or the block size does not fit a `T`. The buffers are then untouched.
+///
+/// ```
+/// use paged_kv::export::{CsrBuffers, Gaps, csr};
+/// use paged_kv::{PagedKvCache, PagedKvError};
+///
+/// let cache = PagedKvCache::new(16, 16, 8, 128);
+/// let batch = [cache.allocate_sequence(40)?, cache.allocate_sequence(16)?];
+///
+/// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 3], [0; 8], [0; 2]);
+/// let buffers = CsrBuffers {
+///     indptr: &mut indptr,
+///     indices: &mut indices,
+///     last_page_len: &mut last_page_len,
+/// };
+/// assert_eq!(csr(&batch, buffers, 0, Gaps::Close)?, 4);
+/// assert_eq!(indptr, [0, 3, 4]);
+/// assert_eq!(indices[3], batch[1].block_ids()[0].0 as i32);
+/// assert_eq!(last_page_len, [8, 16], "a full page has 16 tokens, not 0");
+///
+/// let buffers = CsrBuffers {
+///     indptr: &mut indptr,
+///     indices: &mut indices[..3],
+///     last_page_len: &mut last_page_len,
+/// };
+/// let size = PagedKvError::BufferSize { buffer: "indices", required: 4, actual: 3 };
+/// assert_eq!(csr(&batch, buffers, 0, Gaps::Close), Err(size));
+/// # Ok::<(), PagedKvError>(())
+/// ```
+pub fn csr<'s, T: KernelInt>(
+    sequences: impl IntoIterator<Item = &'s Sequence, IntoIter: Clone>,
+    buffers: CsrBuffers<'_, T>,
+    pad: T,
+    gaps: Gaps,
+) -> Result<usize> {
+    let sequences = sequences.into_iter();
+    let mut csr = Csr::new(buffers, pad, gaps)?;
+    let pages = sequences
+        .clone()
+        .map(|sequence| gaps.num_pages(sequence))
+        .sum();
+    csr.check_room(Room {
+        rows: sequences.clone().count(),
+        pages,
+    })?;
+    sequences.clone().try_for_each(check_numbers::<T>)?;
+    for sequence in sequences {
+        csr.write_row(sequence);
+    }
+    Ok(csr.finish())
+}
+
+/// A CSR triple that is written a sequence at a time.
+///
+/// For a batch whose sequences are reached one by one; [`csr`] does the same for one whose handles
+/// are at hand.
+///
+/// ```
+/// use paged_kv::export::{Csr, CsrBuffers, Gaps};
+/// use paged_kv::{PagedKvCache, PagedKvError};
+///
+/// let cache = PagedKvCache::new(16, 16, 8, 128);
+/// let mut sequence = cache.allocate_sequence(70)?;
+/// sequence.apply_streaming_llm(16, 16);
+///
+/// let (mut indptr, mut indices, mut last_page_len) = ([9_u32; 2], [9; 6], [9; 1]);
+/// let buffers = CsrBuffers {
+///     indptr: &mut indptr,
+///     indices: &mut indices,
+///     last_page_len: &mut last_page_len,
+/// };
+/// let mut csr = Csr::new(buffers, 0, Gaps::Show)?;
+/// csr.push(&sequence)?;
+/// let size = PagedKvError::BufferSize { buffer: "last_page_len", required: 2, actual: 1 };
+/// assert_eq!(csr.push(&sequence), Err(size));
+/// assert_eq!(csr.finish(), 5);
+///
+/// let resident = sequence.block_ids();
+/// assert_eq!(indices[..5], [resident[0].0, 0, 0, resident[1].0, resident[2].0]);
+/// assert_eq!((indptr, last_page_len), ([0, 5], [6]));
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "rows without a sequence are written by `finish`"]
+pub struct Csr<'a, T> {
+    buffers: CsrBuffers<'a, T>,
+    pad: T,
+    gaps: Gaps,
+    written: Room,
+}
+
+/// An amount of room in the buffers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Room {
+    rows: usize,
+    pages: usize,
+}
+
+impl<'a, T: KernelInt> Csr<'a, T> {
+    /// A triple over `buffers`, none of its rows written yet.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) if `indptr` is not one longer than `last_page_len`.
+    pub fn new(buffers: CsrBuffers<'a, T>, pad: T, gaps: Gaps) -> Result<Self> {
+        let (required, actual) = (buffers.last_page_len.len() + 1, buffers.indptr.len());
+        if actual != required {
+            return Err(PagedKvError::BufferSize {
+                buffer: "indptr",
+                required,
+                actual,
+            });
+        }
+        Ok(Self {
+            buffers,
+            pad,
+            gaps,
+            written: Room::default(),
+        })
+    }
+
+    /// Writes the next row: the pages of `sequence`, where they end, and how full the last is.
+    /// No lock, no allocation, `O(pages of the sequence)`.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) if no row is left, or too few cells of `indices`
+    /// (`required` then counts the pages up to this row's last);
+    /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a number does not fit a `T`. The buffers are
+    /// then untouched.
+    pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
+        self.check_room(Room {
+            rows: 1,
+            pages: self.gaps.num_pages(sequence),
+        })?;
+        check_numbers::<T>(sequence)?;
+        self.write_row(sequence);
+        Ok(())
+    }
+
+    /// Writes the rows no sequence took as rows without pages; returns the pages written.
+    pub fn finish(self) -> usize {
+        let Room { rows, pages } = self.written;
+        self.buffers.indptr[rows..].fill(T::cast(pages as u64));
+        self.buffers.last_page_len[rows..].fill(T::cast(0));
+        pages
+    }
+
+    /// Refuses more than the buffers have left, or pages that a `T` cannot count.
+    fn check_room(&self, additional: Room) -> Result<()> {
+        let rows = self.written.rows + additional.rows;
+        let pages = self.written.pages + additional.pages;
+        check_at_least("last_page_len", rows, self.buffers.last_page_len.len())?;
+        check_at_least("indices", pages, self.buffers.indices.len())?;
+        fit::<T>(pages as u64).map(drop)
+    }
+
+    /// Writes the next row, already checked.
+    fn write_row(&mut self, sequence: &Sequence) {
+        let Room {
+            rows: row,
+            pages: start,
+        } = self.written;
+        let pages = self.gaps.num_pages(sequence);
+        self.gaps.write_pages(
+            sequence,
+            self.pad,
+            &mut self.buffers.indices[start..][..pages],
+        );
+        self.buffers.indptr[row] = T::cast(start as u64);
+        self.buffers.last_page_len[row] = T::cast(last_page_len(sequence, pages) as u64);
+        self.written = Room {
+            rows: row + 1,
+            pages: start + pages,
+        };
+    }
+}
+
+/// The tokens in the last of a sequence's `pages`.
+///
+/// Only full blocks are trimmed, so when the last page is another than the last token's, it is full
+/// and so was that token's: the remainder is right for both.
+fn last_page_len(sequence: &Sequence, pages: usize) -> usize {
+    if pages == 0 {
+        return 0;
+    }
+    match sequence.num_tokens() % sequence.block_size() {
+        0 => sequence.block_size(),
+        partly_filled => partly_filled,
+    }
+}
+
+/// Refuses a sequence with an id or a block size that a `T` cannot hold.
+fn check_numbers<T: KernelInt>(sequence: &Sequence) -> Result<()> {
+    fit::<T>(sequence.block_size() as u64)?;
+    check_ids::<T>(sequence.block_ids())
+}
+
+fn check_at_least(buffer: &'static str, required: usize, actual: usize) -> Result<()> {
+    if required > actual {
+        return Err(PagedKvError::BufferSize {
+            buffer,
+            required,
+            actual,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! Which pages of a trimmed sequence does an export name?
+//!
+//! Invariant: the stretches of a sequence cover its logical blocks once, in order, and its
+//! resident ids once, in order. A sequence without gaps is one stretch, so the common case is one
+//! copy.
+//!
+//! It does not know why a block was trimmed, nor what is written for it.
+
+use std::ops::Range;
+
+use crate::id::BlockId;
+use crate::sequence::Sequence;
+
+use super::kernel_int::{KernelInt, copy_ids};
+
+/// What an export does with the blocks a sequence has trimmed away (StreamingLLM).
+///
+/// ```
+/// use paged_kv::{PagedKvCache, export::Gaps};
+///
+/// let cache = PagedKvCache::new(8, 16, 8, 128);
+/// let mut sequence = cache.allocate_sequence(64)?;
+/// sequence.apply_streaming_llm(16, 16);
+///
+/// assert_eq!(Gaps::Show.num_pages(&sequence), 4);
+/// assert_eq!(Gaps::Close.num_pages(&sequence), 2);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gaps {
+    /// Every page keeps its place: a trimmed block is written as the pad id, the slots of its
+    /// tokens as [`KernelInt::NO_SLOT`]. For kernels that mask by position.
+    Show,
+    /// Resident pages move together, as the StreamingLLM paper has them: positions count within
+    /// the cache, and a trimmed block leaves no trace.
+    Close,
+}
+
+impl Gaps {
+    /// The pages `sequence` takes in a block table or in `indices`: what to size them by.
+    ///
+    /// `O(1)`.
+    pub fn num_pages(self, sequence: &Sequence) -> usize {
+        match self {
+            Gaps::Show => sequence.num_logical_blocks(),
+            Gaps::Close => sequence.num_blocks(),
+        }
+    }
+
+    /// Writes the pages of `sequence` into the `num_pages` cells they take.
+    pub(super) fn write_pages<T: KernelInt>(self, sequence: &Sequence, pad: T, cells: &mut [T]) {
+        let mut left = cells;
+        for stretch in Stretches::of(sequence) {
+            match stretch {
+                Stretch::Resident(ids) => copy_ids(ids, take(&mut left, ids.len())),
+                Stretch::Gap(blocks) if self == Gaps::Show => take(&mut left, blocks).fill(pad),
+                Stretch::Gap(_) => {}
+            }
+        }
+        debug_assert!(left.is_empty(), "the stretches of a sequence are its pages");
+    }
+}
+
+/// The next `len` cells of `left`.
+pub(super) fn take<'a, T>(left: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    left.split_off_mut(..len)
+        .expect("cells are counted before they are written")
+}
+
+/// Neighbouring logical blocks, all of them resident or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stretch<'a> {
+    Resident(&'a [BlockId]),
+    /// So many logical blocks are gone.
+    Gap(usize),
+}
+
+impl Stretch<'_> {
+    /// How many logical blocks it spans.
+    pub(super) fn num_blocks(self) -> usize {
+        match self {
+            Stretch::Resident(ids) => ids.len(),
+            Stretch::Gap(blocks) => blocks,
+        }
+    }
+}
+
+/// The stretches of a block table, front to back.
+#[derive(Debug, Clone)]
+pub(super) struct Stretches<'a> {
+    ids: &'a [BlockId],
+    gaps: &'a [Range<usize>],
+    /// The logical block the next stretch begins at.
+    block: usize,
+}
+
+impl<'a> Stretches<'a> {
+    pub(super) fn of(sequence: &'a Sequence) -> Self {
+        Self {
+            ids: sequence.block_ids(),
+            gaps: sequence.gaps(),
+            block: 0,
+        }
+    }
+}
+
+impl<'a> Iterator for Stretches<'a> {
+    type Item = Stretch<'a>;
+
+    fn next(&mut self) -> Option<Stretch<'a>> {
+        let gap_start = self.gaps.first().map(|gap| gap.start);
+        let stretch = if gap_start == Some(self.block) {
+            Stretch::Gap(self.gaps.split_off_first()?.len())
+        } else {
+            let blocks = gap_start.map_or(self.ids.len(), |start| start - self.block);
+            Stretch::Resident(self.ids.split_off(..blocks)?)
+        };
+        self.block += stretch.num_blocks();
+        (stretch.num_blocks() > 0).then_some(stretch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks as a bit mask of the resident ones, and back through `Stretches`.
+    fn round_trip(resident: &[bool]) -> Vec<Option<BlockId>> {
+        let ids: Vec<_> = (0..resident.iter().filter(|&&here| here).count() as u32).collect();
+        let ids: Vec<_> = ids.into_iter().map(BlockId).collect();
+        let mut gaps: Vec<Range<usize>> = Vec::new();
+        for block in (0..resident.len()).filter(|&block| !resident[block]) {
+            match gaps.last_mut() {
+                Some(gap) if gap.end == block => gap.end += 1,
+                _ => gaps.push(block..block + 1),
+            }
+        }
+        let mut blocks = Vec::new();
+        for stretch in (Stretches {
+            ids: &ids,
+            gaps: &gaps,
+            block: 0,
+        }) {
+            match stretch {
+                Stretch::Resident(ids) => blocks.extend(ids.iter().copied().map(Some)),
+                Stretch::Gap(gap) => blocks.extend(std::iter::repeat_n(None, gap)),
+            }
+        }
+        blocks
+    }
+
+    #[test]
+    fn stretches_cover_every_pattern_of_gaps_once_and_in_order() {
+        for len in 0..=9 {
+            for mask in 0..1_u32 << len {
+                let resident: Vec<bool> = (0..len).map(|block| mask >> block & 1 == 1).collect();
+                let mut next = 0..;
+                let expected: Vec<Option<BlockId>> = resident
+                    .iter()
+                    .map(|&here| here.then(|| BlockId(next.next().expect("ids do not end"))))
+                    .collect();
+                assert_eq!(round_trip(&resident), expected, "{resident:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_without_gaps_is_one_stretch() {
+        let ids = [BlockId(4), BlockId(2)];
+        let mut stretches = Stretches {
+            ids: &ids,
+            gaps: &[],
+            block: 0,
+        };
+        assert_eq!(stretches.next(), Some(Stretch::Resident(&ids)));
+        assert_eq!(stretches.next(), None);
+    }
+}

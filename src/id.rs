@@ -1,0 +1,47 @@
+//! What is a block called, and what a sequence? Two newtypes that cannot be mixed up.
+//!
+//! A block id is a number below the pool's number of blocks and is the row of the engine's KV
+//! tensor. A sequence id is the caller's own name for a request; nothing here gives them out.
+
+use std::fmt;
+
+/// One KV-cache block: the index of its row in the engine's KV tensor.
+///
+/// ```
+/// use paged_kv::BlockId;
+///
+/// assert_eq!(BlockId(7).to_string(), "B7");
+/// assert!(BlockId(7) < BlockId(8));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+impl BlockId {
+    /// The id as an index into an array with one element a block.
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "B{}", self.0)
+    }
+}
+
+/// One sequence (request), named by the caller.
+///
+/// ```
+/// use paged_kv::SeqId;
+///
+/// assert_eq!(SeqId(7).to_string(), "S7");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeqId(pub u64);
+
+impl fmt::Display for SeqId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S{}", self.0)
+    }
+}

@@ -1,0 +1,152 @@
+//! Is there room, and how much was ever used? A ledger per home shard, and what their sums prove.
+//!
+//! A [`Ledger`] counts the blocks that left room and those that came back through one shard. Both
+//! counts only grow, and only the holder of the shard's claim writes them: a plain store, no
+//! line that all threads write. Moves between shards and the depot touch no ledger, so blocks in
+//! transit are never missing from the sum.
+//!
+//! **A refusal needs two passes and no lock.** Read every `taken`, then every `given`. Let t be
+//! a moment between the passes. Each `taken` read is at most its value at t and each `given`
+//! read at least, so `total - (taken - given)` is at least the room at t. If that is less than
+//! asked, there was less room than asked at t. Reading in the other order bounds the blocks in
+//! use from above, which is what a statistic wants.
+//!
+//! A ledger does not know which blocks it counts.
+
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+
+/// What left room and came back through one shard. Written by the holder of its claim only.
+pub(crate) struct Ledger {
+    taken: AtomicU64,
+    given: AtomicU64,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        Self { taken: AtomicU64::new(0), given: AtomicU64::new(0) }
+    }
+
+    /// The counts, for the holder of the claim.
+    #[inline]
+    pub(crate) fn read(&self) -> Totals {
+        // Relaxed: the claim orders its holders, and nobody else writes.
+        Totals {
+            taken: self.taken.load(Ordering::Relaxed),
+            given: self.given.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Publishes the counts, for the holder of the claim, before it lets go.
+    #[inline]
+    pub(crate) fn publish(&self, totals: Totals) {
+        // Release, with the Acquire loads in `room_at_most` and `totals`: whoever counts a block
+        // as given sees it in the shard, and sees the taking that came before.
+        self.taken.store(totals.taken, Ordering::Release);
+        self.given.store(totals.given, Ordering::Release);
+    }
+}
+
+/// Blocks that ever left room, and blocks that ever came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) taken: u64,
+    pub(crate) given: u64,
+}
+
+impl Totals {
+    pub(crate) fn used(self) -> usize {
+        (self.taken - self.given) as usize
+    }
+}
+
+/// An upper bound of the room at some moment during the call: what a refusal may rest on.
+pub(crate) fn room_at_most<'a>(
+    total: usize,
+    ledgers: impl Iterator<Item = &'a Ledger> + Clone,
+) -> usize {
+    let taken = sum(ledgers.clone(), |ledger| &ledger.taken);
+    let given = sum(ledgers, |ledger| &ledger.given);
+    // Another thread's taking may be unseen though its giving back is seen: then more is given
+    // than taken, and the bound is the total.
+    total - (taken.saturating_sub(given) as usize).min(total)
+}
+
+/// The sums such that `given <= taken`, of one moment if the ledgers hold still for two passes.
+pub(crate) fn totals<'a>(ledgers: impl Iterator<Item = &'a Ledger> + Clone) -> Totals {
+    const PASSES: usize = 8;
+    let mut given = sum(ledgers.clone(), |ledger| &ledger.given);
+    let mut taken = sum(ledgers.clone(), |ledger| &ledger.taken);
+    for _ in 0..PASSES {
+        let given_again = sum(ledgers.clone(), |ledger| &ledger.given);
+        let taken_again = sum(ledgers.clone(), |ledger| &ledger.taken);
+        if (taken_again, given_again) == (taken, given) {
+            break;
+        }
+        (taken, given) = (taken_again, given_again);
+    }
+    Totals { taken, given }
+}
+
+fn sum<'a>(
+    ledgers: impl Iterator<Item = &'a Ledger>,
+    count: impl Fn(&Ledger) -> &AtomicU64,
+) -> u64 {
+    ledgers.map(|ledger| count(ledger).load(Ordering::Acquire)).sum()
+}
+
+/// The most blocks in use that anyone has noted.
+pub(crate) struct Peak(AtomicUsize);
+
+impl Peak {
+    pub(crate) fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    #[inline]
+    pub(crate) fn note(&self, used: usize) {
+        // Relaxed: a statistic. The load keeps the line shared while the peak stands.
+        if used > self.0.load(Ordering::Relaxed) {
+            self.0.fetch_max(used, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+
+    fn ledgers(counts: &[(u64, u64)]) -> Vec<Ledger> {
+        let ledger = |&(taken, given): &(u64, u64)| {
+            let ledger = Ledger::new();
+            ledger.publish(Totals { taken, given });
+            ledger
+        };
+        counts.iter().map(ledger).collect()
+    }
+
+    #[test]
+    fn blocks_taken_through_one_shard_and_given_through_another_cancel() {
+        let ledgers = ledgers(&[(10, 0), (0, 7)]);
+        assert_eq!(totals(ledgers.iter()).used(), 3);
+        assert_eq!(room_at_most(16, ledgers.iter()), 13);
+    }
+
+    #[test]
+    fn the_bound_never_exceeds_the_total_nor_falls_below_zero() {
+        assert_eq!(room_at_most(16, ledgers(&[(0, 5)]).iter()), 16);
+        assert_eq!(room_at_most(16, ledgers(&[(40, 5)]).iter()), 0);
+    }
+
+    #[test]
+    fn the_peak_only_rises() {
+        let peak = Peak::new();
+        for used in [3, 9, 4] {
+            peak.note(used);
+        }
+        assert_eq!(peak.get(), 9);
+    }
+}

@@ -1,0 +1,402 @@
+//! Which block is free? Home shards of loose ids in front of a depot of full magazines.
+//!
+//! ```text
+//!   thread ──claims──> home shard: up to two magazines of loose ids + ledger
+//!                        │ full: spill one magazine      ▲ empty: refill one magazine
+//!                        ▼                               │
+//!                      depot: ArrayQueue<Magazine>, one queue operation per MAGAZINE blocks
+//! ```
+//!
+//! A thread claims its home shard with one exchange, copies ids, writes their words and lets go
+//! with one store. It mostly meets only itself. Where it does not, it goes on to a neighbour
+//! instead of waiting.
+//!
+//! Invariants: ids move only under a claim, so a free id is in a shard, in the depot, or in the
+//! hands of a claim's holder; a block becomes free, or stops being free, under a claim; a holder
+//! of one claim never waits for another.
+//!
+//! **Progress.** A refusal waits for nobody. An allocation that finds enough in its home shard or
+//! in the depot waits only where every shard is claimed (which a pool of one shard makes likely)
+//! or inside `ArrayQueue` for a thread descheduled between its two writes there. One that must
+//! collect from all shards takes the `shortage` mutex, so that two collectors never refuse each
+//! other, and waits for a descheduled holder of ids it needs.
+//!
+//! The free list does not know what blocks are for.
+
+mod audit;
+
+use super::capacity::{Ledger, Peak, Totals, room_at_most, totals};
+use super::state::BlockWords;
+use crate::id::BlockId;
+use crate::sync::{
+    ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, CachePadded, Mutex, Ordering,
+    thread_ordinal,
+};
+
+/// Blocks that travel between a shard and the depot in one queue operation.
+pub(crate) const MAGAZINE: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
+
+/// Blocks released under one claim of the home shard.
+const RELEASE_BATCH: usize = 2 * MAGAZINE;
+
+/// A full batch of free ids.
+struct Magazine([BlockId; MAGAZINE]);
+
+/// The free blocks of a pool.
+pub(crate) struct FreeList {
+    total: usize,
+    shards: Box<[CachePadded<Shard>]>,
+    depot: ArrayQueue<Magazine>,
+    /// Serializes collectors. Never taken while a claim is held.
+    shortage: Mutex<()>,
+    peak: Peak,
+}
+
+/// Loose free ids, and the counts of what went through here.
+struct Shard {
+    claimed: AtomicBool,
+    len: AtomicUsize,
+    ledger: Ledger,
+    /// A stack: the first `len` are free ids.
+    ids: Box<[AtomicU32]>,
+}
+
+impl FreeList {
+    /// A list in which the blocks `first..first + total` are free, over `shards` (a power of two)
+    /// home shards.
+    pub(crate) fn new(first: u32, total: usize, shards: usize) -> Self {
+        assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
+        // A lone shard holds everything and needs no depot.
+        let loose = if shards == 1 { total } else { 2 * MAGAZINE };
+        let list = Self {
+            total,
+            shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose))).collect(),
+            // Only full magazines go in: never more than total / MAGAZINE. The slack keeps a
+            // pusher from meeting a popper that has not left its slot.
+            depot: ArrayQueue::new(total / MAGAZINE + shards + 1),
+            shortage: Mutex::new(()),
+            peak: Peak::new(),
+        };
+        let mut home = list.shards[0].try_claim().expect("nobody else knows the list yet");
+        // Downwards, so that a fresh pool hands out ascending ids.
+        for id in (first..first + total as u32).rev() {
+            home.push(BlockId(id), &list.depot);
+        }
+        drop(home);
+        list
+    }
+
+    /// Moves `n` free blocks to the end of `out`, each with one owner: all, or (refused with the
+    /// room there was) none.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        n: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> Result<(), usize> {
+        if n > MAGAZINE {
+            // Before `out` grows: a refusal must not cost memory.
+            self.refuse_if_short(n)?;
+        }
+        out.reserve(n);
+        let mut home = self.claim();
+        if home.len >= n {
+            home.pop_owned(n, words, out);
+            self.note_peak_of_lone_shard(&home);
+            return Ok(());
+        }
+        self.take_beyond_home(home, n, words, out)
+    }
+
+    /// As [`take`](Self::take), but only from the home shard and the depot, and without waiting
+    /// for another thread's claim: false when that does not do.
+    #[inline]
+    pub(crate) fn try_take_near(
+        &self,
+        n: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> bool {
+        let Some(mut home) = self.shard_of(thread_ordinal()).try_claim() else {
+            return false;
+        };
+        if home.len >= n {
+            out.reserve(n);
+            home.pop_owned(n, words, out);
+            self.note_peak_of_lone_shard(&home);
+            return true;
+        }
+        n <= MAGAZINE && self.gather(&mut home, n, words, out, Reach::Depot)
+    }
+
+    /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
+    pub(crate) fn give(&self, ids: &[BlockId], words: &BlockWords) {
+        for batch in ids.rchunks(RELEASE_BATCH) {
+            let mut home = self.claim();
+            for &id in batch.iter().rev() {
+                if words.release(id) {
+                    home.push(id, &self.depot);
+                    home.totals.given += 1;
+                }
+            }
+        }
+    }
+
+    /// Takes an owner off `id` for a caller that may be wrong: `None` if nobody owns it.
+    pub(crate) fn give_checked(&self, id: BlockId, words: &BlockWords) -> Option<()> {
+        let mut home = self.claim();
+        if words.release_shared(id)? {
+            home.push(id, &self.depot);
+            home.totals.given += 1;
+        }
+        Some(())
+    }
+
+    /// Blocks that left and returned to room so far.
+    pub(crate) fn totals(&self) -> Totals {
+        totals(self.ledgers())
+    }
+
+    /// Blocks in use, never more than there are.
+    pub(crate) fn used(&self) -> usize {
+        self.totals().used().min(self.total)
+    }
+
+    /// The most blocks that were in use at once: exact with one shard, else low by at most a
+    /// magazine a shard (only refills are watched).
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.note(self.used_at_least());
+        self.peak.get()
+    }
+
+    fn used_at_least(&self) -> usize {
+        self.total - room_at_most(self.total, self.ledgers())
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    fn ledgers(&self) -> impl Iterator<Item = &Ledger> + Clone {
+        self.shards.iter().map(|shard| &shard.ledger)
+    }
+
+    fn refuse_if_short(&self, n: usize) -> Result<(), usize> {
+        let room = room_at_most(self.total, self.ledgers());
+        if room < n { Err(room) } else { Ok(()) }
+    }
+
+    fn shard_of(&self, ordinal: usize) -> &Shard {
+        &self.shards[ordinal & (self.shards.len() - 1)]
+    }
+
+    /// A claim on the home shard, or on the next one that is not claimed.
+    #[inline]
+    fn claim(&self) -> Claim<'_> {
+        match self.shard_of(thread_ordinal()).try_claim() {
+            Some(home) => home,
+            None => self.claim_neighbour(),
+        }
+    }
+
+    #[cold]
+    fn claim_neighbour(&self) -> Claim<'_> {
+        let home = thread_ordinal();
+        let mut backoff = Backoff::new();
+        loop {
+            for step in 0..self.shards.len() {
+                if let Some(claim) = self.shard_of(home.wrapping_add(step)).try_claim() {
+                    return claim;
+                }
+            }
+            backoff.wait();
+        }
+    }
+
+    /// The way of an allocation that its home shard cannot serve.
+    #[cold]
+    fn take_beyond_home(
+        &self,
+        mut home: Claim<'_>,
+        n: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> Result<(), usize> {
+        if self.gather(&mut home, n, words, out, Reach::Depot) {
+            return Ok(());
+        }
+        drop(home);
+        self.refuse_if_short(n)?;
+        if self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
+            return Ok(());
+        }
+        let _sole_collector = self.shortage.lock();
+        let mut backoff = Backoff::new();
+        loop {
+            self.refuse_if_short(n)?;
+            if self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
+                return Ok(());
+            }
+            // There was room, so somebody holds it in a claim, or took it since.
+            backoff.wait();
+        }
+    }
+
+    /// Moves `n` ids to the end of `out` from as far as `reach`, all or none. What it saw but did
+    /// not need stays in the home shard, visible to all.
+    fn gather(
+        &self,
+        home: &mut Claim<'_>,
+        n: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+        reach: Reach,
+    ) -> bool {
+        let start = out.len();
+        let end = start + n;
+        home.pop(n, out);
+        while out.len() < end
+            && let Some(Magazine(ids)) = self.depot.pop()
+        {
+            let (needed, rest) = ids.split_at(MAGAZINE.min(end - out.len()));
+            out.extend_from_slice(needed);
+            rest.iter().for_each(|&id| home.push(id, &self.depot));
+        }
+        if reach == Reach::EveryShard {
+            self.steal(home, end, out);
+        }
+        if out.len() < end {
+            out.drain(start..).for_each(|id| home.push(id, &self.depot));
+            return false;
+        }
+        out[start..].iter().for_each(|&id| words.occupy(id));
+        home.totals.taken += n as u64;
+        // What this claim has taken is not in the ledgers yet.
+        self.peak.note(self.used_at_least().saturating_add(n).min(self.total));
+        true
+    }
+
+    /// Fills `out` up to `end` from other shards, and takes half of each on the way: a thread
+    /// that had to look elsewhere once is likely to need more.
+    fn steal(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
+        let ordinal = thread_ordinal();
+        for step in 1..=self.shards.len() {
+            if out.len() == end {
+                return;
+            }
+            let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() else {
+                continue;
+            };
+            let surplus = other.len / 2;
+            other.pop(end - out.len(), out);
+            while other.len > surplus && home.len < MAGAZINE {
+                home.push(other.pop_one(), &self.depot);
+            }
+        }
+    }
+
+    fn note_peak_of_lone_shard(&self, home: &Claim<'_>) {
+        if self.shards.len() == 1 {
+            self.peak.note(home.totals.used());
+        }
+    }
+}
+
+/// How far a gathering thread looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Depot,
+    EveryShard,
+}
+
+impl Shard {
+    fn new(loose: usize) -> Self {
+        Self {
+            claimed: AtomicBool::new(false),
+            len: AtomicUsize::new(0),
+            ledger: Ledger::new(),
+            ids: (0..loose).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    #[inline]
+    fn try_claim(&self) -> Option<Claim<'_>> {
+        // Relaxed: only spares the line an exchange that would fail.
+        if self.claimed.load(Ordering::Relaxed) {
+            return None;
+        }
+        // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their
+        // words, and through them all that earlier owners did with the blocks.
+        // Loom: a_blocks_next_owner_sees_its_last.
+        if self.claimed.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // Relaxed: written under the claim only.
+        let len = self.len.load(Ordering::Relaxed);
+        Some(Claim { shard: self, len, totals: self.ledger.read() })
+    }
+}
+
+/// The right to change a shard, and with it ids in the depot. Ends when dropped, also by a panic.
+struct Claim<'a> {
+    shard: &'a Shard,
+    len: usize,
+    totals: Totals,
+}
+
+impl Claim<'_> {
+    /// Moves up to `n` ids to `out`, each with one owner now.
+    #[inline]
+    fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
+        let rest = self.len - n;
+        out.extend(self.shard.ids[rest..self.len].iter().rev().map(|slot| {
+            // Relaxed: written under the claim only.
+            let id = BlockId(slot.load(Ordering::Relaxed));
+            words.occupy(id);
+            id
+        }));
+        self.len = rest;
+        self.totals.taken += n as u64;
+    }
+
+    /// Moves up to `n` ids to `out`.
+    fn pop(&mut self, n: usize, out: &mut Vec<BlockId>) {
+        for _ in 0..n.min(self.len) {
+            out.push(self.pop_one());
+        }
+    }
+
+    fn pop_one(&mut self) -> BlockId {
+        self.len -= 1;
+        // Relaxed: written under the claim only.
+        BlockId(self.shard.ids[self.len].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn push(&mut self, id: BlockId, depot: &ArrayQueue<Magazine>) {
+        if self.len == self.shard.ids.len() {
+            self.spill(depot);
+        }
+        // Relaxed: read under the claim only.
+        self.shard.ids[self.len].store(id.0, Ordering::Relaxed);
+        self.len += 1;
+    }
+
+    #[cold]
+    fn spill(&mut self, depot: &ArrayQueue<Magazine>) {
+        let magazine = Magazine(std::array::from_fn(|_| self.pop_one()));
+        let pushed = depot.push(magazine);
+        assert!(pushed.is_ok(), "the depot has room for every block of the pool");
+    }
+}
+
+impl Drop for Claim<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.shard.len.store(self.len, Ordering::Relaxed);
+        self.shard.ledger.publish(self.totals);
+        // Release: pairs with the swap in `Shard::try_claim`.
+        self.shard.claimed.store(false, Ordering::Release);
+    }
+}

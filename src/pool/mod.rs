@@ -1,0 +1,340 @@
+//! What are all the blocks, and who hands them out? The pool that tables own blocks of.
+//!
+//! [`BlockPool`] joins the words ([`state`]), the free ids ([`free_list`]) and their count
+//! ([`capacity`]). Tables and runs hold a [`PoolHandle`], one of several stripes of the same
+//! pool, so that making and dropping a table writes no line that all threads write.
+//!
+//! Invariant: the pool lives until the last block is back, because every owner of blocks holds a
+//! handle. It does not know tokens, sequences or contents.
+
+pub(crate) mod capacity;
+pub(crate) mod free_list;
+pub(crate) mod state;
+
+use std::fmt;
+
+use self::capacity::Totals;
+use self::free_list::{FreeList, MAGAZINE};
+use self::state::{BlockState, BlockWords};
+use crate::error::{PagedKvError, Result};
+use crate::id::BlockId;
+use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, thread_ordinal};
+
+pub(crate) use self::state::MAX_OWNERS;
+
+/// The most home shards a pool has by default.
+const DEFAULT_SHARDS: usize = 64;
+
+/// The most home shards a pool can have.
+const MOST_SHARDS: usize = 1024;
+
+/// A fixed set of KV-cache blocks that many threads allocate from and release to.
+///
+/// Blocks come as [`BlockTable`](crate::BlockTable)s, which give them back when dropped. A pool may be shared by
+/// reference, or behind an `Arc`; tables keep it alive.
+///
+/// ```
+/// use paged_kv::{BlockPool, PagedKvError};
+///
+/// let pool = BlockPool::new(8);
+/// let table = pool.allocate(6)?;
+/// assert_eq!(pool.free_block_count(), 2);
+/// assert_eq!(
+///     pool.allocate(3).unwrap_err(),
+///     PagedKvError::OutOfMemory { requested: 3, available: 2 },
+/// );
+/// drop(table);
+/// assert_eq!(pool.free_block_count(), 8);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+pub struct BlockPool {
+    blocks: Arc<Blocks>,
+    stripes: Box<[PoolHandle]>,
+}
+
+/// What all handles of a pool share.
+pub(crate) struct Blocks {
+    /// The lowest id handed out: 1 when block 0 is kept back, else 0.
+    first: u32,
+    words: BlockWords,
+    free: FreeList,
+}
+
+impl BlockPool {
+    /// A pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; some 12 bytes a block.
+    ///
+    /// # Panics
+    /// If `num_blocks` is 0 or above `u32::MAX - 1`. [`PagedKvCache::builder`] refuses instead.
+    ///
+    /// [`PagedKvCache::builder`]: crate::PagedKvCache::builder
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(1024);
+    /// assert_eq!(pool.total_blocks(), 1024);
+    /// ```
+    pub fn new(num_blocks: usize) -> Self {
+        Self::with_home_shards(num_blocks, default_shards(num_blocks))
+    }
+
+    /// As [`new`](Self::new), over `shards` home shards (rounded up to a power of two).
+    ///
+    /// By default there is one for each 512 blocks, up to 64. More of them than threads keep the
+    /// threads out of each other's way; each may keep up to 256 free blocks that other threads
+    /// take only once the common depot is empty.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::with_home_shards(16, 4);
+    /// assert_eq!(pool.allocate(16)?.len(), 16);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`new`](Self::new), and if `shards` is 0 or above 1024.
+    pub fn with_home_shards(num_blocks: usize, shards: usize) -> Self {
+        assert!(shards > 0, "a pool has at least one home shard, 0 were asked for");
+        match Self::build(num_blocks, shards, false) {
+            Ok(pool) => pool,
+            Err(refusal) => panic!("{refusal}"),
+        }
+    }
+
+    /// The pool of a cache. With `null_block` block 0 is never handed out.
+    pub(crate) fn build(num_blocks: usize, shards: usize, null_block: bool) -> Result<Self> {
+        let first = u32::from(null_block);
+        let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "num_blocks", reason });
+        if num_blocks <= first as usize {
+            return refuse(format!("{num_blocks}, at least {} needed", first + 1));
+        }
+        if num_blocks > u32::MAX as usize - 1 {
+            return refuse(format!("{num_blocks}, at most {} have ids", u32::MAX - 1));
+        }
+        if shards > MOST_SHARDS {
+            let reason = format!("{shards}, at most {MOST_SHARDS} are of use");
+            return Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason });
+        }
+        let shards = shards.next_power_of_two();
+        let blocks = Arc::new(Blocks {
+            first,
+            words: BlockWords::new(num_blocks),
+            free: FreeList::new(first, num_blocks - first as usize, shards),
+        });
+        let stripe = |_| PoolHandle(Arc::new(CachePadded::new(Stripe::new(Arc::clone(&blocks)))));
+        let stripes = (0..shards).map(stripe).collect();
+        Ok(Self { blocks, stripes })
+    }
+
+    /// One more owner for `id`: for a scheduler across an FFI that counts by id.
+    ///
+    /// The caller must know the block to be owned while it calls: by itself, or by a table that
+    /// it keeps alive. One atomic operation.
+    ///
+    /// # Errors
+    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is free or not of this pool,
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when its count is full.
+    ///
+    /// ```
+    /// use paged_kv::{BlockId, BlockPool, PagedKvError};
+    ///
+    /// let pool = BlockPool::new(4);
+    /// let table = pool.allocate(1)?;
+    /// let id = table.as_slice()[0];
+    /// pool.retain(id)?;
+    /// drop(table);
+    /// assert_eq!(pool.used_block_count(), 1);
+    /// pool.release(id)?;
+    /// assert_eq!(pool.release(id), Err(PagedKvError::BlockNotFound(id)));
+    /// assert_eq!(pool.retain(BlockId(9)), Err(PagedKvError::BlockNotFound(BlockId(9))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn retain(&self, id: BlockId) -> Result<()> {
+        self.blocks.check(id)?;
+        self.blocks.retain(id)
+    }
+
+    /// Takes back what one [`retain`](Self::retain) gave. The block is free when its last owner
+    /// has left.
+    ///
+    /// # Errors
+    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is free (it was released
+    /// before) or not of this pool.
+    pub fn release(&self, id: BlockId) -> Result<()> {
+        self.blocks.check(id)?;
+        let blocks = &self.blocks;
+        blocks.free.give_checked(id, &blocks.words).ok_or(PagedKvError::BlockNotFound(id))
+    }
+
+    /// Owners of `id`: tables, shared runs and [`retain`](Self::retain)s. 0 for a free block.
+    ///
+    /// A run that several forks share is one owner.
+    ///
+    /// # Errors
+    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is not of this pool.
+    ///
+    /// ```
+    /// use paged_kv::BlockId;
+    ///
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let table = pool.allocate(1)?;
+    /// assert_eq!(pool.owners(table.as_slice()[0])?, 1);
+    /// assert!(pool.owners(BlockId(4)).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn owners(&self, id: BlockId) -> Result<u32> {
+        self.blocks.check(id)?;
+        Ok(self.blocks.words.state(id).owners())
+    }
+
+    /// Blocks that can be handed out.
+    pub fn total_blocks(&self) -> usize {
+        self.blocks.free.total()
+    }
+
+    /// Blocks that are free now. Under load a count of a moment near the call.
+    pub fn free_block_count(&self) -> usize {
+        self.total_blocks() - self.used_block_count()
+    }
+
+    /// Blocks that somebody owns now. Under load a count of a moment near the call.
+    pub fn used_block_count(&self) -> usize {
+        self.blocks.free.used()
+    }
+
+    /// Compares the free list with every block's word: exact also while other threads work,
+    /// who wait for it meanwhile. `O(blocks)`.
+    ///
+    /// # Errors
+    /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found,
+    /// [`Busy`](PagedKvError::Busy) when another thread was inside a shard for too long.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(64);
+    /// let table = pool.allocate(7)?;
+    /// pool.validate()?;
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn validate(&self) -> Result<()> {
+        match self.blocks.free.audit(self.blocks.first, &self.blocks.words) {
+            Some(found) => found.map_err(PagedKvError::Inconsistent),
+            None => Err(PagedKvError::Busy),
+        }
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.blocks.free.totals()
+    }
+
+    pub(crate) fn peak(&self) -> usize {
+        self.blocks.free.peak()
+    }
+
+    pub(crate) fn forks(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.stripes.iter().map(|stripe| stripe.0.forks.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The handle of the calling thread's stripe.
+    #[inline]
+    pub(crate) fn handle(&self) -> PoolHandle {
+        self.stripes[thread_ordinal() & (self.stripes.len() - 1)].clone()
+    }
+}
+
+impl fmt::Debug for BlockPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockPool")
+            .field("total_blocks", &self.total_blocks())
+            .field("used_blocks", &self.used_block_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Blocks {
+    fn check(&self, id: BlockId) -> Result<()> {
+        let index = id.0.checked_sub(self.first);
+        if index.is_some_and(|index| (index as usize) < self.free.total()) {
+            Ok(())
+        } else {
+            Err(PagedKvError::BlockNotFound(id))
+        }
+    }
+
+    pub(crate) fn retain(&self, id: BlockId) -> Result<()> {
+        self.words.retain(id).ok_or_else(|| match self.words.state(id) {
+            BlockState::FREE => PagedKvError::BlockNotFound(id),
+            _ => PagedKvError::TooManyOwners(id),
+        })
+    }
+
+    /// Takes an owner off each of `ids`, the last first.
+    #[inline]
+    pub(crate) fn give(&self, ids: &[BlockId]) {
+        self.free.give(ids, &self.words);
+    }
+
+    /// Appends `n` blocks to `out`, all or none.
+    #[inline]
+    pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<()> {
+        let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
+        self.free.take(n, &self.words, out).map_err(refused)
+    }
+
+    /// Appends `n` blocks to `out` if that takes no search and no waiting.
+    #[inline]
+    pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
+        self.free.try_take_near(n, &self.words, out)
+    }
+
+    /// True when `id` has one owner: whoever owns it may write it.
+    #[inline]
+    pub(crate) fn is_sole(&self, id: BlockId) -> bool {
+        self.words.state(id) == BlockState::SOLE
+    }
+
+    pub(crate) fn owners(&self, id: BlockId) -> u32 {
+        self.words.state(id).owners()
+    }
+}
+
+/// One of several counted references to a pool.
+///
+/// A single `Arc` cloned into every table would be a line that every allocation and release of
+/// every thread writes; a stripe is mostly its own thread's.
+#[derive(Clone)]
+pub(crate) struct PoolHandle(Arc<CachePadded<Stripe>>);
+
+struct Stripe {
+    blocks: Arc<Blocks>,
+    forks: AtomicU64,
+}
+
+impl Stripe {
+    fn new(blocks: Arc<Blocks>) -> Self {
+        Self { blocks, forks: AtomicU64::new(0) }
+    }
+}
+
+impl PoolHandle {
+    pub(crate) fn is_of_same_pool(&self, other: &PoolHandle) -> bool {
+        Arc::ptr_eq(&self.0.blocks, &other.0.blocks)
+    }
+
+    pub(crate) fn count_fork(&self) {
+        // Relaxed: a statistic.
+        self.0.forks.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for PoolHandle {
+    type Target = Blocks;
+
+    #[inline]
+    fn deref(&self) -> &Blocks {
+        &self.0.blocks
+    }
+}
+
+/// One home shard for each four magazines, so that shards hold at most half of the blocks.
+pub(crate) fn default_shards(num_blocks: usize) -> usize {
+    let shards = (num_blocks / (4 * MAGAZINE)).clamp(1, DEFAULT_SHARDS);
+    1 << shards.ilog2()
+}

@@ -1,0 +1,160 @@
+//! May block n be used, and by whom? One `u32` word per block, in a fixed array.
+//!
+//! A word is a [`BlockState`]: a count of *owners* in its low 28 bits (private tables, runs and
+//! pins, each one owner) and four bits kept for flags. The transitions are pure functions of the
+//! value; [`BlockWords`] only commits them.
+//!
+//! Invariant: a block is in the free list exactly when its word says [`FREE`](BlockState::FREE),
+//! for anyone who looks while no home shard is claimed.
+//!
+//! A word does not know where its block is, nor what it holds.
+
+use crate::id::BlockId;
+use crate::sync::{AtomicU32, Ordering};
+
+/// The most owners one block can have.
+pub(crate) const MAX_OWNERS: u32 = (1 << 28) - 1;
+
+/// The value of a block's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockState(u32);
+
+impl BlockState {
+    /// Nobody owns the block.
+    pub(crate) const FREE: Self = Self(0);
+    /// One owner: the block may be written by it.
+    pub(crate) const SOLE: Self = Self(1);
+
+    pub(crate) fn owners(self) -> u32 {
+        self.0 & MAX_OWNERS
+    }
+
+    /// One more owner. None for a free block and for a full count.
+    pub(crate) fn retain(self) -> Option<Self> {
+        (1..MAX_OWNERS).contains(&self.owners()).then(|| Self(self.0 + 1))
+    }
+
+    /// One owner fewer. None for a free block.
+    pub(crate) fn release(self) -> Option<Self> {
+        (self.owners() > 0).then(|| Self(self.0 - 1))
+    }
+}
+
+/// The words of all blocks of a pool.
+pub(crate) struct BlockWords {
+    words: Box<[AtomicU32]>,
+}
+
+impl BlockWords {
+    pub(crate) fn new(num_blocks: usize) -> Self {
+        Self { words: (0..num_blocks).map(|_| AtomicU32::new(BlockState::FREE.0)).collect() }
+    }
+
+    #[inline]
+    pub(crate) fn state(&self, id: BlockId) -> BlockState {
+        // Acquire: pairs with the release half of the exchange in `release`; whoever sees itself
+        // the only owner left sees everything the others did with the block.
+        BlockState(self.words[id.index()].load(Ordering::Acquire))
+    }
+
+    /// Free -> one owner, for a caller that took `id` off the free list and so is alone with it.
+    #[inline]
+    pub(crate) fn occupy(&self, id: BlockId) {
+        let word = &self.words[id.index()];
+        // Relaxed: the caller holds the claim under which the block was freed, and the claim's
+        // hand-over orders both accesses.
+        let state = BlockState(word.load(Ordering::Relaxed));
+        assert!(state == BlockState::FREE, "a block in the free list has no owner, {id} has");
+        word.store(BlockState::SOLE.0, Ordering::Relaxed);
+    }
+
+    /// One more owner. Refused (`None`) for a free block and for a full count.
+    pub(crate) fn retain(&self, id: BlockId) -> Option<()> {
+        // Relaxed: the caller already may use the block, so nothing is handed over here.
+        self.transition(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
+    }
+
+    /// One owner fewer, for one of the owners. True when it was the last and the word says free.
+    ///
+    /// A sole owner is alone with the word (nobody can become an owner but through an owner), so
+    /// a plain store does.
+    #[inline]
+    pub(crate) fn release(&self, id: BlockId) -> bool {
+        if self.state(id) == BlockState::SOLE {
+            // Relaxed: the claim that the caller holds publishes it with the block.
+            self.words[id.index()].store(BlockState::FREE.0, Ordering::Relaxed);
+            return true;
+        }
+        self.release_shared(id).expect("a block is released once by each of its owners")
+    }
+
+    /// One owner fewer, for a caller that may be wrong about owning: of two racing releases of
+    /// one owner one is refused (`None`). `Some(true)` when the last owner left.
+    pub(crate) fn release_shared(&self, id: BlockId) -> Option<bool> {
+        // AcqRel: release, so that the last owner sees what this one did with the block; acquire,
+        // because this one may be the last. Loom: last_release_sees_every_owner.
+        let state = self.transition(id, Ordering::AcqRel, BlockState::release)?;
+        Some(state == BlockState::FREE)
+    }
+
+    /// Commits `step` and returns the new state, or `None` where `step` refuses.
+    fn transition(
+        &self,
+        id: BlockId,
+        order: Ordering,
+        step: impl Fn(BlockState) -> Option<BlockState>,
+    ) -> Option<BlockState> {
+        let word = &self.words[id.index()];
+        // Relaxed: only a guess, the exchange checks it.
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let next = step(BlockState(seen))?;
+            match word.compare_exchange_weak(seen, next.0, order, Ordering::Relaxed) {
+                Ok(_) => return Some(next),
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_block_can_be_neither_retained_nor_released() {
+        assert_eq!(BlockState::FREE.retain(), None);
+        assert_eq!(BlockState::FREE.release(), None);
+    }
+
+    #[test]
+    fn a_full_count_is_refused() {
+        let full = BlockState(MAX_OWNERS);
+        assert_eq!(full.retain(), None);
+        assert_eq!(BlockState(MAX_OWNERS - 1).retain(), Some(full));
+    }
+
+    #[test]
+    fn retain_and_release_are_inverse() {
+        for owners in 1..100 {
+            assert_eq!(BlockState(owners).retain().and_then(BlockState::release).unwrap().0, owners);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "released once by each of its owners")]
+    fn a_second_release_is_an_assert() {
+        let words = BlockWords::new(1);
+        words.occupy(BlockId(0));
+        assert!(words.release(BlockId(0)));
+        words.release(BlockId(0));
+    }
+
+    #[test]
+    #[should_panic(expected = "in the free list has no owner")]
+    fn occupying_an_owned_block_is_an_assert() {
+        let words = BlockWords::new(1);
+        words.occupy(BlockId(0));
+        words.occupy(BlockId(0));
+    }
+}

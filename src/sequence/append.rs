@@ -1,0 +1,59 @@
+//! What did an append change? New blocks, and a copy the caller has to make.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::id::BlockId;
+use crate::table::BlockPin;
+
+/// What an append changed in a block table.
+///
+/// Dropping it lets go of the source of the copy, so keep it until the copy is made.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, PagedKvError};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let mut sequence = cache.allocate_sequence(6)?; // one full block, one half full
+/// let mut fork = sequence.fork()?;
+/// let append = fork.append(3)?; // writes into the shared half-full block, and one new block
+/// assert_eq!(append.new_blocks, 2..3);
+/// let copy = append.copy.as_ref().expect("the half-full block was shared");
+/// assert_eq!(copy.src, sequence.block_ids()[1]);
+/// assert_eq!(copy.dst, fork.block_ids()[1]);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a copy-on-write has to be carried out, and its source is let go when this is dropped"]
+pub struct Append {
+    /// The blocks that the append added: a range of the sequence's resident blocks. The
+    /// destination of a copy is not among them; it replaced the source.
+    pub new_blocks: Range<usize>,
+    /// The copy to make before the new tokens are written, if the last block was shared.
+    pub copy: Option<BlockCopy>,
+}
+
+/// A copy of one block's keys and values that copy-on-write asks the caller to make.
+///
+/// The source stays alive, and counts as owned by the sequence that copies, until this is
+/// dropped: another sharer that appends meanwhile copies too.
+#[must_use = "the copy has to be made before this is dropped"]
+pub struct BlockCopy {
+    /// The block to copy from.
+    pub src: BlockId,
+    /// The block to copy to, now in the place of `src`.
+    pub dst: BlockId,
+    _source: BlockPin,
+}
+
+impl BlockCopy {
+    pub(super) fn new(source: BlockPin, dst: BlockId) -> Self {
+        Self { src: source.id(), dst, _source: source }
+    }
+}
+
+impl fmt::Debug for BlockCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockCopy").field("src", &self.src).field("dst", &self.dst).finish()
+    }
+}

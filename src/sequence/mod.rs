@@ -1,0 +1,373 @@
+//! Which slot is token t in, and must something be copied? A table seen as tokens.
+//!
+//! ```text
+//!   tokens   0 1 2 3 │ 4 5 6 7 │ 8 9 . .        block_size 4, num_tokens 10, tail_room 2
+//!   logical     0    │    1    │    2
+//!   table      B4    │  (gap)  │   B9           a trim gave up logical block 1
+//! ```
+//!
+//! Invariants: resident blocks and gaps together are `ceil(num_tokens / block_size)` logical
+//! blocks; a partly filled last block is resident and private to the table (though others may
+//! own it too); it is written only when this sequence is its only owner.
+//!
+//! A sequence knows neither its id nor other sequences.
+
+mod append;
+mod gaps;
+
+use std::ops::Range;
+
+pub use self::append::{Append, BlockCopy};
+use self::gaps::Gaps;
+use crate::error::{PagedKvError, Result};
+use crate::id::BlockId;
+use crate::pool::BlockPool;
+use crate::table::BlockTable;
+
+/// One request's KV cache as an owned handle: no id, no map, no lock.
+///
+/// Made by [`PagedKvCache::allocate_sequence`](crate::PagedKvCache::allocate_sequence) or
+/// [`BlockPool::allocate_sequence`]. Dropping it frees its blocks, from any thread.
+///
+/// ```
+/// use paged_kv::{BlockPool, PagedKvError};
+///
+/// let pool = BlockPool::new(4);
+/// let mut sequence = pool.allocate_sequence(30, 16)?;
+/// assert_eq!(sequence.num_blocks(), 2);
+/// let append = sequence.append(4)?;
+/// assert_eq!(append.new_blocks, 2..3);
+/// assert!(matches!(
+///     sequence.append(1_000),
+///     Err(PagedKvError::OutOfMemory { requested: 62, available: 1 }),
+/// ));
+/// assert_eq!(sequence.num_tokens(), 34);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[derive(Debug)]
+pub struct Sequence {
+    table: BlockTable,
+    num_tokens: usize,
+    /// Slots of the last block that no token has yet, below `block_size`.
+    tail_room: usize,
+    block_size: usize,
+    gaps: Gaps,
+}
+
+/// The blocks that an append needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AppendPlan {
+    num_tokens: usize,
+    new_blocks: usize,
+    copy: bool,
+}
+
+impl AppendPlan {
+    /// Blocks to allocate, the destination of a copy included.
+    pub(crate) fn blocks(self) -> usize {
+        self.new_blocks + usize::from(self.copy)
+    }
+}
+
+impl BlockPool {
+    /// A sequence of `num_tokens` tokens in blocks of `block_size` tokens.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) and
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// # Panics
+    /// If `block_size` is 0.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// assert_eq!(pool.allocate_sequence(33, 16)?.num_blocks(), 3);
+    /// assert!(pool.allocate_sequence(65, 16).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allocate_sequence(&self, num_tokens: usize, block_size: usize) -> Result<Sequence> {
+        assert!(block_size > 0, "a block has room for at least one token, block_size is 0");
+        if num_tokens.checked_add(block_size).is_none() {
+            return Err(PagedKvError::TooManyTokens { num_tokens: 0, additional: num_tokens });
+        }
+        let num_blocks = num_tokens.div_ceil(block_size);
+        let table = self.allocate(num_blocks)?;
+        let tail_room = num_blocks * block_size - num_tokens;
+        Ok(Sequence { table, num_tokens, tail_room, block_size, gaps: Gaps::default() })
+    }
+}
+
+impl Sequence {
+    /// Logical length in tokens, trimmed ones included.
+    #[inline]
+    pub fn num_tokens(&self) -> usize {
+        self.num_tokens
+    }
+
+    /// Tokens a block.
+    #[inline]
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// The resident blocks, in order.
+    #[inline]
+    pub fn block_ids(&self) -> &[BlockId] {
+        self.table.as_slice()
+    }
+
+    /// Number of resident blocks.
+    #[inline]
+    pub fn num_blocks(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Number of logical blocks: `ceil(num_tokens / block_size)`, trimmed ones included.
+    #[inline]
+    pub fn num_logical_blocks(&self) -> usize {
+        (self.num_tokens + self.tail_room) / self.block_size
+    }
+
+    /// The ranges of logical blocks that were trimmed: sorted, disjoint, not touching.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(32, 4)?;
+    /// sequence.apply_streaming_llm(4, 8);
+    /// assert_eq!(sequence.gaps(), [1..6]);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    #[inline]
+    pub fn gaps(&self) -> &[Range<usize>] {
+        self.gaps.as_slice()
+    }
+
+    /// The block of a logical block index; `None` behind the end and where it was trimmed.
+    pub fn block_at(&self, logical_block: usize) -> Option<BlockId> {
+        if logical_block >= self.num_logical_blocks() {
+            return None;
+        }
+        self.gaps.resident(logical_block).map(|index| self.block_ids()[index])
+    }
+
+    /// The slot (`block_id * block_size + offset`) of a token position; `None` behind the end and
+    /// where its block was trimmed.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// let block = u64::from(sequence.block_ids()[1].0);
+    /// assert_eq!(sequence.slot(5), Some(block * 4 + 1));
+    /// assert_eq!(sequence.slot(6), None);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn slot(&self, position: usize) -> Option<u64> {
+        if position >= self.num_tokens {
+            return None;
+        }
+        let block = self.block_at(position / self.block_size)?;
+        let offset = position % self.block_size;
+        Some(u64::from(block.0) * self.block_size as u64 + offset as u64)
+    }
+
+    /// Makes room for `num_new_tokens` more tokens.
+    ///
+    /// If they begin in a partly filled block that others own too, that block is replaced by a
+    /// private one and the returned [`Append`] says what to copy; the last of the sharers does
+    /// not copy. Inside a block of its own: no atomic write, no allocation.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) (the copy's destination is counted in
+    /// `requested`) and [`TooManyTokens`](PagedKvError::TooManyTokens); nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::PagedKvError;
+    ///
+    /// let pool = paged_kv::BlockPool::new(2);
+    /// let mut sequence = pool.allocate_sequence(3, 4)?;
+    /// assert!(sequence.append(1)?.new_blocks.is_empty());
+    /// assert_eq!(sequence.append(1)?.new_blocks, 1..2);
+    /// let refused = sequence.append(4).unwrap_err();
+    /// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 1, available: 0 });
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    #[inline]
+    pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
+        match self.append_in_place(num_new_tokens) {
+            Some(append) => Ok(append),
+            None => self.append_blocks(num_new_tokens),
+        }
+    }
+
+    /// [`append`](Self::append), if that takes no search for blocks and no waiting for another
+    /// thread. Else `None`, and the sequence is as it was.
+    #[inline]
+    pub(crate) fn try_append_near(&mut self, num_new_tokens: usize) -> Option<Append> {
+        if let Some(append) = self.append_in_place(num_new_tokens) {
+            return Some(append);
+        }
+        let plan = self.plan_append(num_new_tokens).ok()?;
+        self.table.try_grow_near(plan.blocks()).then(|| self.commit_append(plan))
+    }
+
+    /// A second sequence of the same tokens and blocks, the partly filled one too.
+    ///
+    /// At most two atomic operations on counts and `O(blocks)` copied ids.
+    ///
+    /// # Errors
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a partly filled block has 2^28 - 1.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(6, 4)?;
+    /// let fork = sequence.fork()?;
+    /// assert_eq!(fork.block_ids(), sequence.block_ids());
+    /// assert_eq!(pool.used_block_count(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork(&mut self) -> Result<Sequence> {
+        let fork = self.fork_uncounted()?;
+        self.table.pool().count_fork();
+        Ok(fork)
+    }
+
+    /// [`fork`](Self::fork) for a caller that may yet have to take it back.
+    pub(crate) fn fork_uncounted(&mut self) -> Result<Sequence> {
+        let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
+        let table = self.table.fork(full_blocks)?;
+        Ok(Sequence { table, gaps: self.gaps.clone(), ..*self })
+    }
+
+    /// Drops the tokens from `num_tokens` on, and the whole blocks behind the new end. What
+    /// speculative decoding does with rejected tokens. `O(blocks dropped)`.
+    ///
+    /// # Errors
+    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) to more tokens than there are, and
+    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed) to an end inside a block that was trimmed.
+    ///
+    /// ```
+    /// use paged_kv::PagedKvError;
+    ///
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(14, 4)?;
+    /// sequence.truncate(5)?;
+    /// assert_eq!((sequence.num_tokens(), sequence.num_blocks()), (5, 2));
+    /// let refused = sequence.truncate(6).unwrap_err();
+    /// assert_eq!(refused, PagedKvError::TruncateBeyondEnd { requested: 6, num_tokens: 5 });
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn truncate(&mut self, num_tokens: usize) -> Result<()> {
+        if num_tokens > self.num_tokens {
+            let (requested, num_tokens) = (num_tokens, self.num_tokens);
+            return Err(PagedKvError::TruncateBeyondEnd { requested, num_tokens });
+        }
+        let logical_blocks = num_tokens.div_ceil(self.block_size);
+        let tail_room = logical_blocks * self.block_size - num_tokens;
+        if tail_room > 0 && self.gaps.resident(logical_blocks - 1).is_none() {
+            return Err(PagedKvError::TokensTrimmed { position: num_tokens });
+        }
+        self.table.truncate(self.gaps.resident_before(logical_blocks));
+        self.gaps.truncate(logical_blocks);
+        self.num_tokens = num_tokens;
+        self.tail_room = tail_room;
+        Ok(())
+    }
+
+    /// Keeps every block that meets the first `sink_tokens` or the last `window_tokens` tokens,
+    /// gives up the whole blocks between, and returns how many tokens' worth that was (a multiple
+    /// of the block size). Blocks that others use too stay theirs. A partly filled last block is
+    /// never given up. `O(blocks)`.
+    ///
+    /// The logical length stays, and so do positions. Later calls may use other values.
+    /// Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(30, 4)?;
+    /// assert_eq!(sequence.apply_streaming_llm(3, 6), 20); // blocks 1..6 of 0..8
+    /// assert_eq!(sequence.num_tokens(), 30);
+    /// assert_eq!(sequence.num_blocks(), 3);
+    /// assert_eq!(sequence.apply_streaming_llm(3, 6), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn apply_streaming_llm(&mut self, sink_tokens: usize, window_tokens: usize) -> usize {
+        let sink_end = sink_tokens.min(self.num_tokens).div_ceil(self.block_size);
+        let window_start = self.num_tokens.saturating_sub(window_tokens) / self.block_size;
+        if sink_end >= window_start {
+            return 0;
+        }
+        let resident =
+            self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
+        let given_up = resident.len();
+        self.table.remove(resident);
+        self.gaps.insert(sink_end..window_start);
+        given_up * self.block_size
+    }
+
+    pub(crate) fn table(&self) -> &BlockTable {
+        &self.table
+    }
+
+    /// The append that only moves the end within the last block, which is this sequence's own.
+    #[inline]
+    fn append_in_place(&mut self, num_new_tokens: usize) -> Option<Append> {
+        let fits = num_new_tokens <= self.tail_room;
+        if !fits || (num_new_tokens > 0 && !self.table.is_exclusive(self.table.len() - 1)) {
+            return None;
+        }
+        // No overflow: the last block's slots have been counted in `num_logical_blocks`.
+        self.num_tokens += num_new_tokens;
+        self.tail_room -= num_new_tokens;
+        let len = self.table.len();
+        Some(Append { new_blocks: len..len, copy: None })
+    }
+
+    #[inline(never)]
+    fn append_blocks(&mut self, num_new_tokens: usize) -> Result<Append> {
+        let mut plan = self.plan_append(num_new_tokens)?;
+        while let Err(refusal) = self.table.grow(plan.blocks()) {
+            // The other sharers may have left since, and then no copy is needed.
+            let again = self.plan_append(num_new_tokens)?;
+            if again == plan {
+                return Err(refusal);
+            }
+            plan = again;
+        }
+        Ok(self.commit_append(plan))
+    }
+
+    /// What an append of `num_new_tokens` needs as things stand.
+    pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
+        let too_many = PagedKvError::TooManyTokens {
+            num_tokens: self.num_tokens,
+            additional: num_new_tokens,
+        };
+        let num_tokens = self.num_tokens.checked_add(num_new_tokens);
+        // The slots of the last block must be countable too.
+        let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());
+        let num_tokens = num_tokens.ok_or(too_many)?;
+        let new_blocks = num_new_tokens.saturating_sub(self.tail_room).div_ceil(self.block_size);
+        let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
+        let copy = writes_tail && !self.table.is_exclusive(self.table.len() - 1);
+        Ok(AppendPlan { num_tokens, new_blocks, copy })
+    }
+
+    /// Carries out `plan` with `plan.blocks()` blocks of `stock`.
+    pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {
+        self.table.grow_from(stock, plan.blocks());
+        self.commit_append(plan)
+    }
+
+    /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
+    fn commit_append(&mut self, plan: AppendPlan) -> Append {
+        let grown = self.table.len() - plan.blocks();
+        let copy = plan.copy.then(|| {
+            let source = self.table.replace(grown - 1, grown);
+            BlockCopy::new(source, self.table.as_slice()[grown - 1])
+        });
+        let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
+        self.tail_room = slots - plan.num_tokens;
+        self.num_tokens = plan.num_tokens;
+        Append { new_blocks: grown..self.table.len(), copy }
+    }
+}

@@ -1,0 +1,97 @@
+//! How many? The numbers a cache reports, as plain values.
+
+use std::fmt;
+
+use crate::id::{BlockId, SeqId};
+
+/// Counts since the cache was made, and what is in use, of one moment where nothing else runs.
+///
+/// Under load the counts are read within one call but not in one instant: `total_frees` never
+/// exceeds `total_allocations`, and `blocks_used` never `blocks_total`.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(16, 4, 1, 1);
+/// cache.allocate(SeqId(1), 9)?;
+/// cache.free(SeqId(1))?;
+/// let stats = cache.stats();
+/// assert_eq!((stats.total_allocations, stats.total_frees), (3, 3));
+/// assert_eq!((stats.peak_blocks_used, stats.blocks_used), (3, 0));
+/// assert!(stats.to_string().contains("peak 3"));
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Blocks that ever left room.
+    pub total_allocations: u64,
+    /// Blocks that ever came back to room.
+    pub total_frees: u64,
+    /// Whole sequences evicted.
+    pub total_evictions: u64,
+    /// Sequences made by forking.
+    pub total_forks: u64,
+    /// The most blocks in use at once. Exact in a pool of one home shard; else low by at most one
+    /// magazine (128 blocks) a shard.
+    pub peak_blocks_used: usize,
+    /// Blocks in use by sequences.
+    pub blocks_used: usize,
+    /// Blocks that there are.
+    pub blocks_total: usize,
+    /// Sequences in the cache, handles not counted.
+    pub num_sequences: usize,
+}
+
+impl fmt::Display for CacheStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{} blocks used (peak {}), {} sequences; {} blocks allocated, {} freed; \
+             {} sequences forked, {} evicted",
+            self.blocks_used,
+            self.blocks_total,
+            self.peak_blocks_used,
+            self.num_sequences,
+            self.total_allocations,
+            self.total_frees,
+            self.total_forks,
+            self.total_evictions,
+        )
+    }
+}
+
+/// An owned snapshot of one sequence.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(16, 4, 1, 1);
+/// cache.allocate(SeqId(1), 9)?;
+/// let info = cache.get_sequence(SeqId(1)).expect("it was just allocated");
+/// assert_eq!((info.num_tokens, info.num_blocks(), info.access_count), (9, 3, 1));
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SequenceInfo {
+    /// The caller's name for it.
+    pub seq_id: SeqId,
+    /// Logical length in tokens, trimmed ones included.
+    pub num_tokens: usize,
+    /// Resident blocks, in order.
+    pub block_ids: Vec<BlockId>,
+    /// Uses so far: allocate, append and touch.
+    pub access_count: u64,
+    /// What [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at.
+    pub priority: u32,
+    /// Leases held on it.
+    pub leases: u32,
+}
+
+impl SequenceInfo {
+    /// Number of resident blocks.
+    pub fn num_blocks(&self) -> usize {
+        self.block_ids.len()
+    }
+}

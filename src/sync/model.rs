@@ -1,0 +1,1 @@
+//! What do the names of [`sync`](super) mean under the model checker?

@@ -1,0 +1,366 @@
+//! What do I own, in order? The ordered blocks of one owner.
+//!
+//! ```text
+//!   ids      [ B0 B1 B2 │ B5 B6 │ B9 B7 ]
+//!              run 1      run 2   private
+//!            └── shared_len = 5 ─┘
+//! ```
+//!
+//! Invariants: `ids[..shared_len]` are the blocks of the run chain, which owns them; of each later
+//! block the table itself is an owner by the block's word. Every id is resident. Only a private
+//! block with one owner may be written.
+//!
+//! Taking blocks out of the shared part never changes what other holders see: a run that nobody
+//! else holds is thawed, else each block that stays is retained by its own word *before* the run
+//! is let go, so that counts are exact in every interleaving.
+//!
+//! A table does not know tokens: it counts blocks.
+
+mod run;
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::{BlockPool, PoolHandle};
+use crate::sync::{Arc, into_last};
+
+pub(crate) use self::run::Run;
+
+/// An owned, ordered list of blocks. Dropping it gives back every block that no one else uses.
+///
+/// ```
+/// use paged_kv::{BlockPool, PagedKvError};
+///
+/// let pool = BlockPool::new(4);
+/// let mut table = pool.allocate(2)?;
+/// let fork = table.fork(2)?;
+/// assert_eq!(table.as_slice(), fork.as_slice());
+/// assert_eq!(pool.used_block_count(), 2);
+///
+/// assert_eq!(table.grow(1)?, 2..3);
+/// let refused = table.grow(2).unwrap_err();
+/// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 2, available: 1 });
+///
+/// drop((table, fork));
+/// assert_eq!(pool.used_block_count(), 0);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+pub struct BlockTable {
+    ids: Vec<BlockId>,
+    shared: Option<Arc<Run>>,
+    shared_len: usize,
+    pool: PoolHandle,
+}
+
+impl BlockPool {
+    /// A table of `n` blocks that nobody else holds, or nothing.
+    ///
+    /// Cost: one claim of the thread's home shard and `O(n)` copied ids; see [`design`] for what
+    /// a thread may wait for when the home shard is short.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](crate::PagedKvError::OutOfMemory) when at some moment during the call
+    /// fewer than `n` blocks were free.
+    ///
+    /// [`design`]: crate::design
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let table = pool.allocate(3)?;
+    /// assert_eq!(table.as_slice().len(), 3);
+    /// assert!(pool.allocate(2).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allocate(&self, n: usize) -> Result<BlockTable> {
+        let mut table = BlockTable::new(self.handle());
+        table.grow(n)?;
+        Ok(table)
+    }
+}
+
+impl BlockTable {
+    fn new(pool: PoolHandle) -> Self {
+        Self { ids: Vec::new(), shared: None, shared_len: 0, pool }
+    }
+
+    /// An empty table of the same pool.
+    pub(crate) fn new_sibling(&self) -> Self {
+        Self::new(self.pool.clone())
+    }
+
+    /// The blocks, in order.
+    #[inline]
+    pub fn as_slice(&self) -> &[BlockId] {
+        &self.ids
+    }
+
+    /// Number of blocks.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// True when the table has no blocks.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Appends `n` blocks that nobody else holds, all or none, and says which those are. Cost as
+    /// [`BlockPool::allocate`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](crate::PagedKvError::OutOfMemory); the table is as it was.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(1)?;
+    /// assert_eq!(table.grow(3)?, 1..4);
+    /// assert!(table.grow(1).is_err());
+    /// assert_eq!(table.len(), 4);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    #[inline]
+    pub fn grow(&mut self, n: usize) -> Result<Range<usize>> {
+        let len = self.ids.len();
+        if n > 0 {
+            self.pool.take(n, &mut self.ids)?;
+        }
+        Ok(len..len + n)
+    }
+
+    /// [`grow`](Self::grow), if that takes no search of other shards and no waiting for another
+    /// thread. Else false, and the table is as it was.
+    #[inline]
+    pub(crate) fn try_grow_near(&mut self, n: usize) -> bool {
+        n == 0 || self.pool.try_take_near(n, &mut self.ids)
+    }
+
+    /// Moves the last `n` blocks of `stock`, which are private there, to the end of this table.
+    pub(crate) fn grow_from(&mut self, stock: &mut BlockTable, n: usize) {
+        debug_assert!(self.pool.is_of_same_pool(&stock.pool), "tables of one pool exchange blocks");
+        let rest = stock.len() - n;
+        assert!(rest >= stock.shared_len, "only private blocks change tables");
+        self.ids.extend(stock.ids.drain(rest..));
+    }
+
+    /// Drops the blocks from `len` on. Those that no one else uses are free. Lock-free but for
+    /// the shards' claims; `O(blocks dropped)` and, inside a run that others share, one atomic
+    /// operation for each block kept of that run.
+    ///
+    /// # Panics
+    /// If `len` is more than the table has.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(4)?;
+    /// let fork = table.fork(4)?;
+    /// table.truncate(1);
+    /// assert_eq!(table.len(), 1);
+    /// assert_eq!(pool.used_block_count(), 4);
+    /// drop(fork);
+    /// assert_eq!(pool.used_block_count(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn truncate(&mut self, len: usize) {
+        self.remove(len..self.len());
+    }
+
+    /// Drops the blocks of `range`; those behind it move up. Cost as
+    /// [`truncate`](Self::truncate).
+    ///
+    /// # Panics
+    /// If `range` is not within the table.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(4)?;
+    /// let (first, last) = (table.as_slice()[0], table.as_slice()[3]);
+    /// table.remove(1..3);
+    /// assert_eq!(table.as_slice(), [first, last]);
+    /// assert_eq!(pool.free_block_count(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn remove(&mut self, range: Range<usize>) {
+        let len = self.len();
+        assert!(
+            range.start <= range.end && range.end <= len,
+            "only blocks of the table can be removed: {range:?} of {len}"
+        );
+        if range.is_empty() {
+            return;
+        }
+        let private = range.start.max(self.shared_len)..range.end;
+        if !private.is_empty() {
+            self.pool.give(&self.ids[private]);
+        }
+        if range.start < self.shared_len {
+            self.leave_runs(&range);
+        }
+        self.ids.drain(range);
+    }
+
+    /// A table of the same blocks. The first `full_blocks` become a shared run, at the cost of
+    /// one count; each later block (a partly filled tail) gets one more owner by its own word.
+    ///
+    /// At most two atomic operations on counts for a tail of one block, whatever the length, and
+    /// `O(blocks)` copied ids.
+    ///
+    /// # Errors
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners) when a tail block's count is full.
+    ///
+    /// # Panics
+    /// If `full_blocks` is more than the table has.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(3)?;
+    /// let fork = table.fork(2)?;
+    /// assert_eq!(pool.owners(fork.as_slice()[0])?, 1); // the run
+    /// assert_eq!(pool.owners(fork.as_slice()[2])?, 2); // both tables
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork(&mut self, full_blocks: usize) -> Result<BlockTable> {
+        let len = self.len();
+        assert!(full_blocks <= len, "{full_blocks} full blocks in a table of {len}");
+        let frozen = full_blocks.max(self.shared_len);
+        self.retain_all(&self.ids[frozen..])?;
+        self.freeze(frozen);
+        // A fork is made to grow: as much head-room as the source has.
+        let mut ids = Vec::with_capacity(self.ids.capacity());
+        ids.extend_from_slice(&self.ids);
+        let shared = self.shared.clone();
+        Ok(Self { ids, shared, shared_len: self.shared_len, pool: self.pool.clone() })
+    }
+
+    /// True when this table is the only owner of its block at `index`, which it may then write.
+    #[inline]
+    pub fn is_exclusive(&self, index: usize) -> bool {
+        index >= self.shared_len && self.pool.is_sole(self.ids[index])
+    }
+
+    /// Puts the private block `from` in the place of the private block `to`, whose owner the
+    /// caller gets. Blocks behind `from` move up.
+    pub(crate) fn replace(&mut self, to: usize, from: usize) -> BlockPin {
+        assert!(self.shared_len <= to && to < from, "a private block takes an earlier one's place");
+        let dst = self.ids.remove(from);
+        let src = std::mem::replace(&mut self.ids[to], dst);
+        BlockPin { id: src, pool: self.pool.clone() }
+    }
+
+    pub(crate) fn pool(&self) -> &PoolHandle {
+        &self.pool
+    }
+
+    /// The newest run, which holds the others.
+    pub(crate) fn newest_run(&self) -> Option<&Arc<Run>> {
+        self.shared.as_ref()
+    }
+
+    /// The blocks that this table owns by their own words.
+    pub(crate) fn private(&self) -> &[BlockId] {
+        &self.ids[self.shared_len..]
+    }
+
+    /// True if dropping this table alone surely frees a block. (False may mean that it takes a
+    /// closer look.)
+    pub(crate) fn frees_a_block(&self) -> bool {
+        let is_sole = |&id: &BlockId| self.pool.is_sole(id);
+        let sole_run = self.shared.as_ref().filter(|run| Arc::strong_count(run) == 1);
+        self.private().iter().any(is_sole) || sole_run.is_some_and(|run| run.ids().iter().any(is_sole))
+    }
+
+    /// Makes `ids[..end]` shared, the private ones of them in a run of their own.
+    fn freeze(&mut self, end: usize) {
+        if end > self.shared_len {
+            let ids = self.ids[self.shared_len..end].into();
+            let run = Run::new(ids, self.shared.take(), self.pool.clone());
+            self.shared = Some(Arc::new(run));
+            self.shared_len = end;
+        }
+    }
+
+    /// Lets go of every run that reaches beyond `removed.start`, so that the blocks from there on
+    /// are private (those in `removed` are given back, or were never this table's own).
+    fn leave_runs(&mut self, removed: &Range<usize>) {
+        while let Some(run) = self.shared.take_if(|run| run.end() > removed.start) {
+            let (start, end) = (run.start(), run.end());
+            let from = removed.start.clamp(start, end) - start;
+            let to = removed.end.clamp(start, end) - start;
+            self.shared = match self.sole_or_retained(run, from..to) {
+                Ok(run) => {
+                    let (ids, parent) = run.thaw();
+                    self.pool.give(&ids[from..to]);
+                    parent
+                }
+                Err(parent) => parent,
+            };
+            self.shared_len = start;
+        }
+    }
+
+    /// The run itself when nobody else holds it. Else each of its blocks outside `removed` gets
+    /// this table as an owner, the run is let go, and its parent is held instead.
+    fn sole_or_retained(
+        &self,
+        mut run: Arc<Run>,
+        removed: Range<usize>,
+    ) -> std::result::Result<Run, Option<Arc<Run>>> {
+        if Arc::get_mut(&mut run).is_some() {
+            return Ok(into_last(run).expect("the only holder of a run stays the only one"));
+        }
+        let ids = run.ids();
+        for &id in ids[..removed.start].iter().chain(&ids[removed.end..]) {
+            let retained = self.pool.retain(id);
+            assert!(retained.is_ok(), "a run's block has an owner, and room for one more: {id}");
+        }
+        Err(run.parent().cloned())
+    }
+
+    fn retain_all(&self, ids: &[BlockId]) -> Result<()> {
+        for (done, &id) in ids.iter().enumerate() {
+            if let Err(refusal) = self.pool.retain(id) {
+                self.pool.give(&ids[..done]);
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for BlockTable {
+    fn drop(&mut self) {
+        // The tail first, then the runs before it.
+        if self.ids.len() > self.shared_len {
+            self.pool.give(self.private());
+        }
+    }
+}
+
+impl fmt::Debug for BlockTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockTable")
+            .field("ids", &self.ids)
+            .field("shared_len", &self.shared_len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One owner of one block, outside any table. Dropping it releases the block.
+pub(crate) struct BlockPin {
+    id: BlockId,
+    pool: PoolHandle,
+}
+
+impl BlockPin {
+    pub(crate) fn id(&self) -> BlockId {
+        self.id
+    }
+}
+
+impl Drop for BlockPin {
+    fn drop(&mut self) {
+        self.pool.give(&[self.id]);
+    }
+}

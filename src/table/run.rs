@@ -1,0 +1,86 @@
+//! What do forks share? A counted, frozen run of blocks, and the run before it.
+//!
+//! Holding a run means using every block in it and in its ancestors; the run itself is one owner
+//! of each of its own blocks. So a fork costs one count however long the prefix is.
+//!
+//! ```text
+//!   table A ──> run 2 [B5 B6] ──> run 1 [B0 B1 B2] ──> nothing
+//!   table B ──────────────────────┘
+//! ```
+//!
+//! Invariants: a run is never written, grown or reordered; when its last holder lets go, its
+//! blocks go back tail first and then its parent is let go, iteratively.
+//!
+//! A run does not know who holds it.
+
+use crate::id::BlockId;
+use crate::pool::PoolHandle;
+use crate::sync::{Arc, into_last};
+
+/// Frozen full blocks, owned in common by all who hold the `Arc` of it.
+pub(crate) struct Run {
+    /// Blocks of all ancestors together: where this run begins in a table that holds it.
+    start: usize,
+    ids: Box<[BlockId]>,
+    parent: Option<Arc<Run>>,
+    pool: PoolHandle,
+}
+
+impl Run {
+    /// A run that takes over one owner of each of `ids`.
+    pub(crate) fn new(ids: Box<[BlockId]>, parent: Option<Arc<Run>>, pool: PoolHandle) -> Self {
+        let start = parent.as_ref().map_or(0, |parent| parent.end());
+        Self { start, ids, parent, pool }
+    }
+
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    pub(crate) fn end(&self) -> usize {
+        self.start + self.ids.len()
+    }
+
+    pub(crate) fn parent(&self) -> Option<&Arc<Run>> {
+        self.parent.as_ref()
+    }
+
+    pub(crate) fn ids(&self) -> &[BlockId] {
+        &self.ids
+    }
+
+    /// Hands the run's blocks and its hold on the parent to the caller, who held it last.
+    pub(crate) fn thaw(mut self) -> (Box<[BlockId]>, Option<Arc<Run>>) {
+        (std::mem::take(&mut self.ids), self.parent.take())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.pool.give(&self.ids);
+        // A loop, not the recursion that dropping `parent` would be: chains can be long.
+        let mut parent = self.parent.take();
+        while let Some(mut run) = parent.and_then(into_last) {
+            parent = run.parent.take();
+        }
+    }
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use crate::pool::BlockPool;
+
+    #[test]
+    fn a_chain_of_many_runs_is_let_go_without_recursion() {
+        let pool = BlockPool::new(100_000);
+        let mut table = pool.allocate(0).unwrap();
+        for len in 1..=100_000 {
+            table.grow(1).unwrap();
+            drop(table.fork(len).unwrap());
+        }
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        thread.spawn(move || drop(table)).unwrap().join().unwrap();
+        assert_eq!(pool.free_block_count(), 100_000);
+        pool.validate().unwrap();
+    }
+}

@@ -1,0 +1,225 @@
+//! Is every request served that the pool can hold, under any pressure?
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::program::{file, mooncake, number, replay, report, stderr, text};
+
+const STRATEGIES: [&str; 5] = ["lru", "lfu", "longest", "priority", "streaming:16,64"];
+
+#[test]
+fn a_synthetic_run_reports_every_field() {
+    let options = [
+        "--requests",
+        "300",
+        "--threads",
+        "2",
+        "--blocks",
+        "4096",
+        "--seed",
+        "3",
+    ];
+    let report = report(&options);
+    assert_eq!(report["trace"], "synthetic");
+    for (field, expected) in [
+        ("requests", 300),
+        ("completed", 300),
+        ("rejected", 0),
+        ("threads", 2),
+    ] {
+        assert_eq!(number(&report, field), expected, "{field}");
+    }
+    assert_eq!(
+        (
+            number(&report, "blocks_total"),
+            number(&report, "block_size")
+        ),
+        (4096, 16)
+    );
+    let tokens = number(&report, "prompt_tokens") + number(&report, "output_tokens");
+    assert!(
+        number(&report, "blocks_allocated") * 16 >= tokens,
+        "{report}"
+    );
+    assert!(
+        (1..=4096).contains(&number(&report, "peak_blocks_used")),
+        "{report}"
+    );
+    let admissions = number(&report, "admissions");
+    let returned = number(&report, "evicted_sequences") + number(&report, "put_back_requests");
+    assert!((300..=300 + returned).contains(&admissions), "{report}");
+
+    let positive = |value: &Value| value.as_f64().filter(|&value| value > 0.0).is_some();
+    for field in [
+        "wall_seconds",
+        "requests_per_second",
+        "block_ops_per_second",
+    ] {
+        assert!(positive(&report[field]), "{field}: {report}");
+    }
+    let latency = ["p50", "p99", "p999", "max"].map(|share| report["latency_us"][share].clone());
+    assert!(latency.iter().all(positive), "{report}");
+    assert!(
+        latency.map(|value| value.as_f64().unwrap()).is_sorted(),
+        "{report}"
+    );
+}
+
+#[test]
+fn one_seed_is_one_workload_whatever_the_threads() {
+    let tokens = |seed, threads| {
+        let report = report(&["--requests", "100", "--seed", seed, "--threads", threads]);
+        (
+            number(&report, "prompt_tokens"),
+            number(&report, "output_tokens"),
+        )
+    };
+    assert_eq!(tokens("1", "1"), tokens("1", "4"));
+    assert_ne!(tokens("1", "1"), tokens("2", "1"));
+}
+
+/// Sixteen prompts of one worker fit at once, and not one sixth of what they grow to.
+#[test]
+fn a_pool_too_small_for_all_evicts_and_completes_under_every_strategy() {
+    let trace = file("grow.jsonl", mooncake([(16, 160); 400]).as_bytes());
+    for strategy in STRATEGIES {
+        for threshold in ["0", "0.9", "1"] {
+            let report = report(&[
+                text(&trace),
+                "--strategy",
+                strategy,
+                "--threshold",
+                threshold,
+                "--threads",
+                "8",
+                "--live",
+                "16",
+                "--blocks",
+                "64",
+            ]);
+            assert_eq!(number(&report, "completed"), 400, "{strategy}");
+            assert!(
+                number(&report, "evicted_sequences") > 0,
+                "{strategy}: {report}"
+            );
+            assert!(number(&report, "admissions") > 400, "{strategy}: {report}");
+            assert_eq!(number(&report, "output_tokens"), 400 * 160, "{strategy}");
+        }
+    }
+}
+
+/// Requests of 64 blocks among smaller ones; the first is not the largest.
+fn with_large_ones() -> impl Iterator<Item = (u64, u64)> {
+    (0..240).map(|at| match at % 12 {
+        5 => (1000, 24),
+        7 => (0, 1024),
+        n => (40 * n, 10 + 7 * n),
+    })
+}
+
+#[test]
+fn a_pool_of_the_largest_request_serves_all_of_them() {
+    let trace = file("largest.jsonl", mooncake(with_large_ones()).as_bytes());
+    for strategy in STRATEGIES {
+        for live in ["1", "64"] {
+            let options = ["--strategy", strategy, "--live", live, "--threads", "16"];
+            let report = report(&[&[text(&trace), "--blocks", "64"][..], &options].concat());
+            assert_eq!(number(&report, "completed"), 240, "{strategy}, {live} live");
+        }
+    }
+}
+
+#[test]
+fn a_request_larger_than_the_pool_is_rejected_and_the_others_served() {
+    let trace = file("larger.jsonl", mooncake(with_large_ones()).as_bytes());
+    let report = report(&[text(&trace), "--blocks", "63", "--threads", "4"]);
+    assert_eq!(number(&report, "rejected"), 40);
+    assert_eq!(number(&report, "completed"), 200);
+    let small = with_large_ones().filter(|(prompt, output)| prompt + output < 1024);
+    let (prompts, outputs): (Vec<_>, Vec<_>) = small.unzip();
+    assert_eq!(
+        number(&report, "prompt_tokens"),
+        prompts.iter().sum::<u64>()
+    );
+    assert_eq!(
+        number(&report, "output_tokens"),
+        outputs.iter().sum::<u64>()
+    );
+}
+
+#[test]
+fn prompts_and_outputs_may_be_empty() {
+    let lengths = [(0, 0), (5, 0), (0, 5), (0, 16), (16, 0)].repeat(20);
+    let trace = file("empty.jsonl", mooncake(lengths).as_bytes());
+    let report = report(&[text(&trace), "--blocks", "1", "--threads", "4"]);
+    assert_eq!(number(&report, "completed"), 100);
+    assert_eq!(number(&report, "prompt_tokens"), 20 * 21);
+    assert_eq!(number(&report, "output_tokens"), 20 * 21);
+}
+
+/// An empty sequence frees nothing, so it is no victim: its worker puts it back.
+#[test]
+fn a_worker_without_a_victim_puts_its_youngest_back() {
+    let trace = file("no_victim.jsonl", mooncake([(0, 16); 50]).as_bytes());
+    let report = report(&[
+        text(&trace),
+        "--blocks",
+        "1",
+        "--threads",
+        "2",
+        "--live",
+        "8",
+    ]);
+    assert_eq!(number(&report, "completed"), 50);
+    assert!(number(&report, "put_back_requests") > 0, "{report}");
+}
+
+#[test]
+fn a_trace_without_requests_is_served_at_once() {
+    let trace = file("nothing.jsonl", b"");
+    let report = report(&[text(&trace), "--threads", "4"]);
+    assert_eq!(
+        (
+            number(&report, "requests"),
+            number(&report, "blocks_allocated")
+        ),
+        (0, 0)
+    );
+}
+
+#[test]
+fn the_summary_is_for_people() {
+    let output = replay(&["--requests", "1200", "--threads", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let summary = String::from_utf8_lossy(&output.stdout);
+    assert!(summary.contains("1,200 of 1,200 completed"), "{summary}");
+    assert!(summary.contains(" 0 leaked"), "{summary}");
+    assert!(
+        stderr(&output).is_empty(),
+        "a progress bar was drawn into a pipe"
+    );
+}
+
+#[test]
+fn a_recorded_trace_is_served_by_more_threads_than_cores() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../shared/traces/mooncake_conversation_2000.jsonl"
+    );
+    if !Path::new(path).exists() {
+        eprintln!("skipped: there is no {path}");
+        return;
+    }
+    let report = report(&[
+        path,
+        "--threads",
+        "32",
+        "--blocks",
+        "8000",
+        "--requests",
+        "500",
+    ]);
+    assert_eq!(number(&report, "completed"), 500);
+    assert_eq!(number(&report, "rejected"), 0);
+}

@@ -1,0 +1,234 @@
+//! Which module may import which?
+//!
+//! Every module has a floor and imports only from floors below; on its own floor it imports only
+//! what a row here allows. The root is on no floor: it re-exports, and nothing imports from it.
+
+use crate::rust::{Source, paths};
+
+/// The floor of each module. `x/*` is `x` and everything in its folder. A new file needs a row.
+const FLOORS: &[(&str, u8)] = &[
+    ("id", 0),
+    ("error", 0),
+    ("sync/*", 0),
+    ("counter", 0),
+    ("clock", 0),
+    ("pool", 1),
+    ("pool/state", 1),
+    ("pool/capacity", 1),
+    ("pool/free_list/*", 1),
+    ("table/*", 2),
+    ("sequence/*", 3),
+    ("prefix/*", 3),
+    ("cache/*", 4),
+    ("batch", 4),
+    ("evict", 4),
+    ("stats", 4),
+    ("export/*", 4),
+    ("step", 4),
+    ("wait", 5),
+    ("event/*", 5),
+    ("metrics", 5),
+];
+
+/// Who may import whom on one floor. What is not here may not: not `sequence` and `prefix`.
+const NEIGHBOURS: &[(&str, &str)] = &[
+    ("error", "id"),
+    ("counter", "sync/*"),
+    ("clock", "sync/*"),
+    ("sync/*", "sync/*"),
+    ("pool", "pool/state"),
+    ("pool", "pool/capacity"),
+    ("pool", "pool/free_list/*"),
+    ("pool/free_list/*", "pool/state"),
+    ("pool/free_list/*", "pool/capacity"),
+    ("pool/free_list/*", "pool/free_list/*"),
+    ("table/*", "table/*"),
+    ("sequence/*", "sequence/*"),
+    ("prefix/*", "prefix/*"),
+    ("cache/*", "cache/*"),
+    ("cache/*", "batch"),
+    ("cache/*", "evict"),
+    ("cache/*", "stats"),
+    ("cache/*", "export/*"),
+    ("cache/*", "step"),
+    ("export/*", "export/*"),
+    ("event/*", "event/*"),
+];
+
+/// Files that are on no floor: the root, and the design, which is documentation.
+const NO_FLOOR: &[&str] = &["lib", "design"];
+
+/// Files without a floor, imports that go up or sideways, and imports from the root.
+pub fn faults(library: &[Source]) -> Vec<String> {
+    let modules: Vec<&str> = library.iter().map(Source::module).collect();
+    let on_floors = library
+        .iter()
+        .filter(|source| !NO_FLOOR.contains(&source.module()));
+    on_floors
+        .flat_map(|source| faults_of(source, &modules))
+        .collect()
+}
+
+fn faults_of(source: &Source, modules: &[&str]) -> Vec<String> {
+    let (path, from) = (&source.path, source.module());
+    let Some(floor) = floor(from) else {
+        return vec![format!(
+            "{path}: no floor; add (\"{from}\", floor) to FLOORS in tests/tidy"
+        )];
+    };
+    let mut faults = Vec::new();
+    for import in paths(&source.shipped(), from) {
+        let [first, names @ ..] = import.as_slice() else {
+            continue;
+        };
+        if first != "crate" {
+            continue;
+        }
+        let shown = import.join("::");
+        match target(names, modules) {
+            None => faults.push(format!(
+                "{path}: {shown} is of no file but the root, which nothing imports"
+            )),
+            Some(to) if may_import(from, to) => {}
+            Some(to) => {
+                let to_floor = self::floor(to).map_or("no floor".to_owned(), |f| format!("F{f}"));
+                faults.push(format!(
+                    "{path}: {shown}: F{floor} does not import {to} ({to_floor})"
+                ));
+            }
+        }
+    }
+    faults
+}
+
+/// The file that an absolute path leads into.
+fn target<'a>(names: &[String], modules: &[&'a str]) -> Option<&'a str> {
+    let lead = |len: usize| {
+        modules
+            .iter()
+            .find(|module| **module == names[..len].join("/"))
+    };
+    (1..=names.len()).rev().find_map(lead).copied()
+}
+
+fn may_import(from: &str, to: &str) -> bool {
+    let is_neighbour = |(left, right): &(&str, &str)| matches(left, from) && matches(right, to);
+    from == to
+        || floor(to) < floor(from) && floor(to).is_some()
+        || NEIGHBOURS.iter().any(is_neighbour)
+}
+
+fn floor(module: &str) -> Option<u8> {
+    FLOORS
+        .iter()
+        .find(|(pattern, _)| matches(pattern, module))
+        .map(|&(_, floor)| floor)
+}
+
+fn matches(pattern: &str, module: &str) -> bool {
+    match pattern.strip_suffix("/*") {
+        None => pattern == module,
+        Some(folder) => module
+            .strip_prefix(folder)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+    }
+}
+
+/// The faults of one file beside the others of a small house.
+#[cfg(test)]
+fn faults_in(path: &str, text: &str) -> Vec<String> {
+    let house = [
+        "id.rs",
+        "error.rs",
+        "sync/mod.rs",
+        "pool/mod.rs",
+        "pool/state.rs",
+    ];
+    let upstairs = [
+        "pool/capacity.rs",
+        "sequence.rs",
+        "prefix/index.rs",
+        "cache/mod.rs",
+        "evict.rs",
+    ];
+    let empty = |path: &&str| Source {
+        path: (*path).to_owned(),
+        text: String::new(),
+    };
+    let mut library: Vec<Source> = house.iter().chain(&upstairs).map(empty).collect();
+    library.retain(|source| source.path != path);
+    library.push(Source {
+        path: path.to_owned(),
+        text: text.to_owned(),
+    });
+    faults(&library)
+}
+
+#[test]
+fn an_import_that_goes_up_is_found_however_it_is_written() {
+    for text in [
+        "use crate::sequence::Sequence;",
+        "use crate::{id::BlockId, sequence::Sequence};",
+        "fn f(x: &crate::sequence::Sequence) {}",
+        "#[error(\"{most}\", most = crate::cache::MOST)] struct X;",
+        "use super::super::sequence;",
+        "use super::Pool;",
+        "use super::capacity::Room;",
+    ] {
+        assert_eq!(faults_in("pool/state.rs", text).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn an_import_that_goes_down_or_is_for_tests_is_none() {
+    for text in [
+        "use crate::id::BlockId;",
+        "use crate::error::{PagedKvError, Result};",
+        "use self::inner::X;",
+        "use std::sync::Arc;",
+        "/// [`Sequence`](crate::sequence::Sequence)\nstruct X;",
+        "#[cfg(all(test, not(paged_kv_loom)))] mod tests { use crate::cache::X; use super::*; }",
+        "pub(in crate::pool) struct X;",
+    ] {
+        assert_eq!(faults_in("pool/state.rs", text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn sequence_and_prefix_do_not_meet() {
+    assert_eq!(
+        faults_in("sequence.rs", "use crate::prefix::index::X;").len(),
+        1
+    );
+    assert_eq!(
+        faults_in("prefix/index.rs", "use crate::sequence::X;").len(),
+        1
+    );
+}
+
+#[test]
+fn the_cache_uses_evict_and_not_the_reverse() {
+    assert_eq!(faults_in("cache/mod.rs", "use crate::evict::X;"), [""; 0]);
+    assert_eq!(faults_in("evict.rs", "use crate::cache::X;").len(), 1);
+}
+
+#[test]
+fn nothing_imports_from_the_root() {
+    for text in [
+        "use crate::BlockId;",
+        "use crate::*;",
+        "use crate::{Result, id::BlockId};",
+    ] {
+        assert_eq!(faults_in("pool/mod.rs", text).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_file_without_a_floor_is_named() {
+    let faults = faults_in("pool/shelf.rs", "");
+    assert_eq!(faults.len(), 1);
+    assert!(
+        faults[0].contains("add (\"pool/shelf\", floor) to FLOORS"),
+        "{faults:?}"
+    );
+}
