@@ -93,8 +93,13 @@ impl EvictionStrategy {
 mod tests {
     use super::*;
 
-    const FIRST: Candidate =
-        Candidate { seq_id: SeqId(1), num_tokens: 10, access_count: 5, last_access: 1, priority: 9 };
+    const FIRST: Candidate = Candidate {
+        seq_id: SeqId(1),
+        num_tokens: 10,
+        access_count: 5,
+        last_access: 1,
+        priority: 9,
+    };
 
     fn goes_first(strategy: EvictionStrategy, other: Candidate) -> bool {
         let other = Candidate { seq_id: SeqId(2), last_access: 2, ..other };

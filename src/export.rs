@@ -26,7 +26,7 @@ mod gaps;
 mod kernel_int;
 mod slot_runs;
 mod slots;
-#[cfg(test)]
+#[cfg(all(test, not(paged_kv_loom)))]
 mod tests;
 
 pub use block_tables::{BlockTables, TableShape, block_tables};

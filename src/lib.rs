@@ -1,4 +1,53 @@
 //! A KV-cache block manager that many scheduler threads share.
+//!
+//! A paged KV cache (PagedAttention) keeps the keys and values of each sequence in fixed-size
+//! blocks. This crate hands the blocks out, lets sequences share them (fork, copy-on-write),
+//! takes them back, chooses what to give up when memory is short, and tells a kernel where things
+//! are. It moves no tensor bytes itself. There is no lock that all operations take.
+//!
+//! ```
+//! use paged_kv::export::{Gaps, TableShape};
+//! use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+//!
+//! let cache = PagedKvCache::new(1024, 16, 8, 128); // blocks, tokens a block, heads, head size
+//! std::thread::scope(|scope| {
+//!     for worker in 0..4 {
+//!         let cache = &cache;
+//!         scope.spawn(move || -> Result<(), PagedKvError> {
+//!             let (prompt, sample) = (SeqId(2 * worker), SeqId(2 * worker + 1));
+//!             cache.allocate(prompt, 100)?; // 7 blocks, or OutOfMemory and nothing taken
+//!             cache.fork(prompt, sample)?; // shares them
+//!             if let Some(copy) = cache.append(sample, 1)?.copy {
+//!                 println!("copy block {} to {}", copy.src, copy.dst);
+//!             }
+//!             let mut table = [0_i32; 2 * 8];
+//!             let shape = TableShape { stride: 8, pad: -1, gaps: Gaps::Show };
+//!             cache.block_tables(&[prompt, sample], &mut table, shape)?;
+//!             cache.free(prompt)?;
+//!             cache.free(sample)
+//!         });
+//!     }
+//! });
+//! assert_eq!(cache.used_block_count(), 0);
+//! cache.validate()?;
+//! # Ok::<(), PagedKvError>(())
+//! ```
+//!
+//! # Three tiers
+//!
+//! | type | holds | for |
+//! |---|---|---|
+//! | [`PagedKvCache`] | sequences by [`SeqId`] | threads that share requests; eviction, leases |
+//! | [`Sequence`] | one request's tokens | a scheduler that owns its requests: no map, no lock |
+//! | [`BlockPool`], [`BlockTable`] | blocks | another layout on the same allocator |
+//!
+//! # Consistency
+//!
+//! Every operation is linearizable per sequence (a fork at its snapshot of the source and at the
+//! insertion of the destination). An operation that fails has changed nothing. No block is ever in
+//! two owners' hands, and nothing leaks when a thread panics. `OutOfMemory` means that at some
+//! moment during the call there was less room than asked. What may wait for whom, and why the
+//! orderings suffice, is in [`design`].
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -9,6 +58,7 @@ mod cache;
 mod clock;
 #[cfg(not(paged_kv_loom))]
 mod counter;
+pub mod design;
 mod error;
 mod evict;
 pub mod export;

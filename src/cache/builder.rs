@@ -139,7 +139,10 @@ impl PagedKvCacheBuilder {
             }
         }
         if !(0.0..=1.0).contains(&self.eviction_threshold) {
-            return invalid("eviction_threshold", format!("{} is not in 0..=1", self.eviction_threshold));
+            return invalid(
+                "eviction_threshold",
+                format!("{} is not in 0..=1", self.eviction_threshold),
+            );
         }
         if self.eviction_strategy == (EvictionStrategy::Priority { levels: 0 }) {
             return invalid("eviction_strategy", "0 priority levels, at least 1 needed".to_owned());

@@ -79,8 +79,12 @@ impl PagedKvCache {
     pub fn lease(&self, ids: &[SeqId]) -> Result<Lease> {
         // Collecting stops at the first refusal and drops the leases taken so far.
         let leased = ids.iter().map(|&id| self.lease_one(id)).collect::<Result<Vec<_>>>()?;
-        let mut lease =
-            Lease { leased, lock_order: Vec::new(), rows: Vec::new(), clock: Arc::clone(&self.clock) };
+        let mut lease = Lease {
+            leased,
+            lock_order: Vec::new(),
+            rows: Vec::new(),
+            clock: Arc::clone(&self.clock),
+        };
         lease.order_locks();
         match lease.first_repetition() {
             None => Ok(lease),
@@ -224,12 +228,23 @@ impl Lease {
         })
     }
 
-    /// Shows each sequence, in order, one lock at a time.
-    pub(super) fn for_each(&self, mut look: impl FnMut(&Sequence) -> Result<()>) -> Result<()> {
-        self.leased.iter().try_for_each(|leased| {
+    /// Shows each row, in order, one lock at a time.
+    pub(super) fn for_each(
+        &self,
+        mut look: impl FnMut(usize, &Sequence) -> Result<()>,
+    ) -> Result<()> {
+        self.leased.iter().enumerate().try_for_each(|(row, leased)| {
             let live = leased.slot.live.read_recursive();
-            look(&live.as_ref().expect(STAYS).sequence)
+            look(row, &live.as_ref().expect(STAYS).sequence)
         })
+    }
+
+    pub(super) fn check_rows(&self, buffer: &'static str, values: &[usize]) -> Result<()> {
+        let (required, actual) = (self.leased.len(), values.len());
+        if required == actual {
+            return Ok(());
+        }
+        Err(PagedKvError::BufferSize { buffer, required, actual })
     }
 
     /// Locks every row, in the order that all leases share, for the time of `change`.
@@ -238,10 +253,7 @@ impl Lease {
         num_new_tokens: &[usize],
         change: impl FnOnce(&mut [LockedRow<'_>], &RecencyClock) -> Result<R>,
     ) -> Result<R> {
-        let (required, actual) = (self.leased.len(), num_new_tokens.len());
-        if required != actual {
-            return Err(PagedKvError::BufferSize { buffer: "num_new_tokens", required, actual });
-        }
+        self.check_rows("num_new_tokens", num_new_tokens)?;
         let mut rows: Vec<LockedRow<'_>> = std::mem::take(&mut self.rows);
         rows.extend(num_new_tokens.iter().map(|&n| LockedRow { live: None, num_new_tokens: n }));
         for &row in &self.lock_order {

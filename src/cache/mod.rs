@@ -359,9 +359,7 @@ impl PagedKvCache {
         sink_tokens: usize,
         window_tokens: usize,
     ) -> Result<usize> {
-        self.trim_unleased(id, |sequence| {
-            sequence.apply_streaming_llm(sink_tokens, window_tokens)
-        })
+        self.trim_unleased(id, |sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens))
     }
 
     /// Counts a use of a sequence. Takes one shard lock.

@@ -118,19 +118,38 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         let (cells, stride) = (out.len(), shape.stride);
         if stride == 0 {
             let reason = "a row needs at least one cell".to_owned();
-            return Err(PagedKvError::InvalidConfig {
-                parameter: "stride",
-                reason,
-            });
+            return Err(PagedKvError::InvalidConfig { parameter: "stride", reason });
         }
         if cells % stride != 0 {
             return Err(buffer_size(cells.div_ceil(stride), stride, cells));
         }
-        Ok(Self {
-            out,
-            shape,
-            rows: 0,
-        })
+        Ok(Self { out, shape, rows: 0 })
+    }
+
+    /// Refuses `additional` more rows than there are left: a whole batch, before its first row.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize), with the cells that all would take.
+    ///
+    /// ```
+    /// use paged_kv::PagedKvError;
+    /// use paged_kv::export::{BlockTables, Gaps, TableShape};
+    ///
+    /// let mut table = [0_i32; 2 * 4];
+    /// let shape = TableShape { stride: 4, pad: -1, gaps: Gaps::Show };
+    /// let tables = BlockTables::new(&mut table, shape)?;
+    /// assert_eq!(tables.check_rows(2), Ok(()));
+    /// let size = PagedKvError::BufferSize { buffer: "block table", required: 20, actual: 8 };
+    /// assert_eq!(tables.check_rows(5), Err(size));
+    /// # assert_eq!(tables.finish(), 0);
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn check_rows(&self, additional: usize) -> Result<()> {
+        let (rows, stride) = (self.rows + additional, self.shape.stride);
+        if rows > self.out.len() / stride {
+            return Err(buffer_size(rows, stride, self.out.len()));
+        }
+        Ok(())
     }
 
     /// Writes the next row: the pages of `sequence`, then pad ids.
@@ -154,24 +173,11 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         self.rows
     }
 
-    /// Refuses `additional` more rows than there are left.
-    fn check_rows(&self, additional: usize) -> Result<()> {
-        let (rows, stride) = (self.rows + additional, self.shape.stride);
-        if rows > self.out.len() / stride {
-            return Err(buffer_size(rows, stride, self.out.len()));
-        }
-        Ok(())
-    }
-
     /// Refuses what row `row` cannot hold.
     fn check_row(&self, row: usize, sequence: &Sequence) -> Result<()> {
         let (blocks, stride) = (self.shape.gaps.num_pages(sequence), self.shape.stride);
         if blocks > stride {
-            return Err(PagedKvError::StrideTooSmall {
-                row,
-                blocks,
-                stride,
-            });
+            return Err(PagedKvError::StrideTooSmall { row, blocks, stride });
         }
         check_ids::<T>(sequence.block_ids())
     }
@@ -188,9 +194,5 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
 }
 
 fn buffer_size(rows: usize, stride: usize, actual: usize) -> PagedKvError {
-    PagedKvError::BufferSize {
-        buffer: BUFFER,
-        required: rows.saturating_mul(stride),
-        actual,
-    }
+    PagedKvError::BufferSize { buffer: BUFFER, required: rows.saturating_mul(stride), actual }
 }

@@ -73,14 +73,9 @@ pub fn csr<'s, T: KernelInt>(
 ) -> Result<usize> {
     let sequences = sequences.into_iter();
     let mut csr = Csr::new(buffers, pad, gaps)?;
-    let pages = sequences
-        .clone()
-        .map(|sequence| gaps.num_pages(sequence))
-        .sum();
-    csr.check_room(Room {
-        rows: sequences.clone().count(),
-        pages,
-    })?;
+    csr.check_rows(sequences.clone().count())?;
+    let pages = sequences.clone().map(|sequence| gaps.num_pages(sequence));
+    csr.check_pages(pages.sum())?;
     sequences.clone().try_for_each(check_numbers::<T>)?;
     for sequence in sequences {
         csr.write_row(sequence);
@@ -124,13 +119,9 @@ pub struct Csr<'a, T> {
     buffers: CsrBuffers<'a, T>,
     pad: T,
     gaps: Gaps,
-    written: Room,
-}
-
-/// An amount of room in the buffers.
-#[derive(Debug, Clone, Copy, Default)]
-struct Room {
+    /// Rows written.
     rows: usize,
+    /// Pages written.
     pages: usize,
 }
 
@@ -142,18 +133,36 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     pub fn new(buffers: CsrBuffers<'a, T>, pad: T, gaps: Gaps) -> Result<Self> {
         let (required, actual) = (buffers.last_page_len.len() + 1, buffers.indptr.len());
         if actual != required {
-            return Err(PagedKvError::BufferSize {
-                buffer: "indptr",
-                required,
-                actual,
-            });
+            return Err(PagedKvError::BufferSize { buffer: "indptr", required, actual });
         }
-        Ok(Self {
-            buffers,
-            pad,
-            gaps,
-            written: Room::default(),
-        })
+        Ok(Self { buffers, pad, gaps, rows: 0, pages: 0 })
+    }
+
+    /// Refuses `additional` more rows than there are left: a whole batch, before its first row.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize), with the rows that all would make.
+    ///
+    /// ```
+    /// use paged_kv::PagedKvError;
+    /// use paged_kv::export::{Csr, CsrBuffers, Gaps};
+    ///
+    /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 3], [0; 8], [0; 2]);
+    /// let buffers = CsrBuffers {
+    ///     indptr: &mut indptr,
+    ///     indices: &mut indices,
+    ///     last_page_len: &mut last_page_len,
+    /// };
+    /// let csr = Csr::new(buffers, 0, Gaps::Close)?;
+    /// assert_eq!(csr.check_rows(2), Ok(()));
+    /// let size = PagedKvError::BufferSize { buffer: "last_page_len", required: 5, actual: 2 };
+    /// assert_eq!(csr.check_rows(5), Err(size));
+    /// # assert_eq!(csr.finish(), 0);
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn check_rows(&self, additional: usize) -> Result<()> {
+        let rows = self.rows + additional;
+        check_at_least("last_page_len", rows, self.buffers.last_page_len.len())
     }
 
     /// Writes the next row: the pages of `sequence`, where they end, and how full the last is.
@@ -165,10 +174,8 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a number does not fit a `T`. The buffers are
     /// then untouched.
     pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
-        self.check_room(Room {
-            rows: 1,
-            pages: self.gaps.num_pages(sequence),
-        })?;
+        self.check_rows(1)?;
+        self.check_pages(self.gaps.num_pages(sequence))?;
         check_numbers::<T>(sequence)?;
         self.write_row(sequence);
         Ok(())
@@ -176,39 +183,28 @@ impl<'a, T: KernelInt> Csr<'a, T> {
 
     /// Writes the rows no sequence took as rows without pages; returns the pages written.
     pub fn finish(self) -> usize {
-        let Room { rows, pages } = self.written;
+        let (rows, pages) = (self.rows, self.pages);
         self.buffers.indptr[rows..].fill(T::cast(pages as u64));
         self.buffers.last_page_len[rows..].fill(T::cast(0));
         pages
     }
 
-    /// Refuses more than the buffers have left, or pages that a `T` cannot count.
-    fn check_room(&self, additional: Room) -> Result<()> {
-        let rows = self.written.rows + additional.rows;
-        let pages = self.written.pages + additional.pages;
-        check_at_least("last_page_len", rows, self.buffers.last_page_len.len())?;
+    /// Refuses `additional` more pages than there are cells left, or than a `T` can count.
+    fn check_pages(&self, additional: usize) -> Result<()> {
+        let pages = self.pages + additional;
         check_at_least("indices", pages, self.buffers.indices.len())?;
         fit::<T>(pages as u64).map(drop)
     }
 
     /// Writes the next row, already checked.
     fn write_row(&mut self, sequence: &Sequence) {
-        let Room {
-            rows: row,
-            pages: start,
-        } = self.written;
+        let (row, start) = (self.rows, self.pages);
         let pages = self.gaps.num_pages(sequence);
-        self.gaps.write_pages(
-            sequence,
-            self.pad,
-            &mut self.buffers.indices[start..][..pages],
-        );
+        self.gaps.write_pages(sequence, self.pad, &mut self.buffers.indices[start..][..pages]);
         self.buffers.indptr[row] = T::cast(start as u64);
         self.buffers.last_page_len[row] = T::cast(last_page_len(sequence, pages) as u64);
-        self.written = Room {
-            rows: row + 1,
-            pages: start + pages,
-        };
+        self.rows += 1;
+        self.pages += pages;
     }
 }
 
@@ -234,11 +230,7 @@ fn check_numbers<T: KernelInt>(sequence: &Sequence) -> Result<()> {
 
 fn check_at_least(buffer: &'static str, required: usize, actual: usize) -> Result<()> {
     if required > actual {
-        return Err(PagedKvError::BufferSize {
-            buffer,
-            required,
-            actual,
-        });
+        return Err(PagedKvError::BufferSize { buffer, required, actual });
     }
     Ok(())
 }

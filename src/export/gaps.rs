@@ -63,8 +63,7 @@ impl Gaps {
 
 /// The next `len` cells of `left`.
 pub(super) fn take<'a, T>(left: &mut &'a mut [T], len: usize) -> &'a mut [T] {
-    left.split_off_mut(..len)
-        .expect("cells are counted before they are written")
+    left.split_off_mut(..len).expect("cells are counted before they are written")
 }
 
 /// Neighbouring logical blocks, all of them resident or none.
@@ -96,11 +95,7 @@ pub(super) struct Stretches<'a> {
 
 impl<'a> Stretches<'a> {
     pub(super) fn of(sequence: &'a Sequence) -> Self {
-        Self {
-            ids: sequence.block_ids(),
-            gaps: sequence.gaps(),
-            block: 0,
-        }
+        Self { ids: sequence.block_ids(), gaps: sequence.gaps(), block: 0 }
     }
 }
 
@@ -136,11 +131,7 @@ mod tests {
             }
         }
         let mut blocks = Vec::new();
-        for stretch in (Stretches {
-            ids: &ids,
-            gaps: &gaps,
-            block: 0,
-        }) {
+        for stretch in (Stretches { ids: &ids, gaps: &gaps, block: 0 }) {
             match stretch {
                 Stretch::Resident(ids) => blocks.extend(ids.iter().copied().map(Some)),
                 Stretch::Gap(gap) => blocks.extend(std::iter::repeat_n(None, gap)),
@@ -167,11 +158,7 @@ mod tests {
     #[test]
     fn a_table_without_gaps_is_one_stretch() {
         let ids = [BlockId(4), BlockId(2)];
-        let mut stretches = Stretches {
-            ids: &ids,
-            gaps: &[],
-            block: 0,
-        };
+        let mut stretches = Stretches { ids: &ids, gaps: &[], block: 0 };
         assert_eq!(stretches.next(), Some(Stretch::Resident(&ids)));
         assert_eq!(stretches.next(), None);
     }

@@ -50,10 +50,7 @@ macro_rules! kernel_int {
 
             #[inline]
             fn cast(value: u64) -> Self {
-                debug_assert!(
-                    value <= Self::LARGEST,
-                    "numbers are checked before they are cast"
-                );
+                debug_assert!(value <= Self::LARGEST, "numbers are checked before they are cast");
                 value as Self
             }
         }
@@ -136,10 +133,7 @@ mod tests {
     #[test]
     fn no_real_slot_has_the_bits_of_no_slot() {
         assert_eq!(check_slot::<u32>(u64::from(u32::MAX) - 1), Ok(()));
-        assert_eq!(
-            check_slot::<u32>(u64::from(u32::MAX)),
-            too_large(0xffff_ffff, "u32")
-        );
+        assert_eq!(check_slot::<u32>(u64::from(u32::MAX)), too_large(0xffff_ffff, "u32"));
         assert_eq!(check_slot::<i32>(1 << 31), too_large(1 << 31, "i32"));
         assert_eq!(check_slot::<i64>(u64::MAX), too_large(u64::MAX, "i64"));
     }

@@ -25,11 +25,7 @@ pub(super) fn write_slots<T: KernelInt>(
     let mut left = cells;
     for piece in pieces(sequence, tokens) {
         match piece {
-            Piece::Resident {
-                ids,
-                offset,
-                tokens,
-            } => {
+            Piece::Resident { ids, offset, tokens } => {
                 write_resident(ids, offset, sequence.block_size(), take(&mut left, tokens));
             }
             Piece::Gap { tokens } if gaps == Gaps::Show => take(&mut left, tokens).fill(T::NO_SLOT),
@@ -42,28 +38,17 @@ pub(super) fn write_slots<T: KernelInt>(
 /// Refuses a range of which one slot does not fit a `T`. Free where every slot of the pool fits.
 pub(super) fn check_slots<T: KernelInt>(sequence: &Sequence, tokens: &Range<usize>) -> Result<()> {
     let block_size = sequence.block_size() as u64;
-    let slot = |id: u32, offset: u64| {
-        u64::from(id)
-            .saturating_mul(block_size)
-            .saturating_add(offset)
-    };
+    let slot =
+        |id: u32, offset: u64| u64::from(id).saturating_mul(block_size).saturating_add(offset);
     if check_slot::<T>(slot(u32::MAX, block_size)).is_ok() {
         return Ok(());
     }
     for piece in pieces(sequence, tokens) {
-        let Piece::Resident {
-            ids,
-            offset,
-            tokens,
-        } = piece
-        else {
+        let Piece::Resident { ids, offset, tokens } = piece else {
             continue;
         };
         let last_token = offset + tokens - 1;
-        let (full, last) = (
-            last_token / sequence.block_size(),
-            last_token as u64 % block_size,
-        );
+        let (full, last) = (last_token / sequence.block_size(), last_token as u64 % block_size);
         check_slot::<T>(slot(ids[full].0, last))?;
         if full > 0 {
             check_slot::<T>(slot(largest(&ids[..full]), block_size - 1))?;
@@ -94,7 +79,8 @@ enum Piece<'a> {
     },
 }
 
-/// Cuts `tokens` where gaps begin and end.
+/// Cuts `tokens` where gaps begin and end. Nothing overflows: a sequence is only as long as the slots
+/// of its blocks can be counted.
 fn pieces<'a>(sequence: &'a Sequence, tokens: &Range<usize>) -> impl Iterator<Item = Piece<'a>> {
     let (block_size, tokens) = (sequence.block_size(), tokens.clone());
     let mut next_block = 0;
@@ -102,18 +88,12 @@ fn pieces<'a>(sequence: &'a Sequence, tokens: &Range<usize>) -> impl Iterator<It
         let first_block = next_block;
         next_block += stretch.num_blocks();
         let start = tokens.start.max(first_block * block_size);
-        let end = tokens.end.min(next_block.saturating_mul(block_size));
+        let end = tokens.end.min(next_block * block_size);
         (start < end).then(|| match stretch {
-            Stretch::Gap(_) => Piece::Gap {
-                tokens: end - start,
-            },
+            Stretch::Gap(_) => Piece::Gap { tokens: end - start },
             Stretch::Resident(ids) => {
                 let (block, offset) = (start / block_size, start % block_size);
-                Piece::Resident {
-                    ids: &ids[block - first_block..],
-                    offset,
-                    tokens: end - start,
-                }
+                Piece::Resident { ids: &ids[block - first_block..], offset, tokens: end - start }
             }
         })
     })

@@ -54,11 +54,7 @@ pub fn slots<T: KernelInt>(
 ) -> Result<()> {
     let required = gaps.num_slots(sequence, tokens.clone())?;
     if out.len() != required {
-        return Err(PagedKvError::BufferSize {
-            buffer: BUFFER,
-            required,
-            actual: out.len(),
-        });
+        return Err(PagedKvError::BufferSize { buffer: BUFFER, required, actual: out.len() });
     }
     check_slots::<T>(sequence, &tokens)?;
     write_slots(sequence, &tokens, gaps, out);
@@ -104,9 +100,7 @@ pub fn slot_mapping<'s, T: KernelInt>(
     let mut mapping = SlotMapping::new(out, gaps);
     let mut required = 0;
     for (sequence, tokens) in batch.clone() {
-        required = gaps
-            .num_slots(sequence, tokens.clone())?
-            .saturating_add(required);
+        required = gaps.num_slots(sequence, tokens.clone())?.saturating_add(required);
         check_slots::<T>(sequence, &tokens)?;
     }
     mapping.check_room(required)?;
@@ -151,11 +145,7 @@ pub struct SlotMapping<'a, T> {
 impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// A mapping over `out`, none of its cells written yet.
     pub fn new(out: &'a mut [T], gaps: Gaps) -> Self {
-        Self {
-            out,
-            gaps,
-            slots: 0,
-        }
+        Self { out, gaps, slots: 0 }
     }
 
     /// Writes the slots of `tokens`, positions of `sequence`, into the next cells.
@@ -182,23 +172,14 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     fn check_room(&self, additional: usize) -> Result<()> {
         let (required, actual) = (self.slots.saturating_add(additional), self.out.len());
         if required > actual {
-            return Err(PagedKvError::BufferSize {
-                buffer: BUFFER,
-                required,
-                actual,
-            });
+            return Err(PagedKvError::BufferSize { buffer: BUFFER, required, actual });
         }
         Ok(())
     }
 
     /// Writes the next `slots` cells, already checked.
     fn write(&mut self, sequence: &Sequence, tokens: &Range<usize>, slots: usize) {
-        write_slots(
-            sequence,
-            tokens,
-            self.gaps,
-            &mut self.out[self.slots..][..slots],
-        );
+        write_slots(sequence, tokens, self.gaps, &mut self.out[self.slots..][..slots]);
         self.slots += slots;
     }
 }
@@ -224,11 +205,7 @@ impl Gaps {
     pub fn num_slots(self, sequence: &Sequence, tokens: Range<usize>) -> Result<usize> {
         let (Range { start, end }, num_tokens) = (tokens.clone(), sequence.num_tokens());
         if start > end || end > num_tokens {
-            return Err(PagedKvError::TokenRange {
-                start,
-                end,
-                num_tokens,
-            });
+            return Err(PagedKvError::TokenRange { start, end, num_tokens });
         }
         Ok(self.count(sequence, &tokens))
     }

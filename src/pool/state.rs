@@ -137,7 +137,10 @@ mod tests {
     #[test]
     fn retain_and_release_are_inverse() {
         for owners in 1..100 {
-            assert_eq!(BlockState(owners).retain().and_then(BlockState::release).unwrap().0, owners);
+            assert_eq!(
+                BlockState(owners).retain().and_then(BlockState::release).unwrap().0,
+                owners
+            );
         }
     }
 

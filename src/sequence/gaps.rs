@@ -24,7 +24,8 @@ impl Gaps {
 
     /// How many of the logical blocks before `logical` are resident.
     pub(crate) fn resident_before(&self, logical: usize) -> usize {
-        let missing: usize = self.0.iter().map(|gap| gap.end.min(logical) - gap.start.min(logical)).sum();
+        let missing: usize =
+            self.0.iter().map(|gap| gap.end.min(logical) - gap.start.min(logical)).sum();
         logical - missing
     }
 
@@ -32,7 +33,8 @@ impl Gaps {
     pub(crate) fn insert(&mut self, range: Range<usize>) {
         let first = self.0.partition_point(|gap| gap.end < range.start);
         let last = self.0.partition_point(|gap| gap.start <= range.end);
-        let start = self.0[first..last].first().map_or(range.start, |gap| gap.start.min(range.start));
+        let start =
+            self.0[first..last].first().map_or(range.start, |gap| gap.start.min(range.start));
         let end = self.0[first..last].last().map_or(range.end, |gap| gap.end.max(range.end));
         self.0.splice(first..last, [start..end]);
     }

@@ -296,8 +296,7 @@ impl Sequence {
         if sink_end >= window_start {
             return 0;
         }
-        let resident =
-            self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
+        let resident = self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
         let given_up = resident.len();
         self.table.remove(resident);
         self.gaps.insert(sink_end..window_start);
@@ -338,10 +337,8 @@ impl Sequence {
 
     /// What an append of `num_new_tokens` needs as things stand.
     pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
-        let too_many = PagedKvError::TooManyTokens {
-            num_tokens: self.num_tokens,
-            additional: num_new_tokens,
-        };
+        let too_many =
+            PagedKvError::TooManyTokens { num_tokens: self.num_tokens, additional: num_new_tokens };
         let num_tokens = self.num_tokens.checked_add(num_new_tokens);
         // The slots of the last block must be countable too.
         let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());

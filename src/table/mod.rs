@@ -268,7 +268,8 @@ impl BlockTable {
     pub(crate) fn frees_a_block(&self) -> bool {
         let is_sole = |&id: &BlockId| self.pool.is_sole(id);
         let sole_run = self.shared.as_ref().filter(|run| Arc::strong_count(run) == 1);
-        self.private().iter().any(is_sole) || sole_run.is_some_and(|run| run.ids().iter().any(is_sole))
+        self.private().iter().any(is_sole)
+            || sole_run.is_some_and(|run| run.ids().iter().any(is_sole))
     }
 
     /// Makes `ids[..end]` shared, the private ones of them in a run of their own.

@@ -36,14 +36,8 @@ fn the_last_line_of_an_azure_trace_needs_no_newline() {
 
 #[test]
 fn only_the_requests_asked_for_are_read() {
-    let trace = file(
-        "first.jsonl",
-        (mooncake([(10, 1); 5]) + "not json\n").as_bytes(),
-    );
-    assert_eq!(
-        number(&report(&[text(&trace), "--requests", "5"]), "completed"),
-        5
-    );
+    let trace = file("first.jsonl", (mooncake([(10, 1); 5]) + "not json\n").as_bytes());
+    assert_eq!(number(&report(&[text(&trace), "--requests", "5"]), "completed"), 5);
     assert!(refusal(&[text(&trace), "--requests", "6"]).contains("first.jsonl:6: "));
 }
 
@@ -80,49 +74,14 @@ fn a_malformed_line_is_named_with_file_line_and_reason() {
             3,
             "invalid type: string",
         ),
-        (
-            "back.jsonl",
-            mooncake([(1, 1); 4]) + &good,
-            5,
-            "timestamp goes backwards",
-        ),
-        (
-            "header.csv",
-            "TIMESTAMP,GeneratedTokens,ContextTokens\n".into(),
-            1,
-            AZURE_HEADER,
-        ),
-        (
-            "no_header.csv",
-            "2023-11-16 18:17:03.97,10,1\n".into(),
-            1,
-            AZURE_HEADER,
-        ),
+        ("back.jsonl", mooncake([(1, 1); 4]) + &good, 5, "timestamp goes backwards"),
+        ("header.csv", "TIMESTAMP,GeneratedTokens,ContextTokens\n".into(), 1, AZURE_HEADER),
+        ("no_header.csv", "2023-11-16 18:17:03.97,10,1\n".into(), 1, AZURE_HEADER),
         ("nothing.csv", String::new(), 1, AZURE_HEADER),
-        (
-            "fields.csv",
-            azure("2023-11-16 18:17:04,10"),
-            3,
-            "expected 3 fields",
-        ),
-        (
-            "minus.csv",
-            azure("2023-11-16 18:17:04,10,-1"),
-            3,
-            "GeneratedTokens \"-1\"",
-        ),
-        (
-            "time.csv",
-            azure("yesterday,10,1"),
-            3,
-            "TIMESTAMP \"yesterday\"",
-        ),
-        (
-            "back.csv",
-            azure("2023-11-16 18:17:02.999,10,1"),
-            3,
-            "timestamp goes backwards",
-        ),
+        ("fields.csv", azure("2023-11-16 18:17:04,10"), 3, "expected 3 fields"),
+        ("minus.csv", azure("2023-11-16 18:17:04,10,-1"), 3, "GeneratedTokens \"-1\""),
+        ("time.csv", azure("yesterday,10,1"), 3, "TIMESTAMP \"yesterday\""),
+        ("back.csv", azure("2023-11-16 18:17:02.999,10,1"), 3, "timestamp goes backwards"),
     ];
     for (name, content, number, reason) in cases {
         let plain = file(name, content.as_bytes());
@@ -142,11 +101,7 @@ fn bytes_that_are_no_text_are_named_by_line() {
     let error = refusal(&[text(&file("latin.jsonl", &latin))]);
     assert!(error.contains("latin.jsonl:2: "), "{error}");
 
-    let whole = fs::read(compressed(
-        "whole.jsonl.gz",
-        mooncake([(1, 1); 9]).as_bytes(),
-    ))
-    .unwrap();
+    let whole = fs::read(compressed("whole.jsonl.gz", mooncake([(1, 1); 9]).as_bytes())).unwrap();
     let error = refusal(&[text(&file("half.jsonl.gz", &whole[..whole.len() / 2]))]);
     assert!(error.contains("half.jsonl.gz:"), "{error}");
 }
@@ -156,10 +111,7 @@ fn what_is_no_trace_is_refused() {
     let missing = refusal(&["no/such/trace.jsonl"]);
     assert!(missing.contains("no/such/trace.jsonl: "), "{missing}");
     let unknown = refusal(&[text(&file("trace.txt", b""))]);
-    assert!(
-        unknown.contains(".jsonl, .jsonl.gz, .csv or .csv.gz"),
-        "{unknown}"
-    );
+    assert!(unknown.contains(".jsonl, .jsonl.gz, .csv or .csv.gz"), "{unknown}");
 }
 
 #[test]

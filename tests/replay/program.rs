@@ -24,11 +24,7 @@ pub fn replay(arguments: &[&str]) -> Output {
         .spawn()
         .expect("the program starts");
     let begin = Instant::now();
-    while child
-        .try_wait()
-        .expect("the program can be waited for")
-        .is_none()
-    {
+    while child.try_wait().expect("the program can be waited for").is_none() {
         if begin.elapsed() > PATIENCE {
             child.kill().expect("the program can be killed");
             panic!("replay {arguments:?} did not end within {PATIENCE:?}");
@@ -45,39 +41,24 @@ pub fn stderr(output: &Output) -> String {
 /// The report of a run that must succeed and leave nothing behind.
 pub fn report(arguments: &[&str]) -> Value {
     let output = replay(&[arguments, &["--json"]].concat());
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{arguments:?}: {}",
-        stderr(&output)
-    );
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
     let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     assert_eq!(report["leaked_blocks"], 0, "{report}");
     assert_eq!(report["validate"], "ok", "{report}");
-    assert_eq!(
-        report["blocks_allocated"], report["blocks_freed"],
-        "{report}"
-    );
+    assert_eq!(report["blocks_allocated"], report["blocks_freed"], "{report}");
     let ended = number(&report, "completed") + number(&report, "rejected");
     assert_eq!(ended, number(&report, "requests"), "{report}");
     report
 }
 
 pub fn number(report: &Value, field: &str) -> u64 {
-    report[field]
-        .as_u64()
-        .unwrap_or_else(|| panic!("{field} is a count: {report}"))
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} is a count: {report}"))
 }
 
 /// The stderr of a run that must stop because of its input, with nothing on stdout.
 pub fn refusal(arguments: &[&str]) -> String {
     let output = replay(arguments);
-    assert_eq!(
-        output.status.code(),
-        Some(2),
-        "{arguments:?}: {}",
-        stderr(&output)
-    );
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
     assert!(output.stdout.is_empty(), "{arguments:?} printed a report");
     stderr(&output)
 }
@@ -100,8 +81,7 @@ pub fn compressed(name: &str, content: &[u8]) -> PathBuf {
 }
 
 pub fn text(path: &Path) -> &str {
-    path.to_str()
-        .expect("the test directory has a name in UTF-8")
+    path.to_str().expect("the test directory has a name in UTF-8")
 }
 
 /// A Mooncake trace of these prompts and outputs, in tokens.

@@ -10,70 +10,36 @@ const STRATEGIES: [&str; 5] = ["lru", "lfu", "longest", "priority", "streaming:1
 
 #[test]
 fn a_synthetic_run_reports_every_field() {
-    let options = [
-        "--requests",
-        "300",
-        "--threads",
-        "2",
-        "--blocks",
-        "4096",
-        "--seed",
-        "3",
-    ];
+    let options = ["--requests", "300", "--threads", "2", "--blocks", "4096", "--seed", "3"];
     let report = report(&options);
     assert_eq!(report["trace"], "synthetic");
-    for (field, expected) in [
-        ("requests", 300),
-        ("completed", 300),
-        ("rejected", 0),
-        ("threads", 2),
-    ] {
+    for (field, expected) in
+        [("requests", 300), ("completed", 300), ("rejected", 0), ("threads", 2)]
+    {
         assert_eq!(number(&report, field), expected, "{field}");
     }
-    assert_eq!(
-        (
-            number(&report, "blocks_total"),
-            number(&report, "block_size")
-        ),
-        (4096, 16)
-    );
+    assert_eq!((number(&report, "blocks_total"), number(&report, "block_size")), (4096, 16));
     let tokens = number(&report, "prompt_tokens") + number(&report, "output_tokens");
-    assert!(
-        number(&report, "blocks_allocated") * 16 >= tokens,
-        "{report}"
-    );
-    assert!(
-        (1..=4096).contains(&number(&report, "peak_blocks_used")),
-        "{report}"
-    );
+    assert!(number(&report, "blocks_allocated") * 16 >= tokens, "{report}");
+    assert!((1..=4096).contains(&number(&report, "peak_blocks_used")), "{report}");
     let admissions = number(&report, "admissions");
     let returned = number(&report, "evicted_sequences") + number(&report, "put_back_requests");
     assert!((300..=300 + returned).contains(&admissions), "{report}");
 
     let positive = |value: &Value| value.as_f64().filter(|&value| value > 0.0).is_some();
-    for field in [
-        "wall_seconds",
-        "requests_per_second",
-        "block_ops_per_second",
-    ] {
+    for field in ["wall_seconds", "requests_per_second", "block_ops_per_second"] {
         assert!(positive(&report[field]), "{field}: {report}");
     }
     let latency = ["p50", "p99", "p999", "max"].map(|share| report["latency_us"][share].clone());
     assert!(latency.iter().all(positive), "{report}");
-    assert!(
-        latency.map(|value| value.as_f64().unwrap()).is_sorted(),
-        "{report}"
-    );
+    assert!(latency.map(|value| value.as_f64().unwrap()).is_sorted(), "{report}");
 }
 
 #[test]
 fn one_seed_is_one_workload_whatever_the_threads() {
     let tokens = |seed, threads| {
         let report = report(&["--requests", "100", "--seed", seed, "--threads", threads]);
-        (
-            number(&report, "prompt_tokens"),
-            number(&report, "output_tokens"),
-        )
+        (number(&report, "prompt_tokens"), number(&report, "output_tokens"))
     };
     assert_eq!(tokens("1", "1"), tokens("1", "4"));
     assert_ne!(tokens("1", "1"), tokens("2", "1"));
@@ -99,10 +65,7 @@ fn a_pool_too_small_for_all_evicts_and_completes_under_every_strategy() {
                 "64",
             ]);
             assert_eq!(number(&report, "completed"), 400, "{strategy}");
-            assert!(
-                number(&report, "evicted_sequences") > 0,
-                "{strategy}: {report}"
-            );
+            assert!(number(&report, "evicted_sequences") > 0, "{strategy}: {report}");
             assert!(number(&report, "admissions") > 400, "{strategy}: {report}");
             assert_eq!(number(&report, "output_tokens"), 400 * 160, "{strategy}");
         }
@@ -138,14 +101,8 @@ fn a_request_larger_than_the_pool_is_rejected_and_the_others_served() {
     assert_eq!(number(&report, "completed"), 200);
     let small = with_large_ones().filter(|(prompt, output)| prompt + output < 1024);
     let (prompts, outputs): (Vec<_>, Vec<_>) = small.unzip();
-    assert_eq!(
-        number(&report, "prompt_tokens"),
-        prompts.iter().sum::<u64>()
-    );
-    assert_eq!(
-        number(&report, "output_tokens"),
-        outputs.iter().sum::<u64>()
-    );
+    assert_eq!(number(&report, "prompt_tokens"), prompts.iter().sum::<u64>());
+    assert_eq!(number(&report, "output_tokens"), outputs.iter().sum::<u64>());
 }
 
 #[test]
@@ -162,15 +119,7 @@ fn prompts_and_outputs_may_be_empty() {
 #[test]
 fn a_worker_without_a_victim_puts_its_youngest_back() {
     let trace = file("no_victim.jsonl", mooncake([(0, 16); 50]).as_bytes());
-    let report = report(&[
-        text(&trace),
-        "--blocks",
-        "1",
-        "--threads",
-        "2",
-        "--live",
-        "8",
-    ]);
+    let report = report(&[text(&trace), "--blocks", "1", "--threads", "2", "--live", "8"]);
     assert_eq!(number(&report, "completed"), 50);
     assert!(number(&report, "put_back_requests") > 0, "{report}");
 }
@@ -179,13 +128,7 @@ fn a_worker_without_a_victim_puts_its_youngest_back() {
 fn a_trace_without_requests_is_served_at_once() {
     let trace = file("nothing.jsonl", b"");
     let report = report(&[text(&trace), "--threads", "4"]);
-    assert_eq!(
-        (
-            number(&report, "requests"),
-            number(&report, "blocks_allocated")
-        ),
-        (0, 0)
-    );
+    assert_eq!((number(&report, "requests"), number(&report, "blocks_allocated")), (0, 0));
 }
 
 #[test]
@@ -195,31 +138,18 @@ fn the_summary_is_for_people() {
     let summary = String::from_utf8_lossy(&output.stdout);
     assert!(summary.contains("1,200 of 1,200 completed"), "{summary}");
     assert!(summary.contains(" 0 leaked"), "{summary}");
-    assert!(
-        stderr(&output).is_empty(),
-        "a progress bar was drawn into a pipe"
-    );
+    assert!(stderr(&output).is_empty(), "a progress bar was drawn into a pipe");
 }
 
 #[test]
 fn a_recorded_trace_is_served_by_more_threads_than_cores() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../shared/traces/mooncake_conversation_2000.jsonl"
-    );
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/traces/mooncake_conversation_2000.jsonl");
     if !Path::new(path).exists() {
         eprintln!("skipped: there is no {path}");
         return;
     }
-    let report = report(&[
-        path,
-        "--threads",
-        "32",
-        "--blocks",
-        "8000",
-        "--requests",
-        "500",
-    ]);
+    let report = report(&[path, "--threads", "32", "--blocks", "8000", "--requests", "500"]);
     assert_eq!(number(&report, "completed"), 500);
     assert_eq!(number(&report, "rejected"), 0);
 }

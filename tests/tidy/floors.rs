@@ -61,20 +61,14 @@ const NO_FLOOR: &[&str] = &["lib", "design"];
 /// Files without a floor, imports that go up or sideways, and imports from the root.
 pub fn faults(library: &[Source]) -> Vec<String> {
     let modules: Vec<&str> = library.iter().map(Source::module).collect();
-    let on_floors = library
-        .iter()
-        .filter(|source| !NO_FLOOR.contains(&source.module()));
-    on_floors
-        .flat_map(|source| faults_of(source, &modules))
-        .collect()
+    let on_floors = library.iter().filter(|source| !NO_FLOOR.contains(&source.module()));
+    on_floors.flat_map(|source| faults_of(source, &modules)).collect()
 }
 
 fn faults_of(source: &Source, modules: &[&str]) -> Vec<String> {
     let (path, from) = (&source.path, source.module());
     let Some(floor) = floor(from) else {
-        return vec![format!(
-            "{path}: no floor; add (\"{from}\", floor) to FLOORS in tests/tidy"
-        )];
+        return vec![format!("{path}: no floor; add (\"{from}\", floor) to FLOORS in tests/tidy")];
     };
     let mut faults = Vec::new();
     for import in paths(&source.shipped(), from) {
@@ -86,15 +80,12 @@ fn faults_of(source: &Source, modules: &[&str]) -> Vec<String> {
         }
         let shown = import.join("::");
         match target(names, modules) {
-            None => faults.push(format!(
-                "{path}: {shown} is of no file but the root, which nothing imports"
-            )),
+            None => faults
+                .push(format!("{path}: {shown} is of no file but the root, which nothing imports")),
             Some(to) if may_import(from, to) => {}
             Some(to) => {
                 let to_floor = self::floor(to).map_or("no floor".to_owned(), |f| format!("F{f}"));
-                faults.push(format!(
-                    "{path}: {shown}: F{floor} does not import {to} ({to_floor})"
-                ));
+                faults.push(format!("{path}: {shown}: F{floor} does not import {to} ({to_floor})"));
             }
         }
     }
@@ -103,11 +94,7 @@ fn faults_of(source: &Source, modules: &[&str]) -> Vec<String> {
 
 /// The file that an absolute path leads into.
 fn target<'a>(names: &[String], modules: &[&'a str]) -> Option<&'a str> {
-    let lead = |len: usize| {
-        modules
-            .iter()
-            .find(|module| **module == names[..len].join("/"))
-    };
+    let lead = |len: usize| modules.iter().find(|module| **module == names[..len].join("/"));
     (1..=names.len()).rev().find_map(lead).copied()
 }
 
@@ -119,48 +106,28 @@ fn may_import(from: &str, to: &str) -> bool {
 }
 
 fn floor(module: &str) -> Option<u8> {
-    FLOORS
-        .iter()
-        .find(|(pattern, _)| matches(pattern, module))
-        .map(|&(_, floor)| floor)
+    FLOORS.iter().find(|(pattern, _)| matches(pattern, module)).map(|&(_, floor)| floor)
 }
 
 fn matches(pattern: &str, module: &str) -> bool {
     match pattern.strip_suffix("/*") {
         None => pattern == module,
-        Some(folder) => module
-            .strip_prefix(folder)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        Some(folder) => {
+            module.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
     }
 }
 
 /// The faults of one file beside the others of a small house.
 #[cfg(test)]
 fn faults_in(path: &str, text: &str) -> Vec<String> {
-    let house = [
-        "id.rs",
-        "error.rs",
-        "sync/mod.rs",
-        "pool/mod.rs",
-        "pool/state.rs",
-    ];
-    let upstairs = [
-        "pool/capacity.rs",
-        "sequence.rs",
-        "prefix/index.rs",
-        "cache/mod.rs",
-        "evict.rs",
-    ];
-    let empty = |path: &&str| Source {
-        path: (*path).to_owned(),
-        text: String::new(),
-    };
+    let house = ["id.rs", "error.rs", "sync/mod.rs", "pool/mod.rs", "pool/state.rs"];
+    let upstairs =
+        ["pool/capacity.rs", "sequence.rs", "prefix/index.rs", "cache/mod.rs", "evict.rs"];
+    let empty = |path: &&str| Source { path: (*path).to_owned(), text: String::new() };
     let mut library: Vec<Source> = house.iter().chain(&upstairs).map(empty).collect();
     library.retain(|source| source.path != path);
-    library.push(Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    });
+    library.push(Source { path: path.to_owned(), text: text.to_owned() });
     faults(&library)
 }
 
@@ -196,14 +163,8 @@ fn an_import_that_goes_down_or_is_for_tests_is_none() {
 
 #[test]
 fn sequence_and_prefix_do_not_meet() {
-    assert_eq!(
-        faults_in("sequence.rs", "use crate::prefix::index::X;").len(),
-        1
-    );
-    assert_eq!(
-        faults_in("prefix/index.rs", "use crate::sequence::X;").len(),
-        1
-    );
+    assert_eq!(faults_in("sequence.rs", "use crate::prefix::index::X;").len(), 1);
+    assert_eq!(faults_in("prefix/index.rs", "use crate::sequence::X;").len(), 1);
 }
 
 #[test]
@@ -214,11 +175,7 @@ fn the_cache_uses_evict_and_not_the_reverse() {
 
 #[test]
 fn nothing_imports_from_the_root() {
-    for text in [
-        "use crate::BlockId;",
-        "use crate::*;",
-        "use crate::{Result, id::BlockId};",
-    ] {
+    for text in ["use crate::BlockId;", "use crate::*;", "use crate::{Result, id::BlockId};"] {
         assert_eq!(faults_in("pool/mod.rs", text).len(), 1, "{text}");
     }
 }
@@ -227,8 +184,5 @@ fn nothing_imports_from_the_root() {
 fn a_file_without_a_floor_is_named() {
     let faults = faults_in("pool/shelf.rs", "");
     assert_eq!(faults.len(), 1);
-    assert!(
-        faults[0].contains("add (\"pool/shelf\", floor) to FLOORS"),
-        "{faults:?}"
-    );
+    assert!(faults[0].contains("add (\"pool/shelf\", floor) to FLOORS"), "{faults:?}");
 }

@@ -41,23 +41,13 @@ fn every_file_opens_by_saying_what_it_is_for() {
 
 #[test]
 fn every_library_file_opens_with_its_question() {
-    assert_clean(
-        library()
-            .iter()
-            .flat_map(opening::faults_of_library)
-            .collect(),
-    );
+    assert_clean(library().iter().flat_map(opening::faults_of_library).collect());
 }
 
 #[test]
 fn long_files_say_why() {
     let faults = sources("src");
-    assert_clean(
-        faults
-            .iter()
-            .filter_map(|source| opening::too_long(source, LINES_MAX))
-            .collect(),
-    );
+    assert_clean(faults.iter().filter_map(|source| opening::too_long(source, LINES_MAX)).collect());
 }
 
 #[test]
@@ -101,15 +91,9 @@ fn sources(folder: &str) -> Vec<Source> {
             if path.is_dir() && !path.ends_with("target") {
                 folders.push(path);
             } else if is_rust {
-                let name = path
-                    .strip_prefix(&top)
-                    .expect("found below the top")
-                    .display();
+                let name = path.strip_prefix(&top).expect("found below the top").display();
                 let name = name.to_string().replace('\\', "/");
-                sources.push(Source {
-                    path: name,
-                    text: text_of(&path),
-                });
+                sources.push(Source { path: name, text: text_of(&path) });
             }
         }
     }
@@ -133,9 +117,5 @@ fn repository() -> PathBuf {
 fn the_library_is_found() {
     let found = |path: &str| library().iter().any(|source| source.path == path);
     assert!(found("lib.rs") && found("pool/mod.rs") && found("export.rs"));
-    assert!(
-        !library()
-            .iter()
-            .any(|source| source.path.starts_with("bin/"))
-    );
+    assert!(!library().iter().any(|source| source.path.starts_with("bin/")));
 }

@@ -24,41 +24,24 @@ pub fn faults_of_library(source: &Source) -> Option<String> {
 pub fn too_long(source: &Source, lines_max: usize) -> Option<String> {
     let lines = source.text.lines().count();
     let excused = source.text.lines().any(|line| line.starts_with(EXCUSE));
-    (lines > lines_max && !excused).then(|| {
-        format!(
-            "src/{}: {lines} lines; split it, or say `{EXCUSE}..`",
-            source.path
-        )
-    })
+    (lines > lines_max && !excused)
+        .then(|| format!("src/{}: {lines} lines; split it, or say `{EXCUSE}..`", source.path))
 }
 
 /// The words of the first `//!` paragraph; empty if the file does not open with one.
 fn first_paragraph(text: &str) -> String {
-    let lines = text
-        .lines()
-        .map_while(|line| line.strip_prefix("//!").map(str::trim));
-    lines
-        .take_while(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!").map(str::trim));
+    lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
 fn source(text: &str) -> Source {
-    Source {
-        path: "pool/state.rs".to_owned(),
-        text: text.to_owned(),
-    }
+    Source { path: "pool/state.rs".to_owned(), text: text.to_owned() }
 }
 
 #[test]
 fn a_file_must_open_with_a_paragraph() {
-    for text in [
-        "",
-        "use a::b;\n//! Late.\n",
-        "//!\n//! After a blank line.\n",
-        "// Not it.\n",
-    ] {
+    for text in ["", "use a::b;\n//! Late.\n", "//!\n//! After a blank line.\n", "// Not it.\n"] {
         assert!(faults_of_any(&source(text), "src/").is_some(), "{text}");
     }
     assert_eq!(faults_of_any(&source("//! What it is.\n"), "src/"), None);
@@ -69,10 +52,7 @@ fn a_library_file_must_ask_in_its_first_paragraph() {
     for text in ["//! The state.\n", "//! The state.\n//!\n//! Or is it?\n"] {
         assert!(faults_of_library(&source(text)).is_some(), "{text}");
     }
-    assert_eq!(
-        faults_of_library(&source("//! May block n\n//! be used? Here is how.\n")),
-        None
-    );
+    assert_eq!(faults_of_library(&source("//! May block n\n//! be used? Here is how.\n")), None);
 }
 
 #[test]
@@ -80,11 +60,5 @@ fn a_long_file_must_say_why() {
     let long = |first: &str| source(&format!("{first}\n{}", "//\n".repeat(10)));
     assert!(too_long(&long("//! What?"), 10).is_some());
     assert_eq!(too_long(&long("//! What?"), 11), None);
-    assert_eq!(
-        too_long(
-            &long("//! Longer than 450 lines because it is a table."),
-            10
-        ),
-        None
-    );
+    assert_eq!(too_long(&long("//! Longer than 450 lines because it is a table."), 10), None);
 }

@@ -19,16 +19,11 @@ pub fn faults(text: &str) -> Vec<String> {
         if tokens[at] == ";" {
             items.push(Vec::new());
         } else {
-            items
-                .last_mut()
-                .expect("begins with one")
-                .push(tokens[at].as_str());
+            items.last_mut().expect("begins with one").push(tokens[at].as_str());
         }
         at += 1;
     }
-    let faulty = items
-        .iter()
-        .filter(|item| !item.is_empty() && !is_allowed(item));
+    let faulty = items.iter().filter(|item| !item.is_empty() && !is_allowed(item));
     faulty
         .map(|item| format!("src/lib.rs: only mod and pub use, not: {}", item.join(" ")))
         .collect()

@@ -34,9 +34,7 @@ pub fn code(text: &str) -> String {
     let mut code = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let skipped = comment(rest)
-            .or_else(|| string(rest))
-            .or_else(|| character(rest));
+        let skipped = comment(rest).or_else(|| string(rest)).or_else(|| character(rest));
         match skipped {
             Some(len) => {
                 code.push(' ');
@@ -88,11 +86,7 @@ fn string(text: &str) -> Option<usize> {
     let start = prefix.len() + hashes + 1;
     if prefix.ends_with('r') {
         let end = format!("\"{}", "#".repeat(hashes));
-        return Some(
-            text[start..]
-                .find(&end)
-                .map_or(text.len(), |at| start + at + end.len()),
-        );
+        return Some(text[start..].find(&end).map_or(text.len(), |at| start + at + end.len()));
     }
     Some(start + closing(&text[start..], '"')?)
 }
@@ -247,14 +241,8 @@ pub fn paths(tokens: &[String], module: &str) -> Vec<Vec<String>> {
 
 /// Whether a path begins at `at`, other than the one in `pub(in ..)`.
 fn begins_path(tokens: &[String], at: usize) -> bool {
-    let is_name_at = |at: usize| {
-        tokens
-            .get(at)
-            .is_some_and(|token| token.starts_with(is_name))
-    };
-    let before = at
-        .checked_sub(1)
-        .map_or("", |before| tokens[before].as_str());
+    let is_name_at = |at: usize| tokens.get(at).is_some_and(|token| token.starts_with(is_name));
+    let before = at.checked_sub(1).map_or("", |before| tokens[before].as_str());
     is_name_at(at)
         && tokens.get(at + 1).is_some_and(|token| token == "::")
         && before != "::"
@@ -270,11 +258,7 @@ fn tree(tokens: &[String], at: usize, prefix: Vec<String>, found: &mut Vec<Vec<S
         while at + 1 < end {
             let is_branch =
                 tokens[at] == "*" || tokens[at] == "{" || tokens[at].starts_with(is_name);
-            at = if is_branch {
-                tree(tokens, at, prefix.clone(), found)
-            } else {
-                at + 1
-            };
+            at = if is_branch { tree(tokens, at, prefix.clone(), found) } else { at + 1 };
             if tokens.get(at).is_some_and(|token| token == "as") {
                 at += 2;
             }
@@ -303,12 +287,7 @@ fn absolute(path: Vec<String>, here: &[String]) -> Vec<String> {
         _ => return path,
     };
     let mut absolute = vec!["crate".to_owned()];
-    absolute.extend(
-        base.iter()
-            .chain(rest)
-            .filter(|name| *name != "self")
-            .cloned(),
-    );
+    absolute.extend(base.iter().chain(rest).filter(|name| *name != "self").cloned());
     absolute
 }
 

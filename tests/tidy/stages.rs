@@ -20,20 +20,12 @@ pub fn faults(readme: &str, script: &str) -> Vec<String> {
 
 /// The lines that are a `cargo test` in the repository's root.
 fn test_commands(text: &str) -> Vec<&str> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("cargo test"))
-        .collect()
+    text.lines().map(str::trim).filter(|line| line.starts_with("cargo test")).collect()
 }
 
 /// The lines inside code blocks.
 fn fenced(markdown: &str) -> String {
-    markdown
-        .split("```")
-        .skip(1)
-        .step_by(2)
-        .collect::<Vec<_>>()
-        .join("\n")
+    markdown.split("```").skip(1).step_by(2).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -47,9 +39,5 @@ fn a_command_on_one_side_is_found() {
     let readme = "```sh\ncargo test\n```\n";
     assert_eq!(faults(readme, "cargo test --release\n").len(), 2);
     assert_eq!(faults(readme, "").len(), 1);
-    assert_eq!(
-        faults("cargo test\n", "cargo test\n").len(),
-        2,
-        "not in a code block"
-    );
+    assert_eq!(faults("cargo test\n", "cargo test\n").len(), 2, "not in a code block");
 }

@@ -3,15 +3,7 @@
 use crate::rust::{Source, paths};
 
 /// Macros that are left over from writing, or that print where a library should not.
-const MACROS: &[&str] = &[
-    "todo",
-    "unimplemented",
-    "dbg",
-    "print",
-    "println",
-    "eprint",
-    "eprintln",
-];
+const MACROS: &[&str] = &["todo", "unimplemented", "dbg", "print", "println", "eprint", "eprintln"];
 
 /// Path prefixes and the one module that may name them. Everything else takes atomics, locks and
 /// maps from `sync`, so that models can stand in for them.
@@ -32,9 +24,7 @@ pub fn forbidden_words(source: &Source) -> Vec<String> {
     let is_forbidden =
         |at: usize| tokens[at] == "unsafe" || MACROS.contains(&tokens[at].as_str()) && is_call(at);
     let found = (0..tokens.len()).filter(|&at| is_forbidden(at));
-    found
-        .map(|at| format!("src/{}: {}", source.path, tokens[at]))
-        .collect()
+    found.map(|at| format!("src/{}: {}", source.path, tokens[at])).collect()
 }
 
 /// Crates named outside their home.
@@ -45,10 +35,7 @@ pub fn strayed_crates(source: &Source) -> Vec<String> {
         let path = path.join("::");
         for (prefix, home) in HOMES {
             if within(&path, prefix, "::") && !within(module, home, "/") {
-                faults.push(format!(
-                    "src/{}: {path} is named in {home} only",
-                    source.path
-                ));
+                faults.push(format!("src/{}: {path} is named in {home} only", source.path));
             }
         }
     }
@@ -57,16 +44,12 @@ pub fn strayed_crates(source: &Source) -> Vec<String> {
 
 /// Whether `path` is `prefix` or goes on from it after a separator.
 fn within(path: &str, prefix: &str, separator: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(separator))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(separator))
 }
 
 #[cfg(test)]
 fn source(path: &str, text: &str) -> Source {
-    Source {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    }
+    Source { path: path.to_owned(), text: text.to_owned() }
 }
 
 #[test]
@@ -79,11 +62,7 @@ fn each_forbidden_word_is_found() {
         "fn f() { println!(); }",
         "fn f() { eprintln!(); }",
     ] {
-        assert_eq!(
-            forbidden_words(&source("evict.rs", text)).len(),
-            1,
-            "{text}"
-        );
+        assert_eq!(forbidden_words(&source("evict.rs", text)).len(), 1, "{text}");
     }
 }
 
@@ -105,11 +84,7 @@ fn a_crate_away_from_home_is_found() {
         "use crossbeam::queue::ArrayQueue;",
         "use dashmap::DashMap;",
     ] {
-        assert_eq!(
-            strayed_crates(&source("pool/state.rs", text)).len(),
-            1,
-            "{text}"
-        );
+        assert_eq!(strayed_crates(&source("pool/state.rs", text)).len(), 1, "{text}");
     }
 }
 
@@ -117,8 +92,5 @@ fn a_crate_away_from_home_is_found() {
 fn a_crate_at_home_is_not() {
     let text = "use std::sync::Arc; use loom::x; use dashmap::DashMap;";
     assert_eq!(strayed_crates(&source("sync/native.rs", text)), [""; 0]);
-    assert_eq!(
-        strayed_crates(&source("pool/state.rs", "use crate::sync::Arc;")),
-        [""; 0]
-    );
+    assert_eq!(strayed_crates(&source("pool/state.rs", "use crate::sync::Arc;")), [""; 0]);
 }

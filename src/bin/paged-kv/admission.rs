@@ -126,10 +126,7 @@ impl<'a> Admission<'a> {
                 return Some(ticket);
             }
             self.idle_workers.fetch_add(1, Ordering::Relaxed);
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             self.idle_workers.fetch_sub(1, Ordering::Relaxed);
         }
         self.changed.notify_all();
@@ -147,9 +144,7 @@ impl<'a> Admission<'a> {
         if state.gate == Gate::Single {
             state.gate = Gate::Open;
         }
-        let result = state
-            .seniority
-            .enter(self.cache, ticket.arrival, ticket.sequence);
+        let result = state.seniority.enter(self.cache, ticket.arrival, ticket.sequence);
         self.settle(&state);
         result
     }
@@ -272,10 +267,7 @@ impl State {
 
     /// Only when [`may_try`](Self::may_try).
     fn issue(&mut self) -> Ticket {
-        let Reverse(arrival) = self
-            .waiting
-            .pop()
-            .expect("a prompt that may try is waiting");
+        let Reverse(arrival) = self.waiting.pop().expect("a prompt that may try is waiting");
         let undisturbed = self.trying == 0 && self.running == 0 && self.gate != Gate::Open;
         if self.gate == Gate::Shut {
             self.gate = Gate::Single;
@@ -283,13 +275,7 @@ impl State {
         self.trying += 1;
         self.tickets += 1;
         let sequence = SeqId(self.tickets);
-        Ticket {
-            arrival,
-            sequence,
-            gate: self.gate,
-            ended: self.ended,
-            undisturbed,
-        }
+        Ticket { arrival, sequence, gate: self.gate, ended: self.ended, undisturbed }
     }
 }
 

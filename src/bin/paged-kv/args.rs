@@ -24,14 +24,15 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve every request of a trace from one shared cache, as fast as it goes.
+    ///
+    /// Requests are batched continuously: each worker admits prompts, appends one token a step to
+    /// each request it holds, and frees a request that has all its output. An append that finds no
+    /// room evicts by the strategy; a prompt that finds none waits; an evicted request is served
+    /// again from its prompt; one that the pool cannot hold is rejected.
     Replay(ReplayArguments),
 }
 
 /// How `replay` serves.
-///
-/// Requests are batched continuously: each worker admits prompts, appends one token a step to
-/// each request it holds, and frees a request that has all its output. An append that finds no
-/// room evicts by the strategy; a prompt that finds none waits.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArguments {
     /// Mooncake JSONL (.jsonl, .jsonl.gz) or Azure CSV (.csv, .csv.gz); without it, a synthetic
@@ -64,7 +65,7 @@ pub struct ReplayArguments {
     pub threshold: f64,
 
     /// Serve only the first R requests of the trace, or make R synthetic ones [default: the
-    /// whole trace, or 20000]
+    /// whole trace, or 100000]
     #[arg(long, value_name = "R")]
     pub requests: Option<usize>,
 
@@ -80,9 +81,7 @@ pub struct ReplayArguments {
 impl ReplayArguments {
     /// Workers asked for, or as many as this machine runs at once.
     pub fn threads(&self) -> NonZeroUsize {
-        self.threads
-            .or_else(|| thread::available_parallelism().ok())
-            .unwrap_or(NonZeroUsize::MIN)
+        self.threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
     }
 }
 
@@ -91,9 +90,7 @@ fn strategy(text: &str) -> Result<EvictionStrategy, String> {
         "lru" => Ok(EvictionStrategy::LRU),
         "lfu" => Ok(EvictionStrategy::LFU),
         "longest" => Ok(EvictionStrategy::LongestFirst),
-        "priority" => Ok(EvictionStrategy::Priority {
-            levels: PRIORITY_LEVELS,
-        }),
+        "priority" => Ok(EvictionStrategy::Priority { levels: PRIORITY_LEVELS }),
         _ => streaming(text).ok_or_else(|| {
             "expected lru, lfu, longest, priority or streaming:SINK,WINDOW".to_owned()
         }),
@@ -124,27 +121,14 @@ mod tests {
         assert_eq!(strategy("lru"), Ok(EvictionStrategy::LRU));
         assert_eq!(strategy("lfu"), Ok(EvictionStrategy::LFU));
         assert_eq!(strategy("longest"), Ok(EvictionStrategy::LongestFirst));
-        assert_eq!(
-            strategy("priority"),
-            Ok(EvictionStrategy::Priority { levels: 4 })
-        );
-        let streaming = EvictionStrategy::StreamingLLM {
-            sink_tokens: 4,
-            window_tokens: 512,
-        };
+        assert_eq!(strategy("priority"), Ok(EvictionStrategy::Priority { levels: 4 }));
+        let streaming = EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 512 };
         assert_eq!(strategy("streaming:4,512"), Ok(streaming));
     }
 
     #[test]
     fn half_a_strategy_is_refused() {
-        for text in [
-            "",
-            "LRU",
-            "streaming",
-            "streaming:4",
-            "streaming:4,",
-            "streaming:-4,512",
-        ] {
+        for text in ["", "LRU", "streaming", "streaming:4", "streaming:4,", "streaming:-4,512"] {
             assert!(strategy(text).is_err(), "{text:?} was taken");
         }
     }

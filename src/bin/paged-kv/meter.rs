@@ -48,8 +48,7 @@ impl Meter {
         let begin = Instant::now();
         let result = operation();
         let nanoseconds = begin.elapsed().as_nanos();
-        self.latency
-            .saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        self.latency.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         result
     }
 
@@ -61,9 +60,7 @@ impl Meter {
         self.admissions += other.admissions;
         self.evicted_sequences += other.evicted_sequences;
         self.put_back_requests += other.put_back_requests;
-        self.latency
-            .add(&other.latency)
-            .expect("all meters have the same range");
+        self.latency.add(&other.latency).expect("all meters have the same range");
     }
 
     /// Calls recorded.
@@ -102,9 +99,6 @@ mod tests {
     #[test]
     fn an_idle_meter_shows_zero() {
         let meter = Meter::new();
-        assert_eq!(
-            (meter.latency_us(0.5), meter.longest_latency_us()),
-            (0.0, 0.0)
-        );
+        assert_eq!((meter.latency_us(0.5), meter.longest_latency_us()), (0.0, 0.0));
     }
 }

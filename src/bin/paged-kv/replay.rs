@@ -18,7 +18,7 @@ use crate::serve::{Plan, serve};
 use crate::{synthetic, trace};
 
 /// Synthetic requests unless a number is asked for.
-const SYNTHETIC_REQUESTS: usize = 20_000;
+const SYNTHETIC_REQUESTS: usize = 100_000;
 
 /// Runs the command and prints its report to standard output.
 ///
@@ -27,11 +27,8 @@ const SYNTHETIC_REQUESTS: usize = 20_000;
 pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     let requests = requests(arguments)?;
     let cache = cache(arguments)?;
-    let plan = Plan {
-        threads: arguments.threads(),
-        live: arguments.live,
-        threshold: arguments.threshold,
-    };
+    let plan =
+        Plan { threads: arguments.threads(), live: arguments.live, threshold: arguments.threshold };
     let progress = Progress::new();
     let served = serve(&cache, &requests, plan, &progress);
     progress.finish();
@@ -42,22 +39,11 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
             return Ok(Verdict::Broken);
         }
     };
-    let trace = arguments
-        .trace
-        .as_deref()
-        .map_or("synthetic".into(), Path::to_string_lossy);
-    let setting = Setting {
-        trace: &trace,
-        requests: requests.len() as u64,
-        plan,
-    };
+    let trace = arguments.trace.as_deref().map_or("synthetic".into(), Path::to_string_lossy);
+    let setting = Setting { trace: &trace, requests: requests.len() as u64, plan };
     let report = Report::new(&setting, &outcome, &cache);
     print(&report, arguments.json).context("cannot write the report")?;
-    Ok(if report.is_sound() {
-        Verdict::Sound
-    } else {
-        Verdict::Broken
-    })
+    Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
 }
 
 fn requests(arguments: &ReplayArguments) -> Result<Vec<Request>> {

@@ -62,11 +62,7 @@ struct Latency {
 impl Report {
     /// Asks the cache, in which every request must have been freed.
     pub fn new(setting: &Setting<'_>, outcome: &Outcome, cache: &PagedKvCache) -> Self {
-        let Outcome {
-            rejected,
-            wall,
-            ref meter,
-        } = *outcome;
+        let Outcome { rejected, wall, ref meter } = *outcome;
         let stats = cache.stats();
         let blocks_moved = stats.total_allocations + stats.total_frees;
         let wall_seconds = wall.as_secs_f64();
@@ -90,9 +86,7 @@ impl Report {
             blocks_freed: stats.total_frees,
             peak_blocks_used: stats.peak_blocks_used,
             leaked_blocks: cache.used_block_count(),
-            validate: cache
-                .validate()
-                .map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
+            validate: cache.validate().map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
             wall_seconds,
             requests_per_second: meter.completed as f64 / wall_seconds,
             operations: meter.operations(),
@@ -190,12 +184,7 @@ impl fmt::Display for Report {
                 round(self.block_ops_per_second),
             ),
         )?;
-        let Latency {
-            p50,
-            p99,
-            p999,
-            max,
-        } = self.latency_us;
+        let Latency { p50, p99, p999, max } = self.latency_us;
         line(
             "latency",
             format!(

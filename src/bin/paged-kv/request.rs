@@ -14,10 +14,7 @@ impl Request {
     /// `None` if prompt and output together are more tokens than can be counted.
     pub fn new(prompt_tokens: usize, output_tokens: usize) -> Option<Self> {
         prompt_tokens.checked_add(output_tokens)?;
-        Some(Self {
-            prompt_tokens,
-            output_tokens,
-        })
+        Some(Self { prompt_tokens, output_tokens })
     }
 
     pub fn prompt_tokens(self) -> usize {

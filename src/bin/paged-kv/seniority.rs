@@ -29,11 +29,7 @@ impl Seniority {
         sequence: SeqId,
     ) -> Result<(), PagedKvError> {
         self.running.insert(arrival, sequence);
-        if self
-            .oldest
-            .as_ref()
-            .is_none_or(|&(oldest, _)| arrival < oldest)
-        {
+        if self.oldest.as_ref().is_none_or(|&(oldest, _)| arrival < oldest) {
             // The new lease is taken before the old one is dropped: never is there none.
             if let Some(lease) = lease(cache, sequence)? {
                 self.oldest = Some((arrival, lease));
@@ -63,9 +59,7 @@ impl Seniority {
 
     /// Whether this request holds the lease.
     pub fn is_oldest(&self, arrival: usize) -> bool {
-        self.oldest
-            .as_ref()
-            .is_some_and(|&(oldest, _)| oldest == arrival)
+        self.oldest.as_ref().is_some_and(|&(oldest, _)| oldest == arrival)
     }
 }
 

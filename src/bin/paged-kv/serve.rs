@@ -65,11 +65,7 @@ pub fn serve(
     progress.begin(requests.len() - rejected);
     let begin = Instant::now();
     let meter = run_workers(&service, plan.threads)?;
-    Ok(Outcome {
-        rejected: rejected as u64,
-        wall: begin.elapsed(),
-        meter,
-    })
+    Ok(Outcome { rejected: rejected as u64, wall: begin.elapsed(), meter })
 }
 
 fn run_workers(service: &Service<'_>, threads: NonZeroUsize) -> Result<Meter, PagedKvError> {

@@ -77,19 +77,9 @@ mod tests {
     #[test]
     fn prompts_grow_and_stay_within_the_context() {
         let requests = requests(0, 5000);
-        let prompts: Vec<_> = requests
-            .iter()
-            .map(|request| request.prompt_tokens())
-            .collect();
-        assert!(
-            prompts
-                .iter()
-                .all(|&prompt| (65..=CONTEXT_LIMIT).contains(&prompt))
-        );
+        let prompts: Vec<_> = requests.iter().map(|request| request.prompt_tokens()).collect();
+        assert!(prompts.iter().all(|&prompt| (65..=CONTEXT_LIMIT).contains(&prompt)));
         let long = prompts.iter().filter(|&&prompt| prompt > 3000).count();
-        assert!(
-            (500..2500).contains(&long),
-            "{long} of 5000 prompts are long"
-        );
+        assert!((500..2500).contains(&long), "{long} of 5000 prompts are long");
     }
 }

@@ -66,9 +66,7 @@ fn collect<Time: PartialOrd>(
 
 /// The request of two lengths as a trace gives them.
 fn request(prompt_tokens: u64, output_tokens: u64) -> Result<Request, String> {
-    let lengths = usize::try_from(prompt_tokens)
-        .ok()
-        .zip(usize::try_from(output_tokens).ok());
+    let lengths = usize::try_from(prompt_tokens).ok().zip(usize::try_from(output_tokens).ok());
     lengths
         .and_then(|(prompt, output)| Request::new(prompt, output))
         .ok_or_else(|| format!("{prompt_tokens} + {output_tokens} tokens are too many to count"))

@@ -79,12 +79,7 @@ pub struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     pub fn new(service: &'a Service<'a>) -> Self {
-        Self {
-            service,
-            live: Vec::new(),
-            steps: 0,
-            meter: Meter::new(),
-        }
+        Self { service, live: Vec::new(), steps: 0, meter: Meter::new() }
     }
 
     /// Serves until every request has ended, and says what it did.
@@ -120,20 +115,10 @@ impl<'a> Worker<'a> {
     }
 
     fn admit(&mut self, ticket: Ticket) -> Result<(), PagedKvError> {
-        let Service {
-            cache,
-            requests,
-            admission,
-            ..
-        } = self.service;
-        let Ticket {
-            arrival, sequence, ..
-        } = ticket;
+        let Service { cache, requests, admission, .. } = self.service;
+        let Ticket { arrival, sequence, .. } = ticket;
         let request = requests[arrival];
-        match self
-            .meter
-            .time(|| cache.allocate(sequence, request.prompt_tokens()))
-        {
+        match self.meter.time(|| cache.allocate(sequence, request.prompt_tokens())) {
             Ok(()) => {}
             Err(PagedKvError::OutOfMemory { .. }) => return admission.refused(ticket),
             Err(error) => return Err(error),
@@ -146,12 +131,7 @@ impl<'a> Worker<'a> {
         self.meter.admissions += 1;
         self.steps = 0;
         let remaining_tokens = request.output_tokens();
-        self.live.push(Live {
-            arrival,
-            sequence,
-            remaining_tokens,
-            gone: false,
-        });
+        self.live.push(Live { arrival, sequence, remaining_tokens, gone: false });
         Ok(())
     }
 
@@ -179,11 +159,7 @@ impl<'a> Worker<'a> {
                 }
             }
         }
-        if self.live[at].remaining_tokens == 0 {
-            self.end(at)
-        } else {
-            Ok(())
-        }
+        if self.live[at].remaining_tokens == 0 { self.end(at) } else { Ok(()) }
     }
 
     fn append(&mut self, at: usize) -> Result<Appended, PagedKvError> {
@@ -197,10 +173,7 @@ impl<'a> Worker<'a> {
         let sequence = self.live[at].sequence;
         match self.meter.time(|| self.service.cache.append(sequence, 1)) {
             Ok(append) => {
-                debug_assert!(
-                    append.copy.is_none(),
-                    "nothing is forked, so nothing is copied"
-                );
+                debug_assert!(append.copy.is_none(), "nothing is forked, so nothing is copied");
                 Ok(Appended::Written)
             }
             Err(PagedKvError::SequenceNotFound(_)) => Ok(Appended::Evicted),
@@ -212,11 +185,7 @@ impl<'a> Worker<'a> {
     #[cold]
     fn append_making_room(&mut self, at: usize) -> Result<Appended, PagedKvError> {
         // A panic of another holder breaks nothing here: the lock guards no data.
-        let _alone = self
-            .service
-            .shortage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.service.shortage.lock().unwrap_or_else(PoisonError::into_inner);
         self.service.admission.shut();
         let mut to_threshold = true;
         loop {
@@ -239,9 +208,7 @@ impl<'a> Worker<'a> {
     /// The strategy's own way, by which `StreamingLLM` trims before it evicts. It may free nothing:
     /// the threshold may be where utilization is already.
     fn evict_to_threshold(&mut self) -> Result<(), PagedKvError> {
-        let Service {
-            cache, threshold, ..
-        } = *self.service;
+        let Service { cache, threshold, .. } = *self.service;
         match self.meter.time(|| cache.evict_to_threshold(threshold)) {
             Ok(evicted) => self.meter.evicted_sequences += evicted.len() as u64,
             Err(PagedKvError::NothingToEvict) => {}
@@ -262,13 +229,9 @@ impl<'a> Worker<'a> {
     }
 
     fn put_youngest_back(&mut self) -> Result<(), PagedKvError> {
-        let Service {
-            cache, admission, ..
-        } = self.service;
+        let Service { cache, admission, .. } = self.service;
         let held = self.live.iter_mut().filter(|live| !live.gone);
-        let youngest = held
-            .max_by_key(|live| live.arrival)
-            .expect("the one in need is held");
+        let youngest = held.max_by_key(|live| live.arrival).expect("the one in need is held");
         if !admission.yielding(youngest.arrival)? {
             // The oldest of all, and this worker's only one. What it lacks is in calls that others
             // are inside of: let them finish. See the third point at the head of this file.
@@ -285,16 +248,8 @@ impl<'a> Worker<'a> {
     /// Frees a request that has all its output. It may be evicted just before: it is complete all
     /// the same.
     fn end(&mut self, at: usize) -> Result<(), PagedKvError> {
-        let Service {
-            cache,
-            admission,
-            requests,
-            progress,
-            ..
-        } = self.service;
-        let Live {
-            arrival, sequence, ..
-        } = self.live[at];
+        let Service { cache, admission, requests, progress, .. } = self.service;
+        let Live { arrival, sequence, .. } = self.live[at];
         admission.ending(arrival)?;
         unless_evicted(self.meter.time(|| cache.free(sequence)))?;
         admission.ended();

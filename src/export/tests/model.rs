@@ -16,9 +16,7 @@ pub(super) const PAD: i64 = -7;
 pub(super) fn model_pages(sequence: &Sequence, gaps: Gaps) -> Vec<i64> {
     let pages = (0..sequence.num_logical_blocks()).map(|block| sequence.block_at(block));
     let cells = pages.map(|id| id.map_or(PAD, |id| i64::from(id.0)));
-    cells
-        .filter(|&cell| gaps == Gaps::Show || cell != PAD)
-        .collect()
+    cells.filter(|&cell| gaps == Gaps::Show || cell != PAD).collect()
 }
 
 /// The slots of a sequence, token by token.
@@ -29,9 +27,7 @@ pub(super) fn model_slots(sequence: &Sequence, tokens: Range<usize>, gaps: Gaps)
         Some(i64::from(id.0) * block_size as i64 + (token % block_size) as i64)
     };
     let cells = tokens.map(|token| slot(token).unwrap_or(-1));
-    cells
-        .filter(|&cell| gaps == Gaps::Show || cell != -1)
-        .collect()
+    cells.filter(|&cell| gaps == Gaps::Show || cell != -1).collect()
 }
 
 /// What is done to a sequence: trimmed, extended, trimmed again, cut.
@@ -48,9 +44,7 @@ impl Life {
         let cache = PagedKvCache::new(32, self.block_size, 1, 1);
         // So that the ids do not begin at 0.
         let _other = cache.allocate_sequence(1).expect("room for one block");
-        let mut sequence = cache
-            .allocate_sequence(self.tokens)
-            .expect("room for a few blocks");
+        let mut sequence = cache.allocate_sequence(self.tokens).expect("room for a few blocks");
         for (sink, window) in self.trims {
             sequence.apply_streaming_llm(sink, window);
             drop(sequence.append(3).expect("room for three tokens"));
@@ -81,19 +75,12 @@ pub(super) fn for_every_small_sequence(mut check: impl FnMut(&Sequence)) {
 fn every_small_life() -> Vec<Life> {
     let sinks_and_windows = [(0, 0), (0, 2), (2, 3), (5, 1), (100, 0)];
     let mut lives = Vec::new();
-    for (block_size, cut) in [1, 2, 3]
-        .iter()
-        .flat_map(|&size| [0, 1, 3, 4].map(|cut| (size, cut)))
+    for (block_size, cut) in [1, 2, 3].iter().flat_map(|&size| [0, 1, 3, 4].map(|cut| (size, cut)))
     {
         for tokens in 0..=3 * block_size + 1 {
             for first in sinks_and_windows {
                 let trims = sinks_and_windows.map(|second| [first, second]);
-                lives.extend(trims.map(|trims| Life {
-                    block_size,
-                    tokens,
-                    trims,
-                    cut,
-                }));
+                lives.extend(trims.map(|trims| Life { block_size, tokens, trims, cut }));
             }
         }
     }
@@ -115,11 +102,7 @@ pub(super) struct Triple {
 
 impl Triple {
     pub(super) fn new(rows: usize, pages: usize) -> Self {
-        Self {
-            indptr: vec![99; rows + 1],
-            indices: vec![99; pages],
-            last_page_len: vec![99; rows],
-        }
+        Self { indptr: vec![99; rows + 1], indices: vec![99; pages], last_page_len: vec![99; rows] }
     }
 
     pub(super) fn buffers(&mut self) -> CsrBuffers<'_, i64> {

@@ -42,10 +42,7 @@ fn a_prompt_refused_twice_waits_for_an_end() {
     assert!(admission.try_next(0).is_none());
     end(&admission, first);
     assert_eq!(admission.try_next(0).unwrap().arrival, 1);
-    assert!(
-        admission.try_next(0).is_none(),
-        "two try where one was refused"
-    );
+    assert!(admission.try_next(0).is_none(), "two try where one was refused");
 }
 
 #[test]
@@ -57,10 +54,7 @@ fn an_end_during_a_try_is_not_missed() {
     let alone = admission.try_next(0).unwrap();
     end(&admission, first);
     admission.refused(alone).unwrap();
-    assert!(
-        admission.try_next(0).is_some(),
-        "the room of the first is left unused"
-    );
+    assert!(admission.try_next(0).is_some(), "the room of the first is left unused");
 }
 
 #[test]
@@ -88,15 +82,9 @@ fn a_shut_gate_lets_a_prompt_into_an_empty_cache() {
     admission.put_back(arrival).unwrap();
     cache.free(sequence).unwrap();
     let ticket = admission.try_next(0).expect("nothing runs");
-    assert!(
-        admission.try_next(0).is_none(),
-        "two try where one was refused"
-    );
+    assert!(admission.try_next(0).is_none(), "two try where one was refused");
     let fault = admission.refused(ticket);
-    assert!(
-        matches!(fault, Err(PagedKvError::Inconsistent(_))),
-        "{fault:?}"
-    );
+    assert!(matches!(fault, Err(PagedKvError::Inconsistent(_))), "{fault:?}");
 }
 
 #[test]

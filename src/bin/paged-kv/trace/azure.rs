@@ -37,14 +37,10 @@ pub fn row(line: &str) -> Result<Row<Time>, String> {
         return Err(format!("expected 3 fields, found {}", fields.len()));
     };
     let Some(time) = time(timestamp) else {
-        return Err(format!(
-            "TIMESTAMP {timestamp:?} is not a time like 2023-11-16 18:17:03.97"
-        ));
+        return Err(format!("TIMESTAMP {timestamp:?} is not a time like 2023-11-16 18:17:03.97"));
     };
-    let request = request(
-        tokens("ContextTokens", context)?,
-        tokens("GeneratedTokens", generated)?,
-    )?;
+    let request =
+        request(tokens("ContextTokens", context)?, tokens("GeneratedTokens", generated)?)?;
     Ok(Row { time, request })
 }
 
@@ -56,10 +52,7 @@ fn tokens(column: &str, field: &str) -> Result<u64, String> {
 
 /// The 2024 traces write the offset `+00:00` after the time; no other offset is in use.
 fn time(text: &str) -> Option<Time> {
-    let (date, clock) = text
-        .strip_suffix("+00:00")
-        .unwrap_or(text)
-        .split_once(' ')?;
+    let (date, clock) = text.strip_suffix("+00:00").unwrap_or(text).split_once(' ')?;
     let [year, month, day] = numbers(date, '-')?;
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
     let [hour, minute, second] = numbers(clock, ':')?;
@@ -68,15 +61,7 @@ fn time(text: &str) -> Option<Time> {
         && hour < 24
         && minute < 60
         && second <= 60;
-    sound.then_some([
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        nanoseconds(fraction)?,
-    ])
+    sound.then_some([year, month, day, hour, minute, second, nanoseconds(fraction)?])
 }
 
 fn numbers(text: &str, separator: char) -> Option<[u32; 3]> {
@@ -118,11 +103,7 @@ mod tests {
             "2023-12-01 00:00:00",
             "2024-01-01 00:00:00",
         ];
-        assert!(
-            ordered
-                .map(|text| time(text).unwrap())
-                .is_sorted_by(|a, b| a < b)
-        );
+        assert!(ordered.map(|text| time(text).unwrap()).is_sorted_by(|a, b| a < b));
     }
 
     #[test]
@@ -130,31 +111,13 @@ mod tests {
         let day = "2023-11-16";
         for (line, reason) in [
             (format!("{day} 18:17:03,1"), "expected 3 fields, found 2"),
-            (
-                format!("{day} 18:17:03,1,2,3"),
-                "expected 3 fields, found 4",
-            ),
-            (
-                format!("{day} 18:17:03,-1,2"),
-                "ContextTokens \"-1\" is not",
-            ),
-            (
-                format!("{day} 18:17:03,+1,2"),
-                "ContextTokens \"+1\" is not",
-            ),
-            (
-                format!("{day} 18:17:03,1,2.5"),
-                "GeneratedTokens \"2.5\" is not",
-            ),
+            (format!("{day} 18:17:03,1,2,3"), "expected 3 fields, found 4"),
+            (format!("{day} 18:17:03,-1,2"), "ContextTokens \"-1\" is not"),
+            (format!("{day} 18:17:03,+1,2"), "ContextTokens \"+1\" is not"),
+            (format!("{day} 18:17:03,1,2.5"), "GeneratedTokens \"2.5\" is not"),
             (format!("{day} 18:17:03,1,"), "GeneratedTokens \"\" is not"),
-            (
-                format!("{day} 18:17:03,18446744073709551615,1"),
-                "too many to count",
-            ),
-            (
-                format!("{day} 18:17:03,18446744073709551616,1"),
-                "is not a number",
-            ),
+            (format!("{day} 18:17:03,18446744073709551615,1"), "too many to count"),
+            (format!("{day} 18:17:03,18446744073709551616,1"), "is not a number"),
             (format!("{day},1,2"), "TIMESTAMP"),
             (format!("{day} 24:00:00,1,2"), "TIMESTAMP"),
             (format!("{day} 18:17,1,2"), "TIMESTAMP"),

@@ -30,12 +30,7 @@ impl Lines {
         } else {
             Box::new(BufReader::new(file))
         };
-        Ok(Self {
-            name,
-            reader,
-            number: 0,
-            buffer: Vec::new(),
-        })
+        Ok(Self { name, reader, number: 0, buffer: Vec::new() })
     }
 
     /// The next line that is not blank, without its line end; `None` at the end of the file.

@@ -56,10 +56,7 @@ pub fn row(line: &str) -> Result<Row<f64>, String> {
         return Err(format!("timestamp {} is negative", record.timestamp));
     }
     let request = request(record.input_length, record.output_length)?;
-    Ok(Row {
-        time: record.timestamp,
-        request,
-    })
+    Ok(Row { time: record.timestamp, request })
 }
 
 /// What serde_json says, without its own line number: it saw a file of one line.
@@ -102,32 +99,17 @@ mod tests {
             ("not json".to_owned(), "expected ident (column 2)"),
             ("{\"timestamp\":0".to_owned(), "EOF while parsing"),
             (with("1", "1", ""), "missing field `hash_ids`"),
-            (
-                with("1", "1", r#","hash_ids":null"#),
-                "expected a list of integers",
-            ),
-            (
-                with("1", "1", r#","hash_ids":[1,"2"]"#),
-                "invalid type: string",
-            ),
-            (
-                with("1", "1", r#","hash_ids":[1.5]"#),
-                "invalid type: floating point",
-            ),
+            (with("1", "1", r#","hash_ids":null"#), "expected a list of integers"),
+            (with("1", "1", r#","hash_ids":[1,"2"]"#), "invalid type: string"),
+            (with("1", "1", r#","hash_ids":[1.5]"#), "invalid type: floating point"),
             (with("-1", "1", ids), "invalid value: integer `-1`"),
             (with("1", "-2", ids), "invalid value: integer `-2`"),
             (with("1.5", "1", ids), "invalid type: floating point"),
             (with("1", "\"1\"", ids), "invalid type: string"),
             (with("18446744073709551615", "1", ids), "too many to count"),
             (with("1", "1", ids) + "{}", "trailing characters"),
-            (
-                with("1", "1", ids).replace("\"timestamp\":0", "\"timestamp\":-1"),
-                "negative",
-            ),
-            (
-                with("1", "1", ids).replace("\"timestamp\":0,", ""),
-                "missing field `timestamp`",
-            ),
+            (with("1", "1", ids).replace("\"timestamp\":0", "\"timestamp\":-1"), "negative"),
+            (with("1", "1", ids).replace("\"timestamp\":0,", ""), "missing field `timestamp`"),
         ] {
             let error = row(&line).map(|_| ()).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");

@@ -1,0 +1,133 @@
+//! How is the house built, and why may each thread do what it does? The design, as documentation.
+//!
+//! # Floors
+//!
+//! Imports only go down; `tests/tidy.rs` holds them to it.
+//!
+//! ```text
+//!  F4 service   cache (by id)   batch (many rows)   evict (who yields)   stats   export
+//!  F3 content   sequence (tokens <-> slots)
+//!  F2 run       table (an owned, ordered run of blocks)
+//!  F1 pool      free_list (which block)   capacity (how many)   state (one word a block)
+//!  F0 ground    id   error   sync (one facade over std and loom)   counter   clock
+//! ```
+//!
+//! Two ways to hold a request. By *handle*: a [`Sequence`](crate::Sequence) is owned by a
+//! scheduler, lives in no map and takes no lock. By *id*: a
+//! [`PagedKvCache`](crate::PagedKvCache) is a thin layer over the same handles.
+//!
+//! # A block's life
+//!
+//! ```text
+//!            allocate, grow                    fork of a partly filled tail, retain
+//!   Free ───────────────────> owned by one ──────────────────────> owned by several
+//!   in a home shard           may be written                       read only
+//!   or in the depot                │  ^                                  │
+//!        ^                         │  └──────────────────────────────────┘
+//!        └─────────────────────────┘        release by all but one
+//!           release by the last owner
+//! ```
+//!
+//! An owner is a table that holds the block privately, a *run*, or a count by id. Forking does not
+//! count blocks: it freezes the full ones into a run, of which both tables hold a reference.
+//!
+//! ```text
+//!   source  [B0 B1 B2 B3 | B7]          source  [B0 B1 B2 B3 | B7]──────┐
+//!            private       tail   fork           └── run ──┘            │ 2 owners
+//!                                 ───>          fork    └─────────┐     │
+//!                                               [B0 B1 B2 B3 | B7]──────┘
+//!   5 words say 1                       4 words say 1 (the run), 1 says 2; the run has 2 holders
+//! ```
+//!
+//! So a fork writes one reference count for the run and one word for the tail, however long the
+//! prompt is; it copies the ids, because [`as_slice`](crate::BlockTable::as_slice) is contiguous.
+//!
+//! Cutting into a run: if nobody else holds it, its blocks become private again. Else each block
+//! that stays gets this table as an owner by its own word, *while the run still owns it*, and
+//! then the run is let go. In every interleaving with other holders that leave, the last one to
+//! leave finds the exact counts.
+//!
+//! # Where free blocks are
+//!
+//! ```text
+//!   thread 0 ─ claim ─> [shard 0: loose ids, ledger] ─┐ spill / refill one magazine of 128
+//!   thread 1 ─ claim ─> [shard 1: loose ids, ledger] ─┼──> depot: crossbeam ArrayQueue
+//!   ...                                               ─┘
+//! ```
+//!
+//! A thread claims its home shard with one exchange and lets go with one store. While it holds
+//! the claim it copies ids and writes their words, so a block is in the free list exactly when
+//! its word says free, for anyone who holds the claims. A thread that finds its home claimed takes
+//! the next shard instead of waiting.
+//!
+//! What an allocation does, until something suffices:
+//!
+//! 1. take from the home shard;
+//! 2. refill from the depot, one queue operation per 128 blocks;
+//! 3. prove that there is no room, and refuse;
+//! 4. take from other shards, one claim at a time, into its own;
+//! 5. take the `shortage` mutex, so that two collectors cannot starve each other, and repeat 3
+//!    and 4 until one of them succeeds.
+//!
+//! # Why a refusal is right
+//!
+//! Each shard has a ledger of blocks *taken* and *given* through it, both only growing. Step 3
+//! reads every `taken`, then every `given`. At a moment between the two passes each `taken` was
+//! at least what was read, and each `given` at most: the blocks in use were at least the difference.
+//! If that leaves less than asked, there was less room than asked at that moment. Blocks on their
+//! way between shards and depot are in no ledger, so a transfer never causes a refusal; no lock is
+//! taken and nobody is waited for.
+//!
+//! Allocation is linearizable by count: which ids it returns depends on where the thread is at
+//! home.
+//!
+//! # Progress, exactly
+//!
+//! | operation | may wait for |
+//! |---|---|
+//! | append inside a block, fork by handle, reads by handle | nobody |
+//! | a refusal | nobody |
+//! | allocate, grow, release | a thread descheduled inside a claim, only if *all* shards are claimed (likely only in a pool of one shard, under 1,024 blocks); a thread descheduled between two instructions of `ArrayQueue`, once in 128 blocks at most |
+//! | allocate when neither home shard nor depot suffices | besides: other collectors (a mutex), and a thread descheduled inside a claim on blocks that are needed |
+//! | by id | besides: the lock of one of 256 map shards, held for one short operation at most; the lock of the sequence itself, if it is leased or in the middle of something long |
+//! | `validate` | every claim; it holds all of them for a pass over the free list |
+//!
+//! Nothing is lock-free in the strict sense where `ArrayQueue`, a claim or a map shard is
+//! involved; what holds is that there is no lock that all operations take, and that a
+//! descheduled thread holds up only those who need what it holds.
+//!
+//! # Orderings
+//!
+//! | write | read | what it carries |
+//! |---|---|---|
+//! | `claimed.store(false, Release)` in `Claim::drop` | `claimed.swap(true, Acquire)` in `Shard::try_claim` | ids, words, ledger; through the words' owners the KV bytes: a block's next owner sees all its last one did |
+//! | the depot's push | the depot's pop | the same for blocks that change shards |
+//! | `word` exchange, AcqRel, in `BlockWords::release_shared` | itself, and the Acquire load in `BlockWords::state` | what each sharer did with a block, to the last one |
+//! | `taken`, `given` stores, Release | loads, Acquire, in `room_at_most` and `totals` | a block counted as given was counted as taken |
+//! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |
+//! | `leases.fetch_sub(Release)` | `leases.load(Acquire)` | what a lease's holder did, to the thread that evicts |
+//!
+//! A sole owner's release is a plain store: nobody can become an owner but through an owner.
+//!
+//! # The map
+//!
+//! A sequence that nobody leases lives in the `DashMap`'s own memory and the shard's lock is its
+//! lock: an append by id is two atomic writes and no reference count. A leased one, and one in the
+//! middle of something long (a search for blocks, a caller's closure, a table of more than 256
+//! blocks being forked), moves behind an `Arc` with a lock of its own, so that no map shard is held
+//! meanwhile, and moves back when it is found alone. The hasher is foldhash, seeded at random for
+//! each cache: ids may come from clients. There are 256 shards whatever the machine: the chance of
+//! meeting a descheduled holder counts, not the number of cores.
+//!
+//! Recency is a logical clock: a thread's stamps strictly increase and run at most 64 uses ahead of
+//! what other threads know, so no two uses by different threads are told apart wrongly unless they
+//! lie that close together, and no use writes a line that all threads write.
+//!
+//! # What changed against the first sketch
+//!
+//! - Credits are blocks. The sketch had counted credits beside located ids; here taking the ids is
+//!   taking the room, and the ledgers prove refusals. One thing fewer to keep consistent, and the
+//!   statistics are the same two numbers.
+//! - The collector needs no versions and no double collect: see *Why a refusal is right*.
+//! - Recency is logical instead of a coarse wall clock: exact on one thread, and tests need no
+//!   sleeping.
