@@ -1,10 +1,10 @@
 //! What must a kernel be told about a batch?
 //!
 //! Three answers, each written into buffers the caller gives:
-//! - a **block table** ([`block_tables`]): one padded row of block ids a sequence, as vLLM and
+//! - a **block table** ([`block_tables()`]): one padded row of block ids a sequence, as vLLM and
 //!   FlashAttention read it;
-//! - a **CSR triple** ([`csr`]): `indptr`, `indices`, `last_page_len`, as FlashInfer reads it;
-//! - a **slot mapping** ([`slot_mapping`], [`slots`]): where the KV of each token goes.
+//! - a **CSR triple** ([`csr()`]): `indptr`, `indices`, `last_page_len`, as FlashInfer reads it;
+//! - a **slot mapping** ([`slot_mapping`], [`slots()`]): where the KV of each token goes.
 //!
 //! Each has a function over a batch of handles and a builder that takes one [`&Sequence`] at a
 //! time, for whoever reaches its sequences one by one, as the cache does by id. Numbers are

@@ -37,9 +37,9 @@ impl PagedKvCache {
 
     /// Lets `read` look at a sequence without a copy; `None` if the cache has none of that id.
     ///
-    /// No map lock is held meanwhile, but the sequence's own: `read` may call the cache, even to
-    /// read the same sequence again, but a call that changes this very sequence would wait for
-    /// `read` to end, forever.
+    /// No map lock is held meanwhile, but the sequence's own: `read` may look at the cache, even at
+    /// the same sequence again, but a call that changes or removes this very sequence (an eviction
+    /// might choose it) would wait for `read` to end, forever.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};

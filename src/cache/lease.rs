@@ -40,8 +40,9 @@ pub struct Lease {
     leased: Vec<Leased>,
     /// Indices of `leased` in the one order in which every lease locks its sequences.
     lock_order: Vec<usize>,
-    /// Empty between calls: kept for its memory.
-    rows: Vec<LockedRow<'static>>,
+    /// Empty: the memory of the rows between calls, as elements of their layout that may be sent
+    /// to other threads, which lock guards may not.
+    rows: Vec<(usize, usize)>,
     clock: Arc<RecencyClock>,
 }
 
@@ -254,15 +255,13 @@ impl Lease {
         change: impl FnOnce(&mut [LockedRow<'_>], &RecencyClock) -> Result<R>,
     ) -> Result<R> {
         self.check_rows("num_new_tokens", num_new_tokens)?;
-        let mut rows: Vec<LockedRow<'_>> = std::mem::take(&mut self.rows);
+        let mut rows: Vec<LockedRow<'_>> = emptied(std::mem::take(&mut self.rows));
         rows.extend(num_new_tokens.iter().map(|&n| LockedRow { live: None, num_new_tokens: n }));
         for &row in &self.lock_order {
             rows[row].live = Some(self.leased[row].slot.live.write());
         }
         let changed = change(&mut rows, &self.clock);
-        rows.clear();
-        // An empty vector of the same layout: collecting in place keeps its memory.
-        self.rows = rows.into_iter().map(|_| unreachable!("the rows were cleared")).collect();
+        self.rows = emptied(rows);
         changed
     }
 
@@ -293,6 +292,13 @@ struct LockedRow<'a> {
     num_new_tokens: usize,
 }
 
+/// The memory of `elements` for elements of the same layout: collecting in place keeps it, as
+/// `tests/no_allocation.rs` sees.
+fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
+    elements.clear();
+    elements.into_iter().map(|_| unreachable!("the vector was cleared")).collect()
+}
+
 const STAYS: &str = "a leased sequence stays where it is";
 
 impl LockedRow<'_> {
@@ -307,5 +313,19 @@ impl BatchRow for LockedRow<'_> {
     }
     fn num_new_tokens(&self) -> usize {
         self.num_new_tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_handles_and_leases_go_from_thread_to_thread() {
+        fn is_send_and_sync<T: Send + Sync + 'static>() {}
+        is_send_and_sync::<PagedKvCache>();
+        is_send_and_sync::<Sequence>();
+        is_send_and_sync::<Lease>();
+        is_send_and_sync::<AppendBatch>();
     }
 }

@@ -78,7 +78,7 @@ pub fn block_tables<'s, T: KernelInt>(
 
 /// A block table that is written a row at a time.
 ///
-/// For a batch whose sequences are reached one by one; [`block_tables`] does the same for one
+/// For a batch whose sequences are reached one by one; [`block_tables()`] does the same for one
 /// whose handles are at hand.
 ///
 /// ```

@@ -85,7 +85,7 @@ pub fn csr<'s, T: KernelInt>(
 
 /// A CSR triple that is written a sequence at a time.
 ///
-/// For a batch whose sequences are reached one by one; [`csr`] does the same for one whose handles
+/// For a batch whose sequences are reached one by one; [`csr()`] does the same for one whose handles
 /// are at hand.
 ///
 /// ```

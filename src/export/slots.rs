@@ -69,7 +69,7 @@ pub fn slots<T: KernelInt>(
 /// No lock, no allocation, `O(sequences + gaps + cells)`.
 ///
 /// # Errors
-/// Those of [`slots`]; here `out` may have cells to spare. `out` is then untouched.
+/// Those of [`slots()`]; here `out` may have cells to spare. `out` is then untouched.
 ///
 /// ```
 /// use paged_kv::export::{Gaps, slot_mapping};
@@ -152,7 +152,7 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// No lock, no allocation, `O(gaps + slots)`.
     ///
     /// # Errors
-    /// Those of [`slots`]; `required` counts the cells up to this range's last. `out` is then
+    /// Those of [`slots()`]; `required` counts the cells up to this range's last. `out` is then
     /// untouched.
     pub fn push(&mut self, sequence: &Sequence, tokens: Range<usize>) -> Result<()> {
         let slots = self.gaps.num_slots(sequence, tokens.clone())?;

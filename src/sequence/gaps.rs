@@ -36,7 +36,7 @@ impl Gaps {
         let start =
             self.0[first..last].first().map_or(range.start, |gap| gap.start.min(range.start));
         let end = self.0[first..last].last().map_or(range.end, |gap| gap.end.max(range.end));
-        self.0.splice(first..last, [start..end]);
+        self.0.splice(first..last, std::iter::once(start..end));
     }
 
     /// Forgets everything from logical block `end` on.

@@ -5,7 +5,7 @@
 //! the very code that ships. Everything above imports from here and cannot tell which it got.
 
 #[cfg(paged_kv_loom)]
-mod model;
+pub mod model;
 #[cfg(not(paged_kv_loom))]
 mod native;
 

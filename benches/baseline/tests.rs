@@ -1,0 +1,130 @@
+//! Do the baselines do what they are compared for?
+
+#[path = "mod.rs"]
+mod baseline;
+
+use std::collections::HashSet;
+use std::thread;
+
+use baseline::one_lock_cache::{Appended, OneLockCache, Refused};
+use baseline::one_lock_pool::OneLockPool;
+use baseline::queue_pool::QueuePool;
+
+/// Runs `check` on each pool: allocate, retain, release, free blocks.
+macro_rules! on_each_pool {
+    ($blocks:expr, |$pool:ident| $check:expr) => {
+        {
+            let $pool = OneLockPool::new($blocks);
+            $check
+        }
+        for queues in [1, 64] {
+            let $pool = QueuePool::new($blocks, queues);
+            $check
+        }
+    };
+}
+
+#[test]
+fn pools_give_every_block_once_and_then_refuse() {
+    on_each_pool!(64, |pool| {
+        let mut ids = Vec::new();
+        assert!(pool.allocate(60, &mut ids));
+        assert!(!pool.allocate(5, &mut ids));
+        assert!(pool.allocate(4, &mut ids));
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 64);
+        assert!(ids.iter().all(|&id| id < 64));
+        pool.release(&ids);
+        assert_eq!(pool.free_blocks(), 64);
+    });
+}
+
+#[test]
+fn pools_take_a_block_back_from_its_last_owner_only() {
+    on_each_pool!(8, |pool| {
+        let mut ids = Vec::new();
+        assert!(pool.allocate(8, &mut ids));
+        pool.retain(&ids[..3]);
+        pool.release(&ids);
+        assert_eq!(pool.free_blocks(), 5);
+        pool.release(&ids[..3]);
+        assert_eq!(pool.free_blocks(), 8);
+    });
+}
+
+#[test]
+fn pools_lose_nothing_between_threads() {
+    on_each_pool!(512, |pool| {
+        thread::scope(|scope| {
+            for n in 1..=8 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    let mut ids = Vec::new();
+                    for _ in 0..2_000 {
+                        assert!(pool.allocate(n, &mut ids));
+                        pool.retain(&ids);
+                        pool.release(&ids);
+                        pool.release(&ids);
+                        ids.clear();
+                    }
+                });
+            }
+        });
+        assert_eq!(pool.free_blocks(), 512);
+    });
+}
+
+#[test]
+fn the_cache_copies_a_shared_partly_filled_block_and_the_last_sharer_does_not() {
+    let cache = OneLockCache::new(8, 4);
+    cache.allocate(1, 6).unwrap();
+    cache.fork(1, 2).unwrap();
+    assert_eq!(cache.free_blocks(), 6);
+    let append = cache.append(2, 1).unwrap();
+    let (src, dst) = append.copy.expect("the second block is shared");
+    assert_eq!(cache.with_blocks(1, |ids| ids[1]), Ok(src));
+    assert_eq!(cache.with_blocks(2, |ids| ids[1]), Ok(dst));
+    assert_eq!(cache.append(1, 3), Ok(Appended { new_blocks: 2..3, copy: None }));
+    assert_eq!(cache.free_blocks(), 4);
+    cache.free(1).unwrap();
+    cache.free(2).unwrap();
+    assert_eq!((cache.free_blocks(), cache.len()), (8, 0));
+}
+
+#[test]
+fn the_cache_refuses_what_it_should_and_changes_nothing() {
+    let cache = OneLockCache::new(4, 4);
+    let first = cache.allocate(1, 9).unwrap();
+    assert_eq!(cache.allocate(1, 1).unwrap_err(), Refused::Exists);
+    assert_eq!(cache.allocate(2, 5).unwrap_err(), Refused::OutOfBlocks);
+    assert_eq!(cache.append(1, 8).unwrap_err(), Refused::OutOfBlocks);
+    assert_eq!(cache.append(3, 1).unwrap_err(), Refused::Missing);
+    assert_eq!(cache.truncate(1, 10), Err(Refused::TooShort));
+    assert_eq!((cache.free_blocks(), cache.len()), (1, 1));
+    assert_eq!(cache.append_at(first, 3).unwrap().new_blocks, 3..3);
+    cache.truncate(1, 4).unwrap();
+    assert_eq!(cache.free_blocks(), 3);
+    cache.free_at(first);
+    assert_eq!(cache.free(1), Err(Refused::Missing));
+}
+
+#[test]
+fn the_cache_evicts_the_least_recently_used() {
+    let cache = OneLockCache::new(16, 4);
+    let places: Vec<_> = (0..6).map(|id| cache.allocate(id, 4).unwrap()).collect();
+    cache.append(0, 0).unwrap();
+    cache.fork_at(places[2], 9);
+    assert_eq!(cache.evict(1), [1]);
+    assert_eq!(cache.evict(3), [2, 3, 4]);
+    assert_eq!(cache.evict(9), [5, 0, 9]);
+    assert_eq!((cache.free_blocks(), cache.len()), (16, 0));
+}
+
+#[test]
+fn the_cache_exports_padded_rows() {
+    let cache = OneLockCache::new(16, 4);
+    cache.allocate(7, 8).unwrap();
+    let mut table = [9; 6];
+    cache.export(&[7], &mut table, 3, -1).unwrap();
+    assert_eq!(table, [1, 0, -1, 9, 9, 9]);
+    assert_eq!(cache.export(&[7], &mut table, 1, -1), Err(Refused::TooShort));
+}

@@ -1,0 +1,314 @@
+//! The work of a scheduler, the same for every design: rows of live requests that grow a token at a
+//! time, are forked, finish and are admitted.
+
+use paged_kv::{BlockPool, PagedKvCache, SeqId, Sequence};
+
+use super::team::Burst;
+use crate::baseline::one_lock_cache::{OneLockCache, Place};
+
+pub const BLOCK_SIZE: usize = 16;
+
+/// One scheduler's requests, each in a row.
+pub trait Requests {
+    /// Puts a new request of `num_tokens` in an empty row.
+    fn admit(&mut self, row: usize, num_tokens: usize);
+    fn append(&mut self, row: usize);
+    /// Puts a fork of the request of row `from` in the empty row `to`.
+    fn fork(&mut self, from: usize, to: usize);
+    fn truncate(&mut self, row: usize, num_tokens: usize);
+    /// Empties a row.
+    fn finish(&mut self, row: usize);
+}
+
+/// Ours, by handle: the scheduler owns its sequences.
+pub struct ByHandle<'a> {
+    pool: &'a BlockPool,
+    rows: Vec<Option<Sequence>>,
+}
+
+impl<'a> ByHandle<'a> {
+    pub fn new(pool: &'a BlockPool, rows: usize) -> Self {
+        Self { pool, rows: (0..rows).map(|_| None).collect() }
+    }
+
+    #[inline]
+    fn row(&mut self, row: usize) -> &mut Sequence {
+        self.rows[row].as_mut().expect("the row has a request")
+    }
+}
+
+impl Requests for ByHandle<'_> {
+    #[inline]
+    fn admit(&mut self, row: usize, num_tokens: usize) {
+        let sequence = self.pool.allocate_sequence(num_tokens, BLOCK_SIZE);
+        self.rows[row] = Some(sequence.expect("the pool has room for every request"));
+    }
+    #[inline]
+    fn append(&mut self, row: usize) {
+        drop(self.row(row).append(1).expect("the pool has room for every request"));
+    }
+    #[inline]
+    fn fork(&mut self, from: usize, to: usize) {
+        self.rows[to] = Some(self.row(from).fork().expect("few owners"));
+    }
+    #[inline]
+    fn truncate(&mut self, row: usize, num_tokens: usize) {
+        self.row(row).truncate(num_tokens).expect("the request is longer");
+    }
+    #[inline]
+    fn finish(&mut self, row: usize) {
+        self.rows[row] = None;
+    }
+}
+
+/// A scheduler that names its requests by ids never used before.
+pub struct ById<'a, C> {
+    cache: &'a C,
+    rows: Vec<u64>,
+    next: u64,
+}
+
+impl<'a, C> ById<'a, C> {
+    /// `thread` keeps the ids of schedulers apart.
+    pub fn new(cache: &'a C, rows: usize, thread: usize) -> Self {
+        Self { cache, rows: vec![0; rows], next: (thread as u64) << 40 }
+    }
+
+    #[inline]
+    fn name(&mut self, row: usize) -> u64 {
+        self.next += 1;
+        self.rows[row] = self.next;
+        self.next
+    }
+}
+
+/// Ours, by id.
+impl Requests for ById<'_, PagedKvCache> {
+    #[inline]
+    fn admit(&mut self, row: usize, num_tokens: usize) {
+        let id = SeqId(self.name(row));
+        self.cache.allocate(id, num_tokens).expect("the cache has room for every request");
+    }
+    #[inline]
+    fn append(&mut self, row: usize) {
+        let append = self.cache.append(SeqId(self.rows[row]), 1);
+        drop(append.expect("the cache has room for every request"));
+    }
+    #[inline]
+    fn fork(&mut self, from: usize, to: usize) {
+        let src = SeqId(self.rows[from]);
+        let dst = SeqId(self.name(to));
+        self.cache.fork(src, dst).expect("the source is there and the name is new");
+    }
+    #[inline]
+    fn truncate(&mut self, row: usize, num_tokens: usize) {
+        self.cache.truncate(SeqId(self.rows[row]), num_tokens).expect("the request is longer");
+    }
+    #[inline]
+    fn finish(&mut self, row: usize) {
+        self.cache.free(SeqId(self.rows[row])).expect("the row has a request");
+    }
+}
+
+/// One lock, by id.
+impl Requests for ById<'_, OneLockCache> {
+    #[inline]
+    fn admit(&mut self, row: usize, num_tokens: usize) {
+        let id = self.name(row);
+        self.cache.allocate(id, num_tokens).expect("the cache has room for every request");
+    }
+    #[inline]
+    fn append(&mut self, row: usize) {
+        self.cache.append(self.rows[row], 1).expect("the cache has room for every request");
+    }
+    #[inline]
+    fn fork(&mut self, from: usize, to: usize) {
+        let src = self.rows[from];
+        let dst = self.name(to);
+        self.cache.fork(src, dst).expect("the source is there and the name is new");
+    }
+    #[inline]
+    fn truncate(&mut self, row: usize, num_tokens: usize) {
+        self.cache.truncate(self.rows[row], num_tokens).expect("the request is longer");
+    }
+    #[inline]
+    fn finish(&mut self, row: usize) {
+        self.cache.free(self.rows[row]).expect("the row has a request");
+    }
+}
+
+/// One lock, by place in its slab: no look-up on append and fork. Not asked for; shown because a
+/// scheduler that holds handles of ours could hold places of it.
+pub struct ByPlace<'a> {
+    cache: &'a OneLockCache,
+    rows: Vec<Option<Place>>,
+    ids: ById<'a, OneLockCache>,
+}
+
+impl<'a> ByPlace<'a> {
+    pub fn new(cache: &'a OneLockCache, rows: usize, thread: usize) -> Self {
+        Self { cache, rows: vec![None; rows], ids: ById::new(cache, rows, thread) }
+    }
+
+    #[inline]
+    fn row(&self, row: usize) -> Place {
+        self.rows[row].expect("the row has a request")
+    }
+}
+
+impl Requests for ByPlace<'_> {
+    #[inline]
+    fn admit(&mut self, row: usize, num_tokens: usize) {
+        let place = self.cache.allocate(self.ids.name(row), num_tokens);
+        self.rows[row] = Some(place.expect("the cache has room for every request"));
+    }
+    #[inline]
+    fn append(&mut self, row: usize) {
+        self.cache.append_at(self.row(row), 1).expect("the cache has room for every request");
+    }
+    #[inline]
+    fn fork(&mut self, from: usize, to: usize) {
+        self.rows[to] = Some(self.cache.fork_at(self.row(from), self.ids.name(to)));
+    }
+    #[inline]
+    fn truncate(&mut self, row: usize, num_tokens: usize) {
+        self.ids.truncate(row, num_tokens);
+    }
+    #[inline]
+    fn finish(&mut self, row: usize) {
+        self.cache.free_at(self.row(row));
+    }
+}
+
+/// Appends of one token, over and over the rows; a request that has grown long is cut back.
+pub struct Growth<R> {
+    requests: R,
+    lengths: Vec<usize>,
+    next: usize,
+}
+
+impl<R: Requests> Growth<R> {
+    pub const ROWS: usize = 1_024;
+    pub const SHORTEST: usize = 64;
+    pub const LONGEST: usize = 192;
+    pub const MOST_BLOCKS: usize = Self::ROWS * Self::LONGEST / BLOCK_SIZE;
+
+    /// With `rows` live requests of all lengths, so that new blocks are not needed all at once.
+    pub fn new(mut requests: R, rows: usize) -> Self {
+        let spread = Self::LONGEST - Self::SHORTEST;
+        let lengths: Vec<_> = (0..rows).map(|row| Self::SHORTEST + row * 37 % spread).collect();
+        for (row, &length) in lengths.iter().enumerate() {
+            requests.admit(row, length);
+        }
+        Self { requests, lengths, next: 0 }
+    }
+
+    #[inline]
+    pub fn append(&mut self) {
+        let row = self.next;
+        self.next = if row + 1 == self.lengths.len() { 0 } else { row + 1 };
+        if self.lengths[row] == Self::LONGEST {
+            self.requests.truncate(row, Self::SHORTEST);
+            self.lengths[row] = Self::SHORTEST;
+        }
+        self.requests.append(row);
+        self.lengths[row] += 1;
+    }
+}
+
+impl<R> Growth<R> {
+    /// The requests, to look at.
+    pub fn requests(&mut self) -> &mut R {
+        &mut self.requests
+    }
+}
+
+/// Steps of a scheduler: every request grows by a token, 2 % finish and forks of others take their
+/// rows, 2 % finish and new ones are admitted.
+pub struct Steps<R> {
+    requests: R,
+    dice: Dice,
+}
+
+impl<R: Requests> Steps<R> {
+    pub const ROWS: usize = 256;
+    /// 2 % of the rows.
+    const CHANGES: usize = 5;
+    pub const LONGEST_PROMPT: usize = 1_024;
+    /// On average less than two thirds; rows live for 25 steps on average.
+    pub const MOST_BLOCKS: usize = Self::ROWS * (Self::LONGEST_PROMPT / BLOCK_SIZE + 8);
+
+    pub fn new(mut requests: R, seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        for row in 0..Self::ROWS {
+            requests.admit(row, 1 + dice.below(Self::LONGEST_PROMPT));
+        }
+        Self { requests, dice }
+    }
+
+    pub fn step(&mut self) {
+        for row in 0..Self::ROWS {
+            self.requests.append(row);
+        }
+        for _ in 0..Self::CHANGES {
+            let from = self.dice.below(Self::ROWS);
+            let to = (from + 1 + self.dice.below(Self::ROWS - 1)) % Self::ROWS;
+            self.requests.finish(to);
+            self.requests.fork(from, to);
+        }
+        for _ in 0..Self::CHANGES {
+            let row = self.dice.below(Self::ROWS);
+            self.requests.finish(row);
+            self.requests.admit(row, 1 + self.dice.below(Self::LONGEST_PROMPT));
+        }
+    }
+}
+
+/// The same sequence of numbers for every contender.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    #[inline]
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 32) as usize * bound) >> 32
+    }
+}
+
+/// Bursts of 256 appends.
+pub fn growing<'a>(requests: impl Requests + 'a) -> Burst<'a> {
+    let mut growth = Growth::new(requests, Growth::<ByHandle<'_>>::ROWS);
+    Box::new(move || {
+        for _ in 0..256 {
+            growth.append();
+        }
+        256
+    })
+}
+
+/// Bursts of one step.
+pub fn stepping<'a>(requests: impl Requests + 'a, seed: u64) -> Burst<'a> {
+    let mut steps = Steps::new(requests, seed);
+    Box::new(move || {
+        steps.step();
+        1
+    })
+}
+
+/// A request of `num_tokens` that is forked and the fork finished, over and over.
+pub fn forking<'a>(mut requests: impl Requests + 'a, num_tokens: usize) -> Burst<'a> {
+    requests.admit(0, num_tokens);
+    Box::new(move || {
+        for _ in 0..8 {
+            requests.fork(0, 1);
+            requests.finish(1);
+        }
+        8
+    })
+}

@@ -1,0 +1,161 @@
+//! Threads that do the work of several contenders in turn, a short slice each.
+//!
+//! The threads live as long as the comparison, so each keeps its home in every contender. Slices of
+//! different contenders alternate within milliseconds, so that what the machine does meanwhile hits
+//! all of them; a round runs them in one order and the next round in the other.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Does a few microseconds of work and says how many operations that was.
+pub type Burst<'a> = Box<dyn FnMut() -> u64 + 'a>;
+
+/// One design at one number of threads.
+pub struct Contender<'a> {
+    pub threads: usize,
+    pub slice: Duration,
+    make: Box<dyn Fn(usize) -> Burst<'a> + Sync + 'a>,
+}
+
+impl<'a> Contender<'a> {
+    /// `make` is called once on each thread, with the thread's number, and sets up its work.
+    pub fn new(threads: usize, slice: Duration, make: impl Fn(usize) -> Burst<'a> + Sync + 'a) -> Self {
+        Self { threads, slice, make: Box::new(make) }
+    }
+}
+
+/// What came of one contender's slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// Operations a second, all threads together.
+    pub rate: f64,
+    /// Share of the slice that its unluckiest thread spent ready to run but not running.
+    pub waited: f64,
+}
+
+/// Runs rounds of one slice a contender until `enough` says so.
+pub fn alternate(contenders: &[Contender<'_>], mut enough: impl FnMut(&[Slice]) -> bool) {
+    let threads = contenders.iter().map(|contender| contender.threads).max().unwrap_or(0);
+    let gate = Gate::new(threads);
+    thread::scope(|scope| {
+        for number in 0..threads {
+            let gate = &gate;
+            scope.spawn(move || take_part(number, contenders, gate));
+        }
+        gate.barrier.wait(); // everybody has set up
+        let mut slices = vec![Slice { rate: 0.0, waited: 0.0 }; contenders.len()];
+        for round in 0.. {
+            for step in 0..contenders.len() {
+                let turn = if round % 2 == 0 { step } else { contenders.len() - 1 - step };
+                slices[turn] = gate.run(turn);
+            }
+            if enough(&slices) {
+                break;
+            }
+        }
+        gate.stop();
+    });
+}
+
+fn take_part(number: usize, contenders: &[Contender<'_>], gate: &Gate) {
+    let set_up = |contender: &Contender<'_>| {
+        (number < contender.threads).then(|| {
+            let mut burst = (contender.make)(number);
+            burst();
+            burst
+        })
+    };
+    let mut bursts: Vec<_> = contenders.iter().map(set_up).collect();
+    gate.barrier.wait();
+    loop {
+        gate.barrier.wait();
+        let turn = gate.turn.load(Ordering::Relaxed);
+        let Some(contender) = contenders.get(turn) else {
+            return;
+        };
+        if let Some(burst) = &mut bursts[turn] {
+            let part = gate.work(contender, burst);
+            gate.parts.lock().expect("no thread panics here").push(part);
+        }
+        gate.barrier.wait();
+    }
+}
+
+/// What one thread did in a slice.
+struct Part {
+    operations: u64,
+    start: Instant,
+    end: Instant,
+    waited: Duration,
+}
+
+/// Where the threads and the one that directs them meet.
+struct Gate {
+    barrier: Barrier,
+    turn: AtomicUsize,
+    ready: AtomicUsize,
+    parts: Mutex<Vec<Part>>,
+}
+
+impl Gate {
+    fn new(threads: usize) -> Self {
+        Self {
+            barrier: Barrier::new(threads + 1),
+            turn: AtomicUsize::new(0),
+            ready: AtomicUsize::new(0),
+            parts: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// One slice of contender `turn`. Called by the directing thread.
+    fn run(&self, turn: usize) -> Slice {
+        self.turn.store(turn, Ordering::Relaxed);
+        self.ready.store(0, Ordering::Relaxed);
+        self.barrier.wait();
+        self.barrier.wait();
+        let mut parts = self.parts.lock().expect("no thread panics here");
+        let start = parts.iter().map(|part| part.start).min().expect("a thread took part");
+        let end = parts.iter().map(|part| part.end).max().expect("a thread took part");
+        let operations: u64 = parts.iter().map(|part| part.operations).sum();
+        let waited = parts.iter().map(|part| part.waited).max().expect("a thread took part");
+        parts.clear();
+        let seconds = (end - start).as_secs_f64();
+        Slice { rate: operations as f64 / seconds, waited: waited.as_secs_f64() / seconds }
+    }
+
+    fn stop(&self) {
+        self.turn.store(usize::MAX, Ordering::Relaxed);
+        self.barrier.wait();
+    }
+
+    fn work(&self, contender: &Contender<'_>, burst: &mut Burst<'_>) -> Part {
+        let waited = time_waited();
+        burst(); // warms the caches after the other contenders
+        self.ready.fetch_add(1, Ordering::Relaxed);
+        if contender.threads <= thread::available_parallelism().map_or(1, usize::from) {
+            // A core for each: nobody begins before all are awake.
+            while self.ready.load(Ordering::Relaxed) < contender.threads {
+                std::hint::spin_loop();
+            }
+        }
+        let start = Instant::now();
+        let mut operations = 0;
+        let mut end = start;
+        while end - start < contender.slice {
+            operations += burst();
+            end = Instant::now();
+        }
+        Part { operations, start, end, waited: time_waited().saturating_sub(waited) }
+    }
+}
+
+/// How long the calling thread has been waiting for a processor in all; zero where the system
+/// does not say.
+fn time_waited() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = stat.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
+}

@@ -1,0 +1,48 @@
+//! Every interleaving of a model, up to a number of preemptions.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use loom::thread::JoinHandle;
+use paged_kv::model::place_thread;
+
+/// Preemptions of an execution, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+const PREEMPTIONS: usize = 2;
+
+/// Operations of an execution: above loom's 1,000, for the pools are made of many atomics.
+const MAX_BRANCHES: usize = 100_000;
+
+/// Runs `model` in every interleaving; the calling thread is at home shard 0. Says how many there
+/// were and how long it took.
+///
+/// # Panics
+/// If the model fails, or never got to choose: then it does not model anything.
+pub fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let executions = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&executions);
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = builder.max_branches.max(MAX_BRANCHES);
+    builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    let start = Instant::now();
+    builder.check(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        place_thread(0);
+        model();
+    });
+    let executions = executions.load(Ordering::Relaxed);
+    let name = std::thread::current().name().unwrap_or("model").to_owned();
+    // Not `println!`, whose output the test runner keeps from who wants to see it.
+    let line = format!("{name}: {executions} executions in {:.1?}\n", start.elapsed());
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
+    assert!(executions > 1, "a model whose threads never meet checks nothing");
+}
+
+/// A thread of the model, at home shard `home` (modulo their number).
+pub fn spawn_at<T: 'static>(home: usize, body: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
+    loom::thread::spawn(move || {
+        place_thread(home);
+        body()
+    })
+}

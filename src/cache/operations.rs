@@ -1,0 +1,264 @@
+//! What can be done to request r? Each operation of a sequence, by its id.
+//!
+//! Look the id up, do the handle's operation, note the use. Counted in the statistics only when it
+//! succeeds.
+
+use super::PagedKvCache;
+use super::slot::{Live, Slot};
+use crate::error::{PagedKvError, Result};
+use crate::id::SeqId;
+use crate::sequence::{Append, Sequence};
+
+impl PagedKvCache {
+    /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
+    /// otherwise as [`BlockPool::allocate`].
+    ///
+    /// # Errors
+    /// [`SequenceExists`](PagedKvError::SequenceExists),
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// assert_eq!(cache.allocate(SeqId(1), 1), Err(PagedKvError::SequenceExists(SeqId(1))));
+    /// assert_eq!(
+    ///     cache.allocate(SeqId(2), 33),
+    ///     Err(PagedKvError::OutOfMemory { requested: 3, available: 1 }),
+    /// );
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn allocate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
+        if self.sequences.contains_key(&id) {
+            return Err(PagedKvError::SequenceExists(id));
+        }
+        let sequence = self.allocate_sequence(num_tokens)?;
+        let num_blocks = sequence.num_blocks() as u64;
+        let live = Live::new(sequence, 0, self.clock.stamp());
+        self.insert(id, live).inspect_err(|_| self.undone.add(num_blocks))
+    }
+
+    /// A new sequence as an owned handle, which the map does not know: it is freed by dropping it
+    /// and never evicted. Costs no map look-up.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 16, 1, 1);
+    /// let sequence = cache.allocate_sequence(33)?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// assert!(cache.allocate_sequence(33).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allocate_sequence(&self, num_tokens: usize) -> Result<Sequence> {
+        self.pool.allocate_sequence(num_tokens, self.block_size)
+    }
+
+    /// Makes room for `num_new_tokens` more tokens of a sequence, and counts as a use (also with
+    /// 0 tokens). See [`Sequence::append`]. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(2, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// assert_eq!(cache.append(SeqId(1), 1)?.new_blocks, 1..2);
+    /// assert!(cache.append(SeqId(1), 4).is_err());
+    /// assert!(cache.append(SeqId(2), 1).is_err());
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        let not_found = PagedKvError::SequenceNotFound(id);
+        let shared = {
+            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            if let Slot::Owned(live) = slot.settle()
+                && let Some(append) = live.sequence.try_append_near(num_new_tokens)
+            {
+                live.note_use(self.clock.stamp());
+                return Ok(append);
+            }
+            slot.share()
+        };
+        let mut live = shared.live.write();
+        let live = live.as_mut().ok_or(not_found)?;
+        let append = live.sequence.append(num_new_tokens)?;
+        live.note_use(self.clock.stamp());
+        Ok(append)
+    }
+
+    /// Removes a sequence and gives back every block that no one else uses. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceLeased`](PagedKvError::SequenceLeased).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// cache.free(SeqId(1))?;
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceNotFound(SeqId(1))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn free(&self, id: SeqId) -> Result<()> {
+        self.take_out(id).map(drop)
+    }
+
+    /// Removes a sequence at once, and gives its blocks back as soon as its last lease ends: for
+    /// a client that left while a batch with its request runs. The id may be used again at once;
+    /// the leases still reach the old sequence.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceLeased(SeqId(1))));
+    /// cache.free_when_released(SeqId(1))?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// drop(lease);
+    /// assert_eq!(cache.used_block_count(), 0);
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn free_when_released(&self, id: SeqId) -> Result<()> {
+        let removed = self.sequences.remove(&id);
+        let (_, slot) = removed.ok_or(PagedKvError::SequenceNotFound(id))?;
+        if slot.leases() == 0 {
+            drop(slot.into_live());
+        }
+        Ok(())
+    }
+
+    /// A second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
+    /// [`Sequence::fork`]. Takes three shard locks, one after the other.
+    ///
+    /// # Errors
+    /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) of `src`,
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// cache.fork(SeqId(1), SeqId(2))?;
+    /// assert_eq!(cache.used_block_count(), 3);
+    /// let refused = cache.fork(SeqId(1), SeqId(2));
+    /// assert_eq!(refused, Err(PagedKvError::SequenceExists(SeqId(2))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
+        if self.sequences.contains_key(&dst) {
+            return Err(PagedKvError::SequenceExists(dst));
+        }
+        let fork = |live: &mut Live| Ok((live.sequence.fork_uncounted()?, live.priority));
+        let (sequence, priority) = self.update(src, Live::is_brief, fork)??;
+        let handle = sequence.table().pool().clone();
+        self.insert(dst, Live::new(sequence, priority, self.clock.stamp()))?;
+        handle.count_fork();
+        Ok(())
+    }
+
+    /// Drops the tokens of a sequence from `num_tokens` on. See [`Sequence::truncate`]. Takes one
+    /// shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd),
+    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// cache.truncate(SeqId(1), 32)?;
+    /// assert_eq!(cache.used_block_count(), 2);
+    /// assert!(cache.truncate(SeqId(1), 33).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn truncate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
+        self.update(id, Live::is_brief, |live| live.sequence.truncate(num_tokens))?
+    }
+
+    /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the
+    /// tokens' worth given up. See [`Sequence::apply_streaming_llm`]. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceLeased`](PagedKvError::SequenceLeased): a running batch may read what a trim
+    /// gives up.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 32)?;
+    /// assert_eq!(cache.apply_streaming_llm(SeqId(1), 4, 8)?, 20);
+    /// let _lease = cache.lease(&[SeqId(1)])?;
+    /// assert!(cache.apply_streaming_llm(SeqId(1), 4, 4).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn apply_streaming_llm(
+        &self,
+        id: SeqId,
+        sink_tokens: usize,
+        window_tokens: usize,
+    ) -> Result<usize> {
+        self.trim_unleased(id, |sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens))
+    }
+
+    /// Counts a use of a sequence. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.allocate(SeqId(2), 4)?;
+    /// cache.touch(SeqId(1))?;
+    /// assert_eq!(cache.select_eviction_target(), Some(SeqId(2)));
+    /// assert!(cache.touch(SeqId(3)).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn touch(&self, id: SeqId) -> Result<()> {
+        self.update(id, |_| true, |live| live.note_use(self.clock.stamp()))
+    }
+
+    /// Sets what [`EvictionStrategy::Priority`] looks at; 0 at first. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.set_priority(SeqId(1), 3)?;
+    /// assert_eq!(cache.get_sequence(SeqId(1)).unwrap().priority, 3);
+    /// assert!(cache.set_priority(SeqId(2), 3).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn set_priority(&self, id: SeqId, priority: u32) -> Result<()> {
+        self.update(id, |_| true, |live| live.priority = priority)
+    }
+}

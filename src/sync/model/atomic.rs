@@ -1,0 +1,221 @@
+//! What does an atomic operation do under the model checker? What it says, unless the run asks
+//! for more or for less.
+//!
+//! Environment variables, read once:
+//! - `PAGED_KV_LOOM_SC=1`: every load, store and exchange is a read-modify-write of the newest
+//!   value, with acquire and release. loom remembers one access of a kind for each atomic, and so
+//!   misses interleavings of a load with an exchange; it misses none of these.
+//! - `PAGED_KV_DEMOTE=src/pool/state.rs:61`: the operations written on that line are `Relaxed`,
+//!   or as `PAGED_KV_DEMOTE_TO` says (`acquire`, `release`).
+//! - `PAGED_KV_LIST_SITES=FILE`: each line with an atomic operation that is not `Relaxed` is
+//!   appended to the file: place, operation, ordering.
+//!
+//! It does not know what any atomic is for.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::panic::Location;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, OnceLock};
+
+/// The operations that every atomic has.
+macro_rules! atomic {
+    ($name:ident, $value:ty, $read:expr) => {
+        #[derive(Debug)]
+        pub(crate) struct $name(loom::sync::atomic::$name);
+
+        #[allow(dead_code, reason = "every atomic has them, not every one is asked for all")]
+        impl $name {
+            #[track_caller]
+            pub(crate) fn new(value: $value) -> Self {
+                Self(loom::sync::atomic::$name::new(value))
+            }
+
+            #[track_caller]
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                let order = as_run(order, "load");
+                if every_access_is_an_exchange() {
+                    let read: fn(&loom::sync::atomic::$name) -> $value = $read;
+                    return read(&self.0);
+                }
+                self.0.load(order)
+            }
+
+            #[track_caller]
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                let order = as_run(order, "store");
+                if every_access_is_an_exchange() {
+                    self.0.swap(value, Ordering::AcqRel);
+                } else {
+                    self.0.store(value, order);
+                }
+            }
+
+            #[track_caller]
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.0.swap(value, as_run(order, "swap"))
+            }
+
+            #[track_caller]
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                order: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                let order = as_run(order, "compare_exchange");
+                let failure = match failure {
+                    Ordering::Relaxed => failure,
+                    _ => as_run(failure, "compare_exchange that fails"),
+                };
+                self.0.compare_exchange(current, new, order, failure)
+            }
+
+            #[track_caller]
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                current: $value,
+                new: $value,
+                order: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.compare_exchange(current, new, order, failure)
+            }
+        }
+    };
+}
+
+/// The operations of the numbers.
+macro_rules! atomic_number {
+    ($name:ident, $value:ty) => {
+        atomic!($name, $value, |atomic| atomic.fetch_or(0, Ordering::AcqRel));
+
+        #[allow(dead_code, reason = "every atomic has them, not every one is asked for all")]
+        impl $name {
+            #[track_caller]
+            pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                self.0.fetch_add(value, as_run(order, "fetch_add"))
+            }
+
+            #[track_caller]
+            pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                self.0.fetch_sub(value, as_run(order, "fetch_sub"))
+            }
+
+            #[track_caller]
+            pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                self.0.fetch_or(value, as_run(order, "fetch_or"))
+            }
+
+            #[track_caller]
+            pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                self.0.fetch_and(value, as_run(order, "fetch_and"))
+            }
+
+            #[track_caller]
+            pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                self.0.fetch_max(value, as_run(order, "fetch_max"))
+            }
+        }
+    };
+}
+
+atomic!(AtomicBool, bool, |atomic| atomic.fetch_or(false, Ordering::AcqRel));
+atomic_number!(AtomicU32, u32);
+atomic_number!(AtomicU64, u64);
+atomic_number!(AtomicUsize, usize);
+
+/// The ordering that this run gives to an operation written with `order` at the caller's line.
+#[track_caller]
+fn as_run(order: Ordering, operation: &str) -> Ordering {
+    static RUN: OnceLock<Run> = OnceLock::new();
+    let run = RUN.get_or_init(Run::from_environment);
+    if order != Ordering::Relaxed
+        && let Some(sites) = &run.sites
+    {
+        let place = Location::caller();
+        sites.note(&format!("{}:{}\t{operation}\t{order:?}", place.file(), place.line()));
+    }
+    if every_access_is_an_exchange() && order_is_of_an_exchange(operation) {
+        return Ordering::AcqRel;
+    }
+    match &run.demoted {
+        Some(line) if line.is(Location::caller()) => demotion(run.demoted_to, operation),
+        _ => order,
+    }
+}
+
+fn order_is_of_an_exchange(operation: &str) -> bool {
+    !matches!(operation, "load" | "store" | "compare_exchange that fails")
+}
+
+/// A load cannot release and a store cannot acquire: there the demotion is to `Relaxed`.
+fn demotion(to: Ordering, operation: &str) -> Ordering {
+    if order_is_of_an_exchange(operation) { to } else { Ordering::Relaxed }
+}
+
+pub(super) fn every_access_is_an_exchange() -> bool {
+    static SC: OnceLock<bool> = OnceLock::new();
+    *SC.get_or_init(|| std::env::var_os("PAGED_KV_LOOM_SC").is_some_and(|value| value == "1"))
+}
+
+/// What the environment asks of this run.
+struct Run {
+    demoted: Option<Line>,
+    demoted_to: Ordering,
+    sites: Option<Sites>,
+}
+
+impl Run {
+    fn from_environment() -> Self {
+        let demoted_to = match std::env::var("PAGED_KV_DEMOTE_TO").as_deref() {
+            Ok("acquire") => Ordering::Acquire,
+            Ok("release") => Ordering::Release,
+            Ok("relaxed") | Err(_) => Ordering::Relaxed,
+            Ok(other) => panic!("PAGED_KV_DEMOTE_TO is acquire, release or relaxed, not {other}"),
+        };
+        Self {
+            demoted: std::env::var("PAGED_KV_DEMOTE").ok().map(|line| Line::parse(&line)),
+            demoted_to,
+            sites: std::env::var_os("PAGED_KV_LIST_SITES").map(|path| Sites::append_to(&path)),
+        }
+    }
+}
+
+/// A line of the source.
+struct Line {
+    file: String,
+    number: u32,
+}
+
+impl Line {
+    fn parse(line: &str) -> Self {
+        let parsed = line.rsplit_once(':').and_then(|(file, number)| {
+            Some(Self { file: file.to_owned(), number: number.parse().ok()? })
+        });
+        parsed.unwrap_or_else(|| panic!("PAGED_KV_DEMOTE is FILE:LINE, not {line}"))
+    }
+
+    fn is(&self, location: &Location<'_>) -> bool {
+        self.number == location.line() && location.file().ends_with(&self.file)
+    }
+}
+
+/// The lines with atomic operations met so far, and the file that lists them.
+struct Sites(Mutex<(BTreeSet<String>, File)>);
+
+impl Sites {
+    fn append_to(path: &std::ffi::OsStr) -> Self {
+        let file = File::options().create(true).append(true).open(path);
+        Self(Mutex::new((BTreeSet::new(), file.expect("the list of sites can be written"))))
+    }
+
+    fn note(&self, site: &str) {
+        let (seen, file) = &mut *self.0.lock().expect("writing a line does not panic");
+        if seen.insert(site.to_owned()) {
+            writeln!(file, "{site}").expect("the list of sites can be written");
+        }
+    }
+}

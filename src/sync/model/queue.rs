@@ -1,0 +1,143 @@
+//! How does `crossbeam`'s `ArrayQueue` hand an element over? A queue of the same interface that
+//! the model checker sees into.
+//!
+//! The same algorithm: head and tail are claimed by exchange, each slot has a stamp that says
+//! whose turn it is. What is handed over with an element rests on its slot's stamp alone: the
+//! exchanges on head and tail are `Relaxed` here, though `crossbeam`'s are stronger, so that
+//! nothing above comes to lean on an ordering that the queue does not promise.
+//!
+//! Its orderings are its own: a run that demotes the library's leaves them alone.
+
+use std::sync::Mutex;
+
+use loom::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use super::atomic::every_access_is_an_exchange;
+
+/// A bounded queue of many producers and consumers.
+pub struct ArrayQueue<T> {
+    head: Position,
+    tail: Position,
+    slots: Box<[Slot<T>]>,
+}
+
+/// Counts up by one an element; `position % capacity` is the slot.
+struct Position(AtomicUsize);
+
+/// Stamp `2 p`: free for the push at position `p`. Stamp `2 p + 1`: holds that push's element.
+struct Slot<T> {
+    stamp: Position,
+    /// Never contended, and no model of a lock: only the stamp orders the accesses.
+    element: Mutex<Option<T>>,
+}
+
+impl<T> ArrayQueue<T> {
+    /// An empty queue for up to `capacity` elements.
+    pub fn new(capacity: usize) -> Self {
+        assert!(capacity > 0, "a queue has room for at least one element");
+        let slot = |position| Slot { stamp: Position::new(position), element: Mutex::new(None) };
+        Self {
+            head: Position::new(0),
+            tail: Position::new(0),
+            slots: (0..capacity).map(|index| slot(2 * index)).collect(),
+        }
+    }
+
+    /// Puts `element` at the end, or gives it back when the queue is full.
+    pub fn push(&self, element: T) -> Result<(), T> {
+        let mut tail = self.tail.load(Ordering::Relaxed);
+        loop {
+            let slot = self.slot(tail);
+            let stamp = slot.stamp.load(Ordering::Acquire);
+            if stamp == 2 * tail {
+                match self.tail.exchange(tail, tail + 1) {
+                    Ok(()) => {
+                        *slot.element.lock().expect("not poisoned") = Some(element);
+                        slot.stamp.store(2 * tail + 1, Ordering::Release);
+                        return Ok(());
+                    }
+                    Err(now) => tail = now,
+                }
+                continue;
+            }
+            if stamp + 2 * self.slots.len() == 2 * tail + 1 {
+                fence(Ordering::SeqCst);
+                if self.head.load(Ordering::Relaxed) + self.slots.len() == tail {
+                    return Err(element);
+                }
+            }
+            loom::thread::yield_now();
+            tail = self.tail.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the element at the front.
+    pub fn pop(&self) -> Option<T> {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            let slot = self.slot(head);
+            let stamp = slot.stamp.load(Ordering::Acquire);
+            if stamp == 2 * head + 1 {
+                match self.head.exchange(head, head + 1) {
+                    Ok(()) => {
+                        let element = slot.element.lock().expect("not poisoned").take();
+                        let next_turn = 2 * (head + self.slots.len());
+                        slot.stamp.store(next_turn, Ordering::Release);
+                        return Some(element.expect("a slot whose stamp says so holds an element"));
+                    }
+                    Err(now) => head = now,
+                }
+                continue;
+            }
+            if stamp == 2 * head {
+                fence(Ordering::SeqCst);
+                if self.tail.load(Ordering::Relaxed) == head {
+                    return None;
+                }
+            }
+            loom::thread::yield_now();
+            head = self.head.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Elements in the queue, at rest.
+    pub fn len(&self) -> usize {
+        self.tail.load(Ordering::SeqCst) - self.head.load(Ordering::SeqCst)
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn slot(&self, position: usize) -> &Slot<T> {
+        &self.slots[position % self.slots.len()]
+    }
+}
+
+impl Position {
+    fn new(position: usize) -> Self {
+        Self(AtomicUsize::new(position))
+    }
+
+    fn load(&self, order: Ordering) -> usize {
+        if every_access_is_an_exchange() {
+            return self.0.fetch_or(0, Ordering::AcqRel);
+        }
+        self.0.load(order)
+    }
+
+    fn store(&self, position: usize, order: Ordering) {
+        if every_access_is_an_exchange() {
+            self.0.swap(position, Ordering::AcqRel);
+        } else {
+            self.0.store(position, order);
+        }
+    }
+
+    fn exchange(&self, current: usize, next: usize) -> Result<(), usize> {
+        let exchanged =
+            self.0.compare_exchange(current, next, Ordering::Relaxed, Ordering::Relaxed);
+        exchanged.map(|_| ())
+    }
+}
