@@ -43,7 +43,7 @@ pub enum PagedKvError {
     #[error("block {0} not found: not of this pool, or free")]
     BlockNotFound(BlockId),
     /// The block has as many owners as its word can count.
-    #[error("block {0} has too many owners: {max} is the most", max = crate::pool::MAX_OWNERS)]
+    #[error("block {0} has too many owners: 2^28 - 1 can be counted")]
     TooManyOwners(BlockId),
     /// No unleased sequence is left whose eviction could free a block.
     #[error("nothing to evict: no unleased sequence holds a block that evicting could free")]

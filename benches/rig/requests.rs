@@ -31,6 +31,12 @@ impl<'a> ByHandle<'a> {
         Self { pool, rows: (0..rows).map(|_| None).collect() }
     }
 
+    /// With this request in row 0.
+    pub fn with_first(mut self, sequence: Sequence) -> Self {
+        self.rows[0] = Some(sequence);
+        self
+    }
+
     #[inline]
     fn row(&mut self, row: usize) -> &mut Sequence {
         self.rows[row].as_mut().expect("the row has a request")
@@ -72,6 +78,12 @@ impl<'a, C> ById<'a, C> {
     /// `thread` keeps the ids of schedulers apart.
     pub fn new(cache: &'a C, rows: usize, thread: usize) -> Self {
         Self { cache, rows: vec![0; rows], next: (thread as u64) << 40 }
+    }
+
+    /// With the request of another scheduler in row 0.
+    pub fn sharing(mut self, id: u64) -> Self {
+        self.rows[0] = id;
+        self
     }
 
     #[inline]
@@ -301,9 +313,8 @@ pub fn stepping<'a>(requests: impl Requests + 'a, seed: u64) -> Burst<'a> {
     })
 }
 
-/// A request of `num_tokens` that is forked and the fork finished, over and over.
-pub fn forking<'a>(mut requests: impl Requests + 'a, num_tokens: usize) -> Burst<'a> {
-    requests.admit(0, num_tokens);
+/// The request of row 0 is forked and the fork finished, over and over.
+pub fn forking<'a>(mut requests: impl Requests + 'a) -> Burst<'a> {
     Box::new(move || {
         for _ in 0..8 {
             requests.fork(0, 1);

@@ -42,6 +42,7 @@ impl PagedKvCache {
         shape: TableShape<T>,
     ) -> Result<()> {
         let mut tables = BlockTables::new(out, shape)?;
+        tables.check_rows(ids.len())?;
         ids.iter().try_for_each(|&id| self.look(id, |sequence| tables.push(sequence)))?;
         tables.finish();
         Ok(())
@@ -77,6 +78,7 @@ impl PagedKvCache {
         gaps: Gaps,
     ) -> Result<usize> {
         let mut csr = Csr::new(buffers, pad, gaps)?;
+        csr.check_rows(ids.len())?;
         ids.iter().try_for_each(|&id| self.look(id, |sequence| csr.push(sequence)))?;
         Ok(csr.finish())
     }
@@ -153,6 +155,7 @@ impl Lease {
     /// ```
     pub fn block_tables<T: KernelInt>(&self, out: &mut [T], shape: TableShape<T>) -> Result<()> {
         let mut tables = BlockTables::new(out, shape)?;
+        tables.check_rows(self.len())?;
         self.for_each(|_, sequence| tables.push(sequence))?;
         tables.finish();
         Ok(())
@@ -170,6 +173,7 @@ impl Lease {
         gaps: Gaps,
     ) -> Result<usize> {
         let mut csr = Csr::new(buffers, pad, gaps)?;
+        csr.check_rows(self.len())?;
         self.for_each(|_, sequence| csr.push(sequence))?;
         Ok(csr.finish())
     }

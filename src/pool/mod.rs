@@ -20,8 +20,6 @@ use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, thread_ordinal};
 
-pub(crate) use self::state::MAX_OWNERS;
-
 /// The most home shards a pool has by default.
 const DEFAULT_SHARDS: usize = 64;
 

@@ -13,7 +13,7 @@ use crate::id::BlockId;
 use crate::sync::{AtomicU32, Ordering};
 
 /// The most owners one block can have.
-pub(crate) const MAX_OWNERS: u32 = (1 << 28) - 1;
+const MAX_OWNERS: u32 = (1 << 28) - 1;
 
 /// The value of a block's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,309 @@
+//! How do we compare with one lock, in under a minute? `cargo bench --bench ratios [-- name ..]`
+//!
+//! Prints the median over many short rounds of the ratios between slices that lie milliseconds
+//! apart, which survives a noisy machine better than any rate. Rounds in which the machine did not
+//! give two cores, or kept a thread waiting, do not count where two threads ran; see `quiet`.
+
+mod baseline;
+mod rig;
+
+use std::env;
+use std::time::Duration;
+
+use paged_kv::{BlockPool, PagedKvCache, SeqId};
+
+use baseline::one_lock_cache::OneLockCache;
+use baseline::one_lock_pool::OneLockPool;
+use rig::control::{self, QUIET};
+use rig::pools::{cycling, forking as forking_blocks};
+use rig::requests::{
+    BLOCK_SIZE, ByHandle, ById, ByPlace, Growth, Requests, Steps, forking, growing, stepping,
+};
+use rig::team::{Burst, Contender, Slice, alternate};
+
+const SLICE: Duration = Duration::from_millis(2);
+/// Long enough that each of many threads gets its turns.
+const CROWD_SLICE: Duration = Duration::from_millis(120);
+const CROWD: usize = 32;
+
+/// A thread that was ready but not running for more than this share spoils its slice.
+const WAITED_MAX: f64 = 0.05;
+
+/// What of a figure is wanted, as ratios; 0 where nothing is.
+struct Wanted {
+    one_to_lock: f64,
+    two_to_one: f64,
+    two_to_lock: f64,
+    crowd_to_two: f64,
+}
+
+const SCALES: Wanted =
+    Wanted { one_to_lock: 0.0, two_to_one: 1.7, two_to_lock: 2.0, crowd_to_two: 0.9 };
+
+/// Sets up a thread's work: in which of four instances, as which thread.
+type Work<'w, 'a> = &'w (dyn Fn(usize, usize) -> Burst<'a> + Sync);
+
+/// Threads that work in each of the four instances a figure needs.
+const THREADS: [usize; 4] = [1, 2, 2, CROWD];
+
+fn main() {
+    let names: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    println!(
+        "{:<28} {:>8} {:>8} | {:>12} | {:>12} {:>12} {:>7} | {:>12} {:>6}",
+        "", "ours ns", "lock ns", "1: /lock", "2: /ours 1", "2: /lock", "rounds", "32: /ours 2", "rounds"
+    );
+    for (name, figure) in FIGURES {
+        if names.is_empty() || names.iter().any(|part| name.contains(part.as_str())) {
+            figure(name);
+        }
+    }
+}
+
+const FIGURES: &[(&str, fn(&str))] = &[
+    ("blocks n=1", |name| cycle(name, 1, 0.9)),
+    ("blocks n=8", |name| cycle(name, 8, 0.8)),
+    ("blocks n=64", |name| cycle(name, 64, 0.85)),
+    ("blocks fork 512", fork_blocks),
+    ("append by handle", append_by_handle),
+    ("append by handle /place", append_by_handle_to_place),
+    ("append by id", append_by_id),
+    ("step by handle", step_by_handle),
+    ("step by handle /place", step_by_handle_to_place),
+    ("step by id", step_by_id),
+    ("hot fork by handle 512", hot_fork_by_handle),
+    ("hot fork by id 512", hot_fork_by_id),
+];
+
+fn cycle(name: &str, n: usize, one_to_lock: f64) {
+    let ours = THREADS.map(|_| BlockPool::new(65_536));
+    let lock = THREADS.map(|_| OneLockPool::new(65_536));
+    let wanted = Wanted { one_to_lock, ..SCALES };
+    report(name, wanted, &|i, _| cycling(&ours[i], n), &|i, _| cycling(&lock[i], n));
+}
+
+fn fork_blocks(name: &str) {
+    let ours = THREADS.map(|_| BlockPool::new(65_536));
+    let lock = THREADS.map(|_| OneLockPool::new(65_536));
+    let wanted = Wanted { one_to_lock: 5.0, ..SCALES };
+    let n = 512;
+    report(name, wanted, &|i, _| forking_blocks(&ours[i], n), &|i, _| forking_blocks(&lock[i], n));
+}
+
+const GROWTH_ROWS: usize = Growth::<ByHandle<'_>>::ROWS;
+
+fn growth_blocks(threads: usize) -> usize {
+    threads * Growth::<ByHandle<'_>>::MOST_BLOCKS
+}
+
+fn append_by_handle(name: &str) {
+    let ours = THREADS.map(|threads| BlockPool::new(growth_blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockCache::new(growth_blocks(threads), BLOCK_SIZE));
+    let ours = |i: usize, _| growing(ByHandle::new(&ours[i], GROWTH_ROWS));
+    let lock = |i: usize, thread| growing(ById::new(&lock[i], GROWTH_ROWS, thread));
+    report(name, Wanted { one_to_lock: 3.0, ..SCALES }, &ours, &lock);
+}
+
+fn append_by_handle_to_place(name: &str) {
+    let ours = THREADS.map(|threads| BlockPool::new(growth_blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockCache::new(growth_blocks(threads), BLOCK_SIZE));
+    let ours = |i: usize, _| growing(ByHandle::new(&ours[i], GROWTH_ROWS));
+    let lock = |i: usize, thread| growing(ByPlace::new(&lock[i], GROWTH_ROWS, thread));
+    report(name, SCALES, &ours, &lock);
+}
+
+fn append_by_id(name: &str) {
+    let ours = THREADS.map(|threads| cache(growth_blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockCache::new(growth_blocks(threads), BLOCK_SIZE));
+    let ours = |i: usize, thread| growing(ById::new(&ours[i], GROWTH_ROWS, thread));
+    let lock = |i: usize, thread| growing(ById::new(&lock[i], GROWTH_ROWS, thread));
+    report(name, Wanted { one_to_lock: 0.8, ..SCALES }, &ours, &lock);
+}
+
+fn step_blocks(threads: usize) -> usize {
+    threads * Steps::<ByHandle<'_>>::MOST_BLOCKS
+}
+
+const STEP_ROWS: usize = Steps::<ByHandle<'_>>::ROWS;
+const STEP_WANTED: Wanted = Wanted { one_to_lock: 1.0, ..SCALES };
+
+fn step_by_handle(name: &str) {
+    let ours = THREADS.map(|threads| BlockPool::new(step_blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockCache::new(step_blocks(threads), BLOCK_SIZE));
+    let ours = |i: usize, thread| stepping(ByHandle::new(&ours[i], STEP_ROWS), thread as u64);
+    let lock = |i: usize, thread| stepping(ById::new(&lock[i], STEP_ROWS, thread), thread as u64);
+    report(name, STEP_WANTED, &ours, &lock);
+}
+
+fn step_by_handle_to_place(name: &str) {
+    let ours = THREADS.map(|threads| BlockPool::new(step_blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockCache::new(step_blocks(threads), BLOCK_SIZE));
+    let ours = |i: usize, thread| stepping(ByHandle::new(&ours[i], STEP_ROWS), thread as u64);
+    let lock = |i: usize, thread| stepping(ByPlace::new(&lock[i], STEP_ROWS, thread), thread as u64);
+    report(name, STEP_WANTED, &ours, &lock);
+}
+
+fn step_by_id(name: &str) {
+    let ours = THREADS.map(|threads| cache(step_blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockCache::new(step_blocks(threads), BLOCK_SIZE));
+    let ours = |i: usize, thread| stepping(ById::new(&ours[i], STEP_ROWS, thread), thread as u64);
+    let lock = |i: usize, thread| stepping(ById::new(&lock[i], STEP_ROWS, thread), thread as u64);
+    report(name, STEP_WANTED, &ours, &lock);
+}
+
+/// The id of the one sequence that all threads fork; the others' begin at 1.
+const HOT: u64 = u64::MAX;
+const HOT_TOKENS: usize = 512 * BLOCK_SIZE;
+/// Both threads write the count of one run: no doubling is asked for.
+const HOT_WANTED: Wanted =
+    Wanted { one_to_lock: 5.0, two_to_one: 0.0, two_to_lock: 3.0, crowd_to_two: 0.0 };
+
+fn hot_fork_by_handle(name: &str) {
+    let ours = THREADS.map(|_| BlockPool::new(65_536));
+    let hot = ours.each_ref().map(|pool| {
+        let hot = pool.allocate_sequence(HOT_TOKENS, BLOCK_SIZE);
+        std::sync::Mutex::new(hot.expect("a fresh pool has room"))
+    });
+    let lock = hot_lock();
+    let ours = |i: usize, _| {
+        let own = hot[i].lock().expect("no thread panics here").fork().expect("few owners");
+        forking(ByHandle::new(&ours[i], 2).with_first(own))
+    };
+    let lock = |i: usize, thread| forking(ById::new(&lock[i], 2, thread).sharing(HOT));
+    report(name, HOT_WANTED, &ours, &lock);
+}
+
+fn hot_fork_by_id(name: &str) {
+    let ours = THREADS.map(|_| {
+        let cache = cache(65_536);
+        cache.allocate(SeqId(HOT), HOT_TOKENS).expect("a fresh cache has room");
+        cache
+    });
+    let lock = hot_lock();
+    let ours = |i: usize, thread| forking(ById::new(&ours[i], 2, thread).sharing(HOT));
+    let lock = |i: usize, thread| forking(ById::new(&lock[i], 2, thread).sharing(HOT));
+    report(name, HOT_WANTED, &ours, &lock);
+}
+
+fn hot_lock() -> [OneLockCache; 4] {
+    THREADS.map(|_| {
+        let cache = OneLockCache::new(65_536, BLOCK_SIZE);
+        cache.allocate(HOT, HOT_TOKENS).expect("a fresh cache has room");
+        cache
+    })
+}
+
+fn cache(num_blocks: usize) -> PagedKvCache {
+    PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
+}
+
+fn report(name: &str, wanted: Wanted, ours: Work<'_, '_>, lock: Work<'_, '_>) {
+    let few = few_threads(ours, lock);
+    let crowd = crowd(ours);
+    println!(
+        "{name:<28} {:>8.1} {:>8.1} | {} | {} {} {:>3}/{:<3} | {} {:>2}/{:<2}",
+        few.ours_ns,
+        few.lock_ns,
+        against(few.one_to_lock, wanted.one_to_lock),
+        against(few.two_to_one, wanted.two_to_one),
+        against(few.two_to_lock, wanted.two_to_lock),
+        few.quiet,
+        few.rounds,
+        against(crowd.to_two, wanted.crowd_to_two),
+        crowd.quiet,
+        crowd.rounds,
+    );
+}
+
+/// The ratio, and a mark where it falls short of what is wanted.
+fn against(ratio: f64, wanted: f64) -> String {
+    if wanted == 0.0 {
+        return format!("{ratio:>5.2}       ");
+    }
+    let mark = if ratio < wanted { '!' } else { ' ' };
+    format!("{ratio:>5.2} ({wanted:>3}){mark}")
+}
+
+struct Few {
+    ours_ns: f64,
+    lock_ns: f64,
+    one_to_lock: f64,
+    two_to_one: f64,
+    two_to_lock: f64,
+    quiet: usize,
+    rounds: usize,
+}
+
+fn few_threads(ours: Work<'_, '_>, lock: Work<'_, '_>) -> Few {
+    let contenders = [
+        control::arithmetic(1),
+        control::arithmetic(2),
+        Contender::new(1, SLICE, |thread| ours(0, thread)),
+        Contender::new(1, SLICE, |thread| lock(0, thread)),
+        Contender::new(2, SLICE, |thread| ours(1, thread)),
+        Contender::new(2, SLICE, |thread| lock(1, thread)),
+    ];
+    let (mut alone, mut both) = (Vec::new(), Vec::new());
+    let mut rounds = 0;
+    alternate(&contenders, |slices| {
+        rounds += 1;
+        let [single, double, ours_1, lock_1, ours_2, lock_2] = slices.try_into().expect("six ran");
+        if on_time(&[ours_1, lock_1]) {
+            alone.push([ours_1.rate, lock_1.rate]);
+        }
+        if quiet(single, double) && on_time(&[ours_1, ours_2, lock_2]) {
+            both.push([ours_2.rate / ours_1.rate, ours_2.rate / lock_2.rate]);
+        }
+        (alone.len() >= 25 && both.len() >= 25) || rounds == 100
+    });
+    let nanoseconds = |rate: f64| 1e9 / rate;
+    Few {
+        ours_ns: nanoseconds(median(alone.iter().map(|rates| rates[0]))),
+        lock_ns: nanoseconds(median(alone.iter().map(|rates| rates[1]))),
+        one_to_lock: median(alone.iter().map(|rates| rates[0] / rates[1])),
+        two_to_one: median(both.iter().map(|ratios| ratios[0])),
+        two_to_lock: median(both.iter().map(|ratios| ratios[1])),
+        quiet: both.len(),
+        rounds,
+    }
+}
+
+struct Crowd {
+    to_two: f64,
+    quiet: usize,
+    rounds: usize,
+}
+
+fn crowd(ours: Work<'_, '_>) -> Crowd {
+    let contenders = [
+        control::arithmetic(1),
+        control::arithmetic(2),
+        Contender::new(2, 4 * SLICE, |thread| ours(2, thread)),
+        Contender::new(CROWD, CROWD_SLICE, |thread| ours(3, thread)),
+    ];
+    let mut ratios = Vec::new();
+    let mut rounds = 0;
+    alternate(&contenders, |slices| {
+        rounds += 1;
+        let [single, double, two, crowd] = slices.try_into().expect("four ran");
+        if quiet(single, double) && on_time(&[two]) {
+            ratios.push(crowd.rate / two.rate);
+        }
+        ratios.len() == 5 || rounds == 12
+    });
+    Crowd { to_two: median(ratios.iter().copied()), quiet: ratios.len(), rounds }
+}
+
+/// True if the machine gave two threads two cores.
+fn quiet(single: Slice, double: Slice) -> bool {
+    double.rate >= QUIET * single.rate && on_time(&[single, double])
+}
+
+fn on_time(slices: &[Slice]) -> bool {
+    slices.iter().all(|slice| slice.waited <= WAITED_MAX)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
