@@ -17,7 +17,7 @@ use baseline::one_lock_pool::OneLockPool;
 use rig::control::{self, QUIET};
 use rig::pools::{cycling, forking as forking_blocks};
 use rig::requests::{
-    BLOCK_SIZE, ByHandle, ById, ByPlace, Growth, Requests, Steps, forking, growing, stepping,
+    BLOCK_SIZE, ByHandle, ById, ByPlace, Growth, Steps, forking, growing, stepping,
 };
 use rig::team::{Burst, Contender, Slice, alternate};
 

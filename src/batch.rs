@@ -65,6 +65,17 @@ impl BatchRow for (&mut Sequence, usize) {
 /// What a batch append changed, a row each. Keep it and use it again: it allocates only to grow.
 ///
 /// Refilling, clearing or dropping it lets go of the sources of the copies in it.
+///
+/// ```
+/// use paged_kv::{AppendBatch, append_batch};
+///
+/// let pool = paged_kv::BlockPool::new(4);
+/// let mut rows = [(pool.allocate_sequence(4, 4)?, 1)];
+/// let mut batch = AppendBatch::default();
+/// append_batch(&mut rows, &mut batch)?;
+/// assert_eq!(batch.as_slice()[0].new_blocks, 1..2);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct AppendBatch {
     plans: Vec<AppendPlan>,
@@ -75,11 +86,22 @@ pub struct AppendBatch {
 
 impl AppendBatch {
     /// The appends, in the order of the rows.
+    ///
+    /// ```
+    /// let batch = paged_kv::AppendBatch::default();
+    /// assert!(batch.as_slice().is_empty());
+    /// ```
     pub fn as_slice(&self) -> &[Append] {
         &self.appends
     }
 
     /// Lets go of everything.
+    ///
+    /// ```
+    /// let mut batch = paged_kv::AppendBatch::default();
+    /// batch.clear();
+    /// assert!(batch.as_slice().is_empty());
+    /// ```
     pub fn clear(&mut self) {
         self.plans.clear();
         self.appends.clear();
@@ -87,6 +109,16 @@ impl AppendBatch {
 }
 
 /// How far a batch got that was allowed to stop early.
+///
+/// ```
+/// use paged_kv::{AppendBatch, append_batch_fitting};
+///
+/// let pool = paged_kv::BlockPool::new(1);
+/// let mut rows = [(pool.allocate_sequence(4, 4)?, 4)];
+/// let fitted = append_batch_fitting(&mut rows, &mut AppendBatch::default())?;
+/// assert_eq!((fitted.done, fitted.short_by), (0, 1));
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "rows from `done` on did not grow"]
 pub struct Fitted {

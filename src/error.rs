@@ -6,6 +6,13 @@
 use crate::id::{BlockId, SeqId};
 
 /// The result of a call that can be refused.
+///
+/// ```
+/// fn room_for(pool: &paged_kv::BlockPool, n: usize) -> paged_kv::Result<()> {
+///     pool.allocate(n).map(drop)
+/// }
+/// assert!(room_for(&paged_kv::BlockPool::new(4), 5).is_err());
+/// ```
 pub type Result<T, E = PagedKvError> = std::result::Result<T, E>;
 
 /// Why a call was refused. The call changed nothing.

@@ -91,6 +91,15 @@ pub struct SequenceInfo {
 
 impl SequenceInfo {
     /// Number of resident blocks.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 9)?;
+    /// assert_eq!(cache.get_sequence(SeqId(1)).unwrap().num_blocks(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn num_blocks(&self) -> usize {
         self.block_ids.len()
     }

@@ -61,14 +61,11 @@ pub fn alternate(contenders: &[Contender<'_>], mut enough: impl FnMut(&[Slice]) 
 }
 
 fn take_part(number: usize, contenders: &[Contender<'_>], gate: &Gate) {
-    let set_up = |contender: &Contender<'_>| {
-        (number < contender.threads).then(|| {
-            let mut burst = (contender.make)(number);
-            burst();
-            burst
-        })
-    };
-    let mut bursts: Vec<_> = contenders.iter().map(set_up).collect();
+    let mut bursts = Vec::new();
+    for contender in contenders {
+        let takes_part = number < contender.threads;
+        bursts.push(takes_part.then(|| (contender.make)(number)));
+    }
     gate.barrier.wait();
     loop {
         gate.barrier.wait();

@@ -61,38 +61,84 @@ impl PagedKvCacheBuilder {
     }
 
     /// Blocks of the engine's KV tensor, `1..=u32::MAX - 1`. Has no default.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).build()?;
+    /// assert_eq!(cache.total_blocks(), 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn num_blocks(self, num_blocks: usize) -> Self {
         Self { num_blocks, ..self }
     }
 
     /// Tokens a block, by default 16.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).block_size(32).build()?;
+    /// assert_eq!(cache.block_size(), 32);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn block_size(self, block_size: usize) -> Self {
         Self { block_size, ..self }
     }
 
     /// KV heads of a layer, for the memory figures.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).num_heads(3).build()?;
+    /// assert_eq!(cache.block_memory_bytes(), 2 * 16 * 3 * 1 * 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn num_heads(self, num_heads: usize) -> Self {
         Self { num_heads, ..self }
     }
 
     /// Elements of a head, for the memory figures.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).head_dim(64).build()?;
+    /// assert_eq!(cache.block_memory_bytes(), 2 * 16 * 1 * 64 * 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn head_dim(self, head_dim: usize) -> Self {
         Self { head_dim, ..self }
     }
 
     /// Bytes of one block in all layers, where `2 (K and V) * block_size * num_heads * head_dim *
     /// 2 bytes` (f16, one layer) does not say it: several layers, MLA, fp8.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).block_bytes(1 << 20).build()?;
+    /// assert_eq!(cache.total_memory_bytes(), 8 << 20);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn block_bytes(self, block_bytes: usize) -> Self {
         Self { block_bytes: Some(block_bytes), ..self }
     }
 
     /// Which sequence is evicted first, by default [`EvictionStrategy::LRU`].
+    ///
+    /// ```
+    /// use paged_kv::{EvictionStrategy, PagedKvCache};
+    ///
+    /// let levels = |levels| EvictionStrategy::Priority { levels };
+    /// let builder = PagedKvCache::builder().num_blocks(8);
+    /// assert!(builder.clone().eviction_strategy(levels(2)).build().is_ok());
+    /// assert!(builder.eviction_strategy(levels(0)).build().is_err());
+    /// ```
     pub fn eviction_strategy(self, eviction_strategy: EvictionStrategy) -> Self {
         Self { eviction_strategy, ..self }
     }
 
     /// Utilization from which [`needs_eviction`](PagedKvCache::needs_eviction) says yes: within
     /// 0 and 1, by default 0.9.
+    ///
+    /// ```
+    /// let builder = paged_kv::PagedKvCache::builder().num_blocks(8);
+    /// assert!(builder.clone().eviction_threshold(0.0).build()?.needs_eviction());
+    /// assert!(builder.eviction_threshold(1.1).build().is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn eviction_threshold(self, eviction_threshold: f64) -> Self {
         Self { eviction_threshold, ..self }
     }
@@ -115,6 +161,12 @@ impl PagedKvCacheBuilder {
 
     /// Home shards of the pool, rounded up to a power of two; see
     /// [`BlockPool::with_home_shards`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).home_shards(4).build()?;
+    /// assert_eq!(cache.free_block_count(), 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn home_shards(self, home_shards: usize) -> Self {
         Self { home_shards: Some(home_shards), ..self }
     }
@@ -125,6 +177,13 @@ impl PagedKvCacheBuilder {
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) names the first parameter that makes no
     /// sense: a size of 0, more than `u32::MAX - 1` blocks, a threshold outside 0..=1, no
     /// priority level, or bytes that do not fit a `usize`.
+    ///
+    /// ```
+    /// let builder = paged_kv::PagedKvCache::builder();
+    /// assert!(builder.clone().num_blocks(8).build().is_ok());
+    /// let refused = builder.build().unwrap_err();
+    /// assert_eq!(refused.to_string(), "invalid num_blocks: 0, at least 1 needed");
+    /// ```
     pub fn build(self) -> Result<PagedKvCache> {
         for (parameter, value) in [
             ("num_blocks", self.num_blocks),

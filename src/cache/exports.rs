@@ -166,6 +166,23 @@ impl Lease {
     ///
     /// # Errors
     /// Those of [`Csr`].
+    ///
+    /// ```
+    /// use paged_kv::export::{CsrBuffers, Gaps};
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 6)?;
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
+    /// let buffers = CsrBuffers {
+    ///     indptr: &mut indptr,
+    ///     indices: &mut indices,
+    ///     last_page_len: &mut last_page_len,
+    /// };
+    /// assert_eq!(lease.csr(buffers, -1, Gaps::Show)?, 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn csr<T: KernelInt>(
         &self,
         buffers: CsrBuffers<'_, T>,

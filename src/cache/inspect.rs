@@ -71,12 +71,32 @@ impl PagedKvCache {
     }
 
     /// Number of sequences in the cache, handles not counted. Takes each shard lock once.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.num_sequences(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn num_sequences(&self) -> usize {
         self.sequences.len()
     }
 
     /// The counts so far. Reads two words a home shard; see [`CacheStats`] for what holds under
     /// load.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// cache.fork(SeqId(1), SeqId(2))?;
+    /// let stats = cache.stats();
+    /// assert_eq!((stats.total_allocations, stats.total_forks, stats.num_sequences), (2, 1, 2));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn stats(&self) -> CacheStats {
         let totals = self.pool.totals();
         let undone = self.undone.sum();
@@ -93,46 +113,107 @@ impl PagedKvCache {
     }
 
     /// The strategy that [`evict`](Self::evict) goes by.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
+    /// assert_eq!(cache.eviction_strategy(), paged_kv::EvictionStrategy::LRU);
+    /// ```
     pub fn eviction_strategy(&self) -> EvictionStrategy {
         self.eviction_strategy
     }
 
     /// Tokens a block.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
+    /// assert_eq!(cache.block_size(), 4);
+    /// ```
     pub fn block_size(&self) -> usize {
         self.block_size
     }
 
     /// Blocks that can be handed out: all but the null block, if one is kept back.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
+    /// assert_eq!(cache.total_blocks(), 8);
+    /// ```
     pub fn total_blocks(&self) -> usize {
         self.pool.total_blocks()
     }
 
     /// Blocks that are free now; see [`BlockPool::free_block_count`].
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.free_block_count(), 6);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn free_block_count(&self) -> usize {
         self.pool.free_block_count()
     }
 
     /// Blocks in use now; see [`BlockPool::used_block_count`].
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.used_block_count(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn used_block_count(&self) -> usize {
         self.pool.used_block_count()
     }
 
     /// Blocks in use / blocks that there are, 0 to 1.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.utilization(), 0.25);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn utilization(&self) -> f64 {
         self.used_block_count() as f64 / self.total_blocks() as f64
     }
 
     /// Bytes of the keys and values of one block.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
+    /// assert_eq!(cache.block_memory_bytes(), 2 * 4 * 2 * 64 * 2);
+    /// ```
     pub fn block_memory_bytes(&self) -> usize {
         self.block_bytes
     }
 
     /// Bytes of the keys and values of all blocks.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
+    /// assert_eq!(cache.total_memory_bytes(), 8 * cache.block_memory_bytes());
+    /// ```
     pub fn total_memory_bytes(&self) -> usize {
         self.block_bytes * self.total_blocks()
     }
 
     /// Bytes of the keys and values of the blocks in use.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.used_memory_bytes(), 2 * cache.block_memory_bytes());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn used_memory_bytes(&self) -> usize {
         self.block_bytes * self.used_block_count()
     }

@@ -146,11 +146,31 @@ impl Lease {
     }
 
     /// Number of sequences leased: the rows of the batch.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// assert_eq!(cache.lease(&[SeqId(1)])?.len(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.leased.len()
     }
 
     /// True when every sequence has left the lease.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// let mut lease = cache.lease(&[SeqId(1)])?;
+    /// lease.release(SeqId(1))?;
+    /// assert!(lease.is_empty());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.leased.is_empty()
     }
@@ -159,6 +179,19 @@ impl Lease {
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when the lease does not have it.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 5)?;
+    /// let mut lease = cache.lease(&[SeqId(1)])?;
+    /// assert!(cache.free(SeqId(1)).is_err());
+    /// lease.release(SeqId(1))?;
+    /// cache.free(SeqId(1))?;
+    /// assert!(lease.release(SeqId(1)).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn release(&mut self, id: SeqId) -> Result<()> {
         let row = self.leased.iter().position(|leased| leased.id == id);
         self.leased.remove(row.ok_or(PagedKvError::SequenceNotFound(id))?);

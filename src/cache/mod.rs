@@ -99,6 +99,12 @@ impl PagedKvCache {
     }
 
     /// All parameters by name, refused with an error where they make no sense.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).block_bytes(4096).build()?;
+    /// assert_eq!(cache.total_memory_bytes(), 8 * 4096);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn builder() -> PagedKvCacheBuilder {
         PagedKvCacheBuilder::new()
     }

@@ -15,6 +15,18 @@ use super::kernel_int::{KernelInt, check_ids};
 const BUFFER: &str = "block table";
 
 /// How a block table is laid out: row-major, `[rows, stride]`.
+///
+/// ```
+/// use paged_kv::export::{{Gaps, TableShape, block_tables}};
+///
+/// let pool = paged_kv::BlockPool::new(8);
+/// let sequence = pool.allocate_sequence(6, 4)?;
+/// let shape = TableShape { stride: 4, pad: 0_u32, gaps: Gaps::Show };
+/// let mut table = [7; 4];
+/// block_tables([&sequence], &mut table, shape)?;
+/// assert_eq!(table[2..], [0, 0]);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableShape<T> {
     /// Cells a row: the most blocks a sequence may have, at least 1.
@@ -114,6 +126,14 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if the stride is 0,
     /// [`BufferSize`](PagedKvError::BufferSize) if `out` is not whole rows.
+    ///
+    /// ```
+    /// use paged_kv::export::{BlockTables, Gaps, TableShape};
+    ///
+    /// let shape = TableShape { stride: 3, pad: -1_i32, gaps: Gaps::Show };
+    /// assert!(BlockTables::new(&mut [0; 6], shape).is_ok());
+    /// assert!(BlockTables::new(&mut [0; 7], shape).is_err());
+    /// ```
     pub fn new(out: &'a mut [T], shape: TableShape<T>) -> Result<Self> {
         let (cells, stride) = (out.len(), shape.stride);
         if stride == 0 {
@@ -160,6 +180,19 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     /// [`StrideTooSmall`](PagedKvError::StrideTooSmall) if a row cannot hold the sequence,
     /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block id does not fit a `T`. The row is then
     /// untouched and still the next.
+    ///
+    /// ```
+    /// use paged_kv::export::{{BlockTables, Gaps, TableShape}};
+    ///
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// let shape = TableShape { stride: 3, pad: -1_i32, gaps: Gaps::Show };
+    /// let mut out = [0; 3];
+    /// let mut table = BlockTables::new(&mut out, shape)?;
+    /// table.push(&sequence)?;
+    /// assert!(table.push(&sequence).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
         self.check_rows(1)?;
         self.check_row(self.rows, sequence)?;
@@ -168,6 +201,16 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     }
 
     /// Fills the rows no sequence took with pad ids; returns how many were taken.
+    ///
+    /// ```
+    /// use paged_kv::export::{BlockTables, Gaps, TableShape};
+    ///
+    /// let shape = TableShape { stride: 3, pad: -1_i32, gaps: Gaps::Show };
+    /// let mut out = [0; 3];
+    /// assert_eq!(BlockTables::new(&mut out, shape)?.finish(), 0);
+    /// assert_eq!(out, [-1; 3]);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn finish(self) -> usize {
         self.out[self.rows * self.shape.stride..].fill(self.shape.pad);
         self.rows

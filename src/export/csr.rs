@@ -12,6 +12,22 @@ use super::gaps::Gaps;
 use super::kernel_int::{KernelInt, check_ids, fit};
 
 /// The three arrays of a FlashInfer page table.
+///
+/// ```
+/// use paged_kv::export::{{CsrBuffers, Gaps, csr}};
+///
+/// let pool = paged_kv::BlockPool::new(8);
+/// let sequence = pool.allocate_sequence(6, 4)?;
+/// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
+/// let buffers = CsrBuffers {
+///     indptr: &mut indptr,
+///     indices: &mut indices,
+///     last_page_len: &mut last_page_len,
+/// };
+/// csr([&sequence], buffers, -1, Gaps::Show)?;
+/// assert_eq!((indptr, last_page_len), ([0, 2], [2]));
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
 #[derive(Debug)]
 pub struct CsrBuffers<'a, T> {
     /// Where each row's pages begin, and where the last row's end: one cell more than rows.
@@ -130,6 +146,14 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if `indptr` is not one longer than `last_page_len`.
+    ///
+    /// ```
+    /// use paged_kv::export::{Csr, CsrBuffers, Gaps};
+    ///
+    /// let (indptr, indices, last_page_len) = (&mut [0_i32; 2], &mut [0; 4], &mut [0; 3]);
+    /// let buffers = CsrBuffers { indptr, indices, last_page_len };
+    /// assert!(Csr::new(buffers, -1, Gaps::Show).is_err()); // 3 rows need 4 in indptr
+    /// ```
     pub fn new(buffers: CsrBuffers<'a, T>, pad: T, gaps: Gaps) -> Result<Self> {
         let (required, actual) = (buffers.last_page_len.len() + 1, buffers.indptr.len());
         if actual != required {
@@ -173,6 +197,23 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// (`required` then counts the pages up to this row's last);
     /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a number does not fit a `T`. The buffers are
     /// then untouched.
+    ///
+    /// ```
+    /// use paged_kv::export::{{Csr, CsrBuffers, Gaps}};
+    ///
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
+    /// let buffers = CsrBuffers {
+    ///     indptr: &mut indptr,
+    ///     indices: &mut indices,
+    ///     last_page_len: &mut last_page_len,
+    /// };
+    /// let mut csr = Csr::new(buffers, -1, Gaps::Show)?;
+    /// csr.push(&sequence)?;
+    /// assert!(csr.push(&sequence).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
         self.check_rows(1)?;
         self.check_pages(self.gaps.num_pages(sequence))?;
@@ -182,6 +223,23 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     }
 
     /// Writes the rows no sequence took as rows without pages; returns the pages written.
+    ///
+    /// ```
+    /// use paged_kv::export::{{Csr, CsrBuffers, Gaps}};
+    ///
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
+    /// let buffers = CsrBuffers {
+    ///     indptr: &mut indptr,
+    ///     indices: &mut indices,
+    ///     last_page_len: &mut last_page_len,
+    /// };
+    /// let mut csr = Csr::new(buffers, -1, Gaps::Show)?;
+    /// csr.push(&sequence)?;
+    /// assert_eq!(csr.finish(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn finish(self) -> usize {
         let (rows, pages) = (self.rows, self.pages);
         self.buffers.indptr[rows..].fill(T::cast(pages as u64));

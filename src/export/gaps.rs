@@ -40,6 +40,15 @@ impl Gaps {
     /// The pages `sequence` takes in a block table or in `indices`: what to size them by.
     ///
     /// `O(1)`.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(32, 4)?;
+    /// sequence.apply_streaming_llm(4, 8);
+    /// assert_eq!(paged_kv::export::Gaps::Show.num_pages(&sequence), 8);
+    /// assert_eq!(paged_kv::export::Gaps::Close.num_pages(&sequence), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn num_pages(self, sequence: &Sequence) -> usize {
         match self {
             Gaps::Show => sequence.num_logical_blocks(),

@@ -144,6 +144,13 @@ pub struct SlotMapping<'a, T> {
 
 impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// A mapping over `out`, none of its cells written yet.
+    ///
+    /// ```
+    /// use paged_kv::export::{Gaps, SlotMapping};
+    ///
+    /// let mut out = [0_i64; 2];
+    /// assert_eq!(SlotMapping::new(&mut out, Gaps::Show).finish(), 0);
+    /// ```
     pub fn new(out: &'a mut [T], gaps: Gaps) -> Self {
         Self { out, gaps, slots: 0 }
     }
@@ -154,6 +161,18 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// # Errors
     /// Those of [`slots()`]; `required` counts the cells up to this range's last. `out` is then
     /// untouched.
+    ///
+    /// ```
+    /// use paged_kv::export::{{Gaps, SlotMapping}};
+    ///
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// let mut out = [0_i64; 2];
+    /// let mut slots = SlotMapping::new(&mut out, Gaps::Show);
+    /// slots.push(&sequence, 4..6)?;
+    /// assert!(slots.push(&sequence, 0..1).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn push(&mut self, sequence: &Sequence, tokens: Range<usize>) -> Result<()> {
         let slots = self.gaps.num_slots(sequence, tokens.clone())?;
         self.check_room(slots)?;
@@ -163,6 +182,19 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     }
 
     /// Fills the cells no token took with [`KernelInt::NO_SLOT`]; returns how many were taken.
+    ///
+    /// ```
+    /// use paged_kv::export::{{Gaps, SlotMapping}};
+    ///
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// let mut out = [0_i64; 2];
+    /// let mut slots = SlotMapping::new(&mut out, Gaps::Show);
+    /// slots.push(&sequence, 5..6)?;
+    /// assert_eq!(slots.finish(), 1);
+    /// assert_eq!(out[1], -1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn finish(self) -> usize {
         self.out[self.slots..].fill(T::NO_SLOT);
         self.slots

@@ -155,6 +155,18 @@ impl BlockPool {
     /// # Errors
     /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is free (it was released
     /// before) or not of this pool.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let table = pool.allocate(1)?;
+    /// let id = table.as_slice()[0];
+    /// pool.retain(id)?;
+    /// pool.release(id)?;
+    /// assert_eq!(pool.owners(id)?, 1); // the table
+    /// drop(table);
+    /// assert!(pool.release(id).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn release(&self, id: BlockId) -> Result<()> {
         self.blocks.check(id)?;
         let blocks = &self.blocks;
@@ -183,16 +195,35 @@ impl BlockPool {
     }
 
     /// Blocks that can be handed out.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// assert_eq!(pool.total_blocks(), 4);
+    /// ```
     pub fn total_blocks(&self) -> usize {
         self.blocks.free.total()
     }
 
     /// Blocks that are free now. Under load a count of a moment near the call.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let table = pool.allocate(3)?;
+    /// assert_eq!(pool.free_block_count(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn free_block_count(&self) -> usize {
         self.total_blocks() - self.used_block_count()
     }
 
     /// Blocks that somebody owns now. Under load a count of a moment near the call.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let table = pool.allocate(3)?;
+    /// assert_eq!(pool.used_block_count(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn used_block_count(&self) -> usize {
         self.blocks.free.used()
     }

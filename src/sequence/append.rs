@@ -37,6 +37,18 @@ pub struct Append {
 ///
 /// The source stays alive, and counts as owned by the sequence that copies, until this is
 /// dropped: another sharer that appends meanwhile copies too.
+///
+/// ```
+/// let pool = paged_kv::BlockPool::new(4);
+/// let mut sequence = pool.allocate_sequence(2, 4)?;
+/// let mut fork = sequence.fork()?;
+/// let copy = fork.append(1)?.copy.expect("the block was shared");
+/// drop(sequence);
+/// assert_eq!(pool.owners(copy.src)?, 1); // the copy keeps it
+/// drop(copy);
+/// assert_eq!(pool.used_block_count(), 1);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
 #[must_use = "the copy has to be made before this is dropped"]
 pub struct BlockCopy {
     /// The block to copy from.

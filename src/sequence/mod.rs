@@ -99,30 +99,67 @@ impl BlockPool {
 
 impl Sequence {
     /// Logical length in tokens, trimmed ones included.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// assert_eq!(sequence.num_tokens(), 6);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn num_tokens(&self) -> usize {
         self.num_tokens
     }
 
     /// Tokens a block.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// assert_eq!(sequence.block_size(), 4);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn block_size(&self) -> usize {
         self.block_size
     }
 
     /// The resident blocks, in order.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let sequence = pool.allocate_sequence(6, 4)?;
+    /// assert_eq!(sequence.block_ids().len(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn block_ids(&self) -> &[BlockId] {
         self.table.as_slice()
     }
 
     /// Number of resident blocks.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(32, 4)?;
+    /// sequence.apply_streaming_llm(4, 8);
+    /// assert_eq!(sequence.num_blocks(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn num_blocks(&self) -> usize {
         self.table.len()
     }
 
     /// Number of logical blocks: `ceil(num_tokens / block_size)`, trimmed ones included.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(32, 4)?;
+    /// sequence.apply_streaming_llm(4, 8);
+    /// assert_eq!(sequence.num_logical_blocks(), 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn num_logical_blocks(&self) -> usize {
         (self.num_tokens + self.tail_room) / self.block_size
@@ -143,6 +180,15 @@ impl Sequence {
     }
 
     /// The block of a logical block index; `None` behind the end and where it was trimmed.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(8);
+    /// let mut sequence = pool.allocate_sequence(32, 4)?;
+    /// sequence.apply_streaming_llm(4, 8);
+    /// assert_eq!(sequence.block_at(6), Some(sequence.block_ids()[1]));
+    /// assert_eq!((sequence.block_at(1), sequence.block_at(8)), (None, None));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn block_at(&self, logical_block: usize) -> Option<BlockId> {
         if logical_block >= self.num_logical_blocks() {
             return None;
@@ -267,6 +313,10 @@ impl Sequence {
             return Err(PagedKvError::TokensTrimmed { position: num_tokens });
         }
         self.table.truncate(self.gaps.resident_before(logical_blocks));
+        if tail_room > 0 {
+            // Full when it was shared, partly filled from now on: it has to be private.
+            self.table.make_private(self.table.len() - 1);
+        }
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;
         self.tail_room = tail_room;

@@ -91,18 +91,37 @@ impl BlockTable {
     }
 
     /// The blocks, in order.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let table = pool.allocate(3)?;
+    /// assert_eq!(table.as_slice().len(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn as_slice(&self) -> &[BlockId] {
         &self.ids
     }
 
     /// Number of blocks.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// assert_eq!(pool.allocate(3)?.len(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
     /// True when the table has no blocks.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// assert!(pool.allocate(0)?.is_empty());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -195,10 +214,15 @@ impl BlockTable {
         if !private.is_empty() {
             self.pool.give(&self.ids[private]);
         }
-        if range.start < self.shared_len {
-            self.leave_runs(&range);
-        }
+        self.leave_runs(range.start, &range);
         self.ids.drain(range);
+    }
+
+    /// Makes the table itself an owner of its blocks from `start` on, so that they can be written
+    /// once nobody else owns them. Cost as [`truncate`](Self::truncate).
+    pub(crate) fn make_private(&mut self, start: usize) {
+        let nothing = self.len()..self.len();
+        self.leave_runs(start, &nothing);
     }
 
     /// A table of the same blocks. The first `full_blocks` become a shared run, at the cost of
@@ -235,6 +259,17 @@ impl BlockTable {
     }
 
     /// True when this table is the only owner of its block at `index`, which it may then write.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(1)?;
+    /// assert!(table.is_exclusive(0));
+    /// let fork = table.fork(0)?;
+    /// assert!(!table.is_exclusive(0));
+    /// drop(fork);
+    /// assert!(table.is_exclusive(0));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
     #[inline]
     pub fn is_exclusive(&self, index: usize) -> bool {
         index >= self.shared_len && self.pool.is_sole(self.ids[index])
@@ -282,10 +317,10 @@ impl BlockTable {
         }
     }
 
-    /// Lets go of every run that reaches beyond `removed.start`, so that the blocks from there on
-    /// are private (those in `removed` are given back, or were never this table's own).
-    fn leave_runs(&mut self, removed: &Range<usize>) {
-        while let Some(run) = self.shared.take_if(|run| run.end() > removed.start) {
+    /// Lets go of every run that reaches beyond `keep`, so that the blocks from there on are
+    /// private (but for those in `removed`: given back, or never this table's own).
+    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) {
+        while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
             let (start, end) = (run.start(), run.end());
             let from = removed.start.clamp(start, end) - start;
             let to = removed.end.clamp(start, end) - start;

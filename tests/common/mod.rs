@@ -1,0 +1,63 @@
+//! What do the test files share? Caches of several shapes, snapshots of all that can be seen, and
+//! seeded random numbers.
+#![allow(dead_code)] // each test file uses its part
+
+pub mod random;
+pub mod snapshot;
+
+use paged_kv::{PagedKvCache, PagedKvCacheBuilder, SeqId};
+
+/// The same cache, `num_blocks` blocks to hand out, over one and several home shards and with and
+/// without a null block.
+pub fn shapes(num_blocks: usize, block_size: usize) -> Vec<PagedKvCache> {
+    shapes_with(num_blocks, block_size, |builder| builder)
+}
+
+/// [`shapes`], each finished by `set`.
+pub fn shapes_with(
+    num_blocks: usize,
+    block_size: usize,
+    set: impl Fn(PagedKvCacheBuilder) -> PagedKvCacheBuilder,
+) -> Vec<PagedKvCache> {
+    let builder = || set(PagedKvCache::builder().block_size(block_size));
+    [
+        builder().num_blocks(num_blocks).home_shards(1),
+        builder().num_blocks(num_blocks).home_shards(4),
+        builder().num_blocks(num_blocks + 1).with_null_block(),
+    ]
+    .map(|builder| builder.build().expect("the parameters make sense"))
+    .into()
+}
+
+/// Short for an id.
+pub const fn s(id: u64) -> SeqId {
+    SeqId(id)
+}
+
+/// Frees every sequence and checks that nothing is left.
+pub fn assert_empties(cache: &PagedKvCache) {
+    for id in cache.sequence_ids() {
+        cache.free(id).expect("a sequence that is there and not leased");
+    }
+    assert_eq!(cache.used_block_count(), 0, "blocks leaked");
+    let stats = cache.stats();
+    assert_eq!(stats.total_allocations, stats.total_frees);
+    cache.validate().expect("an empty cache is consistent");
+}
+
+/// Every order of `items`.
+pub fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for first in 0..items.len() {
+        let mut rest = items.to_vec();
+        let item = rest.remove(first);
+        for mut order in permutations(&rest) {
+            order.insert(0, item.clone());
+            all.push(order);
+        }
+    }
+    all
+}
