@@ -50,7 +50,15 @@ fn main() {
     let names: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     println!(
         "{:<28} {:>8} {:>8} | {:>12} | {:>12} {:>12} {:>7} | {:>12} {:>6}",
-        "", "ours ns", "lock ns", "1: /lock", "2: /ours 1", "2: /lock", "rounds", "32: /ours 2", "rounds"
+        "",
+        "ours ns",
+        "lock ns",
+        "1: /lock",
+        "2: /ours 1",
+        "2: /lock",
+        "rounds",
+        "32: /ours 2",
+        "rounds"
     );
     for (name, figure) in FIGURES {
         if names.is_empty() || names.iter().any(|part| name.contains(part.as_str())) {
@@ -138,7 +146,8 @@ fn step_by_handle_to_place(name: &str) {
     let ours = THREADS.map(|threads| BlockPool::new(step_blocks(threads)));
     let lock = THREADS.map(|threads| OneLockCache::new(step_blocks(threads), BLOCK_SIZE));
     let ours = |i: usize, thread| stepping(ByHandle::new(&ours[i], STEP_ROWS), thread as u64);
-    let lock = |i: usize, thread| stepping(ByPlace::new(&lock[i], STEP_ROWS, thread), thread as u64);
+    let lock =
+        |i: usize, thread| stepping(ByPlace::new(&lock[i], STEP_ROWS, thread), thread as u64);
     report(name, STEP_WANTED, &ours, &lock);
 }
 

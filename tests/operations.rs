@@ -364,7 +364,10 @@ fn an_unknown_id_is_refused_by_name() {
         assert_eq!(cache.touch(id), Err(unknown.clone()));
         assert_eq!(cache.set_priority(id, 1), Err(unknown.clone()));
         assert_eq!(cache.lease(&[s(1), id]).map(drop), Err(unknown.clone()));
-        assert_eq!(cache.append_batch(&[(s(1), 0), (id, 0)], &mut Default::default()), Err(unknown));
+        assert_eq!(
+            cache.append_batch(&[(s(1), 0), (id, 0)], &mut Default::default()),
+            Err(unknown)
+        );
         assert_eq!(cache.get_sequence(id), None);
         assert_eq!(cache.with_sequence(id, |_| ()), None);
         assert_eq!(cache.sequence_ids(), [s(1)]);
@@ -427,10 +430,7 @@ fn the_builder_refuses_by_parameter() {
         ("eviction_threshold", good().eviction_threshold(f64::NAN)),
         ("eviction_threshold", good().eviction_threshold(-0.1)),
         ("eviction_threshold", good().eviction_threshold(1.1)),
-        (
-            "eviction_strategy",
-            good().eviction_strategy(EvictionStrategy::Priority { levels: 0 }),
-        ),
+        ("eviction_strategy", good().eviction_strategy(EvictionStrategy::Priority { levels: 0 })),
     ] {
         let refusal = builder.build().map(drop).unwrap_err();
         assert!(refusal.to_string().contains(parameter), "{refusal}");
@@ -579,8 +579,10 @@ fn handles_have_every_operation_and_outlive_the_cache() {
         assert_eq!(sequence.block_ids()[0], fork.block_ids()[0]);
         let refused = sequence.append(100).unwrap_err();
         assert_eq!(refused, OutOfMemory { requested: 25, available: 5 });
-        assert_eq!(sequence.truncate(8).unwrap_err().to_string(),
-            "cannot truncate to 8 tokens: the sequence has 7");
+        assert_eq!(
+            sequence.truncate(8).unwrap_err().to_string(),
+            "cannot truncate to 8 tokens: the sequence has 7"
+        );
         drop(fork);
         assert_eq!(sequence.append(100).unwrap_err(), OutOfMemory { requested: 25, available: 6 });
     }
@@ -588,9 +590,13 @@ fn handles_have_every_operation_and_outlive_the_cache() {
 
 #[test]
 fn a_clamped_threshold_is_one_that_can_be_met() {
-    for (threshold, at_three_of_four, at_full) in
-        [(0.0, true, true), (-3.0, true, true), (1.0, false, true), (7.0, false, true), (0.75, true, true)]
-    {
+    for (threshold, at_three_of_four, at_full) in [
+        (0.0, true, true),
+        (-3.0, true, true),
+        (1.0, false, true),
+        (7.0, false, true),
+        (0.75, true, true),
+    ] {
         let cache = PagedKvCache::new(4, 4, 1, 1).with_eviction_threshold(threshold);
         cache.allocate(s(1), 12).unwrap();
         assert_eq!(cache.needs_eviction(), at_three_of_four, "{threshold}");

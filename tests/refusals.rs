@@ -23,10 +23,8 @@ struct World {
 type Build = fn(&PagedKvCache) -> Option<Lease>;
 
 const MISSING: u64 = 99;
-const STRATEGIES: [EvictionStrategy; 2] = [
-    EvictionStrategy::LRU,
-    EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 4 },
-];
+const STRATEGIES: [EvictionStrategy; 2] =
+    [EvictionStrategy::LRU, EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 4 }];
 
 /// S1, S2 and S3 in a pool of ten blocks of four tokens; one block is the handle's.
 const STATES: &[(&str, Build)] = &[

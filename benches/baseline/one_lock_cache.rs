@@ -149,7 +149,11 @@ impl OneLockCache {
         let live = state.entries.iter().enumerate().filter(|(_, entry)| entry.live);
         let mut victims: Vec<(u64, u32)> = match n {
             0 => Vec::new(),
-            1 => live.map(|(place, entry)| (entry.last_use, place as u32)).min().into_iter().collect(),
+            1 => live
+                .map(|(place, entry)| (entry.last_use, place as u32))
+                .min()
+                .into_iter()
+                .collect(),
             _ => live.map(|(place, entry)| (entry.last_use, place as u32)).collect(),
         };
         if n < victims.len() {
@@ -172,7 +176,13 @@ impl OneLockCache {
     }
 
     /// Writes the blocks of each of `ids` as a row of `stride` cells, padded with `pad`.
-    pub fn export(&self, ids: &[u64], out: &mut [i32], stride: usize, pad: i32) -> Result<(), Refused> {
+    pub fn export(
+        &self,
+        ids: &[u64],
+        out: &mut [i32],
+        stride: usize,
+        pad: i32,
+    ) -> Result<(), Refused> {
         let state = self.state.lock();
         for (id, row) in ids.iter().zip(out.chunks_exact_mut(stride)) {
             let place = *state.places.get(id).ok_or(Refused::Missing)?;
@@ -210,7 +220,12 @@ impl State {
     }
 
     #[inline]
-    fn append(&mut self, place: u32, num_new_tokens: usize, block_size: usize) -> Result<Appended, Refused> {
+    fn append(
+        &mut self,
+        place: u32,
+        num_new_tokens: usize,
+        block_size: usize,
+    ) -> Result<Appended, Refused> {
         let entry = &mut self.entries[place as usize];
         let len = entry.ids.len();
         let room = len * block_size - entry.num_tokens;

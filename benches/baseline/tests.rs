@@ -12,16 +12,14 @@ use baseline::queue_pool::QueuePool;
 
 /// Runs `check` on each pool: allocate, retain, release, free blocks.
 macro_rules! on_each_pool {
-    ($blocks:expr, |$pool:ident| $check:expr) => {
-        {
-            let $pool = OneLockPool::new($blocks);
-            $check
-        }
-        for queues in [1, 64] {
-            let $pool = QueuePool::new($blocks, queues);
-            $check
-        }
-    };
+    ($blocks:expr, |$pool:ident| $check:expr) => {{
+        let $pool = OneLockPool::new($blocks);
+        $check
+    }
+    for queues in [1, 64] {
+        let $pool = QueuePool::new($blocks, queues);
+        $check
+    }};
 }
 
 #[test]

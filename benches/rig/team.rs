@@ -22,7 +22,11 @@ pub struct Contender<'a> {
 
 impl<'a> Contender<'a> {
     /// `make` is called once on each thread, with the thread's number, and sets up its work.
-    pub fn new(threads: usize, slice: Duration, make: impl Fn(usize) -> Burst<'a> + Sync + 'a) -> Self {
+    pub fn new(
+        threads: usize,
+        slice: Duration,
+        make: impl Fn(usize) -> Burst<'a> + Sync + 'a,
+    ) -> Self {
         Self { threads, slice, make: Box::new(make) }
     }
 }

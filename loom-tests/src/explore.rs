@@ -12,7 +12,7 @@ use paged_kv::model::place_thread;
 const PREEMPTIONS: usize = 2;
 
 /// Operations of an execution: above loom's 1,000, for the pools are made of many atomics.
-const MAX_BRANCHES: usize = 2_000;
+const MAX_BRANCHES: usize = 20_000;
 
 /// Runs `model` in every interleaving; the calling thread is at home shard 0. Says how many there
 /// were and how long it took.

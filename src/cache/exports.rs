@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::slot::Slot;
-use super::{Lease, PagedKvCache};
+use super::{Lease, PagedKvCache, not_found};
 use crate::error::{PagedKvError, Result};
 use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
 use crate::id::SeqId;
@@ -116,9 +116,8 @@ impl PagedKvCache {
 
     /// Looks at a sequence where it is; a very long one outside the map's lock.
     fn look<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> Result<R>) -> Result<R> {
-        let not_found = PagedKvError::SequenceNotFound(id);
         let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             match &mut *slot {
                 Slot::Owned(live) if live.is_brief() => return read(&live.sequence),
                 Slot::Owned(_) => slot.share(),
@@ -127,7 +126,7 @@ impl PagedKvCache {
         };
         match &*shared.live.read_recursive() {
             Some(live) => read(&live.sequence),
-            None => Err(not_found),
+            None => Err(not_found(id)()),
         }
     }
 }

@@ -164,9 +164,8 @@ impl PagedKvCache {
         stays: impl FnOnce(&Live) -> bool,
         change: impl FnOnce(&mut Live) -> R,
     ) -> Result<R> {
-        let not_found = PagedKvError::SequenceNotFound(id);
         let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             if let Slot::Owned(live) = slot.settle()
                 && stays(live)
             {
@@ -174,14 +173,13 @@ impl PagedKvCache {
             }
             slot.share()
         };
-        shared.live.write().as_mut().map(change).ok_or(not_found)
+        shared.live.write().as_mut().map(change).ok_or_else(not_found(id))
     }
 
     /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock.
     fn trim_unleased<R>(&self, id: SeqId, trim: impl Fn(&mut Sequence) -> R) -> Result<R> {
-        let not_found = PagedKvError::SequenceNotFound(id);
         loop {
-            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             let shared = match slot.settle() {
                 Slot::Owned(live) => return Ok(trim(&mut live.sequence)),
                 Slot::Shared(shared) if shared.leases() > 0 => {
@@ -190,7 +188,7 @@ impl PagedKvCache {
                 Slot::Shared(shared) => Arc::clone(shared),
             };
             if let Some(mut live) = shared.live.try_write() {
-                let live = live.as_mut().ok_or(not_found)?;
+                let live = live.as_mut().ok_or_else(not_found(id))?;
                 return Ok(trim(&mut live.sequence));
             }
             // Somebody is at it: wait for them without the map's lock.
@@ -215,15 +213,14 @@ impl PagedKvCache {
 
     /// Takes a sequence that nobody leases out of the map.
     fn take_out(&self, id: SeqId) -> Result<Live> {
-        let not_found = PagedKvError::SequenceNotFound(id);
         let slot = match self.sequences.entry(id) {
-            Entry::Vacant(_) => return Err(not_found),
+            Entry::Vacant(_) => return Err(not_found(id)()),
             Entry::Occupied(occupied) if occupied.get().leases() > 0 => {
                 return Err(PagedKvError::SequenceLeased(id));
             }
             Entry::Occupied(occupied) => occupied.remove(),
         };
-        slot.into_live().ok_or(not_found)
+        slot.into_live().ok_or_else(not_found(id))
     }
 }
 
@@ -231,4 +228,9 @@ impl Live {
     fn is_brief(&self) -> bool {
         self.sequence.num_blocks() <= BRIEF_BLOCKS
     }
+}
+
+/// The refusal of an id that is not there, made only when it is needed.
+fn not_found(id: SeqId) -> impl FnOnce() -> PagedKvError {
+    move || PagedKvError::SequenceNotFound(id)
 }

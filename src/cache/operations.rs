@@ -3,8 +3,8 @@
 //! Look the id up, do the handle's operation, note the use. Counted in the statistics only when it
 //! succeeds.
 
-use super::PagedKvCache;
 use super::slot::{Live, Slot};
+use super::{PagedKvCache, not_found};
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::sequence::{Append, Sequence};
@@ -77,9 +77,8 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        let not_found = PagedKvError::SequenceNotFound(id);
         let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or(not_found.clone())?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             if let Slot::Owned(live) = slot.settle()
                 && let Some(append) = live.sequence.try_append_near(num_new_tokens)
             {
@@ -89,7 +88,7 @@ impl PagedKvCache {
             slot.share()
         };
         let mut live = shared.live.write();
-        let live = live.as_mut().ok_or(not_found)?;
+        let live = live.as_mut().ok_or_else(not_found(id))?;
         let append = live.sequence.append(num_new_tokens)?;
         live.note_use(self.clock.stamp());
         Ok(append)
@@ -136,7 +135,7 @@ impl PagedKvCache {
     /// ```
     pub fn free_when_released(&self, id: SeqId) -> Result<()> {
         let removed = self.sequences.remove(&id);
-        let (_, slot) = removed.ok_or(PagedKvError::SequenceNotFound(id))?;
+        let (_, slot) = removed.ok_or_else(not_found(id))?;
         if slot.leases() == 0 {
             drop(slot.into_live());
         }

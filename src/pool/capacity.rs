@@ -36,13 +36,20 @@ impl Ledger {
         }
     }
 
-    /// Publishes the counts, for the holder of the claim, before it lets go.
+    /// Counts blocks that left room, for the holder of the claim.
     #[inline]
-    pub(crate) fn publish(&self, totals: Totals) {
-        // Release, with the Acquire loads in `room_at_most` and `totals`: whoever counts a block
-        // as given sees it in the shard, and sees the taking that came before.
-        self.taken.store(totals.taken, Ordering::Release);
-        self.given.store(totals.given, Ordering::Release);
+    pub(crate) fn took(&self, blocks: u64) {
+        let taken = self.taken.load(Ordering::Relaxed) + blocks;
+        // Release, here and below: pairs with the Acquire loads in `sum`; whoever counts a block
+        // as given counts the taking that came before.
+        self.taken.store(taken, Ordering::Release);
+    }
+
+    /// Counts blocks that came back to room, for the holder of the claim, once they are there.
+    #[inline]
+    pub(crate) fn gave(&self, blocks: u64) {
+        let given = self.given.load(Ordering::Relaxed) + blocks;
+        self.given.store(given, Ordering::Release);
     }
 }
 
@@ -122,7 +129,8 @@ mod tests {
     fn ledgers(counts: &[(u64, u64)]) -> Vec<Ledger> {
         let ledger = |&(taken, given): &(u64, u64)| {
             let ledger = Ledger::new();
-            ledger.publish(Totals { taken, given });
+            ledger.took(taken);
+            ledger.gave(given);
             ledger
         };
         counts.iter().map(ledger).collect()

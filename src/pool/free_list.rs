@@ -37,7 +37,7 @@ use crate::sync::{
 pub(crate) const MAGAZINE: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
 
 /// Blocks released under one claim of the home shard.
-const RELEASE_BATCH: usize = 2 * MAGAZINE;
+const RELEASE_BATCH: usize = MAGAZINE;
 
 /// A full batch of free ids.
 struct Magazine([BlockId; MAGAZINE]);
@@ -66,8 +66,8 @@ impl FreeList {
     /// home shards.
     pub(crate) fn new(first: u32, total: usize, shards: usize) -> Self {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
-        // A lone shard holds everything and needs no depot.
-        let loose = if shards == 1 { total } else { 2 * MAGAZINE };
+        // A lone shard holds everything, and a batch still being released, and needs no depot.
+        let loose = if shards == 1 { total + RELEASE_BATCH } else { 2 * MAGAZINE };
         let list = Self {
             total,
             shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose))).collect(),
@@ -95,18 +95,10 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> Result<(), usize> {
-        if n > MAGAZINE {
-            // Before `out` grows: a refusal must not cost memory.
-            self.refuse_if_short(n)?;
-        }
-        out.reserve(n);
-        let mut home = self.claim();
-        if home.len >= n {
-            home.pop_owned(n, words, out);
-            self.note_peak_of_lone_shard(&home);
+        if self.take_at_home(n, words, out) {
             return Ok(());
         }
-        self.take_beyond_home(home, n, words, out)
+        self.take_beyond_home(n, words, out)
     }
 
     /// As [`take`](Self::take), but only from the home shard and the depot, and without waiting
@@ -118,28 +110,23 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> bool {
-        let Some(mut home) = self.shard_of(thread_ordinal()).try_claim() else {
-            return false;
-        };
-        if home.len >= n {
-            out.reserve(n);
-            home.pop_owned(n, words, out);
-            self.note_peak_of_lone_shard(&home);
-            return true;
-        }
-        n <= MAGAZINE && self.gather(&mut home, n, words, out, Reach::Depot)
+        self.take_at_home(n, words, out)
+            || n <= MAGAZINE
+                && self
+                    .home()
+                    .try_claim()
+                    .is_some_and(|mut home| self.gather(&mut home, n, words, out, Reach::Depot))
     }
 
     /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
+    #[inline]
     pub(crate) fn give(&self, ids: &[BlockId], words: &BlockWords) {
-        for batch in ids.rchunks(RELEASE_BATCH) {
-            let mut home = self.claim();
-            for &id in batch.iter().rev() {
-                if words.release(id) {
-                    home.push(id, &self.depot);
-                    home.totals.given += 1;
-                }
-            }
+        if ids.len() <= RELEASE_BATCH
+            && let Some(mut home) = self.home().try_claim()
+        {
+            self.give_batch(&mut home, ids, words);
+        } else {
+            self.give_batches(ids, words);
         }
     }
 
@@ -148,7 +135,7 @@ impl FreeList {
         let mut home = self.claim();
         if words.release_shared(id)? {
             home.push(id, &self.depot);
-            home.totals.given += 1;
+            home.shard.ledger.gave(1);
         }
         Some(())
     }
@@ -187,21 +174,18 @@ impl FreeList {
         if room < n { Err(room) } else { Ok(()) }
     }
 
+    #[inline]
     fn shard_of(&self, ordinal: usize) -> &Shard {
         &self.shards[ordinal & (self.shards.len() - 1)]
     }
 
-    /// A claim on the home shard, or on the next one that is not claimed.
     #[inline]
-    fn claim(&self) -> Claim<'_> {
-        match self.shard_of(thread_ordinal()).try_claim() {
-            Some(home) => home,
-            None => self.claim_neighbour(),
-        }
+    fn home(&self) -> &Shard {
+        self.shard_of(thread_ordinal())
     }
 
-    #[cold]
-    fn claim_neighbour(&self) -> Claim<'_> {
+    /// A claim on the home shard, or on the next one that is not claimed.
+    fn claim(&self) -> Claim<'_> {
         let home = thread_ordinal();
         let mut backoff = Backoff::new();
         loop {
@@ -214,19 +198,35 @@ impl FreeList {
         }
     }
 
-    /// The way of an allocation that its home shard cannot serve.
+    #[inline]
+    fn take_at_home(&self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) -> bool {
+        let Some(mut home) = self.home().try_claim() else {
+            return false;
+        };
+        if n > home.len() {
+            return false;
+        }
+        home.pop_owned(n, words, out);
+        if self.shards.len() == 1 {
+            self.peak.note(home.shard.ledger.read().used());
+        }
+        true
+    }
+
+    /// The way of an allocation that a claim of the home shard does not serve.
     #[cold]
     fn take_beyond_home(
         &self,
-        mut home: Claim<'_>,
         n: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> Result<(), usize> {
-        if self.gather(&mut home, n, words, out, Reach::Depot) {
+        // Before `out` grows: a refusal must not cost memory.
+        self.refuse_if_short(n)?;
+        out.reserve(n);
+        if self.gather(&mut self.claim(), n, words, out, Reach::Depot) {
             return Ok(());
         }
-        drop(home);
         self.refuse_if_short(n)?;
         if self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
             return Ok(());
@@ -240,6 +240,31 @@ impl FreeList {
             }
             // There was room, so somebody holds it in a claim, or took it since.
             backoff.wait();
+        }
+    }
+
+    /// Releases at most `RELEASE_BATCH` blocks.
+    #[inline]
+    fn give_batch(&self, home: &mut Claim<'_>, ids: &[BlockId], words: &BlockWords) {
+        // Room for all of them at once, and counts in registers: a check or a store to memory a
+        // block would cost more than the block's word does.
+        let len = home.make_room(ids.len(), &self.depot);
+        let slots = &home.shard.ids[len..len + ids.len()];
+        let mut given = 0;
+        for &id in ids.iter().rev() {
+            if words.release(id) {
+                slots[given].store(id.0, Ordering::Relaxed);
+                given += 1;
+            }
+        }
+        home.set_len(len + given);
+        home.shard.ledger.gave(given as u64);
+    }
+
+    #[inline(never)]
+    fn give_batches(&self, ids: &[BlockId], words: &BlockWords) {
+        for batch in ids.rchunks(RELEASE_BATCH) {
+            self.give_batch(&mut self.claim(), batch, words);
         }
     }
 
@@ -271,9 +296,8 @@ impl FreeList {
             return false;
         }
         out[start..].iter().for_each(|&id| words.occupy(id));
-        home.totals.taken += n as u64;
-        // What this claim has taken is not in the ledgers yet.
-        self.peak.note(self.used_at_least().saturating_add(n).min(self.total));
+        home.shard.ledger.took(n as u64);
+        self.peak.note(self.used_at_least());
         true
     }
 
@@ -288,17 +312,11 @@ impl FreeList {
             let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() else {
                 continue;
             };
-            let surplus = other.len / 2;
+            let surplus = other.len() / 2;
             other.pop(end - out.len(), out);
-            while other.len > surplus && home.len < MAGAZINE {
+            while other.len() > surplus && home.len() < MAGAZINE {
                 home.push(other.pop_one(), &self.depot);
             }
-        }
-    }
-
-    fn note_peak_of_lone_shard(&self, home: &Claim<'_>) {
-        if self.shards.len() == 1 {
-            self.peak.note(home.totals.used());
         }
     }
 }
@@ -322,81 +340,93 @@ impl Shard {
 
     #[inline]
     fn try_claim(&self) -> Option<Claim<'_>> {
-        // Relaxed: only spares the line an exchange that would fail.
-        if self.claimed.load(Ordering::Relaxed) {
-            return None;
-        }
         // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their
         // words, and through them all that earlier owners did with the blocks.
         // Loom: a_blocks_next_owner_sees_its_last.
-        if self.claimed.swap(true, Ordering::Acquire) {
-            return None;
-        }
-        // Relaxed: written under the claim only.
-        let len = self.len.load(Ordering::Relaxed);
-        Some(Claim { shard: self, len, totals: self.ledger.read() })
+        let claim =
+            self.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        claim.is_ok().then(|| Claim { shard: self })
     }
 }
 
 /// The right to change a shard, and with it ids in the depot. Ends when dropped, also by a panic.
 struct Claim<'a> {
     shard: &'a Shard,
-    len: usize,
-    totals: Totals,
 }
 
+// All accesses to `len` and `ids` are Relaxed: they are made under the claim only, and its
+// hand-over orders them.
 impl Claim<'_> {
-    /// Moves up to `n` ids to `out`, each with one owner now.
+    #[inline]
+    fn len(&self) -> usize {
+        self.shard.len.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn set_len(&mut self, len: usize) {
+        self.shard.len.store(len, Ordering::Relaxed);
+    }
+
+    /// Moves `n` ids, as many as there are or fewer, to `out`, each with one owner now.
     #[inline]
     fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
-        let rest = self.len - n;
-        out.extend(self.shard.ids[rest..self.len].iter().rev().map(|slot| {
-            // Relaxed: written under the claim only.
+        let len = self.len();
+        self.set_len(len - n);
+        out.extend(self.shard.ids[len - n..len].iter().rev().map(|slot| {
             let id = BlockId(slot.load(Ordering::Relaxed));
             words.occupy(id);
             id
         }));
-        self.len = rest;
-        self.totals.taken += n as u64;
+        self.shard.ledger.took(n as u64);
     }
 
     /// Moves up to `n` ids to `out`.
     fn pop(&mut self, n: usize, out: &mut Vec<BlockId>) {
-        for _ in 0..n.min(self.len) {
-            out.push(self.pop_one());
-        }
+        let len = self.len();
+        let rest = len.saturating_sub(n);
+        let slots = self.shard.ids[rest..len].iter().rev();
+        out.extend(slots.map(|slot| BlockId(slot.load(Ordering::Relaxed))));
+        self.set_len(rest);
     }
 
     fn pop_one(&mut self) -> BlockId {
-        self.len -= 1;
-        // Relaxed: written under the claim only.
-        BlockId(self.shard.ids[self.len].load(Ordering::Relaxed))
+        let len = self.len() - 1;
+        self.set_len(len);
+        BlockId(self.shard.ids[len].load(Ordering::Relaxed))
     }
 
     #[inline]
     fn push(&mut self, id: BlockId, depot: &ArrayQueue<Magazine>) {
-        if self.len == self.shard.ids.len() {
-            self.spill(depot);
-        }
-        // Relaxed: read under the claim only.
-        self.shard.ids[self.len].store(id.0, Ordering::Relaxed);
-        self.len += 1;
+        let len = self.make_room(1, depot);
+        self.shard.ids[len].store(id.0, Ordering::Relaxed);
+        self.set_len(len + 1);
     }
 
+    /// The number of ids, once there is room for `n` more, at most a magazine.
+    #[inline]
+    fn make_room(&mut self, n: usize, depot: &ArrayQueue<Magazine>) -> usize {
+        let len = self.len();
+        if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
+    }
+
+    /// Moves the uppermost of `len` ids to the depot, a magazine of them, and returns how many
+    /// are left.
     #[cold]
-    fn spill(&mut self, depot: &ArrayQueue<Magazine>) {
-        let magazine = Magazine(std::array::from_fn(|_| self.pop_one()));
-        let pushed = depot.push(magazine);
+    fn spill(&mut self, len: usize, depot: &ArrayQueue<Magazine>) -> usize {
+        let rest = len - MAGAZINE;
+        let slots = &self.shard.ids[rest..];
+        let id = |at: usize| BlockId(slots[at].load(Ordering::Relaxed));
+        let pushed = depot.push(Magazine(std::array::from_fn(id)));
         assert!(pushed.is_ok(), "the depot has room for every block of the pool");
+        self.set_len(rest);
+        rest
     }
 }
 
 impl Drop for Claim<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.shard.len.store(self.len, Ordering::Relaxed);
-        self.shard.ledger.publish(self.totals);
-        // Release: pairs with the swap in `Shard::try_claim`.
+        // Release: pairs with the exchange in `Shard::try_claim`.
         self.shard.claimed.store(false, Ordering::Release);
     }
 }

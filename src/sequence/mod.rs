@@ -239,21 +239,24 @@ impl Sequence {
     /// ```
     #[inline]
     pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
-        match self.append_in_place(num_new_tokens) {
-            Some(append) => Ok(append),
-            None => self.append_blocks(num_new_tokens),
+        let len = self.table.len();
+        let mut copy = None;
+        if !self.append_in_place(num_new_tokens) {
+            copy = self.append_blocks(num_new_tokens)?;
         }
+        Ok(Append { new_blocks: len..self.table.len(), copy })
     }
 
     /// [`append`](Self::append), if that takes no search for blocks and no waiting for another
     /// thread. Else `None`, and the sequence is as it was.
     #[inline]
     pub(crate) fn try_append_near(&mut self, num_new_tokens: usize) -> Option<Append> {
-        if let Some(append) = self.append_in_place(num_new_tokens) {
-            return Some(append);
+        let len = self.table.len();
+        let mut copy = None;
+        if !self.append_in_place(num_new_tokens) {
+            copy = self.try_append_blocks_near(num_new_tokens)?;
         }
-        let plan = self.plan_append(num_new_tokens).ok()?;
-        self.table.try_grow_near(plan.blocks()).then(|| self.commit_append(plan))
+        Some(Append { new_blocks: len..self.table.len(), copy })
     }
 
     /// A second sequence of the same tokens and blocks, the partly filled one too.
@@ -357,22 +360,28 @@ impl Sequence {
         &self.table
     }
 
-    /// The append that only moves the end within the last block, which is this sequence's own.
+    /// Carries out an append that only moves the end within the last block, if that is this
+    /// sequence's own. Else false.
     #[inline]
-    fn append_in_place(&mut self, num_new_tokens: usize) -> Option<Append> {
+    fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
         let fits = num_new_tokens <= self.tail_room;
         if !fits || (num_new_tokens > 0 && !self.table.is_exclusive(self.table.len() - 1)) {
-            return None;
+            return false;
         }
         // No overflow: the last block's slots have been counted in `num_logical_blocks`.
         self.num_tokens += num_new_tokens;
         self.tail_room -= num_new_tokens;
-        let len = self.table.len();
-        Some(Append { new_blocks: len..len, copy: None })
+        true
     }
 
     #[inline(never)]
-    fn append_blocks(&mut self, num_new_tokens: usize) -> Result<Append> {
+    fn try_append_blocks_near(&mut self, num_new_tokens: usize) -> Option<Option<BlockCopy>> {
+        let plan = self.plan_append(num_new_tokens).ok()?;
+        self.table.try_grow_near(plan.blocks()).then(|| self.commit_append(plan))
+    }
+
+    #[inline(never)]
+    fn append_blocks(&mut self, num_new_tokens: usize) -> Result<Option<BlockCopy>> {
         let mut plan = self.plan_append(num_new_tokens)?;
         while let Err(refusal) = self.table.grow(plan.blocks()) {
             // The other sharers may have left since, and then no copy is needed.
@@ -401,20 +410,21 @@ impl Sequence {
 
     /// Carries out `plan` with `plan.blocks()` blocks of `stock`.
     pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {
+        let len = self.table.len();
         self.table.grow_from(stock, plan.blocks());
-        self.commit_append(plan)
+        let copy = self.commit_append(plan);
+        Append { new_blocks: len..self.table.len(), copy }
     }
 
     /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
-    fn commit_append(&mut self, plan: AppendPlan) -> Append {
-        let grown = self.table.len() - plan.blocks();
-        let copy = plan.copy.then(|| {
-            let source = self.table.replace(grown - 1, grown);
-            BlockCopy::new(source, self.table.as_slice()[grown - 1])
-        });
+    fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
         self.tail_room = slots - plan.num_tokens;
         self.num_tokens = plan.num_tokens;
-        Append { new_blocks: grown..self.table.len(), copy }
+        plan.copy.then(|| {
+            let grown = self.table.len() - plan.blocks();
+            let source = self.table.replace(grown - 1, grown);
+            BlockCopy::new(source, self.table.as_slice()[grown - 1])
+        })
     }
 }

@@ -182,8 +182,14 @@ impl BlockTable {
     /// assert_eq!(pool.used_block_count(), 1);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
+    #[inline]
     pub fn truncate(&mut self, len: usize) {
-        self.remove(len..self.len());
+        if len >= self.shared_len && len <= self.ids.len() {
+            self.pool.give(&self.ids[len..]);
+            self.ids.truncate(len);
+        } else {
+            self.remove(len..self.len());
+        }
     }
 
     /// Drops the blocks of `range`; those behind it move up. Cost as
@@ -384,6 +390,7 @@ impl fmt::Debug for BlockTable {
 }
 
 /// One owner of one block, outside any table. Dropping it releases the block.
+#[repr(C)]
 pub(crate) struct BlockPin {
     id: BlockId,
     pool: PoolHandle,

@@ -26,7 +26,7 @@ impl FreeList {
     ) -> Result<(), String> {
         let mut census = Census { first, free: vec![false; self.total], words };
         for claim in claims {
-            for slot in &claim.shard.ids[..claim.len] {
+            for slot in &claim.shard.ids[..claim.len()] {
                 census.note(BlockId(slot.load(Ordering::Relaxed)))?;
             }
         }

@@ -53,11 +53,6 @@ macro_rules! atomic {
             }
 
             #[track_caller]
-            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                self.0.swap(value, as_run(order, "swap"))
-            }
-
-            #[track_caller]
             pub(crate) fn compare_exchange(
                 &self,
                 current: $value,
@@ -95,6 +90,11 @@ macro_rules! atomic_number {
         #[allow(dead_code, reason = "every atomic has them, not every one is asked for all")]
         impl $name {
             #[track_caller]
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.0.swap(value, as_run(order, "swap"))
+            }
+
+            #[track_caller]
             pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
                 self.0.fetch_add(value, as_run(order, "fetch_add"))
             }
@@ -123,6 +123,25 @@ macro_rules! atomic_number {
 }
 
 atomic!(AtomicBool, bool, |atomic| atomic.fetch_or(false, Ordering::AcqRel));
+
+impl AtomicBool {
+    /// As an exchange that writes only what changes. loom does not know that a swap comes right
+    /// after the value it saw: it would let a swap that found `true`, and wrote it again, hide a
+    /// later store of `false` for good, and a thread that spins on it would never end.
+    #[track_caller]
+    pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
+        let order = as_run(order, "swap");
+        let seen = match order {
+            Ordering::Acquire | Ordering::AcqRel | Ordering::SeqCst => Ordering::Acquire,
+            _ => Ordering::Relaxed,
+        };
+        match self.0.compare_exchange(!value, value, order, seen) {
+            Ok(_) => !value,
+            Err(_) => value,
+        }
+    }
+}
+
 atomic_number!(AtomicU32, u32);
 atomic_number!(AtomicU64, u64);
 atomic_number!(AtomicUsize, usize);

@@ -1,0 +1,98 @@
+//! Does a running batch ask the memory allocator for anything? Not once it has warmed up.
+
+use allocation_counter::measure;
+use paged_kv::export::{Gaps, TableShape};
+use paged_kv::{AppendBatch, PagedKvCache, SeqId, Sequence, append_batch, append_batch_fitting};
+
+const ROWS: usize = 16;
+const STEPS: usize = 200;
+
+fn cache(home_shards: usize) -> PagedKvCache {
+    let builder = PagedKvCache::builder().num_blocks(4096).block_size(4);
+    builder.home_shards(home_shards).build().unwrap()
+}
+
+#[test]
+fn a_leased_batch_grows_and_is_exported_without_allocating() {
+    for home_shards in [1, 4] {
+        let cache = cache(home_shards);
+        let ids: Vec<SeqId> = (0..ROWS as u64).map(SeqId).collect();
+        ids.iter().for_each(|&id| cache.allocate(id, 5).unwrap());
+        let mut lease = cache.lease(&ids).unwrap();
+        let mut batch = AppendBatch::default();
+        let one_each = [1; ROWS];
+        let mut table = [0_i32; ROWS * 64];
+        let mut slots = [0_i64; ROWS];
+        let shape = TableShape { stride: 64, pad: -1, gaps: Gaps::Show };
+        let mut steps = |lease: &mut paged_kv::Lease| {
+            for step in 0..STEPS {
+                if step % 2 == 0 {
+                    lease.append_batch(&one_each, &mut batch).unwrap();
+                } else {
+                    assert_eq!(
+                        lease.append_batch_fitting(&one_each, &mut batch).unwrap().done,
+                        ROWS
+                    );
+                }
+                lease.block_tables(&mut table, shape).unwrap();
+                lease.last_slots(&one_each, Gaps::Show, &mut slots).unwrap();
+            }
+        };
+        steps(&mut lease);
+        ids.iter().for_each(|&id| cache.truncate(id, 5).unwrap());
+        let info = measure(|| steps(&mut lease));
+        assert_eq!(info.count_total, 0, "{home_shards} home shards: {info:?}");
+        drop(lease);
+        assert_eq!(cache.used_block_count(), ROWS * (5 + STEPS).div_ceil(4));
+        cache.validate().unwrap();
+    }
+}
+
+#[test]
+fn a_batch_of_handles_grows_without_allocating() {
+    for home_shards in [1, 4] {
+        let cache = cache(home_shards);
+        let mut rows: Vec<(Sequence, usize)> =
+            (0..ROWS).map(|_| (cache.allocate_sequence(5).unwrap(), 1)).collect();
+        let mut batch = AppendBatch::default();
+        let mut steps = |rows: &mut [(Sequence, usize)]| {
+            for step in 0..STEPS {
+                if step % 2 == 0 {
+                    append_batch(rows, &mut batch).unwrap();
+                } else {
+                    assert_eq!(append_batch_fitting(rows, &mut batch).unwrap().done, ROWS);
+                }
+            }
+        };
+        steps(&mut rows);
+        rows.iter_mut().for_each(|row| row.0.truncate(5).unwrap());
+        let info = measure(|| steps(&mut rows));
+        assert_eq!(info.count_total, 0, "{home_shards} home shards: {info:?}");
+        drop(rows);
+        assert_eq!(cache.used_block_count(), 0);
+        cache.validate().unwrap();
+    }
+}
+
+#[test]
+fn a_single_append_within_a_grown_table_allocates_nothing() {
+    let cache = cache(1);
+    cache.allocate(SeqId(1), 1).unwrap();
+    cache.append(SeqId(1), 4 * 100).map(drop).unwrap();
+    cache.truncate(SeqId(1), 1).unwrap();
+    let info = measure(|| {
+        for _ in 0..400 {
+            drop(cache.append(SeqId(1), 1).unwrap());
+        }
+        assert!(cache.append(SeqId(1), 100_000).is_err(), "a refusal costs no memory either");
+        cache.touch(SeqId(1)).unwrap();
+    });
+    assert_eq!(info.count_total, 0, "{info:?}");
+    cache.validate().unwrap();
+}
+
+#[test]
+fn the_counter_counts() {
+    let info = measure(|| drop(std::hint::black_box(vec![1_u8; 10])));
+    assert_eq!(info.count_total, 1);
+}

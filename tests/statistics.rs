@@ -1,0 +1,246 @@
+//! How many? The counts at rest, the peak and its bound, and what no snapshot under load may show.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::random::Random;
+use common::{assert_empties, s, shapes};
+use paged_kv::{BlockTable, PagedKvCache};
+
+/// Blocks that one home shard may keep unwatched.
+const MAGAZINE: usize = 128;
+
+/// Tests that count on which thread has which home shard run one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn assert_at_rest(cache: &PagedKvCache, forks: u64, evictions: u64) {
+    let stats = cache.stats();
+    let in_use = stats.total_allocations - stats.total_frees;
+    assert_eq!(in_use, cache.used_block_count() as u64);
+    assert_eq!(stats.blocks_used, cache.used_block_count());
+    assert_eq!(stats.blocks_total, cache.total_blocks());
+    assert_eq!(stats.blocks_used + cache.free_block_count(), cache.total_blocks());
+    assert_eq!(stats.num_sequences, cache.num_sequences());
+    assert_eq!((stats.total_forks, stats.total_evictions), (forks, evictions));
+    assert!(stats.peak_blocks_used >= stats.blocks_used);
+    assert!(stats.peak_blocks_used <= stats.blocks_total);
+}
+
+#[test]
+fn counts_are_of_blocks_that_left_and_returned_to_room() {
+    let _alone = alone();
+    for cache in shapes(16, 4) {
+        assert_eq!(cache.stats().peak_blocks_used, 0);
+        cache.allocate(s(1), 10).unwrap();
+        assert_eq!((cache.stats().total_allocations, cache.stats().total_frees), (3, 0));
+        cache.fork(s(1), s(2)).unwrap();
+        assert_eq!(cache.stats().total_allocations, 3, "a fork takes no block");
+        let append = cache.append(s(2), 1).unwrap();
+        assert_eq!(cache.stats().total_allocations, 4, "a copy does");
+        drop(append);
+        cache.free(s(1)).unwrap();
+        assert_eq!(cache.stats().total_frees, 1, "only the tail was its own");
+        cache.truncate(s(2), 4).unwrap();
+        assert_eq!(cache.stats().total_frees, 3);
+        assert_at_rest(&cache, 1, 0);
+        assert_eq!(cache.evict(), Ok(s(2)));
+        assert_at_rest(&cache, 1, 1);
+        cache.pool().allocate(5).unwrap();
+        let stats = cache.stats();
+        assert_eq!((stats.total_allocations, stats.total_frees), (9, 9), "handles count too");
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn the_peak_of_one_shard_is_exact() {
+    let _alone = alone();
+    for num_blocks in [1, 16, 128, 129, 1000] {
+        let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
+        let cache = builder.home_shards(1).build().unwrap();
+        let mut random = Random::new(num_blocks as u64);
+        let (mut tables, mut used, mut peak) = (Vec::<BlockTable>::new(), 0, 0);
+        for _ in 0..2_000 {
+            if random.below(5) < 2 && !tables.is_empty() {
+                let table = tables.swap_remove(random.below(tables.len()));
+                used -= table.len();
+            } else {
+                let n = random.below(num_blocks / 3 + 2);
+                match cache.pool().allocate(n) {
+                    Ok(table) => tables.push(table),
+                    Err(_) => continue,
+                }
+                used += n;
+                peak = peak.max(used);
+            }
+            if random.below(4) == 0 {
+                assert_eq!(cache.stats().peak_blocks_used, peak);
+                assert_eq!(cache.stats().blocks_used, used);
+            }
+        }
+        assert_eq!(cache.stats().peak_blocks_used, peak);
+        drop(tables);
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn the_peak_is_seen_without_asking_while_it_lasts() {
+    let _alone = alone();
+    for cache in shapes(100, 1) {
+        if cache.stats().blocks_total == 100 && cache.to_string().is_empty() {
+            continue;
+        }
+        cache.allocate(s(1), 90).unwrap();
+        cache.free(s(1)).unwrap();
+        let peak = cache.stats().peak_blocks_used;
+        assert!(peak <= 90, "{peak} blocks were never used");
+        assert_empties(&cache);
+    }
+}
+
+/// `shards` threads, each with a home shard of its own, fill the homes with blocks that the first
+/// thread took, and then take them all at once.
+fn peak_after_a_rush_to_home(shards: usize, keep: usize) -> (usize, usize) {
+    let total = 1024 * shards;
+    let builder = PagedKvCache::builder().num_blocks(total).block_size(1);
+    let cache = builder.home_shards(shards).build().unwrap();
+    let pool = cache.pool();
+    let hand_over = Mutex::new(Vec::new());
+    let start = Barrier::new(shards);
+    let taken = Barrier::new(shards);
+    let mut highest = 0;
+    thread::scope(|scope| {
+        let first = pool.allocate(keep).unwrap();
+        highest = highest.max(keep);
+        for _ in 1..shards {
+            hand_over.lock().unwrap().push(pool.allocate(2 * MAGAZINE).unwrap());
+        }
+        highest = highest.max(cache.used_block_count());
+        for _ in 1..shards {
+            scope.spawn(|| {
+                // Fills this thread's home.
+                drop(hand_over.lock().unwrap().pop());
+                start.wait();
+                let mine: Vec<_> = (0..2 * MAGAZINE).map(|_| pool.allocate(1).unwrap()).collect();
+                taken.wait();
+                taken.wait();
+                drop(mine);
+            });
+        }
+        while cache.used_block_count() > keep {
+            thread::yield_now();
+        }
+        // As much as before is in use again, and then what the homes hold on top of it.
+        let again = pool.allocate(2 * MAGAZINE * (shards - 1)).unwrap();
+        start.wait();
+        taken.wait();
+        highest = highest.max(cache.used_block_count());
+        drop((first, again));
+        taken.wait();
+    });
+    let peak = cache.stats().peak_blocks_used;
+    assert_empties(&cache);
+    (peak, highest)
+}
+
+#[test]
+fn the_peak_of_several_shards_is_low_by_at_most_a_magazine_a_shard() {
+    let _alone = alone();
+    for shards in [2, 4, 8] {
+        for keep in [0, 1, MAGAZINE] {
+            let (peak, highest) = peak_after_a_rush_to_home(shards, keep);
+            assert!(peak <= 1024 * shards, "{peak} is above the total");
+            assert!(peak <= highest, "{peak} were never used: {highest} at most");
+            assert!(
+                highest - peak <= shards * MAGAZINE,
+                "{shards} shards: the peak says {peak}, {highest} were in use"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_snapshot_under_load_shows_what_cannot_be() {
+    let _alone = alone();
+    for (num_blocks, home_shards) in [(64, 4), (64, 1), (4096, 4)] {
+        let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
+        let cache = builder.home_shards(home_shards).build().unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for worker in 0..3_u64 {
+                let (cache, done) = (&cache, &done);
+                scope.spawn(move || {
+                    let mut random = Random::new(worker);
+                    let id = |random: &mut Random| s(random.below(6) as u64);
+                    while !done.load(Ordering::Relaxed) {
+                        let (id, other) = (id(&mut random), id(&mut random));
+                        match random.below(6) {
+                            0 | 1 => drop(cache.allocate(id, random.below(40))),
+                            2 => drop(cache.append(id, random.below(9))),
+                            3 => drop(cache.fork(id, other)),
+                            4 => drop(cache.evict()),
+                            _ => drop(cache.free(id)),
+                        }
+                    }
+                });
+            }
+            let end = Instant::now() + Duration::from_millis(500);
+            let mut last = cache.stats();
+            while Instant::now() < end {
+                let stats = cache.stats();
+                assert!(stats.total_frees <= stats.total_allocations, "{stats:?}");
+                assert!(stats.blocks_used <= num_blocks, "{stats:?}");
+                assert!(stats.peak_blocks_used <= num_blocks, "{stats:?}");
+                assert!(
+                    stats.peak_blocks_used >= last.peak_blocks_used,
+                    "{stats:?} after {last:?}"
+                );
+                assert!(stats.total_evictions >= last.total_evictions, "{stats:?} after {last:?}");
+                assert!(stats.total_forks >= last.total_forks, "{stats:?} after {last:?}");
+                assert!(cache.used_block_count() <= num_blocks);
+                assert!(cache.free_block_count() <= num_blocks);
+                assert!((0.0..=1.0).contains(&cache.utilization()));
+                last = stats;
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let stats = cache.stats();
+        assert_at_rest(&cache, stats.total_forks, stats.total_evictions);
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn of_racing_allocations_of_one_id_only_the_winner_counts() {
+    let _alone = alone();
+    let cache = PagedKvCache::new(4096, 1, 1, 1);
+    let start = Barrier::new(2);
+    let mut won = 0;
+    for round in 0..2_000 {
+        let wins: usize = thread::scope(|scope| {
+            let race = || {
+                start.wait();
+                usize::from(cache.allocate(s(round % 7), 3).is_ok())
+            };
+            let rival = scope.spawn(race);
+            race() + rival.join().unwrap()
+        });
+        assert_eq!(wins, 1);
+        won += 3;
+        cache.free(s(round % 7)).unwrap();
+        let stats = cache.stats();
+        assert_eq!((stats.total_allocations, stats.total_frees), (won, won));
+        if round > 200 && cfg!(debug_assertions) {
+            break;
+        }
+    }
+    assert_empties(&cache);
+}
