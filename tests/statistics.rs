@@ -91,21 +91,6 @@ fn the_peak_of_one_shard_is_exact() {
     }
 }
 
-#[test]
-fn the_peak_is_seen_without_asking_while_it_lasts() {
-    let _alone = alone();
-    for cache in shapes(100, 1) {
-        if cache.stats().blocks_total == 100 && cache.to_string().is_empty() {
-            continue;
-        }
-        cache.allocate(s(1), 90).unwrap();
-        cache.free(s(1)).unwrap();
-        let peak = cache.stats().peak_blocks_used;
-        assert!(peak <= 90, "{peak} blocks were never used");
-        assert_empties(&cache);
-    }
-}
-
 /// `shards` threads, each with a home shard of its own, fill the homes with blocks that the first
 /// thread took, and then take them all at once.
 fn peak_after_a_rush_to_home(shards: usize, keep: usize) -> (usize, usize) {

@@ -6,3 +6,4 @@ pub mod control;
 pub mod pools;
 pub mod requests;
 pub mod team;
+pub mod timing;

@@ -76,7 +76,28 @@ impl PagedKvCache {
     /// assert!(cache.append(SeqId(2), 1).is_err());
     /// # Ok::<(), PagedKvError>(())
     /// ```
+    #[inline]
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        // Two steps, because the common one then passes its answer in registers.
+        if let Some(len) = self.append_in_place(id, num_new_tokens) {
+            return Ok(Append { new_blocks: len..len, copy: None });
+        }
+        self.append_blocks(id, num_new_tokens)
+    }
+
+    /// The number of blocks, if the append only had to move the end within the last one.
+    fn append_in_place(&self, id: SeqId, num_new_tokens: usize) -> Option<usize> {
+        let mut slot = self.sequences.get_mut(&id)?;
+        let Slot::Owned(live) = slot.settle() else {
+            return None;
+        };
+        live.sequence.append_in_place(num_new_tokens).then(|| {
+            live.note_use(self.clock.stamp());
+            live.sequence.num_blocks()
+        })
+    }
+
+    fn append_blocks(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         let shared = {
             let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             if let Slot::Owned(live) = slot.settle()

@@ -18,7 +18,7 @@ use self::free_list::{FreeList, MAGAZINE};
 use self::state::{BlockState, BlockWords};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, thread_ordinal};
+use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Ordering, thread_ordinal};
 
 /// The most home shards a pool has by default.
 const DEFAULT_SHARDS: usize = 64;
@@ -56,6 +56,8 @@ pub(crate) struct Blocks {
     first: u32,
     words: BlockWords,
     free: FreeList,
+    /// True once anyone has counted by id: owners may then appear that no table made.
+    counted_by_id: AtomicBool,
 }
 
 impl BlockPool {
@@ -115,6 +117,7 @@ impl BlockPool {
             first,
             words: BlockWords::new(num_blocks),
             free: FreeList::new(first, num_blocks - first as usize, shards),
+            counted_by_id: AtomicBool::new(false),
         });
         let stripe = |_| PoolHandle(Arc::new(CachePadded::new(Stripe::new(Arc::clone(&blocks)))));
         let stripes = (0..shards).map(stripe).collect();
@@ -146,6 +149,8 @@ impl BlockPool {
     /// ```
     pub fn retain(&self, id: BlockId) -> Result<()> {
         self.blocks.check(id)?;
+        // Relaxed: an append that this call does not happen before may come first all the same.
+        self.blocks.counted_by_id.store(true, Ordering::Relaxed);
         self.blocks.retain(id)
     }
 
@@ -317,6 +322,13 @@ impl Blocks {
     #[inline]
     pub(crate) fn is_sole(&self, id: BlockId) -> bool {
         self.words.state(id) == BlockState::SOLE
+    }
+
+    /// True if a block can have owners that no table made.
+    #[inline]
+    pub(crate) fn is_counted_by_id(&self) -> bool {
+        // Relaxed: pairs with nothing; see `BlockPool::retain`.
+        self.counted_by_id.load(Ordering::Relaxed)
     }
 
     pub(crate) fn owners(&self, id: BlockId) -> u32 {

@@ -51,6 +51,9 @@ pub struct Sequence {
     /// Slots of the last block that no token has yet, below `block_size`.
     tail_room: usize,
     block_size: usize,
+    /// True when the last block is known to have no other owner: nobody becomes one but by a fork
+    /// of this sequence, or by counting by id. Spares an append the block's word.
+    tail_is_sole: bool,
     gaps: Gaps,
 }
 
@@ -93,7 +96,8 @@ impl BlockPool {
         let num_blocks = num_tokens.div_ceil(block_size);
         let table = self.allocate(num_blocks)?;
         let tail_room = num_blocks * block_size - num_tokens;
-        Ok(Sequence { table, num_tokens, tail_room, block_size, gaps: Gaps::default() })
+        let gaps = Gaps::default();
+        Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole: true, gaps })
     }
 }
 
@@ -284,6 +288,7 @@ impl Sequence {
     pub(crate) fn fork_uncounted(&mut self) -> Result<Sequence> {
         let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
         let table = self.table.fork(full_blocks)?;
+        self.tail_is_sole = false;
         Ok(Sequence { table, gaps: self.gaps.clone(), ..*self })
     }
 
@@ -323,6 +328,7 @@ impl Sequence {
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;
         self.tail_room = tail_room;
+        self.tail_is_sole = false;
         Ok(())
     }
 
@@ -363,15 +369,27 @@ impl Sequence {
     /// Carries out an append that only moves the end within the last block, if that is this
     /// sequence's own. Else false.
     #[inline]
-    fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
-        let fits = num_new_tokens <= self.tail_room;
-        if !fits || (num_new_tokens > 0 && !self.table.is_exclusive(self.table.len() - 1)) {
+    pub(crate) fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
+        if num_new_tokens > self.tail_room {
             return false;
+        }
+        if num_new_tokens > 0 {
+            self.tail_is_sole = self.owns_tail();
+            if !self.tail_is_sole {
+                return false;
+            }
         }
         // No overflow: the last block's slots have been counted in `num_logical_blocks`.
         self.num_tokens += num_new_tokens;
         self.tail_room -= num_new_tokens;
         true
+    }
+
+    /// True when nobody else owns the last block, so that it may be written.
+    #[inline]
+    fn owns_tail(&self) -> bool {
+        let known = self.tail_is_sole && !self.table.pool().is_counted_by_id();
+        known || self.table.is_exclusive(self.table.len() - 1)
     }
 
     #[inline(never)]
@@ -404,7 +422,7 @@ impl Sequence {
         let num_tokens = num_tokens.ok_or(too_many)?;
         let new_blocks = num_new_tokens.saturating_sub(self.tail_room).div_ceil(self.block_size);
         let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
-        let copy = writes_tail && !self.table.is_exclusive(self.table.len() - 1);
+        let copy = writes_tail && !self.owns_tail();
         Ok(AppendPlan { num_tokens, new_blocks, copy })
     }
 
@@ -421,6 +439,7 @@ impl Sequence {
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
         self.tail_room = slots - plan.num_tokens;
         self.num_tokens = plan.num_tokens;
+        self.tail_is_sole |= plan.blocks() > 0;
         plan.copy.then(|| {
             let grown = self.table.len() - plan.blocks();
             let source = self.table.replace(grown - 1, grown);

@@ -1,0 +1,153 @@
+//! One sequence that all threads fork, grow, cut, trim and free.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use paged_kv::{BlockId, PagedKvCache, PagedKvError, SeqId};
+
+use crate::common::assert_empties;
+use crate::common::random::Random;
+use crate::owners::Owners;
+use crate::{cache, for_a_while, watched};
+
+const HOT: SeqId = SeqId(u64::MAX);
+
+/// Expected of a race; everything else is a fault.
+fn is_fair(refusal: &PagedKvError) -> bool {
+    matches!(
+        refusal,
+        PagedKvError::OutOfMemory { .. }
+            | PagedKvError::SequenceNotFound(_)
+            | PagedKvError::SequenceExists(_)
+            | PagedKvError::SequenceLeased(_)
+            | PagedKvError::TruncateBeyondEnd { .. }
+            | PagedKvError::TokensTrimmed { .. }
+            | PagedKvError::NothingToEvict
+    )
+}
+
+fn fair<T>(result: Result<T, PagedKvError>) -> Option<T> {
+    result.inspect_err(|refusal| assert!(is_fair(refusal), "{refusal}")).ok()
+}
+
+fn race_for_the_hot_one(cache: &PagedKvCache, random: &mut Random) {
+    match random.below(12) {
+        0 => _ = fair(cache.free(HOT)),
+        1 => _ = fair(cache.free_when_released(HOT)),
+        2 | 3 => _ = fair(cache.truncate(HOT, random.below(40))),
+        4 => _ = fair(cache.apply_streaming_llm(HOT, random.below(9), random.below(20))),
+        5 | 6 => _ = fair(cache.append(HOT, random.below(9))),
+        7 => _ = fair(cache.lease(&[HOT])).map(|lease| fair(cache.append(HOT, lease.len()))),
+        8 => _ = fair(cache.evict()),
+        _ => _ = fair(cache.allocate(HOT, random.below(60))),
+    }
+}
+
+/// Forks the hot sequence, writes into the fork, and checks that nobody else has what it wrote.
+fn fork_and_write(cache: &PagedKvCache, id: SeqId, random: &mut Random, owners: &Owners) {
+    // Leased at once, or an evictor could take it while it is being written.
+    let Some(()) = fair(cache.fork(HOT, id)) else { return };
+    let Some(lease) = fair(cache.lease(&[id])) else { return };
+    let (tag, mut written) = (owners.tag(), Vec::<BlockId>::new());
+    for _ in 0..random.below(4) {
+        let before = cache.get_sequence(id).expect("a leased sequence stays");
+        let n = random.below(7);
+        let Some(append) = fair(cache.append(id, n)) else { break };
+        let first = before.num_tokens / cache.block_size();
+        let end = (before.num_tokens + n).div_ceil(cache.block_size());
+        let blocks = (first..end).map(|logical| {
+            let block = cache.with_sequence(id, |sequence| sequence.block_at(logical));
+            block.expect("a leased sequence stays").expect("what was written is resident")
+        });
+        for block in blocks.filter(|_| n > 0) {
+            if !written.contains(&block) {
+                owners.enter(block, tag);
+                written.push(block);
+            }
+            assert_eq!(cache.pool().owners(block), Ok(1), "{block} was written and is shared");
+        }
+        drop(append);
+    }
+    written.into_iter().for_each(|block| owners.leave(block, tag));
+    drop(lease);
+    _ = fair(cache.free(id));
+}
+
+#[test]
+fn forks_of_a_hot_sequence_never_write_what_another_has() {
+    watched(|| {
+        for (num_blocks, home_shards) in [(64, 4), (64, 1), (2048, 4)] {
+            let cache = cache(num_blocks, home_shards);
+            let owners = Owners::new(num_blocks);
+            let next_id = AtomicU64::new(0);
+            for_a_while(3, |random, number| match number % 3 {
+                0 => race_for_the_hot_one(&cache, random),
+                _ => {
+                    let id = SeqId(next_id.fetch_add(1, Ordering::Relaxed));
+                    fork_and_write(&cache, id, random, &owners);
+                }
+            });
+            owners.assert_empty();
+            cache.validate().unwrap();
+            assert_empties(&cache);
+        }
+    });
+}
+
+#[test]
+fn sequences_that_all_threads_change_leave_nothing_behind() {
+    watched(|| {
+        for (num_blocks, home_shards) in [(64, 4), (2048, 4)] {
+            let cache = cache(num_blocks, home_shards);
+            for_a_while(2, |random, _| {
+                let (id, other) = (SeqId(random.below(5) as u64), SeqId(random.below(5) as u64));
+                match random.below(12) {
+                    0 | 1 => _ = fair(cache.allocate(id, random.below(60))),
+                    2 | 3 => _ = fair(cache.append(id, random.below(9))),
+                    4 | 5 => _ = fair(cache.fork(id, other)),
+                    6 => _ = fair(cache.truncate(id, random.below(40))),
+                    7 => _ = fair(cache.apply_streaming_llm(id, random.below(9), random.below(20))),
+                    8 => _ = fair(cache.free(id)),
+                    9 => _ = fair(cache.evict()),
+                    10 => _ = fair(cache.lease(&[id])).map(|lease| fair(cache.append(id, lease.len()))),
+                    _ => {
+                        if let Some(info) = cache.get_sequence(id) {
+                            assert!(info.num_blocks() <= info.num_tokens.div_ceil(4), "{info:?}");
+                        }
+                    }
+                }
+            });
+            cache.validate().unwrap();
+            assert_empties(&cache);
+        }
+    });
+}
+
+#[test]
+fn an_audit_under_load_is_busy_at_worst() {
+    watched(|| {
+        for num_tokens in [3, 8] {
+            let cache = cache(64, 4);
+            cache.allocate(HOT, num_tokens).unwrap();
+            let audits = AtomicU64::new(0);
+            for_a_while(2, |random, number| {
+                // A few threads only: with many, each look differs from the last anyway.
+                if number > 3 {
+                    std::thread::yield_now();
+                } else if number == 0 {
+                    match cache.validate() {
+                        Ok(()) | Err(PagedKvError::Busy) => {}
+                        Err(fault) => panic!("{fault}"),
+                    }
+                    audits.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    let id = SeqId(random.below(2) as u64 + 2 * number as u64);
+                    _ = fair(cache.fork(HOT, id));
+                    _ = fair(cache.free(id));
+                }
+            });
+            assert!(audits.into_inner() > 0);
+            cache.validate().unwrap();
+            assert_empties(&cache);
+        }
+    });
+}
