@@ -50,12 +50,13 @@
 //! # Where free blocks are
 //!
 //! ```text
-//!   thread 0 ─ claim ─> [shard 0: loose ids, ledger] ─┐ spill / refill one magazine of 128
-//!   thread 1 ─ claim ─> [shard 1: loose ids, ledger] ─┼──> depot: crossbeam ArrayQueue
-//!   ...                                               ─┘
+//!   thread 0 ─ claim ─> [shard 0: magazine, ledger] ─┐  spill / refill a batch of 128
+//!   thread 1 ─ claim ─> [shard 1: magazine, ledger] ─┼──> depot: crossbeam ArrayQueue
+//!   ...                                              ─┘
 //! ```
 //!
-//! A thread claims its home shard with one exchange and lets go with one store. While it holds
+//! A magazine holds up to 256 ids, two batches. A thread claims its home shard with one exchange
+//! and lets go with one store. While it holds
 //! the claim it copies ids and writes their words, so a block is in the free list exactly when
 //! its word says free, for anyone who holds the claims. A thread that finds its home claimed takes
 //! the next shard instead of waiting.

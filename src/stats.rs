@@ -33,7 +33,7 @@ pub struct CacheStats {
     /// Sequences made by forking.
     pub total_forks: u64,
     /// The most blocks in use at once. Exact in a pool of one home shard; else low by at most one
-    /// magazine (128 blocks) a shard.
+    /// magazine (256 blocks) a shard.
     pub peak_blocks_used: usize,
     /// Blocks in use by sequences.
     pub blocks_used: usize,

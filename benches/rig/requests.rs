@@ -47,11 +47,11 @@ impl Requests for ByHandle<'_> {
     #[inline]
     fn admit(&mut self, row: usize, num_tokens: usize) {
         let sequence = self.pool.allocate_sequence(num_tokens, BLOCK_SIZE);
-        self.rows[row] = Some(sequence.expect("the pool has room for every request"));
+        self.rows[row] = Some(sequence.expect("room for every request"));
     }
     #[inline]
     fn append(&mut self, row: usize) {
-        drop(self.row(row).append(1).expect("the pool has room for every request"));
+        drop(self.row(row).append(1).expect("room for every request"));
     }
     #[inline]
     fn fork(&mut self, from: usize, to: usize) {
@@ -67,85 +67,127 @@ impl Requests for ByHandle<'_> {
     }
 }
 
-/// A scheduler that names its requests by ids never used before.
-pub struct ById<'a, C> {
-    cache: &'a C,
-    rows: Vec<u64>,
-    next: u64,
+/// A cache that knows its sequences by id.
+pub trait Cache: Sync {
+    fn allocate(&self, id: u64, num_tokens: usize);
+    fn append(&self, id: u64);
+    fn fork(&self, src: u64, dst: u64);
+    fn truncate(&self, id: u64, num_tokens: usize);
+    fn free(&self, id: u64);
 }
 
-impl<'a, C> ById<'a, C> {
+impl Cache for PagedKvCache {
+    #[inline]
+    fn allocate(&self, id: u64, num_tokens: usize) {
+        self.allocate(SeqId(id), num_tokens).expect("room for every request");
+    }
+    #[inline]
+    fn append(&self, id: u64) {
+        drop(self.append(SeqId(id), 1).expect("room for every request"));
+    }
+    #[inline]
+    fn fork(&self, src: u64, dst: u64) {
+        self.fork(SeqId(src), SeqId(dst)).expect("the source is there and the name is new");
+    }
+    #[inline]
+    fn truncate(&self, id: u64, num_tokens: usize) {
+        self.truncate(SeqId(id), num_tokens).expect("the request is longer");
+    }
+    #[inline]
+    fn free(&self, id: u64) {
+        self.free(SeqId(id)).expect("the request is there");
+    }
+}
+
+impl Cache for OneLockCache {
+    #[inline]
+    fn allocate(&self, id: u64, num_tokens: usize) {
+        self.allocate(id, num_tokens).expect("room for every request");
+    }
+    #[inline]
+    fn append(&self, id: u64) {
+        self.append(id, 1).expect("room for every request");
+    }
+    #[inline]
+    fn fork(&self, src: u64, dst: u64) {
+        self.fork(src, dst).expect("the source is there and the name is new");
+    }
+    #[inline]
+    fn truncate(&self, id: u64, num_tokens: usize) {
+        self.truncate(id, num_tokens).expect("the request is longer");
+    }
+    #[inline]
+    fn free(&self, id: u64) {
+        self.free(id).expect("the request is there");
+    }
+}
+
+/// A scheduler that names its requests by ids never used before.
+pub struct ById<'a, C: Cache> {
+    cache: &'a C,
+    rows: Vec<Option<u64>>,
+    next: u64,
+    /// Of another scheduler, and not freed with this one.
+    guest: Option<u64>,
+}
+
+impl<'a, C: Cache> ById<'a, C> {
     /// `thread` keeps the ids of schedulers apart.
     pub fn new(cache: &'a C, rows: usize, thread: usize) -> Self {
-        Self { cache, rows: vec![0; rows], next: (thread as u64) << 40 }
+        Self { cache, rows: vec![None; rows], next: (thread as u64) << 40, guest: None }
     }
 
     /// With the request of another scheduler in row 0.
     pub fn sharing(mut self, id: u64) -> Self {
-        self.rows[0] = id;
+        self.rows[0] = Some(id);
+        self.guest = Some(id);
         self
+    }
+
+    #[inline]
+    fn row(&self, row: usize) -> u64 {
+        self.rows[row].expect("the row has a request")
     }
 
     #[inline]
     fn name(&mut self, row: usize) -> u64 {
         self.next += 1;
-        self.rows[row] = self.next;
+        self.rows[row] = Some(self.next);
         self.next
     }
 }
 
-/// Ours, by id.
-impl Requests for ById<'_, PagedKvCache> {
-    #[inline]
-    fn admit(&mut self, row: usize, num_tokens: usize) {
-        let id = SeqId(self.name(row));
-        self.cache.allocate(id, num_tokens).expect("the cache has room for every request");
-    }
-    #[inline]
-    fn append(&mut self, row: usize) {
-        let append = self.cache.append(SeqId(self.rows[row]), 1);
-        drop(append.expect("the cache has room for every request"));
-    }
-    #[inline]
-    fn fork(&mut self, from: usize, to: usize) {
-        let src = SeqId(self.rows[from]);
-        let dst = SeqId(self.name(to));
-        self.cache.fork(src, dst).expect("the source is there and the name is new");
-    }
-    #[inline]
-    fn truncate(&mut self, row: usize, num_tokens: usize) {
-        self.cache.truncate(SeqId(self.rows[row]), num_tokens).expect("the request is longer");
-    }
-    #[inline]
-    fn finish(&mut self, row: usize) {
-        self.cache.free(SeqId(self.rows[row])).expect("the row has a request");
-    }
-}
-
-/// One lock, by id.
-impl Requests for ById<'_, OneLockCache> {
+impl<C: Cache> Requests for ById<'_, C> {
     #[inline]
     fn admit(&mut self, row: usize, num_tokens: usize) {
         let id = self.name(row);
-        self.cache.allocate(id, num_tokens).expect("the cache has room for every request");
+        self.cache.allocate(id, num_tokens);
     }
     #[inline]
     fn append(&mut self, row: usize) {
-        self.cache.append(self.rows[row], 1).expect("the cache has room for every request");
+        self.cache.append(self.row(row));
     }
     #[inline]
     fn fork(&mut self, from: usize, to: usize) {
-        let src = self.rows[from];
+        let src = self.row(from);
         let dst = self.name(to);
-        self.cache.fork(src, dst).expect("the source is there and the name is new");
+        self.cache.fork(src, dst);
     }
     #[inline]
     fn truncate(&mut self, row: usize, num_tokens: usize) {
-        self.cache.truncate(self.rows[row], num_tokens).expect("the request is longer");
+        self.cache.truncate(self.row(row), num_tokens);
     }
     #[inline]
     fn finish(&mut self, row: usize) {
-        self.cache.free(self.rows[row]).expect("the row has a request");
+        self.cache.free(self.row(row));
+        self.rows[row] = None;
+    }
+}
+
+impl<C: Cache> Drop for ById<'_, C> {
+    fn drop(&mut self) {
+        let own = self.rows.iter().flatten().filter(|&&id| Some(id) != self.guest);
+        own.for_each(|&id| self.cache.free(id));
     }
 }
 
@@ -172,11 +214,11 @@ impl Requests for ByPlace<'_> {
     #[inline]
     fn admit(&mut self, row: usize, num_tokens: usize) {
         let place = self.cache.allocate(self.ids.name(row), num_tokens);
-        self.rows[row] = Some(place.expect("the cache has room for every request"));
+        self.rows[row] = Some(place.expect("room for every request"));
     }
     #[inline]
     fn append(&mut self, row: usize) {
-        self.cache.append_at(self.row(row), 1).expect("the cache has room for every request");
+        self.cache.append_at(self.row(row), 1).expect("room for every request");
     }
     #[inline]
     fn fork(&mut self, from: usize, to: usize) {
@@ -189,6 +231,7 @@ impl Requests for ByPlace<'_> {
     #[inline]
     fn finish(&mut self, row: usize) {
         self.cache.free_at(self.row(row));
+        self.ids.rows[row] = None;
     }
 }
 

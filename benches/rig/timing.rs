@@ -24,11 +24,11 @@ pub fn criterion() -> Criterion {
 
 /// Benchmarks `name` at `threads` threads. An iteration is one operation; the threads share the
 /// iterations, so that twice the rate is half the time.
-pub fn bench(
+pub fn bench<'a>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
     threads: usize,
-    make: &(dyn Fn(usize) -> Burst<'_> + Sync),
+    make: &(dyn Fn(usize) -> Burst<'a> + Sync),
 ) {
     group.bench_function(BenchmarkId::new(name, threads), |bencher| {
         bencher.iter_custom(|iterations| shared(iterations, threads, make));
@@ -41,11 +41,7 @@ pub fn print_control(group: &str) {
 }
 
 /// The time in which `threads` threads do `iterations` operations together.
-fn shared(
-    iterations: u64,
-    threads: usize,
-    make: &(dyn Fn(usize) -> Burst<'_> + Sync),
-) -> Duration {
+fn shared(iterations: u64, threads: usize, make: &(dyn Fn(usize) -> Burst<'a> + Sync)) -> Duration {
     let each = iterations.div_ceil(threads as u64);
     let barrier = Barrier::new(threads);
     let spans: Vec<(Instant, Instant, u64)> = thread::scope(|scope| {

@@ -46,3 +46,13 @@ pub fn spawn_at<T: 'static>(home: usize, body: impl FnOnce() -> T + 'static) -> 
         body()
     })
 }
+
+/// Runs `here` on the calling thread beside `there` at home shard 1.
+pub fn race<A, B: 'static>(
+    here: impl FnOnce() -> A,
+    there: impl FnOnce() -> B + 'static,
+) -> (A, B) {
+    let there = spawn_at(1, there);
+    let here = here();
+    (here, there.join().expect("a thread that panics fails the model"))
+}

@@ -4,13 +4,29 @@
 mod explore;
 mod kv;
 
-pub use explore::{explore, spawn_at};
+pub use explore::{explore, race, spawn_at};
 pub use kv::Kv;
+
+use std::sync::Arc;
 
 use paged_kv::BlockPool;
 
+/// A pool of `num_blocks` blocks over `shards` home shards, and the cells of its blocks. Fresh
+/// blocks are in shard 0 and, from the fifth on, in the depot.
+pub fn pool_and_kv(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
+    (Arc::new(BlockPool::with_home_shards(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
+}
+
 /// What every model asserts at its end, when its tables are gone and its threads joined.
+#[track_caller]
 pub fn assert_all_free(pool: &BlockPool) {
-    assert_eq!(pool.free_block_count(), pool.total_blocks());
+    assert_used(pool, 0);
+}
+
+/// At rest: so many blocks are used, and the free list and the words agree.
+#[track_caller]
+pub fn assert_used(pool: &BlockPool, blocks: usize) {
+    assert_eq!(pool.used_block_count(), blocks, "blocks used");
+    assert_eq!(pool.free_block_count(), pool.total_blocks() - blocks, "blocks free");
     pool.validate().expect("the free list and the words agree");
 }

@@ -1,10 +1,10 @@
-//! Which block is free? Home shards of loose ids in front of a depot of full magazines.
+//! Which block is free? Home shards, each with a magazine of ids, in front of a depot.
 //!
 //! ```text
-//!   thread ──claims──> home shard: up to two magazines of loose ids + ledger
-//!                        │ full: spill one magazine      ▲ empty: refill one magazine
+//!   thread ──claims──> home shard: a magazine of loose ids + ledger
+//!                        │ full: spill a batch           ▲ empty: refill a batch
 //!                        ▼                               │
-//!                      depot: ArrayQueue<Magazine>, one queue operation per MAGAZINE blocks
+//!                      depot: ArrayQueue<Batch>, one queue operation per BATCH blocks
 //! ```
 //!
 //! A thread claims its home shard with one exchange, copies ids, writes their words and lets go
@@ -33,20 +33,22 @@ use crate::sync::{
     thread_ordinal,
 };
 
-/// Blocks that travel between a shard and the depot in one queue operation.
-pub(crate) const MAGAZINE: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
+/// Blocks that travel between a shard and the depot in one queue operation, and the most that
+/// are released under one claim.
+const BATCH: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
 
-/// Blocks released under one claim of the home shard.
-const RELEASE_BATCH: usize = MAGAZINE;
+/// Free ids that a home shard holds at most. Two batches: whoever crosses the border between two
+/// of them back and forth does not move one each time.
+pub(crate) const MAGAZINE: usize = 2 * BATCH;
 
-/// A full batch of free ids.
-struct Magazine([BlockId; MAGAZINE]);
+/// Free ids on their way through the depot.
+struct Batch([BlockId; BATCH]);
 
 /// The free blocks of a pool.
 pub(crate) struct FreeList {
     total: usize,
     shards: Box<[CachePadded<Shard>]>,
-    depot: ArrayQueue<Magazine>,
+    depot: ArrayQueue<Batch>,
     /// Serializes collectors. Never taken while a claim is held.
     shortage: Mutex<()>,
     peak: Peak,
@@ -57,7 +59,7 @@ struct Shard {
     claimed: AtomicBool,
     len: AtomicUsize,
     ledger: Ledger,
-    /// A stack: the first `len` are free ids.
+    /// The magazine, a stack: the first `len` are free ids.
     ids: Box<[AtomicU32]>,
 }
 
@@ -67,13 +69,13 @@ impl FreeList {
     pub(crate) fn new(first: u32, total: usize, shards: usize) -> Self {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
         // A lone shard holds everything, and a batch still being released, and needs no depot.
-        let loose = if shards == 1 { total + RELEASE_BATCH } else { 2 * MAGAZINE };
+        let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
         let list = Self {
             total,
             shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose))).collect(),
-            // Only full magazines go in: never more than total / MAGAZINE. The slack keeps a
+            // Only full batches go in: never more than total / BATCH. The slack keeps a
             // pusher from meeting a popper that has not left its slot.
-            depot: ArrayQueue::new(total / MAGAZINE + shards + 1),
+            depot: ArrayQueue::new(total / BATCH + shards + 1),
             shortage: Mutex::new(()),
             peak: Peak::new(),
         };
@@ -111,7 +113,7 @@ impl FreeList {
         out: &mut Vec<BlockId>,
     ) -> bool {
         self.take_at_home(n, words, out)
-            || n <= MAGAZINE
+            || n <= BATCH
                 && self
                     .home()
                     .try_claim()
@@ -121,7 +123,7 @@ impl FreeList {
     /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId], words: &BlockWords) {
-        if ids.len() <= RELEASE_BATCH
+        if ids.len() <= BATCH
             && let Some(mut home) = self.home().try_claim()
         {
             self.give_batch(&mut home, ids, words);
@@ -243,7 +245,7 @@ impl FreeList {
         }
     }
 
-    /// Releases at most `RELEASE_BATCH` blocks.
+    /// Releases at most `BATCH` blocks.
     #[inline]
     fn give_batch(&self, home: &mut Claim<'_>, ids: &[BlockId], words: &BlockWords) {
         // Room for all of them at once, and counts in registers: a check or a store to memory a
@@ -263,7 +265,7 @@ impl FreeList {
 
     #[inline(never)]
     fn give_batches(&self, ids: &[BlockId], words: &BlockWords) {
-        for batch in ids.rchunks(RELEASE_BATCH) {
+        for batch in ids.rchunks(BATCH) {
             self.give_batch(&mut self.claim(), batch, words);
         }
     }
@@ -282,9 +284,9 @@ impl FreeList {
         let end = start + n;
         home.pop(n, out);
         while out.len() < end
-            && let Some(Magazine(ids)) = self.depot.pop()
+            && let Some(Batch(ids)) = self.depot.pop()
         {
-            let (needed, rest) = ids.split_at(MAGAZINE.min(end - out.len()));
+            let (needed, rest) = ids.split_at(BATCH.min(end - out.len()));
             out.extend_from_slice(needed);
             rest.iter().for_each(|&id| home.push(id, &self.depot));
         }
@@ -314,7 +316,7 @@ impl FreeList {
             };
             let surplus = other.len() / 2;
             other.pop(end - out.len(), out);
-            while other.len() > surplus && home.len() < MAGAZINE {
+            while other.len() > surplus && home.len() < BATCH {
                 home.push(other.pop_one(), &self.depot);
             }
         }
@@ -396,27 +398,27 @@ impl Claim<'_> {
     }
 
     #[inline]
-    fn push(&mut self, id: BlockId, depot: &ArrayQueue<Magazine>) {
+    fn push(&mut self, id: BlockId, depot: &ArrayQueue<Batch>) {
         let len = self.make_room(1, depot);
         self.shard.ids[len].store(id.0, Ordering::Relaxed);
         self.set_len(len + 1);
     }
 
-    /// The number of ids, once there is room for `n` more, at most a magazine.
+    /// The number of ids, once there is room for `n` more, at most a batch.
     #[inline]
-    fn make_room(&mut self, n: usize, depot: &ArrayQueue<Magazine>) -> usize {
+    fn make_room(&mut self, n: usize, depot: &ArrayQueue<Batch>) -> usize {
         let len = self.len();
         if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
     }
 
-    /// Moves the uppermost of `len` ids to the depot, a magazine of them, and returns how many
+    /// Moves the uppermost of `len` ids to the depot, a batch of them, and returns how many
     /// are left.
     #[cold]
-    fn spill(&mut self, len: usize, depot: &ArrayQueue<Magazine>) -> usize {
-        let rest = len - MAGAZINE;
+    fn spill(&mut self, len: usize, depot: &ArrayQueue<Batch>) -> usize {
+        let rest = len - BATCH;
         let slots = &self.shard.ids[rest..];
         let id = |at: usize| BlockId(slots[at].load(Ordering::Relaxed));
-        let pushed = depot.push(Magazine(std::array::from_fn(id)));
+        let pushed = depot.push(Batch(std::array::from_fn(id)));
         assert!(pushed.is_ok(), "the depot has room for every block of the pool");
         self.set_len(rest);
         rest

@@ -374,8 +374,8 @@ impl std::ops::Deref for PoolHandle {
     }
 }
 
-/// One home shard for each four magazines, so that shards hold at most half of the blocks.
+/// One home shard for each two magazines, so that shards hold at most half of the blocks.
 pub(crate) fn default_shards(num_blocks: usize) -> usize {
-    let shards = (num_blocks / (4 * MAGAZINE)).clamp(1, DEFAULT_SHARDS);
+    let shards = (num_blocks / (2 * MAGAZINE)).clamp(1, DEFAULT_SHARDS);
     1 << shards.ilog2()
 }

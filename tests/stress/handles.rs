@@ -61,7 +61,8 @@ impl Family {
         if last.is_some_and(|last| member.block_at(last).is_none()) {
             return;
         }
-        let kept = (0..last.map_or(0, |last| last + 1)).filter_map(|at| member.block_at(at)).count();
+        let kept =
+            (0..last.map_or(0, |last| last + 1)).filter_map(|at| member.block_at(at)).count();
         self.leave(&member.block_ids()[kept..], owners);
         self.members[at].truncate(end).expect("the last block is there");
     }

@@ -108,7 +108,10 @@ fn sequences_that_all_threads_change_leave_nothing_behind() {
                     7 => _ = fair(cache.apply_streaming_llm(id, random.below(9), random.below(20))),
                     8 => _ = fair(cache.free(id)),
                     9 => _ = fair(cache.evict()),
-                    10 => _ = fair(cache.lease(&[id])).map(|lease| fair(cache.append(id, lease.len()))),
+                    10 => {
+                        _ = fair(cache.lease(&[id]))
+                            .map(|lease| fair(cache.append(id, lease.len())))
+                    }
                     _ => {
                         if let Some(info) = cache.get_sequence(id) {
                             assert!(info.num_blocks() <= info.num_tokens.div_ceil(4), "{info:?}");

@@ -119,7 +119,10 @@ fn a_batch_and_a_rival_that_do_not_fit_together_are_not_both_refused() {
                     let allocated = cache.allocate(rival, 4 * 96);
                     (grow.join().unwrap(), allocated)
                 });
-                assert!(grown.is_ok() != allocated.is_ok(), "round {round}: {grown:?} {allocated:?}");
+                assert!(
+                    grown.is_ok() != allocated.is_ok(),
+                    "round {round}: {grown:?} {allocated:?}"
+                );
                 assert_eq!(cache.used_block_count(), 96);
                 cache.sequence_ids().into_iter().for_each(|id| cache.free(id).unwrap());
             }

@@ -32,9 +32,9 @@ impl FreeList {
         }
         // With every shard claimed nobody else is at the depot: one turn of the queue.
         for _ in 0..self.depot.len() {
-            let magazine = self.depot.pop().expect("only a claim's holder takes from the depot");
-            let noted = magazine.0.iter().try_for_each(|&id| census.note(id));
-            let pushed = self.depot.push(magazine);
+            let batch = self.depot.pop().expect("only a claim's holder takes from the depot");
+            let noted = batch.0.iter().try_for_each(|&id| census.note(id));
+            let pushed = self.depot.push(batch);
             assert!(pushed.is_ok(), "the depot has room for what came out of it");
             noted?;
         }

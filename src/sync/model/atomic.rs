@@ -2,9 +2,9 @@
 //! for more or for less.
 //!
 //! Environment variables, read once:
-//! - `PAGED_KV_LOOM_SC=1`: every load, store and exchange is a read-modify-write of the newest
-//!   value, with acquire and release. loom remembers one access of a kind for each atomic, and so
-//!   misses interleavings of a load with an exchange; it misses none of these.
+//! - `PAGED_KV_LOOM_SC=1`: every load and store is a read-modify-write of the newest value, with
+//!   the ordering it was written with. loom remembers one access of a kind for each atomic, and so
+//!   misses interleavings of a load with an exchange; of exchanges it misses none.
 //! - `PAGED_KV_DEMOTE=src/pool/state.rs:61`: the operations written on that line are `Relaxed`,
 //!   or as `PAGED_KV_DEMOTE_TO` says (`acquire`, `release`).
 //! - `PAGED_KV_LIST_SITES=FILE`: each line with an atomic operation that is not `Relaxed` is
@@ -36,8 +36,8 @@ macro_rules! atomic {
             pub(crate) fn load(&self, order: Ordering) -> $value {
                 let order = as_run(order, "load");
                 if every_access_is_an_exchange() {
-                    let read: fn(&loom::sync::atomic::$name) -> $value = $read;
-                    return read(&self.0);
+                    let read: fn(&loom::sync::atomic::$name, Ordering) -> $value = $read;
+                    return read(&self.0, order);
                 }
                 self.0.load(order)
             }
@@ -46,7 +46,7 @@ macro_rules! atomic {
             pub(crate) fn store(&self, value: $value, order: Ordering) {
                 let order = as_run(order, "store");
                 if every_access_is_an_exchange() {
-                    self.0.swap(value, Ordering::AcqRel);
+                    self.0.swap(value, order);
                 } else {
                     self.0.store(value, order);
                 }
@@ -85,7 +85,7 @@ macro_rules! atomic {
 /// The operations of the numbers.
 macro_rules! atomic_number {
     ($name:ident, $value:ty) => {
-        atomic!($name, $value, |atomic| atomic.fetch_or(0, Ordering::AcqRel));
+        atomic!($name, $value, |atomic, order| atomic.fetch_or(0, order));
 
         #[allow(dead_code, reason = "every atomic has them, not every one is asked for all")]
         impl $name {
@@ -122,7 +122,7 @@ macro_rules! atomic_number {
     };
 }
 
-atomic!(AtomicBool, bool, |atomic| atomic.fetch_or(false, Ordering::AcqRel));
+atomic!(AtomicBool, bool, |atomic, order| atomic.fetch_or(false, order));
 
 impl AtomicBool {
     /// As an exchange that writes only what changes. loom does not know that a swap comes right
@@ -157,22 +157,18 @@ fn as_run(order: Ordering, operation: &str) -> Ordering {
         let place = Location::caller();
         sites.note(&format!("{}:{}\t{operation}\t{order:?}", place.file(), place.line()));
     }
-    if every_access_is_an_exchange() && order_is_of_an_exchange(operation) {
-        return Ordering::AcqRel;
-    }
     match &run.demoted {
         Some(line) if line.is(Location::caller()) => demotion(run.demoted_to, operation),
         _ => order,
     }
 }
 
-fn order_is_of_an_exchange(operation: &str) -> bool {
-    !matches!(operation, "load" | "store" | "compare_exchange that fails")
-}
-
 /// A load cannot release and a store cannot acquire: there the demotion is to `Relaxed`.
 fn demotion(to: Ordering, operation: &str) -> Ordering {
-    if order_is_of_an_exchange(operation) { to } else { Ordering::Relaxed }
+    match operation {
+        "load" | "store" | "compare_exchange that fails" => Ordering::Relaxed,
+        _ => to,
+    }
 }
 
 pub(super) fn every_access_is_an_exchange() -> bool {

@@ -122,14 +122,14 @@ impl Position {
 
     fn load(&self, order: Ordering) -> usize {
         if every_access_is_an_exchange() {
-            return self.0.fetch_or(0, Ordering::AcqRel);
+            return self.0.fetch_or(0, order);
         }
         self.0.load(order)
     }
 
     fn store(&self, position: usize, order: Ordering) {
         if every_access_is_an_exchange() {
-            self.0.swap(position, Ordering::AcqRel);
+            self.0.swap(position, order);
         } else {
             self.0.store(position, order);
         }

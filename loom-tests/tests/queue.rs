@@ -1,0 +1,168 @@
+//! Is the queue of the models the queue that ships? One body, against both.
+//!
+//! Everything that two or three threads may see of a bounded queue is legal in both; the
+//! model's is checked in every interleaving, `crossbeam`'s in as many as real threads meet.
+#![cfg(paged_kv_loom)]
+
+use std::sync::Arc;
+
+use loom_tests::{explore, spawn_at};
+
+const ROUNDS: usize = 2_000;
+
+/// The operations the library uses.
+trait Queue: Send + Sync + 'static {
+    fn new(capacity: usize) -> Self;
+    fn push(&self, element: u32) -> Result<(), u32>;
+    fn pop(&self) -> Option<u32>;
+    fn len(&self) -> usize;
+}
+
+macro_rules! queue {
+    ($queue:ty) => {
+        impl Queue for $queue {
+            fn new(capacity: usize) -> Self {
+                Self::new(capacity)
+            }
+            fn push(&self, element: u32) -> Result<(), u32> {
+                self.push(element)
+            }
+            fn pop(&self) -> Option<u32> {
+                self.pop()
+            }
+            fn len(&self) -> usize {
+                self.len()
+            }
+        }
+    };
+}
+
+queue!(crossbeam::queue::ArrayQueue<u32>);
+queue!(paged_kv::model::ArrayQueue<u32>);
+
+type Body<T> = Box<dyn FnOnce() -> T + Send>;
+
+/// Runs two bodies at once and gives back what they return.
+trait Threads {
+    fn both<T: Send + 'static>(bodies: [Body<T>; 2]) -> [T; 2];
+}
+
+struct RealThreads;
+
+impl Threads for RealThreads {
+    fn both<T: Send + 'static>(bodies: [Body<T>; 2]) -> [T; 2] {
+        bodies.map(std::thread::spawn).map(|thread| thread.join().unwrap())
+    }
+}
+
+struct ModelThreads;
+
+impl Threads for ModelThreads {
+    fn both<T: Send + 'static>(bodies: [Body<T>; 2]) -> [T; 2] {
+        bodies.map(|body| spawn_at(0, body)).map(|thread| thread.join().unwrap())
+    }
+}
+
+fn in_order_until_full<Q: Queue>() {
+    let queue = Q::new(2);
+    assert_eq!((queue.len(), queue.pop()), (0, None));
+    for round in 0..3 {
+        assert_eq!(queue.push(round), Ok(()));
+        assert_eq!(queue.push(round + 10), Ok(()));
+        assert_eq!(queue.push(round + 20), Err(round + 20));
+        assert_eq!(queue.len(), 2);
+        assert_eq!(queue.pop(), Some(round));
+        assert_eq!(queue.push(round + 30), Ok(()));
+        assert_eq!(queue.pop(), Some(round + 10));
+        assert_eq!(queue.pop(), Some(round + 30));
+        assert_eq!(queue.pop(), None);
+    }
+}
+
+/// Two push, then what is popped is both, in the order of each.
+fn pushes_are_all_there<Q: Queue, T: Threads>() {
+    let queue = Arc::new(Q::new(3));
+    let push = |first: u32| -> Body<()> {
+        let queue = Arc::clone(&queue);
+        Box::new(move || (first..first + 2).for_each(|element| _ = queue.push(element)))
+    };
+    T::both([push(0), push(10)]);
+    assert_eq!(queue.len(), 3, "of four pushes into three slots one was refused");
+    let popped: Vec<u32> = std::iter::from_fn(|| queue.pop()).collect();
+    assert_eq!(popped.len(), 3);
+    for first in [0, 10] {
+        let of_one: Vec<_> = popped.iter().filter(|&&e| e / 10 == first / 10).collect();
+        assert!(of_one.is_sorted(), "one thread's pushes keep their order: {popped:?}");
+    }
+}
+
+/// Two pop what was there before: each element once, nothing left, no pop in vain.
+fn pops_share_what_is_there<Q: Queue, T: Threads>() {
+    let queue = Arc::new(Q::new(2));
+    queue.push(1).unwrap();
+    queue.push(2).unwrap();
+    let pop = || -> Body<Option<u32>> {
+        let queue = Arc::clone(&queue);
+        Box::new(move || queue.pop())
+    };
+    let mut popped = T::both([pop(), pop()]);
+    popped.sort();
+    assert_eq!(popped, [Some(1), Some(2)]);
+    assert_eq!(queue.pop(), None);
+}
+
+/// A slot is used again while the other end works: elements come out in order, each once.
+fn a_slot_is_used_again<Q: Queue, T: Threads>() {
+    let queue = Arc::new(Q::new(1));
+    let (pusher, popper) = (Arc::clone(&queue), Arc::clone(&queue));
+    let [refused, popped] = T::both::<Vec<u32>>([
+        Box::new(move || (1..=2).filter_map(|element| pusher.push(element).err()).collect()),
+        Box::new(move || (0..2).filter_map(|_| popper.pop()).collect()),
+    ]);
+    let mut out = popped;
+    out.extend(queue.pop());
+    assert_eq!(queue.pop(), None);
+    assert!(out.is_sorted());
+    out.extend(refused);
+    out.sort();
+    assert_eq!(out, [1, 2], "every element came out or was refused");
+}
+
+type Shipped = crossbeam::queue::ArrayQueue<u32>;
+type Modelled = paged_kv::model::ArrayQueue<u32>;
+
+#[test]
+fn both_queues_are_in_order_until_full() {
+    in_order_until_full::<Shipped>();
+    loom::model(in_order_until_full::<Modelled>);
+}
+
+#[test]
+fn pushes_are_all_there_in_the_shipped_queue() {
+    (0..ROUNDS).for_each(|_| pushes_are_all_there::<Shipped, RealThreads>());
+}
+
+#[test]
+fn pushes_are_all_there_in_the_modelled_queue() {
+    explore(pushes_are_all_there::<Modelled, ModelThreads>);
+}
+
+#[test]
+fn pops_share_what_is_there_in_the_shipped_queue() {
+    (0..ROUNDS).for_each(|_| pops_share_what_is_there::<Shipped, RealThreads>());
+}
+
+#[test]
+fn pops_share_what_is_there_in_the_modelled_queue() {
+    explore(pops_share_what_is_there::<Modelled, ModelThreads>);
+}
+
+#[test]
+fn a_slot_is_used_again_in_the_shipped_queue() {
+    (0..ROUNDS).for_each(|_| a_slot_is_used_again::<Shipped, RealThreads>());
+}
+
+#[test]
+fn a_slot_is_used_again_in_the_modelled_queue() {
+    explore(a_slot_is_used_again::<Modelled, ModelThreads>);
+}
