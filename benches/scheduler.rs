@@ -134,20 +134,28 @@ fn evict(criterion: &mut Criterion) {
             let name = |design: &str| BenchmarkId::new(format!("{victims} by {design}"), live);
             group.bench_function(name("ours"), |bencher| {
                 bencher.iter_custom(|iterations| {
-                    timed(iterations, || evict_ours(&ours, victims, kept), |evicted| {
-                        for id in evicted {
-                            ours.allocate(id, 1).expect("room for who was evicted");
-                        }
-                    })
+                    timed(
+                        iterations,
+                        || evict_ours(&ours, victims, kept),
+                        |evicted| {
+                            for id in evicted {
+                                ours.allocate(id, 1).expect("room for who was evicted");
+                            }
+                        },
+                    )
                 });
             });
             group.bench_function(name("one lock"), |bencher| {
                 bencher.iter_custom(|iterations| {
-                    timed(iterations, || lock.evict(victims), |evicted| {
-                        for id in evicted {
-                            lock.allocate(id, 1).expect("room for who was evicted");
-                        }
-                    })
+                    timed(
+                        iterations,
+                        || lock.evict(victims),
+                        |evicted| {
+                            for id in evicted {
+                                lock.allocate(id, 1).expect("room for who was evicted");
+                            }
+                        },
+                    )
                 });
             });
         }

@@ -114,7 +114,7 @@
 //!
 //! A sequence that nobody leases lives in the `DashMap`'s own memory and the shard's lock is its
 //! lock: an append by id is two atomic writes and no reference count. A leased one, and one in the
-//! middle of something long (a search for blocks, a caller's closure, a table of more than 256
+//! middle of something long (a search for blocks, a caller's closure, a table of more than 1,024
 //! blocks being forked), moves behind an `Arc` with a lock of its own, so that no map shard is held
 //! meanwhile, and moves back when it is found alone. The hasher is foldhash, seeded at random for
 //! each cache: ids may come from clients. There are 256 shards whatever the machine: the chance of

@@ -269,6 +269,26 @@ fn a_copys_source_outlives_its_sequences() {
 }
 
 #[test]
+fn a_tail_that_is_retained_by_id_is_copied() {
+    for warm_up in [0, 1, 2] {
+        for cache in shapes(8, 8) {
+            cache.allocate(s(1), 1).unwrap();
+            (0..warm_up).for_each(|_| drop(cache.append(s(1), 1).unwrap()));
+            let tail = blocks(&cache, s(1))[0];
+            cache.pool().retain(tail).unwrap();
+            let append = cache.append(s(1), 1).unwrap();
+            assert_eq!(append.copy.as_ref().map(|copy| copy.src), Some(tail), "it has two owners");
+            assert_ne!(blocks(&cache, s(1)), [tail]);
+            drop(append);
+            assert_eq!(cache.pool().owners(tail), Ok(1));
+            assert!(cache.append(s(1), 1).unwrap().copy.is_none());
+            cache.pool().release(tail).unwrap();
+            assert_empties(&cache);
+        }
+    }
+}
+
+#[test]
 fn out_of_memory_says_what_was_asked_and_what_there_was() {
     for cache in shapes(10, 4) {
         cache.allocate(s(1), 13).unwrap();

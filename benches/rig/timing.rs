@@ -41,7 +41,11 @@ pub fn print_control(group: &str) {
 }
 
 /// The time in which `threads` threads do `iterations` operations together.
-fn shared(iterations: u64, threads: usize, make: &(dyn Fn(usize) -> Burst<'a> + Sync)) -> Duration {
+fn shared<'a>(
+    iterations: u64,
+    threads: usize,
+    make: &(dyn Fn(usize) -> Burst<'a> + Sync),
+) -> Duration {
     let each = iterations.div_ceil(threads as u64);
     let barrier = Barrier::new(threads);
     let spans: Vec<(Instant, Instant, u64)> = thread::scope(|scope| {

@@ -36,7 +36,7 @@ use crate::sync::{Arc, DashMap, Entry};
 const MAP_SHARDS: usize = 256;
 
 /// Longer tables are forked and cut outside the map's lock.
-const BRIEF_BLOCKS: usize = 256;
+const BRIEF_BLOCKS: usize = 1024;
 
 /// A paged KV cache that many scheduler threads share.
 ///

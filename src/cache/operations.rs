@@ -78,11 +78,16 @@ impl PagedKvCache {
     /// ```
     #[inline]
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        // Two steps, because the common one then passes its answer in registers.
-        if let Some(len) = self.append_in_place(id, num_new_tokens) {
-            return Ok(Append { new_blocks: len..len, copy: None });
-        }
-        self.append_blocks(id, num_new_tokens)
+        // Two steps, because the common one then passes its answer in registers; and no `Append`
+        // before both have met, or it would be built in memory and copied from there at once.
+        let (start, end, copy) = match self.append_in_place(id, num_new_tokens) {
+            Some(len) => (len, len, None),
+            None => {
+                let Append { new_blocks, copy } = self.append_blocks(id, num_new_tokens)?;
+                (new_blocks.start, new_blocks.end, copy)
+            }
+        };
+        Ok(Append { new_blocks: start..end, copy })
     }
 
     /// The number of blocks, if the append only had to move the end within the last one.
