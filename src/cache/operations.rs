@@ -34,6 +34,7 @@ impl PagedKvCache {
         if self.sequences.contains_key(&id) {
             return Err(PagedKvError::SequenceExists(id));
         }
+        // Outside the map's lock, because it may have to search for blocks.
         let sequence = self.allocate_sequence(num_tokens)?;
         let num_blocks = sequence.num_blocks() as u64;
         let live = Live::new(sequence, 0, self.clock.stamp());
@@ -80,44 +81,38 @@ impl PagedKvCache {
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         // Two steps, because the common one then passes its answer in registers; and no `Append`
         // before both have met, or it would be built in memory and copied from there at once.
-        let (start, end, copy) = match self.append_in_place(id, num_new_tokens) {
-            Some(len) => (len, len, None),
+        let (start, end, copy) = match self.append_near(id, num_new_tokens) {
+            Some((start, end)) => (start as usize, end as usize, None),
             None => {
-                let Append { new_blocks, copy } = self.append_blocks(id, num_new_tokens)?;
+                let Append { new_blocks, copy } = self.append_at_leisure(id, num_new_tokens)?;
                 (new_blocks.start, new_blocks.end, copy)
             }
         };
         Ok(Append { new_blocks: start..end, copy })
     }
 
-    /// The number of blocks, if the append only had to move the end within the last one.
-    fn append_in_place(&self, id: SeqId, num_new_tokens: usize) -> Option<usize> {
+    /// The append under the map's lock, if it is a short one; see [`Sequence::append_near`].
+    fn append_near(&self, id: SeqId, num_new_tokens: usize) -> Option<(u32, u32)> {
         let mut slot = self.sequences.get_mut(&id)?;
         let Slot::Owned(live) = slot.settle() else {
             return None;
         };
-        live.sequence.append_in_place(num_new_tokens).then(|| {
-            live.note_use(self.clock.stamp());
-            live.sequence.num_blocks()
-        })
+        let new_blocks = live.sequence.append_near(num_new_tokens)?;
+        live.note_use(self.clock.stamp());
+        Some(new_blocks)
     }
 
-    fn append_blocks(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
-            if let Slot::Owned(live) = slot.settle()
-                && let Some(append) = live.sequence.try_append_near(num_new_tokens)
-            {
+    /// The append under the sequence's own lock.
+    fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        self.update(
+            id,
+            |_| false,
+            |live| {
+                let append = live.sequence.append(num_new_tokens)?;
                 live.note_use(self.clock.stamp());
-                return Ok(append);
-            }
-            slot.share()
-        };
-        let mut live = shared.live.write();
-        let live = live.as_mut().ok_or_else(not_found(id))?;
-        let append = live.sequence.append(num_new_tokens)?;
-        live.note_use(self.clock.stamp());
-        Ok(append)
+                Ok(append)
+            },
+        )?
     }
 
     /// Removes a sequence and gives back every block that no one else uses. Takes one shard lock.
@@ -169,7 +164,7 @@ impl PagedKvCache {
     }
 
     /// A second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
-    /// [`Sequence::fork`]. Takes three shard locks, one after the other.
+    /// [`Sequence::fork`]. Takes two shard locks, one after the other.
     ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
@@ -188,11 +183,14 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
-        if self.sequences.contains_key(&dst) {
-            return Err(PagedKvError::SequenceExists(dst));
-        }
         let fork = |live: &mut Live| Ok((live.sequence.fork_uncounted()?, live.priority));
-        let (sequence, priority) = self.update(src, Live::is_brief, fork)??;
+        let forked = self.update(src, Live::is_brief, fork).flatten();
+        // That `dst` exists is said first, though it is found out last: it needs no third lock.
+        let (sequence, priority) =
+            forked.map_err(|refusal| match self.sequences.contains_key(&dst) {
+                true => PagedKvError::SequenceExists(dst),
+                false => refusal,
+            })?;
         let handle = sequence.table().pool().clone();
         self.insert(dst, Live::new(sequence, priority, self.clock.stamp()))?;
         handle.count_fork();

@@ -251,16 +251,16 @@ impl Sequence {
         Ok(Append { new_blocks: len..self.table.len(), copy })
     }
 
-    /// [`append`](Self::append), if that takes no search for blocks and no waiting for another
-    /// thread. Else `None`, and the sequence is as it was.
+    /// [`append`](Self::append), if that takes neither a copy, nor a search for blocks, nor waiting
+    /// for another thread. Else `None`, and the sequence is as it was. Returns where the new
+    /// blocks begin and end, as numbers that fit registers.
     #[inline]
-    pub(crate) fn try_append_near(&mut self, num_new_tokens: usize) -> Option<Append> {
-        let len = self.table.len();
-        let mut copy = None;
-        if !self.append_in_place(num_new_tokens) {
-            copy = self.try_append_blocks_near(num_new_tokens)?;
+    pub(crate) fn append_near(&mut self, num_new_tokens: usize) -> Option<(u32, u32)> {
+        let start = self.table.len() as u32;
+        if !self.append_in_place(num_new_tokens) && !self.append_blocks_near(num_new_tokens) {
+            return None;
         }
-        Some(Append { new_blocks: len..self.table.len(), copy })
+        Some((start, self.table.len() as u32))
     }
 
     /// A second sequence of the same tokens and blocks, the partly filled one too.
@@ -369,7 +369,7 @@ impl Sequence {
     /// Carries out an append that only moves the end within the last block, if that is this
     /// sequence's own. Else false.
     #[inline]
-    pub(crate) fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
+    fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
         if num_new_tokens > self.tail_room {
             return false;
         }
@@ -393,9 +393,16 @@ impl Sequence {
     }
 
     #[inline(never)]
-    fn try_append_blocks_near(&mut self, num_new_tokens: usize) -> Option<Option<BlockCopy>> {
-        let plan = self.plan_append(num_new_tokens).ok()?;
-        self.table.try_grow_near(plan.blocks()).then(|| self.commit_append(plan))
+    fn append_blocks_near(&mut self, num_new_tokens: usize) -> bool {
+        let plan = self.plan_append(num_new_tokens);
+        let Some(plan) = plan.ok().filter(|plan| !plan.copy) else {
+            return false;
+        };
+        let grown = self.table.try_grow_near(plan.blocks());
+        if grown {
+            self.commit_append(plan);
+        }
+        grown
     }
 
     #[inline(never)]
@@ -420,7 +427,12 @@ impl Sequence {
         // The slots of the last block must be countable too.
         let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());
         let num_tokens = num_tokens.ok_or(too_many)?;
-        let new_blocks = num_new_tokens.saturating_sub(self.tail_room).div_ceil(self.block_size);
+        let new_blocks = match num_new_tokens.saturating_sub(self.tail_room) {
+            // The usual cases, without a division.
+            0 => 0,
+            beyond if beyond <= self.block_size => 1,
+            beyond => beyond.div_ceil(self.block_size),
+        };
         let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
         let copy = writes_tail && !self.owns_tail();
         Ok(AppendPlan { num_tokens, new_blocks, copy })
