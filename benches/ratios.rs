@@ -1,8 +1,9 @@
-//! How do we compare with one lock, in under a minute? `cargo bench --bench ratios [-- name ..]`
+//! How do we compare with one lock, in a minute? `cargo bench --bench ratios [-- [--one] name ..]`
 //!
 //! Prints the median over many short rounds of the ratios between slices that lie milliseconds
 //! apart, which survives a noisy machine better than any rate. Rounds in which the machine did not
 //! give two cores, or kept a thread waiting, do not count where two threads ran; see `quiet`.
+//! `--one` measures one thread only, a second a figure.
 
 mod baseline;
 mod rig;
@@ -40,11 +41,11 @@ struct Wanted {
 const SCALES: Wanted =
     Wanted { one_to_lock: 0.0, two_to_one: 1.7, two_to_lock: 2.0, crowd_to_two: 0.9 };
 
-/// Sets up a thread's work: in which of four instances, as which thread.
+/// Sets up a thread's work: in which of the instances, as which thread.
 type Work<'w, 'a> = &'w (dyn Fn(usize, usize) -> Burst<'a> + Sync);
 
-/// Threads that work in each of the four instances a figure needs.
-const THREADS: [usize; 4] = [1, 2, 2, CROWD];
+/// Threads that work in each of the instances that a figure needs.
+const THREADS: [usize; 5] = [1, 1, 2, 2, CROWD];
 
 fn main() {
     let names: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -193,7 +194,7 @@ fn hot_fork_by_id(name: &str) {
     report(name, HOT_WANTED, &ours, &lock);
 }
 
-fn hot_lock() -> [OneLockCache; 4] {
+fn hot_lock() -> [OneLockCache; THREADS.len()] {
     THREADS.map(|_| {
         let cache = OneLockCache::new(65_536, BLOCK_SIZE);
         cache.allocate(HOT, HOT_TOKENS).expect("a fresh cache has room");
@@ -206,21 +207,22 @@ fn cache(num_blocks: usize) -> PagedKvCache {
 }
 
 fn report(name: &str, wanted: Wanted, ours: Work<'_, '_>, lock: Work<'_, '_>) {
-    let few = few_threads(ours, lock);
-    let crowd = crowd(ours);
-    println!(
-        "{name:<28} {:>8.1} {:>8.1} | {} | {} {} {:>3}/{:<3} | {} {:>2}/{:<2}",
-        few.ours_ns,
-        few.lock_ns,
-        against(few.one_to_lock, wanted.one_to_lock),
-        against(few.two_to_one, wanted.two_to_one),
-        against(few.two_to_lock, wanted.two_to_lock),
-        few.quiet,
-        few.rounds,
-        against(crowd.to_two, wanted.crowd_to_two),
-        crowd.quiet,
-        crowd.rounds,
-    );
+    let one = one_thread(ours, lock);
+    print!("{name:<28} {:>8.1} {:>8.1}", one.ours_ns, one.lock_ns);
+    print!(" | {}", against(one.to_lock, wanted.one_to_lock));
+    if !only_one_thread() {
+        let two = two_threads(ours, lock);
+        print!(" | {}", against(two.to_one, wanted.two_to_one));
+        print!(" {} {:>3}/{:<3}", against(two.to_lock, wanted.two_to_lock), two.quiet, two.rounds);
+        let crowd = crowd(ours);
+        print!(" | {}", against(crowd.to_two, wanted.crowd_to_two));
+        print!(" {:>2}/{:<2}", crowd.quiet, crowd.rounds);
+    }
+    println!();
+}
+
+fn only_one_thread() -> bool {
+    env::args().any(|arg| arg == "--one")
 }
 
 /// The ratio, and a mark where it falls short of what is wanted.
@@ -232,46 +234,62 @@ fn against(ratio: f64, wanted: f64) -> String {
     format!("{ratio:>5.2} ({wanted:>3}){mark}")
 }
 
-struct Few {
+struct One {
     ours_ns: f64,
     lock_ns: f64,
-    one_to_lock: f64,
-    two_to_one: f64,
-    two_to_lock: f64,
+    to_lock: f64,
+}
+
+fn one_thread(ours: Work<'_, '_>, lock: Work<'_, '_>) -> One {
+    let contenders = [
+        Contender::new(1, SLICE, |thread| ours(0, thread)),
+        Contender::new(1, SLICE, |thread| lock(0, thread)),
+    ];
+    let mut rates = Vec::new();
+    let mut rounds = 0;
+    alternate(&contenders, |slices| {
+        rounds += 1;
+        if on_time(slices) {
+            rates.push([slices[0].rate, slices[1].rate]);
+        }
+        rates.len() == 101 || rounds == 250
+    });
+    One {
+        ours_ns: median(rates.iter().map(|[ours, _]| 1e9 / ours)),
+        lock_ns: median(rates.iter().map(|[_, lock]| 1e9 / lock)),
+        to_lock: median(rates.iter().map(|[ours, lock]| ours / lock)),
+    }
+}
+
+struct Two {
+    to_one: f64,
+    to_lock: f64,
     quiet: usize,
     rounds: usize,
 }
 
-fn few_threads(ours: Work<'_, '_>, lock: Work<'_, '_>) -> Few {
+fn two_threads(ours: Work<'_, '_>, lock: Work<'_, '_>) -> Two {
     let contenders = [
         control::arithmetic(1),
         control::arithmetic(2),
-        Contender::new(1, SLICE, |thread| ours(0, thread)),
-        Contender::new(1, SLICE, |thread| lock(0, thread)),
-        Contender::new(2, SLICE, |thread| ours(1, thread)),
-        Contender::new(2, SLICE, |thread| lock(1, thread)),
+        Contender::new(1, SLICE, |thread| ours(1, thread)),
+        Contender::new(2, SLICE, |thread| ours(2, thread)),
+        Contender::new(2, SLICE, |thread| lock(2, thread)),
     ];
-    let (mut alone, mut both) = (Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
     let mut rounds = 0;
     alternate(&contenders, |slices| {
         rounds += 1;
-        let [single, double, ours_1, lock_1, ours_2, lock_2] = slices.try_into().expect("six ran");
-        if on_time(&[ours_1, lock_1]) {
-            alone.push([ours_1.rate, lock_1.rate]);
-        }
+        let [single, double, ours_1, ours_2, lock_2] = slices.try_into().expect("five ran");
         if quiet(single, double) && on_time(&[ours_1, ours_2, lock_2]) {
-            both.push([ours_2.rate / ours_1.rate, ours_2.rate / lock_2.rate]);
+            ratios.push([ours_2.rate / ours_1.rate, ours_2.rate / lock_2.rate]);
         }
-        (alone.len() >= 25 && both.len() >= 25) || rounds == 100
+        ratios.len() == 25 || rounds == 100
     });
-    let nanoseconds = |rate: f64| 1e9 / rate;
-    Few {
-        ours_ns: nanoseconds(median(alone.iter().map(|rates| rates[0]))),
-        lock_ns: nanoseconds(median(alone.iter().map(|rates| rates[1]))),
-        one_to_lock: median(alone.iter().map(|rates| rates[0] / rates[1])),
-        two_to_one: median(both.iter().map(|ratios| ratios[0])),
-        two_to_lock: median(both.iter().map(|ratios| ratios[1])),
-        quiet: both.len(),
+    Two {
+        to_one: median(ratios.iter().map(|[to_one, _]| *to_one)),
+        to_lock: median(ratios.iter().map(|[_, to_lock]| *to_lock)),
+        quiet: ratios.len(),
         rounds,
     }
 }
@@ -286,8 +304,8 @@ fn crowd(ours: Work<'_, '_>) -> Crowd {
     let contenders = [
         control::arithmetic(1),
         control::arithmetic(2),
-        Contender::new(2, 4 * SLICE, |thread| ours(2, thread)),
-        Contender::new(CROWD, CROWD_SLICE, |thread| ours(3, thread)),
+        Contender::new(2, 4 * SLICE, |thread| ours(3, thread)),
+        Contender::new(CROWD, CROWD_SLICE, |thread| ours(4, thread)),
     ];
     let mut ratios = Vec::new();
     let mut rounds = 0;

@@ -50,6 +50,10 @@
 //! orderings suffice, is in [`design`].
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    paged_kv_loom,
+    allow(dead_code, reason = "the tiers that use the rest are not in the modelled build")
+)]
 
 mod batch;
 #[cfg(not(paged_kv_loom))]

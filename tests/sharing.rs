@@ -139,7 +139,7 @@ mod sequences {
 
     impl Owner {
         fn truncate(&mut self, end: usize) {
-            let ends_inside = end % BLOCK_SIZE > 0;
+            let ends_inside = !end.is_multiple_of(BLOCK_SIZE);
             if ends_inside && self.blocks[end / BLOCK_SIZE].is_none() {
                 let refused = PagedKvError::TokensTrimmed { position: end };
                 assert_eq!(self.sequence.truncate(end), Err(refused));

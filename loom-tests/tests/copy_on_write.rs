@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race};
-use paged_kv::{Append, AppendBatch, BlockId, PagedKvError, Sequence, append_batch};
+use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
+use paged_kv::{
+    Append, AppendBatch, BlockId, BlockPool, Fitted, PagedKvError, Sequence, append_batch,
+    append_batch_fitting,
+};
 
 const BLOCK_SIZE: usize = 2;
 const SHARED: u64 = 7;
@@ -28,7 +31,7 @@ fn make_copy_and_write(sequence: &Sequence, append: &Append, kv: &Kv, mark: u64)
 }
 
 /// A sequence of one full and one half full block, and its fork.
-fn sequence_and_fork(pool: &paged_kv::BlockPool, kv: &Kv) -> (Sequence, Sequence) {
+fn sequence_and_fork(pool: &BlockPool, kv: &Kv) -> (Sequence, Sequence) {
     let mut sequence = pool.allocate_sequence(3, BLOCK_SIZE).unwrap();
     sequence.block_ids().iter().for_each(|&id| kv.write(id, SHARED));
     let fork = sequence.fork().unwrap();
@@ -56,6 +59,149 @@ fn two_sharers_that_append_at_once_get_blocks_of_their_own() {
         assert_eq!(pool.owners(last(&fork)), Ok(1));
         assert_used(&pool, 3);
         drop((sequence, fork));
+        assert_all_free(&pool);
+    });
+}
+
+/// A copy in the making holds its source: the other sharer still sees two owners, and copies too.
+#[test]
+fn a_source_stays_owned_until_its_copy_is_made() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(4, 2);
+        let (mut sequence, mut fork) = sequence_and_fork(&pool, &kv);
+        let their_kv = Arc::clone(&kv);
+        let (here, (fork, there)) = race(
+            || {
+                let append = sequence.append(1).unwrap();
+                make_copy_and_write(&sequence, &append, &kv, 1);
+                append
+            },
+            move || {
+                let append = fork.append(1).unwrap();
+                make_copy_and_write(&fork, &append, &their_kv, 2);
+                (fork, append)
+            },
+        );
+        let (ours, theirs) = (here.copy.as_ref().unwrap(), there.copy.as_ref().unwrap());
+        assert_eq!(ours.src, theirs.src);
+        assert_ne!(ours.dst, theirs.dst);
+        assert_eq!(kv.read(ours.src), SHARED);
+        assert_used(&pool, 4);
+        drop((here, there));
+        assert_used(&pool, 3);
+        drop((sequence, fork));
+        assert_all_free(&pool);
+    });
+}
+
+/// Three sharers, of which two append and one leaves: nobody writes what another reads.
+#[test]
+fn two_appends_beside_a_leaving_sharer_get_blocks_of_their_own() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(4, 2);
+        let (mut sequence, mut fork) = sequence_and_fork(&pool, &kv);
+        let third = sequence.fork().unwrap();
+        let (their_kv, last_kv) = (Arc::clone(&kv), Arc::clone(&kv));
+        let leaver = spawn_at(1, move || {
+            assert_eq!(last_kv.read(third.block_ids()[1]), SHARED);
+            drop(third);
+        });
+        let (_, fork) = race(
+            || append_one(&mut sequence, &kv, 1),
+            move || {
+                append_one(&mut fork, &their_kv, 2);
+                fork
+            },
+        );
+        leaver.join().unwrap();
+        assert_ne!(sequence.block_ids()[1], fork.block_ids()[1]);
+        assert_used(&pool, 3);
+        drop((sequence, fork));
+        assert_all_free(&pool);
+    });
+}
+
+/// Both end inside a full block of the run they share, one of them after a draft of another
+/// block, and write there.
+#[test]
+fn two_sharers_that_truncate_and_append_get_blocks_of_their_own() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(5, 2);
+        let mut sequence = pool.allocate_sequence(4, BLOCK_SIZE).unwrap();
+        sequence.block_ids().iter().for_each(|&id| kv.write(id, SHARED));
+        let mut fork = sequence.fork().unwrap();
+        let their_kv = Arc::clone(&kv);
+        let (_, fork) = race(
+            || {
+                // Beyond the shared blocks and back.
+                drop(sequence.append(1).unwrap());
+                sequence.truncate(3).unwrap();
+                append_one(&mut sequence, &kv, 1)
+            },
+            move || {
+                fork.truncate(3).unwrap();
+                append_one(&mut fork, &their_kv, 2);
+                fork
+            },
+        );
+        assert_ne!(sequence.block_ids()[1], fork.block_ids()[1]);
+        assert_used(&pool, 4 - usize::from(sequence.block_ids()[0] == fork.block_ids()[0]));
+        drop((sequence, fork));
+        assert_all_free(&pool);
+    });
+}
+
+/// An owner by id is a sharer like any other.
+#[test]
+fn an_append_beside_a_release_by_id_copies_or_writes_in_place() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 2);
+        let mut sequence = pool.allocate_sequence(1, BLOCK_SIZE).unwrap();
+        let id = sequence.block_ids()[0];
+        kv.write(id, SHARED);
+        pool.retain(id).unwrap();
+        let their_kv = Arc::clone(&kv);
+        let ((), sequence) = race(
+            || {
+                assert_eq!(kv.read(id), SHARED);
+                pool.release(id).unwrap();
+            },
+            move || {
+                append_one(&mut sequence, &their_kv, 1);
+                sequence
+            },
+        );
+        assert_used(&pool, 1);
+        drop(sequence);
+        assert_all_free(&pool);
+    });
+}
+
+/// The first so many rows grow, whatever the sharer does meanwhile, and no block is lost.
+#[test]
+fn a_batch_that_may_stop_early_loses_no_block() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(4, 2);
+        let (sequence, fork) = sequence_and_fork(&pool, &kv);
+        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
+        let ((), (rows, fitted)) = race(
+            || drop(fork),
+            || {
+                let mut rows = [(sequence, 1), (other, 1)];
+                let mut batch = AppendBatch::default();
+                let fitted = append_batch_fitting(&mut rows, &mut batch).unwrap();
+                assert_eq!(batch.as_slice().len(), fitted.done);
+                (rows, fitted)
+            },
+        );
+        let lengths = rows.each_ref().map(|(sequence, _)| sequence.num_tokens());
+        match fitted {
+            Fitted { done: 2, short_by: 0 } => assert_eq!(lengths, [4, 3]),
+            Fitted { done: 1, short_by: 1 } => assert_eq!(lengths, [4, 2]),
+            _ => panic!("one row fits at least, and is one block short at most: {fitted:?}"),
+        }
+        assert_used(&pool, rows.iter().map(|(sequence, _)| sequence.num_blocks()).sum());
+        drop(rows);
         assert_all_free(&pool);
     });
 }
@@ -93,6 +239,53 @@ fn an_append_is_not_refused_a_copy_that_it_no_longer_needs() {
     });
 }
 
+/// The sharer leaves, and only then is the last free block taken: at every moment there was room
+/// for a copy, or no copy to make.
+#[test]
+fn an_append_is_not_refused_for_a_copy_planned_too_early() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 2);
+        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
+        let their_kv = Arc::clone(&kv);
+        let (taken, sequence) = race(
+            || {
+                drop(fork);
+                pool.allocate(1)
+            },
+            move || {
+                append_one(&mut sequence, &their_kv, 1);
+                sequence
+            },
+        );
+        drop((taken, sequence));
+        assert_all_free(&pool);
+    });
+}
+
+/// As above, for a batch of which another row needs a block of its own.
+#[test]
+fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(5, 2);
+        let (sequence, fork) = sequence_and_fork(&pool, &kv);
+        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
+        let (taken, rows) = race(
+            || {
+                drop(fork);
+                pool.allocate(1)
+            },
+            || {
+                let mut rows = [(sequence, 1), (other, 1)];
+                let mut batch = AppendBatch::default();
+                append_batch(&mut rows, &mut batch).expect("room for a copy, or none to make");
+                rows
+            },
+        );
+        drop((taken, rows));
+        assert_all_free(&pool);
+    });
+}
+
 #[test]
 fn an_append_beside_a_leaving_sharer_copies_or_writes_in_place() {
     explore(|| {
@@ -112,7 +305,7 @@ fn an_append_beside_a_leaving_sharer_copies_or_writes_in_place() {
     });
 }
 
-/// The batch may take blocks for copies that it no longer needs: none may be lost.
+/// The batch plans a copy, and may find room only without it: then it needs one block fewer.
 #[test]
 fn a_batch_beside_a_leaving_sharer_loses_no_block() {
     explore(|| {
@@ -120,16 +313,19 @@ fn a_batch_beside_a_leaving_sharer_loses_no_block() {
         let (sequence, fork) = sequence_and_fork(&pool, &kv);
         let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
         let their_kv = Arc::clone(&kv);
-        let (rows, ()) = race(
+        let ((), rows) = race(
             || {
+                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
+                drop(fork);
+            },
+            move || {
                 let mut rows = [(sequence, 1), (other, 1)];
                 let mut batch = AppendBatch::default();
                 match append_batch(&mut rows, &mut batch) {
                     Ok(()) => {
-                        make_copy_and_write(&rows[0].0, &batch.as_slice()[0], &kv, 1);
-                        let used = if batch.as_slice()[0].copy.is_some() { 5 } else { 4 };
-                        assert!(used <= 4, "a copy needs a fifth block");
-                        assert_eq!(rows[1].0.num_blocks(), 2);
+                        let append = &batch.as_slice()[0];
+                        assert!(append.copy.is_none(), "a copy needs a fifth block");
+                        make_copy_and_write(&rows[0].0, append, &their_kv, 1);
                     }
                     Err(refusal) => {
                         let short = PagedKvError::OutOfMemory { requested: 2, available: 1 };
@@ -139,10 +335,6 @@ fn a_batch_beside_a_leaving_sharer_loses_no_block() {
                 }
                 rows
             },
-            move || {
-                assert_eq!(their_kv.read(fork.block_ids()[1]), SHARED);
-                drop(fork);
-            },
         );
         assert_used(&pool, rows.iter().map(|(sequence, _)| sequence.num_blocks()).sum());
         drop(rows);
@@ -150,26 +342,33 @@ fn a_batch_beside_a_leaving_sharer_loses_no_block() {
     });
 }
 
-/// Both rows of the batch share the block with each other and with a thread that leaves.
+/// Two rows share the block with each other and with a thread that leaves.
 #[test]
-fn a_batch_of_sharers_copies_for_all_but_the_last() {
+fn rows_of_a_batch_that_share_a_block_get_blocks_of_their_own() {
     explore(|| {
         let (pool, kv) = pool_and_kv(5, 2);
         let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
         let third = sequence.fork().unwrap();
-        let (rows, ()) = race(
+        let their_kv = Arc::clone(&kv);
+        let ((), rows) = race(
             || {
+                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
+                drop(fork);
+            },
+            move || {
                 let mut rows = [(sequence, 1), (third, 1)];
                 let mut batch = AppendBatch::default();
                 append_batch(&mut rows, &mut batch).expect("there is room for three copies");
+                for (row, append) in rows.iter().zip(batch.as_slice()) {
+                    make_copy_and_write(&row.0, append, &their_kv, 1);
+                }
                 rows
             },
-            move || drop(fork),
         );
-        let [(here, _), (there, _)] = &rows;
-        assert_ne!(here.block_ids()[1], there.block_ids()[1]);
-        assert_eq!(pool.owners(here.block_ids()[1]), Ok(1));
-        assert_eq!(pool.owners(there.block_ids()[1]), Ok(1));
+        let [(first, _), (second, _)] = &rows;
+        assert_ne!(first.block_ids()[1], second.block_ids()[1]);
+        assert_eq!(pool.owners(first.block_ids()[1]), Ok(1));
+        assert_eq!(pool.owners(second.block_ids()[1]), Ok(1));
         assert_used(&pool, 3);
         drop(rows);
         assert_all_free(&pool);

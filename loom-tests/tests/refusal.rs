@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use loom_tests::{assert_all_free, explore, pool_and_kv, race};
+use loom_tests::{assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::PagedKvError;
 
 /// Both ask for 2 of 3 blocks and hold on: exactly one gets them.
@@ -68,6 +68,31 @@ fn nobody_is_refused_while_blocks_move_between_shards() {
 #[test]
 fn nobody_is_refused_while_blocks_move_through_the_depot() {
     nobody_is_refused_while_there_is_room(5, 2);
+}
+
+/// Three threads ask for 2 of 5 blocks and hold on: two are served, never fewer.
+#[test]
+fn of_three_that_ask_two_are_served() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(5, 2);
+        let ask = |home| {
+            let (pool, kv) = (Arc::clone(&pool), Arc::clone(&kv));
+            spawn_at(home, move || {
+                pool.allocate(2).inspect(|table| kv.use_alone(table.as_slice(), home as u64)).ok()
+            })
+        };
+        let threads = [ask(0), ask(1)];
+        let here = pool.allocate(2).inspect(|table| kv.use_alone(table.as_slice(), 3)).ok();
+        let tables: Vec<_> = threads
+            .map(|thread| thread.join().unwrap())
+            .into_iter()
+            .chain([here])
+            .flatten()
+            .collect();
+        assert_eq!(tables.len(), 2, "there is room for two of the three");
+        drop(tables);
+        assert_all_free(&pool);
+    });
 }
 
 /// Room that was given back before the call is counted, wherever it was given back.

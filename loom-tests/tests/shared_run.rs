@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race};
+use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
 use paged_kv::{BlockId, BlockPool, BlockTable};
 
 const SHARED: u64 = 7;
@@ -172,6 +172,66 @@ fn leaving_a_child_run_keeps_its_parent() {
         assert_used(&pool, 1);
         assert_reads_shared(&kv, &fork);
         drop(fork);
+        assert_all_free(&pool);
+    });
+}
+
+/// Trims that begin in the parent, so that the table leaves two runs one after the other.
+#[test]
+fn leaving_a_run_and_its_parent_beside_the_other_holder_is_exact() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(4, 2);
+        let mut table = pool.allocate(2).unwrap();
+        drop(table.fork(2).unwrap());
+        table.grow(2).unwrap();
+        table.as_slice().iter().for_each(|&id| kv.write(id, SHARED));
+        let mut fork = table.fork(4).unwrap();
+        let their_kv = Arc::clone(&kv);
+        let ((), fork) = race(
+            || {
+                table.remove(1..3);
+                assert_reads_shared(&kv, &table);
+            },
+            move || {
+                fork.remove(0..1);
+                fork.truncate(2);
+                assert_reads_shared(&their_kv, &fork);
+                fork
+            },
+        );
+        assert_used(&pool, 4);
+        drop(table);
+        assert_used(&pool, 2);
+        assert_reads_shared(&kv, &fork);
+        drop(fork);
+        assert_all_free(&pool);
+    });
+}
+
+#[test]
+fn three_holders_of_a_run_change_at_once() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 2);
+        let (mut table, mut fork) = table_and_fork(&pool, &kv);
+        let third = table.fork(3).unwrap();
+        let leaver = spawn_at(1, move || drop(third));
+        let their_kv = Arc::clone(&kv);
+        let ((), fork) = race(
+            || {
+                table.truncate(1);
+                assert_reads_shared(&kv, &table);
+            },
+            move || {
+                fork.truncate(2);
+                assert_reads_shared(&their_kv, &fork);
+                fork
+            },
+        );
+        leaver.join().unwrap();
+        assert_used(&pool, 2);
+        drop(fork);
+        assert_used(&pool, 1);
+        drop(table);
         assert_all_free(&pool);
     });
 }

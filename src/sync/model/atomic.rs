@@ -123,25 +123,6 @@ macro_rules! atomic_number {
 }
 
 atomic!(AtomicBool, bool, |atomic, order| atomic.fetch_or(false, order));
-
-impl AtomicBool {
-    /// As an exchange that writes only what changes. loom does not know that a swap comes right
-    /// after the value it saw: it would let a swap that found `true`, and wrote it again, hide a
-    /// later store of `false` for good, and a thread that spins on it would never end.
-    #[track_caller]
-    pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
-        let order = as_run(order, "swap");
-        let seen = match order {
-            Ordering::Acquire | Ordering::AcqRel | Ordering::SeqCst => Ordering::Acquire,
-            _ => Ordering::Relaxed,
-        };
-        match self.0.compare_exchange(!value, value, order, seen) {
-            Ok(_) => !value,
-            Err(_) => value,
-        }
-    }
-}
-
 atomic_number!(AtomicU32, u32);
 atomic_number!(AtomicU64, u64);
 atomic_number!(AtomicUsize, usize);
