@@ -11,6 +11,7 @@ mod rig;
 use std::env;
 use std::time::Duration;
 
+use paged_kv::export::{Gaps, TableShape, block_tables};
 use paged_kv::{BlockPool, PagedKvCache, SeqId};
 
 use baseline::one_lock_cache::OneLockCache;
@@ -73,6 +74,8 @@ const FIGURES: &[(&str, fn(&str))] = &[
     ("blocks n=8", |name| cycle(name, 8, 0.8)),
     ("blocks n=64", |name| cycle(name, 64, 0.85)),
     ("blocks fork 512", fork_blocks),
+    ("export by handle", export_by_handle),
+    ("export by id", export_by_id),
     ("append by handle", append_by_handle),
     ("append by handle /place", append_by_handle_to_place),
     ("append by id", append_by_id),
@@ -126,6 +129,65 @@ fn append_by_id(name: &str) {
     let ours = |i: usize, thread| growing(ById::new(&ours[i], GROWTH_ROWS, thread));
     let lock = |i: usize, thread| growing(ById::new(&lock[i], GROWTH_ROWS, thread));
     report(name, Wanted { one_to_lock: 0.8, ..SCALES }, &ours, &lock);
+}
+
+const BATCH: usize = 256;
+const STRIDE: usize = 512;
+
+/// From a single block to a full row.
+fn row_tokens(row: usize) -> usize {
+    (1 + row * (STRIDE - 1) / (BATCH - 1)) * BLOCK_SIZE
+}
+
+fn batch_lock() -> OneLockCache {
+    let lock = OneLockCache::new(BATCH * STRIDE, BLOCK_SIZE);
+    for row in 0..BATCH {
+        lock.allocate(row as u64, row_tokens(row)).expect("a fresh cache has room");
+    }
+    lock
+}
+
+fn exporting_lock(lock: &OneLockCache) -> Burst<'_> {
+    let ids: Vec<u64> = (0..BATCH as u64).collect();
+    let mut out = vec![0_i32; BATCH * STRIDE];
+    Box::new(move || {
+        lock.export(&ids, &mut out, STRIDE, -1).expect("the table fits");
+        1
+    })
+}
+
+const SHAPE: TableShape<i32> = TableShape { stride: STRIDE, pad: -1, gaps: Gaps::Show };
+
+fn export_by_handle(name: &str) {
+    let pool = BlockPool::new(BATCH * STRIDE);
+    let row = |row| pool.allocate_sequence(row_tokens(row), BLOCK_SIZE).expect("room");
+    let (handles, lock): (Vec<_>, _) = ((0..BATCH).map(row).collect(), batch_lock());
+    let ours = |_, _| {
+        let (mut out, handles) = (vec![0_i32; BATCH * STRIDE], &handles);
+        let burst: Burst<'_> = Box::new(move || {
+            block_tables(handles, &mut out, SHAPE).expect("the table fits");
+            1
+        });
+        burst
+    };
+    report(name, SCALES, &ours, &|_, _| exporting_lock(&lock));
+}
+
+fn export_by_id(name: &str) {
+    let (cache, lock) = (cache(BATCH * STRIDE), batch_lock());
+    for row in 0..BATCH {
+        cache.allocate(SeqId(row as u64), row_tokens(row)).expect("a fresh cache has room");
+    }
+    let ours = |_, _| {
+        let (mut out, cache) = (vec![0_i32; BATCH * STRIDE], &cache);
+        let ids: Vec<SeqId> = (0..BATCH as u64).map(SeqId).collect();
+        let burst: Burst<'_> = Box::new(move || {
+            cache.block_tables(&ids, &mut out, SHAPE).expect("the table fits");
+            1
+        });
+        burst
+    };
+    report(name, SCALES, &ours, &|_, _| exporting_lock(&lock));
 }
 
 fn step_blocks(threads: usize) -> usize {
@@ -312,7 +374,7 @@ fn crowd(ours: Work<'_, '_>) -> Crowd {
     alternate(&contenders, |slices| {
         rounds += 1;
         let [single, double, two, crowd] = slices.try_into().expect("four ran");
-        if quiet(single, double) && on_time(&[two]) {
+        if quiet(single, double) && on_time(&[two]) && crowd.others <= WAITED_MAX {
             ratios.push(crowd.rate / two.rate);
         }
         ratios.len() == 5 || rounds == 12

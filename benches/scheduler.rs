@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
-use paged_kv::export::{BlockTables, Gaps, TableShape, block_tables};
+use paged_kv::export::{Gaps, TableShape, block_tables};
 use paged_kv::{BlockPool, PagedKvCache, SeqId};
 
 use baseline::one_lock_cache::OneLockCache;
@@ -93,14 +93,10 @@ fn export(criterion: &mut Criterion) {
             })
         });
         timing::bench(&mut group, "ours by id", threads, &|_| {
-            let (mut out, ours, ids) = (vec![0_i32; BATCH * STRIDE], &ours, &ids);
+            let (mut out, ours) = (vec![0_i32; BATCH * STRIDE], &ours);
+            let ids: Vec<SeqId> = ids.iter().copied().map(SeqId).collect();
             Box::new(move || {
-                let mut table = BlockTables::new(&mut out, shape).expect("whole rows");
-                for &id in ids {
-                    let pushed = ours.with_sequence(SeqId(id), |sequence| table.push(sequence));
-                    pushed.expect("the sequence is there").expect("the row fits");
-                }
-                table.finish();
+                ours.block_tables(&ids, &mut out, shape).expect("the table fits");
                 1
             })
         });

@@ -10,7 +10,7 @@ use crate::table::BlockTable;
 /// One row of a batch: a sequence, and how many tokens it is to grow by.
 ///
 /// Implement it for whatever a scheduler keeps its requests in, so that a batch needs no copy of
-/// it.
+/// it. A row is asked several times in a batch, and has to give the same answers.
 ///
 /// ```
 /// use paged_kv::{AppendBatch, BatchRow, BlockPool, Sequence, append_batch};
@@ -95,7 +95,8 @@ impl AppendBatch {
         &self.appends
     }
 
-    /// Lets go of everything.
+    /// Lets go of every append, and the sources of their copies. (The pool of the last batch stays
+    /// referenced until this is dropped.)
     ///
     /// ```
     /// let mut batch = paged_kv::AppendBatch::default();
@@ -105,6 +106,10 @@ impl AppendBatch {
     pub fn clear(&mut self) {
         self.plans.clear();
         self.appends.clear();
+        // Not empty if a row panicked in the middle of a batch.
+        if let Some(stock) = &mut self.stock {
+            stock.truncate(0);
+        }
     }
 }
 

@@ -1,19 +1,23 @@
 //! Which of two uses came later? Stamps that order uses without a line that every use writes.
 //!
-//! A thread stamps `max(its last stamp, the shared floor) + 1` and raises the shared floor once
-//! in [`STRIDE`] stamps. On one thread stamps strictly increase. Between threads a stamp runs
-//! ahead of the floor by at most `STRIDE`, so two uses can be out of order only if fewer than
-//! that many uses of one thread lie between them. A logical clock rather than a coarse wall clock:
+//! A thread's time is `max(its last time, the shared floor) + 1`, and it raises the shared floor
+//! once in [`STRIDE`] stamps. On one thread stamps strictly increase. A thread runs ahead of the
+//! floor by at most `STRIDE`, so a use can look older than one before it only if each thread was
+//! used fewer than that many times in between. The thread's ordinal below the time makes each
+//! stamp unique. A logical clock rather than a coarse wall clock:
 //! tests need no sleeping, and a busy thread tells more than two uses every 5 ms apart.
 //!
 //! It does not know what is stamped.
 
 use std::cell::Cell;
 
-use crate::sync::{AtomicU64, CachePadded, Ordering};
+use crate::sync::{AtomicU64, CachePadded, Ordering, thread_ordinal};
 
 /// Stamps one thread may give before it tells the others.
 const STRIDE: u64 = 64;
+
+/// Bits of a stamp that tell threads apart.
+const ORDINAL_BITS: u32 = 16;
 
 thread_local! {
     static LAST: Cell<u64> = const { Cell::new(0) };
@@ -29,17 +33,17 @@ impl RecencyClock {
         Self { floor: CachePadded::new(AtomicU64::new(0)) }
     }
 
-    /// A stamp above every stamp this thread has given.
+    /// A stamp above every stamp this thread has given, and unlike every other thread's.
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
         // Relaxed: stamps choose victims, they guard nothing.
         let floor = self.floor.load(Ordering::Relaxed);
-        let stamp = LAST.get().max(floor) + 1;
-        LAST.set(stamp);
-        if stamp >= floor + STRIDE {
-            self.floor.fetch_max(stamp, Ordering::Relaxed);
+        let time = LAST.get().max(floor) + 1;
+        LAST.set(time);
+        if time >= floor + STRIDE {
+            self.floor.fetch_max(time, Ordering::Relaxed);
         }
-        stamp
+        (time << ORDINAL_BITS) | (thread_ordinal() as u64 & ((1 << ORDINAL_BITS) - 1))
     }
 }
 
@@ -61,6 +65,19 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| (0..10 * STRIDE).for_each(|_| _ = clock.stamp()));
         });
-        assert!(clock.stamp() > early + 9 * STRIDE);
+        assert!(clock.stamp() >> ORDINAL_BITS > (early >> ORDINAL_BITS) + 9 * STRIDE);
+    }
+
+    #[test]
+    fn no_two_threads_give_the_same_stamp() {
+        let clock = RecencyClock::new();
+        let stamps = || (0..1_000).map(|_| clock.stamp()).collect::<Vec<u64>>();
+        let (mut a, b) = std::thread::scope(|scope| {
+            let (a, b) = (scope.spawn(stamps), scope.spawn(stamps));
+            (a.join().unwrap(), b.join().unwrap())
+        });
+        a.extend(b);
+        a.sort_unstable();
+        assert!(a.windows(2).all(|pair| pair[0] < pair[1]));
     }
 }

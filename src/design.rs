@@ -40,7 +40,8 @@
 //! ```
 //!
 //! So a fork writes one reference count for the run and one word for the tail, however long the
-//! prompt is; it copies the ids, because [`as_slice`](crate::BlockTable::as_slice) is contiguous.
+//! prompt is (and, on the line of its thread's stripe of the pool, a reference and a statistic); it
+//! copies the ids, because [`as_slice`](crate::BlockTable::as_slice) is contiguous.
 //!
 //! Cutting into a run: if nobody else holds it, its blocks become private again. Else each block
 //! that stays gets this table as an owner by its own word, *while the run still owns it*, and
@@ -67,8 +68,8 @@
 //! 2. refill from the depot, one queue operation per 128 blocks;
 //! 3. prove that there is no room, and refuse;
 //! 4. take from other shards, one claim at a time, into its own;
-//! 5. take the `shortage` mutex, so that two collectors cannot starve each other, and repeat 3
-//!    and 4 until one of them succeeds.
+//! 5. take the `shortage` mutex, claim every shard, and decide exactly. Of two collectors each
+//!    holding half, without the mutex, both would be refused.
 //!
 //! # Why a refusal is right
 //!
@@ -87,11 +88,11 @@
 //! | operation | may wait for |
 //! |---|---|
 //! | append inside a block, fork by handle, reads by handle | nobody |
-//! | a refusal | nobody |
+//! | a refusal by the ledgers (step 3) | nobody |
 //! | allocate, grow, release | a thread descheduled inside a claim, only if *all* shards are claimed (likely only in a pool of one shard, under 1,024 blocks); a thread descheduled between two instructions of `ArrayQueue`, once in 128 blocks at most |
-//! | allocate when neither home shard nor depot suffices | besides: other collectors (a mutex), and a thread descheduled inside a claim on blocks that are needed |
-//! | by id | besides: the lock of one of 256 map shards, held for one short operation at most; the lock of the sequence itself, if it is leased or in the middle of something long |
-//! | `validate` | every claim; it holds all of them for a pass over the free list |
+//! | allocate when neither home shard nor depot suffices | besides, at step 5: other collectors (a mutex), and every thread inside a claim |
+//! | by id | besides: the lock of one of 256 map shards, held for one operation of its sequence that neither searches for blocks nor runs the caller's code; the lock of the sequence itself, if it is leased or in the middle of something long |
+//! | `validate` | as step 5; it holds all claims for a pass over the free list |
 //!
 //! Nothing is lock-free in the strict sense where `ArrayQueue`, a claim or a map shard is
 //! involved; what holds is that there is no lock that all operations take, and that a
@@ -101,7 +102,7 @@
 //!
 //! | write | read | what it carries |
 //! |---|---|---|
-//! | `claimed.store(false, Release)` in `Claim::drop` | `claimed.swap(true, Acquire)` in `Shard::try_claim` | ids, words, ledger; through the words' owners the KV bytes: a block's next owner sees all its last one did |
+//! | `claimed.store(false, Release)` in `Claim::drop` | `claimed.compare_exchange(.., Acquire, ..)` in `Shard::try_claim` | ids, words, ledger; through the words' owners the KV bytes: a block's next owner sees all its last one did |
 //! | the depot's push | the depot's pop | the same for blocks that change shards |
 //! | `word` exchange, AcqRel, in `BlockWords::release_shared` | itself, and the Acquire load in `BlockWords::state` | what each sharer did with a block, to the last one |
 //! | `taken`, `given` stores, Release | loads, Acquire, in `room_at_most` and `totals` | a block counted as given was counted as taken |
@@ -116,19 +117,21 @@
 //! lock: an append by id is two atomic writes and no reference count. A leased one, and one in the
 //! middle of something long (a search for blocks, a caller's closure, a table of more than 1,024
 //! blocks being forked), moves behind an `Arc` with a lock of its own, so that no map shard is held
-//! meanwhile, and moves back when it is found alone. The hasher is foldhash, seeded at random for
-//! each cache: ids may come from clients. There are 256 shards whatever the machine: the chance of
-//! meeting a descheduled holder counts, not the number of cores.
+//! meanwhile, and moves back when it is found alone. Sixteen consecutive ids share a
+//! shard, so that a scheduler that works on requests of one age finds the shards' locks in its own
+//! cache (figures in `BENCHMARKS.md`); otherwise ids are spread by foldhash, seeded at random for
+//! each cache, because they may come from clients. There are 256 shards whatever the machine: the
+//! chance of meeting a descheduled holder counts, not the number of cores.
 //!
-//! Recency is a logical clock: a thread's stamps strictly increase and run at most 64 uses ahead of
-//! what other threads know, so no two uses by different threads are told apart wrongly unless they
-//! lie that close together, and no use writes a line that all threads write.
+//! Recency is a logical clock: a thread's stamps strictly increase, and it runs at most 64 uses
+//! ahead of what other threads know. Exact on one thread; between threads a use may look older than
+//! an earlier one if no thread made 64 uses in between. No use writes a line that all threads write.
 //!
 //! # What changed against the first sketch
 //!
 //! - Credits are blocks. The sketch had counted credits beside located ids; here taking the ids is
 //!   taking the room, and the ledgers prove refusals. One thing fewer to keep consistent, and the
 //!   statistics are the same two numbers.
-//! - The collector needs no versions and no double collect: see *Why a refusal is right*.
+//! - A refusal needs no versions and no double collect: see *Why a refusal is right*.
 //! - Recency is logical instead of a coarse wall clock: exact on one thread, and tests need no
 //!   sleeping.

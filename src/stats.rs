@@ -7,7 +7,8 @@ use crate::id::{BlockId, SeqId};
 /// Counts since the cache was made, and what is in use, of one moment where nothing else runs.
 ///
 /// Under load the counts are read within one call but not in one instant: `total_frees` never
-/// exceeds `total_allocations`, and `blocks_used` never `blocks_total`.
+/// exceeds `total_allocations`, and `blocks_used` never `blocks_total`. An allocation by id that
+/// loses a race for its id may show in both totals for a moment.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, SeqId};
@@ -32,8 +33,9 @@ pub struct CacheStats {
     pub total_evictions: u64,
     /// Sequences made by forking.
     pub total_forks: u64,
-    /// The most blocks in use at once. Exact in a pool of one home shard; else low by at most one
-    /// magazine (256 blocks) a shard.
+    /// The most blocks in use at once. Exact in a pool of one home shard (under 1,024 blocks). Else
+    /// watched where shards are refilled, and so low by at most one magazine (256 blocks) a shard,
+    /// and by what came back while a preempted thread was looking.
     pub peak_blocks_used: usize,
     /// Blocks in use by sequences.
     pub blocks_used: usize,

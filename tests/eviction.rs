@@ -433,3 +433,34 @@ fn one_call_evicts_many_sequences_that_share_all_they_have() {
     assert_eq!(cache.used_block_count(), 0);
     assert_empties(&cache);
 }
+
+/// A victim that shares all it has takes a closer look, which must not wait for a reader.
+#[test]
+fn a_victim_may_be_chosen_while_a_sequence_is_read() {
+    with(LRU, |cache| {
+        cache.allocate(s(1), 8).unwrap();
+        cache.fork(s(1), s(2)).unwrap();
+        let target = cache.with_sequence(s(1), |_| cache.select_eviction_target());
+        assert_eq!(target, Some(Some(s(1))));
+    });
+}
+
+/// Looking closer holds what it looks at; two that look at once must not take each other for users.
+#[test]
+fn evictions_at_once_do_not_hide_victims_from_each_other() {
+    const PAIRS: u64 = 100;
+    for _ in 0..20 {
+        let cache = PagedKvCache::new(256, 4, 1, 1);
+        for pair in 0..PAIRS {
+            cache.allocate(s(2 * pair), 8).unwrap();
+            cache.fork(s(2 * pair), s(2 * pair + 1)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..PAIRS).for_each(|_| _ = cache.evict().unwrap()));
+            }
+        });
+        assert_eq!(cache.evict(), Err(NothingToEvict));
+        assert_empties(&cache);
+    }
+}

@@ -419,7 +419,7 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
             let ranges = LENGTHS.iter().zip(num_last).map(|(&(length, _), n)| length - n..length);
             let rows: Vec<_> = ids.iter().copied().zip(ranges).collect();
             let (mut of_ids, mut of_lease) = ([zero; 15], [pad; 15]);
-            let slots = cache.slots(&rows, gaps, &mut of_ids).unwrap();
+            let slots = cache.slot_mapping(&rows, gaps, &mut of_ids).unwrap();
             assert_eq!(lease.last_slots(&num_last, gaps, &mut of_lease), Ok(slots));
             assert_eq!(of_ids, of_lease);
 
@@ -433,7 +433,7 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
 
                     let (mut of_id, mut of_handle) = ([zero; 15], [pad; 15]);
                     let tokens = rows[row].1.clone();
-                    let slots = cache.slots(&rows[row..=row], gaps, &mut of_id).unwrap();
+                    let slots = cache.slot_mapping(&rows[row..=row], gaps, &mut of_id).unwrap();
                     let again = export::slot_mapping([(sequence, tokens)], gaps, &mut of_handle);
                     assert_eq!((again, of_id), (Ok(slots), of_handle));
 

@@ -7,7 +7,9 @@ use paged_kv::{
     Append, BlockId, BlockPool, EvictionStrategy, PagedKvCache, PagedKvError, SeqId, Sequence,
 };
 
-use PagedKvError::{OutOfMemory, SequenceExists, SequenceNotFound, TooManyTokens};
+use PagedKvError::{
+    BlockNotFound, InvalidConfig, OutOfMemory, SequenceExists, SequenceNotFound, TooManyTokens,
+};
 
 fn blocks(cache: &PagedKvCache, id: SeqId) -> Vec<BlockId> {
     cache.get_sequence(id).expect("the sequence is there").block_ids
@@ -624,4 +626,47 @@ fn a_clamped_threshold_is_one_that_can_be_met() {
         assert_eq!(cache.needs_eviction(), at_full, "{threshold}");
         assert_empties(&cache);
     }
+}
+
+#[test]
+fn a_release_by_id_takes_back_only_what_was_retained_by_id() {
+    let pool = BlockPool::new(4);
+    let table = pool.allocate(1).unwrap();
+    let id = table.as_slice()[0];
+    assert_eq!(pool.release(id), Err(BlockNotFound(id)), "the table owns it");
+    pool.retain(id).unwrap();
+    pool.release(id).unwrap();
+    assert_eq!(pool.release(id), Err(BlockNotFound(id)));
+    assert_eq!(pool.owners(id), Ok(1));
+    drop(table);
+    assert_eq!(pool.free_block_count(), 4);
+    pool.validate().unwrap();
+}
+
+#[test]
+fn a_block_size_whose_slots_overflow_is_refused() {
+    let huge = PagedKvCache::builder().num_blocks(8).block_bytes(1).block_size(1 << 62);
+    assert!(matches!(huge.build(), Err(InvalidConfig { parameter: "block_size", .. })));
+}
+
+/// Readers take turns with a thread that waits to change the sequence.
+#[test]
+fn readers_one_after_another_do_not_keep_an_append_out() {
+    let cache = PagedKvCache::new(16, 4, 1, 1);
+    cache.allocate(s(1), 4).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let reading = || !done.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while reading() {
+                    let nap = std::time::Duration::from_millis(2);
+                    cache.with_sequence(s(1), |_| std::thread::sleep(nap)).unwrap();
+                }
+            });
+        }
+        // Would hang, and not only be late, if a reader were always in.
+        drop(cache.append(s(1), 1).unwrap());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }

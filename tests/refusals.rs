@@ -156,7 +156,7 @@ const CALLS: &[(&str, Call)] = &[
         w.cache.csr(&[s(MISSING)], buffers, 0, Gaps::Show).map(drop)
     }),
     ("export slots past the end", |w| {
-        w.cache.slots(&[(s(1), 0..100)], Gaps::Show, &mut [0_i64; 100]).map(drop)
+        w.cache.slot_mapping(&[(s(1), 0..100)], Gaps::Show, &mut [0_i64; 100]).map(drop)
     }),
 ];
 

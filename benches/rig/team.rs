@@ -38,6 +38,9 @@ pub struct Slice {
     pub rate: f64,
     /// Share of the slice that its unluckiest thread spent ready to run but not running.
     pub waited: f64,
+    /// Share of all processors' time that went to other programs, in steps of 10 ms; nothing in a
+    /// slice that is not much longer than that.
+    pub others: f64,
 }
 
 /// Runs rounds of one slice a contender until `enough` says so.
@@ -50,7 +53,7 @@ pub fn alternate(contenders: &[Contender<'_>], mut enough: impl FnMut(&[Slice]) 
             scope.spawn(move || take_part(number, contenders, gate));
         }
         gate.barrier.wait(); // everybody has set up
-        let mut slices = vec![Slice { rate: 0.0, waited: 0.0 }; contenders.len()];
+        let mut slices = vec![Slice { rate: 0.0, waited: 0.0, others: 0.0 }; contenders.len()];
         for round in 0.. {
             for step in 0..contenders.len() {
                 let turn = if round % 2 == 0 { step } else { contenders.len() - 1 - step };
@@ -90,7 +93,7 @@ struct Part {
     operations: u64,
     start: Instant,
     end: Instant,
-    waited: Duration,
+    scheduled: Scheduled,
 }
 
 /// Where the threads and the one that directs them meet.
@@ -115,16 +118,24 @@ impl Gate {
     fn run(&self, turn: usize) -> Slice {
         self.turn.store(turn, Ordering::Relaxed);
         self.ready.store(0, Ordering::Relaxed);
+        let busy = machine_busy();
         self.barrier.wait();
         self.barrier.wait();
+        let busy = machine_busy().saturating_sub(busy);
         let mut parts = self.parts.lock().expect("no thread panics here");
         let start = parts.iter().map(|part| part.start).min().expect("a thread took part");
         let end = parts.iter().map(|part| part.end).max().expect("a thread took part");
         let operations: u64 = parts.iter().map(|part| part.operations).sum();
-        let waited = parts.iter().map(|part| part.waited).max().expect("a thread took part");
+        let waited = parts.iter().map(|part| part.scheduled.waited).max();
+        let ran: Duration = parts.iter().map(|part| part.scheduled.ran).sum();
         parts.clear();
         let seconds = (end - start).as_secs_f64();
-        Slice { rate: operations as f64 / seconds, waited: waited.as_secs_f64() / seconds }
+        let others = busy.saturating_sub(ran + TICK).as_secs_f64();
+        Slice {
+            rate: operations as f64 / seconds,
+            waited: waited.unwrap_or_default().as_secs_f64() / seconds,
+            others: others / seconds / cores() as f64,
+        }
     }
 
     fn stop(&self) {
@@ -133,10 +144,10 @@ impl Gate {
     }
 
     fn work(&self, contender: &Contender<'_>, burst: &mut Burst<'_>) -> Part {
-        let waited = time_waited();
+        let before = Scheduled::so_far();
         burst(); // warms the caches after the other contenders
         self.ready.fetch_add(1, Ordering::Relaxed);
-        if contender.threads <= thread::available_parallelism().map_or(1, usize::from) {
+        if contender.threads <= cores() {
             // A core for each: nobody begins before all are awake.
             while self.ready.load(Ordering::Relaxed) < contender.threads {
                 std::hint::spin_loop();
@@ -149,14 +160,49 @@ impl Gate {
             operations += burst();
             end = Instant::now();
         }
-        Part { operations, start, end, waited: time_waited().saturating_sub(waited) }
+        Part { operations, start, end, scheduled: Scheduled::so_far().since(before) }
     }
 }
 
-/// How long the calling thread has been waiting for a processor in all; zero where the system
-/// does not say.
-fn time_waited() -> Duration {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = stat.split_whitespace().nth(1).and_then(|field| field.parse().ok());
-    Duration::from_nanos(nanoseconds.unwrap_or(0))
+/// What the system did with a thread. Zero where it does not say.
+#[derive(Clone, Copy)]
+struct Scheduled {
+    ran: Duration,
+    /// Ready to run, but not running.
+    waited: Duration,
+}
+
+impl Scheduled {
+    /// Of the calling thread, since it began.
+    fn so_far() -> Self {
+        let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let mut fields = stat.split_whitespace().map(|field| field.parse().unwrap_or(0));
+        let mut next = || Duration::from_nanos(fields.next().unwrap_or(0));
+        Self { ran: next(), waited: next() }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            ran: self.ran.saturating_sub(before.ran),
+            waited: self.waited.saturating_sub(before.waited),
+        }
+    }
+}
+
+/// The unit in which the system counts the time of its processors.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Time that all processors together spent on anything, since they started.
+fn machine_busy() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks =
+        |at: usize| line.split_whitespace().nth(at).and_then(|field| field.parse::<u32>().ok());
+    // user, nice, system, irq, softirq, steal: all but idle and waiting for a disk.
+    let busy: u32 = [1, 2, 3, 6, 7, 8].into_iter().filter_map(ticks).sum();
+    TICK * busy
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }

@@ -26,6 +26,29 @@ fn of_two_releases_of_one_owner_one_is_refused() {
     });
 }
 
+/// What a table owns is not a count by id, also while the table is being dropped.
+#[test]
+fn a_release_by_id_of_a_tables_block_is_refused() {
+    explore(|| {
+        let (pool, _) = pool_and_kv(3, 2);
+        let table = pool.allocate(1).unwrap();
+        let id = table.as_slice()[0];
+        let their_pool = Arc::clone(&pool);
+        let ((), refusal) = race(
+            || {
+                drop(table);
+                drop(pool.allocate(2).unwrap());
+            },
+            move || {
+                drop(their_pool.allocate(1).unwrap());
+                their_pool.release(id)
+            },
+        );
+        assert_eq!(refusal, Err(PagedKvError::BlockNotFound(id)));
+        assert_all_free(&pool);
+    });
+}
+
 #[test]
 fn a_release_by_id_beside_the_tables_own_frees_once() {
     explore(|| {

@@ -114,6 +114,7 @@ fn a_fork_survives_the_release_of_the_other_holder() {
         );
         assert_eq!(pool.owners(forks.1.as_slice()[0]), Ok(1));
         assert_eq!(pool.owners(forks.1.as_slice()[2]), Ok(2));
+        assert!(!forks.1.is_exclusive(0), "a run may be read by others, whatever its words say");
         assert_used(&pool, 3);
         drop(forks);
         assert_all_free(&pool);

@@ -1,28 +1,27 @@
 //! Is every block accounted for? A comparison of the sequences with the blocks' words.
 //!
 //! What a sequence owns is compared under its own lock, exactly. What all sequences own together
-//! is compared only if two looks at everything agree: under load the answer is `Busy`, never a
-//! false fault. Handles and counts by id may own blocks that the map does not know; so may
-//! nobody own fewer than the map shows.
+//! is compared with the words as they were between two looks at everything. If both looks saw the
+//! same versions, every sequence seen held its blocks all the while, and the words must show at
+//! least as many owners; else the answer is `Busy`, never a false fault. (At least: handles and
+//! counts by id own blocks that the map does not know.)
 
 use std::collections::{HashMap, HashSet};
 
 use super::PagedKvCache;
-use super::slot::Slot;
+use super::slot::{Live, Slot, Version};
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, SeqId};
-use crate::sequence::Sequence;
+use crate::pool::BlockPool;
 use crate::sync::Arc;
 
 /// All that can be seen from the map.
 #[derive(Default, PartialEq)]
 struct Picture {
-    /// Length and number of blocks of each sequence.
-    sequences: HashMap<SeqId, (usize, usize)>,
+    sequences: HashMap<SeqId, Version>,
     /// Owners of each block, as far as the map shows them.
     owners: HashMap<BlockId, u32>,
     runs: HashSet<usize>,
-    words: HashMap<BlockId, u32>,
 }
 
 impl PagedKvCache {
@@ -44,17 +43,12 @@ impl PagedKvCache {
     /// ```
     pub fn validate(&self) -> Result<()> {
         self.pool.validate()?;
-        let first = self.picture()?;
-        if self.picture()? != first {
+        let before = self.picture()?;
+        let fault = before.fault(&self.pool)?;
+        if self.picture()? != before {
             return Err(PagedKvError::Busy);
         }
-        for (id, &seen) in &first.owners {
-            let owners = first.words[id];
-            if owners < seen {
-                return inconsistent(format!("{id} has {owners} owners, sequences show {seen}"));
-            }
-        }
-        Ok(())
+        fault.map_or(Ok(()), inconsistent)
     }
 
     fn picture(&self) -> Result<Picture> {
@@ -62,22 +56,20 @@ impl PagedKvCache {
         let mut in_use = Vec::new();
         for entry in &self.sequences {
             match entry.value() {
-                Slot::Owned(live) => self.add(&mut picture, *entry.key(), &live.sequence)?,
+                Slot::Owned(live) => self.add(&mut picture, *entry.key(), live)?,
                 Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
             }
         }
         for (id, shared) in in_use {
-            if let Some(live) = &*shared.live.read_recursive() {
-                self.add(&mut picture, id, &live.sequence)?;
+            if let Some(live) = &*shared.read() {
+                self.add(&mut picture, id, live)?;
             }
-        }
-        for &id in picture.owners.keys() {
-            picture.words.insert(id, self.pool.owners(id)?);
         }
         Ok(picture)
     }
 
-    fn add(&self, picture: &mut Picture, id: SeqId, sequence: &Sequence) -> Result<()> {
+    fn add(&self, picture: &mut Picture, id: SeqId, live: &Live) -> Result<()> {
+        let sequence = live.sequence();
         let given_up: usize = sequence.gaps().iter().map(|gap| gap.len()).sum();
         let (resident, logical) = (sequence.num_blocks(), sequence.num_logical_blocks());
         if resident + given_up != logical {
@@ -90,7 +82,7 @@ impl PagedKvCache {
                 return inconsistent(format!("{id} uses {block}, which nobody owns"));
             }
         }
-        picture.sequences.insert(id, (sequence.num_tokens(), resident));
+        picture.sequences.insert(id, live.version());
         for &block in sequence.table().private() {
             *picture.owners.entry(block).or_default() += 1;
         }
@@ -104,6 +96,19 @@ impl PagedKvCache {
             run = held.parent();
         }
         Ok(())
+    }
+}
+
+impl Picture {
+    /// A block whose word shows fewer owners than the picture, if there is one.
+    fn fault(&self, pool: &BlockPool) -> Result<Option<String>> {
+        for (&id, &seen) in &self.owners {
+            let owners = pool.owners(id)?;
+            if owners < seen {
+                return Ok(Some(format!("{id} has {owners} owners, sequences show {seen}")));
+            }
+        }
+        Ok(None)
     }
 }
 

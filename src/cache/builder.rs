@@ -175,8 +175,8 @@ impl PagedKvCacheBuilder {
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) names the first parameter that makes no
-    /// sense: a size of 0, more than `u32::MAX - 1` blocks, a threshold outside 0..=1, no
-    /// priority level, or bytes that do not fit a `usize`.
+    /// sense: a size of 0, more than `u32::MAX - 1` blocks, more than 1024 home shards, a threshold
+    /// outside 0..=1, no priority level, slots that do not fit a `u64`, or bytes a `usize`.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder();
@@ -205,6 +205,9 @@ impl PagedKvCacheBuilder {
         }
         if self.eviction_strategy == (EvictionStrategy::Priority { levels: 0 }) {
             return invalid("eviction_strategy", "0 priority levels, at least 1 needed".to_owned());
+        }
+        if (self.num_blocks as u64).checked_mul(self.block_size as u64).is_none() {
+            return invalid("block_size", format!("{}: slots overflow 64 bits", self.block_size));
         }
         let block_bytes = self.checked_block_bytes()?;
         let shards = self.home_shards.unwrap_or_else(|| default_shards(self.num_blocks));

@@ -30,7 +30,8 @@ impl PagedKvCache {
         self.utilization() >= self.eviction_threshold
     }
 
-    /// The sequence that [`evict`](Self::evict) would take now. `O(sequences)`.
+    /// The sequence that [`evict`](Self::evict) would take now. `O(sequences)`; if the first one
+    /// would free nothing by itself, `O(blocks)` besides.
     ///
     /// Passed over are leased sequences, and those of whose blocks none would be free even if
     /// every unleased sequence went (leased ones or handles use them too).
@@ -63,7 +64,8 @@ impl PagedKvCache {
         keys.into_iter().map(|key| key.seq_id).find(|&id| prospects.is_worth_evicting(id))
     }
 
-    /// Removes one whole sequence, chosen by the strategy, and says which. `O(sequences)`.
+    /// Removes one whole sequence, chosen by the strategy, and says which. Cost as
+    /// [`select_eviction_target`](Self::select_eviction_target).
     ///
     /// # Errors
     /// [`NothingToEvict`](PagedKvError::NothingToEvict) when
@@ -176,19 +178,20 @@ impl PagedKvCache {
 
     /// `None` for a sequence without blocks, which no eviction could free.
     fn eviction_key(&self, id: SeqId, live: &Live) -> Option<EvictionKey> {
-        let has_blocks = live.sequence.num_blocks() > 0;
+        let has_blocks = live.sequence().num_blocks() > 0;
         has_blocks.then(|| self.eviction_strategy.key(&live.candidate(id)))
     }
 
     /// True if evicting this sequence alone surely frees a block: the usual case.
     fn frees_a_block(&self, id: SeqId) -> bool {
-        let frees = |live: &mut Live| live.sequence.table().frees_a_block();
-        self.update(id, |_| true, frees).unwrap_or(false)
+        self.look(id, |sequence| Ok(sequence.table().frees_a_block())).unwrap_or(false)
     }
 
     fn prospects(&self) -> Prospects {
+        // One at a time: an assessment holds the runs it counts, and another would count it.
+        let _alone = self.assessing.lock();
         let mut prospects = Prospects::default();
-        self.for_each_unleased(|id, live| prospects.add(id, live.sequence.table()));
+        self.for_each_unleased(|id, live| prospects.add(id, live.sequence().table()));
         prospects.judge();
         prospects
     }
@@ -205,7 +208,7 @@ impl PagedKvCache {
             }
         }
         for (id, shared) in in_use {
-            if let Some(live) = &*shared.live.read_recursive() {
+            if let Some(live) = &*shared.read() {
                 look(id, live);
             }
         }

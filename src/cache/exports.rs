@@ -96,12 +96,12 @@ impl PagedKvCache {
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
     /// cache.allocate(SeqId(1), 6)?;
     /// let mut slots = [0_i64; 2];
-    /// assert_eq!(cache.slots(&[(SeqId(1), 4..6)], Gaps::Show, &mut slots)?, 2);
+    /// assert_eq!(cache.slot_mapping(&[(SeqId(1), 4..6)], Gaps::Show, &mut slots)?, 2);
     /// assert_eq!(slots[1], slots[0] + 1);
-    /// assert!(cache.slots(&[(SeqId(1), 4..7)], Gaps::Show, &mut slots).is_err());
+    /// assert!(cache.slot_mapping(&[(SeqId(1), 4..7)], Gaps::Show, &mut slots).is_err());
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn slots<T: KernelInt>(
+    pub fn slot_mapping<T: KernelInt>(
         &self,
         rows: &[(SeqId, Range<usize>)],
         gaps: Gaps,
@@ -115,17 +115,22 @@ impl PagedKvCache {
     }
 
     /// Looks at a sequence where it is; a very long one outside the map's lock.
-    fn look<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> Result<R>) -> Result<R> {
-        let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
-            match &mut *slot {
-                Slot::Owned(live) if live.is_brief() => return read(&live.sequence),
-                Slot::Owned(_) => slot.share(),
-                Slot::Shared(shared) => Arc::clone(shared),
-            }
+    pub(super) fn look<R>(
+        &self,
+        id: SeqId,
+        read: impl FnOnce(&Sequence) -> Result<R>,
+    ) -> Result<R> {
+        let shared = match &*self.sequences.get(&id).ok_or_else(not_found(id))? {
+            Slot::Owned(live) if live.is_brief() => return read(live.sequence()),
+            Slot::Owned(_) => None,
+            Slot::Shared(shared) => Some(Arc::clone(shared)),
         };
-        match &*shared.live.read_recursive() {
-            Some(live) => read(&live.sequence),
+        let shared = match shared {
+            Some(shared) => shared,
+            None => self.sequences.get_mut(&id).ok_or_else(not_found(id))?.share(),
+        };
+        match &*shared.read() {
+            Some(live) => read(live.sequence()),
             None => Err(not_found(id)()),
         }
     }

@@ -28,18 +28,22 @@ impl PagedKvCache {
     /// ```
     pub fn get_sequence(&self, id: SeqId) -> Option<SequenceInfo> {
         let shared = match &*self.sequences.get(&id)? {
-            Slot::Owned(live) => return Some(live.info(id, 0)),
-            Slot::Shared(shared) => Arc::clone(shared),
+            Slot::Owned(live) if live.is_brief() => return Some(live.info(id, 0)),
+            Slot::Owned(_) => None,
+            Slot::Shared(shared) => Some(Arc::clone(shared)),
         };
-        let live = shared.live.read_recursive();
+        let shared = shared.or_else(|| Some(self.sequences.get_mut(&id)?.share()))?;
+        let live = shared.read();
         live.as_ref().map(|live| live.info(id, shared.leases()))
     }
 
     /// Lets `read` look at a sequence without a copy; `None` if the cache has none of that id.
     ///
     /// No map lock is held meanwhile, but the sequence's own: `read` may look at the cache, even at
-    /// the same sequence again, but a call that changes or removes this very sequence (an eviction
-    /// might choose it) would wait for `read` to end, forever.
+    /// the same sequence again. A call that needs to change or remove this very sequence waits for
+    /// `read` to end; made by `read` itself, it waits forever. Such are append, fork, truncate, trim,
+    /// touch, set_priority and free of it, a batch with it, and an eviction that may choose it; two
+    /// closures must not do such things to each other's sequences either.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -52,8 +56,7 @@ impl PagedKvCache {
     /// ```
     pub fn with_sequence<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> R) -> Option<R> {
         let shared = self.sequences.get_mut(&id)?.share();
-        let live = shared.live.read_recursive();
-        live.as_ref().map(|live| read(&live.sequence))
+        shared.show(read)
     }
 
     /// The ids in the cache, in no order. Takes each shard lock once, one after the other.
@@ -84,8 +87,8 @@ impl PagedKvCache {
         self.sequences.len()
     }
 
-    /// The counts so far. Reads two words a home shard; see [`CacheStats`] for what holds under
-    /// load.
+    /// The counts so far. Reads each home shard's counts a few times, and takes each map shard's
+    /// lock once to count the sequences; see [`CacheStats`] for what holds under load.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -235,8 +238,8 @@ impl Live {
     fn info(&self, seq_id: SeqId, leases: u32) -> SequenceInfo {
         SequenceInfo {
             seq_id,
-            num_tokens: self.sequence.num_tokens(),
-            block_ids: self.sequence.block_ids().to_vec(),
+            num_tokens: self.sequence().num_tokens(),
+            block_ids: self.sequence().block_ids().to_vec(),
             access_count: self.access_count,
             priority: self.priority,
             leases,

@@ -175,7 +175,7 @@ impl Lease {
         self.leased.is_empty()
     }
 
-    /// Lets one sequence leave the lease; the rows behind it move up. `O(rows)`, no map.
+    /// Lets one sequence leave the lease; the rows behind it move up. `O(rows * log(rows))`, no map.
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when the lease does not have it.
@@ -268,8 +268,8 @@ impl Lease {
         mut look: impl FnMut(usize, &Sequence) -> Result<()>,
     ) -> Result<()> {
         self.leased.iter().enumerate().try_for_each(|(row, leased)| {
-            let live = leased.slot.live.read_recursive();
-            look(row, &live.as_ref().expect(STAYS).sequence)
+            let live = leased.slot.read();
+            look(row, live.as_ref().expect(STAYS).sequence())
         })
     }
 
@@ -291,7 +291,7 @@ impl Lease {
         let mut rows: Vec<LockedRow<'_>> = emptied(std::mem::take(&mut self.rows));
         rows.extend(num_new_tokens.iter().map(|&n| LockedRow { live: None, num_new_tokens: n }));
         for &row in &self.lock_order {
-            rows[row].live = Some(self.leased[row].slot.live.write());
+            rows[row].live = Some(self.leased[row].slot.write());
         }
         let changed = change(&mut rows, &self.clock);
         self.rows = emptied(rows);
@@ -342,7 +342,7 @@ impl LockedRow<'_> {
 
 impl BatchRow for LockedRow<'_> {
     fn sequence(&mut self) -> &mut Sequence {
-        &mut self.live().sequence
+        self.live().sequence_mut()
     }
     fn num_new_tokens(&self) -> usize {
         self.num_new_tokens

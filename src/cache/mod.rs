@@ -11,15 +11,15 @@ mod audit;
 mod builder;
 mod eviction;
 mod exports;
+mod id_hash;
 mod inspect;
 mod lease;
 mod operations;
 mod prospects;
 mod slot;
 
-use foldhash::fast::RandomState;
-
 pub use self::builder::PagedKvCacheBuilder;
+use self::id_hash::IdHash;
 pub use self::lease::Lease;
 use self::slot::{Live, Slot};
 use crate::clock::RecencyClock;
@@ -29,14 +29,11 @@ use crate::evict::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
 use crate::sequence::Sequence;
-use crate::sync::{Arc, DashMap, Entry};
+use crate::sync::{Arc, DashMap, Entry, Mutex};
 
 /// Shards of the map. Many more than cores: a thread that is descheduled inside one of them holds
 /// up one request in 256, for the length of a time slice.
 const MAP_SHARDS: usize = 256;
-
-/// Longer tables are forked and cut outside the map's lock.
-const BRIEF_BLOCKS: usize = 1024;
 
 /// A paged KV cache that many scheduler threads share.
 ///
@@ -63,9 +60,11 @@ const BRIEF_BLOCKS: usize = 1024;
 /// ```
 pub struct PagedKvCache {
     pool: BlockPool,
-    sequences: DashMap<SeqId, Slot, RandomState>,
+    sequences: DashMap<SeqId, Slot, IdHash>,
     clock: Arc<RecencyClock>,
     evictions: ShardedCounter,
+    /// Held by whoever assesses the prospects of evictions.
+    assessing: Mutex<()>,
     /// Blocks that a losing racer took and gave back unseen: in the ledgers, in no statistic.
     undone: ShardedCounter,
     block_size: usize,
@@ -116,12 +115,13 @@ impl PagedKvCache {
         eviction_strategy: EvictionStrategy,
         eviction_threshold: f64,
     ) -> Self {
-        let hasher = RandomState::default();
+        let hasher = IdHash::default();
         Self {
             pool,
             sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
             clock: Arc::new(RecencyClock::new()),
             evictions: ShardedCounter::new(),
+            assessing: Mutex::new(()),
             undone: ShardedCounter::new(),
             block_size,
             block_bytes,
@@ -156,24 +156,29 @@ impl PagedKvCache {
         self
     }
 
-    /// Changes a sequence: under the map's lock if it is alone there and `stays` says so, else
-    /// under its own.
-    fn update<R>(
+    /// Changes a sequence, briefly: under the map's lock if it is alone there, else its own.
+    fn update<R>(&self, id: SeqId, change: impl FnOnce(&mut Live) -> R) -> Result<R> {
+        self.update_if(id, |_| true, change)
+    }
+
+    /// As [`update`](Self::update), but under the map's lock only if that will be `brief`.
+    fn update_if<R>(
         &self,
         id: SeqId,
-        stays: impl FnOnce(&Live) -> bool,
+        brief: impl FnOnce(&Live) -> bool,
         change: impl FnOnce(&mut Live) -> R,
     ) -> Result<R> {
         let shared = {
             let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             if let Slot::Owned(live) = slot.settle()
-                && stays(live)
+                && brief(live)
             {
                 return Ok(change(live));
             }
             slot.share()
         };
-        shared.live.write().as_mut().map(change).ok_or_else(not_found(id))
+        let mut live = shared.write();
+        live.as_mut().map(change).ok_or_else(not_found(id))
     }
 
     /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock.
@@ -181,19 +186,19 @@ impl PagedKvCache {
         loop {
             let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
             let shared = match slot.settle() {
-                Slot::Owned(live) => return Ok(trim(&mut live.sequence)),
+                Slot::Owned(live) => return Ok(trim(live.sequence_mut())),
                 Slot::Shared(shared) if shared.leases() > 0 => {
                     return Err(PagedKvError::SequenceLeased(id));
                 }
                 Slot::Shared(shared) => Arc::clone(shared),
             };
-            if let Some(mut live) = shared.live.try_write() {
+            if let Some(mut live) = shared.try_write() {
                 let live = live.as_mut().ok_or_else(not_found(id))?;
-                return Ok(trim(&mut live.sequence));
+                return Ok(trim(live.sequence_mut()));
             }
             // Somebody is at it: wait for them without the map's lock.
             drop(slot);
-            drop(shared.live.write());
+            drop(shared.write());
         }
     }
 
@@ -213,20 +218,17 @@ impl PagedKvCache {
 
     /// Takes a sequence that nobody leases out of the map.
     fn take_out(&self, id: SeqId) -> Result<Live> {
-        let slot = match self.sequences.entry(id) {
-            Entry::Vacant(_) => return Err(not_found(id)()),
-            Entry::Occupied(occupied) if occupied.get().leases() > 0 => {
-                return Err(PagedKvError::SequenceLeased(id));
+        loop {
+            if let Some((_, slot)) = self.sequences.remove_if(&id, |_, slot| slot.leases() == 0) {
+                return slot.into_live().ok_or_else(not_found(id));
             }
-            Entry::Occupied(occupied) => occupied.remove(),
-        };
-        slot.into_live().ok_or_else(not_found(id))
-    }
-}
-
-impl Live {
-    fn is_brief(&self) -> bool {
-        self.sequence.num_blocks() <= BRIEF_BLOCKS
+            match self.sequences.get(&id) {
+                None => return Err(not_found(id)()),
+                Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
+                // Its lease has ended since, or it is a new one.
+                Some(_) => {}
+            }
+        }
     }
 }
 

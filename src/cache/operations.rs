@@ -97,22 +97,19 @@ impl PagedKvCache {
         let Slot::Owned(live) = slot.settle() else {
             return None;
         };
-        let new_blocks = live.sequence.append_near(num_new_tokens)?;
+        let new_blocks = live.sequence_mut().append_near(num_new_tokens)?;
         live.note_use(self.clock.stamp());
         Some(new_blocks)
     }
 
     /// The append under the sequence's own lock.
     fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        self.update(
-            id,
-            |_| false,
-            |live| {
-                let append = live.sequence.append(num_new_tokens)?;
-                live.note_use(self.clock.stamp());
-                Ok(append)
-            },
-        )?
+        let append = |live: &mut Live| {
+            let append = live.sequence_mut().append(num_new_tokens)?;
+            live.note_use(self.clock.stamp());
+            Ok(append)
+        };
+        self.update_if(id, |_| false, append)?
     }
 
     /// Removes a sequence and gives back every block that no one else uses. Takes one shard lock.
@@ -164,7 +161,7 @@ impl PagedKvCache {
     }
 
     /// A second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
-    /// [`Sequence::fork`]. Takes two shard locks, one after the other.
+    /// [`Sequence::fork`]. Takes three shard locks, one after the other.
     ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
@@ -183,14 +180,11 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
-        let fork = |live: &mut Live| Ok((live.sequence.fork_uncounted()?, live.priority));
-        let forked = self.update(src, Live::is_brief, fork).flatten();
-        // That `dst` exists is said first, though it is found out last: it needs no third lock.
-        let (sequence, priority) =
-            forked.map_err(|refusal| match self.sequences.contains_key(&dst) {
-                true => PagedKvError::SequenceExists(dst),
-                false => refusal,
-            })?;
+        if self.sequences.contains_key(&dst) {
+            return Err(PagedKvError::SequenceExists(dst));
+        }
+        let fork = |live: &mut Live| Ok((live.sequence_mut().fork_uncounted()?, live.priority));
+        let (sequence, priority) = self.update_if(src, Live::is_brief, fork)??;
         let handle = sequence.table().pool().clone();
         self.insert(dst, Live::new(sequence, priority, self.clock.stamp()))?;
         handle.count_fork();
@@ -216,7 +210,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn truncate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
-        self.update(id, Live::is_brief, |live| live.sequence.truncate(num_tokens))?
+        self.update_if(id, Live::is_brief, |live| live.sequence_mut().truncate(num_tokens))?
     }
 
     /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the
@@ -263,7 +257,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn touch(&self, id: SeqId) -> Result<()> {
-        self.update(id, |_| true, |live| live.note_use(self.clock.stamp()))
+        self.update(id, |live| live.note_use(self.clock.stamp()))
     }
 
     /// Sets what [`EvictionStrategy::Priority`] looks at; 0 at first. Takes one shard lock.
@@ -282,6 +276,6 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn set_priority(&self, id: SeqId, priority: u32) -> Result<()> {
-        self.update(id, |_| true, |live| live.priority = priority)
+        self.update(id, |live| live.priority = priority)
     }
 }

@@ -11,22 +11,57 @@
 //!
 //! A slot does not know its map.
 
+use std::cell::Cell;
+
 use crate::evict::Candidate;
 use crate::id::SeqId;
 use crate::sequence::Sequence;
-use crate::sync::{Arc, AtomicU32, Ordering, RwLock};
+use crate::sync::{Arc, AtomicU32, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Longer tables are forked, cut and read outside the map's lock.
+const BRIEF_BLOCKS: usize = 1024;
 
 /// A sequence and what eviction wants to know of it.
 pub(super) struct Live {
-    pub(super) sequence: Sequence,
+    sequence: Sequence,
     pub(super) access_count: u64,
     pub(super) last_access: u64,
     pub(super) priority: u32,
+    changes: u32,
+}
+
+/// What is never the same for two states of the cache's sequences.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    last_access: u64,
+    changes: u32,
 }
 
 impl Live {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
-        Self { sequence, access_count: 1, last_access: stamp, priority }
+        Self { sequence, access_count: 1, last_access: stamp, priority, changes: 0 }
+    }
+
+    #[inline]
+    pub(super) fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// The sequence, to be changed: that makes another version.
+    #[inline]
+    pub(super) fn sequence_mut(&mut self) -> &mut Sequence {
+        self.changes = self.changes.wrapping_add(1);
+        &mut self.sequence
+    }
+
+    /// Stamps are unique, so a sequence made anew under the same id has another version too.
+    pub(super) fn version(&self) -> Version {
+        Version { last_access: self.last_access, changes: self.changes }
+    }
+
+    /// True if an operation in proportion to the blocks may go on under the map's lock.
+    pub(super) fn is_brief(&self) -> bool {
+        self.sequence.num_blocks() <= BRIEF_BLOCKS
     }
 
     #[inline]
@@ -58,7 +93,12 @@ pub(super) enum Slot {
 pub(super) struct SharedSlot {
     leases: AtomicU32,
     /// `None` once the sequence was freed or evicted.
-    pub(super) live: RwLock<Option<Live>>,
+    live: RwLock<Option<Live>>,
+}
+
+thread_local! {
+    /// Sequences whose locks this thread holds while a caller's closure looks at them.
+    static LOOKING: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Slot {
@@ -103,6 +143,34 @@ impl Slot {
 }
 
 impl SharedSlot {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Option<Live>> {
+        self.live.write()
+    }
+
+    pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<Live>>> {
+        self.live.try_write()
+    }
+
+    /// The sequence, to be read. Takes its turn behind threads that wait to change it, unless
+    /// they might be waiting for this very thread.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
+        if LOOKING.get() == 0 { self.live.read() } else { self.live.read_recursive() }
+    }
+
+    /// Shows the sequence to a caller's closure, which may read again.
+    pub(super) fn show<R>(&self, look: impl FnOnce(&Sequence) -> R) -> Option<R> {
+        struct Looking;
+        impl Drop for Looking {
+            fn drop(&mut self) {
+                LOOKING.set(LOOKING.get() - 1);
+            }
+        }
+        let live = self.read();
+        LOOKING.set(LOOKING.get() + 1);
+        let _looking = Looking;
+        live.as_ref().map(|live| look(&live.sequence))
+    }
+
     pub(super) fn leases(&self) -> u32 {
         // Acquire: pairs with `end_lease`; who finds no lease sees what its holder did.
         self.leases.load(Ordering::Acquire)

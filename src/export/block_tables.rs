@@ -165,7 +165,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn check_rows(&self, additional: usize) -> Result<()> {
-        let (rows, stride) = (self.rows + additional, self.shape.stride);
+        let (rows, stride) = (self.rows.saturating_add(additional), self.shape.stride);
         if rows > self.out.len() / stride {
             return Err(buffer_size(rows, stride, self.out.len()));
         }

@@ -185,7 +185,7 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn check_rows(&self, additional: usize) -> Result<()> {
-        let rows = self.rows + additional;
+        let rows = self.rows.saturating_add(additional);
         check_at_least("last_page_len", rows, self.buffers.last_page_len.len())
     }
 

@@ -40,8 +40,8 @@ impl Ledger {
     #[inline]
     pub(crate) fn took(&self, blocks: u64) {
         let taken = self.taken.load(Ordering::Relaxed) + blocks;
-        // Release, here and below: pairs with the Acquire loads in `sum`; whoever counts a block
-        // as given counts the taking that came before.
+        // Release: pairs with the Acquire loads in `sum`; a refusal that counts this taking counts
+        // the givings that came before it. Loom: a_batch_is_in_one_hand_when_it_is_stolen.
         self.taken.store(taken, Ordering::Release);
     }
 
@@ -49,6 +49,8 @@ impl Ledger {
     #[inline]
     pub(crate) fn gave(&self, blocks: u64) {
         let given = self.given.load(Ordering::Relaxed) + blocks;
+        // Release: pairs with the Acquire loads in `sum`; a statistic that counts this giving counts
+        // the taking that came before it. Loom: a_block_is_not_counted_as_given_before_it_was_taken.
         self.given.store(given, Ordering::Release);
     }
 }

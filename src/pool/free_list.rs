@@ -12,37 +12,27 @@
 //! instead of waiting.
 //!
 //! Invariants: ids move only under a claim, so a free id is in a shard, in the depot, or in the
-//! hands of a claim's holder; a block becomes free, or stops being free, under a claim; a holder
-//! of one claim never waits for another.
+//! hands of a claim's holder; a block becomes free, or stops being free, under a claim; nobody
+//! waits for a claim while holding one, but for the one thread that holds `shortage`.
 //!
-//! **Progress.** A refusal waits for nobody. An allocation that finds enough in its home shard or
-//! in the depot waits only where every shard is claimed (which a pool of one shard makes likely)
-//! or inside `ArrayQueue` for a thread descheduled between its two writes there. One that must
-//! collect from all shards takes the `shortage` mutex, so that two collectors never refuse each
-//! other, and waits for a descheduled holder of ids it needs.
+//! **Progress.** A refusal by the ledgers waits for nobody. An allocation that finds enough in its
+//! home shard or in the depot waits only where every shard is claimed (which a pool of one shard
+//! makes likely) or inside `ArrayQueue` for a thread descheduled between its two writes there. One
+//! that must look further tries the other shards once, and then takes the `shortage` mutex and
+//! claims them all: it waits for whoever is in one, and who needs one meanwhile waits for it.
 //!
 //! The free list does not know what blocks are for.
 
 mod audit;
+mod shard;
 
+use self::shard::{BATCH, Batch, Claim, Shard};
 use super::capacity::{Ledger, Peak, Totals, room_at_most, totals};
 use super::state::BlockWords;
 use crate::id::BlockId;
-use crate::sync::{
-    ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, CachePadded, Mutex, Ordering,
-    thread_ordinal,
-};
+use crate::sync::{ArrayQueue, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
 
-/// Blocks that travel between a shard and the depot in one queue operation, and the most that
-/// are released under one claim.
-const BATCH: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
-
-/// Free ids that a home shard holds at most. Two batches: whoever crosses the border between two
-/// of them back and forth does not move one each time.
-pub(crate) const MAGAZINE: usize = 2 * BATCH;
-
-/// Free ids on their way through the depot.
-struct Batch([BlockId; BATCH]);
+pub(super) use self::shard::MAGAZINE;
 
 /// The free blocks of a pool.
 pub(crate) struct FreeList {
@@ -52,15 +42,6 @@ pub(crate) struct FreeList {
     /// Serializes collectors. Never taken while a claim is held.
     shortage: Mutex<()>,
     peak: Peak,
-}
-
-/// Loose free ids, and the counts of what went through here.
-struct Shard {
-    claimed: AtomicBool,
-    len: AtomicUsize,
-    ledger: Ledger,
-    /// The magazine, a stack: the first `len` are free ids.
-    ids: Box<[AtomicU32]>,
 }
 
 impl FreeList {
@@ -73,9 +54,8 @@ impl FreeList {
         let list = Self {
             total,
             shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose))).collect(),
-            // Only full batches go in: never more than total / BATCH. The slack keeps a
-            // pusher from meeting a popper that has not left its slot.
-            depot: ArrayQueue::new(total / BATCH + shards + 1),
+            // Only full batches go in: never more than total / BATCH.
+            depot: ArrayQueue::new(if shards == 1 { 1 } else { total / BATCH + shards }),
             shortage: Mutex::new(()),
             peak: Peak::new(),
         };
@@ -123,6 +103,9 @@ impl FreeList {
     /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId], words: &BlockWords) {
+        if ids.is_empty() {
+            return;
+        }
         if ids.len() <= BATCH
             && let Some(mut home) = self.home().try_claim()
         {
@@ -130,16 +113,6 @@ impl FreeList {
         } else {
             self.give_batches(ids, words);
         }
-    }
-
-    /// Takes an owner off `id` for a caller that may be wrong: `None` if nobody owns it.
-    pub(crate) fn give_checked(&self, id: BlockId, words: &BlockWords) -> Option<()> {
-        let mut home = self.claim();
-        if words.release_shared(id)? {
-            home.push(id, &self.depot);
-            home.shard.ledger.gave(1);
-        }
-        Some(())
     }
 
     /// Blocks that left and returned to room so far.
@@ -152,8 +125,9 @@ impl FreeList {
         self.totals().used().min(self.total)
     }
 
-    /// The most blocks that were in use at once: exact with one shard, else low by at most a
-    /// magazine a shard (only refills are watched).
+    /// The most blocks that were in use at once: exact with one shard. Else only refills are
+    /// watched, which makes it low by what the shards' magazines gave out since, and by what came
+    /// back in the middle of a look.
     pub(crate) fn peak(&self) -> usize {
         self.peak.note(self.used_at_least());
         self.peak.get()
@@ -234,15 +208,31 @@ impl FreeList {
             return Ok(());
         }
         let _sole_collector = self.shortage.lock();
-        let mut backoff = Backoff::new();
-        loop {
-            self.refuse_if_short(n)?;
-            if self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
-                return Ok(());
-            }
-            // There was room, so somebody holds it in a claim, or took it since.
-            backoff.wait();
+        self.take_from_all(n, words, out)
+    }
+
+    /// Takes or refuses with every shard claimed, for the holder of `shortage`: exact, and after
+    /// a bounded time even if others never rest.
+    fn take_from_all(
+        &self,
+        n: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> Result<(), usize> {
+        let mut claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
+        // Nobody else is at the depot.
+        let room = claims.iter().map(|claim| claim.len()).sum::<usize>() + self.depot.len() * BATCH;
+        if room < n {
+            return Err(room);
         }
+        let start = out.len();
+        for claim in &mut claims {
+            claim.pop(start + n - out.len(), out);
+        }
+        let home = &mut claims[0];
+        self.pop_depot(home, start + n, out);
+        self.own_taken(home, start, words, out);
+        Ok(())
     }
 
     /// Releases at most `BATCH` blocks.
@@ -253,12 +243,10 @@ impl FreeList {
         let len = home.make_room(ids.len(), &self.depot);
         let slots = &home.shard.ids[len..len + ids.len()];
         let mut given = 0;
-        for &id in ids.iter().rev() {
-            if words.release(id) {
-                slots[given].store(id.0, Ordering::Relaxed);
-                given += 1;
-            }
-        }
+        words.release_all(ids, |id| {
+            slots[given].store(id.0, Ordering::Relaxed);
+            given += 1;
+        });
         home.set_len(len + given);
         home.shard.ledger.gave(given as u64);
     }
@@ -283,13 +271,7 @@ impl FreeList {
         let start = out.len();
         let end = start + n;
         home.pop(n, out);
-        while out.len() < end
-            && let Some(Batch(ids)) = self.depot.pop()
-        {
-            let (needed, rest) = ids.split_at(BATCH.min(end - out.len()));
-            out.extend_from_slice(needed);
-            rest.iter().for_each(|&id| home.push(id, &self.depot));
-        }
+        self.pop_depot(home, end, out);
         if reach == Reach::EveryShard {
             self.steal(home, end, out);
         }
@@ -297,10 +279,27 @@ impl FreeList {
             out.drain(start..).for_each(|id| home.push(id, &self.depot));
             return false;
         }
-        out[start..].iter().for_each(|&id| words.occupy(id));
-        home.shard.ledger.took(n as u64);
-        self.peak.note(self.used_at_least());
+        self.own_taken(home, start, words, out);
         true
+    }
+
+    /// Fills `out` up to `end` from the depot; what is left of a batch goes to `home`.
+    fn pop_depot(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
+        while out.len() < end
+            && let Some(Batch(ids)) = self.depot.pop()
+        {
+            let (needed, rest) = ids.split_at(BATCH.min(end - out.len()));
+            out.extend_from_slice(needed);
+            rest.iter().for_each(|&id| home.push(id, &self.depot));
+        }
+    }
+
+    /// Gives each block of `out[start..]` its owner, and counts it as taken through `home`.
+    fn own_taken(&self, home: &mut Claim<'_>, start: usize, words: &BlockWords, out: &[BlockId]) {
+        let taken = &out[start..];
+        taken.iter().for_each(|&id| words.occupy(id));
+        home.shard.ledger.took(taken.len() as u64);
+        self.peak.note(self.used_at_least());
     }
 
     /// Fills `out` up to `end` from other shards, and takes half of each on the way: a thread
@@ -328,107 +327,4 @@ impl FreeList {
 enum Reach {
     Depot,
     EveryShard,
-}
-
-impl Shard {
-    fn new(loose: usize) -> Self {
-        Self {
-            claimed: AtomicBool::new(false),
-            len: AtomicUsize::new(0),
-            ledger: Ledger::new(),
-            ids: (0..loose).map(|_| AtomicU32::new(0)).collect(),
-        }
-    }
-
-    #[inline]
-    fn try_claim(&self) -> Option<Claim<'_>> {
-        // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their
-        // words, and through them all that earlier owners did with the blocks.
-        // Loom: a_blocks_next_owner_sees_its_last.
-        let claim =
-            self.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
-        claim.is_ok().then(|| Claim { shard: self })
-    }
-}
-
-/// The right to change a shard, and with it ids in the depot. Ends when dropped, also by a panic.
-struct Claim<'a> {
-    shard: &'a Shard,
-}
-
-// All accesses to `len` and `ids` are Relaxed: they are made under the claim only, and its
-// hand-over orders them.
-impl Claim<'_> {
-    #[inline]
-    fn len(&self) -> usize {
-        self.shard.len.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn set_len(&mut self, len: usize) {
-        self.shard.len.store(len, Ordering::Relaxed);
-    }
-
-    /// Moves `n` ids, as many as there are or fewer, to `out`, each with one owner now.
-    #[inline]
-    fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
-        let len = self.len();
-        self.set_len(len - n);
-        out.extend(self.shard.ids[len - n..len].iter().rev().map(|slot| {
-            let id = BlockId(slot.load(Ordering::Relaxed));
-            words.occupy(id);
-            id
-        }));
-        self.shard.ledger.took(n as u64);
-    }
-
-    /// Moves up to `n` ids to `out`.
-    fn pop(&mut self, n: usize, out: &mut Vec<BlockId>) {
-        let len = self.len();
-        let rest = len.saturating_sub(n);
-        let slots = self.shard.ids[rest..len].iter().rev();
-        out.extend(slots.map(|slot| BlockId(slot.load(Ordering::Relaxed))));
-        self.set_len(rest);
-    }
-
-    fn pop_one(&mut self) -> BlockId {
-        let len = self.len() - 1;
-        self.set_len(len);
-        BlockId(self.shard.ids[len].load(Ordering::Relaxed))
-    }
-
-    #[inline]
-    fn push(&mut self, id: BlockId, depot: &ArrayQueue<Batch>) {
-        let len = self.make_room(1, depot);
-        self.shard.ids[len].store(id.0, Ordering::Relaxed);
-        self.set_len(len + 1);
-    }
-
-    /// The number of ids, once there is room for `n` more, at most a batch.
-    #[inline]
-    fn make_room(&mut self, n: usize, depot: &ArrayQueue<Batch>) -> usize {
-        let len = self.len();
-        if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
-    }
-
-    /// Moves the uppermost of `len` ids to the depot, a batch of them, and returns how many
-    /// are left.
-    #[cold]
-    fn spill(&mut self, len: usize, depot: &ArrayQueue<Batch>) -> usize {
-        let rest = len - BATCH;
-        let slots = &self.shard.ids[rest..];
-        let id = |at: usize| BlockId(slots[at].load(Ordering::Relaxed));
-        let pushed = depot.push(Batch(std::array::from_fn(id)));
-        assert!(pushed.is_ok(), "the depot has room for every block of the pool");
-        self.set_len(rest);
-        rest
-    }
-}
-
-impl Drop for Claim<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // Release: pairs with the exchange in `Shard::try_claim`.
-        self.shard.claimed.store(false, Ordering::Release);
-    }
 }

@@ -15,10 +15,10 @@ use std::fmt;
 
 use self::capacity::Totals;
 use self::free_list::{FreeList, MAGAZINE};
-use self::state::{BlockState, BlockWords};
+use self::state::{BlockState, BlockWords, IdCounts};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::sync::{Arc, AtomicBool, AtomicU64, CachePadded, Ordering, thread_ordinal};
+use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, thread_ordinal};
 
 /// The most home shards a pool has by default.
 const DEFAULT_SHARDS: usize = 64;
@@ -56,8 +56,7 @@ pub(crate) struct Blocks {
     first: u32,
     words: BlockWords,
     free: FreeList,
-    /// True once anyone has counted by id: owners may then appear that no table made.
-    counted_by_id: AtomicBool,
+    id_counts: IdCounts,
 }
 
 impl BlockPool {
@@ -117,7 +116,7 @@ impl BlockPool {
             first,
             words: BlockWords::new(num_blocks),
             free: FreeList::new(first, num_blocks - first as usize, shards),
-            counted_by_id: AtomicBool::new(false),
+            id_counts: IdCounts::new(num_blocks),
         });
         let stripe = |_| PoolHandle(Arc::new(CachePadded::new(Stripe::new(Arc::clone(&blocks)))));
         let stripes = (0..shards).map(stripe).collect();
@@ -149,17 +148,19 @@ impl BlockPool {
     /// ```
     pub fn retain(&self, id: BlockId) -> Result<()> {
         self.blocks.check(id)?;
-        // Relaxed: an append that this call does not happen before may come first all the same.
-        self.blocks.counted_by_id.store(true, Ordering::Relaxed);
-        self.blocks.retain(id)
+        self.blocks.words.expect_counts_by_id();
+        self.blocks.retain(id)?;
+        self.blocks.id_counts.add(id);
+        Ok(())
     }
 
     /// Takes back what one [`retain`](Self::retain) gave. The block is free when its last owner
     /// has left.
     ///
     /// # Errors
-    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is free (it was released
-    /// before) or not of this pool.
+    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when no `retain` of the block is left (it
+    /// was released before; what a table owns is the table's to release), or when it is not of
+    /// this pool.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -167,15 +168,16 @@ impl BlockPool {
     /// let id = table.as_slice()[0];
     /// pool.retain(id)?;
     /// pool.release(id)?;
-    /// assert_eq!(pool.owners(id)?, 1); // the table
+    /// assert!(pool.release(id).is_err()); // the other owner is the table
     /// drop(table);
-    /// assert!(pool.release(id).is_err());
+    /// assert_eq!(pool.used_block_count(), 0);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn release(&self, id: BlockId) -> Result<()> {
         self.blocks.check(id)?;
-        let blocks = &self.blocks;
-        blocks.free.give_checked(id, &blocks.words).ok_or(PagedKvError::BlockNotFound(id))
+        self.blocks.id_counts.remove(id).ok_or(PagedKvError::BlockNotFound(id))?;
+        self.blocks.give(&[id]);
+        Ok(())
     }
 
     /// Owners of `id`: tables, shared runs and [`retain`](Self::retain)s. 0 for a free block.
@@ -237,8 +239,7 @@ impl BlockPool {
     /// who wait for it meanwhile. `O(blocks)`.
     ///
     /// # Errors
-    /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found,
-    /// [`Busy`](PagedKvError::Busy) when another thread was inside a shard for too long.
+    /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(64);
@@ -247,10 +248,8 @@ impl BlockPool {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn validate(&self) -> Result<()> {
-        match self.blocks.free.audit(self.blocks.first, &self.blocks.words) {
-            Some(found) => found.map_err(PagedKvError::Inconsistent),
-            None => Err(PagedKvError::Busy),
-        }
+        let audit = self.blocks.free.audit(self.blocks.first, &self.blocks.words);
+        audit.map_err(PagedKvError::Inconsistent)
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -299,6 +298,12 @@ impl Blocks {
         })
     }
 
+    /// Makes one owner of each of `ids`, which its word has counted, one that is counted by id.
+    pub(crate) fn count_by_id(&self, ids: &[BlockId]) {
+        self.words.expect_counts_by_id();
+        ids.iter().for_each(|&id| self.id_counts.add(id));
+    }
+
     /// Takes an owner off each of `ids`, the last first.
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId]) {
@@ -327,8 +332,7 @@ impl Blocks {
     /// True if a block can have owners that no table made.
     #[inline]
     pub(crate) fn is_counted_by_id(&self) -> bool {
-        // Relaxed: pairs with nothing; see `BlockPool::retain`.
-        self.counted_by_id.load(Ordering::Relaxed)
+        self.words.is_counted_by_id()
     }
 
     pub(crate) fn owners(&self, id: BlockId) -> u32 {

@@ -10,7 +10,7 @@
 //! A word does not know where its block is, nor what it holds.
 
 use crate::id::BlockId;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// The most owners one block can have.
 const MAX_OWNERS: u32 = (1 << 28) - 1;
@@ -43,17 +43,61 @@ impl BlockState {
 /// The words of all blocks of a pool.
 pub(crate) struct BlockWords {
     words: Box<[AtomicU32]>,
+    /// True once anyone has counted by id: owners may then appear that no owner made.
+    counted_by_id: AtomicBool,
+}
+
+/// How many of each block's owners are counts by id: what a release by id may take off.
+pub(crate) struct IdCounts {
+    counts: Box<[AtomicU32]>,
+}
+
+impl IdCounts {
+    pub(crate) fn new(num_blocks: usize) -> Self {
+        Self { counts: (0..num_blocks).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    /// Counts an owner that the block's word has counted already.
+    pub(crate) fn add(&self, id: BlockId) {
+        // Relaxed: pairs with nothing. A release by id that may rely on it comes after this call.
+        self.counts[id.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes back one count, before the block's word does. `None` if there is none left.
+    pub(crate) fn remove(&self, id: BlockId) -> Option<()> {
+        let count = &self.counts[id.index()];
+        // Relaxed: of two racing releases the atomicity lets one pass; the word orders the rest.
+        let removed =
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        removed.ok().map(|_| ())
+    }
 }
 
 impl BlockWords {
     pub(crate) fn new(num_blocks: usize) -> Self {
-        Self { words: (0..num_blocks).map(|_| AtomicU32::new(BlockState::FREE.0)).collect() }
+        Self {
+            words: (0..num_blocks).map(|_| AtomicU32::new(BlockState::FREE.0)).collect(),
+            counted_by_id: AtomicBool::new(false),
+        }
+    }
+
+    /// Announces owners that no owner made, before they appear.
+    pub(crate) fn expect_counts_by_id(&self) {
+        // Relaxed: what this call does not happen before may come first all the same.
+        self.counted_by_id.store(true, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn is_counted_by_id(&self) -> bool {
+        // Relaxed: pairs with nothing; see `expect_counts_by_id`.
+        self.counted_by_id.load(Ordering::Relaxed)
     }
 
     #[inline]
     pub(crate) fn state(&self, id: BlockId) -> BlockState {
-        // Acquire: pairs with the release half of the exchange in `release`; whoever sees itself
+        // Acquire: pairs with the release half of the exchange in `release_shared`; whoever sees itself
         // the only owner left sees everything the others did with the block.
+        // Loom: a_sole_owner_sees_the_others_leave.
         BlockState(self.words[id.index()].load(Ordering::Acquire))
     }
 
@@ -75,23 +119,29 @@ impl BlockWords {
         self.transition(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
     }
 
-    /// One owner fewer, for one of the owners. True when it was the last and the word says free.
+    /// One owner fewer of each of `ids`, the last first, for one of the owners of each; shows
+    /// `freed` those it was the last of, whose words say free now.
     ///
-    /// A sole owner is alone with the word (nobody can become an owner but through an owner), so
-    /// a plain store does.
+    /// A sole owner is alone with the word (nobody becomes an owner but through an owner), so a
+    /// plain store does. Counting by id breaks that rule if it is wrong about the block being
+    /// owned; once anyone counts by id, every release is an exchange.
     #[inline]
-    pub(crate) fn release(&self, id: BlockId) -> bool {
-        if self.state(id) == BlockState::SOLE {
-            // Relaxed: the claim that the caller holds publishes it with the block.
-            self.words[id.index()].store(BlockState::FREE.0, Ordering::Relaxed);
-            return true;
+    pub(crate) fn release_all(&self, ids: &[BlockId], mut freed: impl FnMut(BlockId)) {
+        let alone_if_sole = !self.is_counted_by_id();
+        for &id in ids.iter().rev() {
+            if alone_if_sole && self.state(id) == BlockState::SOLE {
+                // Relaxed: the claim that the caller holds publishes it with the block.
+                self.words[id.index()].store(BlockState::FREE.0, Ordering::Relaxed);
+                freed(id);
+            } else if self.release_shared(id).expect("a block is released once by each owner") {
+                freed(id);
+            }
         }
-        self.release_shared(id).expect("a block is released once by each of its owners")
     }
 
-    /// One owner fewer, for a caller that may be wrong about owning: of two racing releases of
-    /// one owner one is refused (`None`). `Some(true)` when the last owner left.
-    pub(crate) fn release_shared(&self, id: BlockId) -> Option<bool> {
+    /// One owner fewer, where others may own the block too. True when it was the last; `None` if
+    /// nobody owns it.
+    fn release_shared(&self, id: BlockId) -> Option<bool> {
         // AcqRel: release, so that the last owner sees what this one did with the block; acquire,
         // because this one may be the last. Loom: last_release_sees_every_owner.
         let state = self.transition(id, Ordering::AcqRel, BlockState::release)?;
@@ -153,12 +203,14 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "released once by each of its owners")]
+    #[should_panic(expected = "released once by each owner")]
     fn a_second_release_is_an_assert() {
         let words = BlockWords::new(1);
         words.occupy(BlockId(0));
-        assert!(words.release(BlockId(0)));
-        words.release(BlockId(0));
+        let mut freed = Vec::new();
+        words.release_all(&[BlockId(0)], |id| freed.push(id));
+        assert_eq!(freed, [BlockId(0)]);
+        words.release_all(&[BlockId(0)], |_| {});
     }
 
     #[test]

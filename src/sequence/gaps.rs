@@ -9,9 +9,9 @@ use std::ops::Range;
 
 /// Sorted, disjoint, non-touching ranges of logical blocks that are not resident.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Gaps(Vec<Range<usize>>);
+pub(crate) struct TrimmedBlocks(Vec<Range<usize>>);
 
-impl Gaps {
+impl TrimmedBlocks {
     pub(crate) fn as_slice(&self) -> &[Range<usize>] {
         &self.0
     }
@@ -62,7 +62,7 @@ mod tests {
         for a in &ranges {
             for b in &ranges {
                 for c in &ranges {
-                    let mut gaps = Gaps::default();
+                    let mut gaps = TrimmedBlocks::default();
                     let mut model = BTreeSet::new();
                     for range in [a, b, c] {
                         gaps.insert(range.clone());
@@ -77,7 +77,7 @@ mod tests {
         }
     }
 
-    fn assert_matches_model(gaps: &Gaps, model: &BTreeSet<usize>) {
+    fn assert_matches_model(gaps: &TrimmedBlocks, model: &BTreeSet<usize>) {
         let blocks: BTreeSet<usize> = gaps.as_slice().iter().cloned().flatten().collect();
         assert_eq!(&blocks, model);
         assert!(gaps.as_slice().windows(2).all(|pair| pair[0].end < pair[1].start), "{gaps:?}");

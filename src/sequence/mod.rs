@@ -14,11 +14,13 @@
 
 mod append;
 mod gaps;
+mod grow;
 
 use std::ops::Range;
 
 pub use self::append::{Append, BlockCopy};
-use self::gaps::Gaps;
+use self::gaps::TrimmedBlocks;
+pub(crate) use self::grow::AppendPlan;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
@@ -54,22 +56,7 @@ pub struct Sequence {
     /// True when the last block is known to have no other owner: nobody becomes one but by a fork
     /// of this sequence, or by counting by id. Spares an append the block's word.
     tail_is_sole: bool,
-    gaps: Gaps,
-}
-
-/// The blocks that an append needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AppendPlan {
-    num_tokens: usize,
-    new_blocks: usize,
-    copy: bool,
-}
-
-impl AppendPlan {
-    /// Blocks to allocate, the destination of a copy included.
-    pub(crate) fn blocks(self) -> usize {
-        self.new_blocks + usize::from(self.copy)
-    }
+    gaps: TrimmedBlocks,
 }
 
 impl BlockPool {
@@ -80,7 +67,7 @@ impl BlockPool {
     /// [`TooManyTokens`](PagedKvError::TooManyTokens).
     ///
     /// # Panics
-    /// If `block_size` is 0.
+    /// If `block_size` is 0, or so large that slots overflow a `u64`.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -90,13 +77,16 @@ impl BlockPool {
     /// ```
     pub fn allocate_sequence(&self, num_tokens: usize, block_size: usize) -> Result<Sequence> {
         assert!(block_size > 0, "a block has room for at least one token, block_size is 0");
+        let slots = (self.total_blocks() as u64 + 1).checked_mul(block_size as u64);
+        assert!(slots.is_some(), "slots are counted in 64 bits, block_size is {block_size}");
         if num_tokens.checked_add(block_size).is_none() {
             return Err(PagedKvError::TooManyTokens { num_tokens: 0, additional: num_tokens });
         }
         let num_blocks = num_tokens.div_ceil(block_size);
-        let table = self.allocate(num_blocks)?;
+        let mut table = self.allocate(num_blocks)?;
+        table.reserve_for_growth();
         let tail_room = num_blocks * block_size - num_tokens;
-        let gaps = Gaps::default();
+        let gaps = TrimmedBlocks::default();
         Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole: true, gaps })
     }
 }
@@ -220,52 +210,10 @@ impl Sequence {
         Some(u64::from(block.0) * self.block_size as u64 + offset as u64)
     }
 
-    /// Makes room for `num_new_tokens` more tokens.
-    ///
-    /// If they begin in a partly filled block that others own too, that block is replaced by a
-    /// private one and the returned [`Append`] says what to copy; the last of the sharers does
-    /// not copy. Inside a block of its own: no atomic write, no allocation.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) (the copy's destination is counted in
-    /// `requested`) and [`TooManyTokens`](PagedKvError::TooManyTokens); nothing has changed.
-    ///
-    /// ```
-    /// use paged_kv::PagedKvError;
-    ///
-    /// let pool = paged_kv::BlockPool::new(2);
-    /// let mut sequence = pool.allocate_sequence(3, 4)?;
-    /// assert!(sequence.append(1)?.new_blocks.is_empty());
-    /// assert_eq!(sequence.append(1)?.new_blocks, 1..2);
-    /// let refused = sequence.append(4).unwrap_err();
-    /// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 1, available: 0 });
-    /// # Ok::<(), PagedKvError>(())
-    /// ```
-    #[inline]
-    pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
-        let len = self.table.len();
-        let mut copy = None;
-        if !self.append_in_place(num_new_tokens) {
-            copy = self.append_blocks(num_new_tokens)?;
-        }
-        Ok(Append { new_blocks: len..self.table.len(), copy })
-    }
-
-    /// [`append`](Self::append), if that takes neither a copy, nor a search for blocks, nor waiting
-    /// for another thread. Else `None`, and the sequence is as it was. Returns where the new
-    /// blocks begin and end, as numbers that fit registers.
-    #[inline]
-    pub(crate) fn append_near(&mut self, num_new_tokens: usize) -> Option<(u32, u32)> {
-        let start = self.table.len() as u32;
-        if !self.append_in_place(num_new_tokens) && !self.append_blocks_near(num_new_tokens) {
-            return None;
-        }
-        Some((start, self.table.len() as u32))
-    }
-
     /// A second sequence of the same tokens and blocks, the partly filled one too.
     ///
-    /// At most two atomic operations on counts and `O(blocks)` copied ids.
+    /// At most two counts of blocks whatever the length (a run's and the tail's), and `O(blocks)`
+    /// copied ids.
     ///
     /// # Errors
     /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a partly filled block has 2^28 - 1.
@@ -364,98 +312,5 @@ impl Sequence {
 
     pub(crate) fn table(&self) -> &BlockTable {
         &self.table
-    }
-
-    /// Carries out an append that only moves the end within the last block, if that is this
-    /// sequence's own. Else false.
-    #[inline]
-    fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
-        if num_new_tokens > self.tail_room {
-            return false;
-        }
-        if num_new_tokens > 0 {
-            self.tail_is_sole = self.owns_tail();
-            if !self.tail_is_sole {
-                return false;
-            }
-        }
-        // No overflow: the last block's slots have been counted in `num_logical_blocks`.
-        self.num_tokens += num_new_tokens;
-        self.tail_room -= num_new_tokens;
-        true
-    }
-
-    /// True when nobody else owns the last block, so that it may be written.
-    #[inline]
-    fn owns_tail(&self) -> bool {
-        let known = self.tail_is_sole && !self.table.pool().is_counted_by_id();
-        known || self.table.is_exclusive(self.table.len() - 1)
-    }
-
-    #[inline(never)]
-    fn append_blocks_near(&mut self, num_new_tokens: usize) -> bool {
-        let plan = self.plan_append(num_new_tokens);
-        let Some(plan) = plan.ok().filter(|plan| !plan.copy) else {
-            return false;
-        };
-        let grown = self.table.try_grow_near(plan.blocks());
-        if grown {
-            self.commit_append(plan);
-        }
-        grown
-    }
-
-    #[inline(never)]
-    fn append_blocks(&mut self, num_new_tokens: usize) -> Result<Option<BlockCopy>> {
-        let mut plan = self.plan_append(num_new_tokens)?;
-        while let Err(refusal) = self.table.grow(plan.blocks()) {
-            // The other sharers may have left since, and then no copy is needed.
-            let again = self.plan_append(num_new_tokens)?;
-            if again == plan {
-                return Err(refusal);
-            }
-            plan = again;
-        }
-        Ok(self.commit_append(plan))
-    }
-
-    /// What an append of `num_new_tokens` needs as things stand.
-    pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
-        let too_many =
-            PagedKvError::TooManyTokens { num_tokens: self.num_tokens, additional: num_new_tokens };
-        let num_tokens = self.num_tokens.checked_add(num_new_tokens);
-        // The slots of the last block must be countable too.
-        let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());
-        let num_tokens = num_tokens.ok_or(too_many)?;
-        let new_blocks = match num_new_tokens.saturating_sub(self.tail_room) {
-            // The usual cases, without a division.
-            0 => 0,
-            beyond if beyond <= self.block_size => 1,
-            beyond => beyond.div_ceil(self.block_size),
-        };
-        let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
-        let copy = writes_tail && !self.owns_tail();
-        Ok(AppendPlan { num_tokens, new_blocks, copy })
-    }
-
-    /// Carries out `plan` with `plan.blocks()` blocks of `stock`.
-    pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {
-        let len = self.table.len();
-        self.table.grow_from(stock, plan.blocks());
-        let copy = self.commit_append(plan);
-        Append { new_blocks: len..self.table.len(), copy }
-    }
-
-    /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
-    fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
-        let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
-        self.tail_room = slots - plan.num_tokens;
-        self.num_tokens = plan.num_tokens;
-        self.tail_is_sole |= plan.blocks() > 0;
-        plan.copy.then(|| {
-            let grown = self.table.len() - plan.blocks();
-            let source = self.table.replace(grown - 1, grown);
-            BlockCopy::new(source, self.table.as_slice()[grown - 1])
-        })
     }
 }

@@ -149,6 +149,12 @@ impl BlockTable {
         Ok(len..len + n)
     }
 
+    /// Makes room for an eighth more ids: a prompt is about to grow, and a first block that moves
+    /// the whole table costs more than the memory.
+    pub(crate) fn reserve_for_growth(&mut self) {
+        self.ids.reserve(self.ids.len() / 8 + 4);
+    }
+
     /// [`grow`](Self::grow), if that takes no search of other shards and no waiting for another
     /// thread. Else false, and the table is as it was.
     #[inline]
@@ -158,7 +164,7 @@ impl BlockTable {
 
     /// Moves the last `n` blocks of `stock`, which are private there, to the end of this table.
     pub(crate) fn grow_from(&mut self, stock: &mut BlockTable, n: usize) {
-        debug_assert!(self.pool.is_of_same_pool(&stock.pool), "tables of one pool exchange blocks");
+        assert!(self.pool.is_of_same_pool(&stock.pool), "tables of one pool exchange blocks");
         let rest = stock.len() - n;
         assert!(rest >= stock.shared_len, "only private blocks change tables");
         self.ids.extend(stock.ids.drain(rest..));
@@ -169,7 +175,8 @@ impl BlockTable {
     /// operation for each block kept of that run.
     ///
     /// # Panics
-    /// If `len` is more than the table has.
+    /// If `len` is more than the table has, or if a block that stays has 2^28 - 1 owners and needs
+    /// one more; then nothing has changed.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -196,7 +203,7 @@ impl BlockTable {
     /// [`truncate`](Self::truncate).
     ///
     /// # Panics
-    /// If `range` is not within the table.
+    /// If `range` is not within the table; otherwise as [`truncate`](Self::truncate).
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -217,10 +224,10 @@ impl BlockTable {
             return;
         }
         let private = range.start.max(self.shared_len)..range.end;
+        self.leave_runs(range.start, &range);
         if !private.is_empty() {
             self.pool.give(&self.ids[private]);
         }
-        self.leave_runs(range.start, &range);
         self.ids.drain(range);
     }
 
@@ -234,8 +241,8 @@ impl BlockTable {
     /// A table of the same blocks. The first `full_blocks` become a shared run, at the cost of
     /// one count; each later block (a partly filled tail) gets one more owner by its own word.
     ///
-    /// At most two atomic operations on counts for a tail of one block, whatever the length, and
-    /// `O(blocks)` copied ids.
+    /// Two counts of blocks for a tail of one block, whatever the length (besides one reference to
+    /// the pool), and `O(blocks)` copied ids.
     ///
     /// # Errors
     /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners) when a tail block's count is full.
@@ -255,7 +262,7 @@ impl BlockTable {
         let len = self.len();
         assert!(full_blocks <= len, "{full_blocks} full blocks in a table of {len}");
         let frozen = full_blocks.max(self.shared_len);
-        self.retain_all(&self.ids[frozen..])?;
+        retain_all(&self.pool, &self.ids[frozen..])?;
         self.freeze(frozen);
         // A fork is made to grow: as much head-room as the source has.
         let mut ids = Vec::with_capacity(self.ids.capacity());
@@ -264,7 +271,11 @@ impl BlockTable {
         Ok(Self { ids, shared, shared_len: self.shared_len, pool: self.pool.clone() })
     }
 
-    /// True when this table is the only owner of its block at `index`, which it may then write.
+    /// True when this table is the only owner of its block at `index`, and not by a run: then it
+    /// may write the block.
+    ///
+    /// # Panics
+    /// If the table has no block at `index`.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -288,6 +299,28 @@ impl BlockTable {
         let dst = self.ids.remove(from);
         let src = std::mem::replace(&mut self.ids[to], dst);
         BlockPin { id: src, pool: self.pool.clone() }
+    }
+
+    /// The blocks, from now on counted by id: each takes a [`BlockPool::release`] to come back.
+    /// For a scheduler across an FFI.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let ids = pool.allocate(2)?.into_ids();
+    /// assert_eq!(pool.used_block_count(), 2);
+    /// for id in ids {
+    ///     pool.release(id)?;
+    /// }
+    /// assert_eq!(pool.used_block_count(), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`truncate`](Self::truncate).
+    pub fn into_ids(mut self) -> Vec<BlockId> {
+        self.make_private(0);
+        self.pool.count_by_id(&self.ids);
+        std::mem::take(&mut self.ids)
     }
 
     pub(crate) fn pool(&self) -> &PoolHandle {
@@ -326,49 +359,38 @@ impl BlockTable {
     /// Lets go of every run that reaches beyond `keep`, so that the blocks from there on are
     /// private (but for those in `removed`: given back, or never this table's own).
     fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) {
-        while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
+        while let Some(run) = self.shared.as_mut().filter(|run| run.end() > keep) {
             let (start, end) = (run.start(), run.end());
             let from = removed.start.clamp(start, end) - start;
             let to = removed.end.clamp(start, end) - start;
-            self.shared = match self.sole_or_retained(run, from..to) {
-                Ok(run) => {
-                    let (ids, parent) = run.thaw();
-                    self.pool.give(&ids[from..to]);
-                    parent
-                }
-                Err(parent) => parent,
-            };
+            if Arc::get_mut(run).is_some() {
+                let run = self.shared.take().and_then(into_last);
+                let (ids, parent) = run.expect("the only holder of a run stays it").thaw();
+                self.pool.give(&ids[from..to]);
+                self.shared = parent;
+            } else {
+                // The run owns them until it is let go, by the assignment below at the earliest.
+                let ids = run.ids();
+                let kept = [&ids[..from], &ids[to..]].concat();
+                let retained = retain_all(&self.pool, &kept);
+                assert!(retained.is_ok(), "a block of a run has room for one more owner");
+                let parent = run.parent().cloned();
+                self.shared = parent;
+            }
             self.shared_len = start;
         }
     }
+}
 
-    /// The run itself when nobody else holds it. Else each of its blocks outside `removed` gets
-    /// this table as an owner, the run is let go, and its parent is held instead.
-    fn sole_or_retained(
-        &self,
-        mut run: Arc<Run>,
-        removed: Range<usize>,
-    ) -> std::result::Result<Run, Option<Arc<Run>>> {
-        if Arc::get_mut(&mut run).is_some() {
-            return Ok(into_last(run).expect("the only holder of a run stays the only one"));
+/// One more owner for each of `ids`, or for none.
+fn retain_all(pool: &PoolHandle, ids: &[BlockId]) -> Result<()> {
+    for (done, &id) in ids.iter().enumerate() {
+        if let Err(refusal) = pool.retain(id) {
+            pool.give(&ids[..done]);
+            return Err(refusal);
         }
-        let ids = run.ids();
-        for &id in ids[..removed.start].iter().chain(&ids[removed.end..]) {
-            let retained = self.pool.retain(id);
-            assert!(retained.is_ok(), "a run's block has an owner, and room for one more: {id}");
-        }
-        Err(run.parent().cloned())
     }
-
-    fn retain_all(&self, ids: &[BlockId]) -> Result<()> {
-        for (done, &id) in ids.iter().enumerate() {
-            if let Err(refusal) = self.pool.retain(id) {
-                self.pool.give(&ids[..done]);
-                return Err(refusal);
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 impl Drop for BlockTable {

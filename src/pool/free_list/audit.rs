@@ -3,29 +3,19 @@
 //! Exact whatever runs beside it, because a block becomes free, or stops being free, under a
 //! claim. Everybody who needs a claim waits meanwhile: for tests and audits, not for a hot path.
 
-use super::{Claim, FreeList, Shard};
+use super::{Claim, FreeList};
 use crate::id::BlockId;
 use crate::pool::capacity::totals;
 use crate::pool::state::{BlockState, BlockWords};
-use crate::sync::{Backoff, Ordering};
+use crate::sync::Ordering;
 
 impl FreeList {
-    /// `None` when another thread keeps a shard claimed; else what is wrong, or nothing.
-    pub(crate) fn audit(&self, first: u32, words: &BlockWords) -> Option<Result<(), String>> {
-        let _sole_collector = self.shortage.lock();
-        let claims: Option<Vec<Claim<'_>>> =
-            self.shards.iter().map(|shard| claim_patiently(shard)).collect();
-        Some(self.audit_claimed(&claims?, first, words))
-    }
-
-    fn audit_claimed(
-        &self,
-        claims: &[Claim<'_>],
-        first: u32,
-        words: &BlockWords,
-    ) -> Result<(), String> {
+    /// What is wrong, or nothing.
+    pub(crate) fn audit(&self, first: u32, words: &BlockWords) -> Result<(), String> {
         let mut census = Census { first, free: vec![false; self.total], words };
-        for claim in claims {
+        let _sole_collector = self.shortage.lock();
+        let claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
+        for claim in &claims {
             for slot in &claim.shard.ids[..claim.len()] {
                 census.note(BlockId(slot.load(Ordering::Relaxed)))?;
             }
@@ -79,17 +69,4 @@ impl Census<'_> {
         }
         Ok(self.free.iter().filter(|&&seen| seen).count())
     }
-}
-
-/// A claim on this very shard, or `None` when another thread keeps it.
-fn claim_patiently(shard: &Shard) -> Option<Claim<'_>> {
-    const TRIES: usize = 1_000;
-    let mut backoff = Backoff::new();
-    (0..TRIES).find_map(|_| {
-        let claim = shard.try_claim();
-        if claim.is_none() {
-            backoff.wait();
-        }
-        claim
-    })
 }

@@ -100,6 +100,23 @@ macro_rules! atomic_number {
             }
 
             #[track_caller]
+            pub(crate) fn fetch_update(
+                &self,
+                order: Ordering,
+                failure: Ordering,
+                mut step: impl FnMut($value) -> Option<$value>,
+            ) -> Result<$value, $value> {
+                let mut seen = self.load(failure);
+                while let Some(next) = step(seen) {
+                    match self.compare_exchange(seen, next, order, failure) {
+                        Ok(_) => return Ok(seen),
+                        Err(now) => seen = now,
+                    }
+                }
+                Err(seen)
+            }
+
+            #[track_caller]
             pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
                 self.0.fetch_sub(value, as_run(order, "fetch_sub"))
             }

@@ -1,0 +1,97 @@
+//! Which shard of the map does an id belong to? The hash of sequence ids.
+//!
+//! Engines number their requests consecutively, and a scheduler mostly works on requests of one
+//! age. So neighbouring ids share a shard: a thread that has a range of ids to itself then finds the
+//! shards it locks in its own core's cache, and meets few others there. Within a shard, and
+//! between ranges, ids are spread by a hash seeded at random for each cache, because ids may come
+//! from clients.
+//!
+//! It relies on where `DashMap` takes the shard from: the bits below the seven highest. Were that
+//! to change, shards would be chosen evenly still, but not by neighbourhood.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::{fast, quality};
+
+/// Consecutive ids that share a shard, as a power of two.
+const NEIGHBOURS_LOG2: u32 = 4;
+
+/// The bits that choose the shard, of up to 2^16.
+const SHARD_BITS: u64 = 0xFFFF << (64 - 7 - 16);
+
+/// Hashes sequence ids for the map.
+#[derive(Clone, Default)]
+pub(super) struct IdHash {
+    of_id: fast::RandomState,
+    /// Of better quality, because a few bits in the middle have to do.
+    of_neighbourhood: quality::RandomState,
+}
+
+impl BuildHasher for IdHash {
+    type Hasher = IdHasher;
+
+    #[inline]
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher { seeds: self.clone(), hash: 0 }
+    }
+}
+
+/// The hash of one id on its way.
+pub(super) struct IdHasher {
+    seeds: IdHash,
+    hash: u64,
+}
+
+impl Hasher for IdHasher {
+    #[inline]
+    fn write_u64(&mut self, id: u64) {
+        let of_id = self.seeds.of_id.hash_one(id);
+        let of_neighbourhood = self.seeds.of_neighbourhood.hash_one(id >> NEIGHBOURS_LOG2);
+        self.hash = (of_id & !SHARD_BITS) | (of_neighbourhood & SHARD_BITS);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.hash = self.seeds.of_neighbourhood.hash_one((self.hash, bytes));
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::id::SeqId;
+
+    /// As `DashMap` has it, for 256 shards.
+    fn shard(hash: &IdHash, id: u64) -> u64 {
+        (hash.hash_one(SeqId(id)) << 7) >> (64 - 8)
+    }
+
+    #[test]
+    fn neighbours_share_a_shard_and_neighbourhoods_do_not() {
+        let hash = IdHash::default();
+        let shards =
+            |from: u64| (from..from + 16).map(|id| shard(&hash, id)).collect::<HashSet<_>>();
+        assert!((0..100).all(|range| shards(16 * range).len() == 1));
+        let distinct: HashSet<u64> = (0..256).flat_map(|range| shards(16 * range)).collect();
+        assert!(distinct.len() > 100, "256 ranges over 256 shards met {} of them", distinct.len());
+    }
+
+    #[test]
+    fn ids_of_one_shard_differ_elsewhere() {
+        let hash = IdHash::default();
+        let hashes: HashSet<u64> = (0..16).map(|id| hash.hash_one(SeqId(id)) & 0xFFF).collect();
+        assert!(hashes.len() > 8, "{} of 16 differ in their low bits", hashes.len());
+    }
+
+    #[test]
+    fn two_caches_hash_differently() {
+        let hashes = |hash: IdHash| (0..64).map(|id| hash.hash_one(SeqId(id))).collect::<Vec<_>>();
+        assert_ne!(hashes(IdHash::default()), hashes(IdHash::default()));
+    }
+}

@@ -1,0 +1,145 @@
+//! Which ids does one home shard hold, and who may touch them? A stack of ids under a claim.
+//!
+//! Invariant: ids, their number and the ledger are accessed by the holder of the claim only, which
+//! one exchange gives and one store gives up, also when its holder panics. It does not know other
+//! shards.
+
+use crate::id::BlockId;
+use crate::pool::capacity::Ledger;
+use crate::pool::state::BlockWords;
+use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, Ordering};
+
+/// Blocks that travel between a shard and the depot in one queue operation, and the most that
+/// are released under one claim.
+pub(super) const BATCH: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
+
+/// Free ids that a home shard holds at most. Two batches: whoever crosses the border between two
+/// of them back and forth does not move one each time.
+pub(in crate::pool) const MAGAZINE: usize = 2 * BATCH;
+
+/// Free ids on their way through the depot.
+pub(super) struct Batch(pub(super) [BlockId; BATCH]);
+
+/// Loose free ids, and the counts of what went through here.
+pub(super) struct Shard {
+    claimed: AtomicBool,
+    len: AtomicUsize,
+    pub(super) ledger: Ledger,
+    /// The magazine, a stack: the first `len` are free ids.
+    pub(super) ids: Box<[AtomicU32]>,
+}
+
+impl Shard {
+    pub(super) fn new(loose: usize) -> Self {
+        Self {
+            claimed: AtomicBool::new(false),
+            len: AtomicUsize::new(0),
+            ledger: Ledger::new(),
+            ids: (0..loose).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// A claim on this very shard. Only a holder of `shortage` may wait so while it holds other
+    /// claims.
+    pub(super) fn claim(&self) -> Claim<'_> {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(claim) = self.try_claim() {
+                return claim;
+            }
+            backoff.wait();
+        }
+    }
+
+    #[inline]
+    pub(super) fn try_claim(&self) -> Option<Claim<'_>> {
+        // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their
+        // words, and through them all that earlier owners did with the blocks.
+        // Loom: a_blocks_next_owner_sees_its_last.
+        let claim =
+            self.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        claim.is_ok().then(|| Claim { shard: self })
+    }
+}
+
+/// The right to change a shard, and with it ids in the depot. Ends when dropped, also by a panic.
+pub(super) struct Claim<'a> {
+    pub(super) shard: &'a Shard,
+}
+
+// All accesses to `len` and `ids` are Relaxed: they are made under the claim only, and its
+// hand-over orders them.
+impl Claim<'_> {
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.shard.len.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn set_len(&mut self, len: usize) {
+        self.shard.len.store(len, Ordering::Relaxed);
+    }
+
+    /// Moves `n` ids, as many as there are or fewer, to `out`, each with one owner now.
+    #[inline]
+    pub(super) fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
+        let len = self.len();
+        self.set_len(len - n);
+        out.extend(self.shard.ids[len - n..len].iter().rev().map(|slot| {
+            let id = BlockId(slot.load(Ordering::Relaxed));
+            words.occupy(id);
+            id
+        }));
+        self.shard.ledger.took(n as u64);
+    }
+
+    /// Moves up to `n` ids to `out`.
+    pub(super) fn pop(&mut self, n: usize, out: &mut Vec<BlockId>) {
+        let len = self.len();
+        let rest = len.saturating_sub(n);
+        let slots = self.shard.ids[rest..len].iter().rev();
+        out.extend(slots.map(|slot| BlockId(slot.load(Ordering::Relaxed))));
+        self.set_len(rest);
+    }
+
+    pub(super) fn pop_one(&mut self) -> BlockId {
+        let len = self.len() - 1;
+        self.set_len(len);
+        BlockId(self.shard.ids[len].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, id: BlockId, depot: &ArrayQueue<Batch>) {
+        let len = self.make_room(1, depot);
+        self.shard.ids[len].store(id.0, Ordering::Relaxed);
+        self.set_len(len + 1);
+    }
+
+    /// The number of ids, once there is room for `n` more, at most a batch.
+    #[inline]
+    pub(super) fn make_room(&mut self, n: usize, depot: &ArrayQueue<Batch>) -> usize {
+        let len = self.len();
+        if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
+    }
+
+    /// Moves the uppermost of `len` ids to the depot, a batch of them, and returns how many
+    /// are left.
+    #[cold]
+    fn spill(&mut self, len: usize, depot: &ArrayQueue<Batch>) -> usize {
+        let rest = len - BATCH;
+        let slots = &self.shard.ids[rest..];
+        let id = |at: usize| BlockId(slots[at].load(Ordering::Relaxed));
+        let pushed = depot.push(Batch(std::array::from_fn(id)));
+        assert!(pushed.is_ok(), "the depot has room for every block of the pool");
+        self.set_len(rest);
+        rest
+    }
+}
+
+impl Drop for Claim<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: pairs with the exchange in `Shard::try_claim`.
+        self.shard.claimed.store(false, Ordering::Release);
+    }
+}

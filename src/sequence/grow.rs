@@ -1,0 +1,166 @@
+//! What does an append need, and how is it carried out? Slots of the last block, then new blocks,
+//! and a copy if the last block is shared.
+//!
+//! Planning changes nothing, and committing a plan for which the blocks are there cannot fail: that
+//! makes an append, and a batch of them, all or nothing.
+
+use super::{Append, BlockCopy, Sequence};
+use crate::error::{PagedKvError, Result};
+use crate::table::BlockTable;
+
+/// The blocks that an append needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AppendPlan {
+    start_tokens: usize,
+    num_tokens: usize,
+    new_blocks: usize,
+    copy: bool,
+}
+
+impl AppendPlan {
+    /// Blocks to allocate, the destination of a copy included.
+    pub(crate) fn blocks(self) -> usize {
+        self.new_blocks + usize::from(self.copy)
+    }
+}
+
+impl Sequence {
+    /// Makes room for `num_new_tokens` more tokens.
+    ///
+    /// If they begin in a partly filled block that others own too, that block is replaced by a
+    /// private one and the returned [`Append`] says what to copy; the last of the sharers does
+    /// not copy. Inside a block of its own: no atomic write, no allocation.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) (the copy's destination is counted in
+    /// `requested`) and [`TooManyTokens`](PagedKvError::TooManyTokens); nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::PagedKvError;
+    ///
+    /// let pool = paged_kv::BlockPool::new(2);
+    /// let mut sequence = pool.allocate_sequence(3, 4)?;
+    /// assert!(sequence.append(1)?.new_blocks.is_empty());
+    /// assert_eq!(sequence.append(1)?.new_blocks, 1..2);
+    /// let refused = sequence.append(4).unwrap_err();
+    /// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 1, available: 0 });
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    #[inline]
+    pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
+        let len = self.table.len();
+        let mut copy = None;
+        if !self.append_in_place(num_new_tokens) {
+            copy = self.append_blocks(num_new_tokens)?;
+        }
+        Ok(Append { new_blocks: len..self.table.len(), copy })
+    }
+
+    /// [`append`](Self::append), if that takes neither a copy, nor a search for blocks, nor waiting
+    /// for another thread. Else `None`, and the sequence is as it was. Returns where the new
+    /// blocks begin and end, as numbers that fit registers.
+    #[inline]
+    pub(crate) fn append_near(&mut self, num_new_tokens: usize) -> Option<(u32, u32)> {
+        // A pool has fewer than 2^32 blocks, and a table has each once at most.
+        let start = self.table.len() as u32;
+        if !self.append_in_place(num_new_tokens) && !self.append_blocks_near(num_new_tokens) {
+            return None;
+        }
+        Some((start, self.table.len() as u32))
+    }
+
+    /// Carries out an append that only moves the end within the last block, if that is this
+    /// sequence's own. Else false.
+    #[inline]
+    fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
+        if num_new_tokens > self.tail_room {
+            return false;
+        }
+        if num_new_tokens > 0 {
+            self.tail_is_sole = self.owns_tail();
+            if !self.tail_is_sole {
+                return false;
+            }
+        }
+        // No overflow: the last block's slots have been counted in `num_logical_blocks`.
+        self.num_tokens += num_new_tokens;
+        self.tail_room -= num_new_tokens;
+        true
+    }
+
+    /// True when nobody else owns the last block, so that it may be written.
+    #[inline]
+    fn owns_tail(&self) -> bool {
+        let known = self.tail_is_sole && !self.table.pool().is_counted_by_id();
+        known || self.table.is_exclusive(self.table.len() - 1)
+    }
+
+    #[inline(never)]
+    fn append_blocks_near(&mut self, num_new_tokens: usize) -> bool {
+        let plan = self.plan_append(num_new_tokens);
+        let Some(plan) = plan.ok().filter(|plan| !plan.copy) else {
+            return false;
+        };
+        let grown = self.table.try_grow_near(plan.blocks());
+        if grown {
+            self.commit_append(plan);
+        }
+        grown
+    }
+
+    #[inline(never)]
+    fn append_blocks(&mut self, num_new_tokens: usize) -> Result<Option<BlockCopy>> {
+        let mut plan = self.plan_append(num_new_tokens)?;
+        while let Err(refusal) = self.table.grow(plan.blocks()) {
+            // The other sharers may have left since, and then no copy is needed.
+            let again = self.plan_append(num_new_tokens)?;
+            if again == plan {
+                return Err(refusal);
+            }
+            plan = again;
+        }
+        Ok(self.commit_append(plan))
+    }
+
+    /// What an append of `num_new_tokens` needs as things stand.
+    pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
+        let too_many =
+            PagedKvError::TooManyTokens { num_tokens: self.num_tokens, additional: num_new_tokens };
+        let num_tokens = self.num_tokens.checked_add(num_new_tokens);
+        // The slots of the last block must be countable too.
+        let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());
+        let num_tokens = num_tokens.ok_or(too_many)?;
+        let new_blocks = match num_new_tokens.saturating_sub(self.tail_room) {
+            // The usual cases, without a division.
+            0 => 0,
+            beyond if beyond <= self.block_size => 1,
+            beyond => beyond.div_ceil(self.block_size),
+        };
+        let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
+        let copy = writes_tail && !self.owns_tail();
+        Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copy })
+    }
+
+    /// Carries out `plan` with `plan.blocks()` blocks of `stock`.
+    pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {
+        let planned_here = plan.start_tokens == self.num_tokens;
+        assert!(planned_here, "a row of a batch shows the same sequence each time it is asked");
+        let len = self.table.len();
+        self.table.grow_from(stock, plan.blocks());
+        let copy = self.commit_append(plan);
+        Append { new_blocks: len..self.table.len(), copy }
+    }
+
+    /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
+    fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
+        let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
+        self.tail_room = slots - plan.num_tokens;
+        self.num_tokens = plan.num_tokens;
+        self.tail_is_sole |= plan.blocks() > 0;
+        plan.copy.then(|| {
+            let grown = self.table.len() - plan.blocks();
+            let source = self.table.replace(grown - 1, grown);
+            BlockCopy::new(source, self.table.as_slice()[grown - 1])
+        })
+    }
+}
