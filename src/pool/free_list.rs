@@ -28,9 +28,9 @@ mod shard;
 
 use self::shard::{BATCH, Batch, Claim, Shard};
 use super::capacity::{Ledger, Peak, Totals, room_at_most, totals};
-use super::state::BlockWords;
+use super::state::{BlockWords, WordsView};
 use crate::id::BlockId;
-use crate::sync::{ArrayQueue, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
+use crate::sync::{ArrayQueue, AtomicU32, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
 
 pub(super) use self::shard::MAGAZINE;
 
@@ -243,10 +243,19 @@ impl FreeList {
         let len = home.make_room(ids.len(), &self.depot);
         let slots = &home.shard.ids[len..len + ids.len()];
         let mut given = 0;
-        words.release_all(ids, |id| {
-            slots[given].store(id.0, Ordering::Relaxed);
-            given += 1;
-        });
+        if !words.is_counted_by_id() {
+            let words = words.view();
+            for (slot, &id) in slots.iter().zip(ids.iter().rev()) {
+                if !words.release_sole(id) {
+                    break;
+                }
+                slot.store(id.0, Ordering::Relaxed);
+                given += 1;
+            }
+        }
+        if given < ids.len() {
+            given = give_shared(&ids[..ids.len() - given], words.view(), slots, given);
+        }
         home.set_len(len + given);
         home.shard.ledger.gave(given as u64);
     }
@@ -297,6 +306,7 @@ impl FreeList {
     /// Gives each block of `out[start..]` its owner, and counts it as taken through `home`.
     fn own_taken(&self, home: &mut Claim<'_>, start: usize, words: &BlockWords, out: &[BlockId]) {
         let taken = &out[start..];
+        let words = words.view();
         taken.iter().for_each(|&id| words.occupy(id));
         home.shard.ledger.took(taken.len() as u64);
         self.peak.note(self.used_at_least());
@@ -320,6 +330,25 @@ impl FreeList {
             }
         }
     }
+}
+
+/// Takes an owner off each of `ids`, of which others may own some too; those that become free go to
+/// the slots behind the first `given`. Returns how many were given then. Out of line: a call in the
+/// usual loop would keep its counts in memory.
+#[inline(never)]
+fn give_shared(
+    ids: &[BlockId],
+    words: WordsView<'_>,
+    slots: &[AtomicU32],
+    mut given: usize,
+) -> usize {
+    for &id in ids.iter().rev() {
+        if words.release_shared(id) {
+            slots[given].store(id.0, Ordering::Relaxed);
+            given += 1;
+        }
+    }
+    given
 }
 
 /// How far a gathering thread looks.

@@ -93,18 +93,42 @@ impl BlockWords {
         self.counted_by_id.load(Ordering::Relaxed)
     }
 
+    /// The words for a loop over many blocks: where they are is then known in registers, and not
+    /// read anew after each word written.
+    #[inline]
+    pub(crate) fn view(&self) -> WordsView<'_> {
+        WordsView(&self.words)
+    }
+
+    #[inline]
+    pub(crate) fn state(&self, id: BlockId) -> BlockState {
+        self.view().state(id)
+    }
+
+    /// One more owner. Refused (`None`) for a free block and for a full count.
+    pub(crate) fn retain(&self, id: BlockId) -> Option<()> {
+        // Relaxed: the caller already may use the block, so nothing is handed over here.
+        self.view().transition(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
+    }
+}
+
+/// The words of all blocks, at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct WordsView<'a>(&'a [AtomicU32]);
+
+impl WordsView<'_> {
     #[inline]
     pub(crate) fn state(&self, id: BlockId) -> BlockState {
         // Acquire: pairs with the release half of the exchange in `release_shared`; whoever sees itself
         // the only owner left sees everything the others did with the block.
         // Loom: a_sole_owner_sees_the_others_leave.
-        BlockState(self.words[id.index()].load(Ordering::Acquire))
+        BlockState(self.0[id.index()].load(Ordering::Acquire))
     }
 
     /// Free -> one owner, for a caller that took `id` off the free list and so is alone with it.
     #[inline]
     pub(crate) fn occupy(&self, id: BlockId) {
-        let word = &self.words[id.index()];
+        let word = &self.0[id.index()];
         // Relaxed: the caller holds the claim under which the block was freed, and the claim's
         // hand-over orders both accesses.
         if BlockState(word.load(Ordering::Relaxed)) != BlockState::FREE {
@@ -113,39 +137,31 @@ impl BlockWords {
         word.store(BlockState::SOLE.0, Ordering::Relaxed);
     }
 
-    /// One more owner. Refused (`None`) for a free block and for a full count.
-    pub(crate) fn retain(&self, id: BlockId) -> Option<()> {
-        // Relaxed: the caller already may use the block, so nothing is handed over here.
-        self.transition(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
-    }
-
-    /// One owner fewer of each of `ids`, the last first, for one of the owners of each; shows
-    /// `freed` those it was the last of, whose words say free now.
+    /// Frees a block that the caller is the only owner of. Else false, and nothing has changed.
     ///
     /// A sole owner is alone with the word (nobody becomes an owner but through an owner), so a
-    /// plain store does. Counting by id breaks that rule if it is wrong about the block being
-    /// owned; once anyone counts by id, every release is an exchange.
+    /// plain store does. Only counting by id can break that rule, if its caller is wrong about the
+    /// block being owned: once anyone counts by id, [`release_shared`](Self::release_shared) is
+    /// for all.
     #[inline]
-    pub(crate) fn release_all(&self, ids: &[BlockId], mut freed: impl FnMut(BlockId)) {
-        let alone_if_sole = !self.is_counted_by_id();
-        for &id in ids.iter().rev() {
-            if alone_if_sole && self.state(id) == BlockState::SOLE {
-                // Relaxed: the claim that the caller holds publishes it with the block.
-                self.words[id.index()].store(BlockState::FREE.0, Ordering::Relaxed);
-                freed(id);
-            } else if self.release_shared(id).expect("a block is released once by each owner") {
-                freed(id);
-            }
+    pub(crate) fn release_sole(&self, id: BlockId) -> bool {
+        let word = &self.0[id.index()];
+        // Acquire: as in `state`.
+        let sole = BlockState(word.load(Ordering::Acquire)) == BlockState::SOLE;
+        if sole {
+            // Relaxed: the claim that the caller holds publishes it with the block.
+            word.store(BlockState::FREE.0, Ordering::Relaxed);
         }
+        sole
     }
 
-    /// One owner fewer, where others may own the block too. True when it was the last; `None` if
-    /// nobody owns it.
-    fn release_shared(&self, id: BlockId) -> Option<bool> {
+    /// One owner fewer, where others may own the block or count it by id. True when it was the
+    /// last.
+    pub(crate) fn release_shared(&self, id: BlockId) -> bool {
         // AcqRel: release, so that the last owner sees what this one did with the block; acquire,
         // because this one may be the last. Loom: last_release_sees_every_owner.
-        let state = self.transition(id, Ordering::AcqRel, BlockState::release)?;
-        Some(state == BlockState::FREE)
+        let state = self.transition(id, Ordering::AcqRel, BlockState::release);
+        state.expect("a block is released once by each of its owners") == BlockState::FREE
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.
@@ -155,7 +171,7 @@ impl BlockWords {
         order: Ordering,
         step: impl Fn(BlockState) -> Option<BlockState>,
     ) -> Option<BlockState> {
-        let word = &self.words[id.index()];
+        let word = &self.0[id.index()];
         // Relaxed: only a guess, the exchange checks it.
         let mut seen = word.load(Ordering::Relaxed);
         loop {
@@ -203,21 +219,20 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "released once by each owner")]
+    #[should_panic(expected = "released once by each of its owners")]
     fn a_second_release_is_an_assert() {
         let words = BlockWords::new(1);
-        words.occupy(BlockId(0));
-        let mut freed = Vec::new();
-        words.release_all(&[BlockId(0)], |id| freed.push(id));
-        assert_eq!(freed, [BlockId(0)]);
-        words.release_all(&[BlockId(0)], |_| {});
+        words.view().occupy(BlockId(0));
+        assert!(words.view().release_sole(BlockId(0)));
+        assert!(!words.view().release_sole(BlockId(0)));
+        words.view().release_shared(BlockId(0));
     }
 
     #[test]
     #[should_panic(expected = "in the free list has no owner")]
     fn occupying_an_owned_block_is_an_assert() {
         let words = BlockWords::new(1);
-        words.occupy(BlockId(0));
-        words.occupy(BlockId(0));
+        words.view().occupy(BlockId(0));
+        words.view().occupy(BlockId(0));
     }
 }

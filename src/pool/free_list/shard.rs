@@ -85,6 +85,7 @@ impl Claim<'_> {
     pub(super) fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
         let len = self.len();
         self.set_len(len - n);
+        let words = words.view();
         out.extend(self.shard.ids[len - n..len].iter().rev().map(|slot| {
             let id = BlockId(slot.load(Ordering::Relaxed));
             words.occupy(id);
