@@ -69,7 +69,10 @@ fn main() {
     }
 }
 
-const FIGURES: &[(&str, fn(&str))] = &[
+/// A name, and what measures and prints the figure of that name.
+type Figure = (&'static str, fn(&str));
+
+const FIGURES: &[Figure] = &[
     ("blocks n=1", |name| cycle(name, 1, 0.9)),
     ("blocks n=8", |name| cycle(name, 8, 0.8)),
     ("blocks n=64", |name| cycle(name, 64, 0.85)),
