@@ -9,7 +9,7 @@ use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
 use super::gaps::Gaps;
-use super::kernel_int::{KernelInt, check_ids};
+use super::kernel_int::{KernelInt, check_blocks};
 
 /// The name of the buffer in errors.
 const BUFFER: &str = "block table";
@@ -222,7 +222,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         if blocks > stride {
             return Err(PagedKvError::StrideTooSmall { row, blocks, stride });
         }
-        check_ids::<T>(sequence.block_ids())
+        check_blocks::<T>(sequence)
     }
 
     /// Writes the next row, already checked.

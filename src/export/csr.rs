@@ -9,7 +9,7 @@ use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
 use super::gaps::Gaps;
-use super::kernel_int::{KernelInt, check_ids, fit};
+use super::kernel_int::{KernelInt, check_blocks, fit};
 
 /// The three arrays of a FlashInfer page table.
 ///
@@ -283,7 +283,7 @@ fn last_page_len(sequence: &Sequence, pages: usize) -> usize {
 /// Refuses a sequence with an id or a block size that a `T` cannot hold.
 fn check_numbers<T: KernelInt>(sequence: &Sequence) -> Result<()> {
     fit::<T>(sequence.block_size() as u64)?;
-    check_ids::<T>(sequence.block_ids())
+    check_blocks::<T>(sequence)
 }
 
 fn check_at_least(buffer: &'static str, required: usize, actual: usize) -> Result<()> {

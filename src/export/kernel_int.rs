@@ -7,6 +7,7 @@
 
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
+use crate::sequence::Sequence;
 
 /// An integer that kernels read: `i32`, `u32` or `i64`.
 ///
@@ -78,6 +79,15 @@ pub(super) fn check_ids<T: KernelInt>(ids: &[BlockId]) -> Result<()> {
         return Ok(());
     }
     check(u64::from(largest(ids)), T::LARGEST, T::NAME)
+}
+
+/// [`check_ids`] of a sequence's blocks, without a look at each where no block of its pool can be
+/// refused.
+pub(super) fn check_blocks<T: KernelInt>(sequence: &Sequence) -> Result<()> {
+    if u64::from(sequence.largest_id_of_pool()) <= T::LARGEST {
+        return Ok(());
+    }
+    check_ids::<T>(sequence.block_ids())
 }
 
 /// Writes `ids`, already checked, into as many cells.

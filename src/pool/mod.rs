@@ -329,6 +329,10 @@ impl Blocks {
         self.words.state(id) == BlockState::SOLE
     }
 
+    pub(crate) fn largest_id(&self) -> u32 {
+        self.first + (self.free.total() - 1) as u32
+    }
+
     /// True if a block can have owners that no table made.
     #[inline]
     pub(crate) fn is_counted_by_id(&self) -> bool {

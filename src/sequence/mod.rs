@@ -310,6 +310,11 @@ impl Sequence {
         given_up * self.block_size
     }
 
+    /// No block that this sequence may ever hold has a larger id.
+    pub(crate) fn largest_id_of_pool(&self) -> u32 {
+        self.table.pool().largest_id()
+    }
+
     pub(crate) fn table(&self) -> &BlockTable {
         &self.table
     }
