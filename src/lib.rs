@@ -82,6 +82,9 @@ pub use id::{BlockId, SeqId};
 pub use pool::BlockPool;
 pub use sequence::{Append, BlockCopy, Sequence};
 pub use stats::{CacheStats, SequenceInfo};
+#[cfg(paged_kv_census)]
+#[doc(hidden)]
+pub use sync::census;
 #[cfg(paged_kv_loom)]
 pub use sync::model;
 pub use table::BlockTable;

@@ -11,7 +11,7 @@ use crate::sequence::{Append, Sequence};
 
 impl PagedKvCache {
     /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
-    /// otherwise as [`BlockPool::allocate`].
+    /// otherwise as [`BlockPool::allocate`](crate::BlockPool::allocate).
     ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists),
@@ -260,7 +260,7 @@ impl PagedKvCache {
         self.update(id, |live| live.note_use(self.clock.stamp()))
     }
 
-    /// Sets what [`EvictionStrategy::Priority`] looks at; 0 at first. Takes one shard lock.
+    /// Sets what [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at; 0 at first. Takes one shard lock.
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).

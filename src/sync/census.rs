@@ -1,0 +1,197 @@
+//! What does an operation write that other threads write too? The names of [`sync`](super) over
+//! the native ones, which count for each thread where it writes.
+//!
+//! An atomic belongs to the [`Place`] of the file that writes it, an `Arc` to that of what it
+//! points to, a lock to that of its kind. Not counted: loads; the number that a thread takes once; the weak count and the
+//! memory of an `Arc` that ends with its last holder, who is alone with it; what `crossbeam` and
+//! `dashmap` do inside one operation, which counts as a whole (see [`Writes::shared`]).
+//!
+//! It does not know which operation is under way, nor whether two writes meet in one cache line.
+
+mod arc;
+mod atomic;
+mod map;
+
+use std::cell::Cell;
+use std::panic::Location;
+use std::path::Path;
+
+use parking_lot::MutexGuard;
+
+pub(crate) use self::arc::{Arc, into_last};
+pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+pub(crate) use self::map::DashMap;
+use super::native;
+pub(crate) use super::native::{
+    Backoff, CachePadded, Entry, Ordering, RwLockReadGuard, RwLockWriteGuard, thread_ordinal,
+};
+
+/// Where something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A home shard: its claim, and under the claim its magazine and their number.
+    HomeShard,
+    /// The ledgers of the home shards (stores, under the claim) and the pool's peak.
+    Ledger,
+    /// The queue of batches in front of which the home shards stand.
+    Depot,
+    /// The words of blocks, and their counts by id.
+    BlockWord,
+    /// The reference count of a run of blocks.
+    Run,
+    /// The reference count of a stripe of the pool.
+    Stripe,
+    /// A count of forks in a stripe, or a cell of another statistic.
+    Statistic,
+    /// The locks of the map's shards.
+    MapShard,
+    /// The lock of a sequence that lives beside the map, its leases and its reference count.
+    Sequence,
+    /// The floor and the reference count of the clock that stamps uses.
+    Clock,
+    /// The mutexes of those that look through all shards or all sequences, and the reference count
+    /// of the blocks, which only the stripes hold.
+    Rare,
+}
+
+const PLACES: [Place; 11] = [
+    Place::HomeShard,
+    Place::Ledger,
+    Place::Depot,
+    Place::BlockWord,
+    Place::Run,
+    Place::Stripe,
+    Place::Statistic,
+    Place::MapShard,
+    Place::Sequence,
+    Place::Clock,
+    Place::Rare,
+];
+
+/// What one thread wrote in one place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes {
+    /// Atomic read-modify-writes, failed exchanges too. A mutex or a lock counts two, the one that
+    /// takes it and the one that lets go. In [`Place::MapShard`] a guard counts one (its lock is
+    /// taken and let go inside `dashmap`), in [`Place::Depot`] an operation of the queue (inside,
+    /// an exchange of the queue's end and a store to the cell).
+    pub shared: u64,
+    /// Atomic stores, which are plain stores to the processor: to what the thread has to itself.
+    pub stores: u64,
+}
+
+thread_local! {
+    static WRITES: [Cell<Writes>; PLACES.len()] =
+        const { [const { Cell::new(Writes { shared: 0, stores: 0 }) }; PLACES.len()] };
+}
+
+/// What the calling thread wrote since it last asked, by place; places without writes left out.
+pub fn take() -> Vec<(Place, Writes)> {
+    let taken = WRITES.with(|writes| PLACES.map(|place| (place, writes[place as usize].take())));
+    taken.into_iter().filter(|(_, writes)| *writes != Writes::default()).collect()
+}
+
+fn count_shared(place: Place, times: u64) {
+    change(place, |writes| writes.shared += times);
+}
+
+fn count_store(place: Place) {
+    change(place, |writes| writes.stores += 1);
+}
+
+fn change(place: Place, change: impl FnOnce(&mut Writes)) {
+    WRITES.with(|writes| {
+        let mut now = writes[place as usize].get();
+        change(&mut now);
+        writes[place as usize].set(now);
+    });
+}
+
+/// The place of the atomics of a file.
+fn place_of(caller: &Location<'_>) -> Place {
+    const PLACE_OF: [(&str, Place); 8] = [
+        ("pool/free_list/shard.rs", Place::HomeShard),
+        ("pool/free_list.rs", Place::HomeShard),
+        ("pool/capacity.rs", Place::Ledger),
+        ("pool/state.rs", Place::BlockWord),
+        ("pool/mod.rs", Place::Statistic),
+        ("src/counter.rs", Place::Statistic),
+        ("cache/slot.rs", Place::Sequence),
+        ("src/clock.rs", Place::Clock),
+    ];
+    let file = Path::new(caller.file());
+    match PLACE_OF.iter().find(|(end, _)| file.ends_with(end)) {
+        Some(&(_, place)) => place,
+        None => panic!("{caller}: the atomics of this file have no place in the census"),
+    }
+}
+
+/// A queue, each operation of which counts.
+pub(crate) struct ArrayQueue<T>(native::ArrayQueue<T>);
+
+impl<T> ArrayQueue<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self(native::ArrayQueue::new(capacity))
+    }
+
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        count_shared(Place::Depot, 1);
+        self.0.push(value)
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        count_shared(Place::Depot, 1);
+        self.0.pop()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A mutex whose guard counts for both its ends.
+pub(crate) struct Mutex<T>(native::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(native::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        count_shared(Place::Rare, 2);
+        self.0.lock()
+    }
+}
+
+/// A lock whose guards count for both their ends.
+pub(crate) struct RwLock<T>(native::RwLock<T>);
+
+impl<T> RwLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(native::RwLock::new(value))
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        count_shared(Place::Sequence, 2);
+        self.0.read()
+    }
+
+    pub(crate) fn read_recursive(&self) -> RwLockReadGuard<'_, T> {
+        count_shared(Place::Sequence, 2);
+        self.0.read_recursive()
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+        count_shared(Place::Sequence, 2);
+        self.0.write()
+    }
+
+    pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        count_shared(Place::Sequence, 2);
+        self.0.try_write()
+    }
+}

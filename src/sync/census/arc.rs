@@ -1,0 +1,92 @@
+//! Whose reference count is written? The standard library's `Arc`, counted by what it points to.
+//!
+//! By the type and not by the caller, because dropping has no caller that could be asked.
+
+use std::any::type_name;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use super::{Place, count_shared, count_store, native};
+
+/// An `Arc` whose clones and drops are counted.
+pub(crate) struct Arc<T> {
+    arc: native::Arc<T>,
+    /// Behind `arc`, so that its contents end first.
+    hold: Hold<T>,
+}
+
+/// Counts the end of one reference.
+struct Hold<T>(PhantomData<fn() -> T>);
+
+impl<T> Drop for Hold<T> {
+    fn drop(&mut self) {
+        count_shared(place_of::<T>(), 1);
+    }
+}
+
+/// The place of the reference count of a `T`.
+fn place_of<T>() -> Place {
+    const PLACE_OF: [(&str, Place); 5] = [
+        ("Run", Place::Run),
+        ("Stripe", Place::Stripe),
+        ("SharedSlot", Place::Sequence),
+        ("RecencyClock", Place::Clock),
+        ("Blocks", Place::Rare),
+    ];
+    let name = type_name::<T>().trim_end_matches('>');
+    match PLACE_OF.iter().find(|(last, _)| name.rsplit("::").next() == Some(last)) {
+        Some(&(_, place)) => place,
+        None => panic!("an Arc of {name} has no place in the census"),
+    }
+}
+
+impl<T> Arc<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self::of(native::Arc::new(value))
+    }
+
+    fn of(arc: native::Arc<T>) -> Self {
+        Self { arc, hold: Hold(PhantomData) }
+    }
+
+    /// An exchange of the weak count, and a store that ends it if nobody else holds the contents.
+    pub(crate) fn get_mut(this: &mut Self) -> Option<&mut T> {
+        count_shared(place_of::<T>(), 1);
+        count_store(place_of::<T>());
+        native::Arc::get_mut(&mut this.arc)
+    }
+
+    pub(crate) fn ptr_eq(left: &Self, right: &Self) -> bool {
+        native::Arc::ptr_eq(&left.arc, &right.arc)
+    }
+
+    pub(crate) fn strong_count(this: &Self) -> usize {
+        native::Arc::strong_count(&this.arc)
+    }
+
+    pub(crate) fn as_ptr(this: &Self) -> *const T {
+        native::Arc::as_ptr(&this.arc)
+    }
+}
+
+impl<T> Clone for Arc<T> {
+    fn clone(&self) -> Self {
+        count_shared(place_of::<T>(), 1);
+        Self::of(self.arc.clone())
+    }
+}
+
+impl<T> Deref for Arc<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.arc
+    }
+}
+
+/// As in the build that ships; counts the end of one reference.
+pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
+    let Arc { arc, hold } = arc;
+    drop(hold);
+    native::into_last(arc)
+}

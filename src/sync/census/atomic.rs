@@ -1,0 +1,83 @@
+//! Which atomics are written, and from where? Those of the standard library, counted at the caller.
+
+use std::panic::Location;
+
+use super::{Ordering, count_shared, count_store, native, place_of};
+
+/// The methods of every atomic, whatever its value.
+macro_rules! counted {
+    ($name:ident, $value:ty, { $($arithmetic:tt)* }) => {
+        /// An atomic whose writes are counted.
+        pub(crate) struct $name(native::$name);
+
+        impl $name {
+            pub(crate) const fn new(value: $value) -> Self {
+                Self(native::$name::new(value))
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.0.load(order)
+            }
+
+            #[track_caller]
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                count_store(place_of(Location::caller()));
+                self.0.store(value, order);
+            }
+
+            $($arithmetic)*
+        }
+    };
+}
+
+/// One counted method of the same name.
+macro_rules! forward {
+    ($method:ident($($arg:ident: $of:ty),*) -> $returned:ty) => {
+        #[track_caller]
+        pub(crate) fn $method(&self, $($arg: $of),*) -> $returned {
+            count_shared(place_of(Location::caller()), 1);
+            self.0.$method($($arg),*)
+        }
+    };
+}
+
+counted!(AtomicBool, bool, {
+    forward!(compare_exchange(
+        seen: bool,
+        next: bool,
+        success: Ordering,
+        failure: Ordering
+    ) -> Result<bool, bool>);
+});
+
+counted!(AtomicU32, u32, {
+    forward!(fetch_add(value: u32, order: Ordering) -> u32);
+    forward!(fetch_sub(value: u32, order: Ordering) -> u32);
+    forward!(compare_exchange_weak(
+        seen: u32,
+        next: u32,
+        success: Ordering,
+        failure: Ordering
+    ) -> Result<u32, u32>);
+
+    /// Counts once: an exchange that has to be repeated is not seen.
+    #[track_caller]
+    pub(crate) fn fetch_update(
+        &self,
+        success: Ordering,
+        failure: Ordering,
+        step: impl FnMut(u32) -> Option<u32>,
+    ) -> Result<u32, u32> {
+        count_shared(place_of(Location::caller()), 1);
+        self.0.fetch_update(success, failure, step)
+    }
+});
+
+counted!(AtomicU64, u64, {
+    forward!(fetch_add(value: u64, order: Ordering) -> u64);
+    forward!(fetch_max(value: u64, order: Ordering) -> u64);
+});
+
+counted!(AtomicUsize, usize, {
+    forward!(fetch_max(value: usize, order: Ordering) -> usize);
+});
