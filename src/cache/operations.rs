@@ -185,9 +185,8 @@ impl PagedKvCache {
         }
         let fork = |live: &mut Live| Ok((live.sequence_mut().fork_uncounted()?, live.priority));
         let (sequence, priority) = self.update_if(src, Live::is_brief, fork)??;
-        let handle = sequence.table().pool().clone();
         self.insert(dst, Live::new(sequence, priority, self.clock.stamp()))?;
-        handle.count_fork();
+        self.pool.count_fork();
         Ok(())
     }
 

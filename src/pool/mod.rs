@@ -265,10 +265,19 @@ impl BlockPool {
         self.stripes.iter().map(|stripe| stripe.0.forks.load(Ordering::Relaxed)).sum()
     }
 
+    pub(crate) fn count_fork(&self) {
+        self.stripe().count_fork();
+    }
+
     /// The handle of the calling thread's stripe.
     #[inline]
     pub(crate) fn handle(&self) -> PoolHandle {
-        self.stripes[thread_ordinal() & (self.stripes.len() - 1)].clone()
+        self.stripe().clone()
+    }
+
+    #[inline]
+    fn stripe(&self) -> &PoolHandle {
+        &self.stripes[thread_ordinal() & (self.stripes.len() - 1)]
     }
 }
 

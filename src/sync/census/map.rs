@@ -67,7 +67,7 @@ impl<K: Eq + Hash, V, S: BuildHasher + Clone> DashMap<K, V, S> {
         self.walked().len()
     }
 
-    pub(crate) fn iter<'a>(&'a self) -> <&'a native::DashMap<K, V, S> as IntoIterator>::IntoIter {
+    pub(crate) fn iter(&self) -> <&native::DashMap<K, V, S> as IntoIterator>::IntoIter {
         self.walked().into_iter()
     }
 }

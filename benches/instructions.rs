@@ -1,0 +1,213 @@
+//! How many instructions does an operation take? Counted by valgrind, not timed, so that the
+//! answer is the same on a busy machine: `cargo bench --bench instructions [-- --write]`.
+//!
+//! Runs itself under cachegrind, each operation `TIMES` and twice `TIMES` times after the same
+//! set-up; the difference, divided, is one operation with its share of the loop. `--write` puts
+//! the table into `benches/INSTRUCTIONS.md`.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::hint::black_box;
+use std::process::{Command, ExitCode};
+
+use paged_kv::export::{Gaps, TableShape, block_tables};
+use paged_kv::{BlockId, BlockPool, PagedKvCache, SeqId, Sequence};
+
+/// A multiple of the blocks that move to and from the depot at once, so that both runs do so
+/// equally often.
+const TIMES: u64 = 1024;
+
+/// A block that no loop here fills.
+const ENDLESS: usize = 1 << 20;
+
+/// Cachegrind takes `rep movsb`, by which the C library copies more than a few kilobytes, for an
+/// instruction a byte; the processor does not. So long copies are made as short ones are.
+const COPY_BY_VECTORS: &str = "glibc.cpu.x86_rep_movsb_threshold=1073741824";
+
+/// The most that a fork of 8,192 blocks may take, in forks of 64.
+const GROWTH_MAX: f64 = 40.0;
+
+type Operation = fn(times: u64);
+
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("an empty loop", |times| repeat(times, || ())),
+    ("allocate and release 1", |times| allocate_and_release(times, 1)),
+    ("allocate and release 8", |times| allocate_and_release(times, 8)),
+    ("allocate and release 64", |times| allocate_and_release(times, 64)),
+    ("allocate and release 512", |times| allocate_and_release(times, 512)),
+    ("grow a table by 1 and truncate", |times| grow_and_truncate(times, 1)),
+    ("grow a table by 64 and truncate", |times| grow_and_truncate(times, 64)),
+    ("the memory of 64 ids, malloc and free", memory_of_ids),
+    ("append inside a block, by handle", append_by_handle),
+    ("append inside a block, by id", append_by_id),
+    ("append into a new block, by handle", |times| append_blocks(times, 1)),
+    ("append 2 new blocks and truncate them, by handle", append_and_truncate),
+    ("fork and release 64", |times| fork_and_release(times, 64)),
+    ("fork and release 512", |times| fork_and_release(times, 512)),
+    ("fork and release 8192", |times| fork_and_release(times, 8192)),
+    ("export a block table row of 512, by handle", |times| export(times, 512)),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let [operation, times] = args.as_slice() {
+        let index: usize = operation.parse().expect("the index of an operation");
+        OPERATIONS[index].1(times.parse().expect("a number of times"));
+        return ExitCode::SUCCESS;
+    }
+    let counts: Option<Vec<f64>> = (0..OPERATIONS.len()).map(of_one).collect();
+    let Some(counts) = counts else {
+        eprintln!("this needs valgrind, whose cachegrind counts the instructions");
+        return ExitCode::FAILURE;
+    };
+    let table = table(&counts);
+    print!("{table}");
+    if args.iter().any(|arg| arg == "--write") {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/INSTRUCTIONS.md");
+        fs::write(path, document(&table)).expect("the folder of the benches can be written");
+    }
+    let growth =
+        of_name("fork and release 8192", &counts) / of_name("fork and release 64", &counts);
+    println!("\nfork of 8192 blocks: {growth:.1} forks of 64 (at most {GROWTH_MAX})");
+    if growth <= GROWTH_MAX { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Instructions of one operation, or nothing without valgrind.
+fn of_one(operation: usize) -> Option<f64> {
+    let [once, twice] = [TIMES, 2 * TIMES].map(|times| counted(operation, times));
+    Some((twice? - once?) as f64 / TIMES as f64)
+}
+
+/// Instructions of this whole program, doing one thing.
+fn counted(operation: usize, times: u64) -> Option<u64> {
+    let program = env::current_exe().expect("the program knows where it is");
+    let output = Command::new("valgrind")
+        .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
+        .arg(program)
+        .args([operation.to_string(), times.to_string()])
+        // The environment lies on the stack and would move it.
+        .env_clear()
+        .env("PATH", env::var_os("PATH")?)
+        .env("GLIBC_TUNABLES", COPY_BY_VECTORS)
+        .output()
+        .ok()?;
+    let report = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {report}", OPERATIONS[operation].0);
+    let refs =
+        report.lines().find_map(|line| line.split_once("I   refs:").or(line.split_once("I refs:")));
+    let (_, number) = refs.expect("cachegrind says how many instructions it saw");
+    Some(number.trim().replace(',', "").parse().expect("a number"))
+}
+
+fn of_name(name: &str, counts: &[f64]) -> f64 {
+    let index = OPERATIONS.iter().position(|(of, _)| *of == name);
+    counts[index.expect("an operation of the table")]
+}
+
+fn table(counts: &[f64]) -> String {
+    let mut table = "| operation | instructions |\n|---|---:|\n".to_owned();
+    for ((name, _), count) in OPERATIONS.iter().zip(counts) {
+        writeln!(table, "| {name} | {count:.1} |").expect("a string takes all");
+    }
+    table
+}
+
+fn document(table: &str) -> String {
+    format!(
+        "# Instructions an operation\n\n\
+         Written by `cargo bench --bench instructions -- --write`: x86-64 instructions as\n\
+         valgrind's cachegrind counts them, on one thread, with a warm home shard. The difference\n\
+         between {TIMES} and twice as many operations, divided: set-up and program start cancel.\n\
+         What the loop and the memory allocator take is included. Of one machine, compiler and C\n\
+         library; on those, the same each time.\n\n\
+         Copies are made by vector instructions (`{COPY_BY_VECTORS}`),\n\
+         because cachegrind counts the other way, `rep movsb`, as an instruction a byte: fork and\n\
+         release of 8192 would be 33,441 then, 60 times that of 64 instead of 7.\n\n{table}"
+    )
+}
+
+#[inline(always)]
+fn repeat<R>(times: u64, mut operation: impl FnMut() -> R) {
+    for _ in 0..times {
+        black_box(operation());
+    }
+}
+
+/// A pool of many home shards, of which this thread's is filled.
+fn warm_pool() -> BlockPool {
+    let pool = BlockPool::new(1 << 15);
+    for n in [512, 64, 8, 1] {
+        drop(pool.allocate(n).unwrap());
+    }
+    pool
+}
+
+/// Full blocks, and a partly filled one.
+fn sequence(pool: &BlockPool, blocks: usize) -> Sequence {
+    pool.allocate_sequence(blocks * 16 + 1, 16).unwrap()
+}
+
+fn allocate_and_release(times: u64, n: usize) {
+    let pool = warm_pool();
+    repeat(times, || pool.allocate(black_box(n)).unwrap());
+}
+
+/// Without the memory of a new table.
+fn grow_and_truncate(times: u64, n: usize) {
+    let pool = warm_pool();
+    let mut table = pool.allocate(n).unwrap();
+    repeat(times, || {
+        table.truncate(0);
+        table.grow(black_box(n)).unwrap()
+    });
+}
+
+/// What an allocation takes besides the blocks.
+fn memory_of_ids(times: u64) {
+    repeat(times, || Vec::<BlockId>::with_capacity(black_box(64)));
+}
+
+fn append_by_handle(times: u64) {
+    let pool = warm_pool();
+    let mut sequence = pool.allocate_sequence(1, ENDLESS).unwrap();
+    repeat(times, || sequence.append(black_box(1)).unwrap());
+}
+
+fn append_by_id(times: u64) {
+    let cache = PagedKvCache::new(1 << 10, ENDLESS, 1, 1);
+    cache.allocate(SeqId(1), 1).unwrap();
+    repeat(times, || cache.append(black_box(SeqId(1)), black_box(1)).unwrap());
+}
+
+fn append_blocks(times: u64, block_size: usize) {
+    let pool = warm_pool();
+    // Its ids have the memory that all appends together need.
+    let mut sequence = pool.allocate_sequence(4 * TIMES as usize, block_size).unwrap();
+    sequence.truncate(0).unwrap();
+    repeat(times, || sequence.append(black_box(1)).unwrap());
+}
+
+fn append_and_truncate(times: u64) {
+    let pool = warm_pool();
+    let mut sequence = sequence(&pool, 64);
+    let end = sequence.num_tokens();
+    repeat(times, || {
+        drop(sequence.append(black_box(32)).unwrap());
+        sequence.truncate(black_box(end)).unwrap();
+    });
+}
+
+fn fork_and_release(times: u64, blocks: usize) {
+    let pool = warm_pool();
+    let mut sequence = sequence(&pool, blocks);
+    repeat(times, || sequence.fork().unwrap());
+}
+
+fn export(times: u64, blocks: usize) {
+    let pool = warm_pool();
+    let sequence = pool.allocate_sequence(blocks * 16, 16).unwrap();
+    let mut row = vec![0_i32; blocks];
+    let shape = TableShape { stride: blocks, pad: -1, gaps: Gaps::Show };
+    repeat(times, || block_tables([&sequence], black_box(&mut row), shape).unwrap());
+}
