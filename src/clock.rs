@@ -33,7 +33,8 @@ impl RecencyClock {
         Self { floor: CachePadded::new(AtomicU64::new(0)) }
     }
 
-    /// A stamp above every stamp this thread has given, and unlike every other thread's.
+    /// A stamp above every stamp this thread has given, and unlike every other thread's (up to
+    /// 65,536 threads in the life of the process).
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
         // Relaxed: stamps choose victims, they guard nothing.

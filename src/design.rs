@@ -91,7 +91,7 @@
 //! | a refusal by the ledgers (step 3) | nobody |
 //! | allocate, grow, release | a thread descheduled inside a claim, only if *all* shards are claimed (likely only in a pool of one shard, under 1,024 blocks); a thread descheduled between two instructions of `ArrayQueue`, once in 128 blocks at most |
 //! | allocate when neither home shard nor depot suffices | besides, at step 5: other collectors (a mutex), and every thread inside a claim |
-//! | by id | besides: the lock of one of 256 map shards, held for one operation of its sequence that neither searches for blocks nor runs the caller's code; the lock of the sequence itself, if it is leased or in the middle of something long |
+//! | by id | besides: the lock of one of 256 map shards, which 16 consecutive ids share, held for one operation that neither searches for blocks nor runs the caller's code; the lock of the sequence itself, if it is leased or in the middle of something long |
 //! | `validate` | as step 5; it holds all claims for a pass over the free list |
 //!
 //! Nothing is lock-free in the strict sense where `ArrayQueue`, a claim or a map shard is
@@ -104,7 +104,7 @@
 //! |---|---|---|
 //! | `claimed.store(false, Release)` in `Claim::drop` | `claimed.compare_exchange(.., Acquire, ..)` in `Shard::try_claim` | ids, words, ledger; through the words' owners the KV bytes: a block's next owner sees all its last one did |
 //! | the depot's push | the depot's pop | the same for blocks that change shards |
-//! | `word` exchange, AcqRel, in `BlockWords::release_shared` | itself, and the Acquire load in `BlockWords::state` | what each sharer did with a block, to the last one |
+//! | `word` exchange, AcqRel, in `WordsView::release_shared` | itself, and the Acquire loads in `state` and `release_sole` | what each sharer did with a block, to the last one |
 //! | `taken`, `given` stores, Release | loads, Acquire, in `room_at_most` and `totals` | a block counted as given was counted as taken |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |
 //! | `leases.fetch_sub(Release)` | `leases.load(Acquire)` | what a lease's holder did, to the thread that evicts |
@@ -121,7 +121,8 @@
 //! shard, so that a scheduler that works on requests of one age finds the shards' locks in its own
 //! cache (figures in `BENCHMARKS.md`); otherwise ids are spread by foldhash, seeded at random for
 //! each cache, because they may come from clients. There are 256 shards whatever the machine: the
-//! chance of meeting a descheduled holder counts, not the number of cores.
+//! chance of meeting a descheduled holder counts, not the number of cores. (Threads that take ids
+//! from one counter meet in a shard more often than by chance: better give each a range.)
 //!
 //! Recency is a logical clock: a thread's stamps strictly increase, and it runs at most 64 uses
 //! ahead of what other threads know. Exact on one thread; between threads a use may look older than

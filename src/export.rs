@@ -12,7 +12,8 @@
 //! closes them ([`Gaps`]).
 //!
 //! Invariant: everything is checked before the first cell is written, so a refused call (or, for
-//! a builder, a refused `push`) leaves the buffers as they were. Nothing allocates and nothing
+//! a builder, a refused `push`) leaves the buffers as they were. (Over ids and leases, where rows
+//! are reached one by one, the rows before the refused one are written.) Nothing allocates and nothing
 //! locks: a [`&Sequence`] holds still while it is borrowed.
 //!
 //! It does not know devices, models or streams, nor whether the sequences of a batch come from

@@ -15,7 +15,7 @@ const STRATEGIES: [EvictionStrategy; 6] =
 
 /// Runs `check` on caches of 12 blocks of 4 tokens.
 fn with(strategy: EvictionStrategy, check: impl Fn(&PagedKvCache)) {
-    for cache in shapes_with(12, 4, |builder| builder.eviction_strategy(strategy)) {
+    for cache in shapes_with(12, 4, |builder| builder.with_eviction_strategy(strategy)) {
         check(&cache);
         cache.validate().unwrap();
     }

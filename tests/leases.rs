@@ -42,7 +42,7 @@ fn leases_are_counted_and_the_last_one_lets_go() {
 #[test]
 fn a_leased_sequence_is_neither_freed_nor_trimmed_nor_evicted_and_the_refusal_says_so() {
     let strategy = EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 4 };
-    for cache in shapes_with(8, 4, |builder| builder.eviction_strategy(strategy)) {
+    for cache in shapes_with(8, 4, |builder| builder.with_eviction_strategy(strategy)) {
         cache.allocate(s(7), 28).unwrap();
         let lease = cache.lease(&[s(7)]).unwrap();
         let before = Snapshot::of(&cache);

@@ -123,7 +123,7 @@ fn build(shape: &Shape) -> PagedKvCache {
         .num_blocks(shape.num_blocks)
         .block_size(shape.block_size)
         .home_shards(shape.home_shards)
-        .eviction_strategy(shape.strategy);
+        .with_eviction_strategy(shape.strategy);
     let builder = if shape.null_block { builder.with_null_block() } else { builder };
     builder.build().unwrap()
 }

@@ -449,10 +449,13 @@ fn the_builder_refuses_by_parameter() {
         ("block_bytes", good().num_heads(usize::MAX)),
         ("home_shards", good().home_shards(0)),
         ("home_shards", good().home_shards(1025)),
-        ("eviction_threshold", good().eviction_threshold(f64::NAN)),
-        ("eviction_threshold", good().eviction_threshold(-0.1)),
-        ("eviction_threshold", good().eviction_threshold(1.1)),
-        ("eviction_strategy", good().eviction_strategy(EvictionStrategy::Priority { levels: 0 })),
+        ("eviction_threshold", good().with_eviction_threshold(f64::NAN)),
+        ("eviction_threshold", good().with_eviction_threshold(-0.1)),
+        ("eviction_threshold", good().with_eviction_threshold(1.1)),
+        (
+            "eviction_strategy",
+            good().with_eviction_strategy(EvictionStrategy::Priority { levels: 0 }),
+        ),
     ] {
         let refusal = builder.build().map(drop).unwrap_err();
         assert!(refusal.to_string().contains(parameter), "{refusal}");
@@ -514,7 +517,7 @@ fn everything_says_what_it_is() {
         ),
     ] {
         assert_eq!(strategy.to_string(), text);
-        for cache in shapes_with(10, 4, |builder| builder.eviction_strategy(strategy)) {
+        for cache in shapes_with(10, 4, |builder| builder.with_eviction_strategy(strategy)) {
             assert_eq!(cache.eviction_strategy(), strategy);
             cache.allocate(s(1), 9).unwrap();
             assert!(cache.to_string().contains("3/10"), "{cache}");

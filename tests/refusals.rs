@@ -189,7 +189,7 @@ fn a_refused_call_changes_nothing_that_can_be_seen() {
         let mut refusals = 0;
         for &(state, build) in STATES {
             for strategy in STRATEGIES {
-                for mut world in worlds(build, |builder| builder.eviction_strategy(strategy)) {
+                for mut world in worlds(build, |builder| builder.with_eviction_strategy(strategy)) {
                     let before = (Snapshot::of(&world.cache), parts(&world));
                     let Err(refusal) = call(&mut world) else {
                         world.cache.validate().unwrap();

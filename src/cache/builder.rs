@@ -5,7 +5,7 @@
 use super::PagedKvCache;
 use crate::error::{PagedKvError, Result};
 use crate::evict::EvictionStrategy;
-use crate::pool::{BlockPool, default_shards};
+use crate::pool::{BlockPool, MOST_BLOCKS, default_shards};
 
 /// Utilization at which a cache says that it needs eviction, unless told otherwise.
 const DEFAULT_THRESHOLD: f64 = 0.9;
@@ -23,7 +23,7 @@ const ELEMENT_BYTES: usize = 2;
 ///     .block_size(16)
 ///     .num_heads(8)
 ///     .head_dim(128)
-///     .eviction_strategy(EvictionStrategy::LongestFirst)
+///     .with_eviction_strategy(EvictionStrategy::LongestFirst)
 ///     .build()?;
 /// assert_eq!(cache.block_memory_bytes(), 2 * 16 * 8 * 128 * 2);
 ///
@@ -123,10 +123,10 @@ impl PagedKvCacheBuilder {
     ///
     /// let levels = |levels| EvictionStrategy::Priority { levels };
     /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// assert!(builder.clone().eviction_strategy(levels(2)).build().is_ok());
-    /// assert!(builder.eviction_strategy(levels(0)).build().is_err());
+    /// assert!(builder.clone().with_eviction_strategy(levels(2)).build().is_ok());
+    /// assert!(builder.with_eviction_strategy(levels(0)).build().is_err());
     /// ```
-    pub fn eviction_strategy(self, eviction_strategy: EvictionStrategy) -> Self {
+    pub fn with_eviction_strategy(self, eviction_strategy: EvictionStrategy) -> Self {
         Self { eviction_strategy, ..self }
     }
 
@@ -135,11 +135,11 @@ impl PagedKvCacheBuilder {
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder().num_blocks(8);
-    /// assert!(builder.clone().eviction_threshold(0.0).build()?.needs_eviction());
-    /// assert!(builder.eviction_threshold(1.1).build().is_err());
+    /// assert!(builder.clone().with_eviction_threshold(0.0).build()?.needs_eviction());
+    /// assert!(builder.with_eviction_threshold(1.1).build().is_err());
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn eviction_threshold(self, eviction_threshold: f64) -> Self {
+    pub fn with_eviction_threshold(self, eviction_threshold: f64) -> Self {
         Self { eviction_threshold, ..self }
     }
 
@@ -196,6 +196,12 @@ impl PagedKvCacheBuilder {
             if value == 0 {
                 return invalid(parameter, "0, at least 1 needed".to_owned());
             }
+        }
+        if self.num_blocks > MOST_BLOCKS {
+            return invalid(
+                "num_blocks",
+                format!("{}, at most {MOST_BLOCKS} have ids", self.num_blocks),
+            );
         }
         if !(0.0..=1.0).contains(&self.eviction_threshold) {
             return invalid(

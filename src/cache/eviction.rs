@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use super::PagedKvCache;
 use super::prospects::Prospects;
-use super::slot::{Live, Slot};
+use super::slot::{Live, Slot, is_looking};
 use crate::error::{PagedKvError, Result};
 use crate::evict::{EvictionKey, EvictionStrategy};
 use crate::id::SeqId;
@@ -188,8 +188,9 @@ impl PagedKvCache {
     }
 
     fn prospects(&self) -> Prospects {
-        // One at a time: an assessment holds the runs it counts, and another would count it.
-        let _alone = self.assessing.lock();
+        // One at a time: an assessment holds the runs it counts, and another would count it. But
+        // whoever holds a sequence's lock must not wait for one that may want it.
+        let _alone = (!is_looking()).then(|| self.assessing.lock());
         let mut prospects = Prospects::default();
         self.for_each_unleased(|id, live| prospects.add(id, live.sequence().table()));
         prospects.judge();

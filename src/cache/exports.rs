@@ -1,8 +1,8 @@
 //! What does a kernel need to know of these requests? The exports of [`export`](crate::export),
 //! over ids of the cache and over the rows of a lease.
 //!
-//! Each row is read at a moment of its own; a lease keeps the rows in place between them. A call
-//! that fails half-way leaves the earlier rows written.
+//! Each row is read at a moment of its own; a lease keeps the rows in place between them. So what
+//! only a later row can refuse is found out with the earlier ones written.
 
 use std::ops::Range;
 
@@ -20,6 +20,7 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and those of [`BlockTables`].
+    /// The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, TableShape};
@@ -53,6 +54,7 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and those of [`Csr`].
+    /// The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::{CsrBuffers, Gaps};
@@ -88,6 +90,7 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and those of [`SlotMapping`].
+    /// The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::Gaps;
@@ -142,6 +145,7 @@ impl Lease {
     ///
     /// # Errors
     /// Those of [`BlockTables`].
+    /// The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, TableShape};
@@ -170,6 +174,7 @@ impl Lease {
     ///
     /// # Errors
     /// Those of [`Csr`].
+    /// The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::{CsrBuffers, Gaps};
@@ -207,6 +212,7 @@ impl Lease {
     /// [`BufferSize`](PagedKvError::BufferSize) when there is not one number a row,
     /// [`TokenRange`](PagedKvError::TokenRange) when a row has fewer tokens, and those of
     /// [`SlotMapping`].
+    /// The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::Gaps;

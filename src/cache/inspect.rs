@@ -42,8 +42,8 @@ impl PagedKvCache {
     /// No map lock is held meanwhile, but the sequence's own: `read` may look at the cache, even at
     /// the same sequence again. A call that needs to change or remove this very sequence waits for
     /// `read` to end; made by `read` itself, it waits forever. Such are append, fork, truncate, trim,
-    /// touch, set_priority and free of it, a batch with it, and an eviction that may choose it; two
-    /// closures must not do such things to each other's sequences either.
+    /// touch, set_priority and free of it, a batch with it, and an eviction that may choose it. Nor
+    /// should `read` change other sequences: two closures that change each other's wait forever.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -101,8 +101,9 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn stats(&self) -> CacheStats {
-        let totals = self.pool.totals();
+        // First: what is undone after this look is in the totals too, if only for a moment.
         let undone = self.undone.sum();
+        let totals = self.pool.totals();
         CacheStats {
             total_allocations: totals.taken.saturating_sub(undone),
             total_frees: totals.given.saturating_sub(undone),

@@ -38,8 +38,6 @@ use crate::sync::{Arc, RwLockWriteGuard};
 #[must_use = "a lease ends when it is dropped"]
 pub struct Lease {
     leased: Vec<Leased>,
-    /// Indices of `leased` in the one order in which every lease locks its sequences.
-    lock_order: Vec<usize>,
     /// Empty: the memory of the rows between calls, as elements of their layout that may be sent
     /// to other threads, which lock guards may not.
     rows: Vec<(usize, usize)>,
@@ -80,13 +78,7 @@ impl PagedKvCache {
     pub fn lease(&self, ids: &[SeqId]) -> Result<Lease> {
         // Collecting stops at the first refusal and drops the leases taken so far.
         let leased = ids.iter().map(|&id| self.lease_one(id)).collect::<Result<Vec<_>>>()?;
-        let mut lease = Lease {
-            leased,
-            lock_order: Vec::new(),
-            rows: Vec::new(),
-            clock: Arc::clone(&self.clock),
-        };
-        lease.order_locks();
+        let lease = Lease { leased, rows: Vec::new(), clock: Arc::clone(&self.clock) };
         match lease.first_repetition() {
             None => Ok(lease),
             Some(id) => Err(PagedKvError::InvalidConfig {
@@ -175,7 +167,7 @@ impl Lease {
         self.leased.is_empty()
     }
 
-    /// Lets one sequence leave the lease; the rows behind it move up. `O(rows * log(rows))`, no map.
+    /// Lets one sequence leave the lease; the rows behind it move up. `O(rows)`, no map.
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when the lease does not have it.
@@ -195,7 +187,6 @@ impl Lease {
     pub fn release(&mut self, id: SeqId) -> Result<()> {
         let row = self.leased.iter().position(|leased| leased.id == id);
         self.leased.remove(row.ok_or_else(not_found(id))?);
-        self.order_locks();
         Ok(())
     }
 
@@ -281,7 +272,7 @@ impl Lease {
         Err(PagedKvError::BufferSize { buffer, required, actual })
     }
 
-    /// Locks every row, in the order that all leases share, for the time of `change`.
+    /// Locks every row for the time of `change`.
     fn with_locked_rows<R>(
         &mut self,
         num_new_tokens: &[usize],
@@ -290,26 +281,37 @@ impl Lease {
         self.check_rows("num_new_tokens", num_new_tokens)?;
         let mut rows: Vec<LockedRow<'_>> = emptied(std::mem::take(&mut self.rows));
         rows.extend(num_new_tokens.iter().map(|&n| LockedRow { live: None, num_new_tokens: n }));
-        for &row in &self.lock_order {
-            rows[row].live = Some(self.leased[row].slot.write());
-        }
+        self.lock_all(&mut rows);
         let changed = change(&mut rows, &self.clock);
         self.rows = emptied(rows);
         changed
     }
 
-    fn order_locks(&mut self) {
-        self.lock_order.clear();
-        self.lock_order.extend(0..self.leased.len());
-        let leased = &self.leased;
-        self.lock_order.sort_unstable_by_key(|&row| Arc::as_ptr(&leased[row].slot));
+    /// Waits for one row at a time, and holds none meanwhile: whoever is at a row may be waiting for
+    /// another, be it a batch with these rows in another order, or a reader that looks further.
+    fn lock_all<'a>(&'a self, rows: &mut [LockedRow<'a>]) {
+        let mut awaited = 0;
+        while awaited < rows.len() {
+            rows[awaited].live = Some(self.leased[awaited].slot.write());
+            let unlocked = rows.iter_mut().zip(&self.leased).filter(|(row, _)| row.live.is_none());
+            for (row, leased) in unlocked {
+                row.live = leased.slot.try_write();
+                if row.live.is_none() {
+                    break;
+                }
+            }
+            match rows.iter().position(|row| row.live.is_none()) {
+                None => return,
+                Some(busy) => awaited = busy,
+            }
+            rows.iter_mut().for_each(|row| row.live = None);
+        }
     }
 
     fn first_repetition(&self) -> Option<SeqId> {
-        let neighbours = self.lock_order.windows(2);
-        let slots = |pair: &[usize]| (&self.leased[pair[0]], &self.leased[pair[1]]);
-        let mut repeated = neighbours.map(slots).filter(|(a, b)| Arc::ptr_eq(&a.slot, &b.slot));
-        repeated.next().map(|(leased, _)| leased.id)
+        let mut ids: Vec<SeqId> = self.ids().collect();
+        ids.sort_unstable();
+        ids.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
     }
 }
 

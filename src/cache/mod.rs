@@ -1,11 +1,13 @@
 //! Where is request r? The sequences of all scheduler threads, by id.
 //!
 //! A thin layer over [`Sequence`]: look the id up, do the handle's operation, note the use. Every
-//! operation is linearizable per sequence. What takes long (a search for blocks, a caller's
-//! closure, a very long table) happens outside the map's locks; see [`slot`].
+//! operation is linearizable per sequence. What may take long (a search for blocks, a caller's
+//! closure, a fork or truncation of a very long table) happens outside the map's locks; see
+//! [`slot`].
 //!
-//! Invariants: no map lock is held while another is taken, while a thread waits for blocks, or
-//! while the caller's code runs; an operation that fails has changed nothing.
+//! Invariants: no map lock is held while another is taken, while a thread searches for blocks, or
+//! while the caller's code runs; whoever waits for a sequence's lock holds no other sequence's, but
+//! for a caller's closure; an operation that fails has changed nothing.
 
 mod audit;
 mod builder;
@@ -31,8 +33,9 @@ use crate::pool::BlockPool;
 use crate::sequence::Sequence;
 use crate::sync::{Arc, DashMap, Entry, Mutex};
 
-/// Shards of the map. Many more than cores: a thread that is descheduled inside one of them holds
-/// up one request in 256, for the length of a time slice.
+/// Shards of the map. Many more than cores, because a thread that is descheduled inside one holds
+/// up the requests of that shard for a time slice: sixteen neighbours, and whom the hash put beside
+/// them.
 const MAP_SHARDS: usize = 256;
 
 /// A paged KV cache that many scheduler threads share.

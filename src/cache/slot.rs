@@ -18,7 +18,8 @@ use crate::id::SeqId;
 use crate::sequence::Sequence;
 use crate::sync::{Arc, AtomicU32, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Longer tables are forked, cut and read outside the map's lock.
+/// Longer tables are forked, truncated and read outside the map's lock. (A trim keeps leases out by
+/// that lock, however long it takes.)
 const BRIEF_BLOCKS: usize = 1024;
 
 /// A sequence and what eviction wants to know of it.
@@ -30,7 +31,7 @@ pub(super) struct Live {
     changes: u32,
 }
 
-/// What is never the same for two states of the cache's sequences.
+/// What two states of the cache's sequences do not have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
     last_access: u64,
@@ -96,6 +97,11 @@ pub(super) struct SharedSlot {
     live: RwLock<Option<Box<Live>>>,
 }
 
+/// True while a closure of this thread's caller looks at a sequence, whose lock is held meanwhile.
+pub(super) fn is_looking() -> bool {
+    LOOKING.get() > 0
+}
+
 thread_local! {
     /// Sequences whose locks this thread holds while a caller's closure looks at them.
     static LOOKING: Cell<usize> = const { Cell::new(0) };
@@ -154,7 +160,7 @@ impl SharedSlot {
     /// The sequence, to be read. Takes its turn behind threads that wait to change it, unless
     /// they might be waiting for this very thread.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Box<Live>>> {
-        if LOOKING.get() == 0 { self.live.read() } else { self.live.read_recursive() }
+        if is_looking() { self.live.read_recursive() } else { self.live.read() }
     }
 
     /// Shows the sequence to a caller's closure, which may read again.

@@ -20,6 +20,9 @@ use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, thread_ordinal};
 
+/// The most blocks a pool can have.
+pub(crate) const MOST_BLOCKS: usize = u32::MAX as usize - 1;
+
 /// The most home shards a pool has by default.
 const DEFAULT_SHARDS: usize = 64;
 
@@ -104,8 +107,8 @@ impl BlockPool {
         if num_blocks <= first as usize {
             return refuse(format!("{num_blocks}, at least {} needed", first + 1));
         }
-        if num_blocks > u32::MAX as usize - 1 {
-            return refuse(format!("{num_blocks}, at most {} have ids", u32::MAX - 1));
+        if num_blocks > MOST_BLOCKS {
+            return refuse(format!("{num_blocks}, at most {MOST_BLOCKS} have ids"));
         }
         if shards > MOST_SHARDS {
             let reason = format!("{shards}, at most {MOST_SHARDS} are of use");

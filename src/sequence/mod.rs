@@ -241,11 +241,13 @@ impl Sequence {
     }
 
     /// Drops the tokens from `num_tokens` on, and the whole blocks behind the new end. What
-    /// speculative decoding does with rejected tokens. `O(blocks dropped)`.
+    /// speculative decoding does with rejected tokens. `O(blocks dropped)`; where the cut falls into
+    /// a run that others share, one count a block kept of that run.
     ///
     /// # Errors
-    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) to more tokens than there are, and
-    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed) to an end inside a block that was trimmed.
+    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) to more tokens than there are,
+    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed) to an end inside a block that was trimmed, and
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a block of such a run has 2^28 - 1.
     ///
     /// ```
     /// use paged_kv::PagedKvError;
@@ -268,11 +270,11 @@ impl Sequence {
         if tail_room > 0 && self.gaps.resident(logical_blocks - 1).is_none() {
             return Err(PagedKvError::TokensTrimmed { position: num_tokens });
         }
-        self.table.truncate(self.gaps.resident_before(logical_blocks));
-        if tail_room > 0 {
-            // Full when it was shared, partly filled from now on: it has to be private.
-            self.table.make_private(self.table.len() - 1);
-        }
+        // A last block that was full when it was shared, and is partly filled from now on, has to
+        // be private.
+        let num_blocks = self.gaps.resident_before(logical_blocks);
+        let keep = num_blocks - usize::from(tail_room > 0);
+        self.table.cut(keep, num_blocks..self.table.len())?;
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;
         self.tail_room = tail_room;
@@ -286,6 +288,10 @@ impl Sequence {
     /// never given up. `O(blocks)`.
     ///
     /// The logical length stays, and so do positions. Later calls may use other values.
+    ///
+    /// # Panics
+    /// If a block that stays, of a run that others share, has 2^28 - 1 owners; nothing has changed.
+    ///
     /// Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024.
     ///
     /// ```

@@ -223,19 +223,27 @@ impl BlockTable {
         if range.is_empty() {
             return;
         }
-        let private = range.start.max(self.shared_len)..range.end;
-        self.leave_runs(range.start, &range);
+        let refused = self.cut(range.start, range).err();
+        assert!(refused.is_none(), "a block that stays has room for one more owner: {refused:?}");
+    }
+
+    /// Drops the blocks of `removed`, and makes the table itself an owner of those it keeps from
+    /// `keep` on, so that they can be written once nobody else owns them. Cost as
+    /// [`truncate`](Self::truncate).
+    ///
+    /// # Errors
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); the table is as it was.
+    #[inline]
+    pub(crate) fn cut(&mut self, keep: usize, removed: Range<usize>) -> Result<()> {
+        let private = removed.start.max(self.shared_len)..removed.end;
+        if keep < self.shared_len {
+            self.leave_runs(keep, &removed)?;
+        }
         if !private.is_empty() {
             self.pool.give(&self.ids[private]);
         }
-        self.ids.drain(range);
-    }
-
-    /// Makes the table itself an owner of its blocks from `start` on, so that they can be written
-    /// once nobody else owns them. Cost as [`truncate`](Self::truncate).
-    pub(crate) fn make_private(&mut self, start: usize) {
-        let nothing = self.len()..self.len();
-        self.leave_runs(start, &nothing);
+        self.ids.drain(removed);
+        Ok(())
     }
 
     /// A table of the same blocks. The first `full_blocks` become a shared run, at the cost of
@@ -318,7 +326,8 @@ impl BlockTable {
     /// # Panics
     /// As [`truncate`](Self::truncate).
     pub fn into_ids(mut self) -> Vec<BlockId> {
-        self.make_private(0);
+        let refused = self.cut(0, self.len()..self.len()).err();
+        assert!(refused.is_none(), "a block has room for one more owner: {refused:?}");
         self.pool.count_by_id(&self.ids);
         std::mem::take(&mut self.ids)
     }
@@ -358,28 +367,49 @@ impl BlockTable {
 
     /// Lets go of every run that reaches beyond `keep`, so that the blocks from there on are
     /// private (but for those in `removed`: given back, or never this table's own).
-    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) {
-        while let Some(run) = self.shared.as_mut().filter(|run| run.end() > keep) {
-            let (start, end) = (run.start(), run.end());
-            let from = removed.start.clamp(start, end) - start;
-            let to = removed.end.clamp(start, end) - start;
-            if Arc::get_mut(run).is_some() {
-                let run = self.shared.take().and_then(into_last);
-                let (ids, parent) = run.expect("the only holder of a run stays it").thaw();
-                self.pool.give(&ids[from..to]);
+    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<()> {
+        let mut sole = self.retain_shared(keep, removed)?;
+        while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
+            self.shared_len = run.start();
+            if sole > 0 {
+                sole -= 1;
+                let part = part_of(&run, removed);
+                let run = into_last(run).expect("the only holder of a run stays the only one");
+                let (ids, parent) = run.thaw();
                 self.shared = parent;
+                self.pool.give(&ids[part]);
             } else {
-                // The run owns them until it is let go, by the assignment below at the earliest.
-                let ids = run.ids();
-                let kept = [&ids[..from], &ids[to..]].concat();
-                let retained = retain_all(&self.pool, &kept);
-                assert!(retained.is_ok(), "a block of a run has room for one more owner");
-                let parent = run.parent().cloned();
-                self.shared = parent;
+                self.shared = run.parent().cloned();
             }
-            self.shared_len = start;
         }
+        Ok(())
     }
+
+    /// Of the runs that reach beyond `keep`, takes the blocks outside `removed` by their own words
+    /// where others hold the run too, and returns how many runs nobody else holds. Those come first:
+    /// who holds a run holds its ancestors.
+    fn retain_shared(&self, keep: usize, removed: &Range<usize>) -> Result<usize> {
+        let (mut sole, mut kept) = (0, Vec::new());
+        let mut next = self.shared.as_ref();
+        while let Some(run) = next.filter(|run| run.end() > keep) {
+            if kept.is_empty() && Arc::strong_count(run) == 1 {
+                sole += 1;
+            } else {
+                let (ids, part) = (run.ids(), part_of(run, removed));
+                kept.push([&ids[..part.start], &ids[part.end..]]);
+            }
+            next = run.parent();
+        }
+        // All or none, and before any run is let go: until then they own the blocks too.
+        retain_all(&self.pool, &kept.concat().concat())?;
+        Ok(sole)
+    }
+}
+
+/// The blocks of `run` that are in `range` of a table, as indices of the run.
+fn part_of(run: &Run, range: &Range<usize>) -> Range<usize> {
+    let (start, end) = (run.start(), run.end());
+    range.start.clamp(start, end) - start..range.end.clamp(start, end) - start
 }
 
 /// One more owner for each of `ids`, or for none.
@@ -427,5 +457,32 @@ impl BlockPin {
 impl Drop for BlockPin {
     fn drop(&mut self) {
         self.pool.give(&[self.id]);
+    }
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use crate::pool::BlockPool;
+
+    /// Under test a block can have 64 owners.
+    #[test]
+    fn a_cut_that_would_overflow_a_count_changes_nothing() {
+        let pool = BlockPool::new(8);
+        let mut table = pool.allocate(3).unwrap();
+        let fork = table.fork(2).unwrap();
+        drop(table.fork(3).unwrap());
+        let (first, before) = (table.as_slice()[0], table.as_slice().to_vec());
+        let retained = (0..).take_while(|_| pool.retain(first).is_ok()).count();
+        let cut = |table: &mut super::BlockTable| table.truncate(1);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut(&mut table)));
+        assert!(panicked.is_err());
+        assert_eq!(table.as_slice(), before);
+        assert_eq!(pool.used_block_count(), 3);
+        (0..retained).for_each(|_| pool.release(first).unwrap());
+        cut(&mut table);
+        assert_eq!((table.len(), pool.owners(first).unwrap()), (1, 2)); // the run, and the table
+        drop((table, fork));
+        assert_eq!(pool.used_block_count(), 0);
+        pool.validate().unwrap();
     }
 }

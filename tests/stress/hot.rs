@@ -157,3 +157,29 @@ fn an_audit_under_load_is_busy_at_worst() {
         }
     });
 }
+
+/// A reader that looks at another sequence, a batch over both, and threads that change either: none
+/// waits for a lock while it holds another's that is waited for.
+#[test]
+fn readers_that_look_further_lock_out_nobody_forever() {
+    watched(|| {
+        let cache = cache(64, 1);
+        let (x, y) = (SeqId(1), SeqId(2));
+        cache.allocate(x, 8).unwrap();
+        cache.fork(x, y).unwrap();
+        for_a_while(2, |_, thread| match thread % 4 {
+            0 => _ = cache.with_sequence(x, |_| cache.get_sequence(y)).unwrap(),
+            1 => _ = cache.with_sequence(y, |_| cache.select_eviction_target()).unwrap(),
+            2 => {
+                let mut lease = cache.lease(&[y, x]).unwrap();
+                let mut batch = paged_kv::AppendBatch::default();
+                lease.append_batch(&[0, 0], &mut batch).unwrap();
+            }
+            _ => {
+                cache.touch(y).unwrap();
+                _ = cache.select_eviction_target();
+            }
+        });
+        assert_empties(&cache);
+    });
+}

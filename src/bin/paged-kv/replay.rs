@@ -63,8 +63,8 @@ fn cache(arguments: &ReplayArguments) -> Result<PagedKvCache> {
         .block_size(arguments.block_size.get())
         .num_heads(1)
         .head_dim(1)
-        .eviction_strategy(arguments.strategy)
-        .eviction_threshold(arguments.threshold)
+        .with_eviction_strategy(arguments.strategy)
+        .with_eviction_threshold(arguments.threshold)
         .build()
         .context("cannot build the cache")
 }
