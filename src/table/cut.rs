@@ -1,0 +1,201 @@
+//! Whose are the blocks that stay, when some are taken out of a table?
+//!
+//! Private blocks are given back by their words. Out of a run that nobody else holds, the rest
+//! becomes private; out of one that others hold, each block that stays gets this table as an owner
+//! by its own word *before* the run is let go, so that counts are exact in every interleaving.
+//!
+//! Invariant: what can be refused is refused before anything changes.
+
+use std::ops::Range;
+
+use super::{BlockTable, Run};
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::PoolHandle;
+use crate::sync::{Arc, into_last};
+
+impl BlockTable {
+    /// Drops the blocks from `len` on. Those that no one else uses are free. Lock-free but for
+    /// the shards' claims; `O(blocks dropped)` and, inside a run that others share, one atomic
+    /// operation for each block kept of that run.
+    ///
+    /// # Panics
+    /// If `len` is more than the table has, or if a block that stays has 2^28 - 1 owners and needs
+    /// one more; then nothing has changed.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(4)?;
+    /// let fork = table.fork(4)?;
+    /// table.truncate(1);
+    /// assert_eq!(table.len(), 1);
+    /// assert_eq!(pool.used_block_count(), 4);
+    /// drop(fork);
+    /// assert_eq!(pool.used_block_count(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.shared_len && len <= self.ids.len() {
+            self.pool.give(&self.ids[len..]);
+            self.ids.truncate(len);
+        } else {
+            self.remove(len..self.len());
+        }
+    }
+
+    /// Drops the blocks of `range`; those behind it move up. Cost as
+    /// [`truncate`](Self::truncate).
+    ///
+    /// # Panics
+    /// If `range` is not within the table; otherwise as [`truncate`](Self::truncate).
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let mut table = pool.allocate(4)?;
+    /// let (first, last) = (table.as_slice()[0], table.as_slice()[3]);
+    /// table.remove(1..3);
+    /// assert_eq!(table.as_slice(), [first, last]);
+    /// assert_eq!(pool.free_block_count(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn remove(&mut self, range: Range<usize>) {
+        let len = self.len();
+        assert!(
+            range.start <= range.end && range.end <= len,
+            "only blocks of the table can be removed: {range:?} of {len}"
+        );
+        if range.is_empty() {
+            return;
+        }
+        let refused = self.cut(range.start, range).err();
+        assert!(refused.is_none(), "a block that stays has room for one more owner: {refused:?}");
+    }
+
+    /// Drops the blocks of `removed`, and makes the table itself an owner of those it keeps from
+    /// `keep` on, so that they can be written once nobody else owns them. Cost as
+    /// [`truncate`](Self::truncate).
+    ///
+    /// # Errors
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); the table is as it was.
+    #[inline]
+    pub(crate) fn cut(&mut self, keep: usize, removed: Range<usize>) -> Result<()> {
+        let private = removed.start.max(self.shared_len)..removed.end;
+        if keep < self.shared_len {
+            self.leave_runs(keep, &removed)?;
+        }
+        if !private.is_empty() {
+            self.pool.give(&self.ids[private]);
+        }
+        self.ids.drain(removed);
+        Ok(())
+    }
+
+    /// The blocks, from now on counted by id: each takes a [`BlockPool::release`] to come back.
+    /// For a scheduler across an FFI.
+    ///
+    /// ```
+    /// let pool = paged_kv::BlockPool::new(4);
+    /// let ids = pool.allocate(2)?.into_ids();
+    /// assert_eq!(pool.used_block_count(), 2);
+    /// for id in ids {
+    ///     pool.release(id)?;
+    /// }
+    /// assert_eq!(pool.used_block_count(), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`truncate`](Self::truncate).
+    pub fn into_ids(mut self) -> Vec<BlockId> {
+        let refused = self.cut(0, self.len()..self.len()).err();
+        assert!(refused.is_none(), "a block has room for one more owner: {refused:?}");
+        self.pool.count_by_id(&self.ids);
+        std::mem::take(&mut self.ids)
+    }
+
+    /// Lets go of every run that reaches beyond `keep`, so that the blocks from there on are
+    /// private (but for those in `removed`: given back, or never this table's own).
+    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<()> {
+        let mut sole = self.retain_shared(keep, removed)?;
+        while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
+            self.shared_len = run.start();
+            if sole > 0 {
+                sole -= 1;
+                let part = part_of(&run, removed);
+                let run = into_last(run).expect("the only holder of a run stays the only one");
+                let (ids, parent) = run.thaw();
+                self.shared = parent;
+                self.pool.give(&ids[part]);
+            } else {
+                self.shared = run.parent().cloned();
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the runs that reach beyond `keep`, takes the blocks outside `removed` by their own words
+    /// where others hold the run too, and returns how many runs nobody else holds. Those come first:
+    /// who holds a run holds its ancestors.
+    fn retain_shared(&self, keep: usize, removed: &Range<usize>) -> Result<usize> {
+        let (mut sole, mut kept) = (0, Vec::new());
+        let mut next = self.shared.as_ref();
+        while let Some(run) = next.filter(|run| run.end() > keep) {
+            if kept.is_empty() && Arc::strong_count(run) == 1 {
+                sole += 1;
+            } else {
+                let (ids, part) = (run.ids(), part_of(run, removed));
+                kept.push([&ids[..part.start], &ids[part.end..]]);
+            }
+            next = run.parent();
+        }
+        // All or none, and before any run is let go: until then they own the blocks too.
+        retain_all(&self.pool, &kept.concat().concat())?;
+        Ok(sole)
+    }
+}
+
+/// The blocks of `run` that are in `range` of a table, as indices of the run.
+fn part_of(run: &Run, range: &Range<usize>) -> Range<usize> {
+    let (start, end) = (run.start(), run.end());
+    range.start.clamp(start, end) - start..range.end.clamp(start, end) - start
+}
+
+/// One more owner for each of `ids`, or for none.
+pub(super) fn retain_all(pool: &PoolHandle, ids: &[BlockId]) -> Result<()> {
+    for (done, &id) in ids.iter().enumerate() {
+        if let Err(refusal) = pool.retain(id) {
+            pool.give(&ids[..done]);
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+    use crate::pool::BlockPool;
+
+    /// Under test a block can have 64 owners.
+    #[test]
+    fn a_cut_that_would_overflow_a_count_changes_nothing() {
+        let pool = BlockPool::new(8);
+        let mut table = pool.allocate(3).unwrap();
+        let fork = table.fork(2).unwrap();
+        drop(table.fork(3).unwrap());
+        let (first, before) = (table.as_slice()[0], table.as_slice().to_vec());
+        let retained = (0..).take_while(|_| pool.retain(first).is_ok()).count();
+        let cut = |table: &mut BlockTable| table.truncate(1);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut(&mut table)));
+        assert!(panicked.is_err());
+        assert_eq!(table.as_slice(), before);
+        assert_eq!(pool.used_block_count(), 3);
+        (0..retained).for_each(|_| pool.release(first).unwrap());
+        cut(&mut table);
+        assert_eq!((table.len(), pool.owners(first).unwrap()), (1, 2)); // the run, and the table
+        drop((table, fork));
+        assert_eq!(pool.used_block_count(), 0);
+        pool.validate().unwrap();
+    }
+}
