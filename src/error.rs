@@ -47,7 +47,7 @@ pub enum PagedKvError {
     #[error("sequence {0} is leased")]
     SequenceLeased(SeqId),
     /// The pool has no such block, or nobody owns it (a second release, say).
-    #[error("block {0} not found: not of this pool, or free")]
+    #[error("block {0} not found: not of this pool, free, or not counted by id")]
     BlockNotFound(BlockId),
     /// The block has as many owners as its word can count.
     #[error("block {0} has too many owners: 2^28 - 1 can be counted")]
