@@ -91,7 +91,7 @@ impl BlockTable {
         Ok(())
     }
 
-    /// The blocks, from now on counted by id: each takes a [`BlockPool::release`] to come back.
+    /// The blocks, from now on counted by id: each takes a [`BlockPool::release`](crate::BlockPool::release) to come back.
     /// For a scheduler across an FFI.
     ///
     /// ```
