@@ -323,7 +323,7 @@ impl std::fmt::Debug for Lease {
 
 /// A row of a batch with its sequence's lock held.
 struct LockedRow<'a> {
-    live: Option<RwLockWriteGuard<'a, Option<Box<Live>>>>,
+    live: Option<RwLockWriteGuard<'a, Option<Live>>>,
     num_new_tokens: usize,
 }
 

@@ -181,7 +181,7 @@ impl PagedKvCache {
             slot.share()
         };
         let mut live = shared.write();
-        live.as_deref_mut().map(change).ok_or_else(not_found(id))
+        live.as_mut().map(change).ok_or_else(not_found(id))
     }
 
     /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock.
@@ -209,7 +209,7 @@ impl PagedKvCache {
     fn insert(&self, id: SeqId, live: Live) -> Result<()> {
         let late = match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Slot::Owned(Box::new(live)));
+                vacant.insert(Slot::Owned(live));
                 return Ok(());
             }
             Entry::Occupied(_) => live,
@@ -220,7 +220,7 @@ impl PagedKvCache {
     }
 
     /// Takes a sequence that nobody leases out of the map.
-    fn take_out(&self, id: SeqId) -> Result<Box<Live>> {
+    fn take_out(&self, id: SeqId) -> Result<Live> {
         loop {
             if let Some((_, slot)) = self.sequences.remove_if(&id, |_, slot| slot.leases() == 0) {
                 return slot.into_live().ok_or_else(not_found(id));

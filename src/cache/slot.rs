@@ -85,7 +85,7 @@ impl Live {
 /// An entry of the map.
 pub(super) enum Slot {
     /// The shard's lock is its lock.
-    Owned(Box<Live>),
+    Owned(Live),
     /// It has a lock of its own.
     Shared(Arc<SharedSlot>),
 }
@@ -94,7 +94,7 @@ pub(super) enum Slot {
 pub(super) struct SharedSlot {
     leases: AtomicU32,
     /// `None` once the sequence was freed or evicted.
-    live: RwLock<Option<Box<Live>>>,
+    live: RwLock<Option<Live>>,
 }
 
 /// True while a closure of this thread's caller looks at a sequence, whose lock is held meanwhile.
@@ -140,7 +140,7 @@ impl Slot {
     }
 
     /// The sequence, out of a slot that has left the map: waits for whoever is at it.
-    pub(super) fn into_live(self) -> Option<Box<Live>> {
+    pub(super) fn into_live(self) -> Option<Live> {
         match self {
             Self::Owned(live) => Some(live),
             Self::Shared(shared) => shared.live.write().take(),
@@ -149,17 +149,17 @@ impl Slot {
 }
 
 impl SharedSlot {
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Option<Box<Live>>> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Option<Live>> {
         self.live.write()
     }
 
-    pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<Box<Live>>>> {
+    pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<Live>>> {
         self.live.try_write()
     }
 
     /// The sequence, to be read. Takes its turn behind threads that wait to change it, unless
     /// they might be waiting for this very thread.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Box<Live>>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
         if is_looking() { self.live.read_recursive() } else { self.live.read() }
     }
 
