@@ -10,9 +10,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 
 use paged_kv::export::{Gaps, TableShape, block_tables};
-use paged_kv::{BlockId, BlockPool, PagedKvCache, SeqId, Sequence};
+use paged_kv::{
+    AdmitOptions, BlockId, BlockPool, EventSink, HashAlgorithm, KvEvent, PagedKvCache, SeqId,
+    Sequence,
+};
 
 /// A multiple of the blocks that move to and from the depot at once, so that both runs do so
 /// equally often.
@@ -47,6 +51,10 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("fork and release 512", |times| fork_and_release(times, 512)),
     ("fork and release 8192", |times| fork_and_release(times, 8192)),
     ("export a block table row of 512, by handle", |times| export(times, 512)),
+    ("admit, publish and release 32 new blocks", |times| admit_new(times, false)),
+    ("the same, with a listener that ignores it", |times| admit_new(times, true)),
+    ("admit and release 32 blocks that hit", |times| admit_hits(times, false)),
+    ("the same, with a listener that ignores it", |times| admit_hits(times, true)),
 ];
 
 fn main() -> ExitCode {
@@ -143,6 +151,46 @@ fn warm_pool() -> BlockPool {
     pool
 }
 
+/// A full cache of contents, each of whose blocks is reclaimed when the next is needed.
+fn cache_of_contents(listens: bool) -> PagedKvCache {
+    struct Deaf;
+
+    impl EventSink for Deaf {
+        fn on_event(&self, event: &KvEvent<'_>) {
+            black_box(event);
+        }
+    }
+
+    let builder = PagedKvCache::builder().num_blocks(1 << 12).block_size(16);
+    let builder = builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
+    let builder = if listens { builder.with_event_sink(Arc::new(Deaf)) } else { builder };
+    let cache = builder.build().unwrap();
+    (0..1 << 8).for_each(|prompt| admit(&cache, 1_000_000 + prompt));
+    cache
+}
+
+/// A prompt of 32 blocks and a token, admitted, computed and dropped.
+fn admit(cache: &PagedKvCache, prompt: u32) {
+    let tokens: [u32; 32 * 16 + 1] = std::array::from_fn(|at| prompt << 10 | at as u32);
+    let prompt = cache.prompt(black_box(&tokens));
+    let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    sequence.commit(tokens.len()).unwrap();
+}
+
+fn admit_new(times: u64, listens: bool) {
+    let cache = cache_of_contents(listens);
+    let mut prompt = 0;
+    repeat(times, || {
+        prompt += 1;
+        admit(&cache, prompt);
+    });
+}
+
+fn admit_hits(times: u64, listens: bool) {
+    let cache = cache_of_contents(listens);
+    repeat(times, || admit(&cache, 1));
+}
+
 /// Full blocks, and a partly filled one.
 fn sequence(pool: &BlockPool, blocks: usize) -> Sequence {
     pool.allocate_sequence(blocks * 16 + 1, 16).unwrap()
@@ -175,7 +223,12 @@ fn append_by_handle(times: u64) {
 }
 
 fn append_by_id(times: u64) {
-    let cache = PagedKvCache::new(1 << 10, ENDLESS, 1, 1);
+    let cache = PagedKvCache::builder()
+        .num_blocks(1 << 10)
+        .block_size(ENDLESS)
+        .without_prefix_reuse()
+        .build()
+        .unwrap();
     cache.allocate(SeqId(1), 1).unwrap();
     repeat(times, || cache.append(black_box(SeqId(1)), black_box(1)).unwrap());
 }

@@ -268,7 +268,12 @@ fn hot_lock() -> [OneLockCache; THREADS.len()] {
 }
 
 fn cache(num_blocks: usize) -> PagedKvCache {
-    PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
+    PagedKvCache::builder()
+        .num_blocks(num_blocks)
+        .block_size(BLOCK_SIZE)
+        .without_prefix_reuse()
+        .build()
+        .unwrap()
 }
 
 fn report(name: &str, wanted: Wanted, ours: Work<'_, '_>, lock: Work<'_, '_>) {

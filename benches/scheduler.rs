@@ -192,7 +192,12 @@ fn bare_map(entries: u64) -> DashMap<u64, [u64; 16], RandomState> {
 fn designs(blocks: usize) -> (BlockPool, PagedKvCache, OneLockCache) {
     (
         BlockPool::new(blocks),
-        PagedKvCache::new(blocks, BLOCK_SIZE, 1, 1),
+        PagedKvCache::builder()
+            .num_blocks(blocks)
+            .block_size(BLOCK_SIZE)
+            .without_prefix_reuse()
+            .build()
+            .unwrap(),
         OneLockCache::new(blocks, BLOCK_SIZE),
     )
 }

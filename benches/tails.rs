@@ -53,7 +53,12 @@ fn main() {
     measure("ArrayQueue, blocks", threads, &|_| on_blocks(&queue));
     let (pool, cache, lock) = (
         BlockPool::new(BLOCKS),
-        PagedKvCache::new(BLOCKS, BLOCK_SIZE, 1, 1),
+        PagedKvCache::builder()
+            .num_blocks(BLOCKS)
+            .block_size(BLOCK_SIZE)
+            .without_prefix_reuse()
+            .build()
+            .unwrap(),
         OneLockCache::new(BLOCKS, BLOCK_SIZE),
     );
     measure("ours, by handle", threads, &|_| on_requests(ByHandle::new(&pool, ROWS)));

@@ -79,7 +79,7 @@ impl BatchRow for (&mut Sequence, usize) {
 #[derive(Debug, Default)]
 pub struct AppendBatch {
     plans: Vec<AppendPlan>,
-    appends: Vec<Append>,
+    pub(crate) appends: Vec<Append>,
     /// Empty between calls: kept for its memory.
     stock: Option<BlockTable>,
 }
@@ -157,7 +157,7 @@ pub struct Fitted {
 /// ```
 pub fn append_batch<R: BatchRow>(rows: &mut [R], batch: &mut AppendBatch) -> Result<()> {
     batch.clear();
-    let grown = grow_all(rows, batch);
+    let grown = grow_all(rows, parts_of_row, batch);
     if grown.is_err() {
         batch.clear();
     }
@@ -185,10 +185,24 @@ pub fn append_batch_fitting<R: BatchRow>(
     rows: &mut [R],
     batch: &mut AppendBatch,
 ) -> Result<Fitted> {
+    grow_fitting(rows, parts_of_row, batch)
+}
+
+fn parts_of_row<R: BatchRow>(row: &mut R) -> (&mut Sequence, usize) {
+    let num_new_tokens = row.num_new_tokens();
+    (row.sequence(), num_new_tokens)
+}
+
+/// [`append_batch_fitting`] for rows of which `parts` gives the sequence and the tokens to append.
+pub(crate) fn grow_fitting<R>(
+    rows: &mut [R],
+    parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
+    batch: &mut AppendBatch,
+) -> Result<Fitted> {
     batch.clear();
     let mut fitted = Fitted { done: rows.len(), short_by: 0 };
     loop {
-        match grow_all(&mut rows[..fitted.done], batch) {
+        match grow_all(&mut rows[..fitted.done], parts, batch) {
             Ok(()) => return Ok(fitted),
             Err(PagedKvError::OutOfMemory { available, .. }) => {
                 fitted = longest_fit(&batch.plans, available);
@@ -213,40 +227,45 @@ fn longest_fit(plans: &[AppendPlan], available: usize) -> Fitted {
     unreachable!("a refusal says that fewer blocks are available than the plans need")
 }
 
-fn grow_all<R: BatchRow>(rows: &mut [R], batch: &mut AppendBatch) -> Result<()> {
+fn grow_all<R>(
+    rows: &mut [R],
+    parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
+    batch: &mut AppendBatch,
+) -> Result<()> {
     let Some(first) = rows.first_mut() else {
         return Ok(());
     };
-    let pool = first.sequence().table().pool();
+    let table = parts(first).0.table();
+    let pool = table.pool();
     if !batch.stock.as_ref().is_some_and(|stock| stock.pool().is_of_same_pool(pool)) {
-        batch.stock = Some(first.sequence().table().new_sibling());
+        batch.stock = Some(table.new_sibling());
     }
     let stock = batch.stock.as_mut().expect("the stock was just made");
-    let mut need = plan_all(rows, stock, &mut batch.plans)?;
+    let mut need = plan_all(rows, parts, stock, &mut batch.plans)?;
     while let Err(refusal) = stock.grow(need) {
         // Sharers outside the batch may have left since: then fewer copies are needed.
-        let again = plan_all(rows, stock, &mut batch.plans)?;
+        let again = plan_all(rows, parts, stock, &mut batch.plans)?;
         if again >= need {
             return Err(refusal);
         }
         need = again;
     }
     let row_plans = rows.iter_mut().zip(&batch.plans);
-    batch.appends.extend(row_plans.map(|(row, &plan)| row.sequence().append_from(plan, stock)));
+    batch.appends.extend(row_plans.map(|(row, &plan)| parts(row).0.append_from(plan, stock)));
     Ok(())
 }
 
 /// Plans every row and returns the blocks needed together.
-fn plan_all<R: BatchRow>(
+fn plan_all<R>(
     rows: &mut [R],
+    parts: impl Fn(&mut R) -> (&mut Sequence, usize),
     stock: &BlockTable,
     plans: &mut Vec<AppendPlan>,
 ) -> Result<usize> {
     plans.clear();
     let mut need = 0_usize;
     for row in rows {
-        let num_new_tokens = row.num_new_tokens();
-        let sequence = row.sequence();
+        let (sequence, num_new_tokens) = parts(row);
         if !sequence.table().pool().is_of_same_pool(stock.pool()) {
             let reason = "sequences of different pools".to_owned();
             return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });

@@ -11,7 +11,7 @@
 
 use std::cell::Cell;
 
-use crate::sync::{AtomicU64, CachePadded, Ordering, thread_ordinal};
+use crate::sync::{AtomicU64, CachePadded, Ordering, thread_local, thread_ordinal};
 
 /// Stamps one thread may give before it tells the others.
 const STRIDE: u64 = 64;
@@ -39,8 +39,8 @@ impl RecencyClock {
     pub(crate) fn stamp(&self) -> u64 {
         // Relaxed: stamps choose victims, they guard nothing.
         let floor = self.floor.load(Ordering::Relaxed);
-        let time = LAST.get().max(floor) + 1;
-        LAST.set(time);
+        let time = LAST.with(Cell::get).max(floor) + 1;
+        LAST.with(|last| last.set(time));
         if time >= floor + STRIDE {
             self.floor.fetch_max(time, Ordering::Relaxed);
         }

@@ -6,9 +6,9 @@
 //!
 //! ```text
 //!  F4 service   cache (by id)   batch (many rows)   evict (who yields)   stats   export
-//!  F3 content   sequence (tokens <-> slots)
+//!  F3 content   sequence (tokens <-> slots)   prefix/ (hash, index, what is published)
 //!  F2 run       table (an owned, ordered run of blocks)
-//!  F1 pool      free_list (which block)   capacity (how many)   state (one word a block)
+//!  F1 pool      free_list (which block)   capacity (how many)   state (one word a block)   name
 //!  F0 ground    id   error   sync (one facade over std and loom)   counter   clock
 //! ```
 //!
@@ -78,7 +78,8 @@
 //! at least what was read, and each `given` at most: the blocks in use were at least the difference.
 //! If that leaves less than asked, there was less room than asked at that moment. Blocks on their
 //! way between shards and depot are in no ledger, so a transfer never causes a refusal; no lock is
-//! taken and nobody is waited for.
+//! taken and nobody is waited for. Blocks that are just becoming idle may be taken again before they
+//! are counted as given: a ledger says how many such blocks there are at most, and they are room.
 //!
 //! Allocation is linearizable by count: which ids it returns depends on where the thread is at
 //! home.
@@ -98,6 +99,52 @@
 //! involved; what holds is that there is no lock that all operations take, and that a
 //! descheduled thread holds up only those who need what it holds.
 //!
+//! # Waiting
+//!
+//! With the feature `async`, those who wait for room are in a queue that holds nothing but their wakers
+//! and what they need; one word, the *demand*, says how much room the next of them needs, 0 if nobody
+//! waits. A release loads it behind the claim under which it gave blocks back, and that needs no fence:
+//! who is about to sleep states its demand, then takes and lets go every claim once, and then counts the
+//! room. A claim that came before was counted; one that comes after sees the demand. Who is woken asks
+//! like anybody else and, served or gone, wakes the next: one wake-up a release.
+//!
+//! # Prefix reuse
+//!
+//! ```text
+//!   tokens ─hash─> name ──> index: a word (tag, block) ──> block: word, renames, name
+//!                           one cache line                  one cache line
+//! ```
+//!
+//! A full block whose keys and values are computed gets a *name*, 128 bits beside its word, and an
+//! entry in a fixed table of hints. To match is to find the entry, to count oneself as an owner by one
+//! exchange that succeeds only on a cached block, and then to compare the whole name: as long as a
+//! block is cached and owned its name does not change, so what compares equal stays so. An entry may be
+//! stale, and is taken back when its block gets its next name.
+//!
+//! A named block that its last owner leaves is *idle*: cached, and room. In the ledgers it was given; a
+//! match takes it again, and so does a reclaim. Both happen under a claim of a shard, as freeing does,
+//! so whoever holds all claims finds words, entries and ledgers in agreement, and refusals are proved
+//! as above.
+//!
+//! The order of idle blocks is a queue of batches of entries (block, epoch), filled by the home shards as
+//! the depot is. A block that is matched leaves its entry behind, and gets a new one with the next epoch
+//! when it is left again: the order is that of last uses, a match moves nothing, and a reclaim drops
+//! entries whose epoch has passed. When such entries fill half of the queue it is turned over once
+//! without them, by one thread, in `O(blocks)` at most once in as many releases.
+//!
+//! Of two threads that publish one content at once, each names its block, notes it, and looks again
+//! behind a fence: whoever is there second sees both and lets the lower id stay. A *generation* is mixed
+//! into every name; a reset counts it on, and nothing of an earlier one can match.
+//!
+//! # Events
+//!
+//! Where somebody listens, publishers exclude each other by one lock, and note there which block is the
+//! *home* of each content, in a tree of what follows what. A content ends when its home is taken: the
+//! pool tells that to an observer, outside all claims and before the new owner can name the block. So one
+//! order is true for every content, and it is the lock's; see `event`. A router's index is one order too,
+//! which is why one lock is no less than sharded ones would give. Nobody listens: a branch a commit, and
+//! one an allocation.
+//!
 //! # Orderings
 //!
 //! | write | read | what it carries |
@@ -106,6 +153,10 @@
 //! | the depot's push | the depot's pop | the same for blocks that change shards |
 //! | `word` exchange, AcqRel, in `WordsView::release_shared` | itself, and the Acquire loads in `state` and `release_sole` | what each sharer did with a block, to the last one |
 //! | `taken`, `given` stores, Release | loads, Acquire, in `room_at_most` and `totals` | a block counted as given was counted as taken |
+//! | `word` exchange, Release, in `end_naming` | the Acquire exchange in `acquire`, the Acquire load in `state` | a name, and the contents behind it |
+//! | `word` exchange, AcqRel, in `release_shared` | the Acquire exchange in `reclaim` | what each user did with a block, to who reclaims it |
+//! | `renames` and name stores, Release | their Acquire loads | a probe that reads a part of a new name sees that it is new |
+//! | `fence(SeqCst)` in `publish` | itself | of two publishers of one content one sees both |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |
 //! | `leases.fetch_sub(Release)` | `leases.load(Acquire)` | what a lease's holder did, to the thread that evicts |
 //!
@@ -130,6 +181,10 @@
 //!
 //! # What changed against the first sketch
 //!
+//! - Idle blocks are the pool's, not a floor of their own: they are room, and what is room is decided
+//!   under the claims. The index is told nothing when a block is reclaimed.
+//! - An admission takes no credits before it acquires its hits: it looks whether there is room, acquires,
+//!   and then allocates; what it loses a race for it gives back.
 //! - Credits are blocks. The sketch had counted credits beside located ids; here taking the ids is
 //!   taking the room, and the ledgers prove refusals. One thing fewer to keep consistent, and the
 //!   statistics are the same two numbers.

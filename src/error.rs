@@ -50,11 +50,18 @@ pub enum PagedKvError {
     #[error("block {0} not found: not of this pool, free, or not counted by id")]
     BlockNotFound(BlockId),
     /// The block has as many owners as its word can count.
-    #[error("block {0} has too many owners: 2^28 - 1 can be counted")]
+    #[error("block {0} has too many owners: 2^20 - 1 can be counted")]
     TooManyOwners(BlockId),
     /// No unleased sequence is left whose eviction could free a block.
     #[error("nothing to evict: no unleased sequence holds a block that evicting could free")]
     NothingToEvict,
+    /// Every sequence that has blocks waits for room that only the others could give, and this is
+    /// the one that the eviction strategy would take: it is to be given up, and to come in again.
+    #[error("stalled: every sequence waits for room, and sequence {0} is the one to give up")]
+    Stalled(SeqId),
+    /// The deadline passed before there was room.
+    #[error("the deadline passed before there was room")]
+    DeadlinePassed,
     /// The sequence's length would not fit in a `usize`.
     #[error("too many tokens: {num_tokens} and {additional} more overflow")]
     TooManyTokens {
@@ -67,6 +74,14 @@ pub enum PagedKvError {
     #[error("cannot truncate to {requested} tokens: the sequence has {num_tokens}")]
     TruncateBeyondEnd {
         /// Length asked for, in tokens.
+        requested: usize,
+        /// Length of the sequence, in tokens.
+        num_tokens: usize,
+    },
+    /// More tokens were said to be computed than the sequence has slots for.
+    #[error("cannot commit {requested} tokens: the sequence has {num_tokens}")]
+    CommitBeyondEnd {
+        /// Tokens said to be computed.
         requested: usize,
         /// Length of the sequence, in tokens.
         num_tokens: usize,

@@ -64,22 +64,37 @@ mod clock;
 mod counter;
 pub mod design;
 mod error;
+pub mod event;
 mod evict;
 pub mod export;
 mod id;
 mod pool;
+mod prefix;
 mod sequence;
 mod stats;
 mod sync;
 mod table;
+#[cfg(all(feature = "async", not(paged_kv_loom)))]
+pub mod wait;
 
 pub use batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
 #[cfg(not(paged_kv_loom))]
-pub use cache::{Lease, PagedKvCache, PagedKvCacheBuilder};
+pub use cache::{
+    Admission, AdmissionEpoch, AdmitOptions, CachedSequence, Grown, Lease, PagedKvCache,
+    PagedKvCacheBuilder, Prompt, Reservation, Step, StepBuffers, StepRow,
+};
 pub use error::{PagedKvError, Result};
+pub use event::{EventSink, KvEvent};
 pub use evict::EvictionStrategy;
 pub use id::{BlockId, SeqId};
-pub use pool::BlockPool;
+#[cfg(feature = "async")]
+pub use pool::Fairness;
+#[cfg(all(paged_kv_loom, feature = "async"))]
+pub use pool::wait_model;
+pub use pool::{BlockPool, ReclaimPolicy};
+#[cfg(paged_kv_loom)]
+pub use prefix::model as reuse_model;
+pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm};
 pub use sequence::{Append, BlockCopy, Sequence};
 pub use stats::{CacheStats, SequenceInfo};
 #[cfg(paged_kv_census)]
@@ -88,3 +103,5 @@ pub use sync::census;
 #[cfg(paged_kv_loom)]
 pub use sync::model;
 pub use table::BlockTable;
+#[cfg(paged_kv_loom)]
+pub use table::model as step_model;

@@ -43,6 +43,16 @@ pub struct CacheStats {
     pub blocks_total: usize,
     /// Sequences in the cache, handles not counted.
     pub num_sequences: usize,
+    /// Tokens of the prompts that were admitted.
+    pub prompt_tokens: u64,
+    /// Tokens of them that were cached.
+    pub prompt_tokens_hit: u64,
+    /// Tokens of prompts of one block or less, of which nothing can hit.
+    pub prompt_tokens_too_short: u64,
+    /// Blocks that nobody uses and whose contents are still there. They are room.
+    pub blocks_idle: usize,
+    /// Blocks whose contents were given up for room.
+    pub blocks_reclaimed: u64,
 }
 
 impl fmt::Display for CacheStats {

@@ -11,7 +11,7 @@
 
 use paged_kv::census::{Place, Writes, take};
 use paged_kv::export::{Gaps, TableShape};
-use paged_kv::{AppendBatch, BlockPool, PagedKvCache, SeqId, Sequence};
+use paged_kv::{AdmitOptions, AppendBatch, BlockPool, PagedKvCache, SeqId, Sequence};
 
 const BLOCK_SIZE: usize = 16;
 const LENGTHS: [usize; 3] = [64, 512, 8192];
@@ -272,4 +272,27 @@ fn a_lease_keeps_a_batch_off_the_map() {
     // Each sequence's leases and its reference.
     end.assert_shared(&[(Place::Sequence, 2 * ROWS as u64)]);
     assert_eq!(end.shared(Place::Clock), 1, "the lease's reference to the clock");
+}
+
+#[test]
+fn a_probe_writes_nothing_and_a_match_one_word_a_block() {
+    const BLOCKS: usize = 512;
+    let cache = PagedKvCache::new(1 << 16, BLOCK_SIZE, 1, 1);
+    let prompt = cache.prompt(&vec![7; BLOCKS * BLOCK_SIZE + 1]);
+    let options = AdmitOptions::default();
+    let (mut first, _) = cache.admit_sequence(&prompt, &options).unwrap();
+    let (published, outcome) = census("commit 512 blocks", || first.commit(prompt.num_tokens()));
+    assert_eq!(outcome, Ok(BLOCKS));
+    // A word says that its block has a name, a slot of the index is filled.
+    published.assert_shared(&[(Place::BlockWord, BLOCKS as u64), (Place::Index, BLOCKS as u64)]);
+    let (probe, cached) = census("probe 512 blocks", || cache.probe_prompt(&prompt));
+    assert_eq!(cached, BLOCKS * BLOCK_SIZE);
+    probe.assert_shared(&[]);
+    let name = "match 512 blocks that others match too";
+    let (matched, second) = census(name, || cache.admit_sequence(&prompt, &options).unwrap());
+    assert_eq!(matched.shared(Place::BlockWord), BLOCKS as u64, "{matched:?}");
+    let claims = (BLOCKS as u64).div_ceil(BATCH) + 1;
+    assert!(matched.shared(Place::HomeShard) <= claims, "{matched:?}");
+    let (release, ()) = census("release 512 matched blocks", || drop(second));
+    assert_eq!(release.shared(Place::BlockWord), BLOCKS as u64, "{release:?}");
 }

@@ -2,7 +2,9 @@
 
 use allocation_counter::measure;
 use paged_kv::export::{Gaps, TableShape};
-use paged_kv::{AppendBatch, PagedKvCache, SeqId, Sequence, append_batch, append_batch_fitting};
+use paged_kv::{
+    AppendBatch, PagedKvCache, ReclaimPolicy, SeqId, Sequence, append_batch, append_batch_fitting,
+};
 
 const ROWS: usize = 16;
 const STEPS: usize = 200;
@@ -94,4 +96,26 @@ fn a_single_append_within_a_grown_table_allocates_nothing() {
 fn the_counter_counts() {
     let info = measure(|| drop(std::hint::black_box(vec![1_u8; 10])));
     assert_eq!(info.count_total, 1);
+}
+
+/// Bytes a block of all that a cache is made of.
+fn bytes_a_block(builder: paged_kv::PagedKvCacheBuilder) -> f64 {
+    const BLOCKS: usize = 1 << 20;
+    let mut cache = None;
+    let info = measure(|| cache = Some(builder.num_blocks(BLOCKS).build().unwrap()));
+    info.bytes_current as f64 / BLOCKS as f64
+}
+
+#[test]
+fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
+    let with = bytes_a_block(PagedKvCache::builder());
+    let two_queue =
+        bytes_a_block(PagedKvCache::builder().with_reclaim_policy(ReclaimPolicy::TwoQueue));
+    let without = bytes_a_block(PagedKvCache::builder().without_prefix_reuse());
+    println!(
+        "{with:.1} bytes a block with prefix reuse, {two_queue:.1} of two queues, {without:.1} without"
+    );
+    assert!(two_queue <= 96.0, "{two_queue:.1}");
+    assert!(with <= 96.0, "{with:.1}");
+    assert!(without <= 32.0, "{without:.1}");
 }

@@ -6,4 +6,5 @@
 
 pub mod one_lock_cache;
 pub mod one_lock_pool;
+pub mod one_lock_prefix;
 pub mod queue_pool;

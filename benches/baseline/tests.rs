@@ -8,7 +8,9 @@ use std::thread;
 
 use baseline::one_lock_cache::{Appended, OneLockCache, Refused};
 use baseline::one_lock_pool::OneLockPool;
+use baseline::one_lock_prefix::OneLockPrefix;
 use baseline::queue_pool::QueuePool;
+use paged_kv::BlockHash;
 
 /// Runs `check` on each pool: allocate, retain, release, free blocks.
 macro_rules! on_each_pool {
@@ -125,4 +127,97 @@ fn the_cache_exports_padded_rows() {
     cache.export(&[7], &mut table, 3, -1).unwrap();
     assert_eq!(table, [1, 0, -1, 9, 9, 9]);
     assert_eq!(cache.export(&[7], &mut table, 1, -1), Err(Refused::TooShort));
+}
+
+fn hashes<const N: usize>(names: [u128; N]) -> [BlockHash; N] {
+    names.map(BlockHash::from_u128)
+}
+
+/// Admits a request of all of `hashes`, and publishes what it did not find.
+fn serve(cache: &OneLockPrefix, hashes: &[BlockHash]) -> (usize, Vec<u32>) {
+    let mut table = Vec::new();
+    let hits = cache.admit(hashes, hashes.len(), &mut table).expect("there is room");
+    cache.commit(&table[hits..], &hashes[hits..]);
+    (hits, table)
+}
+
+#[test]
+fn the_prefix_cache_matches_the_longest_prefix_and_shares_its_blocks() {
+    let cache = OneLockPrefix::new(8);
+    let (hits, mut first) = serve(&cache, &hashes([1, 2, 3]));
+    assert_eq!((hits, cache.room()), (0, 5));
+    let (hits, mut second) = serve(&cache, &hashes([1, 2, 4, 3]));
+    assert_eq!((hits, cache.room()), (2, 3));
+    assert_eq!(first[..2], second[..2]);
+    assert_eq!(cache.probe(&hashes([1, 2, 3])), 3);
+    assert_eq!(cache.probe(&hashes([2, 9, 3])), 1);
+    cache.release(&mut first);
+    cache.release(&mut second);
+    assert_eq!((cache.room(), cache.probe(&hashes([1, 2, 4]))), (8, 3));
+    assert!(first.is_empty() && second.is_empty());
+}
+
+#[test]
+fn the_prefix_cache_gives_up_tails_first_and_the_least_recently_used_first() {
+    let cache = OneLockPrefix::new(4);
+    let (_, mut first) = serve(&cache, &hashes([1, 2]));
+    let (_, mut second) = serve(&cache, &hashes([3, 4]));
+    cache.release(&mut first);
+    cache.release(&mut second);
+    let (hits, mut third) = serve(&cache, &hashes([5]));
+    assert_eq!((hits, cache.probe(&hashes([1, 2])), cache.probe(&hashes([3, 4]))), (0, 1, 2));
+    assert_eq!(serve(&cache, &hashes([1])).0, 1);
+    cache.release(&mut third);
+    assert_eq!(serve(&cache, &hashes([6])).0, 0);
+    assert_eq!((cache.probe(&hashes([1])), cache.probe(&hashes([3, 4]))), (1, 1));
+}
+
+#[test]
+fn the_prefix_cache_admits_all_or_nothing() {
+    let cache = OneLockPrefix::new(4);
+    let (_, mut first) = serve(&cache, &hashes([1, 2]));
+    cache.release(&mut first);
+    let mut table = Vec::new();
+    assert_eq!(cache.admit(&hashes([1, 2]), 5, &mut table), None);
+    assert_eq!((table.len(), cache.room(), cache.probe(&hashes([1, 2]))), (0, 4, 2));
+    assert_eq!(cache.admit(&hashes([1, 2]), 4, &mut table), Some(2));
+    assert!(!cache.grow(1, &mut table));
+    cache.release(&mut table);
+    assert!(cache.grow(4, &mut table));
+    assert_eq!(cache.probe(&hashes([1])), 0);
+}
+
+#[test]
+fn the_prefix_cache_keeps_the_first_of_two_blocks_of_one_content() {
+    let cache = OneLockPrefix::new(4);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    cache.admit(&[], 1, &mut first);
+    cache.admit(&[], 1, &mut second);
+    assert_eq!(cache.commit(&first, &hashes([1])), 1);
+    assert_eq!(cache.commit(&second, &hashes([1])), 0);
+    cache.release(&mut second);
+    cache.release(&mut first);
+    assert_eq!((cache.room(), cache.probe(&hashes([1]))), (4, 1));
+}
+
+#[test]
+fn the_prefix_cache_loses_nothing_between_threads() {
+    let cache = OneLockPrefix::new(256);
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let cache = &cache;
+            scope.spawn(move || {
+                for round in 0..1_000 {
+                    let own = 1_000 * (thread + 1) + round % 64;
+                    let (_, mut table) = serve(cache, &hashes([1, 2, 3, own, own + 500]));
+                    assert!(cache.grow(1, &mut table));
+                    cache.release(&mut table);
+                }
+            });
+        }
+    });
+    assert_eq!((cache.room(), cache.probe(&hashes([1, 2, 3]))), (256, 3));
+    let mut table = Vec::new();
+    assert!(cache.grow(256, &mut table));
+    assert_eq!(table.iter().collect::<HashSet<_>>().len(), 256);
 }

@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod pools;
+pub mod prompts;
 pub mod requests;
 pub mod team;
 pub mod timing;

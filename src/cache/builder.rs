@@ -2,10 +2,21 @@
 //!
 //! The builder refuses with an error what [`PagedKvCache::new`] refuses with a panic.
 
-use super::PagedKvCache;
+use std::fmt;
+
+use super::{Gate, PagedKvCache};
 use crate::error::{PagedKvError, Result};
+use crate::event::announcer::{Announcer, Taken};
+use crate::event::kv_event::EventSink;
 use crate::evict::EvictionStrategy;
-use crate::pool::{BlockPool, MOST_BLOCKS, default_shards};
+#[cfg(feature = "async")]
+use crate::pool::Fairness;
+use crate::pool::{
+    BlockPool, Keep, MOST_BLOCKS, ReclaimPolicy, TakeObserver, default_shards,
+    default_shards_of_cache,
+};
+use crate::prefix::{HashAlgorithm, PublishedBlocks};
+use crate::sync::PlainArc;
 
 /// Utilization at which a cache says that it needs eviction, unless told otherwise.
 const DEFAULT_THRESHOLD: f64 = 0.9;
@@ -43,6 +54,30 @@ pub struct PagedKvCacheBuilder {
     eviction_threshold: f64,
     null_block: bool,
     home_shards: Option<usize>,
+    prefix_reuse: bool,
+    reclaim_policy: ReclaimPolicy,
+    hash_algorithm: HashAlgorithm,
+    event_sink: Option<Sink>,
+    watermark: Watermark,
+    #[cfg(feature = "async")]
+    fairness: Fairness,
+}
+
+/// Who listens; a sink need not be printable.
+#[derive(Clone)]
+struct Sink(PlainArc<dyn EventSink>);
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventSink { .. }")
+    }
+}
+
+/// Room kept for sequences that grow.
+#[derive(Clone, Copy, Debug)]
+enum Watermark {
+    Blocks(usize),
+    Share(f64),
 }
 
 impl PagedKvCacheBuilder {
@@ -57,6 +92,13 @@ impl PagedKvCacheBuilder {
             eviction_threshold: DEFAULT_THRESHOLD,
             null_block: false,
             home_shards: None,
+            prefix_reuse: true,
+            reclaim_policy: ReclaimPolicy::default(),
+            hash_algorithm: HashAlgorithm::default(),
+            event_sink: None,
+            watermark: Watermark::Blocks(0),
+            #[cfg(feature = "async")]
+            fairness: Fairness::default(),
         }
     }
 
@@ -171,12 +213,123 @@ impl PagedKvCacheBuilder {
         Self { home_shards: Some(home_shards), ..self }
     }
 
+    /// Without prefix reuse: nothing stays of a block that its last owner has left. Some 12 bytes
+    /// of memory a block instead of 90; admissions by tokens hit nothing.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::builder().num_blocks(8).without_prefix_reuse().build()?;
+    /// cache.admit(SeqId(1), &[7; 40])?;
+    /// cache.commit(SeqId(1), 40)?;
+    /// assert_eq!(cache.probe(&[7; 40]), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn without_prefix_reuse(self) -> Self {
+        Self { prefix_reuse: false, ..self }
+    }
+
+    /// Which cached contents are given up first when free blocks run out, by default
+    /// [`ReclaimPolicy::Lru`].
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, ReclaimPolicy};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8);
+    /// assert!(builder.with_reclaim_policy(ReclaimPolicy::TwoQueue).build().is_ok());
+    /// ```
+    pub fn with_reclaim_policy(self, reclaim_policy: ReclaimPolicy) -> Self {
+        Self { reclaim_policy, ..self }
+    }
+
+    /// How blocks are named by their tokens, by default [`HashAlgorithm::default`]: fast, with a
+    /// key that is random for each process.
+    ///
+    /// ```
+    /// use paged_kv::{HashAlgorithm, PagedKvCache};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8);
+    /// let cache = builder.with_hash_algorithm(HashAlgorithm::Sha256Cbor).build()?;
+    /// assert_eq!(cache.prompt(&[7; 40]).hashes().len(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn with_hash_algorithm(self, hash_algorithm: HashAlgorithm) -> Self {
+        Self { hash_algorithm, ..self }
+    }
+
+    /// Tells `sink` what can be matched, from the first commit on. Some 100 bytes of memory a block,
+    /// and its tokens; one lock that commits, resets, and allocations that end contents take.
+    /// Without a sink, nothing of that. Give each cache a sink of its own.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paged_kv::{EventSink, KvEvent, PagedKvCache};
+    ///
+    /// struct Deaf;
+    ///
+    /// impl EventSink for Deaf {
+    ///     fn on_event(&self, _: &KvEvent<'_>) {}
+    /// }
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8);
+    /// assert!(builder.with_event_sink(Arc::new(Deaf)).build().is_ok());
+    /// ```
+    pub fn with_event_sink(self, sink: PlainArc<dyn EventSink>) -> Self {
+        Self { event_sink: Some(Sink(sink)), ..self }
+    }
+
+    /// Keeps so many blocks of room for running sequences to grow: new ones, and reservations, are
+    /// refused (or wait) when they would leave less. Appends may use it. By default 0.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::builder().num_blocks(8).block_size(4).with_watermark(2).build()?;
+    /// cache.allocate(SeqId(1), 16)?;
+    /// let refused = cache.allocate(SeqId(2), 12);
+    /// assert_eq!(refused, Err(PagedKvError::OutOfMemory { requested: 3, available: 2 }));
+    /// assert!(cache.append(SeqId(1), 16).is_ok());
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn with_watermark(self, blocks: usize) -> Self {
+        Self { watermark: Watermark::Blocks(blocks), ..self }
+    }
+
+    /// [`with_watermark`](Self::with_watermark), as a share of all blocks, within 0 and 1: vLLM's
+    /// default is 0.01.
+    ///
+    /// ```
+    /// use paged_kv::PagedKvCache;
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(100);
+    /// assert!(builder.clone().with_watermark_share(0.01).build()?.reserve(100).is_err());
+    /// assert!(builder.with_watermark_share(1.5).build().is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn with_watermark_share(self, share: f64) -> Self {
+        Self { watermark: Watermark::Share(share), ..self }
+    }
+
+    /// In which order those who wait for room are served, by default [`Fairness::Fifo`].
+    ///
+    /// ```
+    /// use paged_kv::{Fairness, PagedKvCache};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8);
+    /// assert!(builder.with_fairness(Fairness::Bypass { at_most: 4 }).build().is_ok());
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn with_fairness(self, fairness: Fairness) -> Self {
+        Self { fairness, ..self }
+    }
+
     /// The cache, all blocks free. `O(num_blocks)`.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) names the first parameter that makes no
     /// sense: a size of 0, more than `u32::MAX - 1` blocks, more than 1024 home shards, a threshold
-    /// outside 0..=1, no priority level, slots that do not fit a `u64`, or bytes a `usize`.
+    /// outside 0..=1, no priority level, a watermark that leaves no block, slots that do not fit a `u64`, or bytes a `usize`.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder();
@@ -216,15 +369,50 @@ impl PagedKvCacheBuilder {
             return invalid("block_size", format!("{}: slots overflow 64 bits", self.block_size));
         }
         let block_bytes = self.checked_block_bytes()?;
-        let shards = self.home_shards.unwrap_or_else(|| default_shards(self.num_blocks));
-        let pool = BlockPool::build(self.num_blocks, shards, self.null_block)?;
-        Ok(PagedKvCache::from_parts(
+        let (keep, shards, indexed) = if self.prefix_reuse {
+            let keep = Keep::Contents(self.reclaim_policy);
+            (keep, default_shards_of_cache(self.num_blocks), self.num_blocks)
+        } else {
+            (Keep::Nothing, default_shards(self.num_blocks), 0)
+        };
+        let shards = self.home_shards.unwrap_or(shards);
+        let listener = self.event_sink.clone().filter(|_| self.prefix_reuse);
+        let announcer = listener.map(|Sink(sink)| {
+            PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size))
+        });
+        let observer =
+            announcer.clone().map(|announcer| Box::new(Taken(announcer)) as Box<dyn TakeObserver>);
+        let pool = BlockPool::build(self.num_blocks, shards, keep, self.null_block, observer)?;
+        let watermark = self.checked_watermark(pool.total_blocks())?;
+        #[cfg(feature = "async")]
+        pool.blocks().waiters().set_fairness(self.fairness);
+        let mut cache = PagedKvCache::from_parts(
             pool,
+            PublishedBlocks::new(indexed, announcer),
+            self.hash_algorithm,
             self.block_size,
             block_bytes,
             self.eviction_strategy,
             self.eviction_threshold,
-        ))
+        );
+        cache.gate = Gate { watermark };
+        Ok(cache)
+    }
+
+    fn checked_watermark(&self, total: usize) -> Result<usize> {
+        let blocks = match self.watermark {
+            Watermark::Blocks(blocks) => blocks,
+            Watermark::Share(share) if (0.0..=1.0).contains(&share) => {
+                (share * total as f64).ceil() as usize
+            }
+            Watermark::Share(share) => {
+                return invalid("watermark", format!("{share} is not in 0..=1"));
+            }
+        };
+        if blocks < total {
+            return Ok(blocks);
+        }
+        invalid("watermark", format!("{blocks} of {total} blocks, which leaves none to come in"))
     }
 
     fn checked_block_bytes(&self) -> Result<usize> {

@@ -166,6 +166,7 @@ impl PagedKvCache {
         let evicted = self.take_out(id).map(drop).is_ok();
         if evicted {
             self.evictions.add(1);
+            self.tell_if_stalled();
         }
         evicted
     }

@@ -104,6 +104,10 @@ impl PagedKvCache {
         // First: what is undone after this look is in the totals too, if only for a moment.
         let undone = self.undone.sum();
         let totals = self.pool.totals();
+        let idle = self.pool.idle_totals();
+        // Parts before the whole, which is counted first: no part is ever more.
+        let (prompt_tokens_hit, prompt_tokens_too_short) =
+            (self.reuse.hit.sum(), self.reuse.too_short.sum());
         CacheStats {
             total_allocations: totals.taken.saturating_sub(undone),
             total_frees: totals.given.saturating_sub(undone),
@@ -113,6 +117,11 @@ impl PagedKvCache {
             blocks_used: totals.used().min(self.total_blocks()),
             blocks_total: self.total_blocks(),
             num_sequences: self.num_sequences(),
+            prompt_tokens: self.reuse.asked.sum(),
+            prompt_tokens_hit,
+            prompt_tokens_too_short,
+            blocks_idle: idle.idle,
+            blocks_reclaimed: idle.reclaimed,
         }
     }
 

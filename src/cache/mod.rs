@@ -9,34 +9,76 @@
 //! while the caller's code runs; whoever waits for a sequence's lock holds no other sequence's, but
 //! for a caller's closure; an operation that fails has changed nothing.
 
+mod admission;
+mod admit_options;
 mod audit;
 mod builder;
+mod cached_sequence;
+mod commit;
 mod eviction;
 mod exports;
 mod id_hash;
 mod inspect;
 mod lease;
+mod naming;
 mod operations;
+mod prompt;
 mod prospects;
+mod reservation;
+mod room;
 mod slot;
+mod stall;
+mod step;
 
+#[cfg(feature = "async")]
+pub(crate) use self::admission::refuse_salt;
+pub use self::admission::{Admission, AdmissionEpoch};
+pub use self::admit_options::AdmitOptions;
 pub use self::builder::PagedKvCacheBuilder;
+pub use self::cached_sequence::CachedSequence;
 use self::id_hash::IdHash;
 pub use self::lease::Lease;
+pub use self::prompt::Prompt;
+pub use self::reservation::Reservation;
+pub(crate) use self::room::{Asking, Gate};
 use self::slot::{Live, Slot};
+pub use self::step::{Grown, Step, StepBuffers, StepRow};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::evict::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
+#[cfg(feature = "async")]
+use crate::pool::{Blocks, PoolHandle};
+use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sequence::Sequence;
-use crate::sync::{Arc, DashMap, Entry, Mutex};
+use crate::sync::{Arc, CachePadded, DashMap, Entry, Mutex, thread_ordinal};
 
 /// Shards of the map. Many more than cores, because a thread that is descheduled inside one holds
 /// up the requests of that shard for a time slice: sixteen neighbours, and whom the hash put beside
 /// them.
 const MAP_SHARDS: usize = 256;
+
+/// References to the published blocks among which the threads choose.
+const REFERENCES: usize = 16;
+
+/// A reference to the published blocks that mostly one thread clones.
+type Published = Arc<CachePadded<Arc<PublishedBlocks>>>;
+
+/// Tokens of the prompts admitted.
+struct ReuseCounts {
+    asked: ShardedCounter,
+    hit: ShardedCounter,
+    too_short: ShardedCounter,
+}
+
+impl ReuseCounts {
+    fn new() -> Self {
+        let [asked, hit, too_short] = std::array::from_fn(|_| ShardedCounter::new());
+        Self { asked, hit, too_short }
+    }
+}
 
 /// A paged KV cache that many scheduler threads share.
 ///
@@ -70,6 +112,12 @@ pub struct PagedKvCache {
     assessing: Mutex<()>,
     /// Blocks that a losing racer took and gave back unseen: in the ledgers, in no statistic.
     undone: ShardedCounter,
+    /// One of several references for each thread, as the pool's stripes are.
+    published: Box<[Published]>,
+    reuse: ReuseCounts,
+    /// What new sequences must leave for those that grow.
+    gate: Gate,
+    hash_algorithm: HashAlgorithm,
     block_size: usize,
     block_bytes: usize,
     eviction_strategy: EvictionStrategy,
@@ -113,13 +161,21 @@ impl PagedKvCache {
 
     fn from_parts(
         pool: BlockPool,
+        published: PublishedBlocks,
+        hash_algorithm: HashAlgorithm,
         block_size: usize,
         block_bytes: usize,
         eviction_strategy: EvictionStrategy,
         eviction_threshold: f64,
     ) -> Self {
         let hasher = IdHash::default();
+        let published = Arc::new(published);
+        let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
+            published: (0..REFERENCES).map(reference).collect(),
+            reuse: ReuseCounts::new(),
+            gate: Gate::default(),
+            hash_algorithm,
             pool,
             sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
             clock: Arc::new(RecencyClock::new()),
@@ -157,6 +213,25 @@ impl PagedKvCache {
             self.eviction_threshold = threshold.clamp(0.0, 1.0);
         }
         self
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn blocks(&self) -> &Blocks {
+        self.pool.blocks()
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn handle(&self) -> PoolHandle {
+        self.pool.handle()
+    }
+
+    fn published(&self) -> &Published {
+        &self.published[thread_ordinal() % REFERENCES]
     }
 
     /// Changes a sequence, briefly: under the map's lock if it is alone there, else its own.
@@ -207,16 +282,20 @@ impl PagedKvCache {
 
     /// Puts a new sequence in the map. If one of that id came first, `live` is given back.
     fn insert(&self, id: SeqId, live: Live) -> Result<()> {
-        let late = match self.sequences.entry(id) {
+        // What is late is dropped outside the shard's lock.
+        let late = self.try_insert(id, live);
+        late.map_or(Ok(()), |_| Err(PagedKvError::SequenceExists(id)))
+    }
+
+    /// Puts a new sequence in the map, or returns it if one of that id came first.
+    fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
+        match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Slot::Owned(live));
-                return Ok(());
+                None
             }
-            Entry::Occupied(_) => live,
-        };
-        // Outside the shard's lock, which the match has let go.
-        drop(late);
-        Err(PagedKvError::SequenceExists(id))
+            Entry::Occupied(_) => Some(live),
+        }
     }
 
     /// Takes a sequence that nobody leases out of the map.

@@ -4,7 +4,7 @@
 //! succeeds.
 
 use super::slot::{Live, Slot};
-use super::{PagedKvCache, not_found};
+use super::{Asking, PagedKvCache, not_found};
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::sequence::{Append, Sequence};
@@ -31,14 +31,36 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn allocate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
+        self.allocate_as(id, num_tokens, Asking::AtOnce)
+    }
+
+    pub(crate) fn allocate_as(&self, id: SeqId, num_tokens: usize, asking: Asking) -> Result<()> {
         if self.sequences.contains_key(&id) {
             return Err(PagedKvError::SequenceExists(id));
         }
         // Outside the map's lock, because it may have to search for blocks.
-        let sequence = self.allocate_sequence(num_tokens)?;
+        let sequence = self.allocate_sequence_as(num_tokens, asking)?;
         let num_blocks = sequence.num_blocks() as u64;
         let live = Live::new(sequence, 0, self.clock.stamp());
         self.insert(id, live).inspect_err(|_| self.undone.add(num_blocks))
+    }
+
+    fn allocate_sequence_as(&self, num_tokens: usize, asking: Asking) -> Result<Sequence> {
+        self.gate.refuse(self.pool.blocks(), num_tokens.div_ceil(self.block_size), asking)?;
+        let sequence = self.pool.allocate_sequence(num_tokens, self.block_size)?;
+        if self.gate.leaves_enough(self.pool.blocks()) {
+            return Ok(sequence);
+        }
+        Err(self.undo_new(sequence))
+    }
+
+    /// Gives a new sequence back that left too little room for others to grow.
+    #[cold]
+    pub(super) fn undo_new(&self, sequence: Sequence) -> PagedKvError {
+        let num_blocks = sequence.num_blocks();
+        drop(sequence);
+        self.undone.add(num_blocks as u64);
+        self.gate.lost(self.pool.blocks(), num_blocks)
     }
 
     /// A new sequence as an owned handle, which the map does not know: it is freed by dropping it
@@ -56,7 +78,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn allocate_sequence(&self, num_tokens: usize) -> Result<Sequence> {
-        self.pool.allocate_sequence(num_tokens, self.block_size)
+        self.allocate_sequence_as(num_tokens, Asking::AtOnce)
     }
 
     /// Makes room for `num_new_tokens` more tokens of a sequence, and counts as a use (also with
@@ -128,7 +150,9 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn free(&self, id: SeqId) -> Result<()> {
-        self.take_out(id).map(drop)
+        self.take_out(id).map(drop)?;
+        self.tell_if_stalled();
+        Ok(())
     }
 
     /// Removes a sequence at once, and gives its blocks back as soon as its last lease ends: for
@@ -157,6 +181,7 @@ impl PagedKvCache {
         if slot.leases() == 0 {
             drop(slot.into_live());
         }
+        self.tell_if_stalled();
         Ok(())
     }
 
@@ -183,9 +208,9 @@ impl PagedKvCache {
         if self.sequences.contains_key(&dst) {
             return Err(PagedKvError::SequenceExists(dst));
         }
-        let fork = |live: &mut Live| Ok((live.sequence_mut().fork_uncounted()?, live.priority));
-        let (sequence, priority) = self.update_if(src, Live::is_brief, fork)??;
-        self.insert(dst, Live::new(sequence, priority, self.clock.stamp()))?;
+        let fork = |live: &mut Live| live.fork(self.clock.stamp());
+        let fork = self.update_if(src, Live::is_brief, fork)??;
+        self.insert(dst, fork)?;
         self.pool.count_fork();
         Ok(())
     }
@@ -209,7 +234,8 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn truncate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
-        self.update_if(id, Live::is_brief, |live| live.sequence_mut().truncate(num_tokens))?
+        let brief = |live: &Live| live.truncates_briefly(num_tokens);
+        self.update_if(id, brief, |live| live.truncate(num_tokens))?
     }
 
     /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the

@@ -13,10 +13,16 @@
 
 use std::cell::Cell;
 
+use super::admission::AdmissionEpoch;
+use super::cached_sequence::CachedSequence;
+use super::naming::Naming;
+use crate::error::Result;
 use crate::evict::Candidate;
 use crate::id::SeqId;
 use crate::sequence::Sequence;
-use crate::sync::{Arc, AtomicU32, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::{
+    Arc, AtomicU32, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local,
+};
 
 /// Longer tables are forked, truncated and read outside the map's lock. (A trim keeps leases out by
 /// that lock, however long it takes.)
@@ -25,6 +31,9 @@ const BRIEF_BLOCKS: usize = 1024;
 /// A sequence and what eviction wants to know of it.
 pub(super) struct Live {
     sequence: Sequence,
+    /// What its blocks are called, if it was admitted by its tokens.
+    naming: Option<Box<Naming>>,
+    pub(super) epoch: Option<AdmissionEpoch>,
     pub(super) access_count: u64,
     pub(super) last_access: u64,
     pub(super) priority: u32,
@@ -40,7 +49,49 @@ pub(super) struct Version {
 
 impl Live {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
-        Self { sequence, access_count: 1, last_access: stamp, priority, changes: 0 }
+        let (naming, epoch) = (None, None);
+        Self { sequence, naming, epoch, access_count: 1, last_access: stamp, priority, changes: 0 }
+    }
+
+    pub(super) fn of_admitted(
+        admitted: CachedSequence,
+        priority: u32,
+        stamp: u64,
+        epoch: AdmissionEpoch,
+    ) -> Self {
+        let (sequence, naming) = admitted.into_parts();
+        let live = Self::new(sequence, priority, stamp);
+        Self { naming: Some(naming), epoch: Some(epoch), ..live }
+    }
+
+    /// A second sequence of the same tokens, blocks, names and priority.
+    pub(super) fn fork(&mut self, stamp: u64) -> Result<Self> {
+        let fork = Self::new(self.sequence_mut().fork_uncounted()?, self.priority, stamp);
+        Ok(Self { naming: self.naming.clone(), ..fork })
+    }
+
+    pub(super) fn truncate(&mut self, num_tokens: usize) -> Result<()> {
+        self.sequence_mut().truncate(num_tokens)?;
+        if let Some(naming) = &mut self.naming {
+            naming.truncate(num_tokens, self.sequence.block_size());
+        }
+        Ok(())
+    }
+
+    /// The sequence alone, which is not to be a request any more.
+    pub(super) fn into_sequence(self) -> Sequence {
+        self.sequence
+    }
+
+    /// The sequence, and what its blocks are called.
+    pub(super) fn named(&mut self) -> (&Sequence, Option<&mut Naming>) {
+        (&self.sequence, self.naming.as_deref_mut())
+    }
+
+    /// True if truncating to `num_tokens` is brief: no long table, and no tokens to hash again.
+    pub(super) fn truncates_briefly(&self, num_tokens: usize) -> bool {
+        let hashes = self.naming.as_ref().is_some_and(|naming| naming.reaches_beyond(num_tokens));
+        self.is_brief() && !hashes
     }
 
     #[inline]
@@ -99,7 +150,7 @@ pub(super) struct SharedSlot {
 
 /// True while a closure of this thread's caller looks at a sequence, whose lock is held meanwhile.
 pub(super) fn is_looking() -> bool {
-    LOOKING.get() > 0
+    LOOKING.with(Cell::get) > 0
 }
 
 thread_local! {
@@ -168,11 +219,11 @@ impl SharedSlot {
         struct Looking;
         impl Drop for Looking {
             fn drop(&mut self) {
-                LOOKING.set(LOOKING.get() - 1);
+                LOOKING.with(|looking| looking.set(looking.get() - 1));
             }
         }
         let live = self.read();
-        LOOKING.set(LOOKING.get() + 1);
+        LOOKING.with(|looking| looking.set(looking.get() + 1));
         let _looking = Looking;
         live.as_ref().map(|live| look(&live.sequence))
     }

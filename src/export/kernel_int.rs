@@ -68,6 +68,11 @@ pub(super) fn fit<T: KernelInt>(value: u64) -> Result<T> {
     Ok(T::cast(value))
 }
 
+/// A block id as a `T`, or the refusal that carries it.
+pub(crate) fn block_number<T: KernelInt>(id: BlockId) -> Result<T> {
+    fit(u64::from(id.0))
+}
+
 /// Refuses a slot that a `T` cannot hold.
 pub(super) fn check_slot<T: KernelInt>(slot: u64) -> Result<()> {
     check(slot, T::LARGEST_SLOT, T::NAME)

@@ -11,19 +11,32 @@
 //! asked, there was less room than asked at t. Reading in the other order bounds the blocks in
 //! use from above, which is what a statistic wants.
 //!
+//! A block that becomes idle can be taken again before the claim ends under which it did, and so
+//! before it is counted as given: it would count as used twice. So each ledger says how many such
+//! blocks are on their way at most, and a refusal takes them for room.
+//!
 //! A ledger does not know which blocks it counts.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// What left room and came back through one shard. Written by the holder of its claim only.
+///
+/// A block that becomes idle has come back to room; one that is matched while idle, or reclaimed, has
+/// left it again.
 pub(crate) struct Ledger {
     taken: AtomicU64,
     given: AtomicU64,
+    giving: AtomicU64,
+    idled: AtomicU64,
+    revived: AtomicU64,
+    reclaimed: AtomicU64,
 }
 
 impl Ledger {
     pub(crate) fn new() -> Self {
-        Self { taken: AtomicU64::new(0), given: AtomicU64::new(0) }
+        let [taken, given, giving, idled, revived, reclaimed] =
+            std::array::from_fn(|_| AtomicU64::new(0));
+        Self { taken, given, giving, idled, revived, reclaimed }
     }
 
     /// The counts, for the holder of the claim.
@@ -53,6 +66,57 @@ impl Ledger {
         // the taking that came before it. Loom: a_block_is_not_counted_as_given_before_it_was_taken.
         self.given.store(given, Ordering::Release);
     }
+
+    /// Says, for the holder of the claim, that so many blocks at most are about to become idle and
+    /// are not counted as given yet: others may take them before they are. 0 once they are counted.
+    pub(crate) fn giving(&self, blocks: u64) {
+        // Release: pairs with the Acquire loads in `sum`; who finds none on their way finds them
+        // among the given.
+        self.giving.store(blocks, Ordering::Release);
+    }
+}
+
+impl Ledger {
+    /// Counts blocks among the given that are idle, for the holder of the claim.
+    pub(crate) fn idled(&self, blocks: u64) {
+        add(&self.idled, blocks);
+    }
+
+    /// Counts blocks among the taken that were idle and are matched, for the holder of the claim.
+    pub(crate) fn revived(&self, blocks: u64) {
+        add(&self.revived, blocks);
+    }
+
+    /// Counts blocks among the taken whose contents were given up, for the holder of the claim.
+    pub(crate) fn reclaimed(&self, blocks: u64) {
+        add(&self.reclaimed, blocks);
+    }
+}
+
+/// Adds to a statistic that one thread at a time writes.
+fn add(count: &AtomicU64, blocks: u64) {
+    // Relaxed: a statistic; the claim orders its writers.
+    count.store(count.load(Ordering::Relaxed) + blocks, Ordering::Relaxed);
+}
+
+/// What became of cached blocks that nobody used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IdleTotals {
+    /// Idle now.
+    pub(crate) idle: usize,
+    /// Ever reclaimed.
+    pub(crate) reclaimed: u64,
+}
+
+/// Under load counts of moments near the call.
+pub(crate) fn idle_totals<'a>(
+    total: usize,
+    ledgers: impl Iterator<Item = &'a Ledger> + Clone,
+) -> IdleTotals {
+    let reclaimed = sum(ledgers.clone(), |ledger| &ledger.reclaimed);
+    let gone = reclaimed + sum(ledgers.clone(), |ledger| &ledger.revived);
+    let idled = sum(ledgers, |ledger| &ledger.idled);
+    IdleTotals { idle: (idled.saturating_sub(gone) as usize).min(total), reclaimed }
 }
 
 /// Blocks that ever left room, and blocks that ever came back.
@@ -74,7 +138,9 @@ pub(crate) fn room_at_most<'a>(
     ledgers: impl Iterator<Item = &'a Ledger> + Clone,
 ) -> usize {
     let taken = sum(ledgers.clone(), |ledger| &ledger.taken);
-    let given = sum(ledgers, |ledger| &ledger.given);
+    // In this order: who clears it has counted the blocks before.
+    let giving = sum(ledgers.clone(), |ledger| &ledger.giving);
+    let given = giving + sum(ledgers, |ledger| &ledger.given);
     // Another thread's taking may be unseen though its giving back is seen: then more is given
     // than taken, and the bound is the total.
     total - (taken.saturating_sub(given) as usize).min(total)

@@ -24,13 +24,19 @@
 //! The free list does not know what blocks are for.
 
 mod audit;
+mod idle;
+mod matching;
 mod shard;
 
+use self::idle::IdleLists;
+pub(crate) use self::matching::Matching;
 use self::shard::{BATCH, Batch, Claim, Shard};
-use super::capacity::{Ledger, Peak, Totals, room_at_most, totals};
-use super::state::{BlockWords, WordsView};
+use super::capacity::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
+use super::name::Name;
+use super::reclaim::Keep;
+use super::state::{BlockWords, Left};
 use crate::id::BlockId;
-use crate::sync::{ArrayQueue, AtomicU32, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
+use crate::sync::{ArrayQueue, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
 
 pub(super) use self::shard::MAGAZINE;
 
@@ -39,6 +45,7 @@ pub(crate) struct FreeList {
     total: usize,
     shards: Box<[CachePadded<Shard>]>,
     depot: ArrayQueue<Batch>,
+    idle: IdleLists,
     /// Serializes collectors. Never taken while a claim is held.
     shortage: Mutex<()>,
     peak: Peak,
@@ -46,16 +53,17 @@ pub(crate) struct FreeList {
 
 impl FreeList {
     /// A list in which the blocks `first..first + total` are free, over `shards` (a power of two)
-    /// home shards.
-    pub(crate) fn new(first: u32, total: usize, shards: usize) -> Self {
+    /// home shards, of whose contents is kept what `keep` says.
+    pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Keep) -> Self {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
         // A lone shard holds everything, and a batch still being released, and needs no depot.
         let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
         let list = Self {
             total,
-            shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose))).collect(),
+            shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose, keep))).collect(),
             // Only full batches go in: never more than total / BATCH.
             depot: ArrayQueue::new(if shards == 1 { 1 } else { total / BATCH + shards }),
+            idle: IdleLists::new(total, shards, keep),
             shortage: Mutex::new(()),
             peak: Peak::new(),
         };
@@ -97,7 +105,7 @@ impl FreeList {
                 && self
                     .home()
                     .try_claim()
-                    .is_some_and(|mut home| self.gather(&mut home, n, words, out, Reach::Depot))
+                    .is_some_and(|mut home| self.gather(&mut home, n, words, out, Reach::Idle))
     }
 
     /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
@@ -131,6 +139,19 @@ impl FreeList {
     pub(crate) fn peak(&self) -> usize {
         self.peak.note(self.used_at_least());
         self.peak.get()
+    }
+
+    /// Blocks that can be taken now, free or idle, at some moment near the call.
+    pub(crate) fn room(&self) -> usize {
+        room_at_most(self.total, self.ledgers())
+    }
+
+    pub(crate) fn was_reclaimed_of_late(&self, name: Name) -> bool {
+        self.idle.recall(name)
+    }
+
+    pub(crate) fn idle_totals(&self) -> IdleTotals {
+        idle_totals(self.total, self.ledgers())
     }
 
     fn used_at_least(&self) -> usize {
@@ -197,10 +218,17 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> Result<(), usize> {
-        // Before `out` grows: a refusal must not cost memory.
+        // In a warm cache of contents nearly every allocation comes here, and little ones end here.
+        if words.have_names() && n <= BATCH {
+            out.reserve(n);
+            if self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
+                return Ok(());
+            }
+        }
+        // Before `out` grows: a refusal must not cost memory, nor contents.
         self.refuse_if_short(n)?;
         out.reserve(n);
-        if self.gather(&mut self.claim(), n, words, out, Reach::Depot) {
+        if self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
             return Ok(());
         }
         self.refuse_if_short(n)?;
@@ -221,17 +249,23 @@ impl FreeList {
     ) -> Result<(), usize> {
         let mut claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
         // Nobody else is at the depot.
-        let room = claims.iter().map(|claim| claim.len()).sum::<usize>() + self.depot.len() * BATCH;
-        if room < n {
-            return Err(room);
-        }
         let start = out.len();
+        let end = start + n;
         for claim in &mut claims {
-            claim.pop(start + n - out.len(), out);
+            claim.pop(end - out.len(), out);
+        }
+        self.pop_depot(&mut claims[0], end, out);
+        let free_end = out.len();
+        for claim in &mut claims {
+            claim.reclaim(end, &self.idle, words, out);
         }
         let home = &mut claims[0];
-        self.pop_depot(home, start + n, out);
-        self.own_taken(home, start, words, out);
+        if out.len() < end {
+            let room = out.len() - start;
+            self.put_back(home, start, free_end, words, out);
+            return Err(room);
+        }
+        self.own_taken(home, start, free_end, words, out);
         Ok(())
     }
 
@@ -253,11 +287,53 @@ impl FreeList {
                 given += 1;
             }
         }
+        let mut idle = 0;
+        let may_idle = given < ids.len() && words.have_names();
         if given < ids.len() {
-            given = give_shared(&ids[..ids.len() - given], words.view(), slots, given);
+            let rest = &ids[..ids.len() - given];
+            if may_idle {
+                home.shard.ledger.giving(rest.len() as u64);
+            }
+            (given, idle) = self.give_shared(home, rest, words, given);
         }
         home.set_len(len + given);
-        home.shard.ledger.gave(given as u64);
+        if idle > 0 {
+            home.shard.ledger.idled(idle as u64);
+        }
+        home.shard.ledger.gave((given + idle) as u64);
+        if may_idle {
+            home.shard.ledger.giving(0);
+        }
+    }
+
+    /// Takes an owner off each of `ids`, of which others may own some too, or match them. Those that
+    /// become free go to the magazine behind the first `given` that are new there, those that become
+    /// idle to the newest. Returns how many there are of either. Out of line: a call in the usual
+    /// loop would keep its counts in memory.
+    #[inline(never)]
+    fn give_shared(
+        &self,
+        home: &mut Claim<'_>,
+        ids: &[BlockId],
+        words: &BlockWords,
+        mut given: usize,
+    ) -> (usize, usize) {
+        let (view, len) = (words.view(), home.len());
+        let mut idle = 0;
+        for &id in ids.iter().rev() {
+            match view.release_shared(id) {
+                Left::Owned => {}
+                Left::Free => {
+                    home.shard.ids[len + given].store(id.0, Ordering::Relaxed);
+                    given += 1;
+                }
+                Left::Idle(block) => {
+                    home.push_idle(block, &self.idle, words);
+                    idle += 1;
+                }
+            }
+        }
+        (given, idle)
     }
 
     #[inline(never)]
@@ -281,14 +357,22 @@ impl FreeList {
         let end = start + n;
         home.pop(n, out);
         self.pop_depot(home, end, out);
-        if reach == Reach::EveryShard {
+        // Free blocks before contents are given up, wherever they are.
+        if reach == Reach::EveryShard || words.have_names() {
             self.steal(home, end, out);
         }
+        let free_end = out.len();
+        if words.have_names() {
+            home.reclaim(end, &self.idle, words, out);
+            if reach == Reach::EveryShard {
+                self.reclaim_elsewhere(end, words, out);
+            }
+        }
         if out.len() < end {
-            out.drain(start..).for_each(|id| home.push(id, &self.depot));
+            self.put_back(home, start, free_end, words, out);
             return false;
         }
-        self.own_taken(home, start, words, out);
+        self.own_taken(home, start, free_end, words, out);
         true
     }
 
@@ -303,12 +387,23 @@ impl FreeList {
         }
     }
 
-    /// Gives each block of `out[start..]` its owner, and counts it as taken through `home`.
-    fn own_taken(&self, home: &mut Claim<'_>, start: usize, words: &BlockWords, out: &[BlockId]) {
-        let taken = &out[start..];
-        let words = words.view();
-        taken.iter().for_each(|&id| words.occupy(id));
-        home.shard.ledger.took(taken.len() as u64);
+    /// Gives each free block of `out[start..free_end]` its owner, which the reclaimed ones behind them
+    /// have, and counts all as taken through `home`.
+    fn own_taken(
+        &self,
+        home: &mut Claim<'_>,
+        start: usize,
+        free_end: usize,
+        words: &BlockWords,
+        out: &[BlockId],
+    ) {
+        let view = words.view();
+        out[start..free_end].iter().for_each(|&id| view.occupy(id));
+        let ledger = &home.shard.ledger;
+        if free_end < out.len() {
+            ledger.reclaimed((out.len() - free_end) as u64);
+        }
+        ledger.took((out.len() - start) as u64);
         self.peak.note(self.used_at_least());
     }
 
@@ -320,7 +415,9 @@ impl FreeList {
             if out.len() == end {
                 return;
             }
-            let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() else {
+            let shard = self.shard_of(ordinal.wrapping_add(step));
+            // Looked at before it is claimed: in a warm cache of contents it is mostly empty.
+            let Some(mut other) = shard.try_claim_unless_empty() else {
                 continue;
             };
             let surplus = other.len() / 2;
@@ -332,28 +429,11 @@ impl FreeList {
     }
 }
 
-/// Takes an owner off each of `ids`, of which others may own some too; those that become free go to
-/// the slots behind the first `given`. Returns how many were given then. Out of line: a call in the
-/// usual loop would keep its counts in memory.
-#[inline(never)]
-fn give_shared(
-    ids: &[BlockId],
-    words: WordsView<'_>,
-    slots: &[AtomicU32],
-    mut given: usize,
-) -> usize {
-    for &id in ids.iter().rev() {
-        if words.release_shared(id) {
-            slots[given].store(id.0, Ordering::Relaxed);
-            given += 1;
-        }
-    }
-    given
-}
-
 /// How far a gathering thread looks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reach {
-    Depot,
+    /// The home shard, the depot, and idle blocks that are as near.
+    Idle,
+    /// Every other shard besides.
     EveryShard,
 }

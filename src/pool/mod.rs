@@ -7,18 +7,41 @@
 //! Invariant: the pool lives until the last block is back, because every owner of blocks holds a
 //! handle. It does not know tokens, sequences or contents.
 
+mod cached;
 pub(crate) mod capacity;
+pub(crate) mod fence;
 pub(crate) mod free_list;
+mod handle;
+mod id_counts;
+pub(crate) mod name;
+mod observer;
+pub(crate) mod reclaim;
+mod room;
+pub(crate) mod run;
 pub(crate) mod state;
+#[cfg(feature = "async")]
+pub(crate) mod waiters;
 
 use std::fmt;
 
-use self::capacity::Totals;
+use self::capacity::{IdleTotals, Totals};
+use self::fence::Fences;
 use self::free_list::{FreeList, MAGAZINE};
-use self::state::{BlockState, BlockWords, IdCounts};
+pub(crate) use self::handle::PoolHandle;
+use self::id_counts::IdCounts;
+pub(crate) use self::observer::TakeObserver;
+pub(crate) use self::reclaim::Keep;
+pub use self::reclaim::ReclaimPolicy;
+use self::state::{BlockState, BlockWords};
+#[cfg(feature = "async")]
+pub use self::waiters::Fairness;
+#[cfg(feature = "async")]
+use self::waiters::Waiters;
+#[cfg(all(paged_kv_loom, feature = "async"))]
+pub use self::waiters::model as wait_model;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, thread_ordinal};
+use crate::sync::{Arc, thread_ordinal};
 
 /// The most blocks a pool can have.
 pub(crate) const MOST_BLOCKS: usize = u32::MAX as usize - 1;
@@ -60,6 +83,10 @@ pub(crate) struct Blocks {
     words: BlockWords,
     free: FreeList,
     id_counts: IdCounts,
+    fences: Fences,
+    observer: Option<Box<dyn TakeObserver>>,
+    #[cfg(feature = "async")]
+    waiters: Waiters,
 }
 
 impl BlockPool {
@@ -94,14 +121,21 @@ impl BlockPool {
     /// As [`new`](Self::new), and if `shards` is 0 or above 1024.
     pub fn with_home_shards(num_blocks: usize, shards: usize) -> Self {
         assert!(shards > 0, "a pool has at least one home shard, 0 were asked for");
-        match Self::build(num_blocks, shards, false) {
+        match Self::build(num_blocks, shards, Keep::Nothing, false, None) {
             Ok(pool) => pool,
             Err(refusal) => panic!("{refusal}"),
         }
     }
 
-    /// The pool of a cache. With `null_block` block 0 is never handed out.
-    pub(crate) fn build(num_blocks: usize, shards: usize, null_block: bool) -> Result<Self> {
+    /// The pool of a cache. With `null_block` block 0 is never handed out. What is taken is told to
+    /// `observer`.
+    pub(crate) fn build(
+        num_blocks: usize,
+        shards: usize,
+        keep: Keep,
+        null_block: bool,
+        observer: Option<Box<dyn TakeObserver>>,
+    ) -> Result<Self> {
         let first = u32::from(null_block);
         let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "num_blocks", reason });
         if num_blocks <= first as usize {
@@ -117,12 +151,18 @@ impl BlockPool {
         let shards = shards.next_power_of_two();
         let blocks = Arc::new(Blocks {
             first,
-            words: BlockWords::new(num_blocks),
-            free: FreeList::new(first, num_blocks - first as usize, shards),
+            words: match keep {
+                Keep::Nothing => BlockWords::new(num_blocks),
+                Keep::Contents(_) => BlockWords::with_names(num_blocks),
+            },
+            free: FreeList::new(first, num_blocks - first as usize, shards, keep),
             id_counts: IdCounts::new(num_blocks),
+            fences: Fences::new(),
+            observer,
+            #[cfg(feature = "async")]
+            waiters: Waiters::new(),
         });
-        let stripe = |_| PoolHandle(Arc::new(CachePadded::new(Stripe::new(Arc::clone(&blocks)))));
-        let stripes = (0..shards).map(stripe).collect();
+        let stripes = (0..shards).map(|_| PoolHandle::new(Arc::clone(&blocks))).collect();
         Ok(Self { blocks, stripes })
     }
 
@@ -255,6 +295,14 @@ impl BlockPool {
         audit.map_err(PagedKvError::Inconsistent)
     }
 
+    pub(crate) fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    pub(crate) fn idle_totals(&self) -> IdleTotals {
+        self.blocks.free.idle_totals()
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         self.blocks.free.totals()
     }
@@ -264,8 +312,7 @@ impl BlockPool {
     }
 
     pub(crate) fn forks(&self) -> u64 {
-        // Relaxed: a statistic.
-        self.stripes.iter().map(|stripe| stripe.0.forks.load(Ordering::Relaxed)).sum()
+        self.stripes.iter().map(PoolHandle::forks).sum()
     }
 
     pub(crate) fn count_fork(&self) {
@@ -320,19 +367,7 @@ impl Blocks {
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId]) {
         self.free.give(ids, &self.words);
-    }
-
-    /// Appends `n` blocks to `out`, all or none.
-    #[inline]
-    pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<()> {
-        let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
-        self.free.take(n, &self.words, out).map_err(refused)
-    }
-
-    /// Appends `n` blocks to `out` if that takes no search and no waiting.
-    #[inline]
-    pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
-        self.free.try_take_near(n, &self.words, out)
+        self.announce_room();
     }
 
     /// True when `id` has one owner: whoever owns it may write it.
@@ -356,42 +391,13 @@ impl Blocks {
     }
 }
 
-/// One of several counted references to a pool.
-///
-/// A single `Arc` cloned into every table would be a line that every allocation and release of
-/// every thread writes; a stripe is mostly its own thread's.
-#[derive(Clone)]
-pub(crate) struct PoolHandle(Arc<CachePadded<Stripe>>);
+/// Blocks a home shard where contents are kept: what other shards' magazines hold free is not cached.
+const BLOCKS_A_SHARD: usize = 1024;
 
-struct Stripe {
-    blocks: Arc<Blocks>,
-    forks: AtomicU64,
-}
-
-impl Stripe {
-    fn new(blocks: Arc<Blocks>) -> Self {
-        Self { blocks, forks: AtomicU64::new(0) }
-    }
-}
-
-impl PoolHandle {
-    pub(crate) fn is_of_same_pool(&self, other: &PoolHandle) -> bool {
-        Arc::ptr_eq(&self.0.blocks, &other.0.blocks)
-    }
-
-    pub(crate) fn count_fork(&self) {
-        // Relaxed: a statistic.
-        self.0.forks.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl std::ops::Deref for PoolHandle {
-    type Target = Blocks;
-
-    #[inline]
-    fn deref(&self) -> &Blocks {
-        &self.0.blocks
-    }
+/// As [`default_shards`], where contents are kept.
+pub(crate) fn default_shards_of_cache(num_blocks: usize) -> usize {
+    let shards = (num_blocks / BLOCKS_A_SHARD).clamp(1, DEFAULT_SHARDS);
+    1 << shards.ilog2()
 }
 
 /// One home shard for each two magazines, so that shards hold at most half of the blocks.

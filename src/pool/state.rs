@@ -1,11 +1,23 @@
 //! May block n be used, and by whom? One `u32` word per block, in a fixed array.
 //!
-//! A word is a [`BlockState`]: a count of *owners* in its low 28 bits (private tables, runs and
-//! pins, each one owner) and four bits kept for flags. The transitions are pure functions of the
-//! value; [`WordsView`] only commits them.
+//! A word is a [`BlockState`]: a count of *owners* in its low 20 bits (private tables, runs and
+//! pins, each one owner), two flags, and the *epoch* of a cached block, which each time it becomes
+//! idle counts on. The transitions are pure functions of the value; [`WordsView`] only commits them.
+//!
+//! ```text
+//!                  owners   cached     last release     reclaim
+//!   Free           0        no         an assert        no
+//!   Active         1 ..     no         Free             no
+//!   Matchable      1 ..     yes        Idle, epoch + 1  no
+//!   Idle           0        yes        an assert        Active, of one owner
+//! ```
+//!
+//! Where contents are cached a block has a *name* beside its word, on the same cache line:
+//! [`Name`](super::name::Name). It may be written only by who set the word's `naming` flag.
 //!
 //! Invariant: a block is in the free list exactly when its word says [`FREE`](BlockState::FREE),
-//! for anyone who looks while no home shard is claimed.
+//! and has an entry of its epoch among the idle ones exactly when its word says that it is idle, for
+//! anyone who looks while no home shard is claimed.
 //!
 //! A word does not know where its block is, nor what it holds.
 
@@ -13,7 +25,19 @@ use crate::id::BlockId;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// The bits of a word that count owners.
-const OWNERS: u32 = (1 << 28) - 1;
+const OWNERS: u32 = (1 << 20) - 1;
+
+/// The block may be matched by its name.
+const CACHED: u32 = 1 << 20;
+
+/// An owner is writing the block's name.
+const NAMING: u32 = 1 << 21;
+
+/// The content was asked for again since the block is cached, or had come back by then.
+const AGAIN: u32 = 1 << 22;
+
+/// Where the epoch begins, which takes the rest of the word.
+const EPOCH: u32 = 24;
 
 /// The most owners one block can have. Few under test, where the limit has to be met.
 const MAX_OWNERS: u32 = if cfg!(test) { 64 } else { OWNERS };
@@ -37,51 +61,151 @@ impl BlockState {
         (1..MAX_OWNERS).contains(&self.owners()).then(|| Self(self.0 + 1))
     }
 
-    /// One owner fewer. None for a free block.
+    /// One owner fewer. None for a block without one.
     pub(crate) fn release(self) -> Option<Self> {
-        (self.owners() > 0).then(|| Self(self.0 - 1))
+        let left = (self.owners() > 0).then(|| Self(self.0 - 1))?;
+        Some(if left.is_idle() { left.with_epoch(left.epoch().wrapping_add(1)) } else { left })
+    }
+
+    /// True for a block that its name may be matched by.
+    pub(crate) fn is_cached(self) -> bool {
+        self.0 & CACHED != 0
+    }
+
+    /// True for a cached block whose content was asked for again, or had come back when it was cached.
+    pub(crate) fn is_again(self) -> bool {
+        self.is_cached() && self.0 & AGAIN != 0
+    }
+
+    /// True for a cached block that nobody owns.
+    pub(crate) fn is_idle(self) -> bool {
+        self.is_cached() && self.owners() == 0
+    }
+
+    /// How often the block has become idle since it was cached, modulo 256.
+    pub(crate) fn epoch(self) -> u8 {
+        (self.0 >> EPOCH) as u8
+    }
+
+    /// One more owner, who came by the block's name, and may ask for it `again`. None for a block that
+    /// has none, and for a full count.
+    fn acquire(self, again: bool) -> Option<Self> {
+        let again = if again { AGAIN } else { 0 };
+        (self.is_cached() && self.owners() < MAX_OWNERS).then(|| Self((self.0 + 1) | again))
+    }
+
+    /// Idle -> one owner who may write it. None unless it is idle, in `epoch`.
+    fn reclaim(self, epoch: u8) -> Option<Self> {
+        (self.is_idle() && self.epoch() == epoch).then_some(Self::SOLE)
+    }
+
+    /// One of its owners begins to write its name. None if it has one, or is being given one.
+    fn begin_naming(self) -> Option<Self> {
+        assert!(self.owners() > 0, "a block is named by one of its owners");
+        (self.0 & (CACHED | NAMING) == 0).then_some(Self(self.0 | NAMING))
+    }
+
+    /// The name is written: the block may be matched from now on. Its content may have come `again`.
+    fn end_naming(self, again: bool) -> Option<Self> {
+        let again = if again { AGAIN } else { 0 };
+        assert!(self.owners() > 0, "a block is named by one of its owners");
+        (!self.is_cached()).then_some(Self((self.0 & !NAMING) | CACHED | again))
+    }
+
+    fn with_epoch(self, epoch: u8) -> Self {
+        Self((self.0 & ((1 << EPOCH) - 1)) | (u32::from(epoch) << EPOCH))
     }
 }
+
+/// What a release left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Others own the block.
+    Owned,
+    /// Nobody does, and it is free.
+    Free,
+    /// Nobody does, and its contents stay.
+    Idle(LeftIdle),
+}
+
+/// A block that has just become idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeftIdle {
+    pub(crate) block: IdleBlock,
+    /// Its content was asked for again since it was cached, or had come back by then.
+    pub(crate) again: bool,
+}
+
+/// A block that became idle, in which of its epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdleBlock {
+    pub(crate) id: BlockId,
+    pub(crate) epoch: u8,
+}
+
+impl IdleBlock {
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.id.0) | u64::from(self.epoch) << 32
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self { id: BlockId(bits as u32), epoch: (bits >> 32) as u8 }
+    }
+}
+
+/// True for a block that nobody owned before it was acquired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WasIdle(pub(super) bool);
+
+/// Words of a cache line.
+const LINE: usize = 16;
+
+/// Words from one block to the next where blocks have names, as a power of two.
+const NAMED_STRIDE: u32 = 3;
+
+/// Where it is counted how often a block was named, from its word on.
+const RENAMES_AT: usize = 1;
+
+/// Where a block's name begins, counted from its word.
+const NAME_AT: usize = 4;
+
+/// Words of a name.
+const NAME_WORDS: usize = 4;
 
 /// The words of all blocks of a pool.
 pub(crate) struct BlockWords {
     words: Box<[AtomicU32]>,
+    /// The first word of the first block, where a cache line begins.
+    start: usize,
+    /// Words from one block to the next, as a power of two.
+    stride: u32,
     /// True once anyone has counted by id: owners may then appear that no owner made.
     counted_by_id: AtomicBool,
 }
 
-/// How many of each block's owners are counts by id: what a release by id may take off.
-pub(crate) struct IdCounts {
-    counts: Box<[AtomicU32]>,
-}
-
-impl IdCounts {
-    pub(crate) fn new(num_blocks: usize) -> Self {
-        Self { counts: (0..num_blocks).map(|_| AtomicU32::new(0)).collect() }
-    }
-
-    /// Counts an owner that the block's word has counted already.
-    pub(crate) fn add(&self, id: BlockId) {
-        // Relaxed: pairs with nothing. A release by id that may rely on it comes after this call.
-        self.counts[id.index()].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Takes back one count, before the block's word does. `None` if there is none left.
-    pub(crate) fn remove(&self, id: BlockId) -> Option<()> {
-        let count = &self.counts[id.index()];
-        // Relaxed: of two racing releases the atomicity lets one pass; the word orders the rest.
-        let removed =
-            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        removed.ok().map(|_| ())
-    }
-}
-
 impl BlockWords {
+    /// Words of blocks without names: 4 bytes a block.
     pub(crate) fn new(num_blocks: usize) -> Self {
-        Self {
-            words: (0..num_blocks).map(|_| AtomicU32::new(BlockState::FREE.0)).collect(),
-            counted_by_id: AtomicBool::new(false),
-        }
+        Self::with_stride(num_blocks, 0)
+    }
+
+    /// Words of blocks that can have names: 32 bytes a block, two to a cache line.
+    pub(crate) fn with_names(num_blocks: usize) -> Self {
+        Self::with_stride(num_blocks, NAMED_STRIDE)
+    }
+
+    fn with_stride(num_blocks: usize, stride: u32) -> Self {
+        let len = (num_blocks << stride) + LINE - 1;
+        let words: Box<[AtomicU32]> = (0..len).map(|_| AtomicU32::new(0)).collect();
+        // Under an interpreter or a model there may be no telling: then lines do not matter.
+        let start = words.as_ptr().align_offset(64);
+        let start = if start < LINE { start } else { 0 };
+        Self { words, start, stride, counted_by_id: AtomicBool::new(false) }
+    }
+
+    /// True if blocks can have names.
+    pub(crate) fn have_names(&self) -> bool {
+        self.stride == NAMED_STRIDE
     }
 
     /// Announces owners that no owner made, before they appear.
@@ -100,7 +224,7 @@ impl BlockWords {
     /// read anew after each word written.
     #[inline]
     pub(crate) fn view(&self) -> WordsView<'_> {
-        WordsView(&self.words)
+        WordsView { words: &self.words[self.start..], stride: self.stride }
     }
 
     #[inline]
@@ -117,21 +241,43 @@ impl BlockWords {
 
 /// The words of all blocks, at hand.
 #[derive(Clone, Copy)]
-pub(crate) struct WordsView<'a>(&'a [AtomicU32]);
+pub(crate) struct WordsView<'a> {
+    words: &'a [AtomicU32],
+    stride: u32,
+}
 
-impl WordsView<'_> {
+impl<'a> WordsView<'a> {
+    #[inline]
+    fn word(&self, id: BlockId) -> &'a AtomicU32 {
+        &self.words[id.index() << self.stride]
+    }
+
+    /// Where it is counted how often the block was named.
+    #[inline]
+    pub(super) fn rename_word(&self, id: BlockId) -> &'a AtomicU32 {
+        &self.words[(id.index() << self.stride) + RENAMES_AT]
+    }
+
+    /// Where the block's name is.
+    #[inline]
+    pub(super) fn name_words(&self, id: BlockId) -> &'a [AtomicU32] {
+        debug_assert_eq!(self.stride, NAMED_STRIDE, "only a cache of contents has names");
+        let at = (id.index() << self.stride) + NAME_AT;
+        &self.words[at..at + NAME_WORDS]
+    }
+
     #[inline]
     pub(crate) fn state(&self, id: BlockId) -> BlockState {
         // Acquire: pairs with the release half of the exchange in `release_shared`; whoever sees itself
         // the only owner left sees everything the others did with the block.
         // Loom: a_sole_owner_sees_the_others_leave.
-        BlockState(self.0[id.index()].load(Ordering::Acquire))
+        BlockState(self.word(id).load(Ordering::Acquire))
     }
 
     /// Free -> one owner, for a caller that took `id` off the free list and so is alone with it.
     #[inline]
     pub(crate) fn occupy(&self, id: BlockId) {
-        let word = &self.0[id.index()];
+        let word = self.word(id);
         // Relaxed: the caller holds the claim under which the block was freed, and the claim's
         // hand-over orders both accesses.
         if BlockState(word.load(Ordering::Relaxed)) != BlockState::FREE {
@@ -148,7 +294,7 @@ impl WordsView<'_> {
     /// for all.
     #[inline]
     pub(crate) fn release_sole(&self, id: BlockId) -> bool {
-        let word = &self.0[id.index()];
+        let word = self.word(id);
         // Acquire: as in `state`.
         let sole = BlockState(word.load(Ordering::Acquire)) == BlockState::SOLE;
         if sole {
@@ -158,23 +304,78 @@ impl WordsView<'_> {
         sole
     }
 
-    /// One owner fewer, where others may own the block or count it by id. True when it was the
-    /// last.
-    pub(crate) fn release_shared(&self, id: BlockId) -> bool {
+    /// One owner fewer, where others may own the block, match it by its name or count it by id.
+    pub(crate) fn release_shared(&self, id: BlockId) -> Left {
         // AcqRel: release, so that the last owner sees what this one did with the block; acquire,
         // because this one may be the last. Loom: last_release_sees_every_owner.
         let state = self.transition(id, Ordering::AcqRel, BlockState::release);
-        state.expect("a block is released once by each of its owners") == BlockState::FREE
+        match state.expect("a block is released once by each of its owners") {
+            BlockState::FREE => Left::Free,
+            idle if idle.is_idle() => {
+                let block = IdleBlock { id, epoch: idle.epoch() };
+                Left::Idle(LeftIdle { block, again: idle.is_again() })
+            }
+            _ => Left::Owned,
+        }
+    }
+
+    /// One more owner of a block that is matched by its name, which is to be compared *after* this:
+    /// the block keeps its name while it has an owner. `None` if the block is not cached (any
+    /// more), else whether it was idle. The content may be asked for `again` thereby. For the holder
+    /// of a claim.
+    pub(super) fn acquire(&self, id: BlockId, again: bool) -> Option<WasIdle> {
+        // Acquire: pairs with `end_naming`, for the name and for the contents behind it.
+        // Loom: a_match_sees_what_was_published.
+        let state = self.transition(id, Ordering::Acquire, |state| state.acquire(again))?;
+        Some(WasIdle(state.owners() == 1))
+    }
+
+    /// Makes the caller the only owner of a block that is idle since the epoch of `idle`. Else
+    /// false: somebody has used it since.
+    pub(super) fn reclaim(&self, idle: IdleBlock) -> bool {
+        // Acquire: pairs with the release half of the exchange in `release_shared`; the next owner
+        // sees all that the last ones did. Loom: a_reclaimed_block_is_in_one_hand.
+        let step = |state: BlockState| state.reclaim(idle.epoch);
+        self.transition(idle.id, Ordering::Acquire, step).is_some()
+    }
+
+    /// Makes a block idle again that the caller has just reclaimed.
+    pub(super) fn undo_reclaim(&self, id: BlockId) -> LeftIdle {
+        // Release: as in `release_shared`; an acquirer may come at once.
+        self.word(id).store(CACHED, Ordering::Release);
+        LeftIdle { block: IdleBlock { id, epoch: 0 }, again: false }
+    }
+
+    /// True if the block is idle since the epoch of `idle`.
+    pub(super) fn is_idle_since(&self, idle: IdleBlock) -> bool {
+        let state = self.state(idle.id);
+        state.is_idle() && state.epoch() == idle.epoch
+    }
+
+    /// The right to write the block's name, for one of its owners, until
+    /// [`end_naming`](Self::end_naming). False if it has a name, or gets one from another owner.
+    pub(super) fn begin_naming(&self, id: BlockId) -> bool {
+        // Relaxed: the name's words are written with Release after it; see `name`.
+        self.transition(id, Ordering::Relaxed, BlockState::begin_naming).is_some()
+    }
+
+    /// The block may be matched from now on. Its content may have come `again`.
+    pub(super) fn end_naming(&self, id: BlockId, again: bool) {
+        // Release: pairs with `acquire` and `state`. Loom: a_match_sees_what_was_published.
+        let step = |state: BlockState| state.end_naming(again);
+        let state = self.transition(id, Ordering::Release, step);
+        assert!(state.is_some(), "a name is ended by who began it");
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.
+    #[cfg_attr(paged_kv_loom, track_caller)] // each caller's ordering is weakened by itself
     fn transition(
         &self,
         id: BlockId,
         order: Ordering,
         step: impl Fn(BlockState) -> Option<BlockState>,
     ) -> Option<BlockState> {
-        let word = &self.0[id.index()];
+        let word = self.word(id);
         // Relaxed: only a guess, the exchange checks it.
         let mut seen = word.load(Ordering::Relaxed);
         loop {

@@ -24,6 +24,7 @@ pub(crate) use self::grow::AppendPlan;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
+use crate::pool::fence::Fence;
 use crate::table::BlockTable;
 
 /// One request's KV cache as an owned handle: no id, no map, no lock.
@@ -91,7 +92,23 @@ impl BlockPool {
     }
 }
 
+impl BlockPool {
+    /// A sequence of full blocks that the caller owns by their words.
+    pub(crate) fn sequence_of(&self, ids: Vec<BlockId>, block_size: usize) -> Sequence {
+        let num_tokens = ids.len() * block_size;
+        let (table, gaps) = (self.table_of(ids), TrimmedBlocks::default());
+        Sequence { table, num_tokens, tail_room: 0, block_size, tail_is_sole: false, gaps }
+    }
+}
+
 impl Sequence {
+    /// A sequence without tokens, whose blocks will be in `table`.
+    pub(crate) fn empty(table: BlockTable, block_size: usize) -> Self {
+        assert!(table.is_empty(), "a sequence without tokens has no blocks");
+        let gaps = TrimmedBlocks::default();
+        Self { table, num_tokens: 0, tail_room: 0, block_size, tail_is_sole: false, gaps }
+    }
+
     /// Logical length in tokens, trimmed ones included.
     ///
     /// ```
@@ -216,7 +233,7 @@ impl Sequence {
     /// copied ids.
     ///
     /// # Errors
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a partly filled block has 2^28 - 1.
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a partly filled block has 2^20 - 1.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -247,7 +264,7 @@ impl Sequence {
     /// # Errors
     /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) to more tokens than there are,
     /// [`TokensTrimmed`](PagedKvError::TokensTrimmed) to an end inside a block that was trimmed, and
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a block of such a run has 2^28 - 1.
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a block of such a run has 2^20 - 1.
     ///
     /// ```
     /// use paged_kv::PagedKvError;
@@ -290,7 +307,7 @@ impl Sequence {
     /// The logical length stays, and so do positions. Later calls may use other values.
     ///
     /// # Panics
-    /// If a block that stays, of a run that others share, has 2^28 - 1 owners; nothing has changed.
+    /// If a block that stays, of a run that others share, has 2^20 - 1 owners; nothing has changed.
     ///
     /// Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024.
     ///
@@ -316,12 +333,49 @@ impl Sequence {
         given_up * self.block_size
     }
 
+    /// Blocks from the first on without a gap.
+    pub(crate) fn whole_blocks(&self) -> usize {
+        self.gaps.as_slice().first().map_or(self.num_blocks(), |gap| gap.start)
+    }
+
+    /// Makes room up to `num_tokens`, which need no copy: the last block is full.
+    pub(crate) fn grow_to(&mut self, num_tokens: usize) -> Result<()> {
+        let append = self.append(num_tokens - self.num_tokens)?;
+        assert!(append.copy.is_none(), "a full block is not written again");
+        Ok(())
+    }
+
     /// No block that this sequence may ever hold has a larger id.
     pub(crate) fn largest_id_of_pool(&self) -> u32 {
         self.table.pool().largest_id()
     }
 
+    /// As it was before an append, which made that copy on write, if any: `copy` is its source, which
+    /// has an owner for this sequence again, and its destination, which is let go of.
+    pub(crate) fn restore(
+        &mut self,
+        num_tokens: usize,
+        copy: Option<(BlockId, BlockId)>,
+    ) -> Result<()> {
+        self.truncate(num_tokens)?;
+        if let Some((src, dst)) = copy {
+            self.table.put_back(dst, src);
+            self.tail_is_sole = false;
+        }
+        Ok(())
+    }
+
+    /// From now on blocks that this sequence lets go of wait for the end of that step, too.
+    pub(crate) fn take_part(&mut self, fence: Fence) {
+        self.table.take_part(fence);
+    }
+
     pub(crate) fn table(&self) -> &BlockTable {
         &self.table
+    }
+
+    /// The table, of a sequence that is given up.
+    pub(crate) fn into_table(self) -> BlockTable {
+        self.table
     }
 }

@@ -23,7 +23,8 @@ pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use self::map::DashMap;
 use super::native;
 pub(crate) use super::native::{
-    Backoff, CachePadded, Entry, Ordering, RwLockReadGuard, RwLockWriteGuard, thread_ordinal,
+    Backoff, CachePadded, Entry, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard, fence,
+    thread_local, thread_ordinal,
 };
 
 /// Where something is written.
@@ -37,6 +38,8 @@ pub enum Place {
     Depot,
     /// The words of blocks, and their counts by id.
     BlockWord,
+    /// The words of the prefix index.
+    Index,
     /// The reference count of a run of blocks.
     Run,
     /// The reference count of a stripe of the pool.
@@ -54,11 +57,12 @@ pub enum Place {
     Rare,
 }
 
-const PLACES: [Place; 11] = [
+const PLACES: [Place; 12] = [
     Place::HomeShard,
     Place::Ledger,
     Place::Depot,
     Place::BlockWord,
+    Place::Index,
     Place::Run,
     Place::Stripe,
     Place::Statistic,
@@ -109,10 +113,19 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 
 /// The place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
-    const PLACE_OF: [(&str, Place); 8] = [
+    const PLACE_OF: [(&str, Place); 17] = [
+        ("pool/handle.rs", Place::Statistic),
+        ("free_list/idle.rs", Place::HomeShard),
+        ("idle/ghosts.rs", Place::HomeShard),
+        ("pool/id_counts.rs", Place::BlockWord),
+        ("pool/fence.rs", Place::Rare),
+        ("pool/name.rs", Place::BlockWord),
+        ("prefix/index.rs", Place::Index),
+        ("prefix/published.rs", Place::Rare),
         ("pool/free_list/shard.rs", Place::HomeShard),
         ("pool/free_list.rs", Place::HomeShard),
         ("pool/capacity.rs", Place::Ledger),
+        ("pool/waiters.rs", Place::Rare),
         ("pool/state.rs", Place::BlockWord),
         ("pool/mod.rs", Place::Statistic),
         ("src/counter.rs", Place::Statistic),

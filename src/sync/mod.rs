@@ -2,19 +2,45 @@
 //!
 //! A shipped build uses the standard library, `crossbeam` and `parking_lot`; a build with
 //! `--cfg paged_kv_loom` uses loom's models of the same types, so that the model checker explores
-//! the very code that ships; a build with `--cfg paged_kv_census` counts what is written through
-//! them. Everything above imports from here and cannot tell which it got.
+//! the very code that ships; one with `--cfg paged_kv_shuttle` lets shuttle choose who runs next, of
+//! the whole crate, the map by id included; one with `--cfg paged_kv_census` counts what is written
+//! through them. Everything above imports from here and cannot tell which it got.
 
 #[cfg(paged_kv_census)]
 pub mod census;
 #[cfg(paged_kv_loom)]
 pub mod model;
-#[cfg(not(paged_kv_loom))]
+#[cfg(not(any(paged_kv_loom, paged_kv_shuttle)))]
 mod native;
+#[cfg(any(paged_kv_loom, paged_kv_shuttle))]
+mod queue;
+#[cfg(paged_kv_shuttle)]
+mod scheduled;
+#[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod waking;
 
 #[cfg(paged_kv_census)]
 pub(crate) use census::*;
 #[cfg(paged_kv_loom)]
+use model::ground;
+#[cfg(paged_kv_loom)]
 pub(crate) use model::*;
-#[cfg(not(any(paged_kv_loom, paged_kv_census)))]
+#[cfg(not(any(paged_kv_loom, paged_kv_shuttle, paged_kv_census)))]
 pub(crate) use native::*;
+#[cfg(paged_kv_shuttle)]
+use scheduled::ground;
+#[cfg(paged_kv_shuttle)]
+pub(crate) use scheduled::*;
+#[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
+pub(crate) use waking::{Alarm, block_on_until};
+
+/// An `Arc` that no model looks into: for what hands nothing over by its count.
+pub(crate) use std::sync::Arc as PlainArc;
+
+/// Locks and counts of what stands outside the models: sockets and their threads.
+#[cfg(feature = "events")]
+pub(crate) mod outside {
+    pub(crate) use parking_lot::{Condvar, Mutex};
+    pub(crate) use std::sync::Arc;
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}

@@ -2,21 +2,29 @@
 //!
 //! loom's types, each behind the interface of the one that ships. Three things are added: atomics
 //! whose orderings a run can change ([`atomic`]), a queue on modelled atomics in place of
-//! `crossbeam`'s, which loom cannot see into ([`queue`]), and a home shard for each thread that
+//! `crossbeam`'s, which loom cannot see into ([`ArrayQueue`]), and a home shard for each thread that
 //! the model chooses ([`place_thread`]), so that an execution does not depend on who asked first.
 
 mod atomic;
-mod queue;
 
 use std::cell::Cell;
 use std::fmt;
 
 pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-pub use self::queue::ArrayQueue;
+pub use super::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
 use loom::sync::MutexGuard;
+pub(crate) use loom::sync::atomic::fence;
+pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
+
+/// What the queue runs on.
+pub(super) mod ground {
+    pub(crate) use super::atomic::every_access_is_an_exchange;
+    pub(crate) use loom::sync::atomic::{AtomicUsize, fence};
+    pub(crate) use loom::thread::yield_now;
+}
 
 loom::thread_local! {
     static ORDINAL: Cell<Option<usize>> = Cell::new(None);

@@ -20,7 +20,7 @@ impl BlockTable {
     /// operation for each block kept of that run.
     ///
     /// # Panics
-    /// If `len` is more than the table has, or if a block that stays has 2^28 - 1 owners and needs
+    /// If `len` is more than the table has, or if a block that stays has 2^20 - 1 owners and needs
     /// one more; then nothing has changed.
     ///
     /// ```
@@ -37,7 +37,7 @@ impl BlockTable {
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         if len >= self.shared_len && len <= self.ids.len() {
-            self.pool.give(&self.ids[len..]);
+            self.pool.give_after(self.fence, &self.ids[len..]);
             self.ids.truncate(len);
         } else {
             self.remove(len..self.len());
@@ -85,7 +85,7 @@ impl BlockTable {
             self.leave_runs(keep, &removed)?;
         }
         if !private.is_empty() {
-            self.pool.give(&self.ids[private]);
+            self.pool.give_after(self.fence, &self.ids[private]);
         }
         self.ids.drain(removed);
         Ok(())
@@ -126,9 +126,10 @@ impl BlockTable {
                 let run = into_last(run).expect("the only holder of a run stays the only one");
                 let (ids, parent) = run.thaw();
                 self.shared = parent;
-                self.pool.give(&ids[part]);
+                self.pool.give_after(self.fence, &ids[part]);
             } else {
                 self.shared = run.parent().cloned();
+                self.pool.let_go_after(self.fence, run);
             }
         }
         Ok(())

@@ -13,18 +13,20 @@
 //! A table does not know tokens: it counts blocks.
 
 mod cut;
-mod run;
+#[cfg(paged_kv_loom)]
+pub mod model;
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::error::Result;
 use crate::id::BlockId;
+use crate::pool::fence::Fence;
 use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 
 use self::cut::retain_all;
-pub(crate) use self::run::Run;
+pub(crate) use crate::pool::run::Run;
 
 /// An owned, ordered list of blocks. Dropping it gives back every block that no one else uses.
 ///
@@ -49,6 +51,8 @@ pub struct BlockTable {
     ids: Vec<BlockId>,
     shared: Option<Arc<Run>>,
     shared_len: usize,
+    /// The newest step that this table took part in.
+    fence: Fence,
     pool: PoolHandle,
 }
 
@@ -78,9 +82,23 @@ impl BlockPool {
     }
 }
 
+impl BlockPool {
+    /// A table of blocks that the caller owns by their words.
+    pub(crate) fn table_of(&self, ids: Vec<BlockId>) -> BlockTable {
+        BlockTable {
+            ids,
+            shared: None,
+            shared_len: 0,
+            fence: Fence::default(),
+            pool: self.handle(),
+        }
+    }
+}
+
 impl BlockTable {
-    fn new(pool: PoolHandle) -> Self {
-        Self { ids: Vec::new(), shared: None, shared_len: 0, pool }
+    /// A table without blocks.
+    pub(crate) fn new(pool: PoolHandle) -> Self {
+        Self { ids: Vec::new(), shared: None, shared_len: 0, fence: Fence::default(), pool }
     }
 
     /// An empty table of the same pool.
@@ -198,7 +216,8 @@ impl BlockTable {
         let mut ids = Vec::with_capacity(self.ids.capacity());
         ids.extend_from_slice(&self.ids);
         let shared = self.shared.clone();
-        Ok(Self { ids, shared, shared_len: self.shared_len, pool: self.pool.clone() })
+        let (shared_len, fence) = (self.shared_len, self.fence);
+        Ok(Self { ids, shared, shared_len, fence, pool: self.pool.clone() })
     }
 
     /// True when this table is the only owner of its block at `index`, and not by a run: then it
@@ -228,7 +247,15 @@ impl BlockTable {
         assert!(self.shared_len <= to && to < from, "a private block takes an earlier one's place");
         let dst = self.ids.remove(from);
         let src = std::mem::replace(&mut self.ids[to], dst);
-        BlockPin { id: src, pool: self.pool.clone() }
+        BlockPin { id: src, fence: self.fence, pool: self.pool.clone() }
+    }
+
+    /// Puts `src`, of which the caller hands an owner over, in the place of the last block, which is
+    /// `dst`.
+    pub(crate) fn put_back(&mut self, dst: BlockId, src: BlockId) {
+        let last = self.ids.last_mut().filter(|id| **id == dst);
+        *last.expect("the block that was copied is the last again") = src;
+        self.pool.give_after(self.fence, &[dst]);
     }
 
     pub(crate) fn pool(&self) -> &PoolHandle {
@@ -240,6 +267,16 @@ impl BlockTable {
         self.shared.as_ref()
     }
 
+    /// Blocks at the beginning that are owned by runs.
+    pub(crate) fn shared_len(&self) -> usize {
+        self.shared_len
+    }
+
+    /// From now on what is let go of waits for the end of that step, too.
+    pub(crate) fn take_part(&mut self, fence: Fence) {
+        self.fence = self.fence.max(fence);
+    }
+
     /// The blocks that this table owns by their own words.
     pub(crate) fn private(&self) -> &[BlockId] {
         &self.ids[self.shared_len..]
@@ -248,7 +285,7 @@ impl BlockTable {
     /// True if dropping this table alone surely frees a block. (False may mean that it takes a
     /// closer look.)
     pub(crate) fn frees_a_block(&self) -> bool {
-        let is_sole = |&id: &BlockId| self.pool.is_sole(id);
+        let is_sole = |&id: &BlockId| self.pool.owners(id) == 1;
         let sole_run = self.shared.as_ref().filter(|run| Arc::strong_count(run) == 1);
         self.private().iter().any(is_sole)
             || sole_run.is_some_and(|run| run.ids().iter().any(is_sole))
@@ -269,7 +306,12 @@ impl Drop for BlockTable {
     fn drop(&mut self) {
         // The tail first, then the runs before it.
         if self.ids.len() > self.shared_len {
-            self.pool.give(self.private());
+            self.pool.give_after(self.fence, self.private());
+        }
+        if !self.fence.is_none()
+            && let Some(run) = self.shared.take()
+        {
+            self.pool.let_go_after(self.fence, run);
         }
     }
 }
@@ -287,6 +329,7 @@ impl fmt::Debug for BlockTable {
 #[repr(C)]
 pub(crate) struct BlockPin {
     id: BlockId,
+    fence: Fence,
     pool: PoolHandle,
 }
 
@@ -298,6 +341,6 @@ impl BlockPin {
 
 impl Drop for BlockPin {
     fn drop(&mut self) {
-        self.pool.give(&[self.id]);
+        self.pool.give_after(self.fence, &[self.id]);
     }
 }

@@ -37,7 +37,7 @@ pub struct Sequence {
     pub leases: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reference {
     total: usize,
     block_size: usize,
@@ -96,6 +96,16 @@ impl Reference {
         let listed =
             self.sequences.values().chain(&self.gone).flat_map(|it| it.blocks.iter().flatten());
         listed.chain(&self.kept).copied().collect()
+    }
+
+    /// True while the caller keeps the source of a copy.
+    pub fn keeps_a_source(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// True while the caller holds a lease.
+    pub fn has_leases(&self) -> bool {
+        !self.leases.is_empty()
     }
 
     pub fn counts(&self) -> (u64, u64, u64, u64) {

@@ -7,4 +7,6 @@
 
 mod input;
 mod program;
+mod reuse;
 mod serving;
+mod sweep;

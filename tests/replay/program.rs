@@ -91,7 +91,7 @@ pub fn mooncake(lengths: impl IntoIterator<Item = (u64, u64)>) -> String {
         let time = time / 3;
         writeln!(
             lines,
-            r#"{{"timestamp":{time},"input_length":{prompt},"output_length":{output},"hash_ids":[0]}}"#
+            r#"{{"timestamp":{time},"input_length":{prompt},"output_length":{output},"hash_ids":[]}}"#
         )
         .unwrap();
     }

@@ -12,7 +12,9 @@ mod hot;
 mod ids;
 mod owners;
 mod panics;
+mod reuse;
 mod shortage;
+mod steps;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;

@@ -31,7 +31,7 @@ fn lib_rs_holds_documentation_and_exports_only() {
 #[test]
 fn every_file_opens_by_saying_what_it_is_for() {
     let mut faults = Vec::new();
-    for folder in ["src", "tests", "benches", "examples", "loom-tests"] {
+    for folder in ["src", "tests", "benches", "examples", "loom-tests", "fuzz"] {
         for source in sources(folder) {
             faults.extend(opening::faults_of_any(&source, &format!("{folder}/")));
         }

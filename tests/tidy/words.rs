@@ -15,6 +15,8 @@ const HOMES: &[(&str, &str)] = &[
     ("parking_lot", "sync"),
     ("loom", "sync"),
     ("dashmap", "sync"),
+    ("shuttle", "sync"),
+    ("shuttle_dashmap", "sync"),
 ];
 
 /// `unsafe`, and the macros above.
@@ -83,6 +85,7 @@ fn a_crate_away_from_home_is_found() {
         "fn f(x: parking_lot::Mutex<u8>) {}",
         "use crossbeam::queue::ArrayQueue;",
         "use dashmap::DashMap;",
+        "use shuttle::sync::Mutex;",
     ] {
         assert_eq!(strayed_crates(&source("pool/state.rs", text)).len(), 1, "{text}");
     }

@@ -6,9 +6,10 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use paged_kv::EvictionStrategy;
+use paged_kv::{EvictionStrategy, ReclaimPolicy};
 
 /// Priorities that `--strategy priority` gives out, so that there is something to choose by.
 pub const PRIORITY_LEVELS: usize = 4;
@@ -30,6 +31,56 @@ pub enum Command {
     /// room evicts by the strategy; a prompt that finds none waits; an evicted request is served
     /// again from its prompt; one that the pool cannot hold is rejected.
     Replay(ReplayArguments),
+
+    /// Find out how much memory a trace is worth: hit rates over cache sizes, as a picture.
+    ///
+    /// Serves the trace once for each size and policy, one request at a time, and writes the share of
+    /// prompt blocks that hit against the size of the cache, with what a cache without end would hit:
+    /// a CSV file and an SVG picture.
+    Sweep(SweepArguments),
+
+    /// Do everything the cache can do, at random, from many threads, for as long as asked.
+    ///
+    /// Every holder of a block writes its name into a cell behind it and checks that nobody else
+    /// has; matched blocks must hold what their hashes promise; workers panic now and then; the
+    /// memory must stay flat; and at the end nothing may be left. Leaves with 1 at the first finding.
+    Soak(SoakArguments),
+}
+
+/// How long and how wide `soak` runs.
+#[derive(Args, Clone, Debug)]
+pub struct SoakArguments {
+    /// How long, in minutes; fractions are allowed
+    #[arg(long, value_name = "M", default_value = "1", value_parser = minutes)]
+    pub minutes: Duration,
+
+    /// Workers that share the cache [default: the cores of this machine, at least 2]
+    #[arg(long, short = 't', value_name = "T")]
+    threads: Option<NonZeroUsize>,
+
+    /// Blocks in the pool
+    #[arg(long, value_name = "B", default_value = "1024")]
+    pub blocks: NonZeroUsize,
+
+    /// Tokens a block
+    #[arg(long, value_name = "S", default_value = "16")]
+    pub block_size: NonZeroUsize,
+
+    /// Seed of what the workers ask for
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub seed: u64,
+
+    /// Print one JSON object instead of the summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SoakArguments {
+    /// Workers asked for, or as many as this machine runs at once, but not one alone.
+    pub fn threads(&self) -> NonZeroUsize {
+        let two = NonZeroUsize::MIN.saturating_add(1);
+        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(two, |t| t.max(two)))
+    }
 }
 
 /// How `replay` serves.
@@ -60,6 +111,20 @@ pub struct ReplayArguments {
     #[arg(long, default_value = "lru", value_parser = strategy)]
     pub strategy: EvictionStrategy,
 
+    /// Whether prompts share what the trace says they have in common (its `hash_ids`): on or off
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch,
+          action = clap::ArgAction::Set)]
+    pub reuse: bool,
+
+    /// Which cached contents go first when free blocks run out: lru or two-queue
+    #[arg(long, value_name = "POLICY", default_value = "lru", value_parser = policy)]
+    pub reclaim: ReclaimPolicy,
+
+    /// Tokens that one of the trace's hash ids names, a multiple of the block size [default: told
+    /// by the lengths of the prompts]
+    #[arg(long, value_name = "TOKENS")]
+    pub id_tokens: Option<NonZeroUsize>,
+
     /// Utilization, 0 to 1, down to which a shortage evicts
     #[arg(long, default_value = "0.9", value_parser = share)]
     pub threshold: f64,
@@ -76,13 +141,77 @@ pub struct ReplayArguments {
     /// Print one JSON object instead of the summary
     #[arg(long)]
     pub json: bool,
+
+    #[cfg(feature = "events")]
+    #[command(flatten)]
+    pub publish: crate::publish::PublishArguments,
 }
 
 impl ReplayArguments {
     /// Workers asked for, or as many as this machine runs at once.
     pub fn threads(&self) -> NonZeroUsize {
-        self.threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+        self.threads.unwrap_or_else(cores)
     }
+}
+
+/// What `sweep` tries.
+#[derive(Args, Clone, Debug)]
+pub struct SweepArguments {
+    /// Mooncake JSONL (.jsonl, .jsonl.gz) with `hash_ids`
+    pub trace: PathBuf,
+
+    /// Sizes of the cache, in blocks [default: from the longest request on, doubled until nothing is
+    /// reclaimed]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
+    pub blocks: Vec<NonZeroUsize>,
+
+    /// Which cached contents go first when free blocks run out: some of lru, two-queue
+    #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "lru,two-queue",
+          value_parser = policy)]
+    pub reclaim: Vec<ReclaimPolicy>,
+
+    /// Tokens a block [default: as many as one of the trace's hash ids names]
+    #[arg(long, value_name = "B")]
+    pub block_size: Option<NonZeroUsize>,
+
+    /// Tokens that one of the trace's hash ids names, a multiple of the block size [default: told
+    /// by the lengths of the prompts]
+    #[arg(long, value_name = "TOKENS")]
+    pub id_tokens: Option<NonZeroUsize>,
+
+    /// Serve only the first R requests of the trace
+    #[arg(long, value_name = "R")]
+    pub requests: Option<usize>,
+
+    /// Caches that are tried at once [default: the cores of this machine]
+    #[arg(long, short = 't', value_name = "T")]
+    threads: Option<NonZeroUsize>,
+
+    /// Where the table goes
+    #[arg(long, value_name = "FILE", default_value = "hit-rate.csv")]
+    pub csv: PathBuf,
+
+    /// Where the picture goes
+    #[arg(long, value_name = "FILE", default_value = "hit-rate.svg")]
+    pub svg: PathBuf,
+}
+
+impl SweepArguments {
+    /// Caches to be tried at once.
+    pub fn threads(&self) -> NonZeroUsize {
+        self.threads.unwrap_or_else(cores)
+    }
+}
+
+/// As many threads as this machine runs at once.
+fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn policy(text: &str) -> Result<ReclaimPolicy, String> {
+    let known = [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue];
+    let found = known.into_iter().find(|policy| policy.to_string() == text);
+    found.ok_or_else(|| "expected lru or two-queue".to_owned())
 }
 
 fn strategy(text: &str) -> Result<EvictionStrategy, String> {
@@ -97,12 +226,28 @@ fn strategy(text: &str) -> Result<EvictionStrategy, String> {
     }
 }
 
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
+}
+
 fn streaming(text: &str) -> Option<EvictionStrategy> {
     let (sink, window) = text.strip_prefix("streaming:")?.split_once(',')?;
     Some(EvictionStrategy::StreamingLLM {
         sink_tokens: sink.parse().ok()?,
         window_tokens: window.parse().ok()?,
     })
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().map(|minutes| minutes * 60.0);
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "expected a number of minutes above 0".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -127,6 +272,13 @@ mod tests {
     }
 
     #[test]
+    fn every_policy_has_a_name() {
+        assert_eq!(policy("lru"), Ok(ReclaimPolicy::Lru));
+        assert_eq!(policy("two-queue"), Ok(ReclaimPolicy::TwoQueue));
+        assert!(policy("fifo").is_err());
+    }
+
+    #[test]
     fn half_a_strategy_is_refused() {
         for text in ["", "LRU", "streaming", "streaming:4", "streaming:4,", "streaming:-4,512"] {
             assert!(strategy(text).is_err(), "{text:?} was taken");
@@ -138,6 +290,14 @@ mod tests {
         assert_eq!(share("0.5"), Ok(0.5));
         for text in ["-0.1", "1.1", "NaN", "inf", "half"] {
             assert!(share(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn minutes_may_be_fractions() {
+        assert_eq!(minutes("0.05"), Ok(Duration::from_secs(3)));
+        for text in ["0", "-1", "NaN", "inf", "1e300", "one"] {
+            assert!(minutes(text).is_err(), "{text:?} was taken");
         }
     }
 }

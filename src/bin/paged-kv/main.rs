@@ -1,4 +1,4 @@
-//! `paged-kv`: what does this cache do under a whole day's requests?
+//! `paged-kv`: what does this cache do under a whole day's requests, or under everything at once?
 //!
 //! Every command leaves by one of three doors: 0, it did what was asked; 1, the cache failed a
 //! check; 2, the input was bad (a missing file, a malformed line, a size of zero). This file
@@ -8,11 +8,15 @@ mod admission;
 mod args;
 mod meter;
 mod progress;
+#[cfg(feature = "events")]
+mod publish;
 mod replay;
 mod report;
 mod request;
 mod seniority;
 mod serve;
+mod soak;
+mod sweep;
 mod synthetic;
 mod trace;
 mod worker;
@@ -44,6 +48,8 @@ impl From<Verdict> for ExitCode {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
     };
     match result {
         Ok(verdict) => verdict.into(),

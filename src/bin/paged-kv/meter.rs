@@ -22,6 +22,9 @@ pub struct Meter {
     /// Prompts let into the cache, those of evicted requests again each time.
     pub admissions: u64,
     pub evicted_sequences: u64,
+    /// Full blocks of the prompts admitted by their contents, and those of them that were cached.
+    pub prompt_blocks: u64,
+    pub hit_blocks: u64,
     /// Requests that a worker put back itself, for there was no one to evict.
     pub put_back_requests: u64,
     latency: Histogram<u64>,
@@ -38,6 +41,8 @@ impl Meter {
             output_tokens: 0,
             admissions: 0,
             evicted_sequences: 0,
+            prompt_blocks: 0,
+            hit_blocks: 0,
             put_back_requests: 0,
             latency,
         }
@@ -59,6 +64,8 @@ impl Meter {
         self.output_tokens += other.output_tokens;
         self.admissions += other.admissions;
         self.evicted_sequences += other.evicted_sequences;
+        self.prompt_blocks += other.prompt_blocks;
+        self.hit_blocks += other.hit_blocks;
         self.put_back_requests += other.put_back_requests;
         self.latency.add(&other.latency).expect("all meters have the same range");
     }

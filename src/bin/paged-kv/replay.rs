@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use paged_kv::PagedKvCache;
+use paged_kv::{PagedKvCache, PagedKvCacheBuilder};
 
 use crate::Verdict;
 use crate::args::ReplayArguments;
@@ -26,10 +26,31 @@ const SYNTHETIC_REQUESTS: usize = 100_000;
 /// The trace cannot be read, the cache cannot be built as asked, or nobody reads the report.
 pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     let requests = requests(arguments)?;
-    let cache = cache(arguments)?;
-    let plan =
-        Plan { threads: arguments.threads(), live: arguments.live, threshold: arguments.threshold };
+    #[cfg(feature = "events")]
+    let publishing = crate::publish::Publishing::start(&arguments.publish)?;
+    let builder = cache_builder(arguments);
+    #[cfg(feature = "events")]
+    let builder = match &publishing {
+        Some(publishing) => builder.with_event_sink(publishing.publisher.clone()),
+        None => builder,
+    };
+    let cache = builder.build().context("cannot build the cache")?;
+    let plan = Plan {
+        #[cfg(feature = "events")]
+        as_tokens: publishing.is_some(),
+        #[cfg(not(feature = "events"))]
+        as_tokens: false,
+        threads: arguments.threads(),
+        live: arguments.live,
+        threshold: arguments.threshold,
+        id_tokens: if arguments.reuse {
+            trace::id_tokens(&requests, arguments.block_size, arguments.id_tokens)?
+        } else {
+            None
+        },
+    };
     let progress = Progress::new();
+    progress.begin(requests.len());
     let served = serve(&cache, &requests, plan, &progress);
     progress.finish();
     let outcome = match served {
@@ -40,7 +61,12 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
         }
     };
     let trace = arguments.trace.as_deref().map_or("synthetic".into(), Path::to_string_lossy);
-    let setting = Setting { trace: &trace, requests: requests.len() as u64, plan };
+    let reclaim = arguments.reclaim;
+    let setting = Setting { trace: &trace, requests: requests.len() as u64, plan, reclaim };
+    #[cfg(feature = "events")]
+    if let Some(publishing) = publishing {
+        publishing.end(&mut io::stderr()).context("cannot say what was published")?;
+    }
     let report = Report::new(&setting, &outcome, &cache);
     print(&report, arguments.json).context("cannot write the report")?;
     Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
@@ -57,7 +83,7 @@ fn requests(arguments: &ReplayArguments) -> Result<Vec<Request>> {
 }
 
 /// The shape of the heads is anything: no tensor is stored.
-fn cache(arguments: &ReplayArguments) -> Result<PagedKvCache> {
+fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
     PagedKvCache::builder()
         .num_blocks(arguments.blocks.get())
         .block_size(arguments.block_size.get())
@@ -65,8 +91,7 @@ fn cache(arguments: &ReplayArguments) -> Result<PagedKvCache> {
         .head_dim(1)
         .with_eviction_strategy(arguments.strategy)
         .with_eviction_threshold(arguments.threshold)
-        .build()
-        .context("cannot build the cache")
+        .with_reclaim_policy(arguments.reclaim)
 }
 
 fn print(report: &Report, json: bool) -> io::Result<()> {

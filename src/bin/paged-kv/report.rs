@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use paged_kv::PagedKvCache;
+use paged_kv::{PagedKvCache, ReclaimPolicy};
 use serde::Serialize;
 
 use crate::meter::Meter;
@@ -17,6 +17,7 @@ pub struct Setting<'a> {
     pub trace: &'a str,
     pub requests: u64,
     pub plan: Plan,
+    pub reclaim: ReclaimPolicy,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,6 +40,14 @@ pub struct Report {
     blocks_allocated: u64,
     blocks_freed: u64,
     peak_blocks_used: usize,
+    /// Whether prompts shared what they have in common.
+    reuse: bool,
+    reclaim: String,
+    prompt_blocks: u64,
+    hit_blocks: u64,
+    /// Of the prompt blocks, those that hit.
+    hit_rate: f64,
+    reclaimed_blocks: u64,
     leaked_blocks: usize,
     /// "ok", or what is wrong.
     validate: String,
@@ -85,6 +94,12 @@ impl Report {
             blocks_allocated: stats.total_allocations,
             blocks_freed: stats.total_frees,
             peak_blocks_used: stats.peak_blocks_used,
+            reuse: setting.plan.id_tokens.is_some(),
+            reclaim: setting.reclaim.to_string(),
+            prompt_blocks: meter.prompt_blocks,
+            hit_blocks: meter.hit_blocks,
+            hit_rate: meter.hit_blocks as f64 / meter.prompt_blocks.max(1) as f64,
+            reclaimed_blocks: stats.blocks_reclaimed,
             leaked_blocks: cache.used_block_count(),
             validate: cache.validate().map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
             wall_seconds,
@@ -174,6 +189,19 @@ impl fmt::Display for Report {
                 grouped(self.leaked_blocks as u64),
             ),
         )?;
+        if self.reuse {
+            line(
+                "reuse",
+                format!(
+                    "{} of {} prompt blocks hit ({:.2} %), {} reclaimed by {}",
+                    grouped(self.hit_blocks),
+                    grouped(self.prompt_blocks),
+                    self.hit_rate * 100.0,
+                    grouped(self.reclaimed_blocks),
+                    self.reclaim,
+                ),
+            )?;
+        }
         line("validate", self.validate.clone())?;
         line("time", format!("{:.3} s", self.wall_seconds))?;
         line(
@@ -196,7 +224,7 @@ impl fmt::Display for Report {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {

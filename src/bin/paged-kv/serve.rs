@@ -26,6 +26,10 @@ pub struct Plan {
     pub live: NonZeroUsize,
     /// Utilization down to which a shortage evicts.
     pub threshold: f64,
+    /// Tokens of a content id, if prompts share what they have in common.
+    pub id_tokens: Option<usize>,
+    /// Whether their contents are tokens, which listeners need, or only names.
+    pub as_tokens: bool,
 }
 
 /// What came of it.
@@ -59,10 +63,12 @@ pub fn serve(
         progress,
         live: plan.live,
         threshold: plan.threshold,
+        id_tokens: plan.id_tokens,
+        as_tokens: plan.as_tokens,
         shortage: Mutex::new(()),
     };
     let rejected = requests.iter().filter(|request| !fits(request)).count();
-    progress.begin(requests.len() - rejected);
+    progress.advance(rejected);
     let begin = Instant::now();
     let meter = run_workers(&service, plan.threads)?;
     Ok(Outcome { rejected: rejected as u64, wall: begin.elapsed(), meter })

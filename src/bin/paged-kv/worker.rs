@@ -29,7 +29,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{AdmitOptions, EvictionStrategy, PagedKvCache, PagedKvError, Prompt, SeqId};
 
 use crate::admission::{Admission, Ticket};
 use crate::meter::Meter;
@@ -46,6 +46,10 @@ pub struct Service<'a> {
     pub live: NonZeroUsize,
     /// Utilization down to which a shortage evicts.
     pub threshold: f64,
+    /// Tokens of a content id, if prompts share what they have in common.
+    pub id_tokens: Option<usize>,
+    /// Whether their contents are tokens or only names.
+    pub as_tokens: bool,
     /// Held by the one worker that makes room.
     pub shortage: Mutex<()>,
 }
@@ -117,8 +121,8 @@ impl<'a> Worker<'a> {
     fn admit(&mut self, ticket: Ticket) -> Result<(), PagedKvError> {
         let Service { cache, requests, admission, .. } = self.service;
         let Ticket { arrival, sequence, .. } = ticket;
-        let request = requests[arrival];
-        match self.meter.time(|| cache.allocate(sequence, request.prompt_tokens())) {
+        let request = &requests[arrival];
+        match self.bring_in(sequence, request) {
             Ok(()) => {}
             Err(PagedKvError::OutOfMemory { .. }) => return admission.refused(ticket),
             Err(error) => return Err(error),
@@ -133,6 +137,27 @@ impl<'a> Worker<'a> {
         let remaining_tokens = request.output_tokens();
         self.live.push(Live { arrival, sequence, remaining_tokens, gone: false });
         Ok(())
+    }
+
+    /// Admits the prompt by the names of its contents, all of which is computed at once, or by its
+    /// length if it has none.
+    fn bring_in(&mut self, sequence: SeqId, request: &Request) -> Result<(), PagedKvError> {
+        let cache = self.service.cache;
+        let prompt_tokens = request.prompt_tokens();
+        let Some(id_tokens) = self.service.id_tokens else {
+            return self.meter.time(|| cache.allocate(sequence, prompt_tokens));
+        };
+        let prompt = if self.service.as_tokens {
+            cache.prompt(&request.tokens(id_tokens))
+        } else {
+            Prompt::from_hashes(&request.hashes(cache.block_size(), id_tokens), prompt_tokens)
+        };
+        let options = AdmitOptions::default();
+        let admission = self.meter.time(|| cache.admit_prompt(sequence, &prompt, &options))?;
+        self.meter.prompt_blocks += prompt.hashes().len() as u64;
+        self.meter.hit_blocks += (admission.cached_tokens / cache.block_size()) as u64;
+        let commit = || cache.commit_of(sequence, admission.epoch, prompt_tokens).map(drop);
+        unless_evicted(self.meter.time(commit))
     }
 
     /// One token for each request held.
@@ -257,7 +282,7 @@ impl<'a> Worker<'a> {
         self.meter.completed += 1;
         self.meter.prompt_tokens += requests[arrival].prompt_tokens() as u64;
         self.meter.output_tokens += requests[arrival].output_tokens() as u64;
-        progress.advance();
+        progress.advance(1);
         Ok(())
     }
 }

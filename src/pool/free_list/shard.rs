@@ -4,14 +4,16 @@
 //! one exchange gives and one store gives up, also when its holder panics. It does not know other
 //! shards.
 
+use super::idle::IdleShard;
 use crate::id::BlockId;
 use crate::pool::capacity::Ledger;
+use crate::pool::reclaim::Keep;
 use crate::pool::state::BlockWords;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, Ordering};
 
 /// Blocks that travel between a shard and the depot in one queue operation, and the most that
 /// are released under one claim.
-pub(super) const BATCH: usize = if cfg!(paged_kv_loom) { 2 } else { 128 };
+pub(super) const BATCH: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 128 };
 
 /// Free ids that a home shard holds at most. Two batches: whoever crosses the border between two
 /// of them back and forth does not move one each time.
@@ -27,15 +29,18 @@ pub(super) struct Shard {
     pub(super) ledger: Ledger,
     /// The magazine, a stack: the first `len` are free ids.
     pub(super) ids: Box<[AtomicU32]>,
+    pub(super) idle: IdleShard,
 }
 
 impl Shard {
-    pub(super) fn new(loose: usize) -> Self {
+    /// With room for so many loose ids, and for idle blocks as far as `keep` needs it.
+    pub(super) fn new(loose: usize, keep: Keep) -> Self {
         Self {
             claimed: AtomicBool::new(false),
             len: AtomicUsize::new(0),
             ledger: Ledger::new(),
             ids: (0..loose).map(|_| AtomicU32::new(0)).collect(),
+            idle: IdleShard::new(keep),
         }
     }
 
@@ -49,6 +54,12 @@ impl Shard {
             }
             backoff.wait();
         }
+    }
+
+    /// A claim, if nobody holds it and a look from outside found some loose ids.
+    pub(super) fn try_claim_unless_empty(&self) -> Option<Claim<'_>> {
+        // Relaxed: a guess. The claim's holder looks again; who must know claims all shards.
+        if self.len.load(Ordering::Relaxed) == 0 { None } else { self.try_claim() }
     }
 
     #[inline]

@@ -169,7 +169,7 @@ fn demotion(to: Ordering, operation: &str) -> Ordering {
     }
 }
 
-pub(super) fn every_access_is_an_exchange() -> bool {
+pub(crate) fn every_access_is_an_exchange() -> bool {
     static SC: OnceLock<bool> = OnceLock::new();
     *SC.get_or_init(|| std::env::var_os("PAGED_KV_LOOM_SC").is_some_and(|value| value == "1"))
 }

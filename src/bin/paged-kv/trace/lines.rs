@@ -5,7 +5,7 @@
 //! not known here.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -25,12 +25,17 @@ impl Lines {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| name.clone())?;
+        Ok(Self::new(name, file))
+    }
+
+    /// The lines of `file`, of which only the name is known.
+    pub fn new(name: String, file: impl Read + 'static) -> Self {
         let reader: Box<dyn BufRead> = if name.ends_with(".gz") {
             Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(file))))
         } else {
             Box::new(BufReader::new(file))
         };
-        Ok(Self { name, reader, number: 0, buffer: Vec::new() })
+        Self { name, reader, number: 0, buffer: Vec::new() }
     }
 
     /// The next line that is not blank, without its line end; `None` at the end of the file.

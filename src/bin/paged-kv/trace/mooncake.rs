@@ -5,10 +5,7 @@
 //! are not negative; other fields are ignored. How many tokens a hash id stands for is not known
 //! here (the traces in use differ), so the number of ids is not checked against the length.
 
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
 
 use super::{Row, request};
 
@@ -17,33 +14,7 @@ struct Record {
     timestamp: f64,
     input_length: u64,
     output_length: u64,
-    #[serde(rename = "hash_ids")]
-    _hash_ids: Integers,
-}
-
-/// A list whose elements were seen to be integers, and then let go: kept, the ids would be nearly
-/// all of a trace's memory.
-struct Integers;
-
-impl<'de> Deserialize<'de> for Integers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(EachInteger)
-    }
-}
-
-struct EachInteger;
-
-impl<'de> Visitor<'de> for EachInteger {
-    type Value = Integers;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of integers")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Integers, A::Error> {
-        while ids.next_element::<u64>()?.is_some() {}
-        Ok(Integers)
-    }
+    hash_ids: Vec<u64>,
 }
 
 /// Reads one line; the time is in milliseconds.
@@ -56,6 +27,7 @@ pub fn row(line: &str) -> Result<Row<f64>, String> {
         return Err(format!("timestamp {} is negative", record.timestamp));
     }
     let request = request(record.input_length, record.output_length)?;
+    let request = request.with_content_ids(record.hash_ids.into());
     Ok(Row { time: record.timestamp, request })
 }
 
@@ -99,7 +71,7 @@ mod tests {
             ("not json".to_owned(), "expected ident (column 2)"),
             ("{\"timestamp\":0".to_owned(), "EOF while parsing"),
             (with("1", "1", ""), "missing field `hash_ids`"),
-            (with("1", "1", r#","hash_ids":null"#), "expected a list of integers"),
+            (with("1", "1", r#","hash_ids":null"#), "invalid type: null"),
             (with("1", "1", r#","hash_ids":[1,"2"]"#), "invalid type: string"),
             (with("1", "1", r#","hash_ids":[1.5]"#), "invalid type: floating point"),
             (with("-1", "1", ids), "invalid value: integer `-1`"),

@@ -13,8 +13,8 @@
 //!
 //! A run does not know who holds it.
 
+use super::PoolHandle;
 use crate::id::BlockId;
-use crate::pool::PoolHandle;
 use crate::sync::{Arc, into_last};
 
 /// Frozen full blocks, owned in common by all who hold the `Arc` of it.

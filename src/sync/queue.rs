@@ -1,18 +1,18 @@
 //! How does `crossbeam`'s `ArrayQueue` hand an element over? A queue of the same interface that
-//! the model checker sees into.
+//! loom and shuttle see into.
 //!
 //! The same algorithm: head and tail are claimed by exchange, each slot has a stamp that says
 //! whose turn it is. What is handed over with an element rests on its slot's stamp alone: the
 //! exchanges on head and tail are `Relaxed` here, though `crossbeam`'s are stronger, so that
 //! nothing above comes to lean on an ordering that the queue does not promise.
 //!
-//! Its orderings are its own: a run that demotes the library's leaves them alone.
+//! Its orderings are its own: a run that demotes the library's leaves them alone. Whose atomics it
+//! runs on is the business of the build's `ground`.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
-use loom::sync::atomic::{AtomicUsize, Ordering, fence};
-
-use super::atomic::every_access_is_an_exchange;
+use super::ground::{AtomicUsize, every_access_is_an_exchange, fence, yield_now};
 
 /// A bounded queue of many producers and consumers.
 pub struct ArrayQueue<T> {
@@ -66,7 +66,7 @@ impl<T> ArrayQueue<T> {
                     return Err(element);
                 }
             }
-            loom::thread::yield_now();
+            yield_now();
             tail = self.tail.load(Ordering::Relaxed);
         }
     }
@@ -95,7 +95,7 @@ impl<T> ArrayQueue<T> {
                     return None;
                 }
             }
-            loom::thread::yield_now();
+            yield_now();
             head = self.head.load(Ordering::Relaxed);
         }
     }
@@ -106,6 +106,7 @@ impl<T> ArrayQueue<T> {
     }
 
     /// True when there are none.
+    #[allow(dead_code, reason = "what has a length says this too")]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

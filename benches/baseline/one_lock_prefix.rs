@@ -1,0 +1,227 @@
+//! Prefix reuse with the least recently used block given up first, all under one lock.
+//!
+//! A block is 32 bytes: its hash, a count of owners and its neighbours in the list of idle ones,
+//! so that taking a block out of the middle of that list touches no other structure. Hashes are
+//! hashes already: the map takes them as they are. Callers bring the memory of their tables, so in
+//! a steady state no operation allocates memory.
+//!
+//! Invariant: a block is free, or idle (named, without owners, in the list), or owned. It does not
+//! know sequences, nor who owns a block.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use paged_kv::BlockHash;
+use parking_lot::Mutex;
+
+/// A cache of blocks' contents for many threads.
+pub struct OneLockPrefix(Mutex<State>);
+
+struct State {
+    /// And behind the last, the end of the list of idle blocks: its `next` is the oldest.
+    blocks: Box<[Block]>,
+    free: Vec<u32>,
+    named: HashMap<Name, u32, BuildHasherDefault<AsItIs>>,
+    num_idle: usize,
+}
+
+#[derive(Clone)]
+struct Block {
+    name: Name,
+    owners: u32,
+    is_named: bool,
+    prev: u32,
+    next: u32,
+}
+
+/// A hash in halves, which align to 8 bytes: an entry of the map has 24, not 32.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Name([u64; 2]);
+
+impl From<BlockHash> for Name {
+    #[inline]
+    fn from(hash: BlockHash) -> Self {
+        let bits = hash.as_u128();
+        Self([bits as u64, (bits >> 64) as u64])
+    }
+}
+
+impl Hash for Name {
+    #[inline]
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(self.0[0]);
+    }
+}
+
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("names are written as one word");
+    }
+    #[inline]
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl OneLockPrefix {
+    pub fn new(num_blocks: usize) -> Self {
+        let end = num_blocks as u32;
+        let block = Block { name: Name([0; 2]), owners: 0, is_named: false, prev: end, next: end };
+        Self(Mutex::new(State {
+            blocks: vec![block; num_blocks + 1].into(),
+            free: (0..end).rev().collect(),
+            named: HashMap::with_capacity_and_hasher(num_blocks, BuildHasherDefault::default()),
+            num_idle: 0,
+        }))
+    }
+
+    /// Blocks that can be taken: free or idle.
+    pub fn room(&self) -> usize {
+        let state = self.0.lock();
+        state.free.len() + state.num_idle
+    }
+
+    /// How many of `hashes`, from the first on, are cached.
+    pub fn probe(&self, hashes: &[BlockHash]) -> usize {
+        let state = self.0.lock();
+        hashes.iter().take_while(|&&hash| state.named.contains_key(&hash.into())).count()
+    }
+
+    /// Fills the empty `table` with `num_blocks` blocks: those of `hashes` from the first on as far as
+    /// they are cached, and new ones. Returns how many were cached, or `None`, and nothing is done.
+    pub fn admit(
+        &self,
+        hashes: &[BlockHash],
+        num_blocks: usize,
+        table: &mut Vec<u32>,
+    ) -> Option<usize> {
+        let mut state = self.0.lock();
+        let state = &mut *state;
+        let found = hashes.iter().map_while(|&hash| state.named.get(&hash.into()).copied());
+        table.extend(found);
+        let hits = table.len();
+        if !state.has_room(num_blocks - hits, table) {
+            table.clear();
+            return None;
+        }
+        for &id in table.iter() {
+            if state.blocks[id as usize].owners == 0 {
+                state.unlink(id);
+            }
+            state.blocks[id as usize].owners += 1;
+        }
+        state.take(num_blocks - hits, table);
+        Some(hits)
+    }
+
+    /// Appends `n` new blocks; false, and nothing is done, if there is no room.
+    pub fn grow(&self, n: usize, table: &mut Vec<u32>) -> bool {
+        let mut state = self.0.lock();
+        let has_room = state.has_room(n, &[]);
+        if has_room {
+            state.take(n, table);
+        }
+        has_room
+    }
+
+    /// Lets the unnamed `blocks` be matched by `hashes`. One whose content is cached in another block
+    /// stays as it is, and counts as a use of the other. Returns how many were named.
+    pub fn commit(&self, blocks: &[u32], hashes: &[BlockHash]) -> usize {
+        let mut state = self.0.lock();
+        let state = &mut *state;
+        let mut named = 0;
+        for (&id, &hash) in blocks.iter().zip(hashes) {
+            let name = Name::from(hash);
+            let holder = *state.named.entry(name).or_insert(id);
+            if holder == id {
+                let block = &mut state.blocks[id as usize];
+                block.name = name;
+                block.is_named = true;
+                named += 1;
+            } else if state.blocks[holder as usize].owners == 0 {
+                state.unlink(holder);
+                state.link(holder);
+            }
+        }
+        named
+    }
+
+    /// Takes an owner off each block of `table`, the last first, and empties it.
+    pub fn release(&self, table: &mut Vec<u32>) {
+        let mut state = self.0.lock();
+        for &id in table.iter().rev() {
+            let block = &mut state.blocks[id as usize];
+            block.owners -= 1;
+            if block.owners > 0 {
+                continue;
+            }
+            if block.is_named {
+                state.link(id);
+            } else {
+                state.free.push(id);
+            }
+        }
+        drop(state);
+        table.clear();
+    }
+}
+
+impl State {
+    /// True if `n` blocks can be taken besides the cached ones of `matched`.
+    #[inline]
+    fn has_room(&self, n: usize, matched: &[u32]) -> bool {
+        let room = self.free.len() + self.num_idle;
+        if n + matched.len() <= room {
+            return true;
+        }
+        let is_idle = |&&id: &&u32| self.blocks[id as usize].owners == 0;
+        n + matched.iter().filter(is_idle).count() <= room
+    }
+
+    /// Appends `n` blocks, which there are.
+    #[inline]
+    fn take(&mut self, n: usize, table: &mut Vec<u32>) {
+        let free = n.min(self.free.len());
+        let rest = self.free.len() - free;
+        for id in self.free.drain(rest..).rev() {
+            self.blocks[id as usize].owners = 1;
+            table.push(id);
+        }
+        for _ in free..n {
+            let oldest = self.blocks[self.blocks.len() - 1].next;
+            self.unlink(oldest);
+            let block = &mut self.blocks[oldest as usize];
+            block.owners = 1;
+            block.is_named = false;
+            self.named.remove(&block.name);
+            table.push(oldest);
+        }
+    }
+
+    /// Puts a block at the newest end of the idle ones.
+    #[inline]
+    fn link(&mut self, id: u32) {
+        let end = self.blocks.len() - 1;
+        let newest = std::mem::replace(&mut self.blocks[end].prev, id);
+        self.blocks[newest as usize].next = id;
+        let block = &mut self.blocks[id as usize];
+        (block.prev, block.next) = (newest, end as u32);
+        self.num_idle += 1;
+    }
+
+    /// Takes a block out of the idle ones.
+    #[inline]
+    fn unlink(&mut self, id: u32) {
+        let Block { prev, next, .. } = self.blocks[id as usize];
+        self.blocks[prev as usize].next = next;
+        self.blocks[next as usize].prev = prev;
+        self.num_idle -= 1;
+    }
+}

@@ -1,0 +1,58 @@
+//! A continuous-batching server over one shared cache: `cargo run --release --features async --example
+//! batching_server -- --help`.
+//!
+//! It generates no language: its model is a stand-in that hashes the context, so that whoever asks can
+//! tell whether each token is right. Everything around the model is what a server needs: admission with
+//! prefix reuse, one token a step a sequence, samples by fork, eviction and resumption, disconnects,
+//! metrics, and a shutdown that drains.
+
+#[path = "batching_server/mod.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod server;
+
+use std::time::Duration;
+
+use server::{Config, HashModel, Server};
+
+const HELP: &str = "\
+usage: batching_server [--OPTION VALUE]...
+
+  --listen ADDRESS    where to listen [127.0.0.1:8000]
+  --blocks N          blocks of the cache [4096]
+  --block-size N      tokens a block [16]
+  --workers N         scheduler workers that share the cache [2]
+  --step-us N         microseconds that a step of the model takes [1000]
+  --watermark SHARE   share of the blocks kept for running requests to grow [0.01]
+
+  POST /v1/completions   {\"prompt\": \"text\" or [tokens], \"max_tokens\": 16, \"n\": 1, \"stream\": false}
+  GET  /healthz, /metrics";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = Config::default();
+    let mut listen = "127.0.0.1:8000".to_owned();
+    let mut step = Duration::from_millis(1);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(option) = arguments.next() {
+        let value = if option == "--help" { None } else { arguments.next() };
+        let Some(value) = value else {
+            println!("{HELP}");
+            return Ok(());
+        };
+        match option.as_str() {
+            "--listen" => listen = value,
+            "--blocks" => config.num_blocks = value.parse()?,
+            "--block-size" => config.block_size = value.parse()?,
+            "--workers" => config.workers = value.parse()?,
+            "--watermark" => config.watermark = value.parse()?,
+            "--step-us" => step = Duration::from_micros(value.parse()?),
+            _ => return Err(format!("{option}: unknown\n\n{HELP}").into()),
+        }
+    }
+    let server = Server::start(&listen, config, HashModel { step }).await?;
+    println!("listening on http://{}", server.address());
+    tokio::signal::ctrl_c().await?;
+    println!("draining");
+    server.shut_down().await;
+    Ok(())
+}

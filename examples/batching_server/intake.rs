@@ -1,0 +1,45 @@
+//! How does a request come into the cache? It waits for its turn, in a task of its own, and is handed to
+//! the worker that has its number.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use paged_kv::AdmitOptions;
+use paged_kv::wait::Patience;
+
+use super::job::{Event, Sample};
+use super::worker::Admitted;
+use super::{Model, Shared};
+
+/// Admits a sample, new or evicted, when there is room for what it has so far.
+pub fn admit<M: Model>(shared: Arc<Shared<M>>, sample: Sample) {
+    tokio::spawn(async move {
+        let id = shared.next_id();
+        let prompt = shared.cache.prompt(&sample.tokens);
+        let options = AdmitOptions::default();
+        let job = Arc::clone(&sample.job);
+        let admission = tokio::select! {
+            admission = shared.cache.admit_wait(id, &prompt, &options, Patience::default()) => admission,
+            () = job.events.closed() => return,
+        };
+        let admission = match admission {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                let _ = job.events.send(Event::Refused { reason: refusal.to_string() });
+                return;
+            }
+        };
+        job.came_in(id);
+        if job.is_abandoned() {
+            job.abandon(&shared);
+            return;
+        }
+        shared.metrics.admissions.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.cached_tokens.fetch_add(admission.cached_tokens as u64, Ordering::Relaxed);
+        let worker = &shared.workers[id.0 as usize % shared.workers.len()];
+        let admitted = Admitted::Sample { id, sample, computed: admission.cached_tokens };
+        if worker.send(admitted).is_err() {
+            job.abandon(&shared);
+        }
+    });
+}

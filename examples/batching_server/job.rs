@@ -1,0 +1,95 @@
+//! What is one request, and how does it end when its client leaves?
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use paged_kv::SeqId;
+use tokio::sync::mpsc;
+
+use super::Shared;
+
+/// What the client is told.
+#[derive(Debug)]
+pub enum Event {
+    /// The next token of a sample.
+    Token { sample: u32, token: u32 },
+    /// A sample has all its tokens.
+    Finished { sample: u32 },
+    /// The request cannot be served.
+    Refused { reason: String },
+}
+
+/// A request, as its samples share it.
+pub struct Job {
+    pub prompt: Box<[u32]>,
+    pub max_tokens: usize,
+    pub samples: u32,
+    pub events: mpsc::UnboundedSender<Event>,
+    /// The sequences of its samples that are in the cache.
+    sequences: Mutex<Vec<SeqId>>,
+}
+
+/// One sample of a request, with what it has generated. It outlives its sequence, which may be evicted.
+pub struct Sample {
+    pub job: Arc<Job>,
+    pub index: u32,
+    /// The prompt, and the tokens since.
+    pub tokens: Vec<u32>,
+    /// Not yet forked: the other samples come from this one once the prompt is computed.
+    pub is_whole_job: bool,
+}
+
+impl Job {
+    pub fn new(
+        prompt: Vec<u32>,
+        max_tokens: usize,
+        samples: u32,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (prompt, sequences) = (prompt.into(), Mutex::default());
+        (Arc::new(Self { prompt, max_tokens, samples, events, sequences }), receiver)
+    }
+
+    /// Notes that a sequence of it is in the cache.
+    pub fn came_in(&self, id: SeqId) {
+        self.lock().push(id);
+    }
+
+    /// Notes that it is no more.
+    pub fn went_out(&self, id: SeqId) {
+        self.lock().retain(|&other| other != id);
+    }
+
+    /// The client is gone: what the request has goes back at once, or as soon as the step ends that
+    /// it is in.
+    pub fn abandon<M>(&self, shared: &Shared<M>) {
+        for id in std::mem::take(&mut *self.lock()) {
+            // It may have ended, or been evicted, a moment ago.
+            let _ = shared.cache.free_when_released(id);
+        }
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<SeqId>> {
+        self.sequences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sample {
+    pub fn first(job: Arc<Job>) -> Self {
+        let tokens = job.prompt.to_vec();
+        Self { is_whole_job: job.samples > 1, job, index: 0, tokens }
+    }
+
+    /// Another sample, of the same tokens so far.
+    pub fn fork(&self, index: u32) -> Self {
+        let (job, tokens) = (Arc::clone(&self.job), self.tokens.clone());
+        Self { job, index, tokens, is_whole_job: false }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.tokens.len() == self.job.prompt.len() + self.job.max_tokens
+    }
+}

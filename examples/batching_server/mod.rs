@@ -1,0 +1,139 @@
+//! What does the server consist of? The pieces, and how they start and end.
+//!
+//! ```text
+//!   http ── Job ──> admission (a task a request, waiting for room) ──> worker ── tokens ──> http
+//!                        ▲                                               │
+//!                        └────────────── evicted: comes in again ────────┘
+//! ```
+
+mod http;
+mod intake;
+mod job;
+mod metrics;
+mod model;
+mod tensor;
+mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use paged_kv::PagedKvCache;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+pub use self::model::{HashModel, Model};
+
+use self::metrics::Metrics;
+use self::tensor::Tensor;
+use self::worker::{Admitted, Worker};
+
+/// The shape of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Blocks of the cache.
+    pub num_blocks: usize,
+    /// Tokens a block.
+    pub block_size: usize,
+    /// Scheduler workers.
+    pub workers: usize,
+    /// Share of the blocks that is kept for running requests to grow.
+    pub watermark: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { num_blocks: 4096, block_size: 16, workers: 2, watermark: 0.01 }
+    }
+}
+
+/// What handlers, admissions and workers share.
+pub struct Shared<M> {
+    pub cache: PagedKvCache,
+    pub tensor: Tensor,
+    pub model: M,
+    pub metrics: Metrics,
+    draining: AtomicBool,
+    ids: AtomicU64,
+    /// Where admitted sequences go, a queue a worker.
+    workers: Vec<mpsc::UnboundedSender<Admitted>>,
+}
+
+impl<M> Shared<M> {
+    fn next_id(&self) -> paged_kv::SeqId {
+        paged_kv::SeqId(self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A running server.
+pub struct Server<M> {
+    shared: Arc<Shared<M>>,
+    address: SocketAddr,
+    stop: Arc<Notify>,
+    http: JoinHandle<std::io::Result<()>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl<M: Model> Server<M> {
+    /// Listens and serves.
+    ///
+    /// # Errors
+    /// When the address cannot be listened at, or the configuration makes no sense.
+    pub async fn start(
+        listen: &str,
+        config: Config,
+        model: M,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let cache = PagedKvCache::builder()
+            .num_blocks(config.num_blocks)
+            .block_size(config.block_size)
+            .with_watermark_share(config.watermark)
+            .build()?;
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..config.workers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        let shared = Arc::new(Shared {
+            cache,
+            tensor: Tensor::new(config.num_blocks, config.block_size),
+            model,
+            metrics: Metrics::default(),
+            draining: AtomicBool::new(false),
+            ids: AtomicU64::new(0),
+            workers: senders,
+        });
+        let worker = |admitted| tokio::spawn(Worker::new(Arc::clone(&shared), admitted).run());
+        let workers = receivers.into_iter().map(worker).collect();
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let service = axum::serve(listener, http::router(Arc::clone(&shared)))
+            .with_graceful_shutdown(async move { stopped.notified().await });
+        let http = tokio::spawn(async move { service.await });
+        Ok(Self { shared, address, stop, http, workers })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The cache it serves from.
+    pub fn cache(&self) -> &PagedKvCache {
+        &self.shared.cache
+    }
+
+    /// Refuses new requests, serves those that are in to their end, and stops.
+    pub async fn shut_down(self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.stop.notify_one();
+        // Connections end when their responses have been sent.
+        let _ = self.http.await;
+        for worker in &self.shared.workers {
+            let _ = worker.send(Admitted::Stop);
+        }
+        for worker in self.workers {
+            let _ = worker.await;
+        }
+    }
+}

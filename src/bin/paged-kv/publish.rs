@@ -1,0 +1,99 @@
+//! Who may listen while a trace is replayed? Routers, where `--publish` says.
+//!
+//! It knows the options of the publisher and nothing of the replay.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
+
+/// Where to publish KV events, and how.
+#[derive(Args, Clone, Debug)]
+pub struct PublishArguments {
+    /// Publish KV events to ZeroMQ subscribers at this address, tcp://ADDRESS:PORT; prompts are then
+    /// made of tokens, told by the trace's hash ids
+    #[arg(long, value_name = "ENDPOINT")]
+    publish: Option<String>,
+
+    /// Where routers ask for events that they missed
+    #[arg(long, value_name = "ENDPOINT", requires = "publish")]
+    publish_replay: Option<String>,
+
+    /// First frame of every message; llm-d wants kv@POD@MODEL
+    #[arg(long, value_name = "TOPIC", default_value = "", requires = "publish")]
+    publish_topic: String,
+
+    /// How events are written: maps (vLLM from June 2026 on, SGLang, Dynamo) or arrays (earlier vLLM,
+    /// AIBrix)
+    #[arg(long, value_name = "FORM", default_value = "map", requires = "publish")]
+    publish_dialect: Form,
+
+    /// Seconds that routers have to connect before the replay begins
+    #[arg(long, value_name = "S", default_value = "0", requires = "publish")]
+    publish_wait: u64,
+
+    /// Seconds for which events can still be asked for when the replay is over
+    #[arg(long, value_name = "S", default_value = "0", requires = "publish")]
+    publish_linger: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    Map,
+    Array,
+}
+
+/// A publisher at work.
+pub struct Publishing {
+    pub publisher: Arc<EventPublisher>,
+    linger: Duration,
+}
+
+impl Publishing {
+    /// Nothing unless it was asked for.
+    ///
+    /// # Errors
+    /// The addresses are none, or taken.
+    pub fn start(arguments: &PublishArguments) -> Result<Option<Self>> {
+        let Some(endpoint) = &arguments.publish else {
+            return Ok(None);
+        };
+        let mut options = PublisherOptions::default()
+            .endpoint(endpoint)
+            .topic(&arguments.publish_topic)
+            .dialect(match arguments.publish_dialect {
+                Form::Map => Dialect::Map,
+                Form::Array => Dialect::Array,
+            });
+        if let Some(endpoint) = &arguments.publish_replay {
+            options = options.replay_endpoint(endpoint);
+        }
+        let publisher = EventPublisher::bind(&options)
+            .with_context(|| format!("cannot publish at {endpoint}"))?;
+        thread::sleep(Duration::from_secs(arguments.publish_wait));
+        let linger = Duration::from_secs(arguments.publish_linger);
+        Ok(Some(Self { publisher: Arc::new(publisher), linger }))
+    }
+
+    /// Sends what is left, and says what went out to `out`.
+    ///
+    /// # Errors
+    /// `out` does not take it.
+    pub fn end(self, out: &mut impl io::Write) -> io::Result<()> {
+        self.publisher.flush();
+        thread::sleep(self.linger);
+        self.publisher.shutdown();
+        let stats = self.publisher.stats();
+        writeln!(
+            out,
+            "published {} blocks, up to batch {}; {} batches missed by slow subscribers",
+            stats.blocks,
+            stats.next_sequence - 1,
+            stats.batches_missed
+        )
+    }
+}

@@ -1,0 +1,102 @@
+//! `paged-kv soak`: does the cache keep its promises for as long as it runs?
+//!
+//! Builds one cache, lets the workers at it, ends everything they left, and then asks the cache what
+//! is left: nothing may be, every block can be allocated, and its own accounts must agree. This file
+//! knows the order of these acts; what is random, and what is checked of it, is in the files below.
+
+mod by_id;
+mod cells;
+mod family;
+mod findings;
+mod ground;
+mod hands;
+mod hot;
+mod memory;
+mod random;
+mod report;
+mod request;
+mod script;
+mod watch;
+mod worker;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use paged_kv::PagedKvCache;
+
+use crate::Verdict;
+use crate::args::SoakArguments;
+use crate::progress::Progress;
+use ground::Ground;
+use report::Report;
+use watch::{Plan, watch};
+
+/// Runs the command and prints its report to standard output.
+///
+/// # Errors
+/// The cache cannot be built as asked, or nobody reads the report.
+pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
+    let ground = Ground::new(cache(arguments)?);
+    let plan = Plan {
+        duration: arguments.minutes,
+        threads: arguments.threads().get(),
+        seed: arguments.seed,
+    };
+    let progress = Progress::of_time();
+    let seen = watch(&ground, plan, &progress);
+    progress.finish();
+    let validate = end(&ground);
+    if let Some(growth) = seen.memory.growth() {
+        ground.expect(growth.is_flat(), || {
+            format!("the process grew from {} KiB to {} KiB", growth.warm_kib, growth.end_kib)
+        });
+    }
+    let report = Report::new(&ground, plan, &seen, validate);
+    print(&report, arguments.json).context("cannot write the report")?;
+    Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
+}
+
+/// The shape of the heads is anything: no tensor is stored.
+fn cache(arguments: &SoakArguments) -> Result<PagedKvCache> {
+    PagedKvCache::builder()
+        .num_blocks(arguments.blocks.get())
+        .block_size(arguments.block_size.get())
+        .num_heads(1)
+        .head_dim(1)
+        .build()
+        .context("cannot build the cache")
+}
+
+/// Frees what is left in the map, and says what the cache finds of itself then.
+fn end(ground: &Ground) -> String {
+    let Ground { cache, cells, .. } = ground;
+    for id in cache.sequence_ids() {
+        ground.granted(cache.free(id));
+    }
+    let (free, total) = (cache.free_block_count(), cache.total_blocks());
+    ground.expect(free == total, || format!("{free} of {total} blocks are free at the end"));
+    let stats = cache.stats();
+    ground.expect(stats.total_allocations == stats.total_frees, || {
+        format!("{} blocks allocated, {} freed", stats.total_allocations, stats.total_frees)
+    });
+    ground.expect(cells.entered() == 0, || {
+        format!("{} blocks are still held by somebody at the end", cells.entered())
+    });
+    let validate = cache.validate();
+    let all = ground.granted(cache.allocate_sequence(total * cache.block_size()));
+    let idle = cache.stats().blocks_idle;
+    ground.expect(idle == 0, || format!("{idle} blocks are idle when all are allocated"));
+    drop(all);
+    let validate = validate.and_then(|()| cache.validate());
+    validate.map_or_else(|fault| fault.to_string(), |()| "ok".to_owned())
+}
+
+fn print(report: &Report, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)
+    } else {
+        write!(out, "{report}")
+    }
+}

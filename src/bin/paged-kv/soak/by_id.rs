@@ -1,0 +1,143 @@
+//! Does the map keep its requests apart? Admissions under ids that one worker chooses, leased while
+//! it computes them, and left for anyone to evict between leases.
+//!
+//! Nobody else changes these sequences but by evicting them, so one that is still there holds what
+//! was computed into it.
+
+use paged_kv::{AdmitOptions, SeqId};
+
+use super::ground::{Ground, count};
+use super::random::Random;
+use super::request::{compute, expect_cached};
+use super::script::{BLOCKS_MOST, Script};
+
+/// Requests that a worker remembers, at most. Older ones are left to the eviction.
+const REMEMBERED: usize = 8;
+
+/// A request that its worker may find again.
+#[derive(Clone, Copy)]
+struct Remembered {
+    id: SeqId,
+    script: Script,
+    /// Resets before its admission, at most: what it computes is of no later weights.
+    updates: u64,
+}
+
+/// What one worker has in the map.
+pub struct ById<'a> {
+    ground: &'a Ground,
+    next_id: u64,
+    remembered: Vec<Remembered>,
+}
+
+impl<'a> ById<'a> {
+    /// The ids from `first_id` on are this worker's own.
+    pub fn new(ground: &'a Ground, first_id: u64) -> Self {
+        Self { ground, next_id: first_id, remembered: Vec::new() }
+    }
+
+    pub fn step(&mut self, random: &mut Random) {
+        if self.remembered.len() < REMEMBERED || random.one_in(4) {
+            self.admit(random);
+        } else {
+            let request = self.remembered[random.below(REMEMBERED)];
+            if self.revisit(request, random).is_none() {
+                self.remembered.retain(|remembered| remembered.id != request.id);
+            }
+        }
+    }
+
+    /// Admits, computes and publishes under a lease. Nothing is remembered of one that was evicted.
+    fn admit(&mut self, random: &mut Random) -> Option<()> {
+        let (ground, cache) = (self.ground, &self.ground.cache);
+        let script = Script::new(ground.families, cache.block_size(), random);
+        let num_tokens = 1 + random.below(BLOCKS_MOST * cache.block_size());
+        let id = SeqId(self.next_id);
+        self.next_id += 1;
+        let tokens = script.tokens(0..num_tokens);
+        let options = AdmitOptions::default().priority(random.below(4) as u32);
+        let resets = ground.resets_done();
+        let admission = ground.fair(cache.admit_with(id, &tokens, &options))?;
+        let updates = ground.resets_begun();
+        expect_cached(ground, admission.cached_tokens, num_tokens);
+        let lease = ground.fair(cache.lease(&[id]))?;
+        let hits = admission.cached_tokens / cache.block_size();
+        count(&ground.tally.admissions, 1);
+        count(&ground.tally.hit_blocks, hits);
+        for (block, block_id) in self.blocks(id)?.into_iter().enumerate() {
+            let content = script.content(block);
+            match block {
+                _ if block < hits => ground.cells.check_match(block_id, content, resets),
+                _ => compute(ground, block_id, content, updates),
+            }
+        }
+        ground.granted(cache.commit_of(id, admission.epoch, num_tokens));
+        drop(lease);
+        if self.remembered.len() == REMEMBERED {
+            self.remembered.remove(0);
+        }
+        self.remembered.push(Remembered { id, script, updates });
+        Some(())
+    }
+
+    /// Checks a request, says a little more, and now and then ends it. Nothing if it is gone.
+    fn revisit(&mut self, request: Remembered, random: &mut Random) -> Option<()> {
+        let Remembered { id, script, .. } = request;
+        let (ground, cache) = (self.ground, &self.ground.cache);
+        let lease = ground.fair(cache.lease(&[id]))?;
+        for (block, block_id) in self.blocks(id)?.into_iter().enumerate() {
+            ground.cells.check(block_id, script.content(block));
+        }
+        self.say(request, 1 + random.below(2 * cache.block_size()));
+        match random.below(6) {
+            0 => {
+                ground.granted(cache.free_when_released(id));
+                drop(lease);
+                None
+            }
+            1 => {
+                drop(lease);
+                ground.fair(cache.free(id));
+                None
+            }
+            2 => ground.fair(cache.touch(id)),
+            3 => ground.fair(cache.set_priority(id, random.below(4) as u32)),
+            _ => Some(()),
+        }
+    }
+
+    /// Goes on by so many tokens, if there is room and the request is not too long.
+    fn say(&self, request: Remembered, num_tokens: usize) -> Option<()> {
+        let Remembered { id, script, updates } = request;
+        let (ground, cache) = (self.ground, &self.ground.cache);
+        let size = cache.block_size();
+        let start = cache.get_sequence(id)?.num_tokens;
+        let end = start + num_tokens;
+        if end > 2 * BLOCKS_MOST * size {
+            return None;
+        }
+        let append = ground.fair(cache.append(id, num_tokens))?;
+        let blocks = self.blocks(id)?;
+        let mut taken = blocks[append.new_blocks.clone()].to_vec();
+        if let Some(copy) = &append.copy {
+            ground.cells.check(copy.src, script.content(start / size));
+            taken.push(copy.dst);
+        }
+        for (block, &block_id) in blocks.iter().enumerate().skip(start / size) {
+            if taken.contains(&block_id) {
+                compute(ground, block_id, script.content(block), updates);
+            } else {
+                ground.expect_sole(block_id);
+            }
+        }
+        drop(append);
+        ground.granted(cache.commit_tokens(id, &script.tokens(start..end))).map(drop)
+    }
+
+    /// Of a leased sequence, which is there and has no gaps.
+    fn blocks(&self, id: SeqId) -> Option<Vec<paged_kv::BlockId>> {
+        let blocks = self.ground.cache.with_sequence(id, |sequence| sequence.block_ids().to_vec());
+        self.ground.expect(blocks.is_some(), || format!("{id} is leased and is gone"));
+        blocks
+    }
+}

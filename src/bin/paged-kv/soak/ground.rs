@@ -1,0 +1,109 @@
+//! What do all workers share? The cache, the cells behind its blocks, and the counts.
+//!
+//! Here is also what a refusal may be: an outcome that a race or a shortage explains. Everything else
+//! is a finding.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use paged_kv::{BlockId, PagedKvCache, PagedKvError};
+
+use super::cells::Cells;
+
+pub struct Ground {
+    pub cache: PagedKvCache,
+    pub cells: Cells,
+    /// Scripts to choose from: enough that their blocks are several times the pool.
+    pub families: usize,
+    pub tally: Tally,
+    resets_begun: AtomicU64,
+    resets_done: AtomicU64,
+}
+
+/// Counted by whoever does it.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub operations: AtomicU64,
+    pub refusals: AtomicU64,
+    pub admissions: AtomicU64,
+    pub hit_blocks: AtomicU64,
+}
+
+pub fn count(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}
+
+/// Payload of the panics that are injected.
+pub struct OnPurpose;
+
+impl Ground {
+    pub fn new(cache: PagedKvCache) -> Self {
+        // The null block, had it one, would be in nobody's total.
+        let cells = Cells::new(cache.total_blocks() + 1);
+        let families = (cache.total_blocks() / 16).max(4);
+        let (resets_begun, resets_done) = Default::default();
+        Self { cache, cells, families, tally: Tally::default(), resets_begun, resets_done }
+    }
+
+    /// From now on nothing may match that was admitted before.
+    pub fn reset(&self) {
+        self.resets_begun.fetch_add(1, Ordering::SeqCst);
+        self.cache.reset_prefix_cache();
+        self.resets_done.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Resets that are over: what is admitted after this is of a generation no earlier.
+    pub fn resets_done(&self) -> u64 {
+        self.resets_done.load(Ordering::SeqCst)
+    }
+
+    /// Resets that may have been: what was admitted before this is of a generation no later.
+    pub fn resets_begun(&self) -> u64 {
+        self.resets_begun.load(Ordering::SeqCst)
+    }
+
+    /// The value, or nothing if the refusal is one that may be.
+    pub fn fair<T>(&self, result: Result<T, PagedKvError>) -> Option<T> {
+        count(&self.tally.operations, 1);
+        let refusal = match result {
+            Ok(value) => return Some(value),
+            Err(refusal) => refusal,
+        };
+        count(&self.tally.refusals, 1);
+        self.expect(is_fair(&refusal), || format!("a refusal that nothing explains: {refusal}"));
+        None
+    }
+
+    /// The value of a call that nothing may refuse.
+    pub fn granted<T>(&self, result: Result<T, PagedKvError>) -> Option<T> {
+        count(&self.tally.operations, 1);
+        result.inspect_err(|refusal| self.find(format_args!("refused: {refusal}"))).ok()
+    }
+
+    /// The caller is the only owner of a block that it has just written.
+    pub fn expect_sole(&self, id: BlockId) {
+        let owners = self.cache.pool().owners(id);
+        self.expect(owners == Ok(1), || format!("{id} is written and has owners: {owners:?}"));
+    }
+
+    pub fn expect(&self, holds: bool, finding: impl FnOnce() -> String) {
+        self.cells.findings.expect(holds, finding);
+    }
+
+    pub fn find(&self, finding: fmt::Arguments<'_>) {
+        self.cells.findings.add(finding.to_string());
+    }
+}
+
+fn is_fair(refusal: &PagedKvError) -> bool {
+    match refusal {
+        PagedKvError::OutOfMemory { requested, available } => requested > available,
+        PagedKvError::SequenceNotFound(_)
+        | PagedKvError::SequenceExists(_)
+        | PagedKvError::SequenceLeased(_)
+        | PagedKvError::TruncateBeyondEnd { .. }
+        | PagedKvError::TokensTrimmed { .. }
+        | PagedKvError::NothingToEvict => true,
+        _ => false,
+    }
+}

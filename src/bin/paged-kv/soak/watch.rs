@@ -1,0 +1,147 @@
+//! Who looks after the workers? One thread that starts them, starts another for each that panics,
+//! audits the cache under load, measures the memory, and calls time.
+//!
+//! A worker that makes no step for a minute waits for something that never comes. It cannot be joined
+//! then, so the watch ends the program there.
+
+use std::any::Any;
+use std::process;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use paged_kv::PagedKvError;
+
+use super::ground::{Ground, OnPurpose};
+use super::memory::Memory;
+use super::worker::{Held, Worker};
+use crate::progress::Progress;
+
+/// Between two looks.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Samples of the memory in a run.
+const SAMPLES: u32 = 200;
+
+/// Longest that a step may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub duration: Duration,
+    pub threads: usize,
+    pub seed: u64,
+}
+
+/// What the watch saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub memory: Memory,
+    pub steps: u64,
+    pub injected_panics: u64,
+    pub audits: u64,
+    /// Audits that the load made impossible.
+    pub audits_busy: u64,
+    pub wall: Duration,
+}
+
+/// One worker's place, which another takes when it panics.
+struct Post<'scope> {
+    worker: ScopedJoinHandle<'scope, ()>,
+    steps_seen: u64,
+    moved: Instant,
+}
+
+/// Runs until the time is over or something is found. All handles are dropped when it returns.
+pub fn watch(ground: &Ground, plan: Plan, progress: &Progress) -> Seen {
+    // An average handle has some six blocks: in all they ask for a little more than there is.
+    let num_places = (ground.cache.total_blocks() / 6).max(plan.threads + 1);
+    let places: Vec<_> = (0..num_places).map(|_| Mutex::new(None::<Held<'_>>)).collect();
+    let over = AtomicBool::new(false);
+    let steps: Vec<_> = (0..plan.threads).map(|_| AtomicU64::new(0)).collect();
+    let mut seen = Seen { memory: Memory::new(), ..Seen::default() };
+    let (begin, mut numbers) = (Instant::now(), 0..);
+    seen.memory.sample(Duration::ZERO);
+    progress.begin(plan.duration.as_millis() as usize);
+    thread::scope(|scope| {
+        let mut start = |post: usize| {
+            let number = numbers.next().expect("there are enough numbers");
+            let (places, over, steps) = (&places[..], &over, &steps[post]);
+            let worker = Worker { ground, places, over, steps, number, seed: plan.seed };
+            spawn(scope, worker)
+        };
+        let mut posts: Vec<_> = (0..plan.threads)
+            .map(|post| Post { worker: start(post), steps_seen: 0, moved: begin })
+            .collect();
+        let every = (plan.duration / SAMPLES).max(TICK);
+        let mut next_look = begin;
+        while begin.elapsed() < plan.duration && ground.cells.findings.count() == 0 {
+            thread::sleep(TICK);
+            for (at, post) in posts.iter_mut().enumerate() {
+                if post.worker.is_finished() {
+                    let ended = std::mem::replace(&mut post.worker, start(at));
+                    seen.injected_panics += end(ground, ended);
+                }
+                post.note(steps[at].load(Ordering::Relaxed), at);
+            }
+            if Instant::now() >= next_look {
+                next_look += every;
+                seen.memory.sample(begin.elapsed());
+                audit(ground, &mut seen);
+            }
+            progress.reach(begin.elapsed().as_millis() as u64);
+        }
+        over.store(true, Ordering::Relaxed);
+        for post in posts {
+            seen.injected_panics += end(ground, post.worker);
+        }
+    });
+    seen.steps = steps.iter().map(|steps| steps.load(Ordering::Relaxed)).sum();
+    seen.wall = begin.elapsed();
+    seen
+}
+
+fn spawn<'scope, 'env, 'a: 'scope, 'p: 'scope>(
+    scope: &'scope Scope<'scope, 'env>,
+    worker: Worker<'a, 'p>,
+) -> ScopedJoinHandle<'scope, ()> {
+    scope.spawn(move || worker.run())
+}
+
+impl Post<'_> {
+    fn note(&mut self, steps: u64, at: usize) {
+        if steps != self.steps_seen {
+            (self.steps_seen, self.moved) = (steps, Instant::now());
+        } else if self.moved.elapsed() > PATIENCE {
+            eprintln!("error: worker {at} has been in one step for {PATIENCE:?}");
+            process::exit(1);
+        }
+    }
+}
+
+/// Joins a worker: 1 if it panicked on purpose. Any other panic is a finding.
+fn end(ground: &Ground, worker: ScopedJoinHandle<'_, ()>) -> u64 {
+    let Err(panic) = worker.join() else { return 0 };
+    if panic.is::<OnPurpose>() {
+        return 1;
+    }
+    ground.find(format_args!("a worker panicked: {}", message(&*panic)));
+    0
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+/// Under load the cache may say that it is busy, and nothing worse.
+fn audit(ground: &Ground, seen: &mut Seen) {
+    seen.audits += 1;
+    match ground.cache.validate() {
+        Ok(()) => {}
+        Err(PagedKvError::Busy) => seen.audits_busy += 1,
+        Err(fault) => ground.find(format_args!("an audit under load: {fault}")),
+    }
+}

@@ -1,0 +1,47 @@
+//! How is a sweep told in lines? A CSV file, and a table for people.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::Cell;
+use super::ceiling::Ceiling;
+
+/// One line a cell, and one of policy `ceiling` for a cache without end.
+pub fn write(path: &Path, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(path)?);
+    writeln!(out, "reclaim,blocks,prompt_blocks,hit_blocks,hit_rate,reclaimed_blocks,rejected")?;
+    for cell in cells {
+        let Cell { reclaim, blocks, prompt_blocks, hit_blocks, .. } = cell;
+        let (rate, reclaimed, rejected) = (cell.hit_rate(), cell.reclaimed_blocks, cell.rejected);
+        writeln!(
+            out,
+            "{reclaim},{blocks},{prompt_blocks},{hit_blocks},{rate:.6},{reclaimed},{rejected}"
+        )?;
+    }
+    let Ceiling { prompt_blocks, hit_blocks, .. } = ceiling;
+    writeln!(out, "ceiling,,{prompt_blocks},{hit_blocks},{:.6},0,0", ceiling.hit_rate())?;
+    out.flush()
+}
+
+/// To standard output.
+pub fn print(cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "{:<12}{:>12}{:>10}{:>14}{:>10}",
+        "reclaim", "blocks", "hits", "reclaimed", "rejected"
+    )?;
+    for cell in cells {
+        writeln!(
+            out,
+            "{:<12}{:>12}{:>8.2} %{:>14}{:>10}",
+            cell.reclaim.to_string(),
+            cell.blocks,
+            cell.hit_rate() * 100.0,
+            cell.reclaimed_blocks,
+            cell.rejected,
+        )?;
+    }
+    writeln!(out, "{:<12}{:>12}{:>8.2} %", "ceiling", "any", ceiling.hit_rate() * 100.0)
+}

@@ -1,0 +1,397 @@
+//! How does a request come in? What of its prompt is cached is matched, room for the rest is taken, all
+//! or nothing.
+//!
+//! Hits are acquired before anything is reclaimed, so that no request reclaims what it is about to
+//! match. What is short is refused before anything is acquired, as long as nobody else is at it; a race
+//! lost after that gives the hits back.
+
+use super::PagedKvCache;
+use super::admit_options::AdmitOptions;
+use super::cached_sequence::CachedSequence;
+use super::naming::Naming;
+use super::prompt::Prompt;
+use super::reservation::Reservation;
+use super::room::Asking;
+use super::slot::Live;
+use crate::error::{PagedKvError, Result};
+use crate::id::SeqId;
+use crate::prefix::{BlockHash, ExtraKeys};
+
+/// Which of an id's admissions is meant; see [`PagedKvCache::commit_of`].
+///
+/// ```
+/// use paged_kv::{PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let first = cache.admit(SeqId(1), &[1, 2, 3])?.epoch;
+/// cache.free(SeqId(1))?;
+/// assert_ne!(cache.admit(SeqId(1), &[1, 2, 3])?.epoch, first);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AdmissionEpoch(pub(super) u64);
+
+/// What an admission found.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let admission = cache.admit(SeqId(1), &[1, 2, 3, 4, 5])?;
+/// assert_eq!(admission.cached_tokens, 0);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Admission {
+    /// Tokens at the beginning of the prompt whose keys and values are there: a multiple of the
+    /// block size, and fewer than the prompt has.
+    pub cached_tokens: usize,
+    /// Tokens that there are slots for: all of the prompt, unless only a first chunk was asked for.
+    pub num_tokens: usize,
+    /// This admission, told from others of the same id.
+    pub epoch: AdmissionEpoch,
+}
+
+impl PagedKvCache {
+    /// A new sequence of these tokens: what is cached of them is shared, room for the rest is taken,
+    /// all or nothing. Their keys and values behind
+    /// [`cached_tokens`](Admission::cached_tokens) are the caller's to compute, and to
+    /// [`commit`](Self::commit). `O(tokens)` hashed before any lock; one exchange a block that hits;
+    /// otherwise as [`allocate`](Self::allocate).
+    ///
+    /// # Errors
+    /// [`SequenceExists`](PagedKvError::SequenceExists), and
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory): `requested` counts new blocks, and hits that
+    /// nobody uses, which are room until they are matched.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[1, 2, 3, 4, 5, 6])?;
+    /// cache.commit(SeqId(1), 6)?; // computed: block 0 may be matched
+    /// cache.free(SeqId(1))?; // and is still there
+    /// let admission = cache.admit(SeqId(2), &[1, 2, 3, 4, 7, 8])?;
+    /// assert_eq!(admission.cached_tokens, 4);
+    /// let refused = cache.admit(SeqId(3), &[9; 12]).unwrap_err();
+    /// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 3, available: 2 });
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn admit(&self, id: SeqId, tokens: &[u32]) -> Result<Admission> {
+        self.admit_with(id, tokens, &AdmitOptions::default())
+    }
+
+    /// [`admit`](Self::admit), otherwise than by default.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let options = AdmitOptions::default().first_chunk(4);
+    /// assert_eq!(cache.admit_with(SeqId(1), &[7; 20], &options)?.num_tokens, 4);
+    /// assert!(cache.admit_with(SeqId(1), &[7; 20], &options).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn admit_with(
+        &self,
+        id: SeqId,
+        tokens: &[u32],
+        options: &AdmitOptions,
+    ) -> Result<Admission> {
+        let extra = ExtraKeys::default();
+        let extra = match options.salt() {
+            Some(salt) => extra.with_salt(salt),
+            None => extra,
+        };
+        self.admit_prompt_as(id, &self.prompt_with(tokens, &extra), options, Asking::AtOnce)
+    }
+
+    /// [`admit`](Self::admit), of a prompt that is hashed already.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit), and [`InvalidConfig`](PagedKvError::InvalidConfig) for options
+    /// with a salt: the prompt has its own.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let prompt = cache.prompt(&[7; 20]);
+    /// while cache.admit_prompt(SeqId(1), &prompt, &AdmitOptions::default()).is_err() {
+    ///     break; // until there is room; the prompt is not hashed again
+    /// }
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn admit_prompt(
+        &self,
+        id: SeqId,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+    ) -> Result<Admission> {
+        refuse_salt(options)?;
+        self.admit_prompt_as(id, prompt, options, Asking::AtOnce)
+    }
+
+    /// [`admit`](Self::admit), for a caller that hashes itself: one hash for each full block of a
+    /// prompt of `num_tokens` tokens, each a function of all tokens up to its end.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit), and [`InvalidConfig`](PagedKvError::InvalidConfig) for more hashes
+    /// than full blocks.
+    ///
+    /// ```
+    /// use paged_kv::{BlockHash, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let hashes = [BlockHash::from_u128(7), BlockHash::from_u128(8)];
+    /// cache.admit_hashed(SeqId(1), &hashes, 8)?;
+    /// cache.commit(SeqId(1), 8)?;
+    /// assert_eq!(cache.admit_hashed(SeqId(2), &hashes, 9)?.cached_tokens, 8);
+    /// assert!(cache.admit_hashed(SeqId(3), &hashes, 7).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn admit_hashed(
+        &self,
+        id: SeqId,
+        hashes: &[BlockHash],
+        num_tokens: usize,
+    ) -> Result<Admission> {
+        let full = num_tokens / self.block_size;
+        if hashes.len() > full {
+            let reason =
+                format!("{} for {num_tokens} tokens, which fill {full} blocks", hashes.len());
+            return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
+        }
+        let (prompt, options) = (Prompt::from_hashes(hashes, num_tokens), AdmitOptions::default());
+        self.admit_prompt_as(id, &prompt, &options, Asking::AtOnce)
+    }
+
+    /// [`admit`](Self::admit) as an owned handle, which the map does not know: freed by dropping it,
+    /// never evicted.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) as [`admit`](Self::admit), and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for options with a salt.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let (sequence, admission) =
+    ///     cache.admit_sequence(&cache.prompt(&[7; 10]), &AdmitOptions::default())?;
+    /// assert_eq!((sequence.num_tokens(), admission.cached_tokens), (10, 0));
+    /// assert!(cache.admit_sequence(&cache.prompt(&[8; 10]), &AdmitOptions::default()).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn admit_sequence(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+    ) -> Result<(CachedSequence, Admission)> {
+        refuse_salt(options)?;
+        let (sequence, admission) = self.match_and_allocate(prompt, options, Asking::AtOnce)?;
+        self.note_prompt(prompt, admission.cached_tokens);
+        Ok((sequence, admission))
+    }
+
+    /// Tokens at the beginning of `tokens` that an admission would find cached now. Holds and writes
+    /// nothing. `O(tokens)` hashed, two cache lines read a block.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 8])?;
+    /// cache.commit(SeqId(1), 8)?;
+    /// assert_eq!(cache.probe(&[7; 9]), 8);
+    /// assert_eq!(cache.probe(&[7; 8]), 4); // the last token is always computed
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn probe(&self, tokens: &[u32]) -> usize {
+        self.probe_prompt(&self.prompt(tokens))
+    }
+
+    /// [`probe`](Self::probe), of a prompt that is hashed already.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// assert_eq!(cache.probe_prompt(&cache.prompt(&[7; 9])), 0);
+    /// ```
+    pub fn probe_prompt(&self, prompt: &Prompt) -> usize {
+        let most = AdmitOptions::default().most_hits(prompt, self.block_size);
+        let probed = self.published().probe(self.pool.blocks(), &prompt.hashes()[..most]);
+        probed.cached * self.block_size
+    }
+
+    /// From now on nothing matches that was computed before: the weights were updated. Running
+    /// requests keep their blocks; what they commit later is not matched either. `O(1)`.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 9])?;
+    /// cache.commit(SeqId(1), 4)?;
+    /// cache.reset_prefix_cache();
+    /// cache.commit(SeqId(1), 9)?; // of old weights
+    /// assert_eq!(cache.probe(&[7; 9]), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn reset_prefix_cache(&self) {
+        self.published().reset();
+    }
+
+    /// Tells the event sink everything that is cached once more, behind an
+    /// [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared): for a listener that lost its place.
+    /// `O(blocks)`, under the lock that commits and allocations tell their events under.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// cache.announce_again(); // nobody listens
+    /// ```
+    pub fn announce_again(&self) {
+        self.published().announce_again();
+    }
+
+    /// [`admit_prompt`](Self::admit_prompt), also for one that waited.
+    pub(crate) fn admit_prompt_as(
+        &self,
+        id: SeqId,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        asking: Asking,
+    ) -> Result<Admission> {
+        if self.sequences.contains_key(&id) {
+            return Err(PagedKvError::SequenceExists(id));
+        }
+        let admitted = self.match_and_allocate(prompt, options, asking)?;
+        let num_blocks = admitted.0.num_blocks() as u64;
+        let (live, admission) = self.admitted(admitted, options);
+        self.insert(id, live).inspect_err(|_| self.undone.add(num_blocks))?;
+        self.note_prompt(prompt, admission.cached_tokens);
+        Ok(admission)
+    }
+
+    /// An admitted sequence as the map knows it.
+    pub(super) fn admitted(
+        &self,
+        (sequence, admission): (CachedSequence, Admission),
+        options: &AdmitOptions,
+    ) -> (Live, Admission) {
+        let (priority, stamp) = (options.priority_of_sequence(), self.clock.stamp());
+        (Live::of_admitted(sequence, priority, stamp, admission.epoch), admission)
+    }
+
+    pub(super) fn match_and_allocate<'a>(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        source: impl Into<Source<'a>>,
+    ) -> Result<(CachedSequence, Admission)> {
+        let published = self.published();
+        let source = source.into();
+        let is_from_pool = matches!(source, Source::Pool(_));
+        let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
+        if let Source::Pool(asking) = source {
+            self.refuse_if_short(prompt, hashes, options, asking)?;
+        }
+        let generation = published.generation();
+        let mut hits = Vec::with_capacity(prompt.num_tokens().div_ceil(self.block_size) + 4);
+        published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
+        self.pool.blocks().announce_room();
+        let num_hits = hits.len();
+        let cached_tokens = num_hits * self.block_size;
+        let num_tokens = options.room_for(prompt, cached_tokens);
+        let mut sequence = self.pool.sequence_of(hits, self.block_size);
+        let grown = match source {
+            Source::Pool(_) => sequence.grow_to(num_tokens),
+            Source::Reserved(stock) => {
+                stock.grow(&mut sequence, num_tokens - cached_tokens).map(drop)
+            }
+        };
+        grown.inspect_err(|_| self.undone.add(num_hits as u64))?;
+        if is_from_pool && !self.gate.leaves_enough(self.pool.blocks()) {
+            return Err(self.undo_new(sequence));
+        }
+        let naming = Naming::new(published.clone(), prompt.clone(), num_hits, generation);
+        let epoch = AdmissionEpoch(self.clock.stamp());
+        let admission = Admission { cached_tokens, num_tokens, epoch };
+        Ok((CachedSequence::new(sequence, naming), admission))
+    }
+
+    /// Refuses before anything is acquired, if there is no room for the request as things stand.
+    fn refuse_if_short(
+        &self,
+        prompt: &Prompt,
+        hashes: &[BlockHash],
+        options: &AdmitOptions,
+        asking: Asking,
+    ) -> Result<()> {
+        let blocks = self.pool.blocks();
+        let most = options.room_for(prompt, hashes.len() * self.block_size);
+        let most = most.div_ceil(self.block_size);
+        if most <= blocks.room() && self.gate.refuse(blocks, most, asking).is_ok() {
+            return Ok(());
+        }
+        let requested = self.room_required(prompt, options);
+        let available = self.gate.room(blocks);
+        if requested > available {
+            return Err(PagedKvError::OutOfMemory { requested, available });
+        }
+        self.gate.refuse(blocks, requested, asking)
+    }
+
+    /// The room that an admission takes as things stand: new blocks, and hits that nobody uses.
+    pub(crate) fn room_required(&self, prompt: &Prompt, options: &AdmitOptions) -> usize {
+        let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
+        let probed = self.published().probe(self.pool.blocks(), hashes);
+        let num_tokens = options.room_for(prompt, probed.cached * self.block_size);
+        num_tokens.div_ceil(self.block_size) - probed.cached + probed.idle
+    }
+
+    pub(super) fn refuse_admission(&self, id: SeqId, options: &AdmitOptions) -> Result<()> {
+        refuse_salt(options)?;
+        if self.sequences.contains_key(&id) {
+            return Err(PagedKvError::SequenceExists(id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_prompt(&self, prompt: &Prompt, cached_tokens: usize) {
+        self.reuse.asked.add(prompt.num_tokens() as u64);
+        self.reuse.hit.add(cached_tokens as u64);
+        if prompt.num_tokens() <= self.block_size {
+            self.reuse.too_short.add(prompt.num_tokens() as u64);
+        }
+    }
+}
+
+/// Where the blocks of an admission come from.
+pub(super) enum Source<'a> {
+    Pool(Asking),
+    Reserved(&'a mut Reservation),
+}
+
+impl From<Asking> for Source<'_> {
+    fn from(asking: Asking) -> Self {
+        Self::Pool(asking)
+    }
+}
+
+impl<'a> From<&'a mut Reservation> for Source<'a> {
+    fn from(reservation: &'a mut Reservation) -> Self {
+        Self::Reserved(reservation)
+    }
+}
+
+pub(crate) fn refuse_salt(options: &AdmitOptions) -> Result<()> {
+    if options.salt().is_some() {
+        let reason = "a prompt's salt is given when it is hashed".to_owned();
+        return Err(PagedKvError::InvalidConfig { parameter: "salt", reason });
+    }
+    Ok(())
+}

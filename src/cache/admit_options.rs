@@ -1,0 +1,110 @@
+//! How is a request to be admitted? What a caller may ask for besides its tokens.
+
+use super::prompt::Prompt;
+
+/// How a request is to be admitted.
+///
+/// ```
+/// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let options = AdmitOptions::default().first_chunk(8).priority(3);
+/// let admission = cache.admit_with(SeqId(1), &[7; 20], &options)?;
+/// assert_eq!(admission.num_tokens, 8);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct AdmitOptions {
+    first_chunk: Option<usize>,
+    most_cached_tokens: Option<usize>,
+    priority: u32,
+    salt: Option<String>,
+}
+
+impl AdmitOptions {
+    /// Room for so many tokens behind the cached ones only (chunked prefill); further chunks are
+    /// appended.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(2, 4, 1, 1);
+    /// assert!(cache.admit(SeqId(1), &[7; 20]).is_err());
+    /// cache.admit_with(SeqId(1), &[7; 20], &AdmitOptions::default().first_chunk(8))?;
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn first_chunk(self, num_tokens: usize) -> Self {
+        Self { first_chunk: Some(num_tokens), ..self }
+    }
+
+    /// At most so many tokens hit: for a request that wants the logits of its prompt, say.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 9])?;
+    /// cache.commit(SeqId(1), 9)?;
+    /// let options = AdmitOptions::default().most_cached_tokens(0);
+    /// assert_eq!(cache.admit_with(SeqId(2), &[7; 9], &options)?.cached_tokens, 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn most_cached_tokens(self, num_tokens: usize) -> Self {
+        Self { most_cached_tokens: Some(num_tokens), ..self }
+    }
+
+    /// The priority of a sequence admitted by id, 0 unless told otherwise; see
+    /// [`PagedKvCache::set_priority`](crate::PagedKvCache::set_priority).
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.admit_with(SeqId(1), &[7], &AdmitOptions::default().priority(2))?;
+    /// assert_eq!(cache.get_sequence(SeqId(1)).unwrap().priority, 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn priority(self, priority: u32) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// Isolates a tenant: tokens under one salt never match tokens under another, or under none. For
+    /// admissions by tokens; a [`Prompt`] has its own
+    /// ([`prompt_with`](crate::PagedKvCache::prompt_with)).
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let of_tenant = AdmitOptions::default().with_salt("tenant 7");
+    /// cache.admit_with(SeqId(1), &[7; 9], &of_tenant)?;
+    /// cache.commit(SeqId(1), 9)?;
+    /// assert_eq!(cache.admit(SeqId(2), &[7; 9])?.cached_tokens, 0);
+    /// assert_eq!(cache.admit_with(SeqId(3), &[7; 9], &of_tenant)?.cached_tokens, 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn with_salt(self, salt: impl Into<String>) -> Self {
+        Self { salt: Some(salt.into()), ..self }
+    }
+
+    /// The most blocks of a prompt that may hit: never its last token.
+    pub(super) fn most_hits(&self, prompt: &Prompt, block_size: usize) -> usize {
+        let most = prompt.num_tokens().saturating_sub(1);
+        let most = most.min(self.most_cached_tokens.unwrap_or(most)) / block_size;
+        most.min(prompt.hashes().len())
+    }
+
+    /// Tokens to make room for, if so many hit.
+    pub(crate) fn room_for(&self, prompt: &Prompt, cached_tokens: usize) -> usize {
+        let chunk = self.first_chunk.unwrap_or(usize::MAX);
+        prompt.num_tokens().min(cached_tokens.saturating_add(chunk))
+    }
+
+    pub(super) fn salt(&self) -> Option<&str> {
+        self.salt.as_deref()
+    }
+
+    pub(super) fn priority_of_sequence(&self) -> u32 {
+        self.priority
+    }
+}

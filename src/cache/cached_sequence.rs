@@ -1,0 +1,167 @@
+//! Who holds a request whose blocks have names? An owned handle, as a [`Sequence`] with its tokens
+//! known.
+
+use super::naming::{Naming, refuse_beyond_end};
+use crate::error::Result;
+use crate::sequence::{Append, Sequence};
+
+/// A sequence that was admitted by its tokens: an owned handle, which the map does not know.
+///
+/// It reads as the [`Sequence`] it is, and is never evicted. Dropping it, from any thread, leaves what
+/// it published cached until the blocks are needed.
+///
+/// ```
+/// use paged_kv::{AdmitOptions, PagedKvCache};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let prompt = cache.prompt(&[1, 2, 3, 4, 5, 6]);
+/// let (mut first, _) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
+/// first.commit(6)?; // its keys and values are computed
+/// let (second, admission) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
+/// assert_eq!(admission.cached_tokens, 4);
+/// assert_eq!(first.block_ids()[0], second.block_ids()[0]);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+pub struct CachedSequence {
+    sequence: Sequence,
+    naming: Box<Naming>,
+}
+
+impl CachedSequence {
+    pub(super) fn new(sequence: Sequence, naming: Naming) -> Self {
+        Self { sequence, naming: Box::new(naming) }
+    }
+
+    /// Both halves, for a step.
+    pub(super) fn parts_mut(&mut self) -> (&mut Sequence, &mut Naming) {
+        (&mut self.sequence, &mut self.naming)
+    }
+
+    pub(super) fn into_parts(self) -> (Sequence, Box<Naming>) {
+        (self.sequence, self.naming)
+    }
+
+    /// Says that the keys and values of the first `num_tokens` tokens are computed: full blocks up to
+    /// there may be matched from now on. Returns how many can that could not before. Changes no
+    /// table. `O(blocks published)`.
+    ///
+    /// # Errors
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); nothing was published.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let prompt = cache.prompt(&[1, 2, 3, 4, 5, 6]);
+    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
+    /// assert_eq!(sequence.commit(3)?, 0);
+    /// assert_eq!(sequence.commit(6)?, 1);
+    /// assert!(sequence.commit(7).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn commit(&mut self, num_tokens: usize) -> Result<usize> {
+        refuse_beyond_end(&self.sequence, num_tokens)?;
+        Ok(self.naming.commit(&self.sequence, num_tokens))
+    }
+
+    /// Names the tokens that come next, which were accepted and are computed, and publishes the
+    /// blocks they fill. Their slots were taken by [`append`](Self::append) before. Returns how many
+    /// blocks can be matched that could not before.
+    ///
+    /// # Errors
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); nothing was named.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let prompt = cache.prompt(&[1, 2, 3]);
+    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
+    /// sequence.append(3)?; // drafts
+    /// assert_eq!(sequence.commit_tokens(&[4])?, 1); // one was right
+    /// sequence.truncate(4)?;
+    /// assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    /// assert!(sequence.commit_tokens(&[5]).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn commit_tokens(&mut self, tokens: &[u32]) -> Result<usize> {
+        self.naming.commit_tokens(&self.sequence, tokens)
+    }
+
+    /// Makes room for tokens that are not known yet; see [`Sequence::append`].
+    ///
+    /// # Errors
+    /// As [`Sequence::append`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(2, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3]), &Default::default())?;
+    /// assert_eq!(sequence.append(2)?.new_blocks, 1..2);
+    /// assert!(sequence.append(4).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
+        self.sequence.append(num_new_tokens)
+    }
+
+    /// A second sequence of the same tokens and blocks; see [`Sequence::fork`].
+    ///
+    /// # Errors
+    /// As [`Sequence::fork`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(2, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3]), &Default::default())?;
+    /// assert_eq!(sequence.fork()?.block_ids(), sequence.block_ids());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork(&mut self) -> Result<CachedSequence> {
+        Ok(Self { sequence: self.sequence.fork()?, naming: self.naming.clone() })
+    }
+
+    /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. What was published stays
+    /// so; a partly filled last block that was is copied before it is written.
+    ///
+    /// # Errors
+    /// As [`Sequence::truncate`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3, 4]), &Default::default())?;
+    /// sequence.commit(4)?;
+    /// sequence.truncate(3)?;
+    /// assert!(sequence.append(1)?.copy.is_some());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn truncate(&mut self, num_tokens: usize) -> Result<()> {
+        self.sequence.truncate(num_tokens)?;
+        self.naming.truncate(num_tokens, self.sequence.block_size());
+        Ok(())
+    }
+
+    /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks behind the gap are
+    /// published no more: what is computed from now on has not seen everything before it.
+    ///
+    /// # Panics
+    /// As [`Sequence::apply_streaming_llm`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 32]), &Default::default())?;
+    /// assert_eq!(sequence.apply_streaming_llm(4, 8), 20);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn apply_streaming_llm(&mut self, sink_tokens: usize, window_tokens: usize) -> usize {
+        self.sequence.apply_streaming_llm(sink_tokens, window_tokens)
+    }
+}
+
+impl std::ops::Deref for CachedSequence {
+    type Target = Sequence;
+
+    fn deref(&self) -> &Sequence {
+        &self.sequence
+    }
+}
+
+impl std::fmt::Debug for CachedSequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedSequence").field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}

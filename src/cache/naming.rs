@@ -1,0 +1,184 @@
+//! What may be said of a sequence's blocks? The hashes of the tokens it is known to hold, and how far
+//! they were published.
+//!
+//! Tokens are *named* when they are known (a prompt's at admission, later ones as they are accepted)
+//! and *published* when their keys and values are computed. A block is published only when it is full,
+//! and never behind a gap that a trim left: what was computed there had not seen everything before.
+//!
+//! Invariant: the hash of block b is a function of the tokens before and in b, which the sequence holds.
+
+use super::Published;
+use super::prompt::Prompt;
+use crate::error::{PagedKvError, Result};
+use crate::pool::Blocks;
+use crate::prefix::{BlockHash, BlockHasher, Generation, Told};
+use crate::sequence::Sequence;
+
+/// The named tokens of a sequence.
+#[derive(Clone)]
+pub struct Naming {
+    published_blocks: Published,
+    prompt: Prompt,
+    /// Tokens behind the prompt, and the hashes of blocks that end among them.
+    tokens: Vec<u32>,
+    hashes: Vec<BlockHash>,
+    /// The chain behind the last of them, once there are some.
+    hasher: Option<BlockHasher>,
+    /// Blocks that were offered for publication.
+    offered: usize,
+    generation: Generation,
+}
+
+impl Naming {
+    /// Of a sequence whose first `matched` blocks are published.
+    pub(super) fn new(
+        published_blocks: Published,
+        prompt: Prompt,
+        matched: usize,
+        generation: Generation,
+    ) -> Self {
+        Self {
+            published_blocks,
+            prompt,
+            tokens: Vec::new(),
+            hashes: Vec::new(),
+            hasher: None,
+            offered: matched,
+            generation,
+        }
+    }
+
+    pub(super) fn num_named(&self) -> usize {
+        self.prompt.num_tokens() + self.tokens.len()
+    }
+
+    /// Publishes the full blocks of the first `num_tokens` tokens, which are computed.
+    pub(super) fn commit(&mut self, sequence: &Sequence, num_tokens: usize) -> usize {
+        let full = self.full_blocks(sequence, num_tokens);
+        if self.offered >= full {
+            return 0;
+        }
+        let offered = std::mem::replace(&mut self.offered, full);
+        let ids = &sequence.block_ids()[offered..full];
+        let hash_of = |at: usize| self.hash(offered + at);
+        let told = || self.told(offered, sequence.block_size());
+        let private_from = sequence.table().shared_len().saturating_sub(offered);
+        let blocks: &Blocks = sequence.table().pool();
+        let published = &self.published_blocks;
+        published.publish(blocks, ids, private_from, hash_of, self.generation, told)
+    }
+
+    /// What listeners are told of the blocks from `block` on.
+    pub(super) fn told(&self, block: usize, block_size: usize) -> Told<'_> {
+        let (start, prompt) = (block * block_size, self.prompt.tokens());
+        let generated = start.saturating_sub(self.prompt.num_tokens());
+        let (first, second) = (&prompt[start.min(prompt.len())..], &self.tokens[generated..]);
+        Told {
+            parent: block.checked_sub(1).map(|before| self.hash(before)),
+            tokens: if prompt.is_empty() && start < self.prompt.num_tokens() {
+                [&[]; 2]
+            } else {
+                [first, second]
+            },
+            block_size,
+            extra: self.prompt.hasher().and_then(BlockHasher::extra_keys),
+            index: block,
+        }
+    }
+
+    /// The blocks that may be published once the first `num_tokens` tokens are computed.
+    pub(super) fn full_blocks(&self, sequence: &Sequence, num_tokens: usize) -> usize {
+        let full = num_tokens.min(self.num_named()) / sequence.block_size();
+        let full = full.min(self.prompt.hashes().len() + self.hashes.len());
+        full.min(sequence.whole_blocks())
+    }
+
+    /// Names the next tokens, which are computed, and publishes the blocks that they fill.
+    pub(super) fn commit_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<usize> {
+        self.name_tokens(sequence, tokens)?;
+        Ok(self.commit(sequence, self.num_named()))
+    }
+
+    /// Names the next tokens, for which there are slots. Of a prompt of which only hashes are known,
+    /// none is named.
+    pub(super) fn name_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
+        refuse_beyond_end(sequence, self.num_named() + tokens.len())?;
+        if let Some(start) = self.prompt.hasher() {
+            let hasher = self.hasher.get_or_insert_with(|| start.clone());
+            hasher.extend(tokens, &mut self.hashes);
+            self.tokens.extend_from_slice(tokens);
+        }
+        Ok(())
+    }
+
+    /// Tokens that have names, where tokens can be named.
+    pub(super) fn names_up_to(&self) -> Option<usize> {
+        self.prompt.hasher().map(|_| self.num_named())
+    }
+
+    /// Blocks that were offered for publication.
+    pub(super) fn offered(&self) -> usize {
+        self.offered
+    }
+
+    /// Says that the first `blocks` are offered for publication.
+    pub(super) fn offer(&mut self, blocks: usize) {
+        self.offered = blocks;
+    }
+
+    /// As it was before a step: with `num_tokens` tokens at most, and so many blocks offered.
+    pub(super) fn restore(&mut self, num_tokens: usize, block_size: usize, offered: usize) {
+        // A prompt's tokens are known before they have slots.
+        self.truncate(num_tokens.max(self.prompt.num_tokens()), block_size);
+        self.offered = self.offered.min(offered);
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(super) fn published(&self) -> &Published {
+        &self.published_blocks
+    }
+
+    /// Forgets the tokens from `num_tokens` on, of a sequence that was truncated. `O(tokens)` if that
+    /// meets named ones.
+    pub(super) fn truncate(&mut self, num_tokens: usize, block_size: usize) {
+        if num_tokens >= self.num_named() {
+            return;
+        }
+        let prompt_tokens = self.prompt.num_tokens();
+        if num_tokens < prompt_tokens {
+            self.prompt = self.prompt.truncated(num_tokens, block_size);
+        }
+        self.tokens.truncate(num_tokens.saturating_sub(prompt_tokens));
+        self.hashes.clear();
+        self.hasher = self.prompt.hasher().cloned();
+        if let Some(hasher) = &mut self.hasher {
+            hasher.extend(&self.tokens, &mut self.hashes);
+        }
+        self.offered = self.offered.min(num_tokens / block_size);
+    }
+
+    /// True if truncating to `num_tokens` meets named tokens.
+    pub(super) fn reaches_beyond(&self, num_tokens: usize) -> bool {
+        num_tokens < self.num_named()
+    }
+
+    pub(super) fn hash(&self, block: usize) -> BlockHash {
+        let of_prompt = self.prompt.hashes();
+        of_prompt.get(block).copied().unwrap_or_else(|| self.hashes[block - of_prompt.len()])
+    }
+}
+
+/// Refuses to call tokens computed that the sequence has no slots for.
+pub(super) fn refuse_beyond_end(sequence: &Sequence, num_tokens: usize) -> Result<()> {
+    if num_tokens > sequence.num_tokens() {
+        let refusal = PagedKvError::CommitBeyondEnd {
+            requested: num_tokens,
+            num_tokens: sequence.num_tokens(),
+        };
+        return Err(refusal);
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! What does a request ask for, by name? Its prompt, hashed once.
+
+use std::fmt;
+
+use super::PagedKvCache;
+use crate::prefix::{BlockHash, BlockHasher, ExtraKeys};
+use crate::sync::Arc;
+
+/// A prompt and the hashes of its full blocks. Cheap to clone; keep it across retries and probes.
+///
+/// ```
+/// use paged_kv::{AdmitOptions, PagedKvCache};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let prompt = cache.prompt(&[1, 2, 3, 4, 5, 6]);
+/// assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (6, 1));
+/// assert_eq!(cache.probe_prompt(&prompt), 0);
+/// let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
+/// sequence.commit(6)?;
+/// assert_eq!(cache.probe_prompt(&prompt), 4);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone)]
+pub struct Prompt(Arc<Hashed>);
+
+/// Tokens, where they are known, and what follows from them.
+struct Hashed {
+    /// Empty where only the hashes were given.
+    tokens: Box<[u32]>,
+    num_tokens: usize,
+    hashes: Box<[BlockHash]>,
+    /// The chain behind the last token; `None` where only the hashes were given.
+    hasher: Option<BlockHasher>,
+    /// The chain before the first.
+    start: Option<BlockHasher>,
+}
+
+impl PagedKvCache {
+    /// The prompt of these tokens. `O(tokens)`, by the cache's
+    /// [`HashAlgorithm`](crate::HashAlgorithm).
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// assert_eq!(cache.prompt(&[1, 2, 3, 4]).hashes(), cache.prompt(&[1, 2, 3, 4, 5]).hashes());
+    /// assert_ne!(cache.prompt(&[1, 2, 3, 4]).hashes(), cache.prompt(&[1, 2, 3, 5]).hashes());
+    /// ```
+    pub fn prompt(&self, tokens: &[u32]) -> Prompt {
+        self.prompt_with(tokens, &ExtraKeys::default())
+    }
+
+    /// The prompt of these tokens and of what else its keys and values depend on: a LoRA adapter,
+    /// images, the tenant's salt. Nothing else ever matches it.
+    ///
+    /// ```
+    /// use paged_kv::{ExtraKeys, PagedKvCache};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let of_tenant = cache.prompt_with(&[1, 2, 3, 4], &ExtraKeys::default().with_salt("tenant 7"));
+    /// assert_ne!(of_tenant.hashes(), cache.prompt(&[1, 2, 3, 4]).hashes());
+    /// ```
+    pub fn prompt_with(&self, tokens: &[u32], extra: &ExtraKeys) -> Prompt {
+        Prompt::new(BlockHasher::new(self.hash_algorithm, self.block_size, extra.clone()), tokens)
+    }
+}
+
+impl Prompt {
+    fn new(start: BlockHasher, tokens: &[u32]) -> Self {
+        let mut hasher = start.clone();
+        let mut hashes = Vec::with_capacity(tokens.len() / start.block_size());
+        hasher.extend(tokens, &mut hashes);
+        Self(Arc::new(Hashed {
+            tokens: tokens.into(),
+            num_tokens: tokens.len(),
+            hashes: hashes.into(),
+            hasher: Some(hasher),
+            start: Some(start),
+        }))
+    }
+
+    /// A prompt whose full blocks the caller has hashed: one hash a block, chained. Blocks behind the
+    /// last hash, and those of generated tokens, are never published.
+    ///
+    /// ```
+    /// use paged_kv::{BlockHash, Prompt};
+    ///
+    /// let prompt = Prompt::from_hashes(&[BlockHash::from_u128(7)], 20);
+    /// assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (20, 1));
+    /// ```
+    pub fn from_hashes(hashes: &[BlockHash], num_tokens: usize) -> Self {
+        Self(Arc::new(Hashed {
+            tokens: Box::default(),
+            num_tokens,
+            hashes: hashes.into(),
+            hasher: None,
+            start: None,
+        }))
+    }
+
+    /// Tokens of the prompt.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// assert_eq!(cache.prompt(&[1, 2, 3]).num_tokens(), 3);
+    /// ```
+    pub fn num_tokens(&self) -> usize {
+        self.0.num_tokens
+    }
+
+    /// The hashes of its full blocks.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// assert!(cache.prompt(&[1, 2, 3]).hashes().is_empty());
+    /// ```
+    pub fn hashes(&self) -> &[BlockHash] {
+        &self.0.hashes
+    }
+
+    /// The tokens; none where only the hashes were given.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.0.tokens
+    }
+
+    /// The chain behind the last token, if the tokens are known.
+    pub(super) fn hasher(&self) -> Option<&BlockHasher> {
+        self.0.hasher.as_ref()
+    }
+
+    /// The first `num_tokens` tokens of it.
+    pub(super) fn truncated(&self, num_tokens: usize, block_size: usize) -> Self {
+        match &self.0.start {
+            Some(start) => Self::new(start.clone(), &self.0.tokens[..num_tokens]),
+            None => {
+                let full = (num_tokens / block_size).min(self.0.hashes.len());
+                Self::from_hashes(&self.0.hashes[..full], num_tokens)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prompt")
+            .field("num_tokens", &self.num_tokens())
+            .field("hashes", &self.hashes().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,258 @@
+//! How does a request make sure of all the room it may need? It takes the blocks at once, and uses them
+//! later.
+//!
+//! Invariant: the blocks of a reservation are owned by it alone, and count as used. It does not know
+//! what they will be for.
+
+use super::PagedKvCache;
+use super::admission::Admission;
+use super::admit_options::AdmitOptions;
+use super::prompt::Prompt;
+use super::room::{Asking, Gate};
+use super::slot::Live;
+use crate::error::{PagedKvError, Result};
+use crate::id::SeqId;
+use crate::pool::PoolHandle;
+use crate::sequence::{Append, Sequence};
+use crate::table::BlockTable;
+
+/// Blocks held for one request, to come in and to grow with: what is asked for through it is served
+/// from it and from nothing else. What is left goes back when it is dropped.
+///
+/// The blocks are taken when the reservation is made, idle cached contents among them: they count as
+/// used, and as allocated. A reservation may go to another thread and outlive a call, but it is of
+/// the cache that made it.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let mut room = cache.reserve(3)?; // a prompt of 8 tokens, and 4 to come
+/// cache.allocate(SeqId(9), 20)?; // somebody else takes the rest
+/// room.allocate(&cache, SeqId(1), 8)?;
+/// assert_eq!(room.append(&cache, SeqId(1), 4)?.new_blocks, 2..3);
+/// let refused = room.append(&cache, SeqId(1), 1).unwrap_err();
+/// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 1, available: 0 });
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "the blocks go back when the reservation is dropped"]
+pub struct Reservation {
+    stock: BlockTable,
+    block_size: usize,
+}
+
+impl PagedKvCache {
+    /// Takes `num_blocks` blocks for a request that is to come in, all or none. Refused as a new
+    /// sequence is: below the watermark, and while others wait. Cost as
+    /// [`BlockPool::allocate`](crate::BlockPool::allocate).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory), with what is available to a new sequence.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let room = cache.reserve(6)?;
+    /// assert_eq!((room.num_blocks(), cache.used_block_count()), (6, 6));
+    /// let refused = cache.reserve(3).unwrap_err();
+    /// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 3, available: 2 });
+    /// drop(room);
+    /// assert_eq!(cache.used_block_count(), 0);
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn reserve(&self, num_blocks: usize) -> Result<Reservation> {
+        let (handle, asking) = (self.pool.handle(), Asking::AtOnce);
+        Reservation::take(handle, self.gate, num_blocks, self.block_size, asking)
+    }
+}
+
+impl Reservation {
+    /// Takes the blocks as a new sequence does.
+    pub(crate) fn take(
+        pool: PoolHandle,
+        gate: Gate,
+        num_blocks: usize,
+        block_size: usize,
+        asking: Asking,
+    ) -> Result<Self> {
+        gate.refuse(&pool, num_blocks, asking)?;
+        let mut stock = BlockTable::new(pool);
+        stock.grow(num_blocks)?;
+        if gate.leaves_enough(stock.pool()) {
+            return Ok(Self { stock, block_size });
+        }
+        let pool = stock.pool().clone();
+        drop(stock);
+        Err(gate.lost(&pool, num_blocks))
+    }
+
+    /// Blocks that are left.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let mut room = cache.reserve(3)?;
+    /// let sequence = room.allocate_sequence(5)?;
+    /// assert_eq!((sequence.num_blocks(), room.num_blocks()), (2, 1));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn num_blocks(&self) -> usize {
+        self.stock.len()
+    }
+
+    /// Gives back all but `num_blocks` blocks, if there are more.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let mut room = cache.reserve(6)?;
+    /// room.shrink_to(2);
+    /// assert_eq!(cache.used_block_count(), 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn shrink_to(&mut self, num_blocks: usize) {
+        self.stock.truncate(num_blocks.min(self.stock.len()));
+    }
+
+    /// As [`PagedKvCache::allocate`], out of this reservation.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, otherwise as
+    /// [`PagedKvCache::allocate`]; and [`InvalidConfig`](PagedKvError::InvalidConfig) when the
+    /// reservation is of another cache. Nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let mut room = cache.reserve(3)?;
+    /// room.allocate(&cache, SeqId(1), 12)?;
+    /// assert!(room.allocate(&cache, SeqId(2), 1).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allocate(&mut self, cache: &PagedKvCache, id: SeqId, num_tokens: usize) -> Result<()> {
+        self.refuse_other(cache)?;
+        if cache.sequences.contains_key(&id) {
+            return Err(PagedKvError::SequenceExists(id));
+        }
+        let sequence = self.allocate_sequence(num_tokens)?;
+        let num_blocks = sequence.num_blocks();
+        self.insert(cache, id, Live::new(sequence, 0, cache.clock.stamp()), num_blocks)
+    }
+
+    /// As [`PagedKvCache::allocate_sequence`], out of this reservation.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let mut room = cache.reserve(3)?;
+    /// assert_eq!(room.allocate_sequence(12)?.num_blocks(), 3);
+    /// assert!(room.allocate_sequence(1).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allocate_sequence(&mut self, num_tokens: usize) -> Result<Sequence> {
+        let mut sequence = Sequence::empty(self.stock.new_sibling(), self.block_size);
+        let _ = self.grow(&mut sequence, num_tokens)?;
+        Ok(sequence)
+    }
+
+    /// As [`PagedKvCache::admit_prompt`], out of this reservation. Blocks that hit leave as many of
+    /// the reservation's, for tokens to come; hits that nobody used are room taken besides.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate) and [`PagedKvCache::admit_prompt`]. Nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let mut room = cache.reserve(3)?;
+    /// let prompt = cache.prompt(&[7; 9]);
+    /// room.admit(&cache, SeqId(1), &prompt, &AdmitOptions::default())?;
+    /// assert_eq!(room.num_blocks(), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn admit(
+        &mut self,
+        cache: &PagedKvCache,
+        id: SeqId,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+    ) -> Result<Admission> {
+        self.refuse_other(cache)?;
+        cache.refuse_admission(id, options)?;
+        let left = self.stock.len();
+        let admitted = cache.match_and_allocate(prompt, options, &mut *self)?;
+        let (live, admission) = cache.admitted(admitted, options);
+        self.insert(cache, id, live, left - self.stock.len())?;
+        cache.note_prompt(prompt, admission.cached_tokens);
+        Ok(admission)
+    }
+
+    /// As [`PagedKvCache::append`], out of this reservation.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate) and [`PagedKvCache::append`]. Nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// let mut room = cache.reserve(1)?;
+    /// let append = room.append(&cache, SeqId(1), 1)?;
+    /// assert_eq!((append.new_blocks, room.num_blocks()), (1..2, 0));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append(
+        &mut self,
+        cache: &PagedKvCache,
+        id: SeqId,
+        num_new_tokens: usize,
+    ) -> Result<Append> {
+        self.refuse_other(cache)?;
+        let append = |live: &mut Live| {
+            let append = self.grow(live.sequence_mut(), num_new_tokens)?;
+            live.note_use(cache.clock.stamp());
+            Ok(append)
+        };
+        cache.update_if(id, |_| false, append)?
+    }
+
+    /// Grows a sequence of this pool by as many of the blocks as that takes, or not at all.
+    pub(super) fn grow(&mut self, sequence: &mut Sequence, num_tokens: usize) -> Result<Append> {
+        let plan = sequence.plan_append(num_tokens)?;
+        let (requested, available) = (plan.blocks(), self.stock.len());
+        if requested > available {
+            return Err(PagedKvError::OutOfMemory { requested, available });
+        }
+        Ok(sequence.append_from(plan, &mut self.stock))
+    }
+
+    /// Puts a new sequence in the map, or takes its last `num_blocks` blocks back.
+    fn insert(
+        &mut self,
+        cache: &PagedKvCache,
+        id: SeqId,
+        live: Live,
+        num_blocks: usize,
+    ) -> Result<()> {
+        match cache.try_insert(id, live) {
+            None => Ok(()),
+            Some(late) => {
+                self.stock.grow_from(&mut late.into_sequence().into_table(), num_blocks);
+                Err(PagedKvError::SequenceExists(id))
+            }
+        }
+    }
+
+    fn refuse_other(&self, cache: &PagedKvCache) -> Result<()> {
+        if cache.pool.handle().is_of_same_pool(self.stock.pool()) {
+            return Ok(());
+        }
+        let reason = "it was made by another cache".to_owned();
+        Err(PagedKvError::InvalidConfig { parameter: "reservation", reason })
+    }
+}

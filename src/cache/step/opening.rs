@@ -1,0 +1,130 @@
+//! How does a step begin, and in what memory?
+
+use std::fmt;
+
+use super::{Committed, GrownRow, Step};
+use crate::batch::AppendBatch;
+use crate::cache::PagedKvCache;
+use crate::cache::slot::Live;
+use crate::error::{PagedKvError, Result};
+use crate::id::{BlockId, SeqId};
+use crate::pool::fence::MOST_STEPS;
+use crate::prefix::BlockHash;
+
+/// The memory of a step, to be used again by the next: see
+/// [`step_in`](PagedKvCache::step_in).
+///
+/// ```
+/// use paged_kv::{PagedKvCache, StepBuffers};
+///
+/// let cache = PagedKvCache::new(4, 4, 1, 1);
+/// let mut buffers = StepBuffers::default();
+/// for _ in 0..3 {
+///     let step = cache.step_in(&mut buffers);
+///     step.complete_into(&mut buffers);
+/// }
+/// ```
+#[derive(Default)]
+pub struct StepBuffers {
+    pub(super) rows: Vec<GrownRow>,
+    pub(super) batch: AppendBatch,
+    /// Blocks to be published, each owned once for that.
+    pub(super) ids: Vec<BlockId>,
+    pub(super) hashes: Vec<BlockHash>,
+    /// Their tokens, where somebody listens.
+    pub(super) tokens: Vec<u32>,
+    /// Runs of them.
+    pub(super) groups: Vec<Committed>,
+}
+
+/// How much of a batch grew in a step.
+///
+/// ```
+/// use paged_kv::PagedKvCache;
+///
+/// let cache = PagedKvCache::new(2, 4, 1, 1);
+/// let mut rows = [(cache.allocate_sequence(4)?, 1), (cache.allocate_sequence(0)?, 5)];
+/// let mut step = cache.step();
+/// let grown = step.grow_batch(&mut rows)?;
+/// assert_eq!((grown.done, grown.short_by), (1, 2));
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "rows from `done` on did not grow"]
+pub struct Grown {
+    /// Leading rows that grew.
+    pub done: usize,
+    /// Blocks that the next row would have needed besides those there were; 0 if all grew.
+    pub short_by: usize,
+}
+
+impl PagedKvCache {
+    /// Opens a step.
+    ///
+    /// # Panics
+    /// If 64 are open.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let (first, second) = (cache.step(), cache.step());
+    /// second.complete();
+    /// first.complete();
+    /// ```
+    pub fn step(&self) -> Step {
+        self.step_in(&mut StepBuffers::default())
+    }
+
+    /// [`step`](Self::step) in memory that an ended one left; takes it out of `buffers`.
+    ///
+    /// # Panics
+    /// As [`step`](Self::step).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, StepBuffers};
+    ///
+    /// let mut buffers = StepBuffers::default();
+    /// let step = PagedKvCache::new(4, 4, 1, 1).step_in(&mut buffers);
+    /// step.complete_into(&mut buffers);
+    /// ```
+    pub fn step_in(&self, buffers: &mut StepBuffers) -> Step {
+        let pool = self.pool.handle();
+        let fence = pool.open_step();
+        let fence = fence.unwrap_or_else(|| panic!("at most {MOST_STEPS} steps are open at once"));
+        Step { pool, fence, buffers: std::mem::take(buffers), published: None }
+    }
+
+    /// Has a sequence by id take part in a step: what it lets go of from now on, or is freed or evicted
+    /// of, waits for the end of the step. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound);
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a step of another cache.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 8)?;
+    /// let step = cache.step();
+    /// cache.take_part(SeqId(1), &step)?;
+    /// cache.evict()?;
+    /// assert_eq!(cache.free_block_count(), 2);
+    /// drop(step);
+    /// assert_eq!(cache.free_block_count(), 4);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn take_part(&self, id: SeqId, step: &Step) -> Result<()> {
+        if !step.pool.is_of_same_pool(&self.pool.handle()) {
+            let reason = "a step of another cache".to_owned();
+            return Err(PagedKvError::InvalidConfig { parameter: "step", reason });
+        }
+        let take_part = |live: &mut Live| live.sequence_mut().take_part(step.fence);
+        self.update_if(id, Live::is_brief, take_part)
+    }
+}
+
+impl fmt::Debug for StepBuffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepBuffers").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! In which order is told what changed? One lock, under which a change is noted and told.
+//!
+//! ```text
+//!   commit ──> lock { name blocks, note them in the tree ──> sink }
+//!   take   ──> a block that was a home? ──> lock { remove it from the tree ──> sink }
+//!   reset  ──> lock { next generation, empty tree ──> sink }
+//! ```
+//!
+//! There is no announcer unless somebody listens: then what can be matched is told in one order, which
+//! is why there is one lock. It is held while a commit names its blocks and while a sink takes an event,
+//! and taken by no allocation whose blocks were nobody's home. Whoever holds it may claim a home shard;
+//! nobody who holds a claim wants it.
+//!
+//! What the order promises, and why:
+//!
+//! - *A content is announced once, and removed with the last copy.* Publishers exclude each other, and
+//!   one that finds the content cached names no second block. Copies that are not named count for nothing.
+//! - *A removal never overtakes its announcement.* A block ends as a home when it is taken, in
+//!   [`taken`](TakeObserver::taken), which the taker calls before it can name the block anew; the
+//!   announcement came before, while a publisher owned it.
+//! - *A reclaimed block that is put back* (a refused allocation undoes what it reclaimed) was never told
+//!   of, and still is the home. If its content was published meanwhile in another block, that one has
+//!   become the home, and the entry of the first in the index is gone: it is not found again.
+//! - *A content that the index has no room for* is not announced: it cannot be found.
+//! - *What is published under an earlier generation* is not announced, and blocks that were homes
+//!   before a reset end in silence.
+//! - *Parents before children*, and no child without its parent: see [`tree`](super::tree).
+//!
+//! Consumers hear of a change a little after it took effect; at rest, what they hold is what a probe
+//! finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
+
+use super::kv_event::{EventSink, KvEvent};
+use super::tree::{AnnouncedTree, Content};
+use crate::id::BlockId;
+use crate::pool::TakeObserver;
+use crate::prefix::{BlockHash, ExtraKeys};
+use crate::sync::{AtomicBool, Mutex, Ordering, PlainArc};
+
+/// The most blocks of one event.
+const MOST_BLOCKS: usize = 1024;
+
+/// Tells a sink what can be matched.
+pub(crate) struct Announcer {
+    sink: PlainArc<dyn EventSink>,
+    /// Blocks that may be homes: false only for those that are none.
+    homes: Box<[AtomicBool]>,
+    state: Mutex<State>,
+}
+
+struct State {
+    tree: AnnouncedTree,
+    block_size: usize,
+    /// Consecutive contents that are noted and not told yet.
+    run: Run,
+    /// Kept for their memory.
+    removed: Vec<BlockHash>,
+    found: Vec<BlockId>,
+}
+
+struct Run {
+    parent: Option<BlockHash>,
+    hashes: Vec<BlockHash>,
+    tokens: Vec<u32>,
+    extra: Option<PlainArc<ExtraKeys>>,
+    index: usize,
+    /// The home of the last of them.
+    last: Option<BlockId>,
+}
+
+/// The right to change what is announced.
+pub(crate) struct Announcing<'a> {
+    sink: &'a dyn EventSink,
+    homes: &'a [AtomicBool],
+    state: &'a mut State,
+}
+
+impl Announcer {
+    /// For the blocks `0..num_blocks` of a cache. Some 100 bytes a block, and its tokens.
+    pub(crate) fn new(sink: PlainArc<dyn EventSink>, num_blocks: usize, block_size: usize) -> Self {
+        let state = State {
+            tree: AnnouncedTree::new(num_blocks, block_size),
+            block_size,
+            run: Run {
+                parent: None,
+                hashes: Vec::new(),
+                tokens: Vec::new(),
+                extra: None,
+                index: 0,
+                last: None,
+            },
+            removed: Vec::new(),
+            found: Vec::new(),
+        };
+        Self {
+            sink,
+            homes: (0..num_blocks).map(|_| AtomicBool::new(false)).collect(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Changes what is announced: what `change` notes is told when this returns.
+    pub(crate) fn announce<R>(&self, change: impl FnOnce(&mut Announcing<'_>) -> R) -> R {
+        let mut state = self.state.lock();
+        let mut announcing =
+            Announcing { sink: &*self.sink, homes: &self.homes, state: &mut state };
+        let result = change(&mut announcing);
+        announcing.tell_run();
+        result
+    }
+}
+
+impl Announcing<'_> {
+    /// True if `id` is where listeners believe `hash` to be.
+    #[inline]
+    pub(crate) fn is_home_of(&self, id: BlockId, hash: BlockHash) -> bool {
+        self.state.tree.is_home_of(id, hash)
+    }
+
+    /// Notes a content that can be found in `id` now and nowhere else; `parent` is the home of what
+    /// comes before it.
+    pub(crate) fn store(&mut self, id: BlockId, content: &Content<'_>, parent: Option<BlockId>) {
+        // Relaxed: who takes the block does so after its owners, of whom the caller is one, have left.
+        self.homes[id.index()].store(true, Ordering::Relaxed);
+        let announced = self.state.tree.insert(id, content, parent);
+        if announced {
+            self.add_to_run(id, content, parent);
+        }
+        if self.state.tree.has_orphans() {
+            self.adopt(id);
+        }
+    }
+
+    /// The content of `old`, which is about to be taken, is found in `new` now.
+    pub(crate) fn rehouse(&mut self, old: BlockId, new: BlockId) {
+        // Relaxed: as in `store`; and who takes `old` looks again under the lock.
+        self.homes[new.index()].store(true, Ordering::Relaxed);
+        self.state.tree.rehouse(old, new);
+    }
+
+    /// Everything announced has ended.
+    pub(crate) fn clear(&mut self) {
+        self.tell_run();
+        self.state.tree.clear();
+        self.sink.on_event(&KvEvent::AllBlocksCleared);
+    }
+
+    /// Tells everything once more, behind a clearing.
+    pub(crate) fn repeat(&mut self) {
+        self.tell_run();
+        self.sink.on_event(&KvEvent::AllBlocksCleared);
+        let mut found = std::mem::take(&mut self.state.found);
+        self.state.tree.list(&mut found);
+        self.tell_each(&mut found);
+    }
+
+    fn adopt(&mut self, id: BlockId) {
+        let mut found = std::mem::take(&mut self.state.found);
+        self.state.tree.adopt(id, &mut found);
+        if !found.is_empty() {
+            self.tell_run();
+        }
+        self.tell_each(&mut found);
+    }
+
+    /// Tells of each of `found` by itself.
+    fn tell_each(&mut self, found: &mut Vec<BlockId>) {
+        for id in found.drain(..) {
+            let content = self.state.tree.content(id);
+            self.sink.on_event(&KvEvent::BlockStored {
+                hashes: &[content.hash],
+                parent: content.parent,
+                tokens: content.tokens,
+                block_size: self.state.block_size,
+                extra: content.extra.map(|extra| &**extra),
+                index: content.index,
+            });
+        }
+        self.state.found = std::mem::take(found);
+    }
+
+    fn add_to_run(&mut self, id: BlockId, content: &Content<'_>, parent: Option<BlockId>) {
+        let run = &self.state.run;
+        let goes_on = parent.is_some() && run.last == parent && run.hashes.len() < MOST_BLOCKS;
+        if !goes_on {
+            self.tell_run();
+            self.state.run.parent = content.parent;
+            self.state.run.extra = content.extra.cloned();
+            self.state.run.index = content.index;
+        }
+        let run = &mut self.state.run;
+        run.hashes.push(content.hash);
+        run.tokens.extend_from_slice(content.tokens);
+        run.last = Some(id);
+    }
+
+    fn tell_run(&mut self) {
+        let run = &mut self.state.run;
+        if !run.hashes.is_empty() {
+            self.sink.on_event(&KvEvent::BlockStored {
+                hashes: &run.hashes,
+                parent: run.parent,
+                tokens: &run.tokens,
+                block_size: self.state.block_size,
+                extra: run.extra.as_deref(),
+                index: run.index,
+            });
+        }
+        run.hashes.clear();
+        run.tokens.clear();
+        run.last = None;
+    }
+}
+
+/// An announcer as the pool knows it.
+pub(crate) struct Taken(pub(crate) PlainArc<Announcer>);
+
+impl TakeObserver for Taken {
+    #[inline]
+    fn taken(&self, ids: &[BlockId]) {
+        let Self(announcer) = self;
+        // Relaxed: see `Announcing::store`.
+        let was_home = |id: &BlockId| announcer.homes[id.index()].load(Ordering::Relaxed);
+        if let Some(first) = ids.iter().position(was_home) {
+            announcer.end(&ids[first..]);
+        }
+    }
+}
+
+impl Announcer {
+    /// Ends what `ids`, which have a new owner, were the homes of.
+    fn end(&self, ids: &[BlockId]) {
+        let mut state = self.state.lock();
+        let State { tree, removed, .. } = &mut *state;
+        for &id in ids {
+            // Relaxed: see `Announcing::store`.
+            if self.homes[id.index()].load(Ordering::Relaxed) {
+                self.homes[id.index()].store(false, Ordering::Relaxed);
+                tree.remove(id, removed);
+            }
+        }
+        for part in removed.chunks(MOST_BLOCKS) {
+            self.sink.on_event(&KvEvent::BlockRemoved { hashes: part });
+        }
+        removed.clear();
+    }
+}

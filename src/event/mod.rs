@@ -1,0 +1,34 @@
+//! How does a router learn what is cached here? Events, from where contents come and go to a socket.
+//!
+//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::with_event_sink`]); what they mean
+//! and in which order they come is the business of `announcer`.
+//!
+//! With the feature `events`, [`EventPublisher`] is a sink that publishes to routers over ZeroMQ, as vLLM
+//! does: NVIDIA Dynamo, llm-d and AIBrix listen to that.
+//!
+//! ```text
+//!   announcer ──> wire ──> batches (a ring) ──> peers: a subscriber each has its place in the ring
+//!                                          └──> replays, on request
+//! ```
+//!
+//! [`PagedKvCacheBuilder::with_event_sink`]: crate::PagedKvCacheBuilder::with_event_sink
+
+pub(crate) mod announcer;
+#[cfg(feature = "events")]
+mod batches;
+pub(crate) mod kv_event;
+#[cfg(feature = "events")]
+mod peers;
+#[cfg(feature = "events")]
+mod publisher;
+pub(crate) mod tree;
+#[cfg(feature = "events")]
+mod wire;
+#[cfg(feature = "events")]
+mod zmtp;
+
+pub use self::kv_event::{EventSink, KvEvent};
+#[cfg(feature = "events")]
+pub use self::publisher::{EventPublisher, PublisherOptions, PublisherStats};
+#[cfg(feature = "events")]
+pub use self::wire::Dialect;

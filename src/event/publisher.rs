@@ -1,0 +1,401 @@
+//! How do routers hear of the events? A publisher: two ZeroMQ sockets in front of a ring of batches.
+//!
+//! One socket publishes each batch to whoever subscribed, the other answers what a router asks again
+//! for. Frames and payloads are vLLM's.
+//!
+//! Invariant: whoever has an event to tell writes it into the open batch and goes on; no socket is
+//! touched on that way. The publisher does not know the cache.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::batches::{Batches, Bounds};
+use super::kv_event::{EventSink, KvEvent};
+use super::peers::{Peers, Role};
+use super::wire::{Dialect, WireFormat};
+use crate::sync::outside::{Arc, Mutex};
+
+/// How long subscribers may take to receive the last batches.
+const LAST_BATCHES: Duration = Duration::from_secs(2);
+
+/// How a publisher speaks, and how much it keeps.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use paged_kv::event::{Dialect, PublisherOptions};
+///
+/// let options = PublisherOptions::default()
+///     .endpoint("tcp://127.0.0.1:5557")
+///     .replay_endpoint("tcp://127.0.0.1:5558")
+///     .topic("kv@pod-7@llama")
+///     .dialect(Dialect::Array)
+///     .batch_age(Duration::from_millis(5));
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+pub struct PublisherOptions {
+    endpoint: String,
+    replay_endpoint: Option<String>,
+    topic: String,
+    format: WireFormat,
+    bounds: Bounds,
+}
+
+impl Default for PublisherOptions {
+    /// On `tcp://*:5557`, without replay, without a topic, in maps; batches of 512 blocks or 10 ms; the
+    /// last 10,000 batches, of at most 64 MiB.
+    fn default() -> Self {
+        Self {
+            endpoint: "tcp://*:5557".to_owned(),
+            replay_endpoint: None,
+            topic: String::new(),
+            format: WireFormat { dialect: Dialect::default(), medium: "GPU".to_owned(), rank: 0 },
+            bounds: Bounds {
+                batch_blocks: 512,
+                batch_age: Duration::from_millis(10),
+                ring_batches: 10_000,
+                ring_bytes: 64 << 20,
+            },
+        }
+    }
+}
+
+impl PublisherOptions {
+    /// Where subscribers connect: `tcp://address:port`. `*` is every address, port 0 a free one.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().endpoint("ipc:///tmp/kv");
+    /// assert!(EventPublisher::bind(&options).is_err());
+    /// ```
+    pub fn endpoint(self, endpoint: impl Into<String>) -> Self {
+        Self { endpoint: endpoint.into(), ..self }
+    }
+
+    /// Where routers ask for batches that they missed.
+    ///
+    /// ```
+    /// use paged_kv::event::PublisherOptions;
+    ///
+    /// let options = PublisherOptions::default().replay_endpoint("tcp://*:5558");
+    /// # let _ = options;
+    /// ```
+    pub fn replay_endpoint(self, endpoint: impl Into<String>) -> Self {
+        Self { replay_endpoint: Some(endpoint.into()), ..self }
+    }
+
+    /// The first frame of every message, by default empty. llm-d wants `kv@<pod>@<model>`.
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().topic("kv@pod-7@llama");
+    /// # let _ = options;
+    /// ```
+    pub fn topic(self, topic: impl Into<String>) -> Self {
+        Self { topic: topic.into(), ..self }
+    }
+
+    /// How events are written.
+    ///
+    /// ```
+    /// use paged_kv::event::{Dialect, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().dialect(Dialect::Array);
+    /// # let _ = options;
+    /// ```
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.format.dialect = dialect;
+        self
+    }
+
+    /// Where the blocks are, by default `GPU`.
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().medium("CPU");
+    /// # let _ = options;
+    /// ```
+    pub fn medium(mut self, medium: impl Into<String>) -> Self {
+        self.format.medium = medium.into();
+        self
+    }
+
+    /// Which of several data-parallel engines this is, by default 0.
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().rank(3);
+    /// # let _ = options;
+    /// ```
+    pub fn rank(mut self, rank: i32) -> Self {
+        self.format.rank = rank;
+        self
+    }
+
+    /// Blocks of a batch, from which it goes out at once; by default 512.
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().batch_blocks(64);
+    /// # let _ = options;
+    /// ```
+    pub fn batch_blocks(mut self, blocks: usize) -> Self {
+        self.bounds.batch_blocks = blocks.max(1);
+        self
+    }
+
+    /// Age of a batch, from which it goes out however small it is; by default 10 ms.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let options = paged_kv::event::PublisherOptions::default().batch_age(Duration::ZERO);
+    /// # let _ = options;
+    /// ```
+    pub fn batch_age(mut self, age: Duration) -> Self {
+        self.bounds.batch_age = age;
+        self
+    }
+
+    /// Batches, and bytes of them, that are kept for slow subscribers and for replay: whichever is
+    /// reached first. By default 10,000 and 64 MiB.
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().ring(1_000, 1 << 20);
+    /// # let _ = options;
+    /// ```
+    pub fn ring(mut self, batches: usize, bytes: usize) -> Self {
+        self.bounds.ring_batches = batches.max(1);
+        self.bounds.ring_bytes = bytes;
+        self
+    }
+}
+
+/// What a publisher has done so far.
+///
+/// ```
+/// use paged_kv::event::{EventPublisher, PublisherOptions};
+///
+/// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+/// let stats = EventPublisher::bind(&options)?.stats();
+/// assert_eq!((stats.blocks, stats.batches_missed), (0, 0));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublisherStats {
+    /// The number that the next batch will have.
+    pub next_sequence: u64,
+    /// Blocks told of, stored and removed.
+    pub blocks: u64,
+    /// Blocks not told of, because their tokens are not known.
+    pub blocks_without_tokens: u64,
+    /// Batches that subscribers missed by being slow, as gaps in the numbers.
+    pub batches_missed: u64,
+}
+
+/// Publishes the events of a cache to routers, as vLLM does: ZeroMQ, MessagePack, and replay.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use paged_kv::event::{EventPublisher, PublisherOptions};
+/// use paged_kv::{PagedKvCache, SeqId};
+///
+/// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+/// let publisher = Arc::new(EventPublisher::bind(&options)?);
+/// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+/// let cache = builder.with_event_sink(publisher.clone()).build()?;
+/// cache.admit(SeqId(1), &[7; 9])?;
+/// cache.commit(SeqId(1), 9)?;
+/// assert_eq!(publisher.stats().blocks, 2);
+/// publisher.shutdown(); // sends what is left
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct EventPublisher {
+    batches: Arc<Batches>,
+    peers: Arc<Peers>,
+    addresses: Vec<SocketAddr>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl EventPublisher {
+    /// Listens at the endpoints, and begins with a batch that says that nothing is cached. Batches are
+    /// numbered from the time on, so that those of a restarted publisher never look like old ones.
+    ///
+    /// # Errors
+    /// When an endpoint is not `tcp://address:port`, or taken.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    /// let publisher = EventPublisher::bind(&options)?;
+    /// let taken = format!("tcp://{}", publisher.address());
+    /// assert!(EventPublisher::bind(&options.endpoint(taken)).is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn bind(options: &PublisherOptions) -> io::Result<Self> {
+        let publish = TcpListener::bind(address_of(&options.endpoint)?)?;
+        let replay = match &options.replay_endpoint {
+            Some(endpoint) => Some(TcpListener::bind(address_of(endpoint)?)?),
+            None => None,
+        };
+        let batches = Arc::new(Batches::new(options.format.clone(), options.bounds));
+        let topic = options.topic.clone().into_bytes();
+        let publisher = Self {
+            peers: Arc::new(Peers::new(Arc::clone(&batches), topic)),
+            batches,
+            addresses: std::iter::once(&publish)
+                .chain(&replay)
+                .map(TcpListener::local_addr)
+                .collect::<io::Result<_>>()?,
+            threads: Mutex::new(Vec::new()),
+        };
+        let batches = Arc::clone(&publisher.batches);
+        let sealer = thread::Builder::new().name("kv-events-seal".to_owned());
+        publisher.threads.lock().push(sealer.spawn(move || batches.seal_the_old())?);
+        for (listener, role) in
+            std::iter::once((publish, Role::Publish)).chain(replay.map(|at| (at, Role::Replay)))
+        {
+            let thread = publisher.peers.listen(listener, role)?;
+            publisher.threads.lock().push(thread);
+        }
+        Ok(publisher)
+    }
+
+    /// Where subscribers connect.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    /// assert_ne!(EventPublisher::bind(&options)?.address().port(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Where routers ask for replay, if they can.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    /// assert_eq!(EventPublisher::bind(&options)?.replay_address(), None);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn replay_address(&self) -> Option<SocketAddr> {
+        self.addresses.get(1).copied()
+    }
+
+    /// What was published so far.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    /// assert_eq!(EventPublisher::bind(&options)?.stats().blocks_without_tokens, 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn stats(&self) -> PublisherStats {
+        let totals = self.batches.totals();
+        PublisherStats {
+            next_sequence: totals.next_sequence,
+            blocks: totals.blocks,
+            blocks_without_tokens: totals.unwritten,
+            batches_missed: self.peers.missed(),
+        }
+    }
+
+    /// Sends the open batch now.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    /// use paged_kv::{EventSink, KvEvent};
+    ///
+    /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    /// let publisher = EventPublisher::bind(&options)?;
+    /// let next = publisher.stats().next_sequence;
+    /// publisher.on_event(&KvEvent::AllBlocksCleared);
+    /// publisher.flush();
+    /// assert_eq!(publisher.stats().next_sequence, next + 1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn flush(&self) {
+        self.batches.flush();
+    }
+
+    /// Sends what is left to the subscribers, for up to two seconds, and closes the sockets. Events that
+    /// come later are lost. Dropping a publisher does the same.
+    ///
+    /// ```
+    /// use paged_kv::event::{EventPublisher, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    /// let publisher = EventPublisher::bind(&options)?;
+    /// let address = publisher.address();
+    /// publisher.shutdown();
+    /// assert!(std::net::TcpStream::connect(address).is_err());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn shutdown(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if threads.is_empty() {
+            return;
+        }
+        self.batches.close();
+        self.peers.close(LAST_BATCHES);
+        for &address in &self.addresses {
+            // Wakes who accepts there.
+            drop(TcpStream::connect(reachable(address)));
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl EventSink for EventPublisher {
+    fn on_event(&self, event: &KvEvent<'_>) {
+        self.batches.push(event);
+    }
+}
+
+impl Drop for EventPublisher {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl std::fmt::Debug for EventPublisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventPublisher").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// What to bind for a ZeroMQ endpoint.
+fn address_of(endpoint: &str) -> io::Result<String> {
+    match endpoint.strip_prefix("tcp://") {
+        Some(address) => Ok(match address.strip_prefix("*:") {
+            Some(port) => format!("0.0.0.0:{port}"),
+            None => address.to_owned(),
+        }),
+        None => {
+            let reason = format!("{endpoint:?} is not tcp://address:port");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+        }
+    }
+}
+
+/// The address by which this very machine comes to a listener.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}

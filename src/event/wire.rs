@@ -1,0 +1,378 @@
+//! How is an event written? MessagePack, byte for byte as vLLM writes it, in either of its dialects.
+//!
+//! Block hashes are unsigned 64-bit integers in the 9-byte form, never 0. A payload is
+//! `[time, [events], rank]`: the events are written as they come, the rest when a batch is sealed.
+//!
+//! It does not know which events share a batch.
+
+use rmp::Marker;
+use rmp::encode::{
+    ValueWriteError, write_array_len, write_f64, write_map_len, write_nil, write_sint, write_str,
+    write_u64, write_uint,
+};
+
+use super::kv_event::KvEvent;
+use crate::prefix::{BlockHash, ExtraKeys};
+
+/// Bytes before the events of a payload, at most.
+pub(super) const HEADER: usize = 1 + 9 + 5;
+
+/// The KV-cache group that all blocks are of.
+const GROUP: u64 = 0;
+
+/// What kind of layers that group has.
+const KIND: &str = "full_attention";
+
+/// How events are written: which of vLLM's two forms a consumer reads.
+///
+/// ```
+/// assert_eq!(paged_kv::event::Dialect::default(), paged_kv::event::Dialect::Map);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Maps with named fields: vLLM from June 2026 on, SGLang, llm-d from 0.9 on, Dynamo.
+    #[default]
+    Map,
+    /// Arrays with fields by position: earlier vLLM, AIBrix, earlier llm-d, Dynamo.
+    Array,
+}
+
+/// How the events of one cache are written.
+#[derive(Clone, Debug)]
+pub(super) struct WireFormat {
+    pub(super) dialect: Dialect,
+    /// Where the blocks are.
+    pub(super) medium: String,
+    /// Which of several data-parallel engines this is.
+    pub(super) rank: i32,
+}
+
+type Written = Result<(), ValueWriteError<std::io::Error>>;
+
+impl WireFormat {
+    /// Appends `event`. False for one that no consumer could use: blocks without tokens.
+    pub(super) fn write(&self, event: &KvEvent<'_>, out: &mut Vec<u8>) -> bool {
+        if matches!(event, KvEvent::BlockStored { tokens: [], .. }) {
+            return false;
+        }
+        let written = match self.dialect {
+            Dialect::Map => self.write_map(event, out),
+            Dialect::Array => self.write_array(event, out),
+        };
+        written.expect("writing to memory does not fail");
+        true
+    }
+
+    /// Writes what comes before `events` events into the end of `header`. Returns where it begins.
+    pub(super) fn write_header(time: f64, events: u32, header: &mut [u8; HEADER]) -> usize {
+        let mut bytes = Vec::with_capacity(HEADER);
+        let written: Written = (|| {
+            write_array_len(&mut bytes, 3)?;
+            write_f64(&mut bytes, time)?;
+            write_array_len(&mut bytes, events)?;
+            Ok(())
+        })();
+        written.expect("writing to memory does not fail");
+        let start = HEADER - bytes.len();
+        header[start..].copy_from_slice(&bytes);
+        start
+    }
+
+    /// Appends what comes behind the events.
+    pub(super) fn write_end(&self, out: &mut Vec<u8>) {
+        write_sint(out, self.rank.into()).expect("writing to memory does not fail");
+    }
+
+    fn write_map(&self, event: &KvEvent<'_>, out: &mut Vec<u8>) -> Written {
+        match *event {
+            KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
+                write_map_len(out, 10 + u32::from(extra.is_some()))?;
+                write_pair(out, "type", "BlockStored")?;
+                write_str(out, "block_hashes")?;
+                write_hashes(out, hashes)?;
+                write_str(out, "parent_block_hash")?;
+                write_parent(out, parent)?;
+                write_str(out, "token_ids")?;
+                write_tokens(out, tokens)?;
+                write_str(out, "block_size")?;
+                write_uint(out, block_size as u64)?;
+                write_str(out, "lora_id")?;
+                write_nil_of(out)?;
+                write_pair(out, "medium", &self.medium)?;
+                write_str(out, "lora_name")?;
+                write_optional(out, extra.and_then(ExtraKeys::lora_name))?;
+                if let Some(extra) = extra {
+                    write_str(out, "extra_keys")?;
+                    write_extra(out, extra, index, hashes.len(), block_size)?;
+                }
+                write_str(out, "group_idx")?;
+                write_uint(out, GROUP)?;
+                write_pair(out, "kv_cache_spec_kind", KIND)
+            }
+            KvEvent::BlockRemoved { hashes } => {
+                write_map_len(out, 4)?;
+                write_pair(out, "type", "BlockRemoved")?;
+                write_str(out, "block_hashes")?;
+                write_hashes(out, hashes)?;
+                write_pair(out, "medium", &self.medium)?;
+                write_str(out, "group_idx")?;
+                write_uint(out, GROUP).map(|_| ())
+            }
+            KvEvent::AllBlocksCleared => {
+                write_map_len(out, 1)?;
+                write_pair(out, "type", "AllBlocksCleared")
+            }
+        }
+    }
+
+    fn write_array(&self, event: &KvEvent<'_>, out: &mut Vec<u8>) -> Written {
+        match *event {
+            KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
+                write_array_len(out, 12)?;
+                write_str(out, "BlockStored")?;
+                write_hashes(out, hashes)?;
+                write_parent(out, parent)?;
+                write_tokens(out, tokens)?;
+                write_uint(out, block_size as u64)?;
+                write_nil_of(out)?;
+                write_str(out, &self.medium)?;
+                write_optional(out, extra.and_then(ExtraKeys::lora_name))?;
+                match extra {
+                    Some(extra) => write_extra(out, extra, index, hashes.len(), block_size)?,
+                    None => write_nil_of(out)?,
+                }
+                write_uint(out, GROUP)?;
+                write_str(out, KIND)?;
+                write_nil_of(out)
+            }
+            KvEvent::BlockRemoved { hashes } => {
+                write_array_len(out, 4)?;
+                write_str(out, "BlockRemoved")?;
+                write_hashes(out, hashes)?;
+                write_str(out, &self.medium)?;
+                // vLLM's removals in this form name no group.
+                write_nil_of(out)
+            }
+            KvEvent::AllBlocksCleared => {
+                write_array_len(out, 1)?;
+                write_str(out, "AllBlocksCleared")
+            }
+        }
+    }
+}
+
+fn write_hashes(out: &mut Vec<u8>, hashes: &[BlockHash]) -> Written {
+    write_array_len(out, hashes.len() as u32)?;
+    for &hash in hashes {
+        let mut bytes = [Marker::U64.to_u8(); 9];
+        bytes[1..].copy_from_slice(&wire_hash(hash).to_be_bytes());
+        out.extend_from_slice(&bytes);
+    }
+    Ok(())
+}
+
+fn write_parent(out: &mut Vec<u8>, parent: Option<BlockHash>) -> Written {
+    match parent {
+        Some(hash) => write_u64(out, wire_hash(hash)),
+        None => write_nil_of(out),
+    }
+}
+
+fn write_tokens(out: &mut Vec<u8>, tokens: &[u32]) -> Written {
+    write_array_len(out, tokens.len() as u32)?;
+    // By hand, as `write_uint` would: a batch is mostly tokens.
+    const MOST: usize = 5;
+    let start = out.len();
+    out.resize(start + MOST * tokens.len(), 0);
+    let mut room = &mut out[start..];
+    for &token in tokens {
+        let bytes = token.to_be_bytes();
+        let slot = room.first_chunk_mut::<MOST>().expect("there is room for the rest");
+        let len = match token {
+            0..0x80 => {
+                slot[0] = bytes[3];
+                1
+            }
+            0x80..0x100 => {
+                (slot[0], slot[1]) = (Marker::U8.to_u8(), bytes[3]);
+                2
+            }
+            0x100..0x1_0000 => {
+                *slot = [Marker::U16.to_u8(), bytes[2], bytes[3], 0, 0];
+                3
+            }
+            _ => {
+                *slot = [Marker::U32.to_u8(), bytes[0], bytes[1], bytes[2], bytes[3]];
+                5
+            }
+        };
+        room = &mut room[len..];
+    }
+    let left = room.len();
+    out.truncate(out.len() - left);
+    Ok(())
+}
+
+/// For each block the list of what else it depends on, or nil.
+fn write_extra(
+    out: &mut Vec<u8>,
+    extra: &ExtraKeys,
+    index: usize,
+    blocks: usize,
+    block_size: usize,
+) -> Written {
+    write_array_len(out, blocks as u32)?;
+    for block in index..index + blocks {
+        let positions = block * block_size..(block + 1) * block_size;
+        if !extra.concern(&positions) {
+            write_nil_of(out)?;
+            continue;
+        }
+        let salt = extra.salt().filter(|_| block == 0);
+        let media = extra.media_in(&positions).count();
+        let keys = media + usize::from(extra.lora_name().is_some()) + usize::from(salt.is_some());
+        write_array_len(out, keys as u32)?;
+        if let Some(name) = extra.lora_name() {
+            write_str(out, name)?;
+        }
+        for (identifier, offset) in extra.media_in(&positions) {
+            write_array_len(out, 2)?;
+            write_str(out, identifier)?;
+            write_sint(out, offset)?;
+        }
+        if let Some(salt) = salt {
+            write_str(out, salt)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_pair(out: &mut Vec<u8>, key: &str, value: &str) -> Written {
+    write_str(out, key)?;
+    write_str(out, value)
+}
+
+fn write_optional(out: &mut Vec<u8>, value: Option<&str>) -> Written {
+    match value {
+        Some(value) => write_str(out, value),
+        None => write_nil_of(out),
+    }
+}
+
+fn write_nil_of(out: &mut Vec<u8>) -> Written {
+    write_nil(out).map_err(ValueWriteError::InvalidMarkerWrite)
+}
+
+/// 0 is no hash to consumers.
+fn wire_hash(hash: BlockHash) -> u64 {
+    hash.event_hash().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASHES: [u64; 2] = [0xfedc_ba98_7654_3210, 0x0123_4567_89ab_cdef];
+
+    fn payload(dialect: Dialect, event: &KvEvent<'_>) -> String {
+        let format = WireFormat { dialect, medium: "GPU".to_owned(), rank: 0 };
+        let mut header = [0; HEADER];
+        let start = WireFormat::write_header(1.5, 1, &mut header);
+        let mut bytes = header[start..].to_vec();
+        assert!(format.write(event, &mut bytes));
+        format.write_end(&mut bytes);
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn hashes() -> [BlockHash; 2] {
+        HASHES.map(|hash| BlockHash::from_u128(hash.into()))
+    }
+
+    fn stored(hashes: &[BlockHash]) -> KvEvent<'_> {
+        let tokens = &[1, 2, 3, 4, 5, 6, 7, 300];
+        KvEvent::BlockStored { hashes, parent: None, tokens, block_size: 4, extra: None, index: 0 }
+    }
+
+    #[test]
+    fn arrays_are_vllms() {
+        let hashes = hashes();
+        assert_eq!(
+            payload(Dialect::Array, &stored(&hashes)),
+            "93cb3ff8000000000000919cab426c6f636b53746f72656492cffedcba9876543210cf0123456789abcdef\
+             c09801020304050607cd012c04c0a3475055c0c000ae66756c6c5f617474656e74696f6ec000"
+        );
+        assert_eq!(
+            payload(Dialect::Array, &KvEvent::BlockRemoved { hashes: &hashes[..1] }),
+            "93cb3ff80000000000009194ac426c6f636b52656d6f76656491cffedcba9876543210a3475055c000"
+        );
+    }
+
+    #[test]
+    fn maps_are_vllms() {
+        let hashes = hashes();
+        assert_eq!(
+            payload(Dialect::Map, &KvEvent::BlockRemoved { hashes: &hashes[..1] }),
+            "93cb3ff80000000000009184a474797065ac426c6f636b52656d6f766564ac626c6f636b5f68617368657391\
+             cffedcba9876543210a66d656469756da3475055a967726f75705f6964780000"
+        );
+        assert_eq!(
+            payload(Dialect::Map, &KvEvent::AllBlocksCleared),
+            "93cb3ff80000000000009181a474797065b0416c6c426c6f636b73436c656172656400"
+        );
+    }
+
+    #[test]
+    fn a_hash_of_0_is_written_as_1_and_in_9_bytes() {
+        let hashes = [BlockHash::from_u128(1 << 64)];
+        let written = payload(Dialect::Array, &KvEvent::BlockRemoved { hashes: &hashes });
+        assert!(written.contains("91cf0000000000000001"), "{written}");
+    }
+
+    #[test]
+    fn tokens_are_written_in_their_shortest_forms() {
+        let tokens = [0, 127, 128, 255, 256, 65_535, 65_536, u32::MAX];
+        let (mut want, mut written) = (Vec::new(), Vec::new());
+        write_array_len(&mut want, 8).unwrap();
+        tokens.iter().for_each(|&token| {
+            write_uint(&mut want, token.into()).unwrap();
+        });
+        write_tokens(&mut written, &tokens).unwrap();
+        assert_eq!(written, want);
+    }
+
+    #[test]
+    fn blocks_without_tokens_are_not_written() {
+        let format = WireFormat { dialect: Dialect::Map, medium: "GPU".to_owned(), rank: 0 };
+        let (hashes, mut out) = (hashes(), Vec::new());
+        let KvEvent::BlockStored { parent, block_size, extra, index, .. } = stored(&hashes) else {
+            unreachable!()
+        };
+        let unknown =
+            KvEvent::BlockStored { hashes: &hashes, parent, tokens: &[], block_size, extra, index };
+        assert!(!format.write(&unknown, &mut out) && out.is_empty());
+    }
+
+    #[test]
+    fn salt_and_media_are_told_of_the_blocks_they_concern() {
+        let extra = ExtraKeys::default().with_media("cat", 3..6).with_salt("s");
+        let hashes = hashes();
+        let KvEvent::BlockStored { parent, tokens, block_size, .. } = stored(&hashes) else {
+            unreachable!()
+        };
+        let event = |index| KvEvent::BlockStored {
+            hashes: &hashes,
+            parent,
+            tokens,
+            block_size,
+            extra: Some(&extra),
+            index,
+        };
+        let first = payload(Dialect::Array, &event(0));
+        // [[["cat", 3], "s"], [["cat", -1]]]
+        assert!(first.contains("929292a363617403a1739192a3636174ff"), "{first}");
+        assert!(payload(Dialect::Array, &event(7)).contains("92c0c000ae"));
+        let mapped = payload(Dialect::Map, &event(0));
+        assert!(mapped.contains("aa65787472615f6b657973929292a363617403"), "extra_keys: {mapped}");
+    }
+}

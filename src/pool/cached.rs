@@ -1,0 +1,46 @@
+//! What can be done with a block that has a name? The pool's operations on cached blocks.
+
+use super::Blocks;
+use super::free_list::Matching;
+use super::name::Name;
+use crate::id::BlockId;
+
+impl Blocks {
+    /// Begins to acquire cached blocks.
+    pub(crate) fn matching(&self) -> Matching<'_> {
+        self.free.matching(&self.words)
+    }
+
+    /// True if the block is cached under `name` at a moment during the call.
+    #[inline]
+    pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
+        self.words.is_cached_as(id, name)
+    }
+
+    /// True if nobody owns the block.
+    pub(crate) fn is_idle(&self, id: BlockId) -> bool {
+        self.words.state(id).is_idle()
+    }
+
+    /// True if the block's content was asked for again since it was cached.
+    pub(crate) fn is_again(&self, id: BlockId) -> bool {
+        self.words.state(id).is_again()
+    }
+
+    /// Names a block of the caller's; see `BlockWords::give_name`.
+    pub(crate) fn give_name(
+        &self,
+        id: BlockId,
+        name: Name,
+        again: bool,
+        is_private: bool,
+        renamed: impl FnOnce(Name),
+    ) -> bool {
+        self.words.give_name(id, name, again, is_private, renamed)
+    }
+
+    /// True if what is called `name` was reclaimed of late, as far as the policy remembers that.
+    pub(crate) fn was_reclaimed_of_late(&self, name: Name) -> bool {
+        self.free.was_reclaimed_of_late(name)
+    }
+}

@@ -1,0 +1,296 @@
+//! Which idle block goes first? Those that nobody has used for the longest time.
+//!
+//! ```text
+//!   last release ──> newest of the home shard ──full──> queue of batches ──> oldest of a shard ──> reclaim
+//! ```
+//!
+//! Each time a block becomes idle it gets an entry, with the epoch in which that was. A block that is
+//! matched leaves its entry behind; whoever comes by it finds that the block has moved on, and drops
+//! it. So the order is that of the last uses, exactly on one thread and to within a batch a shard
+//! between threads, and a match writes nothing but the block's word.
+//!
+//! Under `ReclaimPolicy::TwoQueue` all of this is there twice: for blocks asked for once, and for
+//! those asked for *again*. Whichever has lain longer goes first, where the time of the latter
+//! counts a third.
+//!
+//! Invariant: an idle block has one entry of its epoch in a shard or in a queue, for anyone who
+//! holds all claims. Entries do not know why blocks are cached.
+
+mod batches;
+mod ghosts;
+
+use self::batches::{IdleBatch, IdleQueue};
+use self::ghosts::Ghosts;
+use super::FreeList;
+use super::shard::{BATCH, Claim};
+use crate::id::BlockId;
+use crate::pool::name::Name;
+use crate::pool::reclaim::{Keep, ReclaimPolicy};
+use crate::pool::state::{BlockWords, IdleBlock, LeftIdle};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, thread_ordinal};
+
+/// How many times as long as others a block stays that was asked for again.
+const AGAIN_STAYS: u32 = 3;
+
+/// How many orders there can be side by side: of blocks asked for once, and again.
+const CLASSES: usize = 2;
+
+/// The idle blocks between the shards, and what is remembered of those reclaimed.
+pub(super) struct IdleLists {
+    /// One a class.
+    queues: Box<[IdleQueue]>,
+    ghosts: Ghosts,
+    /// Batches that became old so far, modulo 2^32: the time.
+    clock: AtomicU32,
+}
+
+/// The entries of one shard. Written under its claim only.
+pub(super) struct IdleShard {
+    classes: [ClassShard; CLASSES],
+}
+
+/// Those of one class.
+struct ClassShard {
+    newest: Entries,
+    oldest: Entries,
+}
+
+/// Entries in order, from `start` to `end`.
+struct Entries {
+    slots: Box<[AtomicU64]>,
+    start: AtomicUsize,
+    end: AtomicUsize,
+    /// When the first of them came.
+    stamp: AtomicU32,
+}
+
+impl IdleLists {
+    /// For a pool of `total` blocks and so many shards; without memory where nothing is kept.
+    pub(super) fn new(total: usize, shards: usize, keep: Keep) -> Self {
+        let classes = classes(keep);
+        Self {
+            queues: (0..classes).map(|_| IdleQueue::new(total, shards)).collect(),
+            ghosts: Ghosts::new(if classes == CLASSES { total } else { 0 }),
+            clock: AtomicU32::new(0),
+        }
+    }
+
+    /// True if what is called `name` was reclaimed of late, as far as that is remembered.
+    pub(super) fn recall(&self, name: Name) -> bool {
+        self.ghosts.recall(name)
+    }
+
+    /// Shows every entry to `look` and leaves the queues as they were, for who holds all claims.
+    pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
+        self.queues.iter().for_each(|queue| queue.inspect(&mut look));
+    }
+
+    fn push(&self, class: usize, batch: IdleBatch, words: &BlockWords) {
+        // Relaxed: a time to within a batch, that nothing but an order hangs on.
+        self.clock.fetch_add(1, Ordering::Relaxed);
+        self.queues[class].push(batch, words);
+    }
+
+    fn now(&self) -> u32 {
+        // Relaxed: as in `push`.
+        self.clock.load(Ordering::Relaxed)
+    }
+}
+
+/// How many orders of idle blocks there are.
+fn classes(keep: Keep) -> usize {
+    match keep {
+        Keep::Nothing => 0,
+        Keep::Contents(ReclaimPolicy::Lru) => 1,
+        Keep::Contents(ReclaimPolicy::TwoQueue) => CLASSES,
+    }
+}
+
+impl IdleShard {
+    /// Without memory where contents are not kept.
+    pub(super) fn new(keep: Keep) -> Self {
+        let slots = |class| if class < classes(keep) { BATCH } else { 0 };
+        Self { classes: std::array::from_fn(|class| ClassShard::new(slots(class))) }
+    }
+
+    /// Shows every entry to `look`, for the holder of the claim.
+    pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
+        for entries in self.classes.iter().flat_map(|class| [&class.oldest, &class.newest]) {
+            let slots = &entries.slots[entries.start()..entries.end()];
+            let entry = |slot: &AtomicU64| IdleBlock::from_bits(slot.load(Ordering::Relaxed));
+            slots.iter().map(entry).for_each(&mut look);
+        }
+    }
+}
+
+// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them.
+impl ClassShard {
+    fn new(slots: usize) -> Self {
+        Self { newest: Entries::new(slots), oldest: Entries::new(slots) }
+    }
+
+    /// How long ago the first entry of this class came that is in reach.
+    fn age(&self, queue: &IdleQueue, now: u32) -> Option<u32> {
+        if self.oldest.is_empty()
+            && let Some(batch) = queue.pop()
+        {
+            self.oldest.refill(&batch);
+        }
+        let first = [&self.oldest, &self.newest].into_iter().find(|entries| !entries.is_empty())?;
+        Some(now.wrapping_sub(first.stamp.load(Ordering::Relaxed)))
+    }
+
+    fn pop(&self, queue: &IdleQueue) -> Option<IdleBlock> {
+        if self.oldest.is_empty() {
+            let batch = queue.pop().unwrap_or_else(|| self.newest.drain());
+            self.oldest.refill(&batch);
+        }
+        self.oldest.pop()
+    }
+}
+
+// As above.
+impl Entries {
+    fn new(slots: usize) -> Self {
+        Self {
+            slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            stamp: AtomicU32::new(0),
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.start.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) -> usize {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start() == self.end()
+    }
+
+    fn pop(&self) -> Option<IdleBlock> {
+        let start = self.start();
+        (start < self.end()).then(|| {
+            self.start.store(start + 1, Ordering::Relaxed);
+            IdleBlock::from_bits(self.slots[start].load(Ordering::Relaxed))
+        })
+    }
+
+    fn push(&self, idle: IdleBlock, now: u32) {
+        let end = self.end();
+        if end == self.start() {
+            self.stamp.store(now, Ordering::Relaxed);
+        }
+        self.slots[end].store(idle.to_bits(), Ordering::Relaxed);
+        self.end.store(end + 1, Ordering::Relaxed);
+    }
+
+    /// Takes all entries out.
+    fn drain(&self) -> IdleBatch {
+        let mut batch = IdleBatch::new(self.stamp.load(Ordering::Relaxed));
+        while let Some(idle) = self.pop() {
+            batch.push(idle);
+        }
+        self.start.store(0, Ordering::Relaxed);
+        self.end.store(0, Ordering::Relaxed);
+        batch
+    }
+
+    /// Puts a batch in, where nothing is left.
+    fn refill(&self, batch: &IdleBatch) {
+        self.start.store(0, Ordering::Relaxed);
+        self.end.store(0, Ordering::Relaxed);
+        batch.entries().for_each(|idle| self.push(idle, batch.stamp));
+    }
+}
+
+impl FreeList {
+    /// Puts back what did not suffice: the free ids before `free_end`, and the reclaimed ones behind
+    /// it, which were all in reach, in their order.
+    pub(super) fn put_back(
+        &self,
+        home: &mut Claim<'_>,
+        start: usize,
+        free_end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        let view = words.view();
+        for &id in &out[free_end..] {
+            home.push_idle(view.undo_reclaim(id), &self.idle, words);
+        }
+        out.truncate(free_end);
+        out.drain(start..).for_each(|id| home.push(id, &self.depot));
+    }
+
+    /// Reclaims from other shards.
+    pub(super) fn reclaim_elsewhere(&self, end: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
+        let ordinal = thread_ordinal();
+        for step in 1..=self.shards.len() {
+            if out.len() == end {
+                return;
+            }
+            if let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() {
+                other.reclaim(end, &self.idle, words, out);
+            }
+        }
+    }
+}
+
+impl Claim<'_> {
+    /// Notes that a block has become idle.
+    pub(super) fn push_idle(&mut self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
+        let class = usize::from(left.again).min(lists.queues.len() - 1);
+        let newest = &self.shard.idle.classes[class].newest;
+        if newest.end() == newest.slots.len() {
+            lists.push(class, newest.drain(), words);
+        }
+        newest.push(left.block, lists.now());
+    }
+
+    /// Moves idle blocks to the end of `out`, each with one owner now, until it has `end` or none
+    /// is in reach: this shard's oldest, those in the queues, this shard's newest. Returns how many.
+    pub(super) fn reclaim(
+        &mut self,
+        end: usize,
+        lists: &IdleLists,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> usize {
+        let start = out.len();
+        let view = words.view();
+        while out.len() < end {
+            let Some(idle) = self.pop_idle(lists) else { break };
+            if view.reclaim(idle) {
+                out.push(idle.id);
+                if !lists.ghosts.is_empty()
+                    && let Some(name) = view.name(idle.id)
+                {
+                    lists.ghosts.remember(name);
+                }
+            }
+        }
+        out.len() - start
+    }
+
+    fn pop_idle(&mut self, lists: &IdleLists) -> Option<IdleBlock> {
+        let [once, again] = &self.shard.idle.classes;
+        let (queue, queue_of_again) = match &*lists.queues {
+            [] => return None,
+            [queue] => return once.pop(queue),
+            [queue, queue_of_again, ..] => (queue, queue_of_again),
+        };
+        let now = lists.now();
+        let age_of_again = again.age(queue_of_again, now);
+        match once.age(queue, now) {
+            Some(age) if age_of_again.is_none_or(|again| again / AGAIN_STAYS <= age) => {
+                once.pop(queue)
+            }
+            _ => again.pop(queue_of_again),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Which idle blocks wait between the shards? Batches of entries, the oldest first.
+//!
+//! A block that is matched leaves its entry behind. When entries left behind fill half of the queue,
+//! it is turned over once without them.
+
+use super::BATCH;
+use crate::id::BlockId;
+use crate::pool::state::{BlockWords, IdleBlock};
+use crate::sync::ArrayQueue;
+
+/// Entries on their way, the oldest first. Not of `IdleBlock`s: 5 bytes an entry instead of 8.
+pub(super) struct IdleBatch {
+    ids: [u32; BATCH],
+    epochs: [u8; BATCH],
+    len: u32,
+    /// When the first entry came.
+    pub(super) stamp: u32,
+}
+
+/// The entries of one class between the shards.
+pub(super) struct IdleQueue {
+    batches: ArrayQueue<IdleBatch>,
+    /// Batches from which on it is turned over.
+    full: usize,
+}
+
+impl IdleBatch {
+    pub(super) fn new(stamp: u32) -> Self {
+        Self { ids: [0; BATCH], epochs: [0; BATCH], len: 0, stamp }
+    }
+
+    pub(super) fn push(&mut self, idle: IdleBlock) {
+        let at = self.len as usize;
+        (self.ids[at], self.epochs[at]) = (idle.id.0, idle.epoch);
+        self.len += 1;
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = IdleBlock> {
+        let len = self.len as usize;
+        let entries = self.ids[..len].iter().zip(&self.epochs[..len]);
+        entries.map(|(&id, &epoch)| IdleBlock { id: BlockId(id), epoch })
+    }
+
+    fn is_full(&self) -> bool {
+        self.len as usize == BATCH
+    }
+}
+
+impl IdleQueue {
+    /// For a pool of `total` blocks and so many shards.
+    pub(super) fn new(total: usize, shards: usize) -> Self {
+        let full = 2 * total.div_ceil(BATCH) + shards;
+        Self { batches: ArrayQueue::new(full + 2 * shards), full }
+    }
+
+    pub(super) fn pop(&self) -> Option<IdleBatch> {
+        self.batches.pop()
+    }
+
+    /// Appends a batch, and turns the queue over if it is too long.
+    pub(super) fn push(&self, batch: IdleBatch, words: &BlockWords) {
+        let mut waiting = Some(batch);
+        while let Some(batch) = waiting.take() {
+            waiting = self.batches.push(batch).err();
+            if waiting.is_some() || self.batches.len() > self.full {
+                self.turn_over(words);
+            }
+        }
+    }
+
+    /// Takes each batch once and puts the entries that stand back in order. As many blocks are idle
+    /// as there are at most, so half of the entries or more go.
+    #[cold]
+    fn turn_over(&self, words: &BlockWords) {
+        let mut standing = IdleBatch::new(0);
+        for _ in 0..self.batches.len() {
+            let Some(batch) = self.batches.pop() else { break };
+            for idle in batch.entries().filter(|&idle| words.view().is_idle_since(idle)) {
+                if standing.len == 0 {
+                    standing.stamp = batch.stamp;
+                }
+                standing.push(idle);
+                if standing.is_full() {
+                    self.put_back(std::mem::replace(&mut standing, IdleBatch::new(0)));
+                }
+            }
+        }
+        if standing.len > 0 {
+            self.put_back(standing);
+        }
+    }
+
+    fn put_back(&self, batch: IdleBatch) {
+        let pushed = self.batches.push(batch);
+        assert!(pushed.is_ok(), "the queue has room for what came out of it");
+    }
+
+    /// Shows every entry to `look` and leaves the queue as it was, for who holds all claims.
+    pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
+        for _ in 0..self.batches.len() {
+            let batch = self.batches.pop().expect("only a claim's holder takes from the queue");
+            batch.entries().for_each(&mut look);
+            self.put_back(batch);
+        }
+    }
+}

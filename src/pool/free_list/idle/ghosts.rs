@@ -1,0 +1,68 @@
+//! Was this content here a while ago? The names of blocks reclaimed of late, 32 bits of each.
+//!
+//! A table with a slot a block, where a name has one place and the newest stays. So it forgets at
+//! random, and whoever asks takes the names of a chain from its end: where one of them is
+//! remembered, those before it have come back as well.
+//!
+//! It may err either way, and only an order hangs on it.
+
+use crate::pool::name::Name;
+use crate::sync::{AtomicU32, Ordering};
+
+pub(super) struct Ghosts {
+    slots: Box<[AtomicU32]>,
+}
+
+// All accesses are Relaxed: a slot is a hint by itself and guards nothing.
+impl Ghosts {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Notes that what is called `name` is given up.
+    pub(super) fn remember(&self, name: Name) {
+        let (slot, mark) = self.place(name);
+        slot.store(mark, Ordering::Relaxed);
+    }
+
+    /// True if `name` was given up of late. Without slots, nothing is remembered.
+    pub(super) fn recall(&self, name: Name) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let (slot, mark) = self.place(name);
+        slot.load(Ordering::Relaxed) == mark
+    }
+
+    /// The slot is chosen by the high bits, the mark is of the low ones.
+    fn place(&self, name: Name) -> (&AtomicU32, u32) {
+        let spread = name.spread();
+        let at = (u128::from(spread) * self.slots.len() as u128) >> 64;
+        (&self.slots[at as usize], spread as u32 | 1)
+    }
+}
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_names_are_remembered() {
+        let ghosts = Ghosts::new(1_000);
+        let name = |n: u128| Name::new(n << 64 | n);
+        (1..=100_000).for_each(|n| ghosts.remember(name(n)));
+        let recalled = |from: u128, to| (from..to).filter(|&n| ghosts.recall(name(n))).count();
+        assert!((550..=700).contains(&recalled(99_001, 100_001)), "1 - 1/e of the newest 1,000");
+        assert!(recalled(1, 90_000) < 10);
+        assert!(ghosts.recall(name(100_000)));
+    }
+
+    #[test]
+    fn without_slots_nothing_is() {
+        assert!(!Ghosts::new(0).recall(Name::new(7)));
+    }
+}

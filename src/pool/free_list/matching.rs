@@ -1,0 +1,82 @@
+//! How does a thread get hold of cached blocks? By their names, under a claim of a shard.
+//!
+//! The claim is not for the blocks, which many threads may match at once, but for the counts: a block
+//! stops being idle, like it stops being free, under a claim, so that whoever holds all claims finds
+//! words and ledgers in agreement. It does not know where names are looked up.
+
+use super::shard::Claim;
+use super::{BATCH, FreeList};
+use crate::id::BlockId;
+use crate::pool::name::Name;
+use crate::pool::state::{BlockWords, Left};
+
+/// A few cached blocks being acquired. Hold it briefly: other threads of this home shard go to the
+/// next one meanwhile.
+pub(crate) struct Matching<'a> {
+    home: Claim<'a>,
+    list: &'a FreeList,
+    words: &'a BlockWords,
+    revived: u64,
+}
+
+impl FreeList {
+    pub(crate) fn matching<'a>(&'a self, words: &'a BlockWords) -> Matching<'a> {
+        Matching { home: self.claim(), list: self, words, revived: 0 }
+    }
+}
+
+impl Matching<'_> {
+    /// Blocks to acquire before the claim should be let go.
+    pub(crate) const AT_MOST: usize = BATCH;
+
+    /// Makes the caller an owner of `id` if the block is cached under `name`, whose content is asked
+    /// for again.
+    #[inline]
+    pub(crate) fn acquire(&mut self, id: BlockId, name: Name) -> bool {
+        self.acquire_as(id, name, true)
+    }
+
+    /// The same for who has the content, and wants the block to count as used.
+    pub(crate) fn touch(&mut self, id: BlockId, name: Name) -> bool {
+        self.acquire_as(id, name, false)
+    }
+
+    fn acquire_as(&mut self, id: BlockId, name: Name, again: bool) -> bool {
+        let view = self.words.view();
+        // A look first: a block of another name is not to be touched.
+        if view.name(id) != Some(name) {
+            return false;
+        }
+        let Some(was_idle) = view.acquire(id, again) else {
+            return false;
+        };
+        if view.name(id) == Some(name) {
+            self.revived += u64::from(was_idle.0);
+            return true;
+        }
+        // It was reclaimed and named anew since it was looked up. As if nothing had been: whether it
+        // was idle, it is again.
+        self.home.shard.ledger.giving(1);
+        if let Left::Idle(block) = view.release_shared(id) {
+            self.home.push_idle(block, &self.list.idle, self.words);
+            if !was_idle.0 {
+                self.home.shard.ledger.idled(1);
+                self.home.shard.ledger.gave(1);
+            }
+        } else {
+            self.revived += u64::from(was_idle.0);
+        }
+        self.home.shard.ledger.giving(0);
+        false
+    }
+}
+
+impl Drop for Matching<'_> {
+    fn drop(&mut self) {
+        if self.revived > 0 {
+            self.home.shard.ledger.revived(self.revived);
+            self.home.shard.ledger.took(self.revived);
+            self.list.peak.note(self.list.used_at_least());
+        }
+    }
+}

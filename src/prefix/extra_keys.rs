@@ -1,0 +1,121 @@
+//! What do keys and values depend on besides the tokens before them? A request's adapter, media and
+//! tenant, as vLLM puts them into the hash of a block.
+
+use std::ops::Range;
+
+use minicbor::Encoder;
+
+/// What keys and values depend on besides the tokens before them. Part of every hash.
+///
+/// ```
+/// use paged_kv::{ExtraKeys, PagedKvCache};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let plain = cache.prompt(&[7; 4]);
+/// let adapted = cache.prompt_with(&[7; 4], &ExtraKeys::default().with_lora("sql", "/lora/sql"));
+/// assert_ne!(plain.hashes(), adapted.hashes());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtraKeys {
+    lora: Option<(String, String)>,
+    media: Vec<(String, Range<usize>)>,
+    salt: Option<String>,
+}
+
+impl ExtraKeys {
+    /// With a LoRA adapter: part of every block.
+    ///
+    /// ```
+    /// use paged_kv::ExtraKeys;
+    ///
+    /// assert_ne!(ExtraKeys::default().with_lora("sql", "/lora/sql"), ExtraKeys::default());
+    /// ```
+    pub fn with_lora(self, name: impl Into<String>, path: impl Into<String>) -> Self {
+        Self { lora: Some((name.into(), path.into())), ..self }
+    }
+
+    /// With an image or the like, whose placeholder tokens are at these positions: part of every
+    /// block that holds some of them, with the place where it begins, counted from the block's first
+    /// token.
+    ///
+    /// ```
+    /// use paged_kv::{ExtraKeys, PagedKvCache};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let seen = cache.prompt_with(&[7; 12], &ExtraKeys::default().with_media("cat", 4..8));
+    /// assert_eq!(seen.hashes()[0], cache.prompt(&[7; 12]).hashes()[0]);
+    /// assert_ne!(seen.hashes()[1], cache.prompt(&[7; 12]).hashes()[1]);
+    /// ```
+    pub fn with_media(mut self, identifier: impl Into<String>, positions: Range<usize>) -> Self {
+        self.media.push((identifier.into(), positions));
+        self.media.sort_by_key(|(_, positions)| positions.start);
+        self
+    }
+
+    /// With a salt that keeps tenants apart: part of the first block, and by the chain of all.
+    ///
+    /// ```
+    /// use paged_kv::ExtraKeys;
+    ///
+    /// assert_ne!(ExtraKeys::default().with_salt("a"), ExtraKeys::default().with_salt("b"));
+    /// ```
+    pub fn with_salt(self, salt: impl Into<String>) -> Self {
+        Self { salt: Some(salt.into()), ..self }
+    }
+
+    /// The LoRA adapter's.
+    #[cfg(feature = "events")]
+    pub(crate) fn lora_name(&self) -> Option<&str> {
+        self.lora.as_ref().map(|(name, _)| &**name)
+    }
+
+    #[cfg(feature = "events")]
+    pub(crate) fn salt(&self) -> Option<&str> {
+        self.salt.as_deref()
+    }
+
+    /// The media in the block of these positions, each with where it begins there.
+    #[cfg(feature = "events")]
+    pub(crate) fn media_in(&self, block: &Range<usize>) -> impl Iterator<Item = (&str, i64)> {
+        let media = self.media.iter().filter(move |(_, positions)| overlap(positions, block));
+        media.map(|(name, positions)| (&**name, positions.start as i64 - block.start as i64))
+    }
+
+    /// The canonical CBOR of what concerns the block of these positions, in vLLM's order; null if
+    /// nothing does.
+    pub(super) fn encode(&self, block: &Range<usize>, out: &mut Encoder<&mut Vec<u8>>) {
+        let media = || self.media.iter().filter(|(_, positions)| overlap(positions, block));
+        let salt = self.salt.as_ref().filter(|_| block.start == 0);
+        let entries =
+            usize::from(self.lora.is_some()) + media().count() + usize::from(salt.is_some());
+        let encoded = (|| {
+            if entries == 0 {
+                return out.null().map(|_| ());
+            }
+            out.array(entries as u64)?;
+            if let Some((name, path)) = &self.lora {
+                out.array(3)?.str("lora")?.str(name)?.str(path)?;
+            }
+            for (identifier, positions) in media() {
+                let start = positions.start as i64 - block.start as i64;
+                out.array(3)?.str("mm")?.str(identifier)?.i64(start)?;
+            }
+            if let Some(salt) = salt {
+                out.array(2)?.str("cache_salt")?.str(salt)?;
+            }
+            Ok(())
+        })();
+        encoded.expect("writing to memory does not fail");
+    }
+
+    /// True if they are part of the block of these positions.
+    pub(crate) fn concern(&self, block: &Range<usize>) -> bool {
+        self.lora.is_some()
+            || self.salt.is_some() && block.start == 0
+            || self.media.iter().any(|(_, positions)| overlap(positions, block))
+    }
+}
+
+fn overlap(positions: &Range<usize>, block: &Range<usize>) -> bool {
+    !positions.is_empty() && positions.start < block.end && block.start < positions.end
+}

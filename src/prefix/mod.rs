@@ -1,0 +1,13 @@
+//! What names a block's content, and where is it? Hashes, the index, and what is published.
+
+mod extra_keys;
+mod hash;
+mod index;
+#[cfg(paged_kv_loom)]
+pub mod model;
+mod published;
+
+pub use self::extra_keys::ExtraKeys;
+pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
+#[cfg(not(paged_kv_loom))]
+pub(crate) use self::published::{Generation, PublishedBlocks, Told};

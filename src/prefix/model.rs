@@ -1,0 +1,120 @@
+//! How does the model checker reach what is published? A pool that keeps contents, and what is
+//! published of it, in a build with `--cfg paged_kv_loom` only.
+//!
+//! It adds nothing to the operations of [`published`](super::published); admissions by tokens do the
+//! same.
+
+use super::hash::BlockHash;
+use super::published::{Generation, PublishedBlocks, Told, name_of};
+use crate::error::Result;
+use crate::event::announcer::{Announcer, Taken};
+use crate::event::kv_event::EventSink;
+use crate::id::BlockId;
+use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
+use crate::sync::PlainArc;
+use crate::table::BlockTable;
+
+/// A pool whose blocks can be matched by hashes.
+pub struct ReusePool {
+    /// Its blocks.
+    pub pool: BlockPool,
+    published: PublishedBlocks,
+}
+
+/// A table, and under which generation it may publish.
+pub struct Admitted {
+    /// Matched blocks first.
+    pub table: BlockTable,
+    /// How many of them were matched.
+    pub hits: usize,
+    generation: Generation,
+}
+
+impl ReusePool {
+    /// All free.
+    ///
+    /// # Panics
+    /// As [`BlockPool::new`].
+    pub fn new(num_blocks: usize, shards: usize) -> Self {
+        Self::with_policy(num_blocks, shards, ReclaimPolicy::default())
+    }
+
+    /// As [`new`](Self::new), with an order in which contents are given up.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn with_policy(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
+        let pool = BlockPool::build(num_blocks, shards, Keep::Contents(policy), false, None);
+        let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
+        Self { pool, published: PublishedBlocks::new(num_blocks, None) }
+    }
+
+    /// As [`new`](Self::new), with who listens; each content is the beginning of a prompt.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn with_listener(num_blocks: usize, shards: usize, sink: PlainArc<dyn EventSink>) -> Self {
+        let announcer = PlainArc::new(Announcer::new(sink, num_blocks, 1));
+        let observer: Box<dyn TakeObserver> = Box::new(Taken(announcer.clone()));
+        let keep = Keep::Contents(ReclaimPolicy::default());
+        let pool = BlockPool::build(num_blocks, shards, keep, false, Some(observer));
+        let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
+        Self { pool, published: PublishedBlocks::new(num_blocks, Some(announcer)) }
+    }
+
+    /// The blocks of `hashes` that are cached, and as many new ones as then are missing.
+    ///
+    /// # Errors
+    /// As [`BlockPool::allocate`].
+    pub fn admit(&self, hashes: &[u128]) -> Result<Admitted> {
+        let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
+        let generation = self.published.generation();
+        let mut ids = Vec::new();
+        self.published.acquire(self.pool.blocks(), &hashes, generation, &mut ids);
+        let hits = ids.len();
+        let mut table = self.pool.table_of(ids);
+        table.grow(hashes.len() - hits)?;
+        Ok(Admitted { table, hits, generation })
+    }
+
+    /// Lets a block of `admitted` be matched.
+    pub fn publish(&self, admitted: &Admitted, index: usize, hash: u128) -> usize {
+        let (id, hash) = (admitted.table.as_slice()[index], BlockHash::from_u128(hash));
+        let private_from = admitted.table.shared_len().saturating_sub(index);
+        let blocks = self.pool.blocks();
+        let told = || Told { parent: None, tokens: [&[]; 2], block_size: 1, extra: None, index: 0 };
+        let generation = admitted.generation;
+        self.published.publish(blocks, &[id], private_from, |_| hash, generation, told)
+    }
+
+    /// A second owner of all of its blocks.
+    ///
+    /// # Errors
+    /// As [`BlockTable::fork`].
+    pub fn fork(&self, admitted: &mut Admitted) -> Result<Admitted> {
+        let table = admitted.table.fork(admitted.table.len())?;
+        Ok(Admitted { table, hits: admitted.hits, generation: admitted.generation })
+    }
+
+    /// How many of `hashes` are cached.
+    pub fn probe(&self, hashes: &[u128]) -> usize {
+        let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
+        self.published.probe(self.pool.blocks(), &hashes).cached
+    }
+
+    /// True if a look at the block finds it cached under `hash`, as a probe does that comes by an entry.
+    pub fn is_cached_as(&self, id: BlockId, hash: u128) -> bool {
+        let name = name_of(BlockHash::from_u128(hash), self.published.generation());
+        self.pool.blocks().is_cached_as(id, name)
+    }
+
+    /// Blocks that can be found under `hash`.
+    pub fn copies(&self, hash: u128) -> usize {
+        self.published.copies(self.pool.blocks(), BlockHash::from_u128(hash))
+    }
+
+    /// From now on nothing published before matches.
+    pub fn reset(&self) {
+        self.published.reset();
+    }
+}

@@ -1,0 +1,164 @@
+//! Who may read, who may write, and who waits? `parking_lot`'s lock, made of what shuttle schedules.
+//!
+//! shuttle's own lock does not let a thread read twice, and knows no difference between a reader that
+//! takes its turn and one that must not. Here it matters: a reader waits behind a writer that
+//! waits, but not a recursive one, or a thread whose closure looks twice would wait for itself.
+//!
+//! Whom it lets in next is for the scheduler to say.
+
+use std::ops::{Deref, DerefMut};
+
+use shuttle::sync::Condvar;
+
+use super::{Mutex, MutexGuard};
+
+/// A lock for many readers or one writer.
+pub(crate) struct RwLock<T> {
+    gate: Gate,
+    /// Never contended: the gate lets nobody in who would have to wait.
+    value: parking_lot::RwLock<T>,
+}
+
+/// Who is in, and who waits.
+struct Gate {
+    holders: Mutex<Holders>,
+    changed: Condvar,
+}
+
+struct Holders {
+    readers: usize,
+    writing: bool,
+    writers_waiting: usize,
+}
+
+impl Holders {
+    fn admits_reader(&self) -> bool {
+        !self.writing && self.writers_waiting == 0
+    }
+
+    fn admits_recursive_reader(&self) -> bool {
+        !self.writing
+    }
+
+    fn admits_writer(&self) -> bool {
+        !self.writing && self.readers == 0
+    }
+}
+
+impl Gate {
+    fn wait_until(&self, admits: impl Fn(&Holders) -> bool) -> MutexGuard<'_, Holders> {
+        let mut holders = self.holders.lock();
+        while !admits(&holders) {
+            let waited = self.changed.wait(holders);
+            holders = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        holders
+    }
+
+    fn leave(&self, leave: impl FnOnce(&mut Holders)) {
+        leave(&mut self.holders.lock());
+        self.changed.notify_all();
+    }
+}
+
+impl<T> RwLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        let holders = Holders { readers: 0, writing: false, writers_waiting: 0 };
+        let gate = Gate { holders: Mutex::new(holders), changed: Condvar::new() };
+        Self { gate, value: parking_lot::RwLock::new(value) }
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.read_once(Holders::admits_reader)
+    }
+
+    pub(crate) fn read_recursive(&self) -> RwLockReadGuard<'_, T> {
+        self.read_once(Holders::admits_recursive_reader)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.gate.holders.lock().writers_waiting += 1;
+        let mut holders = self.gate.wait_until(Holders::admits_writer);
+        holders.writers_waiting -= 1;
+        holders.writing = true;
+        drop(holders);
+        self.writing()
+    }
+
+    pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        let mut holders = self.gate.holders.lock();
+        if !holders.admits_writer() {
+            return None;
+        }
+        holders.writing = true;
+        drop(holders);
+        Some(self.writing())
+    }
+
+    fn read_once(&self, admits: impl Fn(&Holders) -> bool) -> RwLockReadGuard<'_, T> {
+        self.gate.wait_until(admits).readers += 1;
+        let value = self.value.try_read_recursive().expect("no writer is in");
+        RwLockReadGuard { value, _pass: ReadPass(&self.gate) }
+    }
+
+    fn writing(&self) -> RwLockWriteGuard<'_, T> {
+        let value = self.value.try_write().expect("nobody else is in");
+        RwLockWriteGuard { value, _pass: WritePass(&self.gate) }
+    }
+}
+
+/// A reader is in.
+pub(crate) struct RwLockReadGuard<'a, T> {
+    value: parking_lot::RwLockReadGuard<'a, T>,
+    /// Behind `value`, which ends first.
+    _pass: ReadPass<'a>,
+}
+
+/// A writer is in.
+pub(crate) struct RwLockWriteGuard<'a, T> {
+    value: parking_lot::RwLockWriteGuard<'a, T>,
+    /// Behind `value`, which ends first.
+    _pass: WritePass<'a>,
+}
+
+struct ReadPass<'a>(&'a Gate);
+
+impl Drop for ReadPass<'_> {
+    fn drop(&mut self) {
+        self.0.leave(|holders| holders.readers -= 1);
+    }
+}
+
+struct WritePass<'a>(&'a Gate);
+
+impl Drop for WritePass<'_> {
+    fn drop(&mut self) {
+        self.0.leave(|holders| holders.writing = false);
+    }
+}
+
+impl<T> Deref for RwLockReadGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Deref for RwLockWriteGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}

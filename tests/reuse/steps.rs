@@ -1,0 +1,94 @@
+//! Does each step do to the cache what it does to the simple one? Who chooses the steps is not known
+//! here.
+
+use paged_kv::{BlockHash, PagedKvCache, PagedKvError, SeqId};
+
+use crate::reference::Reference;
+
+pub const BLOCK_SIZE: usize = 4;
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A prompt of a family, by the number of its full blocks.
+    Admit {
+        family: u64,
+        branch: usize,
+        full: usize,
+        tail: usize,
+    },
+    Commit(usize),
+    Free(usize),
+}
+
+/// The cache and the reference, side by side.
+pub struct Both {
+    cache: PagedKvCache,
+    reference: Reference,
+    /// Requests with their lengths.
+    live: Vec<(u64, usize)>,
+    next: u64,
+}
+
+impl Both {
+    pub fn new(num_blocks: usize) -> Self {
+        let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
+        let cache = builder.build().expect("the parameters make sense");
+        Self { cache, reference: Reference::new(num_blocks), live: Vec::new(), next: 0 }
+    }
+
+    /// One step of both: equal hits, refusals and room.
+    pub fn make(&mut self, step: &Step) {
+        match *step {
+            Step::Admit { family, branch, full, tail } => {
+                self.admit(&contents(family, branch, full), full * BLOCK_SIZE + tail);
+            }
+            Step::Commit(index) if !self.live.is_empty() => {
+                let (id, num_tokens) = self.live[index % self.live.len()];
+                self.cache.commit(SeqId(id), num_tokens).expect("it is there");
+                self.reference.commit(id);
+            }
+            Step::Free(index) if !self.live.is_empty() => {
+                let (id, _) = self.live.remove(index % self.live.len());
+                self.cache.free(SeqId(id)).expect("it is there");
+                self.reference.release(id);
+            }
+            Step::Commit(_) | Step::Free(_) => {}
+        }
+        assert_eq!(self.cache.free_block_count(), self.reference.room());
+        assert_eq!(self.cache.stats().blocks_idle, self.reference.idle());
+    }
+
+    fn admit(&mut self, contents: &[u64], num_tokens: usize) {
+        let blocks = num_tokens.div_ceil(BLOCK_SIZE);
+        let hash = |&content: &u64| BlockHash::from_u128(content.into());
+        let hashes: Vec<BlockHash> = contents.iter().map(hash).collect();
+        self.next += 1;
+        let room = self.reference.room();
+        match (
+            self.cache.admit_hashed(SeqId(self.next), &hashes, num_tokens),
+            self.reference.admit(self.next, contents, blocks),
+        ) {
+            (Ok(admission), Some(hits)) => {
+                assert_eq!(admission.cached_tokens, hits * BLOCK_SIZE);
+                self.live.push((self.next, num_tokens));
+            }
+            (Err(PagedKvError::OutOfMemory { available, .. }), None) => assert_eq!(available, room),
+            (ours, theirs) => panic!("{ours:?}, not {theirs:?}"),
+        }
+    }
+
+    /// The cache is for the caller to empty.
+    pub fn end(self) -> PagedKvCache {
+        self.cache.validate().expect("a cache at rest is consistent");
+        self.cache
+    }
+}
+
+/// The contents of a prompt: those of its family, and from `branch` on its own.
+fn contents(family: u64, branch: usize, full: usize) -> Vec<u64> {
+    let content = |index: usize| match index < branch {
+        true => 1_000_000 + family * 1_000 + index as u64,
+        false => 2_000_000 + (family * 10 + branch as u64) * 1_000 + index as u64,
+    };
+    (0..full).map(content).collect()
+}

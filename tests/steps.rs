@@ -1,0 +1,292 @@
+//! Does a step hold what its sequences let go of, publish only when it completes, and undo what an
+//! aborted launch grew?
+
+use paged_kv::{
+    AdmitOptions, BlockId, CachedSequence, PagedKvCache, PagedKvError, Result, SeqId, Step,
+};
+
+const BLOCK_SIZE: usize = 4;
+
+fn cache(num_blocks: usize) -> PagedKvCache {
+    PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
+}
+
+fn admitted(cache: &PagedKvCache, tokens: &[u32]) -> CachedSequence {
+    cache.admit_sequence(&cache.prompt(tokens), &AdmitOptions::default()).unwrap().0
+}
+
+fn assert_all_room(cache: &PagedKvCache) {
+    assert_eq!(cache.used_block_count(), 0);
+    cache.validate().unwrap();
+}
+
+/// Lets go of something in a step, and counts the free blocks before and after the end.
+fn free_around(
+    end: impl FnOnce(Step),
+    let_go: impl FnOnce(&PagedKvCache, &mut Step),
+) -> [usize; 2] {
+    let cache = cache(16);
+    let mut step = cache.step();
+    let_go(&cache, &mut step);
+    let before = cache.free_block_count();
+    end(step);
+    [before, cache.free_block_count()]
+}
+
+#[test]
+fn everything_that_lets_go_of_blocks_waits_for_the_end() {
+    let handle = |cache: &PagedKvCache, step: &mut Step| {
+        let mut sequence = cache.allocate_sequence(5 * BLOCK_SIZE).unwrap();
+        step.take_part(&mut sequence);
+        sequence
+    };
+    let by_id = |cache: &PagedKvCache, step: &mut Step| {
+        cache.allocate(SeqId(1), 5 * BLOCK_SIZE).unwrap();
+        cache.take_part(SeqId(1), step).unwrap();
+    };
+    let ends: [fn(Step); 2] = [|step| _ = step.complete(), drop];
+    for end in ends {
+        assert_eq!(free_around(end, |cache, step| drop(handle(cache, step))), [11, 16]);
+        let truncated = free_around(end, |cache, step| {
+            let mut sequence = handle(cache, step);
+            sequence.truncate(BLOCK_SIZE).unwrap();
+            std::mem::forget(sequence);
+        });
+        assert_eq!(truncated, [11, 15]);
+        let trimmed = free_around(end, |cache, step| {
+            let mut sequence = handle(cache, step);
+            assert_eq!(sequence.apply_streaming_llm(BLOCK_SIZE, BLOCK_SIZE), 3 * BLOCK_SIZE);
+            std::mem::forget(sequence);
+        });
+        assert_eq!(trimmed, [11, 14]);
+        let freed = free_around(end, |cache, step| {
+            by_id(cache, step);
+            cache.free(SeqId(1)).unwrap();
+        });
+        assert_eq!(freed, [11, 16]);
+        let evicted = free_around(end, |cache, step| {
+            by_id(cache, step);
+            cache.evict().unwrap();
+        });
+        assert_eq!(evicted, [11, 16]);
+        let forks = free_around(end, |cache, step| {
+            let mut sequence = handle(cache, step);
+            let fork = sequence.fork().unwrap();
+            drop((sequence, fork));
+        });
+        assert_eq!(forks, [11, 16]);
+    }
+}
+
+#[test]
+fn who_takes_no_part_is_not_waited_for() {
+    let cache = cache(4);
+    let step = cache.step();
+    drop(cache.allocate_sequence(4 * BLOCK_SIZE).unwrap());
+    assert_eq!(cache.free_block_count(), 4);
+    drop(step);
+}
+
+#[test]
+fn the_source_of_a_copy_stays_until_the_end() -> Result<()> {
+    let cache = cache(4);
+    let source = cache.allocate_sequence(2)?;
+    let src = source.block_ids()[0];
+    let mut rows = [(source, 1)];
+    let fork = rows[0].0.fork()?;
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let mut copies: Vec<[u32; 2]> = vec![];
+    assert_eq!(step.copies(&mut copies)?, 1);
+    assert_eq!(copies[0], [src.0, rows[0].0.block_ids()[0].0]);
+    drop(fork);
+    assert_eq!(cache.free_block_count(), 2, "the device reads the source");
+    step.complete();
+    assert_eq!(cache.free_block_count(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_step_waits_for_no_newer_one() -> Result<()> {
+    let cache = cache(4);
+    let mut sequence = cache.allocate_sequence(BLOCK_SIZE)?;
+    let mut older = cache.step();
+    older.take_part(&mut sequence);
+    let newer = cache.step();
+    drop(sequence);
+    older.complete();
+    assert_eq!(cache.free_block_count(), 4);
+    newer.complete();
+    Ok(())
+}
+
+#[test]
+fn a_step_that_ends_before_an_older_one_passes_on_what_it_held() -> Result<()> {
+    let cache = cache(4);
+    let mut sequence = cache.allocate_sequence(BLOCK_SIZE)?;
+    let (mut older, mut newer) = (cache.step(), cache.step());
+    older.take_part(&mut sequence);
+    newer.take_part(&mut sequence);
+    sequence.truncate(0)?;
+    newer.complete();
+    assert_eq!(cache.free_block_count(), 3);
+    older.complete();
+    assert_eq!(cache.free_block_count(), 4);
+    Ok(())
+}
+
+#[test]
+fn a_full_house_of_steps_ends_in_any_order() {
+    let cache = cache(64);
+    for order in [|at: usize| at, |at| 63 - at, |at| at * 37 % 64] {
+        let mut steps: Vec<Option<Step>> = (0..64).map(|_| Some(cache.step())).collect();
+        for step in steps.iter_mut().flatten() {
+            let mut sequence = cache.allocate_sequence(BLOCK_SIZE).unwrap();
+            step.take_part(&mut sequence);
+        }
+        assert_eq!(cache.free_block_count(), 0);
+        (0..64).for_each(|at| drop(steps[order(at)].take()));
+        assert_all_room(&cache);
+    }
+    let steps: Vec<Step> = (0..64).map(|_| cache.step()).collect();
+    let one_more = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cache.step())));
+    assert!(one_more.is_err());
+    drop(steps);
+    cache.step().complete();
+}
+
+#[test]
+fn commits_are_published_at_completion_only() -> Result<()> {
+    let cache = cache(8);
+    for (round, publishes) in [(1, false), (2, true)] {
+        let tokens = [round; 9];
+        let mut sequence = admitted(&cache, &tokens);
+        let mut step = cache.step();
+        step.take_part(&mut sequence);
+        assert_eq!(step.commit(&mut sequence, 9)?, 2);
+        assert_eq!(cache.probe(&tokens), 0);
+        drop(sequence);
+        if publishes {
+            assert_eq!(step.complete(), 2);
+        } else {
+            drop(step);
+        }
+        assert_eq!(cache.probe(&tokens), if publishes { 8 } else { 0 });
+        assert_all_room(&cache);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_waits_to_be_published_is_not_written_in_place() -> Result<()> {
+    let cache = cache(8);
+    let mut sequence = admitted(&cache, &[7; 8]);
+    let mut step = cache.step();
+    step.take_part(&mut sequence);
+    assert_eq!(step.commit(&mut sequence, 8)?, 2);
+    sequence.truncate(6)?;
+    let append = sequence.append(2)?;
+    assert!(append.copy.is_some(), "the second block is to be published as it is");
+    drop(append);
+    assert_eq!(step.complete(), 2);
+    assert_eq!(cache.probe(&[7; 9]), 8);
+    drop(sequence);
+    assert_all_room(&cache);
+    Ok(())
+}
+
+#[test]
+fn drafts_that_were_wrong_are_dropped_and_never_named() -> Result<()> {
+    let cache = cache(16);
+    let mut rows = [(admitted(&cache, &[1, 2]), 5), (admitted(&cache, &[1, 3]), 5)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    assert_eq!(step.settle(0, &mut rows[0].0, &[3, 4, 5])?, 1);
+    assert_eq!(step.settle(1, &mut rows[1].0, &[])?, 0);
+    assert!(step.settle(1, &mut rows[1].0, &[9; 6]).is_err());
+    assert!(step.settle(2, &mut rows[1].0, &[]).is_err());
+    assert_eq!(step.complete(), 1);
+    assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (5, 2));
+    assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    Ok(())
+}
+
+#[test]
+fn an_older_step_settles_while_a_newer_one_has_grown_the_row() -> Result<()> {
+    let cache = cache(16);
+    let mut rows = [(admitted(&cache, &[1, 2, 3]), 1)];
+    let (mut first, mut second) = (cache.step(), cache.step());
+    assert_eq!(first.grow_batch(&mut rows)?.done, 1);
+    assert_eq!(second.grow_batch(&mut rows)?.done, 1);
+    assert!(first.settle(0, &mut rows[0].0, &[]).is_err(), "a slot in the middle");
+    assert!(second.settle(0, &mut rows[0].0, &[5]).is_err(), "a token before it has no name yet");
+    assert_eq!(first.settle(0, &mut rows[0].0, &[4])?, 1);
+    assert_eq!(first.complete(), 1);
+    assert_eq!(second.settle(0, &mut rows[0].0, &[5])?, 0);
+    assert_eq!(second.complete(), 0);
+    assert_eq!(rows[0].0.num_tokens(), 5);
+    Ok(())
+}
+
+#[test]
+fn an_aborted_step_leaves_lengths_and_tables_as_they_were() -> Result<()> {
+    let cache = cache(16);
+    let mut rows = [(admitted(&cache, &[1, 2, 3]), 9), (admitted(&cache, &[4; 8]), 1)];
+    let fork = rows[0].0.fork()?;
+    let before: Vec<Vec<BlockId>> = rows.iter().map(|row| row.0.block_ids().to_vec()).collect();
+    let used = cache.used_block_count();
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    assert_ne!(rows[0].0.block_ids()[0], before[0][0], "the tail was copied");
+    assert_eq!(step.settle(1, &mut rows[1].0, &[9])?, 2);
+    step.abort(&mut rows)?;
+    let after: Vec<Vec<BlockId>> = rows.iter().map(|row| row.0.block_ids().to_vec()).collect();
+    assert_eq!(after, before);
+    assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (3, 8));
+    assert_eq!(cache.used_block_count(), used);
+    assert_eq!(cache.probe(&[4; 9]), 0);
+    // As if nothing had been: the next step grows, settles and publishes.
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    assert_eq!(step.settle(1, &mut rows[1].0, &[9])?, 2);
+    assert_eq!(step.complete(), 2);
+    assert_eq!(cache.probe(&[4; 9]), 8);
+    drop((rows, fork));
+    assert_all_room(&cache);
+    Ok(())
+}
+
+#[test]
+fn rows_that_are_not_the_steps_are_refused() -> Result<()> {
+    let (cache, other) = (cache(16), PagedKvCache::new(4, BLOCK_SIZE, 1, 1));
+    let mut rows = [(cache.allocate_sequence(3)?, 9)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let none: &mut [(paged_kv::Sequence, usize)] = &mut [];
+    assert!(matches!(step.abort(none), Err(PagedKvError::InvalidConfig { parameter: "rows", .. })));
+    assert_eq!(rows[0].0.num_tokens(), 12, "nothing has changed");
+    other.allocate(SeqId(1), 3)?;
+    let mut step = cache.step();
+    let refused = step.grow_batch(&mut [(other.allocate_sequence(3)?, 1)]);
+    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "rows", .. })));
+    let refused = other.take_part(SeqId(1), &step);
+    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "step", .. })));
+    Ok(())
+}
+
+#[test]
+fn what_was_cut_since_cannot_be_undone() -> Result<()> {
+    let cache = cache(16);
+    let mut rows = [(cache.allocate_sequence(6)?, 1)];
+    let fork = rows[0].0.fork()?;
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    rows[0].0.truncate(4)?;
+    drop(rows[0].0.append(5)?);
+    let other_tail = rows[0].0.block_ids()[1];
+    assert!(matches!(step.abort(&mut rows), Err(PagedKvError::InvalidConfig { .. })));
+    assert_eq!((rows[0].0.num_tokens(), rows[0].0.block_ids()[1]), (9, other_tail));
+    drop((rows, fork));
+    assert_all_room(&cache);
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Does whoever stops waiting, at any moment, hold nothing and keep nobody asleep?
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use paged_kv::wait::Patience;
+use paged_kv::{AdmitOptions, Fairness, PagedKvCache, SeqId};
+
+use super::{HANG, Task, assert_all_back, cache, patient};
+
+#[test]
+fn who_leaves_when_it_was_woken_wakes_the_next() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 16).unwrap();
+    let first = Task::waiting(cache.reserve_wait(4, patient()));
+    let mut second = Task::waiting(cache.reserve_wait(4, patient()));
+    cache.free(SeqId(1)).unwrap();
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
+    drop(first);
+    drop(second.served().unwrap());
+    assert_all_back(&cache);
+}
+
+#[test]
+fn who_leaves_asleep_lets_those_in_that_waited_for_it_only() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 8).unwrap();
+    let large = Task::waiting(cache.reserve_wait(4, patient()));
+    let mut small = Task::waiting(cache.reserve_wait(1, patient()));
+    drop(large);
+    drop(small.served().unwrap());
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_future_that_was_never_polled_leaves_no_trace() {
+    let cache = cache(4);
+    drop(cache.reserve_wait(4, patient()));
+    drop(cache.allocate_wait(SeqId(1), 4, patient()));
+    assert_all_back(&cache);
+}
+
+/// Threads that wait, give up, and give back, at random: 10,000 rounds, and nothing is left of them.
+#[test]
+fn ten_thousand_cancellations_at_random_leak_nothing() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 2_500;
+    for fairness in [Fairness::Fifo, Fairness::Bypass { at_most: 3 }] {
+        let builder = PagedKvCache::builder().num_blocks(16).block_size(4).home_shards(2);
+        let cache = builder.with_watermark(1).with_fairness(fairness).build().unwrap();
+        let start = Instant::now();
+        scope(|scope| {
+            for thread in 0..THREADS {
+                let cache = &cache;
+                scope.spawn(move || {
+                    let mut random = Random(thread + 1);
+                    for round in 0..ROUNDS {
+                        assert!(start.elapsed() < 4 * HANG, "round {round}");
+                        visit(cache, SeqId(thread * ROUNDS + round), &mut random);
+                    }
+                });
+            }
+        });
+        assert_all_back(&cache);
+    }
+}
+
+/// Comes in somehow or gives up, grows if there is room, and leaves.
+fn visit(cache: &PagedKvCache, id: SeqId, random: &mut Random) {
+    let tokens = 1 + random.below(40);
+    let polls = random.below(12);
+    let patience = match random.below(4) {
+        0 => Patience::default().timeout(Duration::from_micros(random.below(200) as u64)),
+        _ => patient(),
+    };
+    match random.below(4) {
+        0 => {
+            let _ = give_up_after(polls, cache.reserve_wait(tokens.div_ceil(4), patience));
+        }
+        1 => {
+            let _ = give_up_after(polls, cache.allocate_wait(id, tokens, patience));
+        }
+        2 => {
+            let prompt = cache.prompt(&vec![tokens as u32 % 3; tokens]);
+            let wait = cache.admit_wait(id, &prompt, &AdmitOptions::default(), patience);
+            if let Some(Ok(_)) = give_up_after(polls, wait) {
+                cache.commit(id, tokens).unwrap();
+            }
+        }
+        _ => {
+            let _ = cache.allocate_blocking(id, tokens, patience);
+        }
+    }
+    if cache.with_sequence(id, |_| ()).is_some() {
+        let _ = give_up_after(polls, cache.append_wait(id, random.below(8), patience));
+        cache.free(id).unwrap();
+    }
+}
+
+fn give_up_after<F: Future + Unpin>(polls: usize, mut future: F) -> Option<F::Output> {
+    for _ in 0..polls {
+        match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => return Some(output),
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+    None
+}
+
+/// xorshift64*: enough to be at odds with.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
+    }
+}

@@ -1,0 +1,165 @@
+//! Is the first served first, and a large request never starved?
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{scope, yield_now};
+use std::time::Instant;
+
+use paged_kv::{Fairness, PagedKvCache, SeqId};
+
+use super::{HANG, Task, assert_all_back, cache, patient};
+
+#[test]
+fn first_come_first_served_and_one_is_woken_at_a_time() {
+    let cache = cache(8);
+    cache.allocate(SeqId(0), 32).unwrap();
+    let mut tasks: Vec<_> =
+        (0..4).map(|_| Task::waiting(cache.reserve_wait(2, patient()))).collect();
+    cache.free(SeqId(0)).unwrap();
+    let mut held = Vec::new();
+    for first in 0..4 {
+        let wakes: Vec<usize> = tasks.iter().map(Task::wakes).collect();
+        let expected: Vec<usize> = (0..4).map(|task| usize::from(task <= first)).collect();
+        assert_eq!(wakes, expected, "each is woken by the one before it");
+        held.push(tasks[first].served().unwrap());
+    }
+    drop(held);
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_small_request_does_not_pass_a_large_one() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 4).unwrap();
+    cache.allocate(SeqId(2), 12).unwrap();
+    let mut large = Task::waiting(cache.reserve_wait(4, patient()));
+    let mut small = Task::waiting(cache.reserve_wait(1, patient()));
+    cache.free(SeqId(1)).unwrap();
+    assert_eq!((large.wakes(), small.wakes()), (0, 0));
+    cache.free(SeqId(2)).unwrap();
+    assert_eq!((large.wakes(), small.wakes()), (1, 0));
+    drop(large.served().unwrap());
+    drop(small.served().unwrap());
+    assert_all_back(&cache);
+}
+
+#[test]
+fn no_more_than_allowed_pass_the_first() {
+    let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
+    let cache = builder.with_fairness(Fairness::Bypass { at_most: 2 }).build().unwrap();
+    cache.allocate(SeqId(1), 4).unwrap();
+    cache.allocate(SeqId(2), 12).unwrap();
+    let mut large = Task::waiting(cache.reserve_wait(3, patient()));
+    let mut middle = Task::waiting(cache.reserve_wait(2, patient()));
+    let mut small: Vec<_> =
+        (0..3).map(|_| Task::waiting(cache.reserve_wait(1, patient()))).collect();
+    cache.free(SeqId(1)).unwrap();
+    drop(small[0].served().unwrap()); // the first to pass; what it gives back wakes another
+    drop(small[1].served().unwrap());
+    assert_eq!((large.wakes(), middle.wakes(), small[2].wakes()), (0, 0, 0));
+    cache.free(SeqId(2)).unwrap();
+    let held = large.served().unwrap();
+    // Behind it the count begins anew, and one block is left: not enough for the next.
+    drop(small[2].served().unwrap());
+    drop(held);
+    drop(middle.served().unwrap());
+    assert_all_back(&cache);
+}
+
+#[test]
+fn who_had_leave_to_pass_and_did_not_use_it_returns_it() {
+    let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
+    let cache = builder.with_fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
+    cache.allocate(SeqId(1), 4).unwrap();
+    cache.allocate(SeqId(2), 12).unwrap();
+    let large = Task::waiting(cache.reserve_wait(4, patient()));
+    let one = Task::waiting(cache.reserve_wait(1, patient()));
+    let mut other = Task::waiting(cache.reserve_wait(1, patient()));
+    cache.free(SeqId(1)).unwrap();
+    assert_eq!((one.wakes(), other.wakes()), (1, 0));
+    drop(one);
+    drop(other.served().unwrap());
+    drop(large);
+    cache.free(SeqId(2)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn sequences_that_grow_go_before_new_ones() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 8).unwrap();
+    cache.allocate(SeqId(2), 8).unwrap();
+    let mut new = Task::waiting(cache.allocate_wait(SeqId(3), 4, patient()));
+    let mut growing = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    cache.truncate(SeqId(2), 4).unwrap();
+    assert_eq!((growing.wakes(), new.wakes()), (1, 0));
+    assert_eq!(growing.served().unwrap().new_blocks, 2..3);
+    cache.free(SeqId(2)).unwrap();
+    new.served().unwrap();
+    cache.free(SeqId(1)).unwrap();
+    cache.free(SeqId(3)).unwrap();
+    assert_all_back(&cache);
+}
+
+/// A stream of requests for one block that never ends, and one for half the pool: it is served as soon
+/// as what was held when it came has been returned.
+#[test]
+fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
+    const BLOCKS: usize = 64;
+    const OTHERS: usize = 3;
+    let cache = cache(BLOCKS);
+    let (served, passed, arrived) =
+        (AtomicBool::new(false), AtomicUsize::new(0), AtomicBool::new(false));
+    let passes = Mutex::new(Vec::new());
+    scope(|scope| {
+        for worker in 0..OTHERS {
+            let (cache, served, passed, arrived) = (&cache, &served, &passed, &arrived);
+            scope.spawn(move || {
+                let mut held = std::collections::VecDeque::new();
+                let mut ids = (0..).map(|n| SeqId((worker + n * OTHERS) as u64));
+                while !served.load(Ordering::SeqCst) {
+                    // Each worker holds a third of the pool, and returns the oldest first.
+                    if held.len() * OTHERS >= BLOCKS - OTHERS {
+                        cache.free(held.pop_front().unwrap()).unwrap();
+                    }
+                    let id = ids.next().unwrap();
+                    let late = arrived.load(Ordering::SeqCst);
+                    match cache.allocate(id, 4) {
+                        Ok(()) => {
+                            held.push_back(id);
+                            passed.fetch_add(usize::from(late), Ordering::SeqCst);
+                        }
+                        Err(_) => held.pop_front().into_iter().for_each(|id| {
+                            cache.free(id).unwrap();
+                        }),
+                    }
+                }
+                held.into_iter().for_each(|id| cache.free(id).unwrap());
+            });
+        }
+        for _ in 0..20 {
+            let start = Instant::now();
+            while cache.free_block_count() > BLOCKS / 4 {
+                assert!(start.elapsed() < HANG);
+                yield_now();
+            }
+            let mut task = Task::new(cache.reserve_wait(BLOCKS / 2, patient()));
+            if task.poll().is_pending() {
+                passed.store(0, Ordering::SeqCst);
+                arrived.store(true, Ordering::SeqCst);
+                while task.wakes() == 0 {
+                    assert!(start.elapsed() < HANG, "it is starved");
+                    yield_now();
+                }
+                passes.lock().unwrap().push(passed.load(Ordering::SeqCst));
+                drop(task.served().unwrap());
+                arrived.store(false, Ordering::SeqCst);
+            }
+        }
+        served.store(true, Ordering::SeqCst);
+    });
+    let passes = passes.into_inner().unwrap();
+    assert!(!passes.is_empty(), "it never waited");
+    assert!(passes.iter().all(|&passed| passed == 0), "passed by new ones: {passes:?}");
+    assert_all_back(&cache);
+}

@@ -1,0 +1,169 @@
+//! Does every way in which room appears wake who waits, and is nobody let in who should not be?
+
+use std::time::{Duration, Instant};
+
+use paged_kv::PagedKvError::{DeadlinePassed, OutOfMemory, SequenceExists, SequenceNotFound};
+use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+
+use super::{Task, assert_all_back, cache, patient};
+
+/// A full cache of 4 blocks, and one that waits for `num_blocks`; `give` lets it in.
+fn wakes(num_blocks: usize, fill: impl FnOnce(&PagedKvCache), give: impl FnOnce(&PagedKvCache)) {
+    let cache = cache(4);
+    fill(&cache);
+    let mut task = Task::waiting(cache.reserve_wait(num_blocks, patient()));
+    give(&cache);
+    assert_eq!(task.wakes(), 1);
+    assert_eq!(task.served().unwrap().num_blocks(), num_blocks);
+    for id in cache.sequence_ids() {
+        cache.free(id).unwrap();
+    }
+    assert_all_back(&cache);
+}
+
+fn fill(cache: &PagedKvCache) {
+    cache.allocate(SeqId(1), 16).unwrap();
+}
+
+#[test]
+fn a_free_an_eviction_a_truncation_and_a_trim_wake_who_waits() {
+    wakes(4, fill, |cache| cache.free(SeqId(1)).unwrap());
+    wakes(4, fill, |cache| assert_eq!(cache.evict(), Ok(SeqId(1))));
+    wakes(4, fill, |cache| assert_eq!(cache.evict_to_threshold(0.0), Ok(vec![SeqId(1)])));
+    wakes(2, fill, |cache| cache.truncate(SeqId(1), 8).unwrap());
+    wakes(2, fill, |cache| assert_eq!(cache.apply_streaming_llm(SeqId(1), 4, 4), Ok(8)));
+}
+
+#[test]
+fn a_block_that_becomes_idle_wakes_who_waits() {
+    let admit = |cache: &PagedKvCache| {
+        cache.admit(SeqId(1), &[7; 16]).unwrap();
+        assert_eq!(cache.commit(SeqId(1), 16), Ok(4));
+    };
+    wakes(4, admit, |cache| cache.free(SeqId(1)).unwrap());
+}
+
+#[test]
+fn the_last_lease_on_a_freed_sequence_wakes_who_waits() {
+    wakes(4, fill, |cache| {
+        let lease = cache.lease(&[SeqId(1)]).unwrap();
+        cache.free_when_released(SeqId(1)).unwrap();
+        assert_eq!(cache.used_block_count(), 4);
+        drop(lease);
+    });
+}
+
+#[test]
+fn handles_copies_and_reservations_that_are_dropped_wake_who_waits() {
+    let full = cache(4);
+    let mut sequence = full.allocate_sequence(10).unwrap();
+    let mut fork = sequence.fork().unwrap();
+    let append = fork.append(1).unwrap();
+    drop(sequence);
+    let mut task = Task::waiting(full.reserve_wait(1, patient()));
+    drop(append); // the source of the copy
+    drop(task.served().unwrap());
+    let room = full.reserve(1).unwrap();
+    let mut task = Task::waiting(full.reserve_wait(4, patient()));
+    drop(fork);
+    assert_eq!(task.wakes(), 0, "three blocks are not enough");
+    drop(room);
+    drop(task.served().unwrap());
+    assert_all_back(&full);
+}
+
+#[test]
+fn while_one_waits_new_sequences_are_refused_and_appends_pass() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 8).unwrap();
+    let waiting = Task::waiting(cache.reserve_wait(3, patient()));
+    let refused = |requested| OutOfMemory { requested, available: 0 };
+    assert_eq!(cache.allocate(SeqId(2), 4), Err(refused(1)));
+    assert_eq!(cache.allocate_sequence(4).unwrap_err(), refused(1));
+    assert_eq!(cache.admit(SeqId(2), &[7; 4]), Err(refused(1)));
+    assert_eq!(cache.reserve(1).unwrap_err(), refused(1));
+    cache.allocate(SeqId(3), 0).unwrap(); // needs no room
+    assert!(cache.append(SeqId(1), 4).is_ok());
+    assert!(cache.append(SeqId(3), 4).is_ok());
+    drop(waiting);
+    cache.free(SeqId(1)).unwrap();
+    cache.allocate(SeqId(2), 12).unwrap();
+    cache.free(SeqId(2)).unwrap();
+    cache.free(SeqId(3)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    let cache = PagedKvCache::builder().num_blocks(8).block_size(4).with_watermark(2);
+    let cache = cache.build().unwrap();
+    let refusal = OutOfMemory { requested: 7, available: 6 };
+    assert_eq!(cache.reserve_blocking(7, patient()).unwrap_err(), refusal);
+    assert_eq!(cache.allocate_blocking(SeqId(1), 28, patient()), Err(refusal.clone()));
+    let (prompt, options) = (cache.prompt(&[7; 28]), AdmitOptions::default());
+    assert_eq!(cache.admit_blocking(SeqId(1), &prompt, &options, patient()), Err(refusal));
+    cache.allocate(SeqId(1), 4).unwrap();
+    let grown = cache.append_blocking(SeqId(1), 32, patient());
+    assert_eq!(grown.unwrap_err(), OutOfMemory { requested: 8, available: 7 });
+    let missing = cache.append_blocking(SeqId(2), 1, patient()).unwrap_err();
+    assert_eq!(missing, SequenceNotFound(SeqId(2)));
+    let exists = cache.allocate_blocking(SeqId(1), 4, patient());
+    assert_eq!(exists, Err(SequenceExists(SeqId(1))));
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn new_sequences_wait_for_the_watermark_and_appends_use_it() {
+    let cache = PagedKvCache::builder().num_blocks(8).block_size(4).with_watermark(2);
+    let cache = cache.build().unwrap();
+    cache.allocate(SeqId(1), 20).unwrap();
+    let mut task = Task::waiting(cache.allocate_wait(SeqId(2), 8, patient()));
+    assert!(cache.append(SeqId(1), 12).is_ok(), "the watermark is for this");
+    cache.truncate(SeqId(1), 20).unwrap();
+    assert_eq!(task.wakes(), 0, "three blocks are room, two of which are to stay");
+    cache.truncate(SeqId(1), 16).unwrap();
+    task.served().unwrap();
+    assert_eq!(cache.free_block_count(), 2);
+    cache.free(SeqId(1)).unwrap();
+    cache.free(SeqId(2)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn the_prefix_is_matched_again_on_waking() {
+    let cache = cache(4);
+    cache.admit(SeqId(1), &[7; 9]).unwrap();
+    cache.allocate(SeqId(2), 4).unwrap();
+    let (prompt, options) = (cache.prompt(&[7; 12]), AdmitOptions::default());
+    let mut task = Task::waiting(cache.admit_wait(SeqId(3), &prompt, &options, patient()));
+    cache.commit(SeqId(1), 9).unwrap(); // two blocks of the prompt can be matched now
+    cache.free(SeqId(1)).unwrap();
+    assert_eq!(task.served().unwrap().cached_tokens, 8);
+    cache.free(SeqId(2)).unwrap();
+    cache.free(SeqId(3)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_deadline_wakes_and_holds_nothing() {
+    let cache = cache(4);
+    fill(&cache);
+    let start = Instant::now();
+    let soon = paged_kv::wait::Patience::default().timeout(Duration::from_millis(20));
+    assert_eq!(cache.reserve_blocking(1, soon).unwrap_err(), DeadlinePassed);
+    assert_eq!(
+        cache.append_blocking(SeqId(1), 1, soon).unwrap_err(),
+        OutOfMemory { requested: 1, available: 0 }
+    );
+    assert!(start.elapsed() >= Duration::from_millis(20));
+    let soon = paged_kv::wait::Patience::default().timeout(Duration::from_millis(20));
+    let mut task = Task::waiting(cache.reserve_wait(1, soon));
+    while task.wakes() == 0 {
+        assert!(start.elapsed() < super::HANG, "nobody woke it");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(task.served().unwrap_err(), DeadlinePassed);
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}

@@ -1,0 +1,82 @@
+//! When all that live wait for room that only the others could give, is one of them told?
+
+use paged_kv::PagedKvError::Stalled;
+use paged_kv::{EvictionStrategy, PagedKvCache, SeqId};
+
+use super::{Task, assert_all_back, cache, patient};
+
+/// Two sequences that fill the cache.
+fn full(strategy: EvictionStrategy) -> PagedKvCache {
+    let cache = cache(4).with_eviction_strategy(strategy);
+    cache.allocate(SeqId(1), 12).unwrap();
+    cache.allocate(SeqId(2), 4).unwrap();
+    cache
+}
+
+#[test]
+fn the_one_that_the_strategy_would_evict_is_told_and_the_others_go_on() {
+    for (strategy, victim, other) in
+        [(EvictionStrategy::LRU, 1, 2), (EvictionStrategy::LongestFirst, 1, 2)]
+    {
+        let cache = full(strategy);
+        let [victim, other] = [victim, other].map(SeqId);
+        let mut first = Task::waiting(cache.append_wait(other, 1, patient()));
+        let mut second = Task::new(cache.append_wait(victim, 1, patient()));
+        assert!(second.poll().is_pending());
+        assert_eq!(cache.select_eviction_target(), Some(victim));
+        assert_eq!(second.served().unwrap_err(), Stalled(victim));
+        assert_eq!(first.wakes(), 0, "one is enough");
+        cache.free(victim).unwrap();
+        assert_eq!(first.served().unwrap().new_blocks, 1..2);
+        cache.free(other).unwrap();
+        assert_all_back(&cache);
+    }
+}
+
+#[test]
+fn nobody_is_told_while_somebody_could_give_room() {
+    let cache = cache(5);
+    cache.allocate(SeqId(1), 8).unwrap();
+    cache.allocate(SeqId(2), 4).unwrap();
+    let handle = cache.allocate_sequence(4).unwrap();
+    let room = cache.reserve(1).unwrap();
+    let mut first = Task::waiting(cache.append_wait(SeqId(1), 8, patient()));
+    let second = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
+    drop(room);
+    assert_eq!((first.wakes(), second.wakes()), (0, 0), "a handle is left");
+    drop(handle);
+    drop(first.served().unwrap());
+    drop(second);
+    cache.free(SeqId(1)).unwrap();
+    cache.free(SeqId(2)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_sequence_that_leaves_without_giving_room_may_leave_the_others_stalled() {
+    let cache = full(EvictionStrategy::LRU);
+    cache.fork(SeqId(2), SeqId(3)).unwrap();
+    let mut first = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
+    let mut second = Task::waiting(cache.append_wait(SeqId(2), 4, patient()));
+    cache.free(SeqId(3)).unwrap();
+    assert_eq!(first.served().unwrap_err(), Stalled(SeqId(1)));
+    cache.free(SeqId(1)).unwrap();
+    drop(second.served().unwrap());
+    cache.free(SeqId(2)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn leased_sequences_that_all_wait_are_told_too() {
+    let cache = full(EvictionStrategy::LRU);
+    let lease = cache.lease(&[SeqId(1), SeqId(2)]).unwrap();
+    let mut first = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
+    let mut second = Task::new(cache.append_wait(SeqId(2), 4, patient()));
+    assert!(second.poll().is_pending());
+    assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
+    drop(lease);
+    cache.free(SeqId(2)).unwrap();
+    drop(first.served().unwrap());
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}
