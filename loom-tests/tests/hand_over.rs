@@ -1,0 +1,134 @@
+//! Do blocks change from owners who are counted by tables to ones counted by id, and is a claim given
+//! up by whom a panic ends?
+#![cfg(paged_kv_loom)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use loom_tests::{assert_all_free, assert_used, explore, pool_and_kv, race};
+
+const CONTENT: u64 = 7;
+
+/// A table that a fork shares is handed over by id while the fork reads and leaves; whoever gets the
+/// ids reads what both have seen, and the blocks are free once each.
+#[test]
+fn ids_handed_over_beside_a_leaving_sharer_own_their_blocks() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 2);
+        let mut table = pool.allocate(2).unwrap();
+        table.as_slice().iter().for_each(|&id| kv.write(id, CONTENT));
+        let fork = table.fork(1).unwrap();
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (ids, ()) = race(
+            || table.into_ids(),
+            move || {
+                fork.as_slice().iter().for_each(|&id| assert_eq!(their_kv.read(id), CONTENT));
+                drop(fork);
+                let other = their_pool.allocate(1).expect("one block is free throughout");
+                their_kv.use_alone(other.as_slice(), 2);
+            },
+        );
+        assert_used(&pool, 2);
+        for id in ids {
+            assert_eq!((kv.read(id), pool.owners(id)), (CONTENT, Ok(1)));
+            pool.release(id).unwrap();
+        }
+        assert_all_free(&pool);
+    });
+}
+
+/// Both sharers of a run are handed over at once: two counts a block, by id.
+#[test]
+fn two_sharers_handed_over_by_id_leave_two_counts() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 2);
+        let mut table = pool.allocate(2).unwrap();
+        table.as_slice().iter().for_each(|&id| kv.write(id, CONTENT));
+        let fork = table.fork(2).unwrap();
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let release = |pool: &paged_kv::BlockPool, id| pool.release(id).expect("it is owned");
+        let ((), ids) = race(
+            || {
+                for id in table.into_ids() {
+                    assert_eq!(kv.read(id), CONTENT, "{id} is still owned");
+                    release(&pool, id);
+                }
+                if let Ok(reused) = pool.allocate(2) {
+                    kv.use_alone(reused.as_slice(), 1);
+                }
+            },
+            move || {
+                let ids = fork.into_ids();
+                assert_eq!(their_kv.read(ids[0]), CONTENT, "{} is still owned", ids[0]);
+                release(&their_pool, ids[0]);
+                ids
+            },
+        );
+        assert_eq!((kv.read(ids[1]), pool.owners(ids[1])), (CONTENT, Ok(1)));
+        assert_used(&pool, 1);
+        release(&pool, ids[1]);
+        assert_all_free(&pool);
+    });
+}
+
+/// The last owner by id releases where another thread allocates: the block's next owner sees all that
+/// was done with it while ids stood for it.
+#[test]
+fn a_block_released_by_id_is_seen_by_its_next_owner() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 1);
+        let ids = pool.allocate(3).unwrap().into_ids();
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (mine, theirs) = (ids[0], ids[1]);
+        race(
+            || {
+                kv.write(mine, 1);
+                pool.release(mine).unwrap();
+                if let Ok(reused) = pool.allocate(1) {
+                    kv.use_alone(reused.as_slice(), 1);
+                }
+            },
+            move || {
+                their_kv.write(theirs, 2);
+                their_pool.release(theirs).unwrap();
+                if let Ok(reused) = their_pool.allocate(1) {
+                    their_kv.use_alone(reused.as_slice(), 2);
+                }
+            },
+        );
+        pool.release(ids[2]).unwrap();
+        assert_all_free(&pool);
+    });
+}
+
+/// Who counts a block by id that it does not own may meet the owner's release, and then panics inside
+/// a claim. What becomes of that block is its fault; the shard is everyone's, and goes on.
+#[test]
+fn a_claim_is_given_up_by_whom_a_panic_ends() {
+    static PANICKED: AtomicBool = AtomicBool::new(false);
+    explore(|| {
+        let (pool, _) = pool_and_kv(3, 1);
+        let mut others = pool.allocate(2).unwrap();
+        let table = pool.allocate(1).unwrap();
+        let id = table.as_slice()[0];
+        let their_pool = Arc::clone(&pool);
+        race(
+            || {
+                drop(table);
+                others.truncate(1);
+            },
+            move || {
+                if their_pool.retain(id).is_ok() {
+                    let release = AssertUnwindSafe(|| their_pool.release(id));
+                    if catch_unwind(release).is_err() {
+                        PANICKED.store(true, Ordering::Relaxed);
+                    }
+                }
+            },
+        );
+        // A claim that nobody holds and nobody gave up would be waited for without end.
+        others.grow(1).expect("one was given back properly");
+    });
+    assert!(PANICKED.load(Ordering::Relaxed), "in some execution the release meets a free block");
+}

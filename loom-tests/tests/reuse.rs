@@ -1,0 +1,250 @@
+//! Does a match get what was published, and only that, while others reclaim and publish?
+#![cfg(paged_kv_loom)]
+
+use std::sync::Arc;
+
+use loom_tests::{Kv, explore, race};
+use paged_kv::reuse_model::{Admitted, ReusePool};
+use paged_kv::{BlockId, ReclaimPolicy};
+
+/// Contents, by their hashes. Their cells hold the same numbers.
+const A: u128 = 0xA << 100 | 0xA;
+const B: u128 = 0xB << 100 | 0xB;
+const C: u128 = 0xC << 100 | 0xC;
+
+/// A pool that keeps contents, and the cells of its blocks.
+fn reuse_pool(num_blocks: usize, shards: usize) -> (Arc<ReusePool>, Arc<Kv>) {
+    (Arc::new(ReusePool::new(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
+}
+
+/// Admits `hashes`, checks what hit, computes and publishes the rest.
+fn serve(pool: &ReusePool, kv: &Kv, hashes: &[u128]) -> Option<Admitted> {
+    let admitted = pool.admit(hashes).ok()?;
+    for (index, (&id, &hash)) in admitted.table.as_slice().iter().zip(hashes).enumerate() {
+        if index < admitted.hits {
+            assert_eq!(kv.read(id), hash as u64, "{id} holds what its hash promises");
+        } else {
+            kv.write(id, hash as u64);
+            pool.publish(&admitted, index, hash);
+        }
+    }
+    Some(admitted)
+}
+
+fn assert_all_room(pool: &ReusePool) {
+    assert_eq!(pool.pool.used_block_count(), 0);
+    pool.pool.validate().expect("words, entries and ledgers agree");
+}
+
+/// Fills the cache with `contents`, which are idle then.
+fn cached(pool: &ReusePool, kv: &Kv, contents: &[u128]) {
+    for &content in contents {
+        drop(serve(pool, kv, &[content]).expect("there is room"));
+    }
+}
+
+#[test]
+fn a_match_sees_what_was_published() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (mine, theirs) = race(
+            || serve(&pool, &kv, &[A]).is_some(),
+            move || serve(&their_pool, &their_kv, &[A]).is_some(),
+        );
+        assert!(mine && theirs);
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn a_reclaimed_block_is_in_one_hand() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 1);
+        cached(&pool, &kv, &[A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (mine, theirs) = race(
+            || serve(&pool, &kv, &[A]).is_some(),
+            move || serve(&their_pool, &their_kv, &[B]).is_some(),
+        );
+        assert!(mine || theirs, "of two that do not fit together, one fits");
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn a_match_beside_a_reclaim_and_a_new_name_gets_the_old_content_or_none() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 1);
+        cached(&pool, &kv, &[A, B]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || drop(serve(&pool, &kv, &[A])),
+            move || {
+                // Takes the free block, and reclaims one of the cached ones.
+                drop(serve(&their_pool, &their_kv, &[C, A]));
+                drop(serve(&their_pool, &their_kv, &[B]));
+            },
+        );
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn of_two_publishers_of_one_content_one_stays() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        let (mine, theirs) = (pool.admit(&[A]).unwrap(), pool.admit(&[A]).unwrap());
+        kv.write(mine.table.as_slice()[0], A as u64);
+        kv.write(theirs.table.as_slice()[0], A as u64);
+        let their_pool = Arc::clone(&pool);
+        let (mine, theirs) = race(
+            || {
+                pool.publish(&mine, 0, A);
+                mine
+            },
+            move || {
+                their_pool.publish(&theirs, 0, A);
+                theirs
+            },
+        );
+        assert_eq!(pool.copies(A), 1, "one stays, and only one");
+        assert_eq!(pool.admit(&[A]).unwrap().hits, 1);
+        drop((mine, theirs));
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn what_was_published_before_a_reset_does_not_match_after_it() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        let old = pool.admit(&[A]).unwrap();
+        kv.write(old.table.as_slice()[0], A as u64);
+        let their_pool = Arc::clone(&pool);
+        let (new, old) = race(
+            || {
+                pool.reset();
+                pool.admit(&[A]).unwrap()
+            },
+            move || {
+                their_pool.publish(&old, 0, A);
+                // Matches what it published, or comes after the reset and finds nothing.
+                let again = their_pool.admit(&[A]).unwrap();
+                (old, again)
+            },
+        );
+        assert_eq!(new.hits, 0);
+        assert_eq!(pool.probe(&[A]), 0);
+        drop((new, old));
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn idle_blocks_are_room_until_they_are_matched() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        cached(&pool, &kv, &[A, B]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        // Two of three blocks each: whoever is first gets them.
+        let (mine, theirs) =
+            race(|| serve(&pool, &kv, &[A, C]), move || serve(&their_pool, &their_kv, &[B, C]));
+        assert!(mine.is_some() || theirs.is_some(), "of two that do not fit together, one fits");
+        drop((mine, theirs));
+        assert_all_room(&pool);
+    });
+}
+
+/// The block is matched as soon as it is idle, before it is counted as given back: so long it counts
+/// as taken twice, and a refusal must not rest on that.
+#[test]
+fn a_block_matched_before_it_is_counted_as_given_refuses_nobody() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        let leaving = serve(&pool, &kv, &[A]).unwrap();
+        let their_pool = Arc::clone(&pool);
+        race(
+            || drop(leaving),
+            move || {
+                let again = their_pool.admit(&[A]).unwrap();
+                assert_eq!(again.hits, 1, "it is cached throughout");
+                drop(their_pool.pool.allocate(2).expect("two blocks are free throughout"));
+            },
+        );
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn of_two_queues_a_match_takes_what_a_reclaimer_leaves() {
+    explore(|| {
+        let pool = Arc::new(ReusePool::with_policy(3, 2, ReclaimPolicy::TwoQueue));
+        let kv = Arc::new(Kv::new(3));
+        // A was asked for again, B was not.
+        cached(&pool, &kv, &[A, B, A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (mine, theirs) = race(
+            || serve(&pool, &kv, &[A]).is_some(),
+            move || serve(&their_pool, &their_kv, &[C, B]).is_some(),
+        );
+        assert!(mine && theirs, "three blocks are enough");
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn a_probe_never_reads_half_a_name() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 1);
+        cached(&pool, &kv, &[A]);
+        let their_pool = Arc::clone(&pool);
+        const HALVES: u128 = 0xA << 100 | 0xB;
+        const OTHER_HALVES: u128 = 0xB << 100 | 0xA;
+        race(
+            || {
+                let admitted = pool.admit(&[B]).unwrap();
+                pool.publish(&admitted, 0, B);
+            },
+            move || {
+                assert!(!their_pool.is_cached_as(BlockId(0), HALVES));
+                assert!(!their_pool.is_cached_as(BlockId(0), OTHER_HALVES));
+            },
+        );
+        assert_eq!(pool.probe(&[B]), 1);
+        assert_eq!(pool.probe(&[A]), 0);
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn of_two_forks_one_names_the_block_they_share() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 1);
+        let mut mine = pool.admit(&[A]).unwrap();
+        kv.write(BlockId(0), A as u64);
+        let theirs = pool.fork(&mut mine).unwrap();
+        let their_pool = Arc::clone(&pool);
+        let (my_count, their_count) =
+            race(|| pool.publish(&mine, 0, A), move || their_pool.publish(&theirs, 0, A));
+        assert_eq!(my_count + their_count, 1, "a block is named once");
+        assert_eq!(pool.probe(&[A]), 1);
+        drop(mine);
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
+fn two_sharers_of_a_match_leave_it_idle_once() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        cached(&pool, &kv, &[A]);
+        let (mine, theirs) = (pool.admit(&[A]).unwrap(), pool.admit(&[A]).unwrap());
+        race(move || drop(mine), move || drop(theirs));
+        assert_eq!(pool.probe(&[A]), 1);
+        assert_all_room(&pool);
+        drop(pool.pool.allocate(3).expect("idle blocks are room"));
+        assert_eq!(pool.probe(&[A]), 0);
+        assert_all_room(&pool);
+    });
+}

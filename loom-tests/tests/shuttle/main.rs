@@ -1,0 +1,64 @@
+//! Does the cache by id hold where loom cannot look: with the map, the leases, evictions and prefix
+//! reuse, over executions of hundreds of steps? shuttle runs the code that ships, on schedules that
+//! are drawn at random but repeat by their seed; see `explore`.
+//!
+//! Each model ends at rest, with everything accounted for. Two of them record who asked what and who
+//! was told what, and ask whether some order of the calls, one after another, explains it.
+#![cfg(paged_kv_shuttle)]
+
+mod by_id;
+mod explore;
+mod history;
+mod leases;
+mod linear_pool;
+mod linear_sequence;
+mod reuse;
+mod statistics;
+mod waiting;
+mod workload;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use paged_kv::{BlockId, PagedKvCache, SeqId};
+
+const A: SeqId = SeqId(1);
+const B: SeqId = SeqId(2);
+const C: SeqId = SeqId(3);
+
+/// A cache of `num_blocks` blocks of two tokens over two home shards.
+fn cache(num_blocks: usize) -> PagedKvCache {
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(2).home_shards(2);
+    builder.build().expect("a cache of that shape")
+}
+
+/// What is left in the cache is freed, and then nothing is used, and all agree on it.
+#[track_caller]
+fn assert_all_free_at_end(cache: &PagedKvCache) {
+    for id in cache.sequence_ids() {
+        cache.free(id).expect("nobody leases it any more");
+    }
+    assert_eq!(cache.validate(), Ok(()));
+    let stats = cache.stats();
+    assert_eq!((stats.blocks_used, stats.num_sequences), (0, 0), "{stats:?}");
+    assert_eq!(stats.total_allocations, stats.total_frees, "{stats:?}");
+    assert_eq!(cache.free_block_count(), cache.total_blocks());
+    assert!(stats.blocks_idle <= stats.blocks_total, "{stats:?}");
+    assert!(stats.peak_blocks_used <= stats.blocks_total, "{stats:?}");
+}
+
+/// What each block holds, as its owners see it. Not scheduled: a write is where its thread is.
+struct Contents(Vec<AtomicU64>);
+
+impl Contents {
+    fn new(num_blocks: usize) -> Self {
+        Self((0..num_blocks).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn write(&self, block: BlockId, content: u64) {
+        self.0[block.0 as usize].store(content, Ordering::Relaxed);
+    }
+
+    fn read(&self, block: BlockId) -> u64 {
+        self.0[block.0 as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,181 @@
+//! Does a request find what was computed for its prompt, and nothing else, while blocks are reclaimed
+//! for others and everything is reset?
+//!
+//! What a block holds is written when it is computed: for which tokens, and with which weights.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use paged_kv::PagedKvError::{
+    CommitBeyondEnd, NothingToEvict, OutOfMemory, SequenceExists, SequenceNotFound,
+};
+use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+use shuttle::thread::scope;
+
+use crate::explore::explore;
+use crate::{A, B, C, Contents, assert_all_free_at_end, cache};
+
+const ONE: [u32; 5] = [1, 1, 1, 1, 1];
+const TWO: [u32; 5] = [1, 1, 2, 2, 2];
+const THREE: [u32; 5] = [3, 3, 3, 3, 3];
+
+/// What a block of two tokens holds, computed with the weights of a version.
+fn content(prompt: &[u32], block: usize, weights: u64) -> u64 {
+    let before = &prompt[..2 * (block + 1)];
+    before.iter().fold(weights << 32, |content, &token| content * 10 + u64::from(token))
+}
+
+/// The weights in use, and those that everybody knows to be in use since the last reset.
+struct Weights {
+    in_use: AtomicU64,
+    known: AtomicU64,
+}
+
+impl Weights {
+    fn new() -> Self {
+        Self { in_use: AtomicU64::new(1), known: AtomicU64::new(1) }
+    }
+
+    fn in_use(&self) -> u64 {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
+    /// As an engine does it: first the weights, then the reset, and then that is known.
+    fn update(&self, cache: &PagedKvCache) {
+        self.in_use.fetch_add(1, Ordering::Relaxed);
+        cache.reset_prefix_cache();
+        self.known.store(self.in_use(), Ordering::Relaxed);
+    }
+}
+
+/// Admits a prompt, checks what it hits, computes the rest and commits it.
+fn serve(cache: &PagedKvCache, prompt: &[u32], contents: &Contents, weights: &Weights) {
+    let oldest = weights.known.load(Ordering::Relaxed);
+    let admitted = cache.admit_sequence(&cache.prompt(prompt), &AdmitOptions::default());
+    let (mut sequence, admission) = match admitted {
+        Ok(admitted) => admitted,
+        Err(OutOfMemory { requested, available }) => {
+            return assert!(available < requested, "{available} of {requested} is room enough");
+        }
+        Err(refusal) => panic!("refused with {refusal}"),
+    };
+    let hits = admission.cached_tokens / 2;
+    assert!(hits <= 2, "the last token is always computed");
+    let blocks = sequence.block_ids()[..2].to_vec();
+    for block in hits..2 {
+        contents.write(blocks[block], content(prompt, block, weights.in_use()));
+    }
+    let check = || {
+        for (block, &id) in blocks.iter().enumerate() {
+            let found = contents.read(id);
+            let fits = |weights| found == content(prompt, block, weights);
+            assert!(
+                (oldest..=weights.in_use()).any(fits),
+                "{id}, block {block} of {prompt:?} with {hits} hits, holds {found:x}, \
+                 weights {oldest} are known"
+            );
+        }
+    };
+    check();
+    sequence.commit(4).expect("so many tokens have slots");
+    check();
+}
+
+/// Not enough blocks for two requests: what one leaves is reclaimed for the next, or matched.
+#[test]
+fn a_hit_holds_what_was_computed_for_its_tokens() {
+    explore(|| {
+        let (cache, contents, weights) = (cache(5), Contents::new(5), Weights::new());
+        let serve = |prompt: &[u32]| serve(&cache, prompt, &contents, &weights);
+        scope(|scope| {
+            scope.spawn(|| [ONE, TWO].iter().for_each(|prompt| serve(prompt)));
+            scope.spawn(|| [TWO, ONE].iter().for_each(|prompt| serve(prompt)));
+            [THREE, ONE].iter().for_each(|prompt| serve(prompt));
+        });
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// Who is admitted after a reset has returned finds nothing of the weights before it.
+#[test]
+fn after_a_reset_nothing_of_the_old_weights_is_hit() {
+    explore(|| {
+        let (cache, contents, weights) = (cache(8), Contents::new(8), Weights::new());
+        let serve = |prompt: &[u32]| serve(&cache, prompt, &contents, &weights);
+        scope(|scope| {
+            scope.spawn(|| [ONE, ONE].iter().for_each(|prompt| serve(prompt)));
+            scope.spawn(|| [TWO, ONE].iter().for_each(|prompt| serve(prompt)));
+            weights.update(&cache);
+            serve(&ONE);
+        });
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// By id, with evictions: what is refused is refused for a reason that can be.
+#[test]
+fn admissions_by_id_meet_evictions_and_a_reset() {
+    explore(|| {
+        let cache = cache(6);
+        let serve = |id: SeqId, prompt: &[u32]| {
+            match cache.admit(id, prompt) {
+                Ok(admission) => {
+                    assert!(admission.cached_tokens % 2 == 0 && admission.cached_tokens <= 4);
+                    assert_eq!(admission.num_tokens, prompt.len());
+                }
+                Err(OutOfMemory { requested, available }) => assert!(available < requested),
+                Err(refusal) => assert_eq!(refusal, SequenceExists(id)),
+            }
+            let committed = cache.commit(id, prompt.len());
+            let possible =
+                matches!(committed, Ok(0..=2) | Err(SequenceNotFound(_) | CommitBeyondEnd { .. }));
+            assert!(possible, "{committed:?}");
+            assert!(cache.probe(prompt) <= 4);
+        };
+        scope(|scope| {
+            scope.spawn(|| {
+                serve(A, &ONE);
+                let _ = cache.fork(A, C);
+                let _ = cache.append_tokens(A, &[1]);
+                let _ = cache.free(A);
+            });
+            scope.spawn(|| {
+                serve(A, &TWO);
+                serve(B, &ONE);
+                cache.reset_prefix_cache();
+                assert!(cache.probe(&THREE) == 0, "nobody computed it");
+            });
+            for _ in 0..2 {
+                assert!(matches!(cache.evict(), Ok(_) | Err(NothingToEvict)));
+            }
+        });
+        cache.reset_prefix_cache();
+        assert_eq!((cache.probe(&ONE), cache.probe(&TWO)), (0, 0), "found after a reset");
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// At rest, what was committed last and never reclaimed is found.
+#[test]
+fn what_two_compute_at_once_is_found_afterwards() {
+    explore(|| {
+        let cache = cache(9);
+        let serve = |id: SeqId| {
+            cache.admit(id, &ONE).expect("there is room");
+            assert!(cache.commit(id, 5).is_ok_and(|blocks| blocks <= 2));
+        };
+        scope(|scope| {
+            scope.spawn(|| {
+                serve(A);
+                cache.free(A).expect("it is there");
+            });
+            scope.spawn(|| serve(B));
+            assert!([0, 2, 4].contains(&cache.probe(&ONE)));
+        });
+        assert_eq!(cache.probe(&ONE), 4);
+        let admission = cache.admit(C, &ONE).expect("there is room");
+        assert_eq!(admission.cached_tokens, 4);
+        // Two shared and the tail of each, unless it hit what nobody uses.
+        assert!((4..=6).contains(&cache.used_block_count()));
+        assert_all_free_at_end(&cache);
+    });
+}

@@ -1,0 +1,147 @@
+//! Does a block stay put until the steps that read it are over, and is it back then?
+#![cfg(paged_kv_loom)]
+
+use std::sync::Arc;
+
+use loom_tests::{Kv, explore, race};
+use paged_kv::step_model::OpenStep;
+use paged_kv::{BlockPool, BlockTable};
+
+fn pool(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
+    (Arc::new(BlockPool::with_home_shards(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
+}
+
+/// What a kernel does with the blocks of a step, and then the step is over.
+fn run(step: OpenStep, kv: &Kv, ids: &[paged_kv::BlockId], value: u64) {
+    for &id in ids {
+        assert_eq!(kv.read(id), value, "{id} was reused inside a step");
+    }
+    drop(step);
+}
+
+/// The next owner of whatever is free.
+fn reuse(pool: &BlockPool, kv: &Kv, most: usize) -> usize {
+    let tables: Vec<BlockTable> = (0..most).map_while(|_| pool.allocate(1).ok()).collect();
+    tables.iter().for_each(|table| kv.use_alone(table.as_slice(), 9));
+    tables.len()
+}
+
+fn assert_all_free(pool: &BlockPool) {
+    assert_eq!(pool.used_block_count(), 0);
+    pool.validate().expect("words and ledgers agree");
+}
+
+/// A table of `n` blocks with a value in each.
+fn written(pool: &BlockPool, kv: &Kv, n: usize, value: u64) -> BlockTable {
+    let table = pool.allocate(n).unwrap();
+    table.as_slice().iter().for_each(|&id| kv.write(id, value));
+    table
+}
+
+#[test]
+fn what_is_let_go_of_in_a_step_is_not_reused_before_its_end() {
+    explore(|| {
+        let (pool, kv) = pool(1, 1);
+        let mut table = written(&pool, &kv, 1, 1);
+        let step = OpenStep::new(&pool);
+        step.take_part(&mut table);
+        let ids = table.as_slice().to_vec();
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || run(step, &kv, &ids, 1),
+            move || {
+                drop(table);
+                reuse(&their_pool, &their_kv, 1);
+            },
+        );
+        assert_all_free(&pool);
+    });
+}
+
+#[test]
+fn who_finds_a_step_over_sees_what_it_did() {
+    explore(|| {
+        let (pool, kv) = pool(1, 1);
+        let mut table = written(&pool, &kv, 1, 1);
+        let step = OpenStep::new(&pool);
+        step.take_part(&mut table);
+        let ids = table.as_slice().to_vec();
+        let (device_pool, device_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || {
+                // Gives the block back by itself, if the step is over by now.
+                drop(table);
+                reuse(&pool, &kv, 1);
+            },
+            move || {
+                run(step, &device_kv, &ids, 1);
+                // And the next step in the same slot carries on what this one did.
+                drop(OpenStep::new(&device_pool));
+            },
+        );
+        assert_all_free(&pool);
+    });
+}
+
+#[test]
+fn two_open_steps_end_in_any_order() {
+    explore(|| {
+        let (pool, kv) = pool(2, 1);
+        let mut table = written(&pool, &kv, 1, 1);
+        let ids = table.as_slice().to_vec();
+        let older = OpenStep::new(&pool);
+        older.take_part(&mut table);
+        let newer = OpenStep::new(&pool);
+        newer.take_part(&mut table);
+        drop(table);
+        let (first_kv, second_kv) = (Arc::clone(&kv), Arc::clone(&kv));
+        let (first_ids, second_ids) = (ids.clone(), ids);
+        race(
+            || {
+                let older = move || run(older, &first_kv, &first_ids, 1);
+                race(|| reuse(&pool, &kv, 2), older);
+            },
+            move || run(newer, &second_kv, &second_ids, 1),
+        );
+        assert_all_free(&pool);
+    });
+}
+
+#[test]
+fn a_newer_step_that_a_table_had_no_part_in_holds_nothing_of_it() {
+    explore(|| {
+        let (pool, kv) = pool(1, 1);
+        let mut table = written(&pool, &kv, 1, 1);
+        let older = OpenStep::new(&pool);
+        older.take_part(&mut table);
+        let newer = OpenStep::new(&pool);
+        let their_pool = Arc::clone(&pool);
+        race(|| drop(table), move || drop((older, their_pool)));
+        assert_eq!(reuse(&pool, &kv, 1), 1, "only the older step was waited for");
+        drop(newer);
+        assert_all_free(&pool);
+    });
+}
+
+#[test]
+fn a_fork_outside_the_step_does_not_free_what_the_step_reads() {
+    explore(|| {
+        let (pool, kv) = pool(2, 1);
+        let mut table = written(&pool, &kv, 2, 1);
+        let fork = table.fork(1).unwrap();
+        let step = OpenStep::new(&pool);
+        step.take_part(&mut table);
+        let ids = table.as_slice().to_vec();
+        // The table goes first and is held; its fork, which is no part of the step, is the last.
+        drop(table);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || run(step, &kv, &ids, 1),
+            move || {
+                drop(fork);
+                reuse(&their_pool, &their_kv, 2);
+            },
+        );
+        assert_all_free(&pool);
+    });
+}
