@@ -1,0 +1,11 @@
+//! What the benches of paged-kv measure with, but for what needs criterion.
+#![allow(dead_code)] // a part is used here
+
+#[path = "../../rig/control.rs"]
+pub mod control;
+#[path = "../../rig/pools.rs"]
+pub mod pools;
+#[path = "../../rig/prompts.rs"]
+pub mod prompts;
+#[path = "../../rig/team.rs"]
+pub mod team;

@@ -1,0 +1,1 @@
+//! Do routers that others wrote understand what paged-kv publishes? See `tests/dynamo.rs`.

@@ -1,0 +1,264 @@
+//! Does the index of NVIDIA Dynamo's router find what a probe finds? Events of many threads, through
+//! sockets, decoded and indexed by the crate `dynamo-kv-router`, in both dialects; also after losses,
+//! for a router that comes late, and when the publisher is started again.
+
+#[path = "../../publisher/client.rs"]
+mod client;
+#[path = "../../common/random.rs"]
+mod random;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use client::{Batch, Client};
+use dynamo_kv_router::RadixTree;
+use dynamo_kv_router::protocols::{BlockHashOptions, WorkerWithDpRank, compute_block_hash_for_seq};
+use dynamo_kv_router::zmq_wire::{ZmqEventNormalizer, decode_event_batch};
+use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
+use paged_kv::{AdmitOptions, ExtraKeys, PagedKvCache, Prompt};
+use random::Random;
+
+const BLOCK_SIZE: usize = 16;
+const DIALECTS: [Dialect; 2] = [Dialect::Map, Dialect::Array];
+const WORKER: WorkerWithDpRank = WorkerWithDpRank { worker_id: 7, dp_rank: 0 };
+
+/// Dynamo's index, fed as its listener feeds it.
+struct Router {
+    tree: RadixTree,
+    normalizer: ZmqEventNormalizer,
+    next: Option<u64>,
+    events: u64,
+}
+
+impl Router {
+    fn new() -> Self {
+        let normalizer = ZmqEventNormalizer::new(BLOCK_SIZE as u32);
+        Self { tree: RadixTree::new(), normalizer, next: None, events: 0 }
+    }
+
+    fn take(&mut self, (sequence, payload): &Batch) {
+        assert!(self.next.is_none_or(|next| next == *sequence), "no gap, or it was filled");
+        self.next = Some(sequence + 1);
+        let batch = decode_event_batch(payload).expect("Dynamo decodes every batch");
+        assert_eq!(batch.data_parallel_rank, Some(0));
+        for raw in batch.events {
+            let event = self.normalizer.normalize(raw, *sequence, WORKER);
+            let event = event.and_then(|event| event.into_router_event());
+            let event = event.expect("nothing is filtered out");
+            self.tree.apply_event(event).expect("a parent is there before its children");
+            self.events += 1;
+        }
+    }
+
+    /// Takes a batch, and before it what is missing.
+    fn take_or_recover(&mut self, batch: &Batch, replay: &mut Client) {
+        match self.next {
+            Some(next) if batch.0 < next => return,
+            Some(next) if batch.0 > next => {
+                let missing = replay.replay(next);
+                missing.iter().filter(|(number, _)| *number < batch.0).for_each(|b| self.take(b));
+            }
+            _ => {}
+        }
+        self.take(batch);
+    }
+
+    /// Blocks at the beginning of a prompt that it would expect this worker to hit.
+    fn find(&self, asked: &Asked) -> usize {
+        let options = BlockHashOptions {
+            lora_name: asked.lora,
+            cache_namespace: asked.salt,
+            ..Default::default()
+        };
+        let hashes = compute_block_hash_for_seq(&asked.tokens, BLOCK_SIZE as u32, options);
+        let found = self.tree.find_matches(hashes, false);
+        found.scores.get(&WORKER).copied().unwrap_or(0) as usize
+    }
+
+    /// Compares it with the cache, by 1,000 prompts.
+    fn assert_true(&self, cache: &PagedKvCache) {
+        let (mut random, mut blocks) = (Random::new(99), 0);
+        for number in 0..1_000 {
+            let asked = Asked::of(&mut random, true);
+            let probed = cache.probe_prompt(&asked.prompt(cache)) / BLOCK_SIZE;
+            assert_eq!(self.find(&asked), probed, "prompt {number}");
+            blocks += probed;
+        }
+        assert!(blocks > 1_000, "{blocks} blocks of 1,000 prompts hit");
+        println!("1,000 prompts agree in {blocks} blocks, after {} events", self.events);
+    }
+}
+
+/// A request.
+struct Asked {
+    tokens: Vec<u32>,
+    lora: Option<&'static str>,
+    salt: Option<&'static str>,
+}
+
+impl Asked {
+    fn of(random: &mut Random, whole: bool) -> Self {
+        let (family, branch) = (random.below(40), random.below(10));
+        let blocks = if whole { 20 } else { 1 + random.below(20) };
+        let token = |at: usize| {
+            let of_branch = if at / BLOCK_SIZE < branch { 0 } else { 1 + branch };
+            (family * 3_000 + of_branch * 211 + at) as u32
+        };
+        // Behind the last full block one token more: the last is always computed.
+        let tokens = (0..=blocks * BLOCK_SIZE).map(token).collect();
+        let lora = (family % 8 == 3).then_some("sql");
+        let salt = (family % 8 == 5).then_some("tenant");
+        Self { tokens, lora, salt }
+    }
+
+    fn prompt(&self, cache: &PagedKvCache) -> Prompt {
+        let mut extra = ExtraKeys::default();
+        if let Some(name) = self.lora {
+            extra = extra.with_lora(name, "/adapters/sql");
+        }
+        if let Some(salt) = self.salt {
+            // As Dynamo's frontend gives it to the engine; the array dialect has no other place.
+            extra = extra.with_salt(format!("dynamo-cache-salt:{salt}"));
+        }
+        cache.prompt_with(&self.tokens, &extra)
+    }
+}
+
+fn options(dialect: Dialect) -> PublisherOptions {
+    let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    let options = options.replay_endpoint("tcp://127.0.0.1:0").topic("kv@pod@model");
+    options.dialect(dialect).batch_blocks(64).batch_age(Duration::from_millis(2))
+}
+
+fn cache_of(publisher: &Arc<EventPublisher>) -> PagedKvCache {
+    let builder = PagedKvCache::builder().num_blocks(1_024).block_size(BLOCK_SIZE).home_shards(4);
+    builder.with_event_sink(publisher.clone()).build().unwrap()
+}
+
+fn work(cache: &PagedKvCache, rounds: usize) {
+    thread::scope(|scope| {
+        for number in 0..8 {
+            scope.spawn(move || {
+                let mut random = Random::new(number);
+                for _ in 0..rounds {
+                    let asked = Asked::of(&mut random, false);
+                    let prompt = asked.prompt(cache);
+                    let admitted = cache.admit_sequence(&prompt, &AdmitOptions::default());
+                    if let Ok((mut sequence, _)) = admitted {
+                        sequence.commit(asked.tokens.len()).unwrap();
+                        if random.below(8) == 0 {
+                            sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE);
+                        }
+                    }
+                    if random.below(1_000) == 0 {
+                        cache.reset_prefix_cache();
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn replay_of(publisher: &EventPublisher) -> Client {
+    Client::connect(publisher.replay_address().unwrap(), "DEALER")
+}
+
+/// Listens until everything told so far is heard; loses every `lost`th batch on the way.
+fn drain(
+    router: &mut Router,
+    publisher: &EventPublisher,
+    subscriber: &mut Client,
+    replay: &mut Client,
+    lost: u64,
+) {
+    publisher.flush();
+    let last = publisher.stats().next_sequence;
+    let mut count = 0;
+    while router.next != Some(last) {
+        let (_, batch) = subscriber.receive().expect("the publisher is there");
+        count += 1;
+        // The last one comes, or nobody would know that something is missing.
+        if count % lost != 0 || batch.0 + 1 == last {
+            router.take_or_recover(&batch, replay);
+        }
+    }
+}
+
+#[test]
+fn find_matches_is_probe() {
+    for dialect in DIALECTS {
+        let publisher = Arc::new(EventPublisher::bind(&options(dialect)).unwrap());
+        let (cache, mut router) = (cache_of(&publisher), Router::new());
+        let mut subscriber = Client::subscribe(publisher.address(), "kv@");
+        let mut replay = replay_of(&publisher);
+        work(&cache, 1_500);
+        drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
+        router.assert_true(&cache);
+    }
+}
+
+#[test]
+fn after_losing_every_7th_batch_find_matches_is_probe() {
+    for dialect in DIALECTS {
+        let publisher = Arc::new(EventPublisher::bind(&options(dialect)).unwrap());
+        let (cache, mut router) = (cache_of(&publisher), Router::new());
+        let mut subscriber = Client::subscribe(publisher.address(), "kv@");
+        let mut replay = replay_of(&publisher);
+        work(&cache, 300);
+        drain(&mut router, &publisher, &mut subscriber, &mut replay, 7);
+        router.assert_true(&cache);
+    }
+}
+
+#[test]
+fn for_a_router_that_comes_late_find_matches_is_probe() {
+    for dialect in DIALECTS {
+        let publisher = Arc::new(EventPublisher::bind(&options(dialect)).unwrap());
+        let (cache, mut router) = (cache_of(&publisher), Router::new());
+        work(&cache, 300);
+        let mut subscriber = Client::subscribe(publisher.address(), "kv@");
+        let mut replay = replay_of(&publisher);
+        work(&cache, 300);
+        replay.replay(0).iter().for_each(|batch| router.take(batch));
+        drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
+        router.assert_true(&cache);
+    }
+}
+
+#[test]
+fn after_a_restart_find_matches_is_probe() {
+    for dialect in DIALECTS {
+        let mut router = Router::new();
+        for rounds in [300, 200, 400] {
+            let publisher = Arc::new(EventPublisher::bind(&options(dialect)).unwrap());
+            let cache = cache_of(&publisher);
+            work(&cache, rounds);
+            publisher.flush();
+            let batches = replay_of(&publisher).replay(router.next.unwrap_or(0));
+            assert!(router.next.is_none_or(|next| batches[0].0 > next), "a gap, and no old number");
+            router.next = None;
+            batches.iter().for_each(|batch| router.take(batch));
+            router.assert_true(&cache);
+        }
+    }
+}
+
+/// A late router of a ring that has let the beginning go: the cache tells everything again.
+#[test]
+fn what_no_ring_keeps_is_announced_again() {
+    for dialect in DIALECTS {
+        let options = options(dialect).ring(100, 64 << 20);
+        let publisher = Arc::new(EventPublisher::bind(&options).unwrap());
+        let (cache, mut router) = (cache_of(&publisher), Router::new());
+        work(&cache, 1_000);
+        let mut subscriber = Client::subscribe(publisher.address(), "");
+        let mut replay = replay_of(&publisher);
+        publisher.flush();
+        router.next = Some(publisher.stats().next_sequence);
+        cache.announce_again();
+        work(&cache, 10);
+        drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
+        router.assert_true(&cache);
+    }
+}
