@@ -1,6 +1,5 @@
 //! Is the first served first, and a large request never starved?
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{scope, yield_now};
 use std::time::Instant;
@@ -107,13 +106,16 @@ fn sequences_that_grow_go_before_new_ones() {
 fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
     const BLOCKS: usize = 64;
     const OTHERS: usize = 3;
+    const ROUNDS: usize = 20;
     let cache = cache(BLOCKS);
-    let (served, passed, arrived) =
-        (AtomicBool::new(false), AtomicUsize::new(0), AtomicBool::new(false));
-    let passes = Mutex::new(Vec::new());
+    // Who waits now, 0 if nobody does, and by how many each was passed: a worker may be held up
+    // between its request and the count, and must not count for the next one.
+    let (served, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let passed: [AtomicUsize; ROUNDS + 1] = std::array::from_fn(|_| AtomicUsize::new(0));
+    let mut passes = Vec::new();
     scope(|scope| {
         for worker in 0..OTHERS {
-            let (cache, served, passed, arrived) = (&cache, &served, &passed, &arrived);
+            let (cache, served, passed, waiting) = (&cache, &served, &passed, &waiting);
             scope.spawn(move || {
                 let mut held = std::collections::VecDeque::new();
                 let mut ids = (0..).map(|n| SeqId((worker + n * OTHERS) as u64));
@@ -123,11 +125,11 @@ fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
                         cache.free(held.pop_front().unwrap()).unwrap();
                     }
                     let id = ids.next().unwrap();
-                    let late = arrived.load(Ordering::SeqCst);
+                    let round = waiting.load(Ordering::SeqCst);
                     match cache.allocate(id, 4) {
                         Ok(()) => {
                             held.push_back(id);
-                            passed.fetch_add(usize::from(late), Ordering::SeqCst);
+                            passed[round].fetch_add(1, Ordering::SeqCst);
                         }
                         Err(_) => held.pop_front().into_iter().for_each(|id| {
                             cache.free(id).unwrap();
@@ -137,7 +139,7 @@ fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
                 held.into_iter().for_each(|id| cache.free(id).unwrap());
             });
         }
-        for _ in 0..20 {
+        for round in 1..=ROUNDS {
             let start = Instant::now();
             while cache.free_block_count() > BLOCKS / 4 {
                 assert!(start.elapsed() < HANG);
@@ -145,20 +147,19 @@ fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
             }
             let mut task = Task::new(cache.reserve_wait(BLOCKS / 2, patient()));
             if task.poll().is_pending() {
-                passed.store(0, Ordering::SeqCst);
-                arrived.store(true, Ordering::SeqCst);
+                waiting.store(round, Ordering::SeqCst);
                 while task.wakes() == 0 {
                     assert!(start.elapsed() < HANG, "it is starved");
                     yield_now();
                 }
-                passes.lock().unwrap().push(passed.load(Ordering::SeqCst));
+                // Before it is served: who comes later has not passed it.
+                passes.push(passed[round].load(Ordering::SeqCst));
                 drop(task.served().unwrap());
-                arrived.store(false, Ordering::SeqCst);
+                waiting.store(0, Ordering::SeqCst);
             }
         }
         served.store(true, Ordering::SeqCst);
     });
-    let passes = passes.into_inner().unwrap();
     assert!(!passes.is_empty(), "it never waited");
     assert!(passes.iter().all(|&passed| passed == 0), "passed by new ones: {passes:?}");
     assert_all_back(&cache);
