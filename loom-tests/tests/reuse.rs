@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, explore, race};
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom_tests::{Kv, explore, race, spawn_at};
 use paged_kv::reuse_model::{Admitted, ReusePool};
 use paged_kv::{BlockId, ReclaimPolicy};
 
@@ -245,6 +246,86 @@ fn two_sharers_of_a_match_leave_it_idle_once() {
         assert_all_room(&pool);
         drop(pool.pool.allocate(3).expect("idle blocks are room"));
         assert_eq!(pool.probe(&[A]), 0);
+        assert_all_room(&pool);
+    });
+}
+
+/// One thread comes behind another, and learns nothing else by that: where loom alone would rarely
+/// have them meet in this order.
+#[derive(Clone)]
+struct Told(Arc<AtomicBool>);
+
+impl Told {
+    fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
+    fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn wait(&self) {
+        while !self.0.load(Ordering::Relaxed) {
+            loom::thread::yield_now();
+        }
+    }
+}
+
+/// An entry that a match left behind in shard 0, of an earlier content's first epoch, leads to a
+/// block that its next content's last owner leaves in shard 1: what was done with it comes along with
+/// the word alone.
+#[test]
+fn a_block_reclaimed_by_an_old_entry_is_seen_as_its_last_owner_left_it() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 2);
+        cached(&pool, &kv, &[A]);
+        let again = pool.admit(&[A]).unwrap();
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let other = spawn_at(1, move || {
+            drop(again);
+            serve(&their_pool, &their_kv, &[B]).expect("what is idle in its shard is room")
+        });
+        let other = other.join().unwrap();
+        let (their_kv, left) = (Arc::clone(&kv), Told::new());
+        let told = left.clone();
+        race(
+            || {
+                told.wait();
+                drop(serve(&pool, &kv, &[C]));
+            },
+            move || {
+                their_kv.read(other.table.as_slice()[0]);
+                drop(other);
+                left.tell();
+            },
+        );
+        assert_all_room(&pool);
+    });
+}
+
+/// A block is reclaimed for somebody for whom it does not suffice, and is idle again; who matches it
+/// then and leaves it in another shard has seen its users, and so has whoever reclaims it there.
+#[test]
+fn a_block_put_back_after_a_reclaim_keeps_what_its_users_did() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 2);
+        cached(&pool, &kv, &[A]);
+        let mine = pool.admit(&[A]).unwrap();
+        let (their_pool, their_kv, put_back) = (Arc::clone(&pool), Arc::clone(&kv), Told::new());
+        let told = put_back.clone();
+        race(
+            || {
+                kv.read(mine.table.as_slice()[0]);
+                drop(mine);
+                assert!(pool.pool.allocate(2).is_err(), "there is one block");
+                put_back.tell();
+            },
+            move || {
+                told.wait();
+                drop(serve(&their_pool, &their_kv, &[A]));
+                drop(serve(&their_pool, &their_kv, &[B]));
+            },
+        );
         assert_all_room(&pool);
     });
 }

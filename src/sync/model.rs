@@ -1,7 +1,7 @@
 //! What do the names of [`sync`](super) mean under the model checker?
 //!
 //! loom's types, each behind the interface of the one that ships. Three things are added: atomics
-//! whose orderings a run can change ([`atomic`]), a queue on modelled atomics in place of
+//! and fences whose orderings a run can change ([`atomic`]), a queue on modelled atomics in place of
 //! `crossbeam`'s, which loom cannot see into ([`ArrayQueue`]), and a home shard for each thread that
 //! the model chooses ([`place_thread`]), so that an execution does not depend on who asked first.
 
@@ -10,12 +10,11 @@ mod atomic;
 use std::cell::Cell;
 use std::fmt;
 
-pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub use super::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
 use loom::sync::MutexGuard;
-pub(crate) use loom::sync::atomic::fence;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 

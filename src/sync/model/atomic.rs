@@ -6,7 +6,7 @@
 //!   the ordering it was written with. loom remembers one access of a kind for each atomic, and so
 //!   misses interleavings of a load with an exchange; of exchanges it misses none.
 //! - `PAGED_KV_DEMOTE=src/pool/state.rs:61`: the operations written on that line are `Relaxed`,
-//!   or as `PAGED_KV_DEMOTE_TO` says (`acquire`, `release`).
+//!   or as `PAGED_KV_DEMOTE_TO` says (`acquire`, `release`, `acqrel`). A `Relaxed` fence is none.
 //! - `PAGED_KV_LIST_SITES=FILE`: each line with an atomic operation that is not `Relaxed` is
 //!   appended to the file: place, operation, ordering.
 //!
@@ -144,6 +144,15 @@ atomic_number!(AtomicU32, u32);
 atomic_number!(AtomicU64, u64);
 atomic_number!(AtomicUsize, usize);
 
+/// A fence, unless the run takes it out.
+#[track_caller]
+pub(crate) fn fence(order: Ordering) {
+    match as_run(order, "fence") {
+        Ordering::Relaxed => {}
+        order => loom::sync::atomic::fence(order),
+    }
+}
+
 /// The ordering that this run gives to an operation written with `order` at the caller's line.
 #[track_caller]
 fn as_run(order: Ordering, operation: &str) -> Ordering {
@@ -186,8 +195,9 @@ impl Run {
         let demoted_to = match std::env::var("PAGED_KV_DEMOTE_TO").as_deref() {
             Ok("acquire") => Ordering::Acquire,
             Ok("release") => Ordering::Release,
+            Ok("acqrel") => Ordering::AcqRel,
             Ok("relaxed") | Err(_) => Ordering::Relaxed,
-            Ok(other) => panic!("PAGED_KV_DEMOTE_TO is acquire, release or relaxed, not {other}"),
+            Ok(other) => panic!("PAGED_KV_DEMOTE_TO is no ordering: {other}"),
         };
         Self {
             demoted: std::env::var("PAGED_KV_DEMOTE").ok().map(|line| Line::parse(&line)),
