@@ -141,7 +141,7 @@ fn work(cache: &PagedKvCache, rounds: usize) {
         for number in 0..8 {
             scope.spawn(move || {
                 let mut random = Random::new(number);
-                for _ in 0..rounds {
+                for round in 0..rounds {
                     let asked = Asked::of(&mut random, false);
                     let prompt = asked.prompt(cache);
                     let admitted = cache.admit_sequence(&prompt, &AdmitOptions::default());
@@ -151,7 +151,8 @@ fn work(cache: &PagedKvCache, rounds: usize) {
                             sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE);
                         }
                     }
-                    if random.below(1_000) == 0 {
+                    // Often, and always followed by enough prompts to fill the pool again.
+                    if number == 0 && round % 100 == 50 {
                         cache.reset_prefix_cache();
                     }
                 }
