@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use loom::sync::atomic::AtomicBool;
 use loom::thread::JoinHandle;
 use paged_kv::model::place_thread;
 
@@ -55,4 +56,27 @@ pub fn race<A, B: 'static>(
     let there = spawn_at(1, there);
     let here = here();
     (here, there.join().expect("a thread that panics fails the model"))
+}
+
+/// Says that one thread has come behind another, which learns nothing else by it: an order in which
+/// loom alone would rarely have them meet.
+#[derive(Clone)]
+pub struct Told(Arc<AtomicBool>);
+
+impl Told {
+    /// Not yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicBool::new(false)))
+    }
+
+    /// From now on.
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// True behind it, at times.
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -4,7 +4,7 @@
 mod explore;
 mod kv;
 
-pub use explore::{explore, race, spawn_at};
+pub use explore::{Told, explore, race, spawn_at};
 pub use kv::Kv;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, explore, race};
+use loom_tests::{Kv, Told, explore, race, spawn_at};
 use paged_kv::step_model::OpenStep;
 use paged_kv::{BlockPool, BlockTable};
 
@@ -142,6 +142,66 @@ fn a_fork_outside_the_step_does_not_free_what_the_step_reads() {
                 reuse(&their_pool, &their_kv, 2);
             },
         );
+        assert_all_free(&pool);
+    });
+}
+
+/// As before, of a step that something else was held for: it ends by another way.
+#[test]
+fn who_finds_a_step_over_that_held_something_sees_what_it_did() {
+    explore(|| {
+        let (pool, kv) = pool(2, 1);
+        let (mut table, mut held) = (written(&pool, &kv, 1, 1), written(&pool, &kv, 1, 1));
+        let step = OpenStep::new(&pool);
+        step.take_part(&mut table);
+        step.take_part(&mut held);
+        let ids = [table.as_slice()[0], held.as_slice()[0]];
+        drop(held);
+        let device_kv = Arc::clone(&kv);
+        race(
+            || {
+                drop(table);
+                reuse(&pool, &kv, 1);
+            },
+            move || run(step, &device_kv, &ids, 1),
+        );
+        assert_all_free(&pool);
+    });
+}
+
+/// A slot's next step, opened by another thread, was over too when the table found that: with its end
+/// comes that of the step before.
+#[test]
+fn who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did() {
+    explore(|| {
+        let (pool, kv) = pool(2, 1);
+        let (mut table, mut other) = (written(&pool, &kv, 1, 1), written(&pool, &kv, 1, 1));
+        let step = OpenStep::new(&pool);
+        step.take_part(&mut table);
+        let ids = table.as_slice().to_vec();
+        let (first, second) = (Told::new(), Told::new());
+        let (device_kv, over) = (Arc::clone(&kv), first.clone());
+        let device = spawn_at(0, move || {
+            run(step, &device_kv, &ids, 1);
+            over.tell();
+        });
+        let (their_pool, over) = (Arc::clone(&pool), second.clone());
+        let next = spawn_at(2, move || {
+            if first.is_told() {
+                let step = OpenStep::new(&their_pool);
+                step.take_part(&mut other);
+                drop(other); // held, so that the step ends by a store
+                drop(step);
+                over.tell();
+            }
+        });
+        let is_told = second.is_told();
+        drop(table);
+        if is_told {
+            reuse(&pool, &kv, 2);
+        }
+        device.join().unwrap();
+        next.join().unwrap();
         assert_all_free(&pool);
     });
 }

@@ -146,6 +146,7 @@ impl Fences {
                 }
                 let open = number << NUMBER | OPEN;
                 // Acquire: the end of this slot's last step is passed on by the end of this one.
+                // Loom: who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did.
                 if word.compare_exchange(seen, open, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     return Some(Fence { number, slot: slot as u32 });
                 }
@@ -186,7 +187,7 @@ impl Fences {
         }
         let mut waiting = {
             let mut held = self.held[fence.slot()].lock();
-            // Release: as above.
+            // Release: as above. Loom: who_finds_a_step_over_that_held_something_sees_what_it_did.
             word.store(closed, Ordering::Release);
             std::mem::take(&mut *held)
         };
@@ -204,15 +205,17 @@ impl Fences {
     }
 
     fn is_open(&self, fence: Fence) -> bool {
-        // Acquire: pairs with `close`. That the step is still open is looked at again under the lock.
-        let word = self.words[fence.slot()].load(Ordering::Acquire);
+        // Relaxed: that the step is open is looked at again under the lock, and that it is over, in
+        // `newest_open`.
+        let word = self.words[fence.slot()].load(Ordering::Relaxed);
         word & !HOLDS == fence.number << NUMBER | OPEN
     }
 
     /// The newest open step of at most that number.
     fn newest_open(&self, number: u64) -> Option<Fence> {
         let open = self.words.iter().enumerate().filter_map(|(slot, word)| {
-            // Acquire: as in `is_open`.
+            // Acquire: pairs with `close`. Whoever finds a step over has read its slot here.
+            // Loom: who_finds_a_step_over_sees_what_it_did.
             let word = word.load(Ordering::Acquire);
             let fence = Fence { number: word >> NUMBER, slot: slot as u32 };
             (word & OPEN != 0 && fence.number <= number).then_some(fence)
@@ -224,9 +227,9 @@ impl Fences {
     fn mark(&self, fence: Fence) -> bool {
         let word = &self.words[fence.slot()];
         let open = fence.number << NUMBER | OPEN;
-        // Relaxed and Acquire: who ends the step finds the mark by the atomicity, and the rest under the
-        // lock; who finds it over, see `is_open`.
-        match word.compare_exchange(open, open | HOLDS, Ordering::Relaxed, Ordering::Acquire) {
+        // Relaxed: who ends the step finds the mark by the atomicity, and the rest under the lock; who
+        // finds it over looks again in `newest_open`.
+        match word.compare_exchange(open, open | HOLDS, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => true,
             Err(seen) => seen == open | HOLDS,
         }

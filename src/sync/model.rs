@@ -21,7 +21,7 @@ pub(crate) use std::sync::atomic::Ordering;
 /// What the queue runs on.
 pub(super) mod ground {
     pub(crate) use super::atomic::every_access_is_an_exchange;
-    pub(crate) use loom::sync::atomic::{AtomicUsize, fence};
+    pub(crate) use loom::sync::atomic::AtomicUsize;
     pub(crate) use loom::thread::yield_now;
 }
 

@@ -4,7 +4,9 @@
 //! The same algorithm: head and tail are claimed by exchange, each slot has a stamp that says
 //! whose turn it is. What is handed over with an element rests on its slot's stamp alone: the
 //! exchanges on head and tail are `Relaxed` here, though `crossbeam`'s are stronger, so that
-//! nothing above comes to lean on an ordering that the queue does not promise.
+//! nothing above comes to lean on an ordering that the queue does not promise. For the same reason
+//! the other end's newest position is read by an exchange, where `crossbeam` has a fence: loom takes
+//! two fences for a hand-over.
 //!
 //! Its orderings are its own: a run that demotes the library's leaves them alone. Whose atomics it
 //! runs on is the business of the build's `ground`.
@@ -12,7 +14,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use super::ground::{AtomicUsize, every_access_is_an_exchange, fence, yield_now};
+use super::ground::{AtomicUsize, every_access_is_an_exchange, yield_now};
 
 /// A bounded queue of many producers and consumers.
 pub struct ArrayQueue<T> {
@@ -61,8 +63,7 @@ impl<T> ArrayQueue<T> {
                 continue;
             }
             if stamp + 2 * self.slots.len() == 2 * tail + 1 {
-                fence(Ordering::SeqCst);
-                if self.head.load(Ordering::Relaxed) + self.slots.len() == tail {
+                if self.head.newest() + self.slots.len() == tail {
                     return Err(element);
                 }
             }
@@ -90,8 +91,7 @@ impl<T> ArrayQueue<T> {
                 continue;
             }
             if stamp == 2 * head {
-                fence(Ordering::SeqCst);
-                if self.tail.load(Ordering::Relaxed) == head {
+                if self.tail.newest() == head {
                     return None;
                 }
             }
@@ -126,6 +126,11 @@ impl Position {
             return self.0.fetch_or(0, order);
         }
         self.0.load(order)
+    }
+
+    /// Where it is by now, and nothing else about who moved it.
+    fn newest(&self) -> usize {
+        self.0.fetch_or(0, Ordering::Relaxed)
     }
 
     fn store(&self, position: usize, order: Ordering) {

@@ -29,7 +29,7 @@ pub(crate) use std::sync::atomic::Ordering;
 
 /// What the queue runs on.
 pub(super) mod ground {
-    pub(crate) use shuttle::sync::atomic::{AtomicUsize, fence};
+    pub(crate) use shuttle::sync::atomic::AtomicUsize;
     pub(crate) use shuttle::thread::yield_now;
 
     /// As it is by itself: everybody reads the newest value.
