@@ -56,7 +56,7 @@
 )]
 
 mod batch;
-#[cfg(not(paged_kv_loom))]
+#[cfg_attr(paged_kv_loom, path = "cache/model.rs")]
 mod cache;
 #[cfg(not(paged_kv_loom))]
 mod clock;
@@ -83,6 +83,8 @@ pub use cache::{
     Admission, AdmissionEpoch, AdmitOptions, CachedSequence, Grown, Lease, PagedKvCache,
     PagedKvCacheBuilder, Prompt, Reservation, Step, StepBuffers, StepRow,
 };
+#[cfg(paged_kv_loom)]
+pub use cache::{GatedPool, LeasedTable};
 pub use error::{PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
 pub use evict::EvictionStrategy;

@@ -20,6 +20,7 @@ mod exports;
 mod id_hash;
 mod inspect;
 mod lease;
+mod leases;
 mod naming;
 mod operations;
 mod prompt;

@@ -71,6 +71,7 @@ impl Gate {
             return true;
         }
         // SeqCst: of two that come in at once, whoever is here second counts what both took.
+        // Loom: of_two_that_come_in_at_once_none_leaves_too_little.
         fence(Ordering::SeqCst);
         blocks.room() >= self.watermark
     }

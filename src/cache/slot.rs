@@ -15,14 +15,13 @@ use std::cell::Cell;
 
 use super::admission::AdmissionEpoch;
 use super::cached_sequence::CachedSequence;
+use super::leases::Leases;
 use super::naming::Naming;
 use crate::error::Result;
 use crate::evict::Candidate;
 use crate::id::SeqId;
 use crate::sequence::Sequence;
-use crate::sync::{
-    Arc, AtomicU32, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local,
-};
+use crate::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local};
 
 /// Longer tables are forked, truncated and read outside the map's lock. (A trim keeps leases out by
 /// that lock, however long it takes.)
@@ -143,7 +142,7 @@ pub(super) enum Slot {
 
 /// A sequence with a lock of its own, and the leases on it.
 pub(super) struct SharedSlot {
-    leases: AtomicU32,
+    leases: Leases,
     /// `None` once the sequence was freed or evicted.
     live: RwLock<Option<Live>>,
 }
@@ -176,7 +175,7 @@ impl Slot {
         if let Self::Shared(shared) = self {
             return Arc::clone(shared);
         }
-        let shared = Arc::new(SharedSlot { leases: AtomicU32::new(0), live: RwLock::new(None) });
+        let shared = Arc::new(SharedSlot { leases: Leases::none(), live: RwLock::new(None) });
         if let Self::Owned(live) = std::mem::replace(self, Self::Shared(Arc::clone(&shared))) {
             *shared.live.write() = Some(live);
         }
@@ -229,20 +228,16 @@ impl SharedSlot {
     }
 
     pub(super) fn leases(&self) -> u32 {
-        // Acquire: pairs with `end_lease`; who finds no lease sees what its holder did.
-        self.leases.load(Ordering::Acquire)
+        self.leases.count()
     }
 
     /// One more lease. The caller holds the lock of the map shard.
     pub(super) fn begin_lease(&self) {
-        // Relaxed: the shard's lock orders it against removal.
-        let before = self.leases.fetch_add(1, Ordering::Relaxed);
-        assert!(before < u32::MAX, "a sequence has at most u32::MAX leases");
+        self.leases.begin();
     }
 
     /// One lease fewer. Needs no map.
     pub(super) fn end_lease(&self) {
-        // Release: pairs with the load in `leases`.
-        self.leases.fetch_sub(1, Ordering::Release);
+        self.leases.end();
     }
 }
