@@ -10,8 +10,7 @@
 use super::Published;
 use super::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
-use crate::pool::Blocks;
-use crate::prefix::{BlockHash, BlockHasher, Generation, Told};
+use crate::prefix::{BlockHash, BlockHasher, Generation, Offer, Told};
 use crate::sequence::Sequence;
 
 /// The named tokens of a sequence.
@@ -59,13 +58,16 @@ impl Naming {
             return 0;
         }
         let offered = std::mem::replace(&mut self.offered, full);
-        let ids = &sequence.block_ids()[offered..full];
+        let (before, ids) = sequence.block_ids()[..full].split_at(offered);
+        let offer = Offer {
+            ids,
+            before: before.last().copied(),
+            private_from: sequence.table().shared_len().saturating_sub(offered),
+            generation: self.generation,
+        };
         let hash_of = |at: usize| self.hash(offered + at);
         let told = || self.told(offered, sequence.block_size());
-        let private_from = sequence.table().shared_len().saturating_sub(offered);
-        let blocks: &Blocks = sequence.table().pool();
-        let published = &self.published_blocks;
-        published.publish(blocks, ids, private_from, hash_of, self.generation, told)
+        self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, told)
     }
 
     /// What listeners are told of the blocks from `block` on.

@@ -28,7 +28,7 @@ use crate::export::{KernelInt, block_number};
 use crate::id::BlockId;
 use crate::pool::PoolHandle;
 use crate::pool::fence::Fence;
-use crate::prefix::{BlockHash, ExtraKeys, Generation, Told};
+use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
 use crate::sequence::Sequence;
 use crate::sync::PlainArc;
 
@@ -66,6 +66,8 @@ struct Committed {
     end_of_tokens: usize,
     /// Under which weights they were computed.
     generation: Generation,
+    /// The block before them, and the hash of its content.
+    before: Option<BlockId>,
     parent: Option<BlockHash>,
     block_size: usize,
     extra: Option<PlainArc<ExtraKeys>>,
@@ -226,6 +228,7 @@ impl Step {
             end: ids.len(),
             end_of_tokens: tokens.len(),
             generation: naming.generation(),
+            before: sequence.block_ids()[..offered].last().copied(),
             parent: told.parent,
             block_size: told.block_size,
             extra: told.extra.clone(),
@@ -402,9 +405,10 @@ impl Step {
                 extra: group.extra.clone(),
                 index: group.index,
             };
-            let (hash_of, generation) = (|at: usize| hashes[at], group.generation);
+            let Committed { before, generation, .. } = *group;
             // The step owns them too: none is private.
-            count += published.publish(&self.pool, ids, ids.len(), hash_of, generation, told);
+            let offer = Offer { ids, before, private_from: ids.len(), generation };
+            count += published.publish(&self.pool, &offer, |at| hashes[at], told);
             (start, start_of_tokens) = (group.end, group.end_of_tokens);
         }
         count

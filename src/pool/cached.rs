@@ -2,7 +2,7 @@
 
 use super::Blocks;
 use super::free_list::Matching;
-use super::name::Name;
+use super::name::{Name, NamedView};
 use crate::id::BlockId;
 
 impl Blocks {
@@ -15,6 +15,12 @@ impl Blocks {
     #[inline]
     pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
         self.words.is_cached_as(id, name)
+    }
+
+    /// All of their words and names, for a loop over many.
+    #[inline]
+    pub(crate) fn named(&self) -> NamedView<'_> {
+        self.words.named()
     }
 
     /// True if nobody owns the block.

@@ -319,6 +319,7 @@ impl FreeList {
         mut given: usize,
     ) -> (usize, usize) {
         let (view, len) = (words.view(), home.len());
+        view.bring_near(ids.iter().copied());
         let mut idle = 0;
         for &id in ids.iter().rev() {
             match view.release_shared(id) {

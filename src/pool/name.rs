@@ -5,75 +5,127 @@
 //! by an old name sees by the word that it is not cached.
 //!
 //! Invariant: while a block is cached and owned its name does not change. A name does not know what
-//! it is a name of; 0 is no name.
+//! it is a name of.
 
-use super::state::{BlockState, BlockWords, WordsView};
+use super::state::{BlockState, BlockWords, NamedBlock, WordsView};
 use crate::id::BlockId;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
-/// What a block's content is called. Never 0.
+/// Odd numbers whose bits look like chance.
+const SPREAD: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xD6E8_FEB8_6659_FD93];
+
+/// What a block's content is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Name(u128);
 
 impl Name {
     pub(crate) fn new(bits: u128) -> Self {
-        Self(bits.max(1))
+        Self(bits)
     }
 
-    /// 64 bits that any name chooses evenly: callers that hash themselves may give small numbers.
+    /// A number that any names choose evenly, and a mark of the name: callers that hash themselves may
+    /// give small numbers.
     #[inline]
-    pub(crate) fn spread(self) -> u64 {
-        let (high, low) = ((self.0 >> 64) as u64, self.0 as u64);
-        let mixed = (low ^ high.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mixed = (mixed ^ (mixed >> 32) ^ high).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        mixed ^ (mixed >> 32)
+    pub(crate) fn spread(self) -> (u64, u32) {
+        let [low, high] = [self.0 as u64, (self.0 >> 64) as u64];
+        let mixed = low ^ high.wrapping_mul(SPREAD[1]);
+        // The upper bits of the lower half of a product depend on all bits, and so does its upper half.
+        let product = u128::from(mixed) * u128::from(SPREAD[0]);
+        (product as u64, (product >> 64) as u32)
     }
 }
 
-impl WordsView<'_> {
-    /// The name that the block was given last. Whole only if the block was not renamed meanwhile, as
+/// The words and the names of all blocks, at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct NamedView<'a>(&'a [NamedBlock]);
+
+impl<'a> NamedView<'a> {
+    #[inline]
+    pub(crate) fn words(self) -> WordsView<'a> {
+        WordsView::Named(self.0)
+    }
+}
+
+impl NamedView<'_> {
+    /// The name that the block was given last, 0 if none. Whole only if the block was not renamed meanwhile, as
     /// when the caller owns it.
-    pub(crate) fn name(&self, id: BlockId) -> Option<Name> {
+    #[inline]
+    pub(crate) fn name(&self, id: BlockId) -> Name {
         // Acquire: pairs with `set_name`; who reads a part of a new name sees in the word that it is
         // being written. Loom: a_probe_never_reads_half_a_name.
-        let words = self.name_words(id).iter();
-        let bits =
-            words.rev().fold(0, |bits, word| bits << 32 | u128::from(word.load(Ordering::Acquire)));
-        (bits != 0).then_some(Name(bits))
+        let half = |half: &AtomicU64| u128::from(half.load(Ordering::Acquire));
+        let [low, high] = &self.0[id.index()].name;
+        Name(half(low) | half(high) << 64)
     }
 
     /// How often the block was given a name.
+    #[inline]
     fn renames(&self, id: BlockId) -> u32 {
         // Acquire: pairs with `set_name`; a reader who finds the same number before and after it read
         // the name has read one name. Loom: a_probe_never_reads_half_a_name.
-        self.rename_word(id).load(Ordering::Acquire)
+        self.0[id.index()].renames.load(Ordering::Acquire)
     }
 
     /// Writes the name, for who began the naming.
-    fn set_name(&self, id: BlockId, name: Name) {
-        let renames = self.rename_word(id);
+    fn set_name(&self, id: BlockId, Name(bits): Name) {
+        let block = &self.0[id.index()];
+        let renames = block.renames.load(Ordering::Relaxed);
         // Release: pairs with `renames`; who sees this number sees that the block is being named.
-        renames.store(renames.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
-        for (part, word) in self.name_words(id).iter().enumerate() {
+        block.renames.store(renames.wrapping_add(1), Ordering::Release);
+        for (half, bits) in block.name.iter().zip([bits as u64, (bits >> 64) as u64]) {
             // Release: pairs with `name`.
-            word.store((name.0 >> (32 * part)) as u32, Ordering::Release);
+            half.store(bits, Ordering::Release);
         }
+    }
+
+    /// A guess where the content is that comes after this block's.
+    #[inline]
+    pub(crate) fn follower(&self, id: BlockId) -> BlockId {
+        // Relaxed: a guess, which names confirm.
+        BlockId(self.0[id.index()].follower.load(Ordering::Relaxed))
+    }
+
+    /// Lets `follower` be guessed after `id`.
+    #[inline]
+    pub(crate) fn set_follower(&self, id: BlockId, follower: BlockId) {
+        // Relaxed: as in `follower`.
+        self.0[id.index()].follower.store(follower.0, Ordering::Relaxed);
+    }
+
+    /// True if the block may be cached under `name`: who acquires it finds out.
+    #[inline]
+    pub(crate) fn seems_cached_as(&self, id: BlockId, name: Name) -> bool {
+        self.name(id) == name && self.words().state(id).is_cached()
+    }
+
+    /// The state of the block if it is cached under `name` at a moment during the call. Writes nothing.
+    #[inline]
+    pub(crate) fn state_as(&self, id: BlockId, name: Name) -> Option<BlockState> {
+        let renames = self.renames(id);
+        let state = self.words().state(id);
+        let is_called = state.is_cached() && self.name(id) == name;
+        (is_called && self.renames(id) == renames).then_some(state)
     }
 }
 
 impl BlockWords {
+    /// The words and the names for a loop over many blocks; none, where blocks cannot have names.
+    #[inline]
+    pub(crate) fn named(&self) -> NamedView<'_> {
+        NamedView(&self.named)
+    }
+
     /// True if the block is cached under `name` at a moment during the call. Writes nothing.
     #[inline]
     pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
-        let words = self.view();
-        let renames = words.renames(id);
-        words.state(id).is_cached() && words.name(id) == Some(name) && words.renames(id) == renames
+        self.named().state_as(id, name).is_some()
     }
 
     /// Names a block, for one of its owners, in whose table alone it may be (`is_private`); it may be
     /// matched as soon as this returns. Calls `renamed` in between with the name it had, if any. The
     /// content may have come `again`. False if the block is cached already, or is being named by
     /// another owner.
+    #[inline]
     pub(crate) fn give_name(
         &self,
         id: BlockId,
@@ -82,18 +134,24 @@ impl BlockWords {
         is_private: bool,
         renamed: impl FnOnce(Name),
     ) -> bool {
-        let words = self.view();
-        // Of a private block with one owner that owner is the caller, and others (who count by id)
-        // name nothing: then there is nobody to keep out.
-        let is_alone = is_private && words.state(id) == BlockState::SOLE;
+        let named = self.named();
+        let words = named.words();
+        // Of a private block with one owner that owner is the caller: then there is nobody to keep
+        // out, unless by an id that somebody still counts by.
+        let is_alone =
+            is_private && !self.is_counted_by_id() && words.state(id) == BlockState::SOLE;
         if !is_alone && !words.begin_naming(id) {
             return false;
         }
-        if let Some(old) = words.name(id) {
-            renamed(old);
+        if named.renames(id) > 0 {
+            renamed(named.name(id));
         }
-        words.set_name(id, name);
-        words.end_naming(id, again);
+        named.set_name(id, name);
+        if is_alone {
+            words.end_naming_alone(id, again);
+        } else {
+            words.end_naming(id, again);
+        }
         true
     }
 }

@@ -22,7 +22,7 @@
 //! A word does not know where its block is, nor what it holds.
 
 use crate::id::BlockId;
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, bring_near};
 
 /// The bits of a word that count owners.
 const OWNERS: u32 = (1 << 20) - 1;
@@ -157,55 +157,55 @@ impl IdleBlock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WasIdle(pub(super) bool);
 
-/// Words of a cache line.
-const LINE: usize = 16;
+/// A block that can have a name: two of them to a cache line.
+#[repr(align(32))]
+pub(crate) struct NamedBlock {
+    word: AtomicU32,
+    /// How often the block was given a name.
+    pub(super) renames: AtomicU32,
+    /// The lower half first.
+    pub(super) name: [AtomicU64; 2],
+    /// The block whose content came next, where this one's was computed last.
+    pub(super) follower: AtomicU32,
+}
 
-/// Words from one block to the next where blocks have names, as a power of two.
-const NAMED_STRIDE: u32 = 3;
-
-/// Where it is counted how often a block was named, from its word on.
-const RENAMES_AT: usize = 1;
-
-/// Where a block's name begins, counted from its word.
-const NAME_AT: usize = 4;
-
-/// Words of a name.
-const NAME_WORDS: usize = 4;
+impl NamedBlock {
+    fn new() -> Self {
+        let [word, renames, follower] = std::array::from_fn(|_| AtomicU32::new(0));
+        let name = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { word, renames, name, follower }
+    }
+}
 
 /// The words of all blocks of a pool.
 pub(crate) struct BlockWords {
-    words: Box<[AtomicU32]>,
-    /// The first word of the first block, where a cache line begins.
-    start: usize,
-    /// Words from one block to the next, as a power of two.
-    stride: u32,
+    /// Of blocks without names: 4 bytes a block.
+    bare: Box<[AtomicU32]>,
+    /// Of blocks that can have names: 32 bytes a block. One of the two is empty.
+    pub(super) named: Box<[NamedBlock]>,
     /// True once anyone has counted by id: owners may then appear that no owner made.
     counted_by_id: AtomicBool,
 }
 
 impl BlockWords {
-    /// Words of blocks without names: 4 bytes a block.
+    /// Words of blocks without names.
     pub(crate) fn new(num_blocks: usize) -> Self {
-        Self::with_stride(num_blocks, 0)
+        Self {
+            bare: (0..num_blocks).map(|_| AtomicU32::new(0)).collect(),
+            named: Box::new([]),
+            counted_by_id: AtomicBool::new(false),
+        }
     }
 
-    /// Words of blocks that can have names: 32 bytes a block, two to a cache line.
+    /// Words of blocks that can have names.
     pub(crate) fn with_names(num_blocks: usize) -> Self {
-        Self::with_stride(num_blocks, NAMED_STRIDE)
-    }
-
-    fn with_stride(num_blocks: usize, stride: u32) -> Self {
-        let len = (num_blocks << stride) + LINE - 1;
-        let words: Box<[AtomicU32]> = (0..len).map(|_| AtomicU32::new(0)).collect();
-        // Under an interpreter or a model there may be no telling: then lines do not matter.
-        let start = words.as_ptr().align_offset(64);
-        let start = if start < LINE { start } else { 0 };
-        Self { words, start, stride, counted_by_id: AtomicBool::new(false) }
+        let named = (0..num_blocks).map(|_| NamedBlock::new()).collect();
+        Self { named, ..Self::new(0) }
     }
 
     /// True if blocks can have names.
     pub(crate) fn have_names(&self) -> bool {
-        self.stride == NAMED_STRIDE
+        !self.named.is_empty()
     }
 
     /// Announces owners that no owner made, before they appear.
@@ -224,7 +224,7 @@ impl BlockWords {
     /// read anew after each word written.
     #[inline]
     pub(crate) fn view(&self) -> WordsView<'_> {
-        WordsView { words: &self.words[self.start..], stride: self.stride }
+        if self.have_names() { WordsView::Named(&self.named) } else { WordsView::Bare(&self.bare) }
     }
 
     #[inline]
@@ -241,29 +241,25 @@ impl BlockWords {
 
 /// The words of all blocks, at hand.
 #[derive(Clone, Copy)]
-pub(crate) struct WordsView<'a> {
-    words: &'a [AtomicU32],
-    stride: u32,
+pub(crate) enum WordsView<'a> {
+    Bare(&'a [AtomicU32]),
+    Named(&'a [NamedBlock]),
 }
 
 impl<'a> WordsView<'a> {
     #[inline]
     fn word(&self, id: BlockId) -> &'a AtomicU32 {
-        &self.words[id.index() << self.stride]
+        match self {
+            Self::Bare(words) => &words[id.index()],
+            Self::Named(blocks) => &blocks[id.index()].word,
+        }
     }
 
-    /// Where it is counted how often the block was named.
+    /// To be called before many words are written one after the other.
     #[inline]
-    pub(super) fn rename_word(&self, id: BlockId) -> &'a AtomicU32 {
-        &self.words[(id.index() << self.stride) + RENAMES_AT]
-    }
-
-    /// Where the block's name is.
-    #[inline]
-    pub(super) fn name_words(&self, id: BlockId) -> &'a [AtomicU32] {
-        debug_assert_eq!(self.stride, NAMED_STRIDE, "only a cache of contents has names");
-        let at = (id.index() << self.stride) + NAME_AT;
-        &self.words[at..at + NAME_WORDS]
+    pub(crate) fn bring_near(&self, ids: impl Iterator<Item = BlockId>) {
+        // Relaxed: what is seen is not used.
+        bring_near(ids.map(|id| u64::from(self.word(id).load(Ordering::Relaxed))));
     }
 
     #[inline]
@@ -365,6 +361,14 @@ impl<'a> WordsView<'a> {
         let step = |state: BlockState| state.end_naming(again);
         let state = self.transition(id, Ordering::Release, step);
         assert!(state.is_some(), "a name is ended by who began it");
+    }
+
+    /// As [`end_naming`](Self::end_naming), for an owner who is alone with the block.
+    #[inline]
+    pub(super) fn end_naming_alone(&self, id: BlockId, again: bool) {
+        let state = BlockState::SOLE.end_naming(again).expect("the block has no name yet");
+        // Release: as in `end_naming`. Loom: a_match_sees_what_was_published.
+        self.word(id).store(state.0, Ordering::Release);
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.

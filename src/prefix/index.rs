@@ -1,44 +1,56 @@
 //! Was this content computed before, and in which block? A fixed table of hints.
 //!
 //! ```text
-//!   name ──> bucket: one cache line of 7 words, each (tag, block) or nothing, and a count of those
-//!            that are in one of the next three buckets because this one was full
+//!   name ──> bucket: half a cache line of 3 words, each (tag, block) or nothing, and a count of
+//!            those that are in one of the buckets behind because this one was full
 //! ```
 //!
 //! An entry says where a name was last seen. Whether it still is there, the block says: its word
 //! and its full name, read after the block was acquired. So entries may be stale, and the table
-//! takes no lock; the entry of a block that was reclaimed goes when the block gets its next name.
-//! The table has three words a block, and each block one entry at most. A name that is not there is
-//! told by one line, as most buckets never were full.
+//! takes no lock; the entry of a block that was reclaimed goes when the block gets its next name. The
+//! table has 24 buckets for 25 blocks, and each block one entry at most. A name that is not there is
+//! told by one bucket, as 98 of 100 never were full; that a name finds no room in those behind its
+//! own either happens to less than one of 10^13.
+//!
+//! A bucket is looked at without a branch an entry: which of them it is, no branch predictor learns.
 //!
 //! Invariant: the table may forget, and never lies about what the caller then compares. It does not
 //! know whether a block is idle or used.
 
 use crate::id::BlockId;
 use crate::pool::name::Name;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, bring_near};
 
 /// Entries of a bucket.
-const SLOTS: usize = 7;
+const SLOTS: usize = 3;
 
 /// Buckets in which an entry may be: its own, and those behind it, if the first are full.
-const WINDOW: usize = 4;
+const WINDOW: usize = 24;
 
-/// Words of the table for each block.
-const SLOTS_A_BLOCK: usize = 3;
+/// Where in a bucket's last word the reach begins; below it is the count.
+const REACH: u32 = 32;
+const COUNT: u64 = (1 << REACH) - 1;
 
-/// A cache line.
-#[repr(align(64))]
+/// Half a cache line.
+#[repr(align(32))]
 struct Bucket {
-    slots: [AtomicU64; SLOTS],
-    /// Entries that belong here and are further on.
-    beyond: AtomicU64,
+    /// The entries, and behind them how many belong here and are further on.
+    words: [AtomicU64; SLOTS + 1],
 }
 
 /// Where names were last seen.
 pub(crate) struct PrefixIndex {
     buckets: Box<[Bucket]>,
-    /// Bits of a name's spread that are looked at: all, but where a test wants collisions.
+    /// Bits of a name's spread and its mark that are looked at, where a test wants collisions.
+    #[cfg(test)]
+    bits: u64,
+}
+
+/// The table for a loop over many names.
+#[derive(Clone, Copy)]
+pub(crate) struct IndexView<'a> {
+    buckets: &'a [Bucket],
+    #[cfg(test)]
     bits: u64,
 }
 
@@ -46,23 +58,25 @@ pub(crate) struct PrefixIndex {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     home: usize,
-    tag: u64,
+    tag: u32,
 }
 
 impl PrefixIndex {
     /// For a pool of so many blocks; of 0 blocks, it holds nothing.
     pub(crate) fn new(num_blocks: usize) -> Self {
-        let buckets = match num_blocks {
-            0 => 0,
-            _ => (num_blocks * SLOTS_A_BLOCK).div_ceil(SLOTS).max(WINDOW),
-        };
-        Self { buckets: (0..buckets).map(|_| Bucket::new()).collect(), bits: u64::MAX }
+        let buckets = num_blocks - num_blocks / 25;
+        let buckets = if num_blocks == 0 { 0 } else { buckets.max(WINDOW) };
+        Self {
+            buckets: (0..buckets).map(|_| Bucket::new()).collect(),
+            #[cfg(test)]
+            bits: u64::MAX,
+        }
     }
 
-    /// One that tells only 256 names apart.
+    /// One that tells only 8 names apart.
     #[cfg(test)]
-    pub(crate) fn of_8_bits(num_blocks: usize) -> Self {
-        Self { bits: 0xff << 24, ..Self::new(num_blocks) }
+    pub(crate) fn of_3_bits(num_blocks: usize) -> Self {
+        Self { bits: 0x7 << 61, ..Self::new(num_blocks) }
     }
 
     /// True for a table that never holds anything.
@@ -70,30 +84,35 @@ impl PrefixIndex {
         self.buckets.is_empty()
     }
 
+    /// Where the buckets are is then known in registers.
+    #[inline]
+    pub(crate) fn view(&self) -> IndexView<'_> {
+        IndexView {
+            buckets: &self.buckets,
+            #[cfg(test)]
+            bits: self.bits,
+        }
+    }
+
     /// Where `name` belongs, in a table that is not empty.
     #[inline]
     pub(crate) fn place(&self, name: Name) -> Place {
-        let spread = name.spread() & self.bits;
-        // The upper half of a product spreads 64 bits over any number of buckets.
-        let home = ((u128::from(spread) * self.buckets.len() as u128) >> 64) as usize;
-        Place { home, tag: spread & u64::from(u32::MAX) }
+        self.view().place(name)
+    }
+
+    /// To be called before many entries are written one after the other.
+    #[inline]
+    pub(crate) fn bring_near(&self, names: impl Iterator<Item = Name>) {
+        let index = self.view();
+        // Relaxed: what is seen is not used.
+        let look = |name| index.buckets[index.place(name).home].beyond().load(Ordering::Relaxed);
+        bring_near(names.map(look));
     }
 
     /// The first block at a place for which `fits` says yes.
     #[inline]
-    pub(crate) fn find(
-        &self,
-        place: Place,
-        mut fits: impl FnMut(BlockId) -> bool,
-    ) -> Option<BlockId> {
-        let bucket = &self.buckets[place.home];
-        if let Some(id) = bucket.find(place.tag, &mut fits) {
-            return Some(id);
-        }
-        if bucket.is_home_of_all() {
-            return None;
-        }
-        self.beyond(place.home).find_map(|bucket| bucket.find(place.tag, &mut fits))
+    pub(crate) fn find(&self, place: Place, fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
+        self.view().find(place, fits)
     }
 
     /// Notes that the block of that place is `id`. False, and forgotten, if there is no room.
@@ -105,14 +124,14 @@ impl PrefixIndex {
 
     #[cold]
     fn insert_beyond(&self, home: usize, entry: u64) -> bool {
-        // Relaxed: see `Bucket`. Counted first, so that what is there is counted.
-        let count = &self.buckets[home].beyond;
-        count.fetch_add(1, Ordering::Relaxed);
-        let inserted = self.beyond(home).any(|bucket| bucket.insert(entry));
-        if !inserted {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-        inserted
+        let bucket = &self.buckets[home];
+        (1..).zip(self.view().beyond(home, WINDOW)).any(|(distance, other)| {
+            // Counted first, so that what is there is counted.
+            other.has_room() && {
+                bucket.one_more_beyond(distance);
+                other.insert(entry) || bucket.one_fewer_beyond()
+            }
+        })
     }
 
     /// Takes back what `insert` noted, if it is there.
@@ -120,11 +139,16 @@ impl PrefixIndex {
     pub(crate) fn remove(&self, place: Place, id: BlockId) {
         let entry = entry_of(place.tag, id);
         let bucket = &self.buckets[place.home];
-        if bucket.replace(entry, 0) || bucket.is_home_of_all() {
-            return;
+        if !bucket.replace(entry, 0) && !bucket.is_home_of_all() {
+            self.remove_beyond(place.home, entry);
         }
-        if self.beyond(place.home).any(|bucket| bucket.replace(entry, 0)) {
-            bucket.beyond.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn remove_beyond(&self, home: usize, entry: u64) {
+        let bucket = &self.buckets[home];
+        if self.view().beyond(home, bucket.reach()).any(|other| other.replace(entry, 0)) {
+            bucket.one_fewer_beyond();
         }
     }
 
@@ -134,12 +158,48 @@ impl PrefixIndex {
         let bucket = &self.buckets[place.home];
         bucket.count(place.tag) > 1 || !bucket.is_home_of_all()
     }
+}
 
-    /// The other buckets in which an entry may be.
-    fn beyond(&self, home: usize) -> impl Iterator<Item = &Bucket> {
-        let len = self.buckets.len();
-        (home + 1..home + WINDOW.min(len))
-            .map(move |at| &self.buckets[if at < len { at } else { at - len }])
+impl<'a> IndexView<'a> {
+    #[inline]
+    pub(crate) fn place(self, name: Name) -> Place {
+        let (spread, tag) = name.spread();
+        #[cfg(test)]
+        let (spread, tag) = (spread & self.bits, tag & self.bits as u32);
+        // The upper half of a product spreads 64 bits over any number of buckets.
+        let home = ((u128::from(spread) * self.buckets.len() as u128) >> 64) as usize;
+        Place { home, tag }
+    }
+
+    #[inline]
+    pub(crate) fn find(
+        self,
+        place: Place,
+        mut fits: impl FnMut(BlockId) -> bool,
+    ) -> Option<BlockId> {
+        let bucket = &self.buckets[place.home];
+        if let Some(id) = bucket.find(place.tag, &mut fits) {
+            return Some(id);
+        }
+        if bucket.is_home_of_all() {
+            return None;
+        }
+        self.find_beyond(place, fits)
+    }
+
+    /// Takes `fits` by value, so that what it looks at stays in registers on the usual way.
+    #[cold]
+    #[inline(never)]
+    fn find_beyond(self, place: Place, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
+        let reach = self.buckets[place.home].reach();
+        self.beyond(place.home, reach).find_map(|bucket| bucket.find(place.tag, &mut fits))
+    }
+
+    /// The buckets behind `home`, fewer than `reach` or all.
+    fn beyond(self, home: usize, reach: usize) -> impl Iterator<Item = &'a Bucket> {
+        let (buckets, len) = (self.buckets, self.buckets.len());
+        (home + 1..home + reach.min(len))
+            .map(move |at| &buckets[if at < len { at } else { at - len }])
     }
 }
 
@@ -147,28 +207,69 @@ impl PrefixIndex {
 // by the exchange that acquires the block, and nothing is handed over with a slot that is empty.
 impl Bucket {
     fn new() -> Self {
-        Self { slots: std::array::from_fn(|_| AtomicU64::new(0)), beyond: AtomicU64::new(0) }
+        Self { words: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     #[inline]
-    fn find(&self, tag: u64, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
-        self.slots.iter().find_map(|slot| {
-            let entry = slot.load(Ordering::Relaxed);
-            if entry >> 32 != tag {
-                return None;
+    fn find(&self, tag: u32, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
+        let mut matches = self.mask(|entry| (entry >> 32) as u32 == tag);
+        while matches != 0 {
+            let slot = self.first(matches);
+            if let Some(id) = block_of(slot.load(Ordering::Relaxed))
+                && fits(id)
+            {
+                return Some(id);
             }
-            block_of(entry).filter(|&id| fits(id))
-        })
+            matches &= matches - 1;
+        }
+        None
     }
 
     #[inline]
     fn is_home_of_all(&self) -> bool {
-        self.beyond.load(Ordering::Relaxed) == 0
+        self.beyond().load(Ordering::Relaxed) == 0
+    }
+
+    /// How many entries belong here and are further on, and above that, the end of where they are:
+    /// how far they ever were since there were none.
+    #[inline]
+    fn beyond(&self) -> &AtomicU64 {
+        &self.words[SLOTS]
+    }
+
+    fn reach(&self) -> usize {
+        (self.beyond().load(Ordering::Relaxed) >> REACH) as usize
+    }
+
+    fn one_more_beyond(&self, distance: u64) {
+        let more = |word: u64| {
+            let (reach, count) = (word >> REACH, word & COUNT);
+            Some((reach.max(distance + 1) << REACH) | (count + 1))
+        };
+        let _ = self.beyond().fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// False, for who could not do what was counted.
+    fn one_fewer_beyond(&self) -> bool {
+        let fewer = |word: u64| Some(if word & COUNT == 1 { 0 } else { word - 1 });
+        let _ = self.beyond().fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        false
+    }
+
+    fn has_room(&self) -> bool {
+        self.mask(|entry| entry == 0) != 0
+    }
+
+    /// The word of the first entry in a mask that is not empty.
+    #[inline]
+    fn first(&self, mask: u32) -> &AtomicU64 {
+        // The remainder is what tells the compiler that there is such a word.
+        &self.words[mask.trailing_zeros() as usize % self.words.len()]
     }
 
     #[inline]
-    fn count(&self, tag: u64) -> usize {
-        self.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) >> 32 == tag).count()
+    fn count(&self, tag: u32) -> u32 {
+        self.mask(|entry| (entry >> 32) as u32 == tag).count_ones()
     }
 
     #[inline]
@@ -179,17 +280,29 @@ impl Bucket {
     /// False if `old` is not here (any more).
     #[inline]
     fn replace(&self, old: u64, new: u64) -> bool {
-        self.slots.iter().any(|slot| {
-            slot.load(Ordering::Relaxed) == old
-                && slot.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        })
+        let mut matches = self.mask(|entry| entry == old);
+        while matches != 0 {
+            let slot = self.first(matches);
+            if slot.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                return true;
+            }
+            matches &= matches - 1;
+        }
+        false
+    }
+
+    /// One bit an entry, for those that `is_meant` says yes of.
+    #[inline]
+    fn mask(&self, is_meant: impl Fn(u64) -> bool) -> u32 {
+        let bit = |at: usize| u32::from(is_meant(self.words[at].load(Ordering::Relaxed))) << at;
+        bit(0) | bit(1) | bit(2)
     }
 }
 
 #[inline]
-fn entry_of(tag: u64, id: BlockId) -> u64 {
+fn entry_of(tag: u32, id: BlockId) -> u64 {
     // One more than the id: no entry is 0.
-    (tag << 32) | u64::from(id.0 + 1)
+    (u64::from(tag) << 32) | u64::from(id.0 + 1)
 }
 
 #[inline]
@@ -229,10 +342,9 @@ mod tests {
 
     #[test]
     fn entries_beyond_a_full_bucket_are_found_and_removed() {
-        let index = PrefixIndex::of_8_bits(100);
-        let full =
-            (1..).take(SLOTS * WINDOW).map(|n| (index.place(name(256 * n)), BlockId(n as u32)));
-        let place = index.place(name(256));
+        let index = PrefixIndex::of_3_bits(100);
+        let full = (1..).take(SLOTS * WINDOW).map(|n| (index.place(name(n)), BlockId(n as u32)));
+        let place = index.place(name(1));
         let at_home = Place { home: place.home, tag: place.tag };
         for (_, id) in full.clone() {
             assert!(index.insert(at_home, id));

@@ -10,4 +10,4 @@ mod published;
 pub use self::extra_keys::ExtraKeys;
 pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
 #[cfg(not(paged_kv_loom))]
-pub(crate) use self::published::{Generation, PublishedBlocks, Told};
+pub(crate) use self::published::{Generation, Offer, PublishedBlocks, Told};

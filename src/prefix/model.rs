@@ -5,7 +5,7 @@
 //! same.
 
 use super::hash::BlockHash;
-use super::published::{Generation, PublishedBlocks, Told, name_of};
+use super::published::{Generation, Offer, PublishedBlocks, Told, name_of};
 use crate::error::Result;
 use crate::event::announcer::{Announcer, Taken};
 use crate::event::kv_event::EventSink;
@@ -79,12 +79,16 @@ impl ReusePool {
 
     /// Lets a block of `admitted` be matched.
     pub fn publish(&self, admitted: &Admitted, index: usize, hash: u128) -> usize {
-        let (id, hash) = (admitted.table.as_slice()[index], BlockHash::from_u128(hash));
-        let private_from = admitted.table.shared_len().saturating_sub(index);
-        let blocks = self.pool.blocks();
+        let (before, rest) = admitted.table.as_slice().split_at(index);
+        let offer = Offer {
+            ids: &rest[..1],
+            before: before.last().copied(),
+            private_from: admitted.table.shared_len().saturating_sub(index),
+            generation: admitted.generation,
+        };
+        let hash_of = |_| BlockHash::from_u128(hash);
         let told = || Told { parent: None, tokens: [&[]; 2], block_size: 1, extra: None, index: 0 };
-        let generation = admitted.generation;
-        self.published.publish(blocks, &[id], private_from, |_| hash, generation, told)
+        self.published.publish(self.pool.blocks(), &offer, hash_of, told)
     }
 
     /// A second owner of all of its blocks.

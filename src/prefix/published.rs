@@ -11,17 +11,33 @@ mod announced;
 
 pub(crate) use self::announced::Told;
 use super::hash::BlockHash;
-use super::index::PrefixIndex;
+use super::index::{IndexView, Place, PrefixIndex};
 use crate::event::announcer::Announcer;
 use crate::id::BlockId;
 use crate::pool::Blocks;
 use crate::pool::free_list::Matching;
-use crate::pool::name::Name;
+use crate::pool::name::{Name, NamedView};
 use crate::sync::{AtomicU64, Ordering, PlainArc, fence};
 
 /// Which weights a content was computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
+
+/// Blocks that are published in one go.
+const AT_ONCE: usize = 64;
+
+/// Blocks to publish, for one of their owners.
+#[derive(Clone, Copy)]
+pub(crate) struct Offer<'a> {
+    /// In the order of a sequence.
+    pub(crate) ids: &'a [BlockId],
+    /// The block before them there.
+    pub(crate) before: Option<BlockId>,
+    /// From here on they are in nobody else's table unless their words say so.
+    pub(crate) private_from: usize,
+    /// Under which they were computed.
+    pub(crate) generation: Generation,
+}
 
 /// The contents that can be matched.
 pub(crate) struct PublishedBlocks {
@@ -73,13 +89,15 @@ impl PublishedBlocks {
         if self.index.is_empty() {
             return probed;
         }
-        let generation = self.generation();
+        let (generation, named) = (self.generation(), blocks.named());
+        let mut trail = self.trail(blocks);
         for &hash in hashes {
             let name = name_of(hash, generation);
-            let found = self.index.find(self.index.place(name), |id| blocks.is_cached_as(id, name));
-            let Some(id) = found else { break };
+            let Some(id) = trail.next(name, move |id| named.state_as(id, name).is_some()) else {
+                break;
+            };
             probed.cached += 1;
-            probed.idle += usize::from(blocks.is_idle(id));
+            probed.idle += usize::from(named.words().state(id).is_idle());
         }
         probed
     }
@@ -96,32 +114,43 @@ impl PublishedBlocks {
         if self.index.is_empty() {
             return;
         }
+        let named = blocks.named();
+        let mut trail = self.trail(blocks);
         for part in hashes.chunks(Matching::AT_MOST) {
-            let mut matching = blocks.matching();
-            for &hash in part {
+            // A look at all of them first: an exchange lets nothing that comes after it begin early.
+            let start = out.len();
+            out.extend(part.iter().map_while(|&hash| {
                 let name = name_of(hash, generation);
-                match self.index.find(self.index.place(name), |id| matching.acquire(id, name)) {
-                    Some(id) => out.push(id),
-                    None => return,
+                trail.next(name, move |id| named.seems_cached_as(id, name))
+            }));
+            let mut matching = blocks.matching();
+            for (at, &hash) in (start..out.len()).zip(part) {
+                let name = name_of(hash, generation);
+                if matching.acquire(out[at], name) {
+                    continue;
                 }
+                match self.index.find(self.index.place(name), |id| matching.acquire(id, name)) {
+                    Some(id) => out[at] = id,
+                    None => return out.truncate(at),
+                }
+            }
+            if out.len() < start + part.len() {
+                return;
             }
         }
     }
 
-    /// Lets `ids`, in the order of a sequence, be matched by the hashes of their contents, for one of
-    /// their owners; those from `private_from` on are in nobody else's table unless their words say so.
-    /// One whose content is cached in another block already stays as it is, and counts as a use of the
-    /// other. What is `told` of them goes to who listens. Returns how many can be matched that could not
-    /// before.
+    /// Lets blocks be matched by the hashes of their contents. One whose content is cached in another
+    /// block already stays as it is, and counts as a use of the other. What is `told` of them goes to
+    /// who listens. Returns how many can be matched that could not before.
     pub(crate) fn publish<'a>(
         &self,
         blocks: &Blocks,
-        ids: &[BlockId],
-        private_from: usize,
+        offer: &Offer<'_>,
         hash_of: impl Fn(usize) -> BlockHash,
-        generation: Generation,
         told: impl FnOnce() -> Told<'a>,
     ) -> usize {
+        let Offer { ids, before, private_from, generation } = *offer;
         if self.index.is_empty() {
             return 0;
         }
@@ -133,14 +162,26 @@ impl PublishedBlocks {
             }
             // Of an earlier generation: nobody finds it, so nobody is told.
         }
+        let named = blocks.named();
+        let first = before.zip(ids.first().copied());
+        let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
+        first.into_iter().chain(others).for_each(|(id, next)| named.set_follower(id, next));
         let mut published = 0;
         // From the end: if a content has been asked for again, so have those before it.
-        let mut again = false;
-        for (at, &id) in ids.iter().enumerate().rev() {
-            let name = name_of(hash_of(at), generation);
-            again |= blocks.was_reclaimed_of_late(name);
-            let is_private = at >= private_from;
-            published += usize::from(self.publish_one(blocks, id, name, is_private, &mut again));
+        let (mut again, mut end) = (false, ids.len());
+        for part in ids.rchunks(AT_ONCE) {
+            let start = end - part.len();
+            // Where they will be noted, and where they are under the names that they had.
+            let names = (start..end).map(|at| name_of(hash_of(at), generation));
+            self.index.bring_near(names.chain(part.iter().map(|&id| named.name(id))));
+            for at in (start..end).rev() {
+                let name = name_of(hash_of(at), generation);
+                again |= blocks.was_reclaimed_of_late(name);
+                let is_private = at >= private_from;
+                let is_new = self.publish_one(blocks, ids[at], name, is_private, &mut again);
+                published += usize::from(is_new);
+            }
+            end = start;
         }
         if published > 0 {
             // SeqCst: of two threads that publish one content at once, whoever is here second sees
@@ -166,6 +207,12 @@ impl PublishedBlocks {
         copies
     }
 
+    fn trail<'a>(&'a self, blocks: &'a Blocks) -> Trail<'a> {
+        // Where somebody listens, nothing is to be found that the index does not know.
+        let follows = self.announcer.is_none();
+        Trail { index: self.index.view(), named: blocks.named(), follows, guess: BlockId(0) }
+    }
+
     #[inline]
     fn publish_one(
         &self,
@@ -185,7 +232,25 @@ impl PublishedBlocks {
             return false;
         }
         let renamed = |old| self.index.remove(self.index.place(old), id);
-        blocks.give_name(id, name, *again, is_private, renamed) && self.index.insert(place, id)
+        blocks.give_name(id, name, *again, is_private, renamed)
+            && self.note(blocks, place, id, name)
+    }
+
+    /// Notes that the content called `name` is in `id`.
+    #[inline]
+    fn note(&self, blocks: &Blocks, place: Place, id: BlockId, name: Name) -> bool {
+        self.index.insert(place, id) || self.note_for_another(blocks, place, id, name)
+    }
+
+    /// Where there is no room: a content that was often reclaimed may have left entries of many blocks
+    /// that got no other name since.
+    #[cold]
+    fn note_for_another(&self, blocks: &Blocks, place: Place, id: BlockId, name: Name) -> bool {
+        let is_stale = |other| other != id && !blocks.is_cached_as(other, name);
+        self.index.find(place, is_stale).is_some_and(|other| {
+            self.index.remove(place, other);
+            self.index.insert(place, id)
+        })
     }
 
     /// Of the blocks cached under `name` lets the one with the lowest id be found only. The others
@@ -200,6 +265,29 @@ impl PublishedBlocks {
         if let Some(other) = self.index.find(place, is_other) {
             self.index.remove(place, id.max(other));
         }
+    }
+}
+
+/// The blocks of a chain of names, found one after the other: each is first looked for where the one
+/// before it was followed last, which is one cache line that often is the next in memory.
+struct Trail<'a> {
+    index: IndexView<'a>,
+    named: NamedView<'a>,
+    follows: bool,
+    guess: BlockId,
+}
+
+impl Trail<'_> {
+    /// The block of the next name for which `fits` says yes.
+    #[inline]
+    fn next(&mut self, name: Name, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
+        let id = if self.follows && fits(self.guess) {
+            self.guess
+        } else {
+            self.index.find(self.index.place(name), fits)?
+        };
+        self.guess = self.named.follower(id);
+        Some(id)
     }
 }
 
@@ -232,13 +320,14 @@ mod tests {
         let pool =
             BlockPool::build(2_000, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
         let mut published = PublishedBlocks::new(2_000, None);
-        published.index = PrefixIndex::of_8_bits(2_000);
+        published.index = PrefixIndex::of_3_bits(2_000);
         let generation = published.generation();
         let hash = |n: u128| BlockHash::from_u128(n * 0x1234_5678_9abc_def1_0fed_cba9);
         let table = pool.allocate(1_000).unwrap();
         for (n, &id) in table.as_slice().iter().enumerate() {
             let hash_of = |_| hash(1 + n as u128);
-            published.publish(pool.blocks(), &[id], 0, hash_of, generation, || unreachable!());
+            let offer = Offer { ids: &[id], before: None, private_from: 0, generation };
+            published.publish(pool.blocks(), &offer, hash_of, || unreachable!());
         }
         let mut found = 0;
         for n in 0..2_000 {
@@ -256,5 +345,25 @@ mod tests {
         drop(table);
         assert_eq!(pool.used_block_count(), 0);
         pool.validate().unwrap();
+    }
+
+    #[test]
+    fn a_content_that_was_often_reclaimed_finds_room_again() {
+        let pool =
+            BlockPool::build(200, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
+        let published = PublishedBlocks::new(200, None);
+        let (hash, generation) = (BlockHash::from_u128(7), published.generation());
+        let mut held = pool.allocate(0).unwrap();
+        for _ in 0..190 {
+            let table = pool.allocate(1).unwrap();
+            let offer = Offer { ids: table.as_slice(), before: None, private_from: 0, generation };
+            published.publish(pool.blocks(), &offer, |_| hash, || unreachable!());
+            assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 1);
+            drop(table);
+            // The one that is reclaimed comes last, and is held without a new name.
+            let mut all = pool.allocate(pool.free_block_count()).unwrap();
+            held.grow_from(&mut all, 1);
+            assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 0);
+        }
     }
 }

@@ -23,8 +23,8 @@ pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use self::map::DashMap;
 use super::native;
 pub(crate) use super::native::{
-    Backoff, CachePadded, Entry, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard, fence,
-    thread_local, thread_ordinal,
+    Backoff, CachePadded, Entry, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard, bring_near,
+    fence, thread_local, thread_ordinal,
 };
 
 /// Where something is written.

@@ -47,6 +47,13 @@ pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
     Arc::into_inner(arc)
 }
 
+/// Looks at words that are about to be written, all at once: behind an exchange nothing begins early,
+/// so that one after the other each would be waited for by itself.
+#[inline]
+pub(crate) fn bring_near(looks: impl Iterator<Item = u64>) {
+    std::hint::black_box(looks.fold(0, |all, word| all ^ word));
+}
+
 /// Waiting for a thread that is inside a few instructions, or was descheduled there.
 ///
 /// Spins, then yields, then sleeps: sleeping lets a thread of lower real-time priority finish.

@@ -47,6 +47,9 @@ fn let_others_run() {
     AtomicBool::new(false).load(Ordering::SeqCst);
 }
 
+/// Nothing: there is no distance.
+pub(crate) fn bring_near(_looks: impl Iterator<Item = u64>) {}
+
 /// A mutex whose `lock` gives the guard: there is no poison.
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 

@@ -172,6 +172,13 @@ impl Entries {
         self.start() == self.end()
     }
 
+    /// Up to `n` of them.
+    fn first(&self, n: usize) -> impl Iterator<Item = IdleBlock> {
+        let (start, end) = (self.start(), self.end());
+        let slots = self.slots[start..end].iter().take(n);
+        slots.map(|slot| IdleBlock::from_bits(slot.load(Ordering::Relaxed)))
+    }
+
     fn pop(&self) -> Option<IdleBlock> {
         let start = self.start();
         (start < self.end()).then(|| {
@@ -261,16 +268,15 @@ impl Claim<'_> {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> usize {
-        let start = out.len();
-        let view = words.view();
+        let (start, view) = (out.len(), words.view());
+        let [once, _] = &self.shard.idle.classes;
+        view.bring_near(once.oldest.first(end - start).map(|idle| idle.id));
         while out.len() < end {
             let Some(idle) = self.pop_idle(lists) else { break };
             if view.reclaim(idle) {
                 out.push(idle.id);
-                if !lists.ghosts.is_empty()
-                    && let Some(name) = view.name(idle.id)
-                {
-                    lists.ghosts.remember(name);
+                if !lists.ghosts.is_empty() {
+                    lists.ghosts.remember(words.named().name(idle.id));
                 }
             }
         }

@@ -42,15 +42,16 @@ impl Matching<'_> {
     }
 
     fn acquire_as(&mut self, id: BlockId, name: Name, again: bool) -> bool {
-        let view = self.words.view();
+        let named = self.words.named();
+        let view = named.words();
         // A look first: a block of another name is not to be touched.
-        if view.name(id) != Some(name) {
+        if named.name(id) != name {
             return false;
         }
         let Some(was_idle) = view.acquire(id, again) else {
             return false;
         };
-        if view.name(id) == Some(name) {
+        if named.name(id) == name {
             self.revived += u64::from(was_idle.0);
             return true;
         }

@@ -128,7 +128,7 @@ impl PublishedBlocks {
         }
         let renamed = |old| self.index.remove(self.index.place(old), id);
         let named = blocks.give_name(id, name, *again, false, renamed);
-        if !(named && self.index.insert(place, id)) {
+        if !(named && self.note(blocks, place, id, name)) {
             return Offered::Passed;
         }
         let Some(old) = leaving else {

@@ -38,11 +38,10 @@ impl Ghosts {
         slot.load(Ordering::Relaxed) == mark
     }
 
-    /// The slot is chosen by the high bits, the mark is of the low ones.
     fn place(&self, name: Name) -> (&AtomicU32, u32) {
-        let spread = name.spread();
+        let (spread, mark) = name.spread();
         let at = (u128::from(spread) * self.slots.len() as u128) >> 64;
-        (&self.slots[at as usize], spread as u32 | 1)
+        (&self.slots[at as usize], mark | 1)
     }
 }
 
