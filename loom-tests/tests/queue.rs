@@ -128,6 +128,23 @@ fn a_slot_is_used_again<Q: Queue, T: Threads>() {
     assert_eq!(out, [1, 2], "every element came out or was refused");
 }
 
+/// Somebody counts while others push and pop: as many as there were at some moment.
+fn a_count_is_of_a_moment<Q: Queue, T: Threads>() {
+    let queue = Arc::new(Q::new(3));
+    queue.push(0).unwrap();
+    let (mover, watcher) = (Arc::clone(&queue), Arc::clone(&queue));
+    let move_two = move || {
+        for element in 1..=2 {
+            mover.push(element).unwrap();
+            mover.pop().unwrap();
+        }
+        1
+    };
+    let [_, seen] = T::both::<usize>([Box::new(move_two), Box::new(move || watcher.len())]);
+    assert!((1..=2).contains(&seen), "{seen} of one or two");
+    assert_eq!(queue.len(), 1);
+}
+
 type Shipped = crossbeam::queue::ArrayQueue<u32>;
 type Modelled = paged_kv::model::ArrayQueue<u32>;
 
@@ -165,4 +182,14 @@ fn a_slot_is_used_again_in_the_shipped_queue() {
 #[test]
 fn a_slot_is_used_again_in_the_modelled_queue() {
     explore(a_slot_is_used_again::<Modelled, ModelThreads>);
+}
+
+#[test]
+fn a_count_is_of_a_moment_in_the_shipped_queue() {
+    (0..ROUNDS).for_each(|_| a_count_is_of_a_moment::<Shipped, RealThreads>());
+}
+
+#[test]
+fn a_count_is_of_a_moment_in_the_modelled_queue() {
+    explore(a_count_is_of_a_moment::<Modelled, ModelThreads>);
 }

@@ -100,9 +100,15 @@ impl<T> ArrayQueue<T> {
         }
     }
 
-    /// Elements in the queue, at rest.
+    /// Elements in the queue at some moment of the call.
     pub fn len(&self) -> usize {
-        self.tail.load(Ordering::SeqCst) - self.head.load(Ordering::SeqCst)
+        loop {
+            let tail = self.tail.newest();
+            let head = self.head.newest();
+            if self.tail.newest() == tail {
+                return tail - head;
+            }
+        }
     }
 
     /// True when there are none.

@@ -1,11 +1,11 @@
 //! Does a leased sequence stay where it is, and does nobody wait for ever?
 
 use paged_kv::PagedKvError::{NothingToEvict, SequenceLeased, SequenceNotFound};
-use paged_kv::{AppendBatch, EvictionStrategy, PagedKvCache};
+use paged_kv::{AppendBatch, EvictionStrategy};
 use shuttle::thread::{scope, yield_now};
 
 use crate::explore::explore;
-use crate::{A, B, Contents, assert_all_free_at_end, cache};
+use crate::{A, B, Contents, assert_all_free_at_end, cache, shape};
 
 /// While the lease is held, the blocks are its sequence's, whatever is asked for meanwhile.
 #[test]
@@ -151,8 +151,7 @@ fn a_closure_that_looks_twice_waits_for_nobody_who_waits_for_it() {
 fn a_trim_beside_a_lease_takes_nothing_that_is_leased() {
     explore(|| {
         let strategy = EvictionStrategy::StreamingLLM { sink_tokens: 2, window_tokens: 2 };
-        let builder = PagedKvCache::builder().num_blocks(6).block_size(2).home_shards(2);
-        let cache = builder.with_eviction_strategy(strategy).build().expect("a cache");
+        let cache = shape(6).with_eviction_strategy(strategy).build().expect("a cache");
         cache.allocate(A, 8).expect("there is room");
         cache.allocate(B, 4).expect("there is room");
         scope(|scope| {

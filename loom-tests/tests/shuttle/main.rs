@@ -19,7 +19,7 @@ mod workload;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use paged_kv::{BlockId, PagedKvCache, SeqId};
+use paged_kv::{BlockId, HashAlgorithm, PagedKvCache, PagedKvCacheBuilder, SeqId};
 
 const A: SeqId = SeqId(1);
 const B: SeqId = SeqId(2);
@@ -27,8 +27,13 @@ const C: SeqId = SeqId(3);
 
 /// A cache of `num_blocks` blocks of two tokens over two home shards.
 fn cache(num_blocks: usize) -> PagedKvCache {
+    shape(num_blocks).build().expect("a cache of that shape")
+}
+
+/// As of that cache. Its hashes are the same in every run, so that a failure repeats.
+fn shape(num_blocks: usize) -> PagedKvCacheBuilder {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(2).home_shards(2);
-    builder.build().expect("a cache of that shape")
+    builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 0x5EED })
 }
 
 /// What is left in the cache is freed, and then nothing is used, and all agree on it.
