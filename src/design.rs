@@ -152,11 +152,15 @@
 //! | `claimed.store(false, Release)` in `Claim::drop` | `claimed.compare_exchange(.., Acquire, ..)` in `Shard::try_claim` | ids, words, ledger; through the words' owners the KV bytes: a block's next owner sees all its last one did |
 //! | the depot's push | the depot's pop | the same for blocks that change shards |
 //! | `word` exchange, AcqRel, in `WordsView::release_shared` | itself, and the Acquire loads in `state` and `release_sole` | what each sharer did with a block, to the last one |
-//! | `taken`, `given` stores, Release | loads, Acquire, in `room_at_most` and `totals` | a block counted as given was counted as taken |
+//! | `taken`, `given`, `giving` stores, Release | loads, Acquire, in `room_at_most` and `totals` | a block counted as given was counted as taken, and one that can be taken again is announced as given |
 //! | `word` exchange, Release, in `end_naming` | the Acquire exchange in `acquire`, the Acquire load in `state` | a name, and the contents behind it |
 //! | `word` exchange, AcqRel, in `release_shared` | the Acquire exchange in `reclaim` | what each user did with a block, to who reclaims it |
+//! | `word` store, Release, in `undo_reclaim` | the Acquire exchange in `acquire` | what each user did with a block that was put back, to who matches it |
 //! | `renames` and name stores, Release | their Acquire loads | a probe that reads a part of a new name sees that it is new |
 //! | `fence(SeqCst)` in `publish` | itself | of two publishers of one content one sees both |
+//! | a step's slot, Release, in `close` | the Acquire load in `newest_open`, the Acquire exchange in `open` | what the device did in a step, to who finds it over |
+//! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |
+//! | `fence(SeqCst)` in `leaves_enough` | itself | of two that come in above the watermark one counts what both took |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |
 //! | `leases.fetch_sub(Release)` | `leases.load(Acquire)` | what a lease's holder did, to the thread that evicts |
 //!
