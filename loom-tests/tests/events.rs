@@ -3,8 +3,9 @@
 #![cfg(paged_kv_loom)]
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use loom::sync::Mutex;
 use loom_tests::{explore, race};
 use paged_kv::reuse_model::ReusePool;
 use paged_kv::{BlockHash, EventSink, KvEvent};
@@ -12,8 +13,8 @@ use paged_kv::{BlockHash, EventSink, KvEvent};
 const A: u128 = 0xa;
 const B: u128 = 0xb;
 
-/// What it holds: each content once.
-#[derive(Default)]
+/// What it holds: each content once. Others may come between a change and the word of it, for loom
+/// sees the lock.
 struct Listener(Mutex<HashSet<BlockHash>>);
 
 impl EventSink for Listener {
@@ -32,7 +33,7 @@ impl EventSink for Listener {
 }
 
 fn listening(num_blocks: usize) -> (Arc<ReusePool>, Arc<Listener>) {
-    let listener = Arc::new(Listener::default());
+    let listener = Arc::new(Listener(Mutex::new(HashSet::new())));
     (Arc::new(ReusePool::with_listener(num_blocks, 1, listener.clone())), listener)
 }
 
