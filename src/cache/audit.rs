@@ -115,3 +115,119 @@ impl Picture {
 fn inconsistent(fault: String) -> Result<()> {
     Err(PagedKvError::Inconsistent(fault))
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+
+    const A: SeqId = SeqId(1);
+    const B: SeqId = SeqId(2);
+
+    /// Sequence 1 of two full blocks and a partly filled one.
+    fn cache() -> PagedKvCache {
+        let cache = PagedKvCache::new(8, 4, 1, 1);
+        cache.allocate(A, 9).unwrap();
+        cache
+    }
+
+    fn blocks_of(cache: &PagedKvCache, id: SeqId) -> Vec<BlockId> {
+        cache.get_sequence(id).unwrap().block_ids
+    }
+
+    #[track_caller]
+    fn assert_found(cache: &PagedKvCache, fault: String) {
+        assert_eq!(cache.validate(), Err(PagedKvError::Inconsistent(fault)));
+    }
+
+    /// Takes an owner off a block, although none let go of it, and gives it back once `fault` was found.
+    #[track_caller]
+    fn assert_found_without_an_owner_of(cache: &PagedKvCache, block: BlockId, fault: String) {
+        cache.pool.blocks().give(&[block]);
+        assert_found(cache, fault);
+        if cache.pool.owners(block) == Ok(0) {
+            assert_eq!(cache.pool.allocate(1).unwrap().into_ids(), [block], "the last one given");
+        } else {
+            cache.pool.blocks().retain(block).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_sequences_share_is_counted_once_a_run_and_once_a_tail() {
+        let cache = cache();
+        cache.fork(A, B).unwrap();
+        cache.fork(A, SeqId(3)).unwrap();
+        assert!(cache.append(B, 8).unwrap().copy.is_some(), "the last block is shared");
+        cache.fork(B, SeqId(4)).unwrap();
+        assert_eq!(cache.validate(), Ok(()));
+        let picture = cache.picture().unwrap();
+        let owners = |id: SeqId, at: usize| picture.owners[&blocks_of(&cache, id)[at]];
+        assert_eq!((picture.sequences.len(), picture.runs.len()), (4, 2));
+        assert_eq!((owners(A, 0), owners(A, 1), owners(A, 2)), (1, 1, 2));
+        // Of the longer ones: the second run's own two blocks, and their last one.
+        assert_eq!((owners(B, 2), owners(B, 3), owners(B, 4)), (1, 1, 2));
+    }
+
+    #[test]
+    fn a_block_that_nobody_owns_is_found_where_it_is_used() {
+        let cache = cache();
+        let block = blocks_of(&cache, A)[1];
+        let fault = format!("S1 uses {block}, which nobody owns");
+        assert_found_without_an_owner_of(&cache, block, fault);
+    }
+
+    #[test]
+    fn a_tail_with_an_owner_too_few_is_found() {
+        let cache = cache();
+        cache.fork(A, B).unwrap();
+        let tail = blocks_of(&cache, A)[2];
+        let fault = format!("{tail} has 1 owners, sequences show 2");
+        assert_found_without_an_owner_of(&cache, tail, fault);
+    }
+
+    #[test]
+    fn a_block_of_a_run_with_an_owner_too_few_is_found() {
+        let cache = cache();
+        cache.fork(A, B).unwrap();
+        // What stays of the run that it shares gets it as an owner besides.
+        cache.truncate(B, 4).unwrap();
+        let first = blocks_of(&cache, A)[0];
+        assert_eq!(cache.pool.owners(first), Ok(2));
+        let fault = format!("{first} has 1 owners, sequences show 2");
+        assert_found_without_an_owner_of(&cache, first, fault);
+    }
+
+    #[test]
+    fn a_block_of_an_earlier_run_with_an_owner_too_few_is_found() {
+        let cache = cache();
+        cache.fork(A, B).unwrap();
+        cache.truncate(B, 4).unwrap();
+        let _ = cache.append(A, 8).unwrap();
+        cache.fork(A, SeqId(3)).unwrap();
+        let first = blocks_of(&cache, A)[0];
+        assert_eq!(cache.validate(), Ok(()));
+        let fault = format!("{first} has 1 owners, sequences show 2");
+        assert_found_without_an_owner_of(&cache, first, fault);
+    }
+
+    #[test]
+    fn owners_that_the_map_does_not_know_are_no_fault() {
+        let cache = cache();
+        cache.pool().retain(blocks_of(&cache, A)[0]).unwrap();
+        assert_eq!(cache.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_sequence_with_fewer_blocks_than_its_tokens_need_is_found() {
+        let cache = cache();
+        let _ = cache.append(A, 12).unwrap();
+        cache.apply_streaming_llm(A, 4, 4).unwrap();
+        assert_eq!(cache.validate(), Ok(()));
+        // Also of a sequence with a lock of its own.
+        let lease = cache.lease(&[A]).unwrap();
+        assert_eq!(cache.validate(), Ok(()));
+        cache.update(A, |live| live.sequence_mut().lose_last_block()).unwrap();
+        let fault = "S1 has 2 blocks and 3 in gaps, its tokens need 6".to_owned();
+        assert_found(&cache, fault);
+        drop(lease);
+    }
+}

@@ -212,6 +212,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_and_given_adds_up() {
+        let ledger = Ledger::new();
+        [2, 3].into_iter().for_each(|blocks| ledger.took(blocks));
+        [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks));
+        assert_eq!(ledger.read(), Totals { taken: 5, given: 2 });
+        assert_eq!(ledger.read().used(), 3);
+    }
+
+    #[test]
+    fn blocks_on_their_way_back_are_room() {
+        let ledgers = ledgers(&[(10, 1), (2, 0)]);
+        ledgers[0].giving(3);
+        assert_eq!(room_at_most(16, ledgers.iter()), 8);
+        ledgers[0].giving(0);
+        assert_eq!(room_at_most(16, ledgers.iter()), 5);
+    }
+
+    #[test]
+    fn idle_are_those_that_became_so_and_were_neither_matched_nor_reclaimed() {
+        let ledgers = [Ledger::new(), Ledger::new()];
+        [4, 5].into_iter().for_each(|blocks| ledgers[0].idled(blocks));
+        ledgers[1].revived(2);
+        ledgers[1].reclaimed(3);
+        ledgers[0].reclaimed(1);
+        let totals = |total| idle_totals(total, ledgers.iter());
+        assert_eq!(totals(16), IdleTotals { idle: 3, reclaimed: 4 });
+        assert_eq!(totals(2), IdleTotals { idle: 2, reclaimed: 4 }, "never more than there are");
+        ledgers[1].revived(9);
+        assert_eq!(totals(16), IdleTotals { idle: 0, reclaimed: 4 }, "never fewer than none");
+    }
+
+    #[test]
     fn the_bound_never_exceeds_the_total_nor_falls_below_zero() {
         assert_eq!(room_at_most(16, ledgers(&[(0, 5)]).iter()), 16);
         assert_eq!(room_at_most(16, ledgers(&[(40, 5)]).iter()), 0);

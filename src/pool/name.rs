@@ -155,3 +155,97 @@ impl BlockWords {
         true
     }
 }
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+
+    /// No two of the parts of these names are the same, and none is 0.
+    fn name_of(id: BlockId) -> Name {
+        let part = |at: u128| (u128::from(id.0) + 1) << (32 * at + 8) | (at + 1) << (32 * at);
+        Name::new((0..4).map(part).sum())
+    }
+
+    /// Blocks 0 to 4, of one owner each.
+    fn owned_blocks() -> (BlockWords, Vec<BlockId>) {
+        let (words, ids) = (BlockWords::with_names(5), (0..5).map(BlockId).collect::<Vec<_>>());
+        ids.iter().for_each(|&id| words.view().occupy(id));
+        (words, ids)
+    }
+
+    #[test]
+    fn no_name_is_0() {
+        assert_eq!(Name::new(0), Name::new(1));
+        assert_ne!(Name::new(2), Name::new(1));
+    }
+
+    #[test]
+    fn each_block_has_a_name_of_its_own_beside_its_word() {
+        let (words, ids) = owned_blocks();
+        for &id in &ids {
+            assert_eq!(words.view().name(id), None);
+            assert!(!words.is_cached_as(id, name_of(id)));
+            assert!(words.give_name(id, name_of(id), false, true, |_| panic!("it has none")));
+        }
+        for &id in &ids {
+            assert_eq!(words.view().name(id), Some(name_of(id)));
+            assert!(words.is_cached_as(id, name_of(id)));
+            assert!(!words.is_cached_as(id, Name::new(7)), "{id} is not called that");
+            assert_eq!((words.state(id).owners(), words.view().renames(id)), (1, 1));
+        }
+    }
+
+    #[test]
+    fn a_block_that_has_a_name_gets_no_other() {
+        let (words, ids) = owned_blocks();
+        for (id, is_private) in [(ids[1], true), (ids[2], false)] {
+            assert!(words.give_name(id, name_of(id), false, is_private, |_| panic!("it has none")));
+            for is_private in [true, false] {
+                let other = Name::new(7);
+                assert!(
+                    !words.give_name(id, other, false, is_private, |_| panic!("it is refused"))
+                );
+            }
+            assert!(words.is_cached_as(id, name_of(id)));
+        }
+    }
+
+    #[test]
+    fn a_block_that_several_own_can_be_named() {
+        let (words, ids) = owned_blocks();
+        words.retain(ids[0]).expect("a block in use");
+        assert!(words.give_name(ids[0], name_of(ids[0]), false, true, |_| {}));
+        assert!(words.is_cached_as(ids[0], name_of(ids[0])));
+        assert_eq!(words.state(ids[0]).owners(), 2);
+    }
+
+    #[test]
+    fn the_name_of_a_reclaimed_block_stays_until_the_next() {
+        let (words, ids) = owned_blocks();
+        let (id, view) = (ids[3], words.view());
+        assert!(words.give_name(id, name_of(id), false, true, |_| panic!("it has none")));
+        let crate::pool::state::Left::Idle(left) = view.release_shared(id) else {
+            panic!("a cached block without owners is idle");
+        };
+        assert!(view.reclaim(left.block));
+        assert_eq!(view.name(id), Some(name_of(id)));
+        assert!(!words.is_cached_as(id, name_of(id)), "the word says that it is not cached");
+        let mut earlier = None;
+        assert!(words.give_name(id, Name::new(7), true, true, |name| earlier = Some(name)));
+        assert_eq!((earlier, view.renames(id)), (Some(name_of(id)), 2));
+        assert!(words.is_cached_as(id, Name::new(7)) && words.state(id).is_again());
+    }
+
+    #[test]
+    fn names_that_differ_in_a_bit_are_spread_over_all_bits() {
+        let bits = |from: u32| (from..from + 64).map(|bit| Name::new(1 << bit).spread());
+        for spreads in [bits(0).collect::<Vec<_>>(), bits(64).collect()] {
+            let distinct: std::collections::HashSet<_> = spreads.iter().collect();
+            assert_eq!(distinct.len(), 64);
+            for bit in 0..64 {
+                let set = spreads.iter().filter(|&&spread| spread >> bit & 1 == 1).count();
+                assert!((8..=56).contains(&set), "bit {bit} is set in {set} of 64");
+            }
+        }
+    }
+}

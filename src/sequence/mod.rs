@@ -379,3 +379,11 @@ impl Sequence {
         self.table
     }
 }
+
+#[cfg(test)]
+impl Sequence {
+    /// Breaks the invariant, for an audit to find.
+    pub(crate) fn lose_last_block(&mut self) {
+        self.table.truncate(self.table.len() - 1);
+    }
+}

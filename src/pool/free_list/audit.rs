@@ -98,3 +98,154 @@ impl Census<'_> {
         Ok((count(&self.free), count(&self.idle)))
     }
 }
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::super::{BATCH, Batch, Keep, Name};
+    use super::*;
+    use crate::pool::reclaim::ReclaimPolicy;
+
+    /// As in a pool whose block 0 is nobody's.
+    const FIRST: u32 = 1;
+
+    /// Blocks 1 to 3 in a lone shard, block 1 on top.
+    fn three_blocks() -> (FreeList, BlockWords) {
+        (FreeList::new(FIRST, 3, 1, Keep::Nothing), BlockWords::new(4))
+    }
+
+    fn finding(list: &FreeList, words: &BlockWords) -> String {
+        list.audit(FIRST, words).expect_err("something is wrong")
+    }
+
+    fn with_contents(total: usize, shards: usize) -> (FreeList, BlockWords) {
+        let keep = Keep::Contents(ReclaimPolicy::Lru);
+        (FreeList::new(FIRST, total, shards, keep), BlockWords::with_names(total + 1))
+    }
+
+    fn take(list: &FreeList, n: usize, words: &BlockWords) -> Vec<BlockId> {
+        let mut ids = Vec::new();
+        list.take(n, words, &mut ids).expect("there is room");
+        ids
+    }
+
+    /// Takes `n` blocks and makes them idle, the last of them first.
+    fn make_idle(list: &FreeList, n: usize, words: &BlockWords) {
+        let ids = take(list, n, words);
+        for &id in &ids {
+            let name = Name::new(u128::from(id.0));
+            assert!(words.give_name(id, name, false, true, |_| {}), "a private block has no name");
+        }
+        list.give(&ids, words);
+    }
+
+    #[test]
+    fn a_list_in_order_has_nothing_wrong_with_it() {
+        let (list, words) = three_blocks();
+        assert_eq!(list.audit(FIRST, &words), Ok(()));
+        let ids = take(&list, 2, &words);
+        assert_eq!(list.audit(FIRST, &words), Ok(()));
+        list.give(&ids, &words);
+        assert_eq!(list.audit(FIRST, &words), Ok(()));
+    }
+
+    #[test]
+    fn an_id_that_is_there_twice_is_found() {
+        let (list, words) = three_blocks();
+        list.shards[0].ids[0].store(1, Ordering::Relaxed);
+        assert_eq!(finding(&list, &words), "B1 is in the free list twice");
+    }
+
+    #[test]
+    fn an_id_of_another_pool_is_found() {
+        for foreign in [0, 4] {
+            let (list, words) = three_blocks();
+            list.shards[0].ids[1].store(foreign, Ordering::Relaxed);
+            let finding = finding(&list, &words);
+            assert_eq!(finding, format!("B{foreign} is in the free list, but not of this pool"));
+        }
+    }
+
+    #[test]
+    fn a_free_block_with_an_owner_is_found() {
+        let (list, words) = three_blocks();
+        words.view().occupy(BlockId(2));
+        assert_eq!(finding(&list, &words), "B2 is in the free list and has an owner");
+    }
+
+    #[test]
+    fn a_block_that_nothing_leads_to_is_found() {
+        let (list, words) = three_blocks();
+        list.shards[0].claim().set_len(2);
+        assert_eq!(finding(&list, &words), "B1 has no owner and is not in the free list");
+        let (list, words) = with_contents(3, 1);
+        let id = take(&list, 1, &words)[0];
+        assert!(words.give_name(id, Name::new(1), false, true, |_| {}));
+        words.view().release_shared(id);
+        assert_eq!(finding(&list, &words), "B1 is idle and nothing leads to it");
+    }
+
+    #[test]
+    fn ledgers_that_say_otherwise_are_found() {
+        let (list, words) = three_blocks();
+        list.shards[0].ledger.took(1);
+        let expected =
+            "the ledgers say 1 of 3 blocks are used and 0 are idle; 3 are free and 0 idle";
+        assert_eq!(finding(&list, &words), expected);
+        let (list, words) = three_blocks();
+        list.shards[0].ledger.idled(1);
+        let expected =
+            "the ledgers say 0 of 3 blocks are used and 1 are idle; 3 are free and 0 idle";
+        assert_eq!(finding(&list, &words), expected);
+    }
+
+    #[test]
+    fn used_free_and_idle_blocks_make_the_pool() {
+        let (list, words) = with_contents(6, 1);
+        make_idle(&list, 2, &words);
+        let used = take(&list, 3, &words);
+        assert_eq!(list.audit(FIRST, &words), Ok(()));
+        // With the only free block in use too, the oldest of the idle ones goes next.
+        take(&list, 2, &words);
+        assert_eq!((used.len(), list.audit(FIRST, &words)), (3, Ok(())));
+    }
+
+    #[test]
+    fn a_look_at_the_depot_finds_faults_and_leaves_it_as_it_was() {
+        const TOTAL: usize = 4 * BATCH;
+        let fresh = || (FreeList::new(FIRST, TOTAL, 2, Keep::Nothing), BlockWords::new(TOTAL + 1));
+        let (list, words) = fresh();
+        let in_depot = list.depot.len();
+        assert!(in_depot >= 2, "more than the home shard holds");
+        assert_eq!(list.audit(FIRST, &words), Ok(()));
+        assert_eq!(list.depot.len(), in_depot);
+        let (never_looked_at, other_words) = fresh();
+        let ids = take(&list, TOTAL, &words);
+        assert_eq!(ids, take(&never_looked_at, TOTAL, &other_words));
+
+        let (list, words) = fresh();
+        let batch = list.depot.pop().expect("a batch");
+        let owned = batch.0[7];
+        assert!(list.depot.push(Batch(batch.0)).is_ok());
+        words.view().occupy(owned);
+        let expected = format!("{owned} is in the free list and has an owner");
+        assert_eq!((finding(&list, &words), list.depot.len()), (expected, in_depot));
+    }
+
+    #[test]
+    fn a_look_at_the_idle_blocks_leaves_their_order_as_it_was() {
+        const TOTAL: usize = 3 * BATCH + 7;
+        let order = |looks: usize| {
+            let (list, words) = with_contents(TOTAL, 2);
+            make_idle(&list, TOTAL, &words);
+            (0..looks).for_each(|_| assert_eq!(list.audit(FIRST, &words), Ok(())));
+            let mut order = take(&list, BATCH + 1, &words);
+            // The oldest of the shard have entries left now.
+            (0..looks).for_each(|_| assert_eq!(list.audit(FIRST, &words), Ok(())));
+            order.extend(take(&list, TOTAL - BATCH - 1, &words));
+            order
+        };
+        let undisturbed = order(0);
+        assert_eq!(undisturbed.len(), TOTAL);
+        assert_eq!(order(2), undisturbed);
+    }
+}
