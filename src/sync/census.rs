@@ -129,7 +129,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("pool/state.rs", Place::BlockWord),
         ("pool/mod.rs", Place::Statistic),
         ("src/counter.rs", Place::Statistic),
-        ("cache/slot.rs", Place::Sequence),
+        ("cache/leases.rs", Place::Sequence),
         ("src/clock.rs", Place::Clock),
     ];
     let file = Path::new(caller.file());

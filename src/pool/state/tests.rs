@@ -1,0 +1,142 @@
+//! Are the transitions those of the table, and are words where they are said to be?
+
+use super::*;
+
+#[test]
+fn a_free_block_can_be_neither_retained_nor_released() {
+    assert_eq!(BlockState::FREE.retain(), None);
+    assert_eq!(BlockState::FREE.release(), None);
+}
+
+#[test]
+fn a_full_count_is_refused() {
+    let full = BlockState(MAX_OWNERS);
+    assert_eq!(full.retain(), None);
+    assert_eq!(BlockState(MAX_OWNERS - 1).retain(), Some(full));
+}
+
+#[test]
+fn retain_and_release_are_inverse() {
+    for owners in 1..MAX_OWNERS {
+        assert_eq!(BlockState(owners).retain().and_then(BlockState::release).unwrap().0, owners);
+    }
+}
+
+fn word(owners: u32, flags: u32, epoch: u8) -> BlockState {
+    BlockState(owners | flags | u32::from(epoch) << EPOCH)
+}
+
+#[test]
+fn a_word_is_read_as_it_is_written() {
+    let state = word(3, CACHED | AGAIN, 200);
+    assert_eq!((state.owners(), state.epoch()), (3, 200));
+    assert!(state.is_cached() && state.is_again() && !state.is_idle());
+    assert!(!word(3, AGAIN, 0).is_cached() && !word(3, AGAIN, 0).is_again());
+    assert!(!word(3, CACHED, 0).is_again());
+    assert!(word(0, CACHED, 0).is_idle() && !word(0, NAMING, 0).is_idle());
+    assert_eq!(word(3, CACHED | AGAIN, 200).with_epoch(9), word(3, CACHED | AGAIN, 9));
+}
+
+#[test]
+fn a_cached_block_becomes_idle_in_the_next_epoch() {
+    assert_eq!(word(2, CACHED, 7).release(), Some(word(1, CACHED, 7)));
+    assert_eq!(word(1, CACHED, 7).release(), Some(word(0, CACHED, 8)));
+    assert_eq!(word(1, CACHED | AGAIN, 255).release(), Some(word(0, CACHED | AGAIN, 0)));
+    assert_eq!(word(0, CACHED, 7).release(), None);
+}
+
+#[test]
+fn only_a_cached_block_is_acquired() {
+    for owners in [0, 1, MAX_OWNERS - 1] {
+        let (once, again) = (word(owners, CACHED, 7), word(owners, CACHED | AGAIN, 7));
+        assert_eq!(once.acquire(false), Some(word(owners + 1, CACHED, 7)));
+        for state in [once.acquire(true), again.acquire(false), again.acquire(true)] {
+            assert_eq!(state, Some(word(owners + 1, CACHED | AGAIN, 7)));
+        }
+        assert_eq!(word(owners, 0, 7).acquire(true), None);
+    }
+    assert_eq!(word(MAX_OWNERS, CACHED, 7).acquire(true), None);
+}
+
+#[test]
+fn only_a_block_idle_in_that_epoch_is_reclaimed() {
+    assert_eq!(word(0, CACHED | AGAIN, 7).reclaim(7), Some(BlockState::SOLE));
+    assert_eq!(word(0, CACHED, 7).reclaim(6), None);
+    assert_eq!(word(1, CACHED, 7).reclaim(7), None);
+    assert_eq!(BlockState::FREE.reclaim(0), None);
+}
+
+#[test]
+fn a_block_is_named_by_one_owner_and_once() {
+    for owners in [1, 2] {
+        let naming = word(owners, NAMING, 0);
+        assert_eq!(word(owners, 0, 0).begin_naming(), Some(naming));
+        assert_eq!(naming.begin_naming(), None);
+        assert_eq!(word(owners, CACHED, 0).begin_naming(), None);
+        assert_eq!(naming.end_naming(false), Some(word(owners, CACHED, 0)));
+        assert_eq!(naming.end_naming(true), Some(word(owners, CACHED | AGAIN, 0)));
+        assert_eq!(word(owners, CACHED, 0).end_naming(false), None);
+    }
+}
+
+#[test]
+fn an_entry_is_read_as_it_is_written() {
+    for (id, epoch) in [(0, 0), (7, 1), (u32::MAX, 255)] {
+        let idle = IdleBlock { id: BlockId(id), epoch };
+        assert_eq!(IdleBlock::from_bits(idle.to_bits()), idle);
+    }
+}
+
+#[test]
+fn a_block_says_whether_it_was_idle_and_since_when() {
+    let words = BlockWords::with_names(2);
+    let (view, id) = (words.view(), BlockId(1));
+    view.occupy(id);
+    assert!(view.begin_naming(id) && !view.begin_naming(id));
+    view.end_naming(id, false);
+    let left = |again| Left::Idle(LeftIdle { block: IdleBlock { id, epoch: 1 }, again });
+    assert_eq!(view.release_shared(id), left(false));
+    let (idle, later) = (IdleBlock { id, epoch: 1 }, IdleBlock { id, epoch: 2 });
+    assert!(view.is_idle_since(idle) && !view.is_idle_since(later));
+    assert_eq!(view.acquire(id, true), Some(WasIdle(true)));
+    assert!(!view.is_idle_since(idle));
+    assert_eq!(view.acquire(id, false), Some(WasIdle(false)));
+    assert_eq!(view.release_shared(id), Left::Owned);
+    assert!(!view.reclaim(idle), "somebody has used it since");
+    assert_eq!(view.release_shared(id), Left::Idle(LeftIdle { block: later, again: true }));
+    assert!(!view.reclaim(idle) && view.reclaim(later));
+    assert_eq!(view.release_shared(id), Left::Free);
+    assert_eq!(view.acquire(id, true), None);
+}
+
+#[test]
+#[cfg(not(miri))] // where lines are not told
+fn two_blocks_with_names_fill_a_cache_line() {
+    for num_blocks in (1..200).chain([10_000, 100_000]) {
+        let words = BlockWords::with_names(num_blocks);
+        let view = words.view();
+        for id in [0, num_blocks as u32 / 2, num_blocks as u32 - 1].map(BlockId) {
+            let address = std::ptr::from_ref(view.word(id)).addr();
+            assert_eq!(address % 64, id.index() % 2 * 32, "{id} of {num_blocks}");
+            assert_eq!(view.name_words(id).len(), NAME_WORDS);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "released once by each of its owners")]
+fn a_second_release_is_an_assert() {
+    let words = BlockWords::new(1);
+    words.view().occupy(BlockId(0));
+    assert!(words.view().release_sole(BlockId(0)));
+    assert!(!words.view().release_sole(BlockId(0)));
+    words.view().release_shared(BlockId(0));
+}
+
+#[test]
+#[should_panic(expected = "in the free list has no owner")]
+fn occupying_an_owned_block_is_an_assert() {
+    let words = BlockWords::new(1);
+    words.view().occupy(BlockId(0));
+    words.view().occupy(BlockId(0));
+}

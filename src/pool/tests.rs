@@ -1,0 +1,54 @@
+//! Does a pool have the shape that was asked for, and what shapes are refused?
+
+use super::*;
+
+#[test]
+fn a_pool_has_as_many_shards_as_it_can_fill_and_no_more_than_64() {
+    let shards = |blocks: &[usize]| blocks.iter().map(|&n| default_shards(n)).collect::<Vec<_>>();
+    assert_eq!(shards(&[1, 512, 1023, 1024, 2047, 2048, 4096]), [1, 1, 1, 2, 2, 4, 8]);
+    assert_eq!(shards(&[32_767, 32_768, 1 << 20, MOST_BLOCKS]), [32, 64, 64, 64]);
+}
+
+#[test]
+fn a_cache_has_a_shard_for_1024_blocks() {
+    let shards =
+        |blocks: &[usize]| blocks.iter().map(|&n| default_shards_of_cache(n)).collect::<Vec<_>>();
+    assert_eq!(shards(&[1, 1024, 2047, 2048, 3072, 4096]), [1, 1, 1, 2, 2, 4]);
+    assert_eq!(shards(&[65_535, 65_536, 1 << 20, MOST_BLOCKS]), [32, 64, 64, 64]);
+}
+
+#[test]
+fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
+    let shards = |asked| BlockPool::with_home_shards(8, asked).stripes.len();
+    assert_eq!([1, 2, 3, 4, 5, MOST_SHARDS].map(shards), [1, 2, 4, 4, 8, MOST_SHARDS]);
+}
+
+#[test]
+fn what_no_pool_can_be_is_refused_with_the_number() {
+    let refusal = |num_blocks, shards, null_block| {
+        let built = BlockPool::build(num_blocks, shards, Keep::Nothing, null_block, None);
+        built.err().expect("a refusal").to_string()
+    };
+    let most = MOST_BLOCKS + 1;
+    for (refused, reason) in [
+        (refusal(0, 1, false), "0, at least 1 needed".to_owned()),
+        (refusal(1, 1, true), "1, at least 2 needed".to_owned()),
+        (refusal(most, 1, false), format!("{most}, at most {MOST_BLOCKS} have ids")),
+        (refusal(8, MOST_SHARDS + 1, false), "1025, at most 1024 are of use".to_owned()),
+    ] {
+        assert!(refused.ends_with(&reason), "{refused}");
+    }
+    let smallest = BlockPool::build(2, 1, Keep::Nothing, true, None).unwrap();
+    assert_eq!((smallest.total_blocks(), smallest.blocks().largest_id()), (1, 1));
+}
+
+#[test]
+fn ids_beside_those_of_the_pool_are_not_found() {
+    for (null_block, ids) in [(false, 0..4), (true, 1..4)] {
+        let pool = BlockPool::build(4, 1, Keep::Nothing, null_block, None).unwrap();
+        let found = (0..6).filter(|&id| pool.owners(BlockId(id)).is_ok()).collect::<Vec<_>>();
+        assert_eq!(found, ids.collect::<Vec<_>>());
+        let beside = BlockId(4);
+        assert_eq!(pool.owners(beside), Err(PagedKvError::BlockNotFound(beside)));
+    }
+}
