@@ -43,6 +43,42 @@ fn what_no_pool_can_be_is_refused_with_the_number() {
 }
 
 #[test]
+fn the_largest_id_is_that_of_the_last_block() {
+    for (null_block, largest) in [(false, 3), (true, 3)] {
+        let pool = BlockPool::build(4, 1, Keep::Nothing, null_block, None).unwrap();
+        let table = pool.allocate(pool.total_blocks()).unwrap();
+        assert_eq!(table.as_slice().iter().max(), Some(&BlockId(largest)));
+        assert_eq!(pool.blocks().largest_id(), largest);
+    }
+}
+
+#[test]
+fn a_pool_says_what_is_wrong_with_it() {
+    let pool = BlockPool::new(4);
+    assert_eq!(pool.validate(), Ok(()));
+    pool.blocks.words.view().occupy(BlockId(2));
+    let fault = "B2 is in the free list and has an owner".to_owned();
+    assert_eq!(pool.validate(), Err(PagedKvError::Inconsistent(fault)));
+}
+
+#[test]
+fn blocks_taken_out_of_a_table_are_released_by_id_once_each() {
+    let pool = BlockPool::new(4);
+    let mut table = pool.allocate(3).unwrap();
+    let fork = table.fork(2).unwrap();
+    let ids = table.into_ids();
+    assert_eq!(pool.owners(ids[0]), Ok(2), "the fork's run, and the caller");
+    for &id in &ids {
+        assert_eq!(pool.release(id), Ok(()));
+        assert_eq!(pool.release(id), Err(PagedKvError::BlockNotFound(id)));
+    }
+    assert_eq!(pool.used_block_count(), 3, "the fork's");
+    drop(fork);
+    assert_eq!(pool.used_block_count(), 0);
+    pool.validate().unwrap();
+}
+
+#[test]
 fn ids_beside_those_of_the_pool_are_not_found() {
     for (null_block, ids) in [(false, 0..4), (true, 1..4)] {
         let pool = BlockPool::build(4, 1, Keep::Nothing, null_block, None).unwrap();

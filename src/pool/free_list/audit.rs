@@ -113,6 +113,16 @@ mod tests {
         (FreeList::new(FIRST, 3, 1, Keep::Nothing), BlockWords::new(4))
     }
 
+    /// Such a list that holds `ids` instead.
+    fn that_holds(ids: &[u32]) -> (FreeList, BlockWords) {
+        let (list, words) = three_blocks();
+        let mut home = list.shards[0].claim();
+        home.set_len(0);
+        ids.iter().for_each(|&id| home.push(BlockId(id), &list.depot));
+        drop(home);
+        (list, words)
+    }
+
     fn finding(list: &FreeList, words: &BlockWords) -> String {
         list.audit(FIRST, words).expect_err("something is wrong")
     }
@@ -150,16 +160,14 @@ mod tests {
 
     #[test]
     fn an_id_that_is_there_twice_is_found() {
-        let (list, words) = three_blocks();
-        list.shards[0].ids[0].store(1, Ordering::Relaxed);
+        let (list, words) = that_holds(&[1, 2, 1]);
         assert_eq!(finding(&list, &words), "B1 is in the free list twice");
     }
 
     #[test]
     fn an_id_of_another_pool_is_found() {
         for foreign in [0, 4] {
-            let (list, words) = three_blocks();
-            list.shards[0].ids[1].store(foreign, Ordering::Relaxed);
+            let (list, words) = that_holds(&[3, foreign, 1]);
             let finding = finding(&list, &words);
             assert_eq!(finding, format!("B{foreign} is in the free list, but not of this pool"));
         }
@@ -174,8 +182,7 @@ mod tests {
 
     #[test]
     fn a_block_that_nothing_leads_to_is_found() {
-        let (list, words) = three_blocks();
-        list.shards[0].claim().set_len(2);
+        let (list, words) = that_holds(&[3, 2]);
         assert_eq!(finding(&list, &words), "B1 has no owner and is not in the free list");
         let (list, words) = with_contents(3, 1);
         let id = take(&list, 1, &words)[0];
