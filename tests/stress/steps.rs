@@ -1,13 +1,17 @@
 //! Does a block stay put while a device is at it? Each scheduler thread has a device thread one step
-//! behind, which writes and checks every slot of the step while the scheduler truncates, frees, forks
-//! and admits. A block that is reused inside a step holds another step's writing.
+//! behind, which copies, writes and checks every block of the step while the scheduler truncates,
+//! frees, forks, evicts and admits. A block that is reused inside a step holds another step's writing.
+//!
+//! That it would be seen: without the fence both tests have to fail, and do so within seconds:
+//! `RUSTFLAGS="--cfg paged_kv_unfenced" cargo test --release --target-dir target/unfenced --test stress steps`
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use paged_kv::{
-    AdmitOptions, BlockHash, BlockId, CachedSequence, PagedKvCache, PagedKvError, Prompt, Step,
+    AdmitOptions, BlockHash, BlockId, CachedSequence, PagedKvCache, PagedKvError, Prompt, SeqId,
+    Step,
 };
 
 use crate::common::random::Random;
@@ -15,9 +19,11 @@ use crate::{for_a_while, threads, watched};
 
 const BLOCK_SIZE: usize = 4;
 
-/// What the device does for one step: the blocks it reads, with what they hold, and those it writes.
+/// What the device does for one step: the blocks it copies, those it writes, and those it reads, with
+/// what they hold.
 struct Launch {
     step: Step,
+    copies: Vec<[u32; 2]>,
     reads: Vec<(BlockId, u64)>,
     writes: Vec<(BlockId, u64)>,
 }
@@ -27,6 +33,10 @@ struct Tensor(Vec<AtomicU64>);
 
 impl Tensor {
     fn run(&self, launch: &Launch) {
+        for &[src, dst] in &launch.copies {
+            let copied = self.0[src as usize].load(Ordering::Relaxed);
+            self.0[dst as usize].store(copied, Ordering::Relaxed);
+        }
         for &(id, value) in &launch.writes {
             self.0[id.0 as usize].store(value, Ordering::Relaxed);
         }
@@ -40,23 +50,24 @@ impl Tensor {
     }
 }
 
-/// A request, and what is in its blocks.
+/// A request, and what is in its blocks. The last block is of this request and its forks alone.
 struct Request {
     sequence: CachedSequence,
     contents: Vec<u64>,
 }
 
-/// The hash says what a block holds, so that whoever matches it knows.
-fn content(family: usize, at: usize) -> u64 {
-    1 + (family * 1_000 + at) as u64
+/// The same by id: any thread may evict it.
+struct Listed {
+    id: SeqId,
+    contents: Vec<u64>,
 }
 
 fn steps(num_blocks: usize) {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
     let cache = builder.home_shards(4).build().unwrap();
     let tensor = Tensor((0..num_blocks).map(|_| AtomicU64::new(0)).collect());
-    let launched = AtomicU64::new(0);
-    for_a_while(1, |random, _| {
+    let (launched, copied) = (AtomicU64::new(0), AtomicU64::new(0));
+    for_a_while(1, |random, thread| {
         thread::scope(|scope| {
             // Two steps are in flight at most: one the device is at, and one behind it.
             let (launch, launches) = mpsc::sync_channel::<Launch>(0);
@@ -64,6 +75,7 @@ fn steps(num_blocks: usize) {
                 for launch in launches {
                     tensor.run(&launch);
                     launched.fetch_add(1, Ordering::Relaxed);
+                    copied.fetch_add(launch.copies.len() as u64, Ordering::Relaxed);
                     // Some launches fail at the end.
                     if launch.reads.len() % 7 == 3 {
                         drop(launch)
@@ -72,73 +84,162 @@ fn steps(num_blocks: usize) {
                     }
                 }
             });
-            schedule(&cache, random, |next| launch.send(next).expect("the device waits"));
+            let mut scheduler = Scheduler::new(&cache, random, thread);
+            // A few hundred steps over a few requests, until the device finds a fault.
+            while scheduler.steps < 100 && launch.send(scheduler.build()).is_ok() {
+                scheduler.move_on();
+            }
             drop(launch);
             device.join().expect("the device finds what it wrote");
+            scheduler.listed.iter().for_each(|listed| _ = cache.free(listed.id));
         });
     });
-    assert!(launched.into_inner() > 0, "nothing was ever launched");
+    let (launched, copied) = (launched.into_inner(), copied.into_inner());
+    assert!(launched > 0 && copied > 0, "{launched} steps and {copied} copies were launched");
+    assert!(cache.stats().total_evictions > 0, "nothing was ever evicted");
     assert_eq!(cache.used_block_count(), 0);
     cache.validate().unwrap();
 }
 
-/// A few hundred steps over a few requests.
-fn schedule(cache: &PagedKvCache, random: &mut Random, launch: impl Fn(Launch)) {
-    let mut held: Vec<Request> = Vec::new();
-    for _ in 0..100 {
-        let mut next = Launch { step: cache.step(), reads: Vec::new(), writes: Vec::new() };
-        if held.len() < 4 {
-            let (family, blocks) = (random.below(400), 1 + random.below(5));
-            let hashes: Vec<BlockHash> =
-                (0..blocks).map(|at| BlockHash::from_u128(content(family, at).into())).collect();
-            let prompt = Prompt::from_hashes(&hashes, blocks * BLOCK_SIZE + 1);
-            match cache.admit_sequence(&prompt, &AdmitOptions::default()) {
-                Ok((mut sequence, admission)) => {
-                    next.step.take_part(&mut sequence);
-                    let hits = admission.cached_tokens / BLOCK_SIZE;
-                    // The last block is of this request alone.
-                    let own = 1_000_000 + random.next() % 1_000_000_000;
-                    let contents: Vec<u64> =
-                        (0..blocks).map(|at| content(family, at)).chain([own]).collect();
-                    let blocks = || sequence.block_ids().iter().copied().zip(contents.clone());
-                    next.reads.extend(blocks().take(hits));
-                    next.writes.extend(blocks().skip(hits));
-                    next.step.commit(&mut sequence, (contents.len() - 1) * BLOCK_SIZE).unwrap();
-                    held.push(Request { sequence, contents });
-                }
-                Err(PagedKvError::OutOfMemory { .. }) => {}
-                Err(error) => panic!("{error}"),
+struct Scheduler<'a> {
+    cache: &'a PagedKvCache,
+    random: &'a mut Random,
+    next_id: u64,
+    steps: usize,
+    held: Vec<Request>,
+    listed: Vec<Listed>,
+}
+
+impl<'a> Scheduler<'a> {
+    fn new(cache: &'a PagedKvCache, random: &'a mut Random, thread: usize) -> Self {
+        let (held, listed) = (Vec::new(), Vec::new());
+        Self { cache, random, next_id: (thread as u64) << 32, steps: 0, held, listed }
+    }
+
+    /// A step over what is held, and some that come in.
+    fn build(&mut self) -> Launch {
+        self.steps += 1;
+        let (copies, reads, writes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut launch = Launch { step: self.cache.step(), copies, reads, writes };
+        if self.held.len() < 4 {
+            self.admit(&mut launch);
+        }
+        if self.listed.len() < 2 {
+            self.admit_listed(&mut launch);
+        }
+        let mut rows: Vec<(&mut CachedSequence, usize)> =
+            self.held.iter_mut().map(|request| (&mut request.sequence, 1)).collect();
+        let grown = launch.step.grow_batch(&mut rows).unwrap().done;
+        launch.step.copies(&mut launch.copies).unwrap();
+        for (row, request) in self.held.iter_mut().enumerate() {
+            launch.step.take_part(&mut request.sequence);
+            let ids = request.sequence.block_ids();
+            if row < grown && ids.len() > request.contents.len() {
+                request.contents.push(own(self.random));
+                launch.writes.extend(ids.last().copied().zip(request.contents.last().copied()));
             }
-        }
-        for request in &mut held {
-            next.step.take_part(&mut request.sequence);
-            let blocks = request.sequence.block_ids().iter().copied();
             // In order on one device: what this step reads an earlier one has written.
-            next.reads.extend(blocks.zip(request.contents.iter().copied()));
+            launch.reads.extend(ids.iter().copied().zip(request.contents.iter().copied()));
         }
-        next.reads.retain(|(id, _)| next.writes.iter().all(|(written, _)| written != id));
-        launch(next);
-        // The scheduler moves on while the device is at it.
-        for at in (0..held.len()).rev() {
-            match random.below(6) {
-                0 => drop(held.swap_remove(at)),
+        self.listed.retain(|listed| {
+            let taken = self.cache.take_part(listed.id, &launch.step);
+            let ids = self.cache.with_sequence(listed.id, |sequence| sequence.block_ids().to_vec());
+            let (true, Some(ids)) = (taken.is_ok(), ids) else {
+                return false; // evicted
+            };
+            launch.reads.extend(ids.into_iter().zip(listed.contents.iter().copied()));
+            true
+        });
+        launch.reads.retain(|(id, _)| launch.writes.iter().all(|(written, _)| written != id));
+        launch
+    }
+
+    fn admit(&mut self, launch: &mut Launch) {
+        let (prompt, contents) = prompt(self.random);
+        match self.cache.admit_sequence(&prompt, &AdmitOptions::default()) {
+            Ok((mut sequence, admission)) => {
+                launch.step.take_part(&mut sequence);
+                let hits = admission.cached_tokens / BLOCK_SIZE;
+                let blocks = || sequence.block_ids().iter().copied().zip(contents.clone());
+                launch.reads.extend(blocks().take(hits));
+                launch.writes.extend(blocks().skip(hits));
+                launch.step.commit(&mut sequence, (contents.len() - 1) * BLOCK_SIZE).unwrap();
+                self.held.push(Request { sequence, contents });
+            }
+            Err(PagedKvError::OutOfMemory { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn admit_listed(&mut self, launch: &mut Launch) {
+        let ((prompt, contents), id) = (prompt(self.random), SeqId(self.next_id));
+        self.next_id += 1;
+        match self.cache.admit_prompt(id, &prompt, &AdmitOptions::default()) {
+            Ok(admission) => {
+                let hits = admission.cached_tokens / BLOCK_SIZE;
+                if self.cache.take_part(id, &launch.step).is_err() {
+                    return; // evicted already
+                }
+                let ids = self.cache.with_sequence(id, |sequence| sequence.block_ids().to_vec());
+                let blocks = ids.into_iter().flatten().zip(contents.clone());
+                launch.writes.extend(blocks.skip(hits));
+                self.listed.push(Listed { id, contents });
+            }
+            Err(PagedKvError::OutOfMemory { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// What a scheduler does while the device is at the step.
+    fn move_on(&mut self) {
+        for at in (0..self.held.len()).rev() {
+            match self.random.below(6) {
+                0 => drop(self.held.swap_remove(at)),
                 1 => {
-                    let request = &mut held[at];
-                    let full = request.contents.len().saturating_sub(1).min(1 + random.below(4));
+                    let request = &mut self.held[at];
+                    let full = request.contents.len().saturating_sub(1);
+                    let full = full.min(1 + self.random.below(4));
                     request.sequence.truncate(full * BLOCK_SIZE).unwrap();
                     request.contents.truncate(full);
                 }
                 2 => {
-                    let request = &mut held[at];
+                    let request = &mut self.held[at];
                     let (fork, contents) = (request.sequence.fork(), request.contents.clone());
                     if let Ok(sequence) = fork {
-                        held.push(Request { sequence, contents });
+                        self.held.push(Request { sequence, contents });
                     }
                 }
                 _ => {}
             }
         }
+        for at in (0..self.listed.len()).rev() {
+            match self.random.below(6) {
+                0 => _ = self.cache.free(self.listed.swap_remove(at).id),
+                1 => _ = self.cache.truncate(self.listed[at].id, BLOCK_SIZE),
+                2 => _ = self.cache.evict(),
+                _ => {}
+            }
+        }
     }
+}
+
+/// A prompt of a few full blocks and one token, and what is in them.
+fn prompt(random: &mut Random) -> (Prompt, Vec<u64>) {
+    let (family, blocks) = (random.below(400), 1 + random.below(5));
+    let hashes: Vec<BlockHash> =
+        (0..blocks).map(|at| BlockHash::from_u128(content(family, at).into())).collect();
+    let contents = (0..blocks).map(|at| content(family, at)).chain([own(random)]).collect();
+    (Prompt::from_hashes(&hashes, blocks * BLOCK_SIZE + 1), contents)
+}
+
+/// The hash says what a block holds, so that whoever matches it knows.
+fn content(family: usize, at: usize) -> u64 {
+    1 + (family * 1_000 + at) as u64
+}
+
+/// What no other block holds.
+fn own(random: &mut Random) -> u64 {
+    1_000_000 + random.next() % 1_000_000_000_000
 }
 
 #[test]
