@@ -4,6 +4,7 @@
 //! none does, and nothing has to be rolled back. It does not know where the rows come from.
 
 use crate::error::{PagedKvError, Result};
+use crate::id::BlockId;
 use crate::sequence::{Append, AppendPlan, Sequence};
 use crate::table::BlockTable;
 
@@ -80,6 +81,8 @@ impl BatchRow for (&mut Sequence, usize) {
 pub struct AppendBatch {
     plans: Vec<AppendPlan>,
     pub(crate) appends: Vec<Append>,
+    /// Blocks that the appends took and that were cached until then.
+    reclaimed: Vec<BlockId>,
     /// Empty between calls: kept for its memory.
     stock: Option<BlockTable>,
 }
@@ -95,6 +98,11 @@ impl AppendBatch {
         &self.appends
     }
 
+    /// Blocks that the appends took and that were cached until then.
+    pub(crate) fn reclaimed(&self) -> &[BlockId] {
+        &self.reclaimed
+    }
+
     /// Lets go of every append, and the sources of their copies. (The pool of the last batch stays
     /// referenced until this is dropped.)
     ///
@@ -106,6 +114,7 @@ impl AppendBatch {
     pub fn clear(&mut self) {
         self.plans.clear();
         self.appends.clear();
+        self.reclaimed.clear();
         // Not empty if a row panicked in the middle of a batch.
         if let Some(stock) = &mut self.stock {
             stock.truncate(0);
@@ -242,14 +251,20 @@ fn grow_all<R>(
     }
     let stock = batch.stock.as_mut().expect("the stock was just made");
     let mut need = plan_all(rows, parts, stock, &mut batch.plans)?;
-    while let Err(refusal) = stock.grow(need) {
-        // Sharers outside the batch may have left since: then fewer copies are needed.
-        let again = plan_all(rows, parts, stock, &mut batch.plans)?;
-        if again >= need {
-            return Err(refusal);
+    let cached = loop {
+        match stock.grow_over_cached(need) {
+            Ok(cached) => break cached,
+            Err(refusal) => {
+                // Sharers outside the batch may have left since: then fewer copies are needed.
+                let again = plan_all(rows, parts, stock, &mut batch.plans)?;
+                if again >= need {
+                    return Err(refusal);
+                }
+                need = again;
+            }
         }
-        need = again;
-    }
+    };
+    batch.reclaimed.extend_from_slice(&stock.as_slice()[need - cached..]);
     let row_plans = rows.iter_mut().zip(&batch.plans);
     batch.appends.extend(row_plans.map(|(row, &plan)| parts(row).0.append_from(plan, stock)));
     Ok(())

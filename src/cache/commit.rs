@@ -52,7 +52,7 @@ impl PagedKvCache {
     /// ```
     pub fn commit_of(&self, id: SeqId, epoch: AdmissionEpoch, num_tokens: usize) -> Result<usize> {
         let commit = |live: &mut Live| {
-            if live.epoch == Some(epoch) { live.commit(num_tokens) } else { Ok(0) }
+            if live.epoch == epoch { live.commit(num_tokens) } else { Ok(0) }
         };
         self.update_if(id, |_| false, commit)?
     }

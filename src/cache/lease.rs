@@ -273,7 +273,7 @@ impl Lease {
     }
 
     /// Locks every row for the time of `change`.
-    fn with_locked_rows<R>(
+    pub(super) fn with_locked_rows<R>(
         &mut self,
         num_new_tokens: &[usize],
         change: impl FnOnce(&mut [LockedRow<'_>], &RecencyClock) -> Result<R>,
@@ -322,7 +322,7 @@ impl std::fmt::Debug for Lease {
 }
 
 /// A row of a batch with its sequence's lock held.
-struct LockedRow<'a> {
+pub(super) struct LockedRow<'a> {
     live: Option<RwLockWriteGuard<'a, Option<Live>>>,
     num_new_tokens: usize,
 }
@@ -337,7 +337,11 @@ fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
 const STAYS: &str = "a leased sequence stays where it is";
 
 impl LockedRow<'_> {
-    fn live(&mut self) -> &mut Live {
+    pub(super) fn look(&self) -> &Live {
+        self.live.as_ref().and_then(|guard| guard.as_ref()).expect(STAYS)
+    }
+
+    pub(super) fn live(&mut self) -> &mut Live {
         self.live.as_mut().and_then(|guard| guard.as_mut()).expect(STAYS)
     }
 }

@@ -17,6 +17,7 @@ use super::admission::AdmissionEpoch;
 use super::cached_sequence::CachedSequence;
 use super::leases::Leases;
 use super::naming::Naming;
+use super::step::Parts;
 use crate::error::Result;
 use crate::evict::Candidate;
 use crate::id::SeqId;
@@ -32,7 +33,8 @@ pub(super) struct Live {
     sequence: Sequence,
     /// What its blocks are called, if it was admitted by its tokens.
     naming: Option<Box<Naming>>,
-    pub(super) epoch: Option<AdmissionEpoch>,
+    /// Told from all others that were ever under its id.
+    pub(super) epoch: AdmissionEpoch,
     pub(super) access_count: u64,
     pub(super) last_access: u64,
     pub(super) priority: u32,
@@ -48,7 +50,7 @@ pub(super) struct Version {
 
 impl Live {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
-        let (naming, epoch) = (None, None);
+        let (naming, epoch) = (None, AdmissionEpoch(stamp));
         Self { sequence, naming, epoch, access_count: 1, last_access: stamp, priority, changes: 0 }
     }
 
@@ -60,7 +62,7 @@ impl Live {
     ) -> Self {
         let (sequence, naming) = admitted.into_parts();
         let live = Self::new(sequence, priority, stamp);
-        Self { naming: Some(naming), epoch: Some(epoch), ..live }
+        Self { naming: Some(naming), epoch, ..live }
     }
 
     /// A second sequence of the same tokens, blocks, names and priority.
@@ -85,6 +87,12 @@ impl Live {
     /// The sequence, and what its blocks are called.
     pub(super) fn named(&mut self) -> (&Sequence, Option<&mut Naming>) {
         (&self.sequence, self.naming.as_deref_mut())
+    }
+
+    /// The same, to be changed.
+    pub(super) fn parts(&mut self) -> Parts<'_> {
+        self.changes = self.changes.wrapping_add(1);
+        (&mut self.sequence, self.naming.as_deref_mut())
     }
 
     /// True if truncating to `num_tokens` is brief: no long table, and no tokens to hash again.

@@ -12,25 +12,29 @@
 //! Invariant: who takes part does so before it grows, so that nothing the device was told of is let go
 //! of unfenced. A step does not know other steps.
 
+mod abort;
+mod by_id;
+mod commits;
+mod exports;
 mod opening;
 mod rows;
 
 use std::fmt;
 
+use self::commits::Committed;
 pub use self::opening::{Grown, StepBuffers};
 pub use self::rows::StepRow;
+pub(super) use self::rows::{GrowingRow, Parts};
 use super::Published;
-use super::cached_sequence::CachedSequence;
-use super::naming::refuse_beyond_end;
+use super::admission::AdmissionEpoch;
 use crate::batch::grow_fitting;
 use crate::error::{PagedKvError, Result};
 use crate::export::{KernelInt, block_number};
 use crate::id::BlockId;
 use crate::pool::PoolHandle;
 use crate::pool::fence::Fence;
-use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
+use crate::prefix::{BlockHash, Generation};
 use crate::sequence::Sequence;
-use crate::sync::PlainArc;
 
 /// A step of the scheduler that the device may be at. Several may be open at once, up to 64, and end
 /// in any order, on any thread.
@@ -57,22 +61,8 @@ pub struct Step {
     fence: Fence,
     buffers: StepBuffers,
     published: Option<Published>,
-}
-
-/// Blocks of one commit, in order.
-struct Committed {
-    /// How far they go among all.
-    end: usize,
-    end_of_tokens: usize,
-    /// Under which weights they were computed.
+    /// In which cached contents are called what `reclaimed` says.
     generation: Generation,
-    /// The block before them, and the hash of its content.
-    before: Option<BlockId>,
-    parent: Option<BlockHash>,
-    block_size: usize,
-    extra: Option<PlainArc<ExtraKeys>>,
-    /// Blocks before the first of them.
-    index: usize,
 }
 
 /// A row that grew.
@@ -83,20 +73,8 @@ struct GrownRow {
     /// Blocks that had been offered for publication before.
     offered: usize,
     copy: Option<(BlockId, BlockId)>,
-}
-
-impl GrownRow {
-    /// True if the sequence still has the tokens it had before, and the block that it wrote on from.
-    fn can_be_undone(&self, sequence: &Sequence) -> bool {
-        if sequence.num_tokens() < self.start_tokens {
-            return false;
-        }
-        if self.start_tokens.is_multiple_of(sequence.block_size()) {
-            return true;
-        }
-        let tail = sequence.block_at(self.start_tokens / sequence.block_size());
-        tail.is_some() && self.copy.is_none_or(|(_, dst)| tail == Some(dst))
-    }
+    /// Which sequence of its id it is, of a row by id.
+    epoch: Option<AdmissionEpoch>,
 }
 
 impl Step {
@@ -143,30 +121,66 @@ impl Step {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn grow_batch<R: StepRow>(&mut self, rows: &mut [(R, usize)]) -> Result<Grown> {
-        if rows.iter_mut().any(|(row, _)| !self.is_of_pool(row.parts().0)) {
+        self.grow_rows(rows)
+    }
+
+    fn grow_rows<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
+        if rows.iter_mut().any(|row| !self.is_of_pool(row.parts().0)) {
             let reason = "a sequence of another cache".to_owned();
             return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
         }
-        for (row, _) in &mut *rows {
+        for row in &mut *rows {
             row.parts().0.take_part(self.fence);
         }
-        fn parts<R: StepRow>(row: &mut (R, usize)) -> (&mut Sequence, usize) {
-            (row.0.parts().0, row.1)
+        fn sequence_and_tokens<R: GrowingRow>(row: &mut R) -> (&mut Sequence, usize) {
+            let num_new_tokens = row.num_new_tokens();
+            (row.parts().0, num_new_tokens)
         }
-        let StepBuffers { batch, rows: grown_rows, .. } = &mut self.buffers;
-        let fitted = grow_fitting(rows, parts, batch)?;
-        for ((row, num_new_tokens), append) in rows.iter_mut().zip(batch.as_slice()) {
+        let StepBuffers { batch, rows: grown_rows, reclaimed, .. } = &mut self.buffers;
+        let fitted = grow_fitting(rows, sequence_and_tokens, batch)?;
+        for (row, append) in rows.iter_mut().zip(batch.as_slice()) {
+            let (num_new_tokens, epoch) = (row.num_new_tokens(), row.epoch());
             let (sequence, naming) = row.parts();
             grown_rows.push(GrownRow {
-                start_tokens: sequence.num_tokens() - *num_new_tokens,
-                num_new_tokens: *num_new_tokens,
+                start_tokens: sequence.num_tokens() - num_new_tokens,
+                num_new_tokens,
                 offered: naming.map_or(0, |naming| naming.offered()),
                 copy: append.copy.as_ref().map(|copy| (copy.src, copy.dst)),
+                epoch,
             });
         }
+        let hash_of = |id| self.generation.last_hash(&self.pool, id);
+        reclaimed.extend(batch.reclaimed().iter().filter_map(|&id| Some((id, hash_of(id)?))));
         // The sources of copies, of which the batch lets go, are held by the step.
         batch.clear();
         Ok(Grown { done: fitted.done, short_by: fitted.short_by })
+    }
+
+    /// Cached contents that this step is about to overwrite: the blocks that its rows grew into and that
+    /// were cached until then, and what they hold. For a tier below, which has to copy them before the
+    /// kernels of the step are launched. (An admission takes blocks too, unless its first chunk is 0
+    /// tokens and steps do the rest.) After a
+    /// [`reset_prefix_cache`](crate::PagedKvCache::reset_prefix_cache), until all from before it is gone,
+    /// some come under a hash that nothing has.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(2, 4, 1, 1);
+    /// let prompt = cache.prompt(&[7; 5]);
+    /// cache.admit(SeqId(1), &[7; 5])?;
+    /// cache.commit(SeqId(1), 5)?;
+    /// cache.free(SeqId(1))?;
+    /// let mut rows = [(cache.allocate_sequence(0)?, 8)];
+    /// let mut step = cache.step();
+    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    /// let (block, hash) = step.reclaimed()[0];
+    /// assert_eq!(hash, prompt.hashes()[0]);
+    /// assert!(rows[0].0.block_ids().contains(&block));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn reclaimed(&self) -> &[(BlockId, BlockHash)] {
+        &self.buffers.reclaimed
     }
 
     /// Appends the copies on write that the device has to make before it writes: source and
@@ -196,71 +210,9 @@ impl Step {
         Ok(out.len() - len)
     }
 
-    /// Says that the keys and values of the first `num_tokens` tokens of a sequence are computed once
-    /// this step completes: as [`CachedSequence::commit`], but published only then. Returns how many
-    /// blocks wait for it. One atomic operation a block.
-    ///
-    /// # Errors
-    /// [`CommitBeyondEnd`](PagedKvError::CommitBeyondEnd),
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners).
-    ///
-    /// ```
-    /// use paged_kv::{AdmitOptions, PagedKvCache};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 9]), &AdmitOptions::default())?;
-    /// let mut step = cache.step();
-    /// step.take_part(&mut sequence);
-    /// assert_eq!(step.commit(&mut sequence, 9)?, 2);
-    /// assert_eq!(cache.probe(&[7; 9]), 0);
-    /// assert_eq!(step.complete(), 2);
-    /// assert_eq!(cache.probe(&[7; 9]), 8);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn commit(&mut self, sequence: &mut CachedSequence, num_tokens: usize) -> Result<usize> {
-        refuse_beyond_end(sequence, num_tokens)?;
-        let (sequence, naming) = sequence.parts_mut();
-        let full = naming.full_blocks(sequence, num_tokens);
-        let offered = naming.offered();
-        let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
-        let told = naming.told(offered, sequence.block_size());
-        let mut committed = Committed {
-            end: ids.len(),
-            end_of_tokens: tokens.len(),
-            generation: naming.generation(),
-            before: sequence.block_ids()[..offered].last().copied(),
-            parent: told.parent,
-            block_size: told.block_size,
-            extra: told.extra.clone(),
-            index: offered,
-        };
-        let mut refused = None;
-        for at in offered..full {
-            // One more owner: the block stays, and is not written any more but as a copy.
-            let id = sequence.block_ids()[at];
-            refused = self.pool.retain(id).err();
-            if refused.is_some() {
-                break;
-            }
-            ids.push(id);
-            hashes.push(naming.hash(at));
-            if naming.published().is_heard() {
-                tokens.extend_from_slice(told.tokens_of(at - offered, &mut Vec::new()));
-            }
-        }
-        let blocks = ids.len() - committed.end;
-        (committed.end, committed.end_of_tokens) = (ids.len(), tokens.len());
-        if blocks > 0 {
-            groups.push(committed);
-            naming.offer(offered + blocks);
-            self.published.get_or_insert_with(|| naming.published().clone());
-        }
-        refused.map_or(Ok(blocks), Err)
-    }
-
     /// Says which tokens of row `row` of this step were accepted: the first of those it grew by. The
     /// slots of the others are dropped, and the blocks that the accepted ones fill are published when
-    /// the step completes. Returns how many blocks wait for it.
+    /// the step completes. Returns how many blocks wait for it: none of a sequence without names.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) when there is no such row, when the sequence is
@@ -283,10 +235,19 @@ impl Step {
     /// assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn settle(
+    pub fn settle<R: StepRow>(
         &mut self,
         row: usize,
-        sequence: &mut CachedSequence,
+        sequence: &mut R,
+        accepted: &[u32],
+    ) -> Result<usize> {
+        self.settle_parts(row, sequence.parts(), accepted)
+    }
+
+    fn settle_parts(
+        &mut self,
+        row: usize,
+        (sequence, mut naming): Parts<'_>,
         accepted: &[u32],
     ) -> Result<usize> {
         let refuse = |reason: String| Err(PagedKvError::InvalidConfig { parameter: "row", reason });
@@ -299,7 +260,8 @@ impl Step {
             return refuse(format!("{} accepted of {num_new_tokens} tokens", accepted.len()));
         }
         let end = start_tokens + num_new_tokens;
-        let (len, named) = (sequence.num_tokens(), sequence.parts_mut().1.names_up_to());
+        let len = sequence.num_tokens();
+        let named = naming.as_ref().and_then(|naming| naming.names_up_to());
         if len < end || named.is_some_and(|named| named != start_tokens) {
             return refuse(format!("{len} tokens, {named:?} named, where {start_tokens} were"));
         }
@@ -309,9 +271,11 @@ impl Step {
             }
             sequence.truncate(num_tokens)?;
         }
-        let (held, naming) = sequence.parts_mut();
-        naming.name_tokens(held, accepted)?;
-        self.commit(sequence, num_tokens)
+        if let Some(naming) = &mut naming {
+            naming.truncate(num_tokens, sequence.block_size());
+            naming.name_tokens(sequence, accepted)?;
+        }
+        self.commit_parts((sequence, naming), num_tokens)
     }
 
     /// The device is through: publishes what was committed, gives back what was let go of, and returns
@@ -340,86 +304,13 @@ impl Step {
         published
     }
 
-    /// The launch failed: every row, in the order of their numbers, is as it was before the step grew
-    /// it, nothing is published, and what was let go of is given back. Of several steps that grew the
-    /// same sequences the newest has to be aborted first.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when these are not the rows of the step, or one
-    /// has been cut or trimmed since into what it had before; [`TooManyOwners`](PagedKvError::TooManyOwners). The step is dropped
-    /// then, and no row has changed.
-    ///
-    /// ```
-    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
-    /// let mut rows = [(cache.allocate_sequence(3)?, 9)];
-    /// let mut step = cache.step();
-    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
-    /// step.abort(&mut rows)?;
-    /// assert_eq!(rows[0].0.num_tokens(), 3);
-    /// assert_eq!(cache.free_block_count(), 3);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn abort<R: StepRow>(self, rows: &mut [(R, usize)]) -> Result<()> {
-        let grown = &self.buffers.rows;
-        let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
-        if rows.len() != grown.len() {
-            return refuse(format!("{}, of which the step has {}", rows.len(), grown.len()));
-        }
-        for ((row, _), grown) in rows.iter_mut().zip(grown) {
-            let sequence = row.parts().0;
-            if !self.is_of_pool(sequence) || !grown.can_be_undone(sequence) {
-                return refuse(format!("{} tokens left of a row", sequence.num_tokens()));
-            }
-        }
-        // The sources of copies get their owner back first: that alone can be refused.
-        let sources: Vec<BlockId> =
-            grown.iter().filter_map(|row| row.copy).map(|(src, _)| src).collect();
-        for (done, &src) in sources.iter().enumerate() {
-            if let Err(refusal) = self.pool.retain(src) {
-                self.pool.give(&sources[..done]);
-                return Err(refusal);
-            }
-        }
-        for ((row, _), grown) in rows.iter_mut().zip(grown) {
-            let (sequence, naming) = row.parts();
-            sequence.restore(grown.start_tokens, grown.copy)?;
-            if let Some(naming) = naming {
-                naming.restore(grown.start_tokens, sequence.block_size(), grown.offered);
-            }
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self) -> usize {
-        let StepBuffers { ids, hashes, tokens, groups, .. } = &self.buffers;
-        let Some(published) = &self.published else {
-            return 0;
-        };
-        let (mut count, mut start, mut start_of_tokens) = (0, 0, 0);
-        for group in groups {
-            let (ids, hashes) = (&ids[start..group.end], &hashes[start..group.end]);
-            let told = || Told {
-                parent: group.parent,
-                tokens: [&tokens[start_of_tokens..group.end_of_tokens], &[]],
-                block_size: group.block_size,
-                extra: group.extra.clone(),
-                index: group.index,
-            };
-            let Committed { before, generation, .. } = *group;
-            // The step owns them too: none is private.
-            let offer = Offer { ids, before, private_from: ids.len(), generation };
-            count += published.publish(&self.pool, &offer, |at| hashes[at], told);
-            (start, start_of_tokens) = (group.end, group.end_of_tokens);
-        }
-        count
-    }
-
     /// Forgets what was committed.
     fn end_commits(&mut self) {
         self.pool.give(&self.buffers.ids);
-        let StepBuffers { rows, batch, ids, hashes, tokens, groups } = &mut self.buffers;
+        let StepBuffers { rows, batch, reclaimed, ids, hashes, tokens, groups } = &mut self.buffers;
         rows.clear();
         batch.clear();
+        reclaimed.clear();
         ids.clear();
         hashes.clear();
         tokens.clear();

@@ -23,6 +23,11 @@ impl Blocks {
         self.words.named()
     }
 
+    /// The name that a block of the caller's was given last.
+    pub(crate) fn last_name(&self, id: BlockId) -> Option<Name> {
+        self.words.named().last_name(id)
+    }
+
     /// True if nobody owns the block.
     pub(crate) fn is_idle(&self, id: BlockId) -> bool {
         self.words.state(id).is_idle()

@@ -77,16 +77,16 @@ impl FreeList {
     }
 
     /// Moves `n` free blocks to the end of `out`, each with one owner: all, or (refused with the
-    /// room there was) none.
+    /// room there was) none. Returns how many of them, the last ones, were idle and are reclaimed.
     #[inline]
     pub(crate) fn take(
         &self,
         n: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
-    ) -> Result<(), usize> {
+    ) -> Result<usize, usize> {
         if self.take_at_home(n, words, out) {
-            return Ok(());
+            return Ok(0);
         }
         self.take_beyond_home(n, words, out)
     }
@@ -105,7 +105,8 @@ impl FreeList {
                 && self
                     .home()
                     .try_claim()
-                    .is_some_and(|mut home| self.gather(&mut home, n, words, out, Reach::Idle))
+                    .and_then(|mut home| self.gather(&mut home, n, words, out, Reach::Idle))
+                    .is_some()
     }
 
     /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
@@ -217,23 +218,23 @@ impl FreeList {
         n: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
-    ) -> Result<(), usize> {
+    ) -> Result<usize, usize> {
         // In a warm cache of contents nearly every allocation comes here, and little ones end here.
         if words.have_names() && n <= BATCH {
             out.reserve(n);
-            if self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
-                return Ok(());
+            if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
+                return Ok(reclaimed);
             }
         }
         // Before `out` grows: a refusal must not cost memory, nor contents.
         self.refuse_if_short(n)?;
         out.reserve(n);
-        if self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
-            return Ok(());
+        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
+            return Ok(reclaimed);
         }
         self.refuse_if_short(n)?;
-        if self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
-            return Ok(());
+        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
+            return Ok(reclaimed);
         }
         let _sole_collector = self.shortage.lock();
         self.take_from_all(n, words, out)
@@ -246,7 +247,7 @@ impl FreeList {
         n: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
-    ) -> Result<(), usize> {
+    ) -> Result<usize, usize> {
         let mut claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
         // Nobody else is at the depot.
         let start = out.len();
@@ -266,7 +267,7 @@ impl FreeList {
             return Err(room);
         }
         self.own_taken(home, start, free_end, words, out);
-        Ok(())
+        Ok(out.len() - free_end)
     }
 
     /// Releases at most `BATCH` blocks.
@@ -344,8 +345,8 @@ impl FreeList {
         }
     }
 
-    /// Moves `n` ids to the end of `out` from as far as `reach`, all or none. What it saw but did
-    /// not need stays in the home shard, visible to all.
+    /// Moves `n` ids to the end of `out` from as far as `reach`, all or none, and says how many of them
+    /// are reclaimed. What it saw but did not need stays in the home shard, visible to all.
     fn gather(
         &self,
         home: &mut Claim<'_>,
@@ -353,7 +354,7 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
         reach: Reach,
-    ) -> bool {
+    ) -> Option<usize> {
         let start = out.len();
         let end = start + n;
         home.pop(n, out);
@@ -371,10 +372,10 @@ impl FreeList {
         }
         if out.len() < end {
             self.put_back(home, start, free_end, words, out);
-            return false;
+            return None;
         }
         self.own_taken(home, start, free_end, words, out);
-        true
+        Some(out.len() - free_end)
     }
 
     /// Fills `out` up to `end` from the depot; what is left of a batch goes to `home`.

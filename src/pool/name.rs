@@ -23,6 +23,10 @@ impl Name {
         Self(bits)
     }
 
+    pub(crate) fn bits(self) -> u128 {
+        self.0
+    }
+
     /// A number that any names choose evenly, and a mark of the name: callers that hash themselves may
     /// give small numbers.
     #[inline]
@@ -56,6 +60,11 @@ impl NamedView<'_> {
         let half = |half: &AtomicU64| u128::from(half.load(Ordering::Acquire));
         let [low, high] = &self.0[id.index()].name;
         Name(half(low) | half(high) << 64)
+    }
+
+    /// The same, if it was given one.
+    pub(crate) fn last_name(&self, id: BlockId) -> Option<Name> {
+        (self.renames(id) > 0).then(|| self.name(id))
     }
 
     /// How often the block was given a name.
@@ -143,8 +152,8 @@ impl BlockWords {
         if !is_alone && !words.begin_naming(id) {
             return false;
         }
-        if named.renames(id) > 0 {
-            renamed(named.name(id));
+        if let Some(old) = named.last_name(id) {
+            renamed(old);
         }
         named.set_name(id, name);
         if is_alone {

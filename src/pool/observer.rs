@@ -16,14 +16,14 @@ pub(crate) trait TakeObserver: Send + Sync {
 }
 
 impl Blocks {
-    /// Appends `n` blocks to `out`, all or none.
+    /// Appends `n` blocks to `out`, all or none. Returns how many of them, the last ones, were cached.
     #[inline]
-    pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<()> {
+    pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<usize> {
         let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
         let start = out.len();
-        self.free.take(n, &self.words, out).map_err(refused)?;
+        let reclaimed = self.free.take(n, &self.words, out).map_err(refused)?;
         self.observe(&out[start..]);
-        Ok(())
+        Ok(reclaimed)
     }
 
     /// Appends `n` blocks to `out` if that takes no search and no waiting.

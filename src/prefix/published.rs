@@ -23,6 +23,20 @@ use crate::sync::{AtomicU64, Ordering, PlainArc, fence};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
+impl Generation {
+    /// What the block's content was published as, for its new owner. What was published in another
+    /// generation comes under a hash that nothing has.
+    pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
+        blocks.last_name(id).map(|name| BlockHash::from_u128(name.bits() ^ self.mask()))
+    }
+
+    /// Odd constants spread it over all bits; the first changes nothing.
+    fn mask(self) -> u128 {
+        let mix = self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        u128::from(mix) << 64 | u128::from(mix.wrapping_mul(0xD6E8_FEB8_6659_FD93))
+    }
+}
+
 /// Blocks that are published in one go.
 const AT_ONCE: usize = 64;
 
@@ -302,11 +316,8 @@ pub(crate) struct Probed {
 
 /// A hash, told apart from the same in other generations.
 #[inline]
-pub(super) fn name_of(hash: BlockHash, Generation(generation): Generation) -> Name {
-    // Odd constants spread the generation over all bits; the first changes nothing.
-    let mix = generation.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mask = u128::from(mix) << 64 | u128::from(mix.wrapping_mul(0xD6E8_FEB8_6659_FD93));
-    Name::new(hash.as_u128() ^ mask)
+pub(super) fn name_of(hash: BlockHash, generation: Generation) -> Name {
+    Name::new(hash.as_u128() ^ generation.mask())
 }
 
 #[cfg(all(test, not(paged_kv_loom)))]

@@ -165,6 +165,11 @@ impl BlockTable {
         Ok(len..len + n)
     }
 
+    /// [`grow`](Self::grow), which says how many of the new blocks, the last ones, were cached until now.
+    pub(crate) fn grow_over_cached(&mut self, n: usize) -> Result<usize> {
+        if n == 0 { Ok(0) } else { self.pool.take(n, &mut self.ids) }
+    }
+
     /// Makes room for an eighth more ids: a prompt is about to grow, and a first block that moves
     /// the whole table costs more than the memory.
     pub(crate) fn reserve_for_growth(&mut self) {
@@ -289,6 +294,18 @@ impl BlockTable {
         let sole_run = self.shared.as_ref().filter(|run| Arc::strong_count(run) == 1);
         self.private().iter().any(is_sole)
             || sole_run.is_some_and(|run| run.ids().iter().any(is_sole))
+    }
+
+    /// Blocks that dropping this table would free if nobody else let go of any meanwhile.
+    pub(crate) fn num_blocks_freed(&self) -> usize {
+        let sole = |ids: &[BlockId]| ids.iter().filter(|&&id| self.pool.owners(id) == 1).count();
+        let mut freed = sole(self.private());
+        let mut run = self.shared.as_ref();
+        while let Some(held) = run.filter(|run| Arc::strong_count(run) == 1) {
+            freed += sole(held.ids());
+            run = held.parent();
+        }
+        freed
     }
 
     /// Makes `ids[..end]` shared, the private ones of them in a run of their own.

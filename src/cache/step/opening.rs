@@ -5,9 +5,7 @@ use std::fmt;
 use super::{Committed, GrownRow, Step};
 use crate::batch::AppendBatch;
 use crate::cache::PagedKvCache;
-use crate::cache::slot::Live;
-use crate::error::{PagedKvError, Result};
-use crate::id::{BlockId, SeqId};
+use crate::id::BlockId;
 use crate::pool::fence::MOST_STEPS;
 use crate::prefix::BlockHash;
 
@@ -28,6 +26,8 @@ use crate::prefix::BlockHash;
 pub struct StepBuffers {
     pub(super) rows: Vec<GrownRow>,
     pub(super) batch: AppendBatch,
+    /// What was cached in blocks that rows grew into.
+    pub(super) reclaimed: Vec<(BlockId, BlockHash)>,
     /// Blocks to be published, each owned once for that.
     pub(super) ids: Vec<BlockId>,
     pub(super) hashes: Vec<BlockHash>,
@@ -90,36 +90,8 @@ impl PagedKvCache {
         let pool = self.pool.handle();
         let fence = pool.open_step();
         let fence = fence.unwrap_or_else(|| panic!("at most {MOST_STEPS} steps are open at once"));
-        Step { pool, fence, buffers: std::mem::take(buffers), published: None }
-    }
-
-    /// Has a sequence by id take part in a step: what it lets go of from now on, or is freed or evicted
-    /// of, waits for the end of the step. Takes one shard lock.
-    ///
-    /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound);
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a step of another cache.
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// cache.allocate(SeqId(1), 8)?;
-    /// let step = cache.step();
-    /// cache.take_part(SeqId(1), &step)?;
-    /// cache.evict()?;
-    /// assert_eq!(cache.free_block_count(), 2);
-    /// drop(step);
-    /// assert_eq!(cache.free_block_count(), 4);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn take_part(&self, id: SeqId, step: &Step) -> Result<()> {
-        if !step.pool.is_of_same_pool(&self.pool.handle()) {
-            let reason = "a step of another cache".to_owned();
-            return Err(PagedKvError::InvalidConfig { parameter: "step", reason });
-        }
-        let take_part = |live: &mut Live| live.sequence_mut().take_part(step.fence);
-        self.update_if(id, Live::is_brief, take_part)
+        let (published, generation) = (None, self.published().generation());
+        Step { pool, fence, buffers: std::mem::take(buffers), published, generation }
     }
 }
 

@@ -1,5 +1,6 @@
-//! What can be a row of a step? A sequence, with or without names, owned or borrowed.
+//! What can be a row of a step? A sequence, with or without names, owned or borrowed, or by id.
 
+use crate::cache::admission::AdmissionEpoch;
 use crate::cache::cached_sequence::CachedSequence;
 use crate::cache::naming::Naming;
 use crate::sequence::Sequence;
@@ -16,9 +17,36 @@ use crate::sequence::Sequence;
 /// ```
 pub trait StepRow: Row {}
 
-/// The halves of a row. Nobody outside can name it, so that nobody changes the one without the other.
+/// The halves of a row.
+pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>);
+
+/// A row. Nobody outside can name it, so that nobody changes the one half without the other.
 pub trait Row {
+    fn held(&self) -> &Sequence;
     fn parts(&mut self) -> (&mut Sequence, Option<&mut Naming>);
+}
+
+/// A row that grows in a step.
+pub(in crate::cache) trait GrowingRow {
+    fn parts(&mut self) -> Parts<'_>;
+    fn num_new_tokens(&self) -> usize;
+
+    /// Which sequence of its id it is, if it has one.
+    fn epoch(&self) -> Option<AdmissionEpoch>;
+}
+
+impl<R: StepRow> GrowingRow for (R, usize) {
+    fn parts(&mut self) -> Parts<'_> {
+        self.0.parts()
+    }
+
+    fn num_new_tokens(&self) -> usize {
+        self.1
+    }
+
+    fn epoch(&self) -> Option<AdmissionEpoch> {
+        None
+    }
 }
 
 impl StepRow for Sequence {}
@@ -26,12 +54,20 @@ impl StepRow for CachedSequence {}
 impl<R: StepRow> StepRow for &mut R {}
 
 impl Row for Sequence {
+    fn held(&self) -> &Sequence {
+        self
+    }
+
     fn parts(&mut self) -> (&mut Sequence, Option<&mut Naming>) {
         (self, None)
     }
 }
 
 impl Row for CachedSequence {
+    fn held(&self) -> &Sequence {
+        self
+    }
+
     fn parts(&mut self) -> (&mut Sequence, Option<&mut Naming>) {
         let (sequence, naming) = self.parts_mut();
         (sequence, Some(naming))
@@ -39,6 +75,10 @@ impl Row for CachedSequence {
 }
 
 impl<R: Row> Row for &mut R {
+    fn held(&self) -> &Sequence {
+        (**self).held()
+    }
+
     fn parts(&mut self) -> (&mut Sequence, Option<&mut Naming>) {
         (**self).parts()
     }

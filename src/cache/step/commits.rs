@@ -1,0 +1,124 @@
+//! What can be matched once a step completes? Blocks that were committed through it, each with the step
+//! as one more owner, so that they stay and are not written until then.
+
+use super::{Parts, Step, StepBuffers, StepRow};
+use crate::cache::naming::refuse_beyond_end;
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
+use crate::sync::PlainArc;
+
+/// Blocks of one commit, in order.
+pub(super) struct Committed {
+    /// How far they go among all.
+    end: usize,
+    end_of_tokens: usize,
+    /// Under which weights they were computed.
+    generation: Generation,
+    /// The block before them, and the hash of its content.
+    before: Option<BlockId>,
+    parent: Option<BlockHash>,
+    block_size: usize,
+    extra: Option<PlainArc<ExtraKeys>>,
+    /// Blocks before the first of them.
+    index: usize,
+}
+
+impl Step {
+    /// Says that the keys and values of the first `num_tokens` tokens of a sequence are computed once
+    /// this step completes: as [`CachedSequence::commit`](crate::CachedSequence::commit), but published only
+    /// then. Returns how many blocks wait for it, none of a sequence without names. One atomic operation
+    /// a block.
+    ///
+    /// # Errors
+    /// [`CommitBeyondEnd`](PagedKvError::CommitBeyondEnd),
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners).
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 9]), &AdmitOptions::default())?;
+    /// let mut step = cache.step();
+    /// step.take_part(&mut sequence);
+    /// assert_eq!(step.commit(&mut sequence, 9)?, 2);
+    /// assert_eq!(cache.probe(&[7; 9]), 0);
+    /// assert_eq!(step.complete(), 2);
+    /// assert_eq!(cache.probe(&[7; 9]), 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn commit<R: StepRow>(&mut self, sequence: &mut R, num_tokens: usize) -> Result<usize> {
+        self.commit_parts(sequence.parts(), num_tokens)
+    }
+
+    pub(super) fn commit_parts(
+        &mut self,
+        (sequence, naming): Parts<'_>,
+        num_tokens: usize,
+    ) -> Result<usize> {
+        refuse_beyond_end(sequence, num_tokens)?;
+        let Some(naming) = naming else {
+            return Ok(0);
+        };
+        let full = naming.full_blocks(sequence, num_tokens);
+        let offered = naming.offered();
+        let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
+        let told = naming.told(offered, sequence.block_size());
+        let mut committed = Committed {
+            end: ids.len(),
+            end_of_tokens: tokens.len(),
+            generation: naming.generation(),
+            before: sequence.block_ids()[..offered].last().copied(),
+            parent: told.parent,
+            block_size: told.block_size,
+            extra: told.extra.clone(),
+            index: offered,
+        };
+        let mut refused = None;
+        for at in offered..full {
+            // One more owner: the block stays, and is not written any more but as a copy.
+            let id = sequence.block_ids()[at];
+            refused = self.pool.retain(id).err();
+            if refused.is_some() {
+                break;
+            }
+            ids.push(id);
+            hashes.push(naming.hash(at));
+            if naming.published().is_heard() {
+                tokens.extend_from_slice(told.tokens_of(at - offered, &mut Vec::new()));
+            }
+        }
+        let blocks = ids.len() - committed.end;
+        (committed.end, committed.end_of_tokens) = (ids.len(), tokens.len());
+        if blocks > 0 {
+            groups.push(committed);
+            naming.offer(offered + blocks);
+            self.published.get_or_insert_with(|| naming.published().clone());
+        }
+        refused.map_or(Ok(blocks), Err)
+    }
+
+    pub(super) fn publish(&mut self) -> usize {
+        let StepBuffers { ids, hashes, tokens, groups, .. } = &self.buffers;
+        let Some(published) = &self.published else {
+            return 0;
+        };
+        let (mut count, mut start, mut start_of_tokens) = (0, 0, 0);
+        for group in groups {
+            let (ids, hashes) = (&ids[start..group.end], &hashes[start..group.end]);
+            let told = || Told {
+                parent: group.parent,
+                tokens: [&tokens[start_of_tokens..group.end_of_tokens], &[]],
+                block_size: group.block_size,
+                extra: group.extra.clone(),
+                index: group.index,
+            };
+            let Committed { before, generation, .. } = *group;
+            // The step owns them too: none is private.
+            let offer = Offer { ids, before, private_from: ids.len(), generation };
+            count += published.publish(&self.pool, &offer, |at| hashes[at], told);
+            (start, start_of_tokens) = (group.end, group.end_of_tokens);
+        }
+        count
+    }
+}

@@ -1,0 +1,118 @@
+//! What does a kernel need to know of the rows of a step? The exports of [`export`](crate::export), over
+//! rows that the step has grown, into buffers of the caller's.
+
+use super::{GrownRow, Step, StepRow};
+use crate::error::{PagedKvError, Result};
+use crate::export::{self, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
+
+impl Step {
+    /// Writes the block table of these rows; see [`block_tables`](crate::export::block_tables()). Rows
+    /// that did not grow are written too: leave them out. No lock, no allocation.
+    ///
+    /// # Errors
+    /// Those of [`block_tables`](crate::export::block_tables()).
+    ///
+    /// ```
+    /// use paged_kv::export::{Gaps, TableShape};
+    ///
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let mut rows = [(cache.allocate_sequence(4)?, 1)];
+    /// let mut step = cache.step();
+    /// let done = step.grow_batch(&mut rows)?.done;
+    /// let mut table = [0_i32; 3];
+    /// let shape = TableShape { stride: 3, pad: -1, gaps: Gaps::Show };
+    /// step.block_tables(&rows[..done], &mut table, shape)?;
+    /// assert_eq!(table[2], -1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn block_tables<R: StepRow, T: KernelInt>(
+        &self,
+        rows: &[(R, usize)],
+        out: &mut [T],
+        shape: TableShape<T>,
+    ) -> Result<()> {
+        export::block_tables(rows.iter().map(|(row, _)| row.held()), out, shape)
+    }
+
+    /// Writes the CSR triple of these rows and returns the number of pages; see
+    /// [`csr`](crate::export::csr()). No lock, no allocation.
+    ///
+    /// # Errors
+    /// Those of [`csr`](crate::export::csr()).
+    ///
+    /// ```
+    /// use paged_kv::export::{CsrBuffers, Gaps};
+    ///
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let mut rows = [(cache.allocate_sequence(4)?, 1)];
+    /// let mut step = cache.step();
+    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
+    /// let buffers = CsrBuffers {
+    ///     indptr: &mut indptr,
+    ///     indices: &mut indices,
+    ///     last_page_len: &mut last_page_len,
+    /// };
+    /// assert_eq!(step.csr(&rows, buffers, -1, Gaps::Show)?, 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn csr<R: StepRow, T: KernelInt>(
+        &self,
+        rows: &[(R, usize)],
+        buffers: CsrBuffers<'_, T>,
+        pad: T,
+        gaps: Gaps,
+    ) -> Result<usize> {
+        export::csr(rows.iter().map(|(row, _)| row.held()), buffers, pad, gaps)
+    }
+
+    /// Writes the slots of the tokens that the rows of this step grew by, one row after the other, and
+    /// returns how many; see [`SlotMapping`]. `rows` are the rows of the step in the order of their
+    /// numbers; those behind did not grow. No lock, no allocation.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for fewer rows than the step has, and those of
+    /// [`SlotMapping`]; the rows before the one that is refused are written then.
+    ///
+    /// ```
+    /// use paged_kv::export::Gaps;
+    ///
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let mut rows = [(cache.allocate_sequence(4)?, 2)];
+    /// let mut step = cache.step();
+    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    /// let mut slots = [0_i64; 3];
+    /// assert_eq!(step.slots(&rows, Gaps::Show, &mut slots)?, 2);
+    /// assert_eq!((slots[1], slots[2]), (slots[0] + 1, -1));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn slots<R: StepRow, T: KernelInt>(
+        &self,
+        rows: &[(R, usize)],
+        gaps: Gaps,
+        out: &mut [T],
+    ) -> Result<usize> {
+        self.refuse_fewer_rows(rows.len())?;
+        let mut mapping = SlotMapping::new(out, gaps);
+        for ((row, _), grown) in rows.iter().zip(&self.buffers.rows) {
+            mapping.push(row.held(), grown.new_tokens())?;
+        }
+        Ok(mapping.finish())
+    }
+
+    pub(super) fn refuse_fewer_rows(&self, rows: usize) -> Result<()> {
+        let grown = self.buffers.rows.len();
+        if rows >= grown {
+            return Ok(());
+        }
+        let reason = format!("{rows}, of which the step has {grown}");
+        Err(PagedKvError::InvalidConfig { parameter: "rows", reason })
+    }
+}
+
+impl GrownRow {
+    /// The positions it grew by.
+    pub(super) fn new_tokens(&self) -> std::ops::Range<usize> {
+        self.start_tokens..self.start_tokens + self.num_new_tokens
+    }
+}
