@@ -40,6 +40,10 @@ pub enum PagedKvError {
     /// No sequence of that id is in the cache.
     #[error("sequence {0} not found")]
     SequenceNotFound(SeqId),
+    /// The sequence has an owner and was evicted. It is said until the owner frees it, which is refused
+    /// with this once more, or something new comes under the id.
+    #[error("sequence {0} was evicted")]
+    SequenceEvicted(SeqId),
     /// A sequence of that id is in the cache already.
     #[error("sequence {0} exists already")]
     SequenceExists(SeqId),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::id::SeqId;
+use crate::id::{Owner, SeqId};
 
 /// Which sequence is evicted first.
 ///
@@ -65,6 +65,7 @@ pub(crate) struct Candidate {
     pub(crate) access_count: u64,
     pub(crate) last_access: u64,
     pub(crate) priority: u32,
+    pub(crate) owner: Option<Owner>,
 }
 
 /// The order of eviction: the smallest goes first. No two sequences have the same.
@@ -73,6 +74,8 @@ pub(crate) struct EvictionKey {
     rank: u64,
     last_access: u64,
     pub(crate) seq_id: SeqId,
+    /// Of no account for the order: ids are told apart before.
+    pub(crate) owner: Option<Owner>,
 }
 
 impl EvictionStrategy {
@@ -85,7 +88,8 @@ impl EvictionStrategy {
                 u64::from(candidate.priority).min(levels.saturating_sub(1) as u64)
             }
         };
-        EvictionKey { rank, last_access: candidate.last_access, seq_id: candidate.seq_id }
+        let &Candidate { seq_id, last_access, owner, .. } = candidate;
+        EvictionKey { rank, last_access, seq_id, owner }
     }
 }
 
@@ -99,6 +103,7 @@ mod tests {
         access_count: 5,
         last_access: 1,
         priority: 9,
+        owner: None,
     };
 
     fn goes_first(strategy: EvictionStrategy, other: Candidate) -> bool {

@@ -1,4 +1,4 @@
-//! What is a block called, and what a sequence? Two newtypes that cannot be mixed up.
+//! What is a block called, what a sequence, and whose is it? Newtypes that cannot be mixed up.
 //!
 //! A block id is a number below the pool's number of blocks and is the row of the engine's KV
 //! tensor. A sequence id is the caller's own name for a request; nothing here gives them out.
@@ -43,5 +43,22 @@ pub struct SeqId(pub u64);
 impl fmt::Display for SeqId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "S{}", self.0)
+    }
+}
+
+/// Who is told that a sequence was evicted, and evicts only what is its own: a scheduler thread, or a
+/// tenant. Named by the caller.
+///
+/// ```
+/// use paged_kv::Owner;
+///
+/// assert_eq!(Owner(7).to_string(), "owner 7");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(pub u32);
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "owner {}", self.0)
     }
 }

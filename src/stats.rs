@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::id::{BlockId, SeqId};
+use crate::id::{BlockId, Owner, SeqId};
 
 /// Counts since the cache was made, and what is in use, of one moment where nothing else runs.
 ///
@@ -97,6 +97,8 @@ pub struct SequenceInfo {
     pub access_count: u64,
     /// What [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at.
     pub priority: u32,
+    /// Whose it is, if anybody's.
+    pub owner: Option<Owner>,
     /// Leases held on it.
     pub leases: u32,
 }

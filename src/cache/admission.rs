@@ -283,7 +283,9 @@ impl PagedKvCache {
         options: &AdmitOptions,
     ) -> (Live, Admission) {
         let (priority, stamp) = (options.priority_of_sequence(), self.clock.stamp());
-        (Live::of_admitted(sequence, priority, stamp, admission.epoch), admission)
+        let mut live = Live::of_admitted(sequence, priority, stamp, admission.epoch);
+        live.owner = options.owner_of_sequence();
+        (live, admission)
     }
 
     pub(super) fn match_and_allocate<'a>(

@@ -1,6 +1,7 @@
 //! How is a request to be admitted? What a caller may ask for besides its tokens.
 
 use super::prompt::Prompt;
+use crate::id::Owner;
 
 /// How a request is to be admitted.
 ///
@@ -18,6 +19,7 @@ pub struct AdmitOptions {
     first_chunk: Option<usize>,
     most_cached_tokens: Option<usize>,
     priority: u32,
+    owner: Option<Owner>,
     salt: Option<String>,
 }
 
@@ -68,6 +70,21 @@ impl AdmitOptions {
         Self { priority, ..self }
     }
 
+    /// Whose a sequence admitted by id is; see [`PagedKvCache::set_owner`](crate::PagedKvCache::set_owner).
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, Owner, PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.admit_with(SeqId(1), &[7], &AdmitOptions::default().owner(Owner(3)))?;
+    /// cache.evict()?;
+    /// assert_eq!(cache.touch(SeqId(1)), Err(PagedKvError::SequenceEvicted(SeqId(1))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn owner(self, owner: Owner) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
     /// Isolates a tenant: tokens under one salt never match tokens under another, or under none. For
     /// admissions by tokens; a [`Prompt`] has its own
     /// ([`prompt_with`](crate::PagedKvCache::prompt_with)).
@@ -106,5 +123,9 @@ impl AdmitOptions {
 
     pub(super) fn priority_of_sequence(&self) -> u32 {
         self.priority
+    }
+
+    pub(super) fn owner_of_sequence(&self) -> Option<Owner> {
+        self.owner
     }
 }

@@ -11,8 +11,23 @@ use super::prospects::Prospects;
 use super::slot::{Live, Slot, is_looking};
 use crate::error::{PagedKvError, Result};
 use crate::evict::{EvictionKey, EvictionStrategy};
-use crate::id::SeqId;
+use crate::id::{Owner, SeqId};
 use crate::sync::Arc;
+
+/// What [`PagedKvCache::evict_for`] evicted.
+///
+/// ```
+/// use paged_kv::{Evicted, SeqId};
+///
+/// assert_ne!(Evicted { seq_id: SeqId(1), blocks: 2 }, Evicted { seq_id: SeqId(1), blocks: 3 });
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Who went.
+    pub seq_id: SeqId,
+    /// Blocks that freed: those that nobody else used.
+    pub blocks: usize,
+}
 
 impl PagedKvCache {
     /// True when utilization is at or above the eviction threshold.
@@ -48,6 +63,10 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn select_eviction_target(&self) -> Option<SeqId> {
+        self.select_victim().map(|key| key.seq_id)
+    }
+
+    fn select_victim(&self) -> Option<EvictionKey> {
         let mut first: Option<EvictionKey> = None;
         self.for_each_unleased(|id, live| {
             if let Some(key) = self.eviction_key(id, live) {
@@ -56,12 +75,12 @@ impl PagedKvCache {
         });
         let first = first?;
         if self.frees_a_block(first.seq_id) {
-            return Some(first.seq_id);
+            return Some(first);
         }
-        let prospects = self.prospects();
+        let prospects = self.prospects(|_| true);
         let mut keys = self.eviction_keys();
         keys.sort_unstable();
-        keys.into_iter().map(|key| key.seq_id).find(|&id| prospects.is_worth_evicting(id))
+        keys.into_iter().find(|key| prospects.is_worth_evicting(key.seq_id))
     }
 
     /// Removes one whole sequence, chosen by the strategy, and says which. Cost as
@@ -85,10 +104,10 @@ impl PagedKvCache {
     /// ```
     pub fn evict(&self) -> Result<SeqId> {
         loop {
-            let victim = self.select_eviction_target().ok_or(PagedKvError::NothingToEvict)?;
+            let victim = self.select_victim().ok_or(PagedKvError::NothingToEvict)?;
             // It may have been freed or leased since it was chosen: then choose again.
-            if self.evict_one(victim) {
-                return Ok(victim);
+            if self.evict_one(&victim).is_some() {
+                return Ok(victim.seq_id);
             }
         }
     }
@@ -135,12 +154,57 @@ impl PagedKvCache {
             };
             let id = key.seq_id;
             let worth = self.frees_a_block(id)
-                || prospects.get_or_insert_with(|| self.prospects()).is_worth_evicting(id);
-            if worth && self.evict_one(id) {
+                || prospects.get_or_insert_with(|| self.prospects(|_| true)).is_worth_evicting(id);
+            if worth && self.evict_one(&key).is_some() {
                 evicted.push(id);
             }
         }
         Ok(evicted)
+    }
+
+    /// Evicts sequences of `owner`, in the strategy's order, until that has freed `need` blocks or none
+    /// of them is left that could free any. Appends to `out` who went and how many blocks each freed, and
+    /// returns how many all did. (What an open step may touch is free when it ends.) Cost as
+    /// [`evict_to_threshold`](Self::evict_to_threshold).
+    ///
+    /// # Errors
+    /// [`NothingToEvict`](PagedKvError::NothingToEvict) when none went.
+    ///
+    /// ```
+    /// use paged_kv::{Evicted, Owner, PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 16, 1, 1);
+    /// for id in 0..4 {
+    ///     cache.allocate(SeqId(id), 32)?;
+    ///     cache.set_owner(SeqId(id), Owner(id as u32 % 2))?;
+    /// }
+    /// let mut out = Vec::new();
+    /// assert_eq!(cache.evict_for(Owner(1), 1, &mut out)?, 2);
+    /// assert_eq!(out, [Evicted { seq_id: SeqId(1), blocks: 2 }]);
+    /// assert_eq!(cache.touch(SeqId(1)), Err(PagedKvError::SequenceEvicted(SeqId(1))));
+    /// assert_eq!(cache.evict_for(Owner(2), 1, &mut out), Err(PagedKvError::NothingToEvict));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn evict_for(&self, owner: Owner, need: usize, out: &mut Vec<Evicted>) -> Result<usize> {
+        let is_of_owner = |live: &Live| live.owner == Some(owner);
+        let mut keys = self.eviction_keys();
+        keys.retain(|key| key.owner == Some(owner));
+        let mut heap: BinaryHeap<_> = keys.into_iter().map(Reverse).collect();
+        let (mut prospects, mut evicted, mut freed) = (None, false, 0);
+        while freed < need
+            && let Some(Reverse(key)) = heap.pop()
+        {
+            let id = key.seq_id;
+            let worth = self.frees_a_block(id)
+                || prospects
+                    .get_or_insert_with(|| self.prospects(is_of_owner))
+                    .is_worth_evicting(id);
+            if worth && let Some(blocks) = self.evict_one(&key) {
+                out.push(Evicted { seq_id: id, blocks });
+                (evicted, freed) = (true, freed + blocks);
+            }
+        }
+        if evicted || need == 0 { Ok(freed) } else { Err(PagedKvError::NothingToEvict) }
     }
 
     /// Trims by the strategy, in the order of eviction; true if that gave up anything.
@@ -162,13 +226,20 @@ impl PagedKvCache {
         trimmed
     }
 
-    fn evict_one(&self, id: SeqId) -> bool {
-        let evicted = self.take_out(id).map(drop).is_ok();
-        if evicted {
-            self.evictions.add(1);
-            self.tell_if_stalled();
-        }
-        evicted
+    /// Takes a sequence out, if nobody leases it, and says how many blocks that freed.
+    fn evict_one(&self, key: &EvictionKey) -> Option<usize> {
+        let id = key.seq_id;
+        let note = || {
+            if key.owner.is_some() {
+                self.evicted.note(id);
+            }
+        };
+        let live = self.take_out_and(id, note).ok()?;
+        let freed = live.sequence().table().num_blocks_freed();
+        drop(live);
+        self.evictions.add(1);
+        self.tell_if_stalled();
+        Some(freed)
     }
 
     fn eviction_keys(&self) -> Vec<EvictionKey> {
@@ -188,12 +259,17 @@ impl PagedKvCache {
         self.look(id, |sequence| Ok(sequence.table().frees_a_block())).unwrap_or(false)
     }
 
-    fn prospects(&self) -> Prospects {
+    /// What evicting all unleased sequences of some would free.
+    fn prospects(&self, is_one: impl Fn(&Live) -> bool) -> Prospects {
         // One at a time: an assessment holds the runs it counts, and another would count it. But
         // whoever holds a sequence's lock must not wait for one that may want it.
         let _alone = (!is_looking()).then(|| self.assessing.lock());
         let mut prospects = Prospects::default();
-        self.for_each_unleased(|id, live| prospects.add(id, live.sequence().table()));
+        self.for_each_unleased(|id, live| {
+            if is_one(live) {
+                prospects.add(id, live.sequence().table());
+            }
+        });
         prospects.judge();
         prospects
     }

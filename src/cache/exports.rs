@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::slot::Slot;
-use super::{Lease, PagedKvCache, not_found};
+use super::{Lease, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
 use crate::id::SeqId;
@@ -123,18 +123,18 @@ impl PagedKvCache {
         id: SeqId,
         read: impl FnOnce(&Sequence) -> Result<R>,
     ) -> Result<R> {
-        let shared = match &*self.sequences.get(&id).ok_or_else(not_found(id))? {
+        let shared = match &*self.sequences.get(&id).ok_or_else(self.missing(id))? {
             Slot::Owned(live) if live.is_brief() => return read(live.sequence()),
             Slot::Owned(_) => None,
             Slot::Shared(shared) => Some(Arc::clone(shared)),
         };
         let shared = match shared {
             Some(shared) => shared,
-            None => self.sequences.get_mut(&id).ok_or_else(not_found(id))?.share(),
+            None => self.sequences.get_mut(&id).ok_or_else(self.missing(id))?.share(),
         };
         match &*shared.read() {
             Some(live) => read(live.sequence()),
-            None => Err(not_found(id)()),
+            None => Err(self.missing(id)()),
         }
     }
 }

@@ -252,6 +252,7 @@ impl Live {
             block_ids: self.sequence().block_ids().to_vec(),
             access_count: self.access_count,
             priority: self.priority,
+            owner: self.owner,
             leases,
         }
     }

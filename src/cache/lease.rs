@@ -5,8 +5,8 @@
 //! operation of the lease touches the map. It does not stop other threads from appending to,
 //! forking or truncating a leased sequence.
 
+use super::PagedKvCache;
 use super::slot::{Live, SharedSlot};
-use super::{PagedKvCache, not_found};
 use crate::batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
 use crate::clock::RecencyClock;
 use crate::error::{PagedKvError, Result};
@@ -114,7 +114,7 @@ impl PagedKvCache {
 
     fn lease_one(&self, id: SeqId) -> Result<Leased> {
         let slot = self.sequences.get_mut(&id);
-        let mut slot = slot.ok_or_else(not_found(id))?;
+        let mut slot = slot.ok_or_else(self.missing(id))?;
         let shared = slot.share();
         shared.begin_lease();
         Ok(Leased { id, slot: shared })
@@ -186,7 +186,7 @@ impl Lease {
     /// ```
     pub fn release(&mut self, id: SeqId) -> Result<()> {
         let row = self.leased.iter().position(|leased| leased.id == id);
-        self.leased.remove(row.ok_or_else(not_found(id))?);
+        self.leased.remove(row.ok_or(PagedKvError::SequenceNotFound(id))?);
         Ok(())
     }
 

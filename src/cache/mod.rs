@@ -6,7 +6,7 @@
 //! [`slot`].
 //!
 //! Invariants: no map lock is held while another is taken, while a thread searches for blocks, or
-//! while the caller's code runs; whoever waits for a sequence's lock holds no other sequence's, but
+//! while the caller's code runs (but that of the evicted ids, behind which none is taken); whoever waits for a sequence's lock holds no other sequence's, but
 //! for a caller's closure; an operation that fails has changed nothing.
 
 mod admission;
@@ -15,8 +15,10 @@ mod audit;
 mod builder;
 mod cached_sequence;
 mod commit;
+mod evicted_ids;
 mod eviction;
 mod exports;
+mod forks;
 mod id_hash;
 mod inspect;
 mod lease;
@@ -37,6 +39,8 @@ pub use self::admission::{Admission, AdmissionEpoch};
 pub use self::admit_options::AdmitOptions;
 pub use self::builder::PagedKvCacheBuilder;
 pub use self::cached_sequence::CachedSequence;
+use self::evicted_ids::EvictedIds;
+pub use self::eviction::Evicted;
 use self::id_hash::IdHash;
 pub use self::lease::Lease;
 pub use self::prompt::Prompt;
@@ -107,6 +111,8 @@ impl ReuseCounts {
 pub struct PagedKvCache {
     pool: BlockPool,
     sequences: DashMap<SeqId, Slot, IdHash>,
+    /// Those of owners who do not know yet.
+    evicted: EvictedIds,
     clock: Arc<RecencyClock>,
     evictions: ShardedCounter,
     /// Held by whoever assesses the prospects of evictions.
@@ -179,6 +185,7 @@ impl PagedKvCache {
             hash_algorithm,
             pool,
             sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
+            evicted: EvictedIds::default(),
             clock: Arc::new(RecencyClock::new()),
             evictions: ShardedCounter::new(),
             assessing: Mutex::new(()),
@@ -248,7 +255,7 @@ impl PagedKvCache {
         change: impl FnOnce(&mut Live) -> R,
     ) -> Result<R> {
         let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
             if let Slot::Owned(live) = slot.settle()
                 && brief(live)
             {
@@ -257,13 +264,13 @@ impl PagedKvCache {
             slot.share()
         };
         let mut live = shared.write();
-        live.as_mut().map(change).ok_or_else(not_found(id))
+        live.as_mut().map(change).ok_or_else(self.missing(id))
     }
 
     /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock.
     fn trim_unleased<R>(&self, id: SeqId, trim: impl Fn(&mut Sequence) -> R) -> Result<R> {
         loop {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(not_found(id))?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
             let shared = match slot.settle() {
                 Slot::Owned(live) => return Ok(trim(live.sequence_mut())),
                 Slot::Shared(shared) if shared.leases() > 0 => {
@@ -272,12 +279,20 @@ impl PagedKvCache {
                 Slot::Shared(shared) => Arc::clone(shared),
             };
             if let Some(mut live) = shared.try_write() {
-                let live = live.as_mut().ok_or_else(not_found(id))?;
+                let live = live.as_mut().ok_or_else(self.missing(id))?;
                 return Ok(trim(live.sequence_mut()));
             }
             // Somebody is at it: wait for them without the map's lock.
             drop(slot);
             drop(shared.write());
+        }
+    }
+
+    /// The refusal of an id that is not there, made only when it is needed.
+    fn missing(&self, id: SeqId) -> impl FnOnce() -> PagedKvError + '_ {
+        move || match self.evicted.contains(id) {
+            true => PagedKvError::SequenceEvicted(id),
+            false => PagedKvError::SequenceNotFound(id),
         }
     }
 
@@ -292,6 +307,7 @@ impl PagedKvCache {
     fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
         match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
+                self.evicted.forget(id);
                 vacant.insert(Slot::Owned(live));
                 None
             }
@@ -301,21 +317,28 @@ impl PagedKvCache {
 
     /// Takes a sequence that nobody leases out of the map.
     fn take_out(&self, id: SeqId) -> Result<Live> {
+        self.take_out_and(id, || {})
+    }
+
+    /// [`take_out`](Self::take_out), and notes that under the map's lock.
+    fn take_out_and(&self, id: SeqId, note: impl Fn()) -> Result<Live> {
+        let may_go = |_: &SeqId, slot: &Slot| {
+            let may_go = slot.leases() == 0;
+            if may_go {
+                note();
+            }
+            may_go
+        };
         loop {
-            if let Some((_, slot)) = self.sequences.remove_if(&id, |_, slot| slot.leases() == 0) {
-                return slot.into_live().ok_or_else(not_found(id));
+            if let Some((_, slot)) = self.sequences.remove_if(&id, may_go) {
+                return slot.into_live().ok_or_else(self.missing(id));
             }
             match self.sequences.get(&id) {
-                None => return Err(not_found(id)()),
+                None => return Err(self.missing(id)()),
                 Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
                 // Its lease has ended since, or it is a new one.
                 Some(_) => {}
             }
         }
     }
-}
-
-/// The refusal of an id that is not there, made only when it is needed.
-fn not_found(id: SeqId) -> impl FnOnce() -> PagedKvError {
-    move || PagedKvError::SequenceNotFound(id)
 }

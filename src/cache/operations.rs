@@ -4,9 +4,9 @@
 //! succeeds.
 
 use super::slot::{Live, Slot};
-use super::{Asking, PagedKvCache, not_found};
+use super::{Asking, PagedKvCache};
 use crate::error::{PagedKvError, Result};
-use crate::id::SeqId;
+use crate::id::{Owner, SeqId};
 use crate::sequence::{Append, Sequence};
 
 impl PagedKvCache {
@@ -138,6 +138,7 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceEvicted`](PagedKvError::SequenceEvicted) (once: then it is not found),
     /// [`SequenceLeased`](PagedKvError::SequenceLeased).
     ///
     /// ```
@@ -150,7 +151,8 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn free(&self, id: SeqId) -> Result<()> {
-        self.take_out(id).map(drop)?;
+        let freed = self.take_out(id).map(drop);
+        freed.inspect_err(|_| _ = self.evicted.forget(id))?;
         self.tell_if_stalled();
         Ok(())
     }
@@ -177,7 +179,8 @@ impl PagedKvCache {
     /// ```
     pub fn free_when_released(&self, id: SeqId) -> Result<()> {
         let removed = self.sequences.remove(&id);
-        let (_, slot) = removed.ok_or_else(not_found(id))?;
+        let removed = removed.ok_or_else(self.missing(id));
+        let (_, slot) = removed.inspect_err(|_| _ = self.evicted.forget(id))?;
         if slot.leases() == 0 {
             drop(slot.into_live());
         }
@@ -283,6 +286,30 @@ impl PagedKvCache {
     /// ```
     pub fn touch(&self, id: SeqId) -> Result<()> {
         self.update(id, |live| live.note_use(self.clock.stamp()))
+    }
+
+    /// Says whose a sequence is, and its forks from now on. An owner evicts its own sequences
+    /// ([`evict_for`](Self::evict_for)), and learns of those that were evicted: an operation on one is
+    /// refused with [`SequenceEvicted`](PagedKvError::SequenceEvicted), until its owner frees it (which
+    /// says so a last time) or something new comes under its id. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceEvicted`](PagedKvError::SequenceEvicted).
+    ///
+    /// ```
+    /// use paged_kv::{Owner, PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// cache.set_owner(SeqId(1), Owner(7))?;
+    /// cache.evict()?;
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceEvicted(SeqId(1))));
+    /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceNotFound(SeqId(1))));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn set_owner(&self, id: SeqId, owner: Owner) -> Result<()> {
+        self.update(id, |live| live.owner = Some(owner))
     }
 
     /// Sets what [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at; 0 at first. Takes one shard lock.

@@ -249,7 +249,11 @@ impl Reservation {
     }
 
     fn refuse_other(&self, cache: &PagedKvCache) -> Result<()> {
-        if cache.pool.handle().is_of_same_pool(self.stock.pool()) {
+        self.refuse_other_pool(&cache.pool.handle())
+    }
+
+    pub(super) fn refuse_other_pool(&self, pool: &PoolHandle) -> Result<()> {
+        if pool.is_of_same_pool(self.stock.pool()) {
             return Ok(());
         }
         let reason = "it was made by another cache".to_owned();

@@ -20,7 +20,7 @@ use super::naming::Naming;
 use super::step::Parts;
 use crate::error::Result;
 use crate::evict::Candidate;
-use crate::id::SeqId;
+use crate::id::{Owner, SeqId};
 use crate::sequence::Sequence;
 use crate::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local};
 
@@ -38,6 +38,7 @@ pub(super) struct Live {
     pub(super) access_count: u64,
     pub(super) last_access: u64,
     pub(super) priority: u32,
+    pub(super) owner: Option<Owner>,
     changes: u32,
 }
 
@@ -51,7 +52,8 @@ pub(super) struct Version {
 impl Live {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
         let (naming, epoch) = (None, AdmissionEpoch(stamp));
-        Self { sequence, naming, epoch, access_count: 1, last_access: stamp, priority, changes: 0 }
+        let (access_count, last_access, owner, changes) = (1, stamp, None, 0);
+        Self { sequence, naming, epoch, access_count, last_access, priority, owner, changes }
     }
 
     pub(super) fn of_admitted(
@@ -65,10 +67,10 @@ impl Live {
         Self { naming: Some(naming), epoch, ..live }
     }
 
-    /// A second sequence of the same tokens, blocks, names and priority.
+    /// A second sequence of the same tokens, blocks, names, owner and priority.
     pub(super) fn fork(&mut self, stamp: u64) -> Result<Self> {
         let fork = Self::new(self.sequence_mut().fork_uncounted()?, self.priority, stamp);
-        Ok(Self { naming: self.naming.clone(), ..fork })
+        Ok(Self { naming: self.naming.clone(), owner: self.owner, ..fork })
     }
 
     pub(super) fn truncate(&mut self, num_tokens: usize) -> Result<()> {
@@ -136,6 +138,7 @@ impl Live {
             access_count: self.access_count,
             last_access: self.last_access,
             priority: self.priority,
+            owner: self.owner,
         }
     }
 }

@@ -1,0 +1,156 @@
+//! How do several samples of one prompt begin? Forks of one sequence, all or none, and the blocks that
+//! they will need for their copies on write.
+
+use super::cached_sequence::CachedSequence;
+use super::reservation::Reservation;
+use super::slot::Live;
+use super::step::StepRow;
+use super::{PagedKvCache, naming};
+use crate::error::{PagedKvError, Result};
+use crate::id::SeqId;
+use crate::sequence::{Append, Sequence};
+
+impl Sequence {
+    /// `n` more sequences of the same tokens and blocks, or none; see [`fork`](Self::fork).
+    ///
+    /// # Errors
+    /// As [`fork`](Self::fork).
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let mut sequence = cache.allocate_sequence(6)?;
+    /// let mut room = cache.reserve(sequence.copies_of_forks(3))?;
+    /// for fork in &mut sequence.fork_n(3)? {
+    ///     assert!(room.append_to(fork, 1)?.copy.is_some()); // cannot fail for want of room
+    /// }
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork_n(&mut self, n: usize) -> Result<Vec<Sequence>> {
+        // Collecting stops at the first refusal and drops the forks made so far.
+        let forks = (0..n).map(|_| self.fork_uncounted()).collect::<Result<Vec<_>>>()?;
+        forks.iter().for_each(|fork| fork.table().pool().count_fork());
+        Ok(forks)
+    }
+
+    /// Blocks that `n` forks of this sequence may need for their copies on write: one each if the last
+    /// block is partly filled, else none. What to [`reserve`](crate::PagedKvCache::reserve) so that their
+    /// first tokens have room.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// assert_eq!(cache.allocate_sequence(6)?.copies_of_forks(3), 3);
+    /// assert_eq!(cache.allocate_sequence(8)?.copies_of_forks(3), 0);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn copies_of_forks(&self, n: usize) -> usize {
+        if self.num_tokens().is_multiple_of(self.block_size()) { 0 } else { n }
+    }
+}
+
+impl CachedSequence {
+    /// [`Sequence::fork_n`].
+    ///
+    /// # Errors
+    /// As [`Sequence::fork`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(2, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3]), &Default::default())?;
+    /// assert_eq!(sequence.fork_n(2)?[1].block_ids(), sequence.block_ids());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork_n(&mut self, n: usize) -> Result<Vec<CachedSequence>> {
+        let (sequence, naming) = self.parts_mut();
+        let forks = sequence.fork_n(n)?.into_iter();
+        Ok(forks.map(|fork| CachedSequence::new(fork, naming::Naming::clone(naming))).collect())
+    }
+}
+
+impl PagedKvCache {
+    /// [`fork`](Self::fork) to several ids: all, or none. (Another thread may see some of them while
+    /// others are refused.)
+    ///
+    /// # Errors
+    /// As [`fork`](Self::fork).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// let refused = cache.fork_n(SeqId(1), &[SeqId(2), SeqId(1)]);
+    /// assert_eq!(refused, Err(PagedKvError::SequenceExists(SeqId(1))));
+    /// cache.fork_n(SeqId(1), &[SeqId(2), SeqId(3)])?;
+    /// assert_eq!((cache.num_sequences(), cache.used_block_count()), (3, 3));
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn fork_n(&self, src: SeqId, dsts: &[SeqId]) -> Result<()> {
+        if let Some(&dst) = dsts.iter().find(|dst| self.sequences.contains_key(dst)) {
+            return Err(PagedKvError::SequenceExists(dst));
+        }
+        let fork = |live: &mut Live| -> Result<Vec<Live>> {
+            dsts.iter().map(|_| live.fork(self.clock.stamp())).collect()
+        };
+        let forks = self.update_if(src, Live::is_brief, fork)??;
+        for (done, (&dst, fork)) in dsts.iter().zip(forks).enumerate() {
+            if let Err(refusal) = self.insert(dst, fork) {
+                // Nobody waits for a lease that somebody took of one meanwhile.
+                dsts[..done].iter().for_each(|&dst| _ = self.free_when_released(dst));
+                return Err(refusal);
+            }
+        }
+        dsts.iter().for_each(|_| self.pool.count_fork());
+        Ok(())
+    }
+
+    /// [`fork_n`](Self::fork_n), and room for the copies on write of all forks, to be used by
+    /// [`Reservation::append`]: all or nothing.
+    ///
+    /// # Errors
+    /// As [`fork_n`](Self::fork_n) and [`reserve`](Self::reserve).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(5, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// let mut room = cache.fork_n_with_room(SeqId(1), &[SeqId(2), SeqId(3)])?;
+    /// assert!(room.append(&cache, SeqId(2), 1)?.copy.is_some());
+    /// assert!(cache.fork_n_with_room(SeqId(1), &[SeqId(4), SeqId(5)]).is_err());
+    /// assert_eq!(cache.num_sequences(), 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork_n_with_room(&self, src: SeqId, dsts: &[SeqId]) -> Result<Reservation> {
+        let room = self.look(src, |sequence| Ok(sequence.copies_of_forks(dsts.len())))?;
+        let room = self.reserve(room)?;
+        self.fork_n(src, dsts)?;
+        Ok(room)
+    }
+}
+
+impl Reservation {
+    /// As [`append`](Self::append), to a sequence that is held by its handle.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a sequence of another cache. Nothing has
+    /// changed.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let mut sequence = cache.allocate_sequence(4)?;
+    /// let mut room = cache.reserve(1)?;
+    /// assert_eq!(room.append_to(&mut sequence, 1)?.new_blocks, 1..2);
+    /// assert!(room.append_to(&mut sequence, 4).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append_to<R: StepRow>(
+        &mut self,
+        sequence: &mut R,
+        num_new_tokens: usize,
+    ) -> Result<Append> {
+        let sequence = sequence.parts().0;
+        self.refuse_other_pool(sequence.table().pool())?;
+        self.grow(sequence, num_new_tokens)
+    }
+}

@@ -1,0 +1,170 @@
+//! Do steps of sequences by id do what those of handles do, and leave another sequence of the same id
+//! alone?
+
+mod common;
+
+use common::s;
+use paged_kv::export::{CsrBuffers, Gaps, TableShape};
+use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError, Result};
+
+const BLOCK_SIZE: usize = 4;
+
+fn cache(num_blocks: usize) -> PagedKvCache {
+    PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
+}
+
+#[test]
+fn a_step_by_id_grows_settles_and_publishes_as_one_of_handles() -> Result<()> {
+    let cache = cache(32);
+    let tokens = |row: u32| [10 * row, 10 * row + 1, 10 * row + 2];
+    let mut handles = Vec::new();
+    for row in 0..3 {
+        cache.admit(s(row.into()), &tokens(row))?;
+        let prompt = cache.prompt(&tokens(row + 100));
+        handles.push((cache.admit_sequence(&prompt, &AdmitOptions::default())?.0, 5));
+    }
+    let rows = [(s(0), 5), (s(1), 5), (s(2), 5)];
+    let (mut by_id, mut by_handle) = (cache.step(), cache.step());
+    assert_eq!(cache.grow_batch(&rows, &mut by_id)?, by_handle.grow_batch(&mut handles)?);
+    let ids = rows.map(|(id, _)| id);
+    let (mut slots, mut slots_of_handles) = ([0_i64; 16], [0_i64; 16]);
+    assert_eq!(cache.slots(&ids, &by_id, Gaps::Show, &mut slots)?, 15);
+    assert_eq!(by_handle.slots(&handles, Gaps::Show, &mut slots_of_handles)?, 15);
+    let offset = |slot: &i64| slot % BLOCK_SIZE as i64;
+    assert!(slots.iter().map(offset).eq(slots_of_handles.iter().map(offset)));
+    for (row, &id) in ids.iter().enumerate() {
+        let accepted = [7, 8, 9];
+        assert_eq!(cache.settle(id, row, &accepted[..row], &mut by_id)?, row.min(1));
+        let settled = by_handle.settle(row, &mut handles[row].0, &accepted[..row])?;
+        assert_eq!(settled, row.min(1));
+        assert_eq!(cache.get_sequence(id).unwrap().num_tokens, 3 + row);
+        assert_eq!(handles[row].0.num_tokens(), 3 + row);
+    }
+    assert_eq!((by_id.complete(), by_handle.complete()), (2, 2));
+    assert_eq!(cache.probe(&[20, 21, 22, 7, 8]), 4);
+    ids.iter().for_each(|&id| cache.free(id).unwrap());
+    drop(handles);
+    assert_eq!(cache.used_block_count(), 0);
+    cache.validate()
+}
+
+#[test]
+fn as_many_of_the_first_rows_grow_as_fit_and_the_rest_take_part() -> Result<()> {
+    let cache = cache(3);
+    cache.allocate(s(1), 4)?;
+    cache.allocate(s(2), 4)?;
+    let mut step = cache.step();
+    let grown = cache.grow_batch(&[(s(1), 1), (s(2), 5)], &mut step)?;
+    assert_eq!((grown.done, grown.short_by), (1, 2));
+    cache.free(s(2))?;
+    assert_eq!(cache.free_block_count(), 0, "it takes part though it did not grow");
+    cache.abort(step, &[s(1)])?;
+    assert_eq!(cache.free_block_count(), 2);
+    cache.validate()
+}
+
+#[test]
+fn a_lease_steps_its_rows() -> Result<()> {
+    let cache = cache(16);
+    for id in 1..3 {
+        cache.admit(s(id), &[id as u32; 6])?;
+    }
+    let mut lease = cache.lease(&[s(1), s(2)])?;
+    let mut step = cache.step();
+    assert_eq!(lease.grow_batch(&[3, 3], &mut step)?.done, 2);
+    assert!(lease.grow_batch(&[3], &mut step).is_err(), "a number a row");
+    lease.abort(step)?;
+    assert_eq!(cache.used_block_count(), 4);
+    drop(lease);
+    assert_eq!(cache.get_sequence(s(1)).unwrap().num_tokens, 6);
+    cache.validate()
+}
+
+#[test]
+fn another_sequence_under_the_id_is_left_alone() -> Result<()> {
+    let cache = cache(16);
+    cache.admit(s(1), &[1, 2, 3])?;
+    let (mut step, mut aborted) = (cache.step(), cache.step());
+    assert_eq!(cache.grow_batch(&[(s(1), 3)], &mut step)?.done, 1);
+    assert_eq!(cache.grow_batch(&[(s(1), 3)], &mut aborted)?.done, 1);
+    cache.free(s(1))?;
+    cache.admit(s(1), &[1, 2, 3])?;
+    drop(cache.append(s(1), 6)?);
+    let settled = cache.settle(s(1), 0, &[4], &mut step);
+    assert_eq!(settled, Err(PagedKvError::SequenceNotFound(s(1))));
+    assert!(matches!(cache.abort(aborted, &[s(1)]), Err(PagedKvError::InvalidConfig { .. })));
+    assert_eq!(cache.get_sequence(s(1)).unwrap().num_tokens, 9);
+    step.complete();
+    cache.free(s(1))?;
+    assert_eq!(cache.used_block_count(), 0);
+    cache.validate()
+}
+
+#[test]
+fn a_step_of_another_cache_is_refused() -> Result<()> {
+    let (cache, other) = (cache(8), cache(8));
+    cache.admit(s(1), &[1, 2, 3])?;
+    let mut step = other.step();
+    let is_refused =
+        |refused: Result<usize>| matches!(refused, Err(PagedKvError::InvalidConfig { .. }));
+    assert!(is_refused(cache.grow_batch(&[(s(1), 1)], &mut step).map(|grown| grown.done)));
+    assert!(is_refused(cache.settle(s(1), 0, &[], &mut step)));
+    assert!(is_refused(cache.commit_in(s(1), 3, &mut step)));
+    assert!(is_refused(cache.take_part(s(1), &step).map(|()| 0)));
+    Ok(())
+}
+
+#[test]
+fn tables_of_a_step_are_those_of_its_rows() -> Result<()> {
+    let cache = cache(8);
+    let mut rows = [(cache.allocate_sequence(4)?, 1), (cache.allocate_sequence(2)?, 3)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    let block = |row: usize, at: usize| rows[row].0.block_ids()[at].0 as i32;
+    let mut table = [0_i32; 6];
+    let shape = TableShape { stride: 3, pad: -1, gaps: Gaps::Show };
+    step.block_tables(&rows, &mut table, shape)?;
+    assert_eq!(table, [block(0, 0), block(0, 1), -1, block(1, 0), block(1, 1), -1]);
+    let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 3], [0; 4], [0; 2]);
+    let buffers = CsrBuffers {
+        indptr: &mut indptr,
+        indices: &mut indices,
+        last_page_len: &mut last_page_len,
+    };
+    assert_eq!(step.csr(&rows, buffers, -1, Gaps::Show)?, 4);
+    assert_eq!((indptr, last_page_len), ([0, 2, 4], [1, 1]));
+    let mut slots = [0_i32; 5];
+    assert_eq!(step.slots(&rows, Gaps::Show, &mut slots)?, 4);
+    let expected = [block(0, 1) * 4, block(1, 0) * 4 + 2, block(1, 0) * 4 + 3, block(1, 1) * 4, -1];
+    assert_eq!(slots, expected);
+    assert!(step.slots(&rows[..1], Gaps::Show, &mut slots).is_err(), "a row is missing");
+    Ok(())
+}
+
+#[test]
+fn a_step_names_the_cached_contents_that_it_overwrites() -> Result<()> {
+    let cache = cache(6);
+    let prompt = cache.prompt(&[7; 9]);
+    let (mut first, _) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
+    first.commit(9)?;
+    let kept = first.block_ids().to_vec();
+    drop(first);
+    let mut rows = [(cache.allocate_sequence(0)?, 16)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    assert_eq!(step.reclaimed(), [], "four blocks were free");
+    rows[0].1 = 4;
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    // The prompt's tail goes before its head.
+    assert_eq!(step.reclaimed(), [(kept[1], prompt.hashes()[1])]);
+    assert_eq!(rows[0].0.block_ids()[4], kept[1]);
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    assert_eq!(step.reclaimed()[1], (kept[0], prompt.hashes()[0]));
+    step.complete();
+    drop(rows);
+    let mut rows = [(cache.allocate_sequence(0)?, 24)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    assert_eq!(step.reclaimed(), [], "blocks that were not cached, whatever they once held");
+    Ok(())
+}
