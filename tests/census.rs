@@ -11,7 +11,7 @@
 
 use paged_kv::census::{Place, Writes, take};
 use paged_kv::export::{Gaps, TableShape};
-use paged_kv::{AdmitOptions, AppendBatch, BlockPool, PagedKvCache, SeqId, Sequence};
+use paged_kv::{AdmitOptions, AppendBatch, BlockPool, PagedKvCache, SeqId, Sequence, StepBuffers};
 
 const BLOCK_SIZE: usize = 16;
 const LENGTHS: [usize; 3] = [64, 512, 8192];
@@ -272,6 +272,32 @@ fn a_lease_keeps_a_batch_off_the_map() {
     // Each sequence's leases and its reference.
     end.assert_shared(&[(Place::Sequence, 2 * ROWS as u64)]);
     assert_eq!(end.shared(Place::Clock), 1, "the lease's reference to the clock");
+}
+
+#[test]
+fn a_step_of_which_nothing_is_let_go_writes_four_times_however_many_rows_it_has() {
+    let cache = warm_cache();
+    let mut buffers = StepBuffers::default();
+    let (open, step) = census("open a step", || cache.step_in(&mut buffers));
+    let (end, _) = census("complete it", || step.complete_into(&mut buffers));
+    for census in [open, end] {
+        census.assert_shared(&[(Place::Step, 1), (Place::Stripe, 1)]);
+    }
+    let prompt = cache.prompt(&[7; 20]);
+    let admit = |_| (cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap().0, 1);
+    let mut rows: Vec<_> = (0..256).map(admit).collect();
+    let mut step = || {
+        let mut step = cache.step_in(&mut buffers);
+        assert_eq!(step.grow_batch(&mut rows).unwrap().done, 256);
+        for (row, (sequence, _)) in rows.iter_mut().enumerate() {
+            step.settle(row, sequence, &[8]).unwrap();
+        }
+        step.complete_into(&mut buffers);
+    };
+    // The first names the prompts' block, and the batch gets its reference to the pool.
+    step();
+    let (census, ()) = census("a step of 256 rows inside their blocks", step);
+    census.assert_shared(&[(Place::Step, 2), (Place::Stripe, 2)]);
 }
 
 #[test]

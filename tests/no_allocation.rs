@@ -3,7 +3,8 @@
 use allocation_counter::measure;
 use paged_kv::export::{Gaps, TableShape};
 use paged_kv::{
-    AppendBatch, PagedKvCache, ReclaimPolicy, SeqId, Sequence, append_batch, append_batch_fitting,
+    AdmitOptions, AppendBatch, CachedSequence, PagedKvCache, ReclaimPolicy, SeqId, Sequence,
+    StepBuffers, append_batch, append_batch_fitting,
 };
 
 const ROWS: usize = 16;
@@ -74,6 +75,44 @@ fn a_batch_of_handles_grows_without_allocating() {
         assert_eq!(cache.used_block_count(), 0);
         cache.validate().unwrap();
     }
+}
+
+#[test]
+fn a_decode_step_of_256_rows_allocates_nothing() {
+    const ROWS: usize = 256;
+    let builder = PagedKvCache::builder().num_blocks(1 << 15).block_size(4);
+    let cache = builder.home_shards(4).build().unwrap();
+    let admitted = |row: usize| {
+        let prompt = cache.prompt(&[row as u32; 6]);
+        cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap().0
+    };
+    let mut rows: Vec<(CachedSequence, usize)> = (0..ROWS).map(|row| (admitted(row), 3)).collect();
+    let (mut table, mut slots) = (vec![0_i32; ROWS * 64], vec![0_i64; 3 * ROWS]);
+    let shape = TableShape { stride: 64, pad: -1, gaps: Gaps::Show };
+    let mut buffers = [StepBuffers::default(), StepBuffers::default()];
+    let mut steps = |rows: &mut [(CachedSequence, usize)], num_steps: usize| {
+        for number in 0..num_steps {
+            let buffers = &mut buffers[number % 2];
+            let mut step = cache.step_in(buffers);
+            assert_eq!(step.grow_batch(rows).unwrap().done, ROWS);
+            step.block_tables(rows, &mut table, shape).unwrap();
+            assert_eq!(step.slots(rows, Gaps::Show, &mut slots).unwrap(), 3 * ROWS);
+            for (row, (sequence, _)) in rows.iter_mut().enumerate() {
+                let accepted = [row as u32, number as u32, 7];
+                step.settle(row, sequence, &accepted[..1 + (row + number) % 3]).unwrap();
+            }
+            step.complete_into(buffers);
+        }
+    };
+    steps(&mut rows, 80);
+    rows.iter_mut().for_each(|row| row.0.truncate(6).unwrap());
+    steps(&mut rows, 3);
+    let info = measure(|| steps(&mut rows, 75));
+    assert_eq!(info.count_total, 0, "{info:?}");
+    assert!(rows.iter().all(|row| row.0.num_tokens() > 100), "they grew");
+    drop(rows);
+    assert_eq!(cache.used_block_count(), 0);
+    cache.validate().unwrap();
 }
 
 #[test]

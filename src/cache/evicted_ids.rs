@@ -10,7 +10,6 @@ use crate::id::SeqId;
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 /// Ids of evicted sequences that had an owner.
-#[derive(Default)]
 pub(super) struct EvictedIds {
     /// How many, so that mostly nobody takes the lock.
     len: AtomicUsize,
@@ -18,6 +17,10 @@ pub(super) struct EvictedIds {
 }
 
 impl EvictedIds {
+    pub(super) fn new() -> Self {
+        Self { len: AtomicUsize::new(0), ids: Mutex::new(HashSet::new()) }
+    }
+
     /// The caller holds the lock of the id's map shard.
     pub(super) fn note(&self, id: SeqId) {
         let mut ids = self.ids.lock();

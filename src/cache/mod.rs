@@ -185,7 +185,7 @@ impl PagedKvCache {
             hash_algorithm,
             pool,
             sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
-            evicted: EvictedIds::default(),
+            evicted: EvictedIds::new(),
             clock: Arc::new(RecencyClock::new()),
             evictions: ShardedCounter::new(),
             assessing: Mutex::new(()),

@@ -40,6 +40,8 @@ pub enum Place {
     BlockWord,
     /// The words of the prefix index.
     Index,
+    /// The words of open steps.
+    Step,
     /// The reference count of a run of blocks.
     Run,
     /// The reference count of a stripe of the pool.
@@ -57,12 +59,13 @@ pub enum Place {
     Rare,
 }
 
-const PLACES: [Place; 12] = [
+const PLACES: [Place; 13] = [
     Place::HomeShard,
     Place::Ledger,
     Place::Depot,
     Place::BlockWord,
     Place::Index,
+    Place::Step,
     Place::Run,
     Place::Stripe,
     Place::Statistic,
@@ -113,12 +116,12 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 
 /// The place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
-    const PLACE_OF: [(&str, Place); 17] = [
+    const PLACE_OF: [(&str, Place); 19] = [
         ("pool/handle.rs", Place::Statistic),
         ("free_list/idle.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
         ("pool/id_counts.rs", Place::BlockWord),
-        ("pool/fence.rs", Place::Rare),
+        ("pool/fence.rs", Place::Step),
         ("pool/name.rs", Place::BlockWord),
         ("prefix/index.rs", Place::Index),
         ("prefix/published.rs", Place::Rare),
@@ -130,6 +133,8 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("pool/mod.rs", Place::Statistic),
         ("src/counter.rs", Place::Statistic),
         ("cache/leases.rs", Place::Sequence),
+        ("cache/slot.rs", Place::Sequence),
+        ("cache/evicted_ids.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];
     let file = Path::new(caller.file());
