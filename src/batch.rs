@@ -79,11 +79,17 @@ impl BatchRow for (&mut Sequence, usize) {
 /// ```
 #[derive(Debug, Default)]
 pub struct AppendBatch {
+    appends: Vec<Append>,
+    room: BatchRoom,
+}
+
+/// The blocks for a batch, and who needs how many. Kept for its memory.
+#[derive(Debug, Default)]
+pub(crate) struct BatchRoom {
     plans: Vec<AppendPlan>,
-    pub(crate) appends: Vec<Append>,
-    /// Blocks that the appends took and that were cached until then.
+    /// Blocks that the batch took and that were cached until then.
     reclaimed: Vec<BlockId>,
-    /// Empty between calls: kept for its memory.
+    /// Empty between calls.
     stock: Option<BlockTable>,
 }
 
@@ -98,11 +104,6 @@ impl AppendBatch {
         &self.appends
     }
 
-    /// Blocks that the appends took and that were cached until then.
-    pub(crate) fn reclaimed(&self) -> &[BlockId] {
-        &self.reclaimed
-    }
-
     /// Lets go of every append, and the sources of their copies. (The pool of the last batch stays
     /// referenced until this is dropped.)
     ///
@@ -112,8 +113,19 @@ impl AppendBatch {
     /// assert!(batch.as_slice().is_empty());
     /// ```
     pub fn clear(&mut self) {
-        self.plans.clear();
         self.appends.clear();
+        self.room.clear();
+    }
+}
+
+impl BatchRoom {
+    /// Blocks that the batch took and that were cached until then.
+    pub(crate) fn reclaimed(&self) -> &[BlockId] {
+        &self.reclaimed
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.plans.clear();
         self.reclaimed.clear();
         // Not empty if a row panicked in the middle of a batch.
         if let Some(stock) = &mut self.stock {
@@ -166,7 +178,10 @@ pub struct Fitted {
 /// ```
 pub fn append_batch<R: BatchRow>(rows: &mut [R], batch: &mut AppendBatch) -> Result<()> {
     batch.clear();
-    let grown = grow_all(rows, parts_of_row, batch);
+    let AppendBatch { appends, room } = batch;
+    let grown = grow_all(rows, parts_of_row, room, |row, plan, stock| {
+        appends.push(row.sequence().append_from(plan, stock));
+    });
     if grown.is_err() {
         batch.clear();
     }
@@ -194,7 +209,15 @@ pub fn append_batch_fitting<R: BatchRow>(
     rows: &mut [R],
     batch: &mut AppendBatch,
 ) -> Result<Fitted> {
-    grow_fitting(rows, parts_of_row, batch)
+    batch.clear();
+    let AppendBatch { appends, room } = batch;
+    let fitted = grow_fitting(rows, parts_of_row, room, |row, plan, stock| {
+        appends.push(row.sequence().append_from(plan, stock));
+    });
+    if fitted.is_err() {
+        batch.clear();
+    }
+    fitted
 }
 
 fn parts_of_row<R: BatchRow>(row: &mut R) -> (&mut Sequence, usize) {
@@ -202,24 +225,23 @@ fn parts_of_row<R: BatchRow>(row: &mut R) -> (&mut Sequence, usize) {
     (row.sequence(), num_new_tokens)
 }
 
-/// [`append_batch_fitting`] for rows of which `parts` gives the sequence and the tokens to append.
+/// [`append_batch_fitting`] for rows of which `parts` gives the sequence and the tokens to append; what
+/// is planned for each is carried out by `carry_out`.
 pub(crate) fn grow_fitting<R>(
     rows: &mut [R],
     parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
-    batch: &mut AppendBatch,
+    room: &mut BatchRoom,
+    mut carry_out: impl FnMut(&mut R, AppendPlan, &mut BlockTable),
 ) -> Result<Fitted> {
-    batch.clear();
+    room.clear();
     let mut fitted = Fitted { done: rows.len(), short_by: 0 };
     loop {
-        match grow_all(&mut rows[..fitted.done], parts, batch) {
+        match grow_all(&mut rows[..fitted.done], parts, room, &mut carry_out) {
             Ok(()) => return Ok(fitted),
             Err(PagedKvError::OutOfMemory { available, .. }) => {
-                fitted = longest_fit(&batch.plans, available);
+                fitted = longest_fit(&room.plans, available);
             }
-            Err(refusal) => {
-                batch.clear();
-                return Err(refusal);
-            }
+            Err(refusal) => return Err(refusal),
         }
     }
 }
@@ -239,24 +261,25 @@ fn longest_fit(plans: &[AppendPlan], available: usize) -> Fitted {
 fn grow_all<R>(
     rows: &mut [R],
     parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
-    batch: &mut AppendBatch,
+    room: &mut BatchRoom,
+    mut carry_out: impl FnMut(&mut R, AppendPlan, &mut BlockTable),
 ) -> Result<()> {
     let Some(first) = rows.first_mut() else {
         return Ok(());
     };
     let table = parts(first).0.table();
     let pool = table.pool();
-    if !batch.stock.as_ref().is_some_and(|stock| stock.pool().is_of_same_pool(pool)) {
-        batch.stock = Some(table.new_sibling());
+    if !room.stock.as_ref().is_some_and(|stock| stock.pool().is_of_same_pool(pool)) {
+        room.stock = Some(table.new_sibling());
     }
-    let stock = batch.stock.as_mut().expect("the stock was just made");
-    let mut need = plan_all(rows, parts, stock, &mut batch.plans)?;
+    let stock = room.stock.as_mut().expect("the stock was just made");
+    let mut need = plan_all(rows, parts, stock, &mut room.plans)?;
     let cached = loop {
         match stock.grow_over_cached(need) {
             Ok(cached) => break cached,
             Err(refusal) => {
                 // Sharers outside the batch may have left since: then fewer copies are needed.
-                let again = plan_all(rows, parts, stock, &mut batch.plans)?;
+                let again = plan_all(rows, parts, stock, &mut room.plans)?;
                 if again >= need {
                     return Err(refusal);
                 }
@@ -264,9 +287,8 @@ fn grow_all<R>(
             }
         }
     };
-    batch.reclaimed.extend_from_slice(&stock.as_slice()[need - cached..]);
-    let row_plans = rows.iter_mut().zip(&batch.plans);
-    batch.appends.extend(row_plans.map(|(row, &plan)| parts(row).0.append_from(plan, stock)));
+    room.reclaimed.extend_from_slice(&stock.as_slice()[need - cached..]);
+    rows.iter_mut().zip(&room.plans).for_each(|(row, &plan)| carry_out(row, plan, stock));
     Ok(())
 }
 

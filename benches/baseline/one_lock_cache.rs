@@ -100,6 +100,16 @@ impl OneLockCache {
         state.append(place, num_new_tokens, self.block_size)
     }
 
+    /// One token for each of `ids`.
+    pub fn append_all(&self, ids: &[u64]) -> Result<(), Refused> {
+        let mut state = self.state.lock();
+        for id in ids {
+            let place = *state.places.get(id).ok_or(Refused::Missing)?;
+            state.append(place, 1, self.block_size)?;
+        }
+        Ok(())
+    }
+
     pub fn append_at(&self, place: Place, num_new_tokens: usize) -> Result<Appended, Refused> {
         self.state.lock().append(place.0, num_new_tokens, self.block_size)
     }
@@ -192,6 +202,21 @@ impl OneLockCache {
                 *cell = block as i32;
             }
             unused.fill(pad);
+        }
+        Ok(())
+    }
+}
+
+impl OneLockCache {
+    /// Writes the slot of the last token of each of `ids`.
+    pub fn last_slots(&self, ids: &[u64], out: &mut [i64]) -> Result<(), Refused> {
+        let state = self.state.lock();
+        for (id, slot) in ids.iter().zip(out) {
+            let place = *state.places.get(id).ok_or(Refused::Missing)?;
+            let entry = &state.entries[place as usize];
+            let position = entry.num_tokens.checked_sub(1).ok_or(Refused::TooShort)?;
+            let block = entry.ids[position / self.block_size] as usize;
+            *slot = (block * self.block_size + position % self.block_size) as i64;
         }
         Ok(())
     }

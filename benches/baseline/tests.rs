@@ -158,6 +158,19 @@ fn the_prefix_cache_matches_the_longest_prefix_and_shares_its_blocks() {
 }
 
 #[test]
+fn a_batch_under_one_lock_appends_to_all_and_finds_their_last_slots() {
+    let cache = OneLockCache::new(8, 4);
+    cache.allocate(1, 3).unwrap();
+    cache.allocate(2, 4).unwrap();
+    assert_eq!(cache.append_all(&[1, 2]), Ok(()));
+    let last = |id| cache.with_blocks(id, |ids| i64::from(*ids.last().unwrap())).unwrap();
+    let mut slots = [0; 2];
+    assert_eq!(cache.last_slots(&[1, 2], &mut slots), Ok(()));
+    assert_eq!(slots, [4 * last(1) + 3, 4 * last(2)]);
+    assert_eq!(cache.append_all(&[3]), Err(Refused::Missing));
+}
+
+#[test]
 fn the_prefix_cache_gives_up_tails_first_and_the_least_recently_used_first() {
     let cache = OneLockPrefix::new(4);
     let (_, mut first) = serve(&cache, &hashes([1, 2]));

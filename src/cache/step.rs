@@ -125,34 +125,36 @@ impl Step {
     }
 
     fn grow_rows<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
-        if rows.iter_mut().any(|row| !self.is_of_pool(row.parts().0)) {
+        // Of the others the batch sees whether they are of one pool.
+        if rows.first_mut().is_some_and(|row| !self.is_of_pool(row.parts().0)) {
             let reason = "a sequence of another cache".to_owned();
             return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
-        }
-        for row in &mut *rows {
-            row.parts().0.take_part(self.fence);
         }
         fn sequence_and_tokens<R: GrowingRow>(row: &mut R) -> (&mut Sequence, usize) {
             let num_new_tokens = row.num_new_tokens();
             (row.parts().0, num_new_tokens)
         }
-        let StepBuffers { batch, rows: grown_rows, reclaimed, .. } = &mut self.buffers;
-        let fitted = grow_fitting(rows, sequence_and_tokens, batch)?;
-        for (row, append) in rows.iter_mut().zip(batch.as_slice()) {
-            let (num_new_tokens, epoch) = (row.num_new_tokens(), row.epoch());
+        let (fence, StepBuffers { room, rows: grown_rows, reclaimed, .. }) =
+            (self.fence, &mut self.buffers);
+        grown_rows.reserve(rows.len());
+        let fitted = grow_fitting(rows, sequence_and_tokens, room, |row, plan, stock| {
+            let epoch = row.epoch();
             let (sequence, naming) = row.parts();
+            // Before it grows: the source of a copy is let go of here, and held by the step.
+            sequence.take_part(fence);
+            let start_tokens = sequence.num_tokens();
+            let append = sequence.append_from(plan, stock);
             grown_rows.push(GrownRow {
-                start_tokens: sequence.num_tokens() - num_new_tokens,
-                num_new_tokens,
+                start_tokens,
+                num_new_tokens: sequence.num_tokens() - start_tokens,
                 offered: naming.map_or(0, |naming| naming.offered()),
-                copy: append.copy.as_ref().map(|copy| (copy.src, copy.dst)),
+                copy: append.copy.map(|copy| (copy.src, copy.dst)),
                 epoch,
             });
-        }
+        })?;
+        rows[fitted.done..].iter_mut().for_each(|row| row.parts().0.take_part(fence));
         let hash_of = |id| self.generation.last_hash(&self.pool, id);
-        reclaimed.extend(batch.reclaimed().iter().filter_map(|&id| Some((id, hash_of(id)?))));
-        // The sources of copies, of which the batch lets go, are held by the step.
-        batch.clear();
+        reclaimed.extend(room.reclaimed().iter().filter_map(|&id| Some((id, hash_of(id)?))));
         Ok(Grown { done: fitted.done, short_by: fitted.short_by })
     }
 
@@ -307,9 +309,9 @@ impl Step {
     /// Forgets what was committed.
     fn end_commits(&mut self) {
         self.pool.give(&self.buffers.ids);
-        let StepBuffers { rows, batch, reclaimed, ids, hashes, tokens, groups } = &mut self.buffers;
+        let StepBuffers { rows, room, reclaimed, ids, hashes, tokens, groups } = &mut self.buffers;
         rows.clear();
-        batch.clear();
+        room.clear();
         reclaimed.clear();
         ids.clear();
         hashes.clear();

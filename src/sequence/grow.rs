@@ -146,17 +146,21 @@ impl Sequence {
         let planned_here = plan.start_tokens == self.num_tokens;
         assert!(planned_here, "a row of a batch shows the same sequence each time it is asked");
         let len = self.table.len();
-        self.table.grow_from(stock, plan.blocks());
+        if plan.blocks() > 0 {
+            self.table.grow_from(stock, plan.blocks());
+        }
         let copy = self.commit_append(plan);
         Append { new_blocks: len..self.table.len(), copy }
     }
 
     /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
     fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
+        let writes_tail = self.tail_room > 0 && plan.num_tokens > plan.start_tokens;
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
         self.tail_room = slots - plan.num_tokens;
         self.num_tokens = plan.num_tokens;
-        self.tail_is_sole |= plan.blocks() > 0;
+        // Written in place, or new: else there were a copy.
+        self.tail_is_sole |= writes_tail || plan.new_blocks > 0;
         plan.copy.then(|| {
             let grown = self.table.len() - plan.blocks();
             let source = self.table.replace(grown - 1, grown);

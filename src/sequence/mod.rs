@@ -291,11 +291,13 @@ impl Sequence {
         // be private.
         let num_blocks = self.gaps.resident_before(logical_blocks);
         let keep = num_blocks - usize::from(tail_room > 0);
+        // A full one may have been published since, and then it is written no more.
+        let is_same_tail = num_blocks == self.num_blocks() && self.tail_room > 0;
         self.table.cut(keep, num_blocks..self.table.len())?;
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;
         self.tail_room = tail_room;
-        self.tail_is_sole = false;
+        self.tail_is_sole &= is_same_tail;
         Ok(())
     }
 

@@ -62,6 +62,9 @@ impl Step {
         };
         let full = naming.full_blocks(sequence, num_tokens);
         let offered = naming.offered();
+        if full <= offered {
+            return Ok(0);
+        }
         let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
         let told = naming.told(offered, sequence.block_size());
         let mut committed = Committed {
