@@ -188,16 +188,11 @@ fn main() {
     let positions = (0..ROWS).map(tokens).collect();
     let mut by_id = Ids { cache: &cache_by_id, cells: cells(), positions };
     let mut lock = OneLock { cache: one_lock, cells: cells(), ids };
-    let only: Option<usize> = std::env::var("ONLY").ok().map(|n| n.parse().unwrap());
     let mut times: [Vec<f64>; 5] = Default::default();
     for round in 0..ROUNDS {
         let designs: [&mut dyn Design; 5] =
             [&mut alone, &mut by_handle, &mut by_name, &mut by_id, &mut lock];
-        for (number, (design, times)) in designs.into_iter().zip(&mut times).enumerate() {
-            if only.is_some_and(|only| only != number) {
-                times.push(1.0);
-                continue;
-            }
+        for (design, times) in designs.into_iter().zip(&mut times) {
             let time = slice(design);
             // The first warms up.
             if round > 0 {

@@ -14,18 +14,30 @@ use crate::prefix::{BlockHash, BlockHasher, Generation, Offer, Told};
 use crate::sequence::Sequence;
 
 /// The named tokens of a sequence.
+///
+/// `repr(C)`: what a token more touches comes first, and lies together.
 #[derive(Clone)]
+#[repr(C)]
 pub struct Naming {
-    published_blocks: Published,
-    prompt: Prompt,
-    /// Tokens behind the prompt, and the hashes of blocks that end among them.
+    /// Tokens of the prompt.
+    prompt_tokens: usize,
+    /// False where only hashes of the prompt are known: then no token behind it can be named.
+    knows_tokens: bool,
+    /// As many named tokens fill one more block.
+    full_at: usize,
+    /// Tokens behind the prompt.
     tokens: Vec<u32>,
-    hashes: Vec<BlockHash>,
-    /// The chain behind the last of them, once there are some.
-    hasher: Option<BlockHasher>,
     /// Blocks that were offered for publication.
     offered: usize,
+    /// Hashes of the blocks that end among the tokens behind the prompt.
+    hashes: Vec<BlockHash>,
+    /// How many of those tokens were hashed.
+    num_hashed: usize,
+    /// The chain behind the last of them, once there are some.
+    hasher: Option<BlockHasher>,
+    prompt: Prompt,
     generation: Generation,
+    published_blocks: Published,
 }
 
 impl Naming {
@@ -37,18 +49,22 @@ impl Naming {
         generation: Generation,
     ) -> Self {
         Self {
-            published_blocks,
-            prompt,
+            prompt_tokens: prompt.num_tokens(),
+            knows_tokens: prompt.hasher().is_some(),
+            full_at: prompt.num_tokens() + 1,
             tokens: Vec::new(),
-            hashes: Vec::new(),
-            hasher: None,
             offered: matched,
+            hashes: Vec::new(),
+            num_hashed: 0,
+            hasher: None,
+            prompt,
             generation,
+            published_blocks,
         }
     }
 
     pub(super) fn num_named(&self) -> usize {
-        self.prompt.num_tokens() + self.tokens.len()
+        self.prompt_tokens + self.tokens.len()
     }
 
     /// Publishes the full blocks of the first `num_tokens` tokens, which are computed.
@@ -73,11 +89,11 @@ impl Naming {
     /// What listeners are told of the blocks from `block` on.
     pub(super) fn told(&self, block: usize, block_size: usize) -> Told<'_> {
         let (start, prompt) = (block * block_size, self.prompt.tokens());
-        let generated = start.saturating_sub(self.prompt.num_tokens());
+        let generated = start.saturating_sub(self.prompt_tokens);
         let (first, second) = (&prompt[start.min(prompt.len())..], &self.tokens[generated..]);
         Told {
             parent: block.checked_sub(1).map(|before| self.hash(before)),
-            tokens: if prompt.is_empty() && start < self.prompt.num_tokens() {
+            tokens: if prompt.is_empty() && start < self.prompt_tokens {
                 [&[]; 2]
             } else {
                 [first, second]
@@ -105,17 +121,29 @@ impl Naming {
     /// none is named.
     pub(super) fn name_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
         refuse_beyond_end(sequence, self.num_named() + tokens.len())?;
-        if let Some(start) = self.prompt.hasher() {
-            let hasher = self.hasher.get_or_insert_with(|| start.clone());
-            hasher.extend(tokens, &mut self.hashes);
+        if self.knows_tokens {
             self.tokens.extend_from_slice(tokens);
+            if self.num_named() >= self.full_at {
+                self.hash_tokens(sequence.block_size());
+            }
         }
         Ok(())
     }
 
+    /// Hashes the blocks that are full by now.
+    #[inline(never)]
+    fn hash_tokens(&mut self, block_size: usize) {
+        if let Some(start) = self.prompt.hasher() {
+            let hasher = self.hasher.get_or_insert_with(|| start.clone());
+            hasher.extend(&self.tokens[self.num_hashed..], &mut self.hashes);
+            self.num_hashed = self.tokens.len();
+            self.full_at = (self.num_named() / block_size + 1) * block_size;
+        }
+    }
+
     /// Tokens that have names, where tokens can be named.
     pub(super) fn names_up_to(&self) -> Option<usize> {
-        self.prompt.hasher().map(|_| self.num_named())
+        self.knows_tokens.then(|| self.num_named())
     }
 
     /// Blocks that were offered for publication.
@@ -131,7 +159,7 @@ impl Naming {
     /// As it was before a step: with `num_tokens` tokens at most, and so many blocks offered.
     pub(super) fn restore(&mut self, num_tokens: usize, block_size: usize, offered: usize) {
         // A prompt's tokens are known before they have slots.
-        self.truncate(num_tokens.max(self.prompt.num_tokens()), block_size);
+        self.truncate(num_tokens.max(self.prompt_tokens), block_size);
         self.offered = self.offered.min(offered);
     }
 
@@ -149,16 +177,15 @@ impl Naming {
         if num_tokens >= self.num_named() {
             return;
         }
-        let prompt_tokens = self.prompt.num_tokens();
-        if num_tokens < prompt_tokens {
+        self.tokens.truncate(num_tokens.saturating_sub(self.prompt_tokens));
+        if num_tokens < self.prompt_tokens {
             self.prompt = self.prompt.truncated(num_tokens, block_size);
+            self.prompt_tokens = self.prompt.num_tokens();
+            self.knows_tokens = self.prompt.hasher().is_some();
         }
-        self.tokens.truncate(num_tokens.saturating_sub(prompt_tokens));
         self.hashes.clear();
-        self.hasher = self.prompt.hasher().cloned();
-        if let Some(hasher) = &mut self.hasher {
-            hasher.extend(&self.tokens, &mut self.hashes);
-        }
+        (self.hasher, self.num_hashed) = (None, 0);
+        self.hash_tokens(block_size);
         self.offered = self.offered.min(num_tokens / block_size);
     }
 

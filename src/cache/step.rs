@@ -249,7 +249,7 @@ impl Step {
     fn settle_parts(
         &mut self,
         row: usize,
-        (sequence, mut naming): Parts<'_>,
+        (sequence, naming): Parts<'_>,
         accepted: &[u32],
     ) -> Result<usize> {
         let refuse = |reason: String| Err(PagedKvError::InvalidConfig { parameter: "row", reason });
@@ -273,11 +273,12 @@ impl Step {
             }
             sequence.truncate(num_tokens)?;
         }
-        if let Some(naming) = &mut naming {
-            naming.truncate(num_tokens, sequence.block_size());
-            naming.name_tokens(sequence, accepted)?;
-        }
-        self.commit_parts((sequence, naming), num_tokens)
+        let Some(naming) = naming else {
+            return Ok(0);
+        };
+        naming.truncate(num_tokens, sequence.block_size());
+        naming.name_tokens(sequence, accepted)?;
+        self.commit_parts((sequence, Some(naming)), num_tokens)
     }
 
     /// The device is through: publishes what was committed, gives back what was let go of, and returns

@@ -9,7 +9,7 @@ use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
 use super::gaps::Gaps;
-use super::kernel_int::{KernelInt, check_blocks};
+use super::kernel_int::{KernelInt, check_blocks, fill};
 
 /// The name of the buffer in errors.
 const BUFFER: &str = "block table";
@@ -231,7 +231,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         let row = &mut self.out[self.rows * stride..][..stride];
         let (pages, tail) = row.split_at_mut(gaps.num_pages(sequence));
         gaps.write_pages(sequence, pad, pages);
-        tail.fill(pad);
+        fill(tail, pad);
         self.rows += 1;
     }
 }

@@ -27,7 +27,7 @@ pub trait KernelInt: Number {
 }
 
 /// The conversions of a [`KernelInt`]; private, which seals the trait.
-pub trait Number: Copy {
+pub trait Number: Copy + PartialEq {
     /// The type's name, for errors.
     const NAME: &'static str;
     /// The largest id or count that fits.
@@ -103,6 +103,19 @@ pub(super) fn copy_ids<T: KernelInt>(ids: &[BlockId], cells: &mut [T]) {
     }
 }
 
+/// Fills `cells` with one value: the usual two, whose bytes are all alike, as memory is set, which moves
+/// more at once than a loop that is compiled for any processor of its kind.
+#[inline(never)]
+pub(super) fn fill<T: KernelInt>(cells: &mut [T], value: T) {
+    if value == T::NO_SLOT {
+        cells.fill(T::NO_SLOT);
+    } else if value == T::cast(0) {
+        cells.fill(T::cast(0));
+    } else {
+        cells.fill(value);
+    }
+}
+
 /// The largest id of `ids`; 0 for none.
 pub(super) fn largest(ids: &[BlockId]) -> u32 {
     ids.iter().fold(0, |largest, id| largest.max(id.0))
@@ -151,6 +164,15 @@ mod tests {
         assert_eq!(check_slot::<u32>(u64::from(u32::MAX)), too_large(0xffff_ffff, "u32"));
         assert_eq!(check_slot::<i32>(1 << 31), too_large(1 << 31, "i32"));
         assert_eq!(check_slot::<i64>(u64::MAX), too_large(u64::MAX, "i64"));
+    }
+
+    #[test]
+    fn every_cell_is_filled_with_whatever_it_is() {
+        for value in [-1, 0, 7] {
+            let mut cells = [3_i32; 5];
+            fill(&mut cells[1..4], value);
+            assert_eq!(cells, [3, value, value, value, 3]);
+        }
     }
 
     #[test]

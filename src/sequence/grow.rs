@@ -123,13 +123,15 @@ impl Sequence {
     }
 
     /// What an append of `num_new_tokens` needs as things stand.
+    #[inline]
     pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
-        let too_many =
-            PagedKvError::TooManyTokens { num_tokens: self.num_tokens, additional: num_new_tokens };
         let num_tokens = self.num_tokens.checked_add(num_new_tokens);
         // The slots of the last block must be countable too.
         let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());
-        let num_tokens = num_tokens.ok_or(too_many)?;
+        let Some(num_tokens) = num_tokens else {
+            let additional = num_new_tokens;
+            return Err(PagedKvError::TooManyTokens { num_tokens: self.num_tokens, additional });
+        };
         let new_blocks = match num_new_tokens.saturating_sub(self.tail_room) {
             // The usual cases, without a division.
             0 => 0,
@@ -142,6 +144,7 @@ impl Sequence {
     }
 
     /// Carries out `plan` with `plan.blocks()` blocks of `stock`.
+    #[inline]
     pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {
         let planned_here = plan.start_tokens == self.num_tokens;
         assert!(planned_here, "a row of a batch shows the same sequence each time it is asked");
@@ -154,6 +157,7 @@ impl Sequence {
     }
 
     /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
+    #[inline]
     fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
         let writes_tail = self.tail_room > 0 && plan.num_tokens > plan.start_tokens;
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
@@ -161,10 +165,14 @@ impl Sequence {
         self.num_tokens = plan.num_tokens;
         // Written in place, or new: else there were a copy.
         self.tail_is_sole |= writes_tail || plan.new_blocks > 0;
-        plan.copy.then(|| {
-            let grown = self.table.len() - plan.blocks();
-            let source = self.table.replace(grown - 1, grown);
-            BlockCopy::new(source, self.table.as_slice()[grown - 1])
-        })
+        if plan.copy { Some(self.copy_tail(plan.blocks())) } else { None }
+    }
+
+    /// Puts the first of the last `new` blocks of the table in the place of the one before.
+    #[cold]
+    fn copy_tail(&mut self, new: usize) -> BlockCopy {
+        let grown = self.table.len() - new;
+        let source = self.table.replace(grown - 1, grown);
+        BlockCopy::new(source, self.table.as_slice()[grown - 1])
     }
 }

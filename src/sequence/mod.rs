@@ -335,6 +335,15 @@ impl Sequence {
         given_up * self.block_size
     }
 
+    /// The last block, if it is resident, and how many tokens are in it.
+    #[inline]
+    pub(crate) fn tail(&self) -> Option<(BlockId, usize)> {
+        // A full last block can have been trimmed.
+        let is_resident = self.tail_room > 0 || self.gaps.as_slice().is_empty();
+        let last = self.block_ids().last().filter(|_| is_resident);
+        last.map(|&last| (last, self.block_size - self.tail_room))
+    }
+
     /// Blocks from the first on without a gap.
     pub(crate) fn whole_blocks(&self) -> usize {
         self.gaps.as_slice().first().map_or(self.num_blocks(), |gap| gap.start)

@@ -60,8 +60,12 @@ impl Step {
         let Some(naming) = naming else {
             return Ok(0);
         };
-        let full = naming.full_blocks(sequence, num_tokens);
         let offered = naming.offered();
+        // The usual case, which looks no further.
+        if num_tokens < (offered + 1) * sequence.block_size() {
+            return Ok(0);
+        }
+        let full = naming.full_blocks(sequence, num_tokens);
         if full <= offered {
             return Ok(0);
         }

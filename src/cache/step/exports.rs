@@ -3,14 +3,14 @@
 
 use super::{GrownRow, Step, StepRow};
 use crate::error::{PagedKvError, Result};
-use crate::export::{self, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
+use crate::export::{self, BlockTables, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
 
 impl Step {
-    /// Writes the block table of these rows; see [`block_tables`](crate::export::block_tables()). Rows
-    /// that did not grow are written too: leave them out. No lock, no allocation.
+    /// Writes the block table of these rows; see [`BlockTables`]. Rows that did not grow are written too:
+    /// leave them out. No lock, no allocation.
     ///
     /// # Errors
-    /// Those of [`block_tables`](crate::export::block_tables()).
+    /// Those of [`BlockTables`]; the rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, TableShape};
@@ -31,7 +31,11 @@ impl Step {
         out: &mut [T],
         shape: TableShape<T>,
     ) -> Result<()> {
-        export::block_tables(rows.iter().map(|(row, _)| row.held()), out, shape)
+        let mut tables = BlockTables::new(out, shape)?;
+        tables.check_rows(rows.len())?;
+        rows.iter().try_for_each(|(row, _)| tables.push(row.held()))?;
+        tables.finish();
+        Ok(())
     }
 
     /// Writes the CSR triple of these rows and returns the number of pages; see
