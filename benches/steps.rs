@@ -1,9 +1,10 @@
 //! What does a decode step of 256 rows cost? `cargo bench --bench steps`
 //!
 //! Grow each row by a token, write the block tables and the slots, settle, complete: by handles, by ids
-//! with one call a row, and under one lock, which holds nothing for a device and names no contents. Each
-//! beside the least there is to do, the tables and slots alone, in slices that lie milliseconds apart;
-//! what is printed are medians of the ratios within a round. Then a step in which nothing is done.
+//! with one call a row, and under one lock, which holds nothing for a device and names no contents, with
+//! one call a row and with one for all. Each beside the least there is to do, the tables and slots alone,
+//! in slices that lie milliseconds apart; what is printed are medians of the ratios within a round. For
+//! tables of three widths, the rows of each from one block to full. Then a step in which nothing is done.
 
 mod baseline;
 
@@ -17,29 +18,41 @@ use baseline::one_lock_cache::OneLockCache;
 
 const ROWS: usize = 256;
 const BLOCK_SIZE: usize = 16;
-const STRIDE: usize = 512;
-const SHAPE: TableShape<i32> = TableShape { stride: STRIDE, pad: -1, gaps: Gaps::Show };
-const NUM_BLOCKS: usize = ROWS * STRIDE;
+const STRIDES: [usize; 3] = [128, 512, 2048];
 
 /// Steps of a slice; then all rows are cut to where they began.
 const STEPS: usize = 32;
-const ROUNDS: usize = 301;
+const ROUNDS: usize = 201;
 
 /// Tokens of a row at first: from one block to a row of the table, and a sixteenth of the rows in need of
 /// a block at each step.
-fn tokens(row: usize) -> usize {
-    (1 + row * (STRIDE - 4) / ROWS) * BLOCK_SIZE - row % BLOCK_SIZE
+fn tokens(stride: usize, row: usize) -> usize {
+    (1 + row * (stride - 4) / ROWS) * BLOCK_SIZE - row % BLOCK_SIZE
+}
+
+/// A prompt of its own: publishing what another has published already is less work.
+fn prompt(stride: usize, row: usize) -> Vec<u32> {
+    (0..tokens(stride, row) as u32).map(|at| at + row as u32 * 100_000).collect()
 }
 
 /// The cells that a step writes.
 struct Cells {
+    shape: TableShape<i32>,
     table: Vec<i32>,
     slots: Vec<i64>,
+    /// What is accepted for each row: another in each slice, or contents would be computed again.
+    token: u32,
 }
 
 impl Cells {
-    fn new() -> Self {
-        Self { table: vec![0; ROWS * STRIDE], slots: vec![0; ROWS] }
+    fn new(stride: usize) -> Self {
+        let shape = TableShape { stride, pad: -1, gaps: Gaps::Show };
+        Self { shape, table: vec![0; ROWS * stride], slots: vec![0; ROWS], token: 0 }
+    }
+
+    /// As long as row `row` is at first.
+    fn tokens(&self, row: usize) -> usize {
+        tokens(self.shape.stride, row)
     }
 }
 
@@ -57,8 +70,8 @@ struct Alone {
 
 impl Design for Alone {
     fn step(&mut self) {
-        let Cells { table, slots } = &mut self.cells;
-        block_tables(&self.rows, table, SHAPE).expect("the table fits");
+        let Cells { shape, table, slots, .. } = &mut self.cells;
+        block_tables(&self.rows, table, *shape).expect("the table fits");
         let last = self.rows.iter().map(|row| (row, row.num_tokens() - 1..row.num_tokens()));
         slot_mapping(last, Gaps::Show, slots).expect("a slot a row");
     }
@@ -77,21 +90,22 @@ struct Handles<'a, R> {
 
 impl<R: StepRow> Design for Handles<'_, R> {
     fn step(&mut self) {
-        let Cells { table, slots } = &mut self.cells;
+        let Cells { shape, table, slots, token } = &mut self.cells;
         let mut step = self.cache.step_in(&mut self.buffers);
         let grown = step.grow_batch(&mut self.rows).expect("rows of one cache");
         assert_eq!(grown.done, ROWS, "there is room for all");
-        step.block_tables(&self.rows, table, SHAPE).expect("the table fits");
+        step.block_tables(&self.rows, table, *shape).expect("the table fits");
         step.slots(&self.rows, Gaps::Show, slots).expect("a slot a row");
         for (row, (sequence, _)) in self.rows.iter_mut().enumerate() {
-            step.settle(row, sequence, &[7]).expect("the row grew by one");
+            step.settle(row, sequence, &[*token]).expect("the row grew by one");
         }
         step.complete_into(&mut self.buffers);
     }
 
     fn cut(&mut self) {
+        self.cells.token += 1;
         for (row, (sequence, _)) in self.rows.iter_mut().enumerate() {
-            (self.cut)(sequence, tokens(row));
+            (self.cut)(sequence, self.cells.tokens(row));
         }
     }
 }
@@ -105,70 +119,104 @@ struct Ids<'a> {
 
 impl Design for Ids<'_> {
     fn step(&mut self) {
-        let Cells { table, slots } = &mut self.cells;
-        let rows = table.chunks_exact_mut(STRIDE).zip(slots);
+        let Cells { shape, table, slots, token } = &mut self.cells;
+        let rows = table.chunks_exact_mut(shape.stride).zip(slots);
         for ((row, position), (cells, slot)) in self.positions.iter_mut().enumerate().zip(rows) {
             let id = SeqId(row as u64);
             drop(self.cache.append(id, 1).expect("there is room for all"));
-            self.cache.block_tables(&[id], cells, SHAPE).expect("the table fits");
+            self.cache.block_tables(&[id], cells, *shape).expect("the table fits");
             let last = *position..*position + 1;
             let slot = std::slice::from_mut(slot);
             self.cache.slot_mapping(&[(id, last)], Gaps::Show, slot).expect("one slot");
-            self.cache.commit_tokens(id, &[7]).expect("there is a slot for it");
+            self.cache.commit_tokens(id, &[*token]).expect("there is a slot for it");
             *position += 1;
         }
     }
 
     fn cut(&mut self) {
+        self.cells.token += 1;
         for (row, position) in self.positions.iter_mut().enumerate() {
-            *position = tokens(row);
+            *position = self.cells.tokens(row);
             self.cache.truncate(SeqId(row as u64), *position).expect("it was that long");
         }
     }
 }
 
+/// Nothing is held for a device, and nothing is named.
 struct OneLock {
     cache: OneLockCache,
     cells: Cells,
     ids: Vec<u64>,
+    /// One call for all rows to append to them, and one to find their slots; else one a row.
+    at_once: bool,
 }
 
 impl Design for OneLock {
     fn step(&mut self) {
-        let Cells { table, slots } = &mut self.cells;
-        self.cache.append_all(&self.ids).expect("there is room for all");
-        self.cache.export(&self.ids, table, STRIDE, -1).expect("the table fits");
-        self.cache.last_slots(&self.ids, slots).expect("a slot a row");
+        let Cells { shape, table, slots, .. } = &mut self.cells;
+        if self.at_once {
+            self.cache.append_all(&self.ids).expect("there is room for all");
+        } else {
+            for &id in &self.ids {
+                self.cache.append(id, 1).expect("there is room for all");
+            }
+        }
+        self.cache.export(&self.ids, table, shape.stride, -1).expect("the table fits");
+        if self.at_once {
+            self.cache.last_slots(&self.ids, slots).expect("a slot a row");
+        } else {
+            for (id, slot) in self.ids.chunks(1).zip(slots.chunks_mut(1)) {
+                self.cache.last_slots(id, slot).expect("one slot");
+            }
+        }
     }
 
     fn cut(&mut self) {
         for (row, &id) in self.ids.iter().enumerate() {
-            self.cache.truncate(id, tokens(row)).expect("it was that long");
+            self.cache.truncate(id, self.cells.tokens(row)).expect("it was that long");
         }
     }
 }
 
 fn main() {
-    let cache = || {
-        let builder = PagedKvCache::builder().num_blocks(NUM_BLOCKS).block_size(BLOCK_SIZE);
-        builder.build().expect("the parameters make sense")
+    println!("a step of {ROWS} rows, one thread, medians of {} rounds, us", ROUNDS - 1);
+    println!("and ratios, in brackets what was set out to be reached");
+    STRIDES.into_iter().for_each(report);
+    println!("an empty step, opened and completed: {:.1} ns", empty_step());
+}
+
+fn cache(num_blocks: usize) -> PagedKvCache {
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
+    builder.build().expect("the parameters make sense")
+}
+
+fn report(stride: usize) {
+    let num_blocks = ROWS * stride;
+    let [named_cache, plain_cache, cache_by_id, still] = [(); 4].map(|()| cache(num_blocks));
+    let cells = || Cells::new(stride);
+    let plain = |cache: &PagedKvCache, row| {
+        cache.allocate_sequence(tokens(stride, row)).expect("there is room")
     };
-    let (named_cache, plain_cache, cache_by_id, still) = (cache(), cache(), cache(), cache());
-    let plain = |cache: &PagedKvCache, row| cache.allocate_sequence(tokens(row)).expect("room");
     let named = |row: usize| {
-        // Each of its own: publishing what another has published already is less work.
-        let prompt: Vec<u32> = (0..tokens(row) as u32).map(|at| at + row as u32 * 10_000).collect();
-        let prompt = named_cache.prompt(&prompt);
-        named_cache.admit_sequence(&prompt, &AdmitOptions::default()).expect("room").0
+        let prompt = named_cache.prompt(&prompt(stride, row));
+        let admitted = named_cache.admit_sequence(&prompt, &AdmitOptions::default());
+        let (mut sequence, _) = admitted.expect("there is room");
+        sequence.commit(prompt.num_tokens()).expect("it has that many");
+        sequence
     };
     for row in 0..ROWS {
-        let prompt: Vec<u32> = (0..tokens(row) as u32).map(|at| at + row as u32 * 10_000).collect();
-        cache_by_id.admit(SeqId(row as u64), &prompt).expect("room");
+        let (id, prompt) = (SeqId(row as u64), prompt(stride, row));
+        cache_by_id.admit(id, &prompt).expect("there is room");
+        cache_by_id.commit(id, prompt.len()).expect("it has that many");
     }
-    let one_lock = OneLockCache::new(NUM_BLOCKS, BLOCK_SIZE);
-    let ids: Vec<u64> = (0..ROWS as u64).collect();
-    ids.iter().for_each(|&id| _ = one_lock.allocate(id, tokens(id as usize)).expect("room"));
-    let cells = Cells::new;
+    let one_lock = |at_once| {
+        let cache = OneLockCache::new(num_blocks, BLOCK_SIZE);
+        let ids: Vec<u64> = (0..ROWS as u64).collect();
+        for (row, &id) in ids.iter().enumerate() {
+            cache.allocate(id, tokens(stride, row)).expect("there is room");
+        }
+        OneLock { cache, cells: cells(), ids, at_once }
+    };
     let mut alone =
         Alone { cells: cells(), rows: (0..ROWS).map(|row| plain(&still, row)).collect() };
     let mut by_handle = Handles {
@@ -185,13 +233,13 @@ fn main() {
         buffers: StepBuffers::default(),
         cut: |row: &mut CachedSequence, len| row.truncate(len).expect("it was that long"),
     };
-    let positions = (0..ROWS).map(tokens).collect();
+    let positions = (0..ROWS).map(|row| tokens(stride, row)).collect();
     let mut by_id = Ids { cache: &cache_by_id, cells: cells(), positions };
-    let mut lock = OneLock { cache: one_lock, cells: cells(), ids };
-    let mut times: [Vec<f64>; 5] = Default::default();
+    let (mut lock, mut lock_at_once) = (one_lock(false), one_lock(true));
+    let mut times: [Vec<f64>; 6] = Default::default();
     for round in 0..ROUNDS {
-        let designs: [&mut dyn Design; 5] =
-            [&mut alone, &mut by_handle, &mut by_name, &mut by_id, &mut lock];
+        let designs: [&mut dyn Design; 6] =
+            [&mut alone, &mut by_handle, &mut by_name, &mut by_id, &mut lock, &mut lock_at_once];
         for (design, times) in designs.into_iter().zip(&mut times) {
             let time = slice(design);
             // The first warms up.
@@ -200,26 +248,24 @@ fn main() {
             }
         }
     }
-    let [alone, by_handle, by_name, by_id, lock] = &times;
-    println!("a step of {ROWS} rows, one thread, medians of {} rounds", ROUNDS - 1);
-    println!("  tables and slots alone   {:8.2} us", median(alone));
-    println!("  by handles               {:8.2} us", median(by_handle));
-    println!("  by handles, with names   {:8.2} us", median(by_name));
-    println!("  by ids, one call a row   {:8.2} us", median(by_id));
-    println!("  one lock, no fence       {:8.2} us", median(lock));
-    println!("ratios, in brackets what was set out to be reached");
-    println!(
-        "  by handles / tables and slots alone             {:5.2} (1.5)",
-        over(by_handle, alone)
-    );
-    println!(
-        "  by handles, with names / tables and slots alone {:5.2} (1.5)",
-        over(by_name, alone)
-    );
-    println!("  by ids / by handles, with names                 {:5.2} (3)", over(by_id, by_name));
-    println!("  one lock / by handles                           {:5.2} (1)", over(lock, by_handle));
-    println!("  one lock / by handles, with names               {:5.2} (1)", over(lock, by_name));
-    println!("an empty step, opened and completed: {:.1} ns", empty_step(&named_cache));
+    let [alone, by_handle, by_name, by_id, lock, lock_at_once] = &times;
+    println!("tables of {ROWS} x {stride}");
+    println!("  tables and slots alone          {:8.2}", median(alone));
+    println!("  by ids, a call a row            {:8.2}", median(by_id));
+    println!("  one lock, a call a row          {:8.2}", median(lock));
+    println!("  one lock, a call for all        {:8.2}", median(lock_at_once));
+    for (name, ours) in [("by handles            ", by_handle), ("by handles, with names", by_name)]
+    {
+        println!(
+            "  {name}          {:8.2}   / alone {:.2} (1.5)   ids / it {:.2} (3)   lock / it {:.2} (1), \
+             at once {:.2}",
+            median(ours),
+            over(ours, alone),
+            over(by_id, ours),
+            over(lock, ours),
+            over(lock_at_once, ours),
+        );
+    }
 }
 
 /// Microseconds of a step, over a slice of them.
@@ -231,9 +277,9 @@ fn slice(design: &mut dyn Design) -> f64 {
     time.as_secs_f64() * 1e6 / STEPS as f64
 }
 
-fn empty_step(cache: &PagedKvCache) -> f64 {
+fn empty_step() -> f64 {
     const TIMES: usize = 100_000;
-    let mut buffers = StepBuffers::default();
+    let (cache, mut buffers) = (cache(1024), StepBuffers::default());
     let run = |_| {
         let start = Instant::now();
         for _ in 0..TIMES {

@@ -4,7 +4,6 @@
 //! none does, and nothing has to be rolled back. It does not know where the rows come from.
 
 use crate::error::{PagedKvError, Result};
-use crate::id::BlockId;
 use crate::sequence::{Append, AppendPlan, Sequence};
 use crate::table::BlockTable;
 
@@ -79,17 +78,9 @@ impl BatchRow for (&mut Sequence, usize) {
 /// ```
 #[derive(Debug, Default)]
 pub struct AppendBatch {
-    appends: Vec<Append>,
-    room: BatchRoom,
-}
-
-/// The blocks for a batch, and who needs how many. Kept for its memory.
-#[derive(Debug, Default)]
-pub(crate) struct BatchRoom {
     plans: Vec<AppendPlan>,
-    /// Blocks that the batch took and that were cached until then.
-    reclaimed: Vec<BlockId>,
-    /// Empty between calls.
+    pub(crate) appends: Vec<Append>,
+    /// Empty between calls: kept for its memory.
     stock: Option<BlockTable>,
 }
 
@@ -113,20 +104,8 @@ impl AppendBatch {
     /// assert!(batch.as_slice().is_empty());
     /// ```
     pub fn clear(&mut self) {
-        self.appends.clear();
-        self.room.clear();
-    }
-}
-
-impl BatchRoom {
-    /// Blocks that the batch took and that were cached until then.
-    pub(crate) fn reclaimed(&self) -> &[BlockId] {
-        &self.reclaimed
-    }
-
-    pub(crate) fn clear(&mut self) {
         self.plans.clear();
-        self.reclaimed.clear();
+        self.appends.clear();
         // Not empty if a row panicked in the middle of a batch.
         if let Some(stock) = &mut self.stock {
             stock.truncate(0);
@@ -178,10 +157,7 @@ pub struct Fitted {
 /// ```
 pub fn append_batch<R: BatchRow>(rows: &mut [R], batch: &mut AppendBatch) -> Result<()> {
     batch.clear();
-    let AppendBatch { appends, room } = batch;
-    let grown = grow_all(rows, parts_of_row, room, |row, plan, stock| {
-        appends.push(row.sequence().append_from(plan, stock));
-    });
+    let grown = grow_all(rows, parts_of_row, batch);
     if grown.is_err() {
         batch.clear();
     }
@@ -209,15 +185,7 @@ pub fn append_batch_fitting<R: BatchRow>(
     rows: &mut [R],
     batch: &mut AppendBatch,
 ) -> Result<Fitted> {
-    batch.clear();
-    let AppendBatch { appends, room } = batch;
-    let fitted = grow_fitting(rows, parts_of_row, room, |row, plan, stock| {
-        appends.push(row.sequence().append_from(plan, stock));
-    });
-    if fitted.is_err() {
-        batch.clear();
-    }
-    fitted
+    grow_fitting(rows, parts_of_row, batch)
 }
 
 fn parts_of_row<R: BatchRow>(row: &mut R) -> (&mut Sequence, usize) {
@@ -225,23 +193,24 @@ fn parts_of_row<R: BatchRow>(row: &mut R) -> (&mut Sequence, usize) {
     (row.sequence(), num_new_tokens)
 }
 
-/// [`append_batch_fitting`] for rows of which `parts` gives the sequence and the tokens to append; what
-/// is planned for each is carried out by `carry_out`.
+/// [`append_batch_fitting`] for rows of which `parts` gives the sequence and the tokens to append.
 pub(crate) fn grow_fitting<R>(
     rows: &mut [R],
     parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
-    room: &mut BatchRoom,
-    mut carry_out: impl FnMut(&mut R, AppendPlan, &mut BlockTable),
+    batch: &mut AppendBatch,
 ) -> Result<Fitted> {
-    room.clear();
+    batch.clear();
     let mut fitted = Fitted { done: rows.len(), short_by: 0 };
     loop {
-        match grow_all(&mut rows[..fitted.done], parts, room, &mut carry_out) {
+        match grow_all(&mut rows[..fitted.done], parts, batch) {
             Ok(()) => return Ok(fitted),
             Err(PagedKvError::OutOfMemory { available, .. }) => {
-                fitted = longest_fit(&room.plans, available);
+                fitted = longest_fit(&batch.plans, available);
             }
-            Err(refusal) => return Err(refusal),
+            Err(refusal) => {
+                batch.clear();
+                return Err(refusal);
+            }
         }
     }
 }
@@ -261,34 +230,28 @@ fn longest_fit(plans: &[AppendPlan], available: usize) -> Fitted {
 fn grow_all<R>(
     rows: &mut [R],
     parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
-    room: &mut BatchRoom,
-    mut carry_out: impl FnMut(&mut R, AppendPlan, &mut BlockTable),
+    batch: &mut AppendBatch,
 ) -> Result<()> {
     let Some(first) = rows.first_mut() else {
         return Ok(());
     };
     let table = parts(first).0.table();
     let pool = table.pool();
-    if !room.stock.as_ref().is_some_and(|stock| stock.pool().is_of_same_pool(pool)) {
-        room.stock = Some(table.new_sibling());
+    if !batch.stock.as_ref().is_some_and(|stock| stock.pool().is_of_same_pool(pool)) {
+        batch.stock = Some(table.new_sibling());
     }
-    let stock = room.stock.as_mut().expect("the stock was just made");
-    let mut need = plan_all(rows, parts, stock, &mut room.plans)?;
-    let cached = loop {
-        match stock.grow_over_cached(need) {
-            Ok(cached) => break cached,
-            Err(refusal) => {
-                // Sharers outside the batch may have left since: then fewer copies are needed.
-                let again = plan_all(rows, parts, stock, &mut room.plans)?;
-                if again >= need {
-                    return Err(refusal);
-                }
-                need = again;
-            }
+    let stock = batch.stock.as_mut().expect("the stock was just made");
+    let mut need = plan_all(rows, parts, stock, &mut batch.plans)?;
+    while let Err(refusal) = stock.grow(need) {
+        // Sharers outside the batch may have left since: then fewer copies are needed.
+        let again = plan_all(rows, parts, stock, &mut batch.plans)?;
+        if again >= need {
+            return Err(refusal);
         }
-    };
-    room.reclaimed.extend_from_slice(&stock.as_slice()[need - cached..]);
-    rows.iter_mut().zip(&room.plans).for_each(|(row, &plan)| carry_out(row, plan, stock));
+        need = again;
+    }
+    let row_plans = rows.iter_mut().zip(&batch.plans);
+    batch.appends.extend(row_plans.map(|(row, &plan)| parts(row).0.append_from(plan, stock)));
     Ok(())
 }
 

@@ -257,6 +257,37 @@ fn an_aborted_step_leaves_lengths_and_tables_as_they_were() -> Result<()> {
 }
 
 #[test]
+fn rows_behind_one_that_found_no_room_have_not_grown() -> Result<()> {
+    let cache = cache(5);
+    let of = |num_tokens, n| Ok::<_, PagedKvError>((cache.allocate_sequence(num_tokens)?, n));
+    // In their last blocks, but for the second and the fourth, which need two and one.
+    let mut rows = [of(1, 2)?, of(4, 6)?, of(2, 1)?, of(4, 1)?];
+    let lengths = |rows: &[(paged_kv::Sequence, usize)]| -> Vec<usize> {
+        rows.iter().map(|(sequence, _)| sequence.num_tokens()).collect()
+    };
+    let mut step = cache.step();
+    let grown = step.grow_batch(&mut rows)?;
+    assert_eq!((grown.done, grown.short_by), (1, 1));
+    assert_eq!(lengths(&rows), [3, 4, 2, 4]);
+    (rows[0].1, rows[1].1) = (1, 4);
+    let grown = step.grow_batch(&mut rows)?;
+    assert_eq!((grown.done, grown.short_by), (3, 1));
+    assert_eq!(lengths(&rows), [4, 8, 3, 4]);
+    (rows[0].1, rows[1].1, rows[2].1) = (0, 0, 1);
+    rows[3].1 = usize::MAX;
+    assert!(matches!(step.grow_batch(&mut rows), Err(PagedKvError::TooManyTokens { .. })));
+    assert_eq!(lengths(&rows), [4, 8, 3, 4], "none has grown");
+    let other = PagedKvCache::new(4, BLOCK_SIZE, 1, 1).allocate_sequence(1)?;
+    rows[3] = (other, 1);
+    assert!(matches!(step.grow_batch(&mut rows), Err(PagedKvError::InvalidConfig { .. })));
+    assert_eq!(lengths(&rows), [4, 8, 3, 1], "none has grown");
+    // The numbers of rows go on where those that grew end.
+    assert!(step.settle(3, &mut rows[2].0, &[]).is_ok());
+    assert!(step.settle(4, &mut rows[2].0, &[]).is_err());
+    Ok(())
+}
+
+#[test]
 fn rows_that_are_not_the_steps_are_refused() -> Result<()> {
     let (cache, other) = (cache(16), PagedKvCache::new(4, BLOCK_SIZE, 1, 1));
     let mut rows = [(cache.allocate_sequence(3)?, 9)];

@@ -16,6 +16,7 @@ mod abort;
 mod by_id;
 mod commits;
 mod exports;
+mod growth;
 mod opening;
 mod rows;
 
@@ -27,7 +28,6 @@ pub use self::rows::StepRow;
 pub(super) use self::rows::{GrowingRow, Parts};
 use super::Published;
 use super::admission::AdmissionEpoch;
-use crate::batch::grow_fitting;
 use crate::error::{PagedKvError, Result};
 use crate::export::{KernelInt, block_number};
 use crate::id::BlockId;
@@ -122,40 +122,6 @@ impl Step {
     /// ```
     pub fn grow_batch<R: StepRow>(&mut self, rows: &mut [(R, usize)]) -> Result<Grown> {
         self.grow_rows(rows)
-    }
-
-    fn grow_rows<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
-        // Of the others the batch sees whether they are of one pool.
-        if rows.first_mut().is_some_and(|row| !self.is_of_pool(row.parts().0)) {
-            let reason = "a sequence of another cache".to_owned();
-            return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
-        }
-        fn sequence_and_tokens<R: GrowingRow>(row: &mut R) -> (&mut Sequence, usize) {
-            let num_new_tokens = row.num_new_tokens();
-            (row.parts().0, num_new_tokens)
-        }
-        let (fence, StepBuffers { room, rows: grown_rows, reclaimed, .. }) =
-            (self.fence, &mut self.buffers);
-        grown_rows.reserve(rows.len());
-        let fitted = grow_fitting(rows, sequence_and_tokens, room, |row, plan, stock| {
-            let epoch = row.epoch();
-            let (sequence, naming) = row.parts();
-            // Before it grows: the source of a copy is let go of here, and held by the step.
-            sequence.take_part(fence);
-            let start_tokens = sequence.num_tokens();
-            let append = sequence.append_from(plan, stock);
-            grown_rows.push(GrownRow {
-                start_tokens,
-                num_new_tokens: sequence.num_tokens() - start_tokens,
-                offered: naming.map_or(0, |naming| naming.offered()),
-                copy: append.copy.map(|copy| (copy.src, copy.dst)),
-                epoch,
-            });
-        })?;
-        rows[fitted.done..].iter_mut().for_each(|row| row.parts().0.take_part(fence));
-        let hash_of = |id| self.generation.last_hash(&self.pool, id);
-        reclaimed.extend(room.reclaimed().iter().filter_map(|&id| Some((id, hash_of(id)?))));
-        Ok(Grown { done: fitted.done, short_by: fitted.short_by })
     }
 
     /// Cached contents that this step is about to overwrite: the blocks that its rows grew into and that
@@ -310,9 +276,10 @@ impl Step {
     /// Forgets what was committed.
     fn end_commits(&mut self) {
         self.pool.give(&self.buffers.ids);
-        let StepBuffers { rows, room, reclaimed, ids, hashes, tokens, groups } = &mut self.buffers;
+        let StepBuffers { rows, growth, reclaimed, ids, hashes, tokens, groups } =
+            &mut self.buffers;
         rows.clear();
-        room.clear();
+        growth.clear();
         reclaimed.clear();
         ids.clear();
         hashes.clear();

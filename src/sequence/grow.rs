@@ -72,7 +72,7 @@ impl Sequence {
     /// Carries out an append that only moves the end within the last block, if that is this
     /// sequence's own. Else false.
     #[inline]
-    fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
+    pub(crate) fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
         if num_new_tokens > self.tail_room {
             return false;
         }
@@ -86,6 +86,12 @@ impl Sequence {
         self.num_tokens += num_new_tokens;
         self.tail_room -= num_new_tokens;
         true
+    }
+
+    /// Takes an append in place back, right after it.
+    pub(crate) fn undo_in_place(&mut self, num_new_tokens: usize) {
+        self.num_tokens -= num_new_tokens;
+        self.tail_room += num_new_tokens;
     }
 
     /// True when nobody else owns the last block, so that it may be written.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::growth::Growth;
 use super::{Committed, GrownRow, Step};
-use crate::batch::BatchRoom;
 use crate::cache::PagedKvCache;
 use crate::id::BlockId;
 use crate::pool::fence::MOST_STEPS;
@@ -25,7 +25,7 @@ use crate::prefix::BlockHash;
 #[derive(Default)]
 pub struct StepBuffers {
     pub(super) rows: Vec<GrownRow>,
-    pub(super) room: BatchRoom,
+    pub(super) growth: Growth,
     /// What was cached in blocks that rows grew into.
     pub(super) reclaimed: Vec<(BlockId, BlockHash)>,
     /// Blocks to be published, each owned once for that.

@@ -1,0 +1,141 @@
+//! How do the rows of a step grow? Those that stay in their last blocks on the spot, in one pass; then
+//! one allocation for the others.
+//!
+//! Invariant: as many of the first rows as there is room for have grown, and of the others none has. A
+//! row that was refused room takes those behind it back, which costs no more than a few words each.
+
+use super::{GrowingRow, Grown, GrownRow, Step, StepBuffers};
+use crate::error::{PagedKvError, Result};
+use crate::sequence::AppendPlan;
+use crate::table::BlockTable;
+
+/// Rows that need blocks. Kept for its memory.
+#[derive(Default)]
+pub(super) struct Growth {
+    /// Which of the rows, and what it needs.
+    needy: Vec<(usize, AppendPlan)>,
+    /// Empty between calls.
+    stock: Option<BlockTable>,
+}
+
+impl Growth {
+    pub(super) fn clear(&mut self) {
+        self.needy.clear();
+    }
+
+    fn need(&self) -> usize {
+        self.needy.iter().fold(0, |need, (_, plan)| need.saturating_add(plan.blocks()))
+    }
+
+    /// Plans again, because sharers outside of the step may have left since: then fewer copies are needed.
+    fn plan_again<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<usize> {
+        for (row, plan) in &mut self.needy {
+            let row = &mut rows[*row];
+            let num_new_tokens = row.num_new_tokens();
+            *plan = row.parts().0.plan_append(num_new_tokens)?;
+        }
+        Ok(self.need())
+    }
+
+    /// The first row that `available` blocks do not serve, with those before it, and by how many blocks.
+    fn first_unserved(&self, available: usize) -> Grown {
+        let mut need = 0_usize;
+        for &(row, plan) in &self.needy {
+            need = need.saturating_add(plan.blocks());
+            if need > available {
+                return Grown { done: row, short_by: need - available };
+            }
+        }
+        unreachable!("a refusal says that fewer blocks are available than the plans need")
+    }
+}
+
+impl Step {
+    pub(super) fn grow_rows<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
+        let start = self.buffers.rows.len();
+        let grown = self.grow_in_place(rows).and_then(|()| self.grow_needy(rows, start));
+        if grown.is_err() {
+            self.take_back(rows, start, 0);
+        }
+        grown
+    }
+
+    /// Has all rows take part, grows those that need no block, and plans the others.
+    fn grow_in_place<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<()> {
+        let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
+        growth.clear();
+        grown_rows.reserve(rows.len());
+        for (index, row) in rows.iter_mut().enumerate() {
+            let (num_new_tokens, epoch) = (row.num_new_tokens(), row.epoch());
+            let (sequence, naming) = row.parts();
+            if !sequence.table().pool().is_of_same_pool(&self.pool) {
+                let reason = "a sequence of another cache".to_owned();
+                return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
+            }
+            // Before it grows: the source of a copy is let go of then, and held by the step.
+            sequence.take_part(self.fence);
+            let start_tokens = sequence.num_tokens();
+            if !sequence.append_in_place(num_new_tokens) {
+                growth.needy.push((index, sequence.plan_append(num_new_tokens)?));
+            }
+            let offered = naming.map_or(0, |naming| naming.offered());
+            grown_rows.push(GrownRow { start_tokens, num_new_tokens, offered, copy: None, epoch });
+        }
+        Ok(())
+    }
+
+    /// Gives the planned rows their blocks, or those before the first that finds no room.
+    fn grow_needy<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) -> Result<Grown> {
+        let mut grown = Grown { done: rows.len(), short_by: 0 };
+        let mut need = self.buffers.growth.need();
+        if need == 0 {
+            return Ok(grown);
+        }
+        let mut stock = self.take_stock();
+        let cached = loop {
+            match stock.grow_over_cached(need) {
+                Ok(cached) => break cached,
+                Err(PagedKvError::OutOfMemory { available, .. }) => {
+                    let again = self.buffers.growth.plan_again(rows)?;
+                    if again >= need {
+                        grown = self.buffers.growth.first_unserved(available);
+                        self.take_back(rows, start, grown.done);
+                    }
+                    need = self.buffers.growth.need();
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        };
+        let StepBuffers { growth, rows: grown_rows, reclaimed, .. } = &mut self.buffers;
+        let hash_of = |id| self.generation.last_hash(&self.pool, id);
+        let overwritten = stock.as_slice()[need - cached..].iter();
+        reclaimed.extend(overwritten.filter_map(|&id| Some((id, hash_of(id)?))));
+        for (row, plan) in growth.needy.drain(..) {
+            let append = rows[row].parts().0.append_from(plan, &mut stock);
+            grown_rows[start + row].copy = append.copy.map(|copy| (copy.src, copy.dst));
+        }
+        growth.stock = Some(stock);
+        Ok(grown)
+    }
+
+    /// Where the blocks come from that are allocated for all rows at once.
+    fn take_stock(&mut self) -> BlockTable {
+        let stock = self.buffers.growth.stock.take();
+        let stock = stock.filter(|stock| stock.pool().is_of_same_pool(&self.pool));
+        stock.unwrap_or_else(|| BlockTable::new(self.pool.clone()))
+    }
+
+    /// As if the rows from `done` on had not grown, of which none has its blocks yet.
+    fn take_back<R: GrowingRow>(&mut self, rows: &mut [R], start: usize, done: usize) {
+        let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
+        let mut needy = growth.needy.iter().skip_while(|(row, _)| *row < done).peekable();
+        let grown_in_place = grown_rows[start..].iter().enumerate().skip(done);
+        for (index, grown) in grown_in_place {
+            if needy.next_if(|(row, _)| *row == index).is_none() {
+                rows[index].parts().0.undo_in_place(grown.num_new_tokens);
+            }
+        }
+        grown_rows.truncate(start + done);
+        growth.needy.retain(|(row, _)| *row < done);
+    }
+}
