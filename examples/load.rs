@@ -31,6 +31,7 @@ usage: load [--OPTION VALUE]...
   --seconds N          instead: a synthetic trace for so long
   --concurrency N      requests under way at most [256]
   --disconnect PERCENT clients that hang up in the middle [0]
+  --patience SECONDS   an answer that takes longer hangs, and fails [60]
   --longest N          longest prompt and longest answer of a trace, in tokens [4096]";
 
 /// Tokens behind one of a trace's `hash_ids`.
@@ -43,6 +44,7 @@ struct Options {
     time: Option<Duration>,
     concurrency: usize,
     disconnect: usize,
+    patience: Duration,
     longest: usize,
 }
 
@@ -73,13 +75,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         while let Some(done) = asks.try_join_next() {
             tally.add(done?);
         }
-        let address = options.server;
+        let (address, patience) = (options.server, options.patience);
         let leaves = number * 7 % 100 < options.disconnect;
         let leave_after = leaves.then_some(1 + number % request.max_tokens.max(2) / 2);
         asks.spawn(async move {
             let _slot = slot;
             let begun = Instant::now();
-            (ask(address, &Ask { leave_after, ..request }).await, begun.elapsed())
+            let request = Ask { leave_after, ..request };
+            let answer = tokio::time::timeout(patience, ask(address, &request)).await;
+            let hangs = |_| Err(std::io::Error::other(format!("no answer within {patience:?}")));
+            (answer.unwrap_or_else(hangs), begun.elapsed())
         });
     }
     while let Some(done) = asks.join_next().await {
@@ -97,6 +102,7 @@ fn options() -> Result<Option<Options>, Box<dyn std::error::Error>> {
         time: None,
         concurrency: 256,
         disconnect: 0,
+        patience: Duration::from_secs(60),
         longest: 4096,
     };
     let mut arguments = std::env::args().skip(1);
@@ -110,6 +116,7 @@ fn options() -> Result<Option<Options>, Box<dyn std::error::Error>> {
             "--seconds" => options.time = Some(Duration::from_secs(value.parse()?)),
             "--concurrency" => options.concurrency = value.parse()?,
             "--disconnect" => options.disconnect = value.parse()?,
+            "--patience" => options.patience = Duration::from_secs(value.parse()?),
             "--longest" => options.longest = value.parse()?,
             _ => return Err(format!("{option}: unknown\n\n{HELP}").into()),
         }

@@ -1,37 +1,38 @@
 //! How does a scheduler run ahead of its device? Two steps in flight over 256 requests, with chunked
-//! prefill, drafts, two samples a request, copies on write, preemption and resumption.
-//!
-//! The device is a thread that writes and checks a number a slot, and so finds any block that was
-//! reused under it. A model's next token is a hash of what came before.
-//!
+//! prefill, drafts, three samples a request, copies on write, preemption and resumption:
 //! `cargo run --release --example scheduler`
+//!
+//! The device is a thread that writes and checks a number a slot, one step behind, and so finds any
+//! block that was reused under it. A model's next token is a hash of what came before.
 
 use std::collections::VecDeque;
-use std::sync::mpsc;
-use std::thread;
+use std::{sync::mpsc, thread};
 
-use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, PagedKvError, Result, Step};
+use paged_kv::export::Gaps;
+use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, Result, Step};
 
 const BLOCK_SIZE: usize = 16;
 const NUM_BLOCKS: usize = 400;
 const CHUNK: usize = 64;
 const DRAFTS: usize = 3;
+const SAMPLES: usize = 3;
 const MOST_ROWS: usize = 48;
 
-/// The state of the model behind a token: what its slot holds.
-fn extend(state: u64, token: u32) -> u64 {
-    (state ^ u64::from(token)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
-}
-
-/// One sample of a request: the tokens known so far, and the state behind each.
+/// One sample of a request: its tokens, and behind each the state of the model, which its slot holds.
 #[derive(Clone)]
 struct Sample {
-    seed: u64,
+    seed: u32,
     tokens: Vec<u32>,
     states: Vec<u64>,
+    /// The first so many are right; behind them are drafts.
+    known: usize,
     prompt: usize,
     goal: usize,
-    forks: bool,
+    is_alone: bool,
+}
+
+fn extend(state: u64, token: u32) -> u64 {
+    (state ^ u64::from(token)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
 }
 
 impl Sample {
@@ -40,171 +41,159 @@ impl Sample {
         self.tokens.push(token);
     }
 
-    /// What the model says behind all tokens.
-    fn next(&self) -> u32 {
-        (extend(self.states[self.states.len() - 1], self.seed as u32) % 1000) as u32
+    /// What the model says behind the first `num_tokens`.
+    fn next(&self, num_tokens: usize) -> u32 {
+        (extend(self.states[num_tokens - 1], self.seed) % 1000) as u32
+    }
+
+    /// Appends drafts up to `end`: the model's next tokens, but for the last, which is wrong.
+    fn guess(&mut self, end: usize) {
+        for at in self.tokens.len()..end {
+            self.push(self.next(at) ^ u32::from(at + 1 == end));
+        }
+    }
+
+    /// The drafts that the model says too; the others are gone.
+    fn accept(&mut self) -> &[u32] {
+        let known = self.known;
+        let is_wrong = |&at: &usize| self.tokens[at] != self.next(at);
+        self.known = (known..self.tokens.len()).find(is_wrong).unwrap_or(self.tokens.len());
+        self.states.truncate(self.known);
+        self.tokens.truncate(self.known);
+        &self.tokens[known..]
     }
 }
 
-/// A sample with room in the cache, and the drafts it has slots for in the step it is in.
-struct Running {
-    sample: Sample,
-    sequence: CachedSequence,
-    drafts: Vec<u32>,
-}
-
-/// What the device gets: blocks to copy, then slots to write, then slots that must hold what they say.
+/// What the device gets: blocks to copy, slots to write with what, then what slots must hold.
+#[derive(Default)]
 struct Launch {
     copies: Vec<[u32; 2]>,
-    writes: Vec<(u64, u64)>,
+    slots: Vec<i64>,
+    states: Vec<u64>,
     reads: Vec<(u64, u64)>,
 }
 
 fn device(launches: mpsc::Receiver<Launch>, done: mpsc::Sender<()>) {
-    let mut slots = vec![0; NUM_BLOCKS * BLOCK_SIZE];
-    for Launch { copies, writes, reads } in launches {
-        for [src, dst] in copies {
-            let src = src as usize * BLOCK_SIZE;
-            slots.copy_within(src..src + BLOCK_SIZE, dst as usize * BLOCK_SIZE);
+    let mut tensor = vec![0; NUM_BLOCKS * BLOCK_SIZE];
+    for Launch { copies, slots, states, reads } in launches {
+        for [src, dst] in copies.iter().map(|copy| copy.map(|block| block as usize * BLOCK_SIZE)) {
+            tensor.copy_within(src..src + BLOCK_SIZE, dst);
         }
-        writes.into_iter().for_each(|(slot, state)| slots[slot as usize] = state);
-        for (slot, state) in reads {
-            assert_eq!(slots[slot as usize], state, "slot {slot} was reused inside a step");
-        }
+        slots.iter().zip(states).for_each(|(&slot, state)| tensor[slot as usize] = state);
+        let is_kept = |&(slot, state): &(u64, u64)| tensor[slot as usize] == state;
+        assert!(reads.iter().all(is_kept), "a block was reused inside a step");
         done.send(()).expect("the scheduler waits for the last step");
     }
 }
 
-/// A step that the device is at, and its rows.
+/// A step that the device is at, its rows, and of each the sample.
 struct Flight {
     step: Step,
-    rows: Vec<(Running, usize)>,
+    rows: Vec<(CachedSequence, usize)>,
+    samples: Vec<Sample>,
+}
+
+struct Scheduler {
+    cache: PagedKvCache,
+    waiting: VecDeque<Sample>,
+    ready: Vec<(CachedSequence, Sample)>,
+    finished: Vec<Sample>,
     yielded: usize,
 }
 
-/// Builds a step over as many samples as have room, and what the device has to do for it.
-fn build(
-    cache: &PagedKvCache,
-    waiting: &mut VecDeque<Sample>,
-    ready: &mut Vec<Running>,
-) -> Result<(Flight, Launch)> {
-    while ready.len() < MOST_ROWS && !waiting.is_empty() {
-        // What is cached comes at once, the rest chunk by chunk with the steps.
-        let (prompt, options) =
-            (cache.prompt(&waiting[0].tokens), AdmitOptions::default().first_chunk(0));
-        match cache.admit_sequence(&prompt, &options) {
-            Err(PagedKvError::OutOfMemory { .. }) => break,
-            admitted => {
-                let (sequence, sample) = (admitted?.0, waiting.pop_front().expect("not empty"));
-                ready.push(Running { sample, sequence, drafts: Vec::new() });
-            }
+impl Scheduler {
+    /// Builds a step over as many samples as have room, and what the device has to do for it.
+    fn build(&mut self) -> Result<(Flight, Launch)> {
+        let options = AdmitOptions::default().first_chunk(0); // what is cached; the rest by steps
+        while self.ready.len() < MOST_ROWS && !self.waiting.is_empty() {
+            let sample = self.waiting.pop_front().expect("one is waiting");
+            let prompt = self.cache.prompt(&sample.tokens);
+            self.ready.push((self.cache.admit_sequence(&prompt, &options)?.0, sample));
         }
-    }
-    let mut rows: Vec<(Running, usize)> = Vec::new();
-    for mut running in ready.drain(..) {
-        let (known, held) = (running.sample.tokens.len(), running.sequence.num_tokens());
-        if held < known {
-            rows.push((running, (known - held).min(CHUNK)));
-        } else {
-            // The model's next tokens as drafts, of which the last is wrong.
-            let mut guess = running.sample.clone();
-            (0..=DRAFTS).for_each(|_| guess.push(guess.next()));
-            running.drafts = guess.tokens[known..].to_vec();
-            running.drafts[DRAFTS] ^= 1;
-            rows.push((running, 1 + DRAFTS));
+        let (mut rows, mut samples) = (Vec::new(), Vec::new());
+        for (sequence, sample) in self.ready.drain(..) {
+            let missing = sample.known - sequence.num_tokens();
+            rows.push((sequence, if missing > 0 { missing.min(CHUNK) } else { 1 + DRAFTS }));
+            samples.push(sample);
         }
+        let mut step = self.cache.step();
+        let grown = step.grow_batch(&mut rows)?; // as many of the first rows as there is room for
+        rows.truncate(grown.done); // the others yield, and match what is cached when they come again
+        self.yielded += samples.len() - grown.done;
+        samples.drain(grown.done..).rev().for_each(|sample| self.waiting.push_front(sample));
+        let mut launch = Launch::default();
+        step.copies(&mut launch.copies)?; // on write, of blocks that samples share
+        launch.slots.resize(rows.iter().map(|(_, num_new_tokens)| num_new_tokens).sum(), 0);
+        step.slots(&rows, Gaps::Show, &mut launch.slots)?; // where the new tokens go
+        for ((sequence, num_new_tokens), sample) in rows.iter().zip(&mut samples) {
+            let end = sequence.num_tokens();
+            sample.guess(end);
+            launch.states.extend(&sample.states[end - num_new_tokens..end]);
+            let slot = |at| (sequence.slot(at).expect("nothing is trimmed"), sample.states[at]);
+            launch.reads.extend((0..end).map(slot));
+        }
+        Ok((Flight { step, rows, samples }, launch))
     }
-    let mut step = cache.step();
-    let handles = rows.iter_mut().map(|(running, n)| (&mut running.sequence, *n));
-    let grown = step.grow_batch(&mut handles.collect::<Vec<_>>())?;
-    // Who has no room yields: what of it is cached is matched when it comes again.
-    let yielded = rows.len() - grown.done;
-    rows.drain(grown.done..).rev().for_each(|(running, _)| waiting.push_front(running.sample));
-    let mut launch = Launch { copies: Vec::new(), writes: Vec::new(), reads: Vec::new() };
-    step.copies(&mut launch.copies)?;
-    for (Running { sample, sequence, drafts }, num_new_tokens) in &rows {
-        let mut all = sample.clone();
-        drafts.iter().for_each(|&token| all.push(token));
-        let end = sequence.num_tokens();
-        let slot = |at| (sequence.slot(at).expect("nothing is trimmed"), all.states[at]);
-        launch.writes.extend((end - num_new_tokens..end).map(slot));
-        launch.reads.extend((0..end).map(slot));
-    }
-    Ok((Flight { step, rows, yielded }, launch))
-}
 
-/// The device is through with a step: takes what was right, and sorts the samples.
-fn finish(flight: Flight, ready: &mut Vec<Running>, finished: &mut Vec<Sample>) -> Result<()> {
-    let Flight { mut step, rows, .. } = flight;
-    for (row, (mut running, _)) in rows.into_iter().enumerate() {
-        let Running { sample, sequence, drafts } = &mut running;
-        if drafts.is_empty() {
+    /// The device is through with a step: takes what was right, and sorts the samples.
+    fn finish(&mut self, Flight { mut step, rows, samples }: Flight) -> Result<()> {
+        for (row, ((mut sequence, _), mut sample)) in rows.into_iter().zip(samples).enumerate() {
             let computed = sequence.num_tokens();
-            step.commit(sequence, computed)?;
-            if computed == sample.tokens.len() && std::mem::take(&mut sample.forks) {
-                let other = Sample { seed: sample.seed + 1, ..sample.clone() };
-                let sequence = sequence.fork()?;
-                ready.push(Running { sample: other, sequence, drafts: Vec::new() });
+            if computed > sample.known {
+                step.settle(row, &mut sequence, sample.accept())?; // drops the slots of the rest
+            } else {
+                step.commit(&mut sequence, computed)?; // a chunk of a prompt
             }
-        } else {
-            let is_right = |draft| (draft == sample.next()).then(|| sample.push(draft));
-            let right = drafts.drain(..).map_while(is_right).count();
-            let accepted = &sample.tokens[sample.tokens.len() - right..];
-            step.settle(row, sequence, accepted)?;
+            if computed == sample.known && std::mem::take(&mut sample.is_alone) {
+                for (other, fork) in (1..).zip(sequence.fork_n(SAMPLES - 1)?) {
+                    self.ready.push((fork, Sample { seed: sample.seed + other, ..sample.clone() }));
+                }
+            }
+            match sample.known < sample.prompt + sample.goal {
+                true => self.ready.push((sequence, sample)),
+                false => self.finished.push(sample),
+            }
         }
-        if sample.tokens.len() < sample.prompt + sample.goal {
-            ready.push(running);
-        } else {
-            finished.push(running.sample);
-        }
+        step.complete(); // publishes, and gives back what was let go of meanwhile
+        Ok(())
     }
-    step.complete();
-    Ok(())
 }
 
-fn requests() -> VecDeque<Sample> {
-    let request = |number: u64| {
-        let (prompt, goal) = (40 + (number * 37 % 300) as usize, 20 + (number * 13 % 60) as usize);
-        let (tokens, states) = (Vec::new(), Vec::new());
-        let mut sample = Sample { seed: 2 * number, tokens, states, prompt, goal, forks: true };
-        // Every eighth request begins alike.
-        (0..prompt as u32).for_each(|at| sample.push((number % 8 * 1000) as u32 + at));
-        sample
-    };
-    (0..256).map(request).collect()
+fn request(number: usize) -> Sample {
+    let (prompt, goal) = (40 + number * 37 % 300, 20 + number * 13 % 60);
+    let (tokens, states, seed) = (Vec::new(), Vec::new(), (SAMPLES * number) as u32);
+    let mut sample = Sample { seed, tokens, states, known: prompt, prompt, goal, is_alone: true };
+    (0..prompt).for_each(|at| sample.push((number % 8 * 1000 + at) as u32)); // some begin alike
+    sample
 }
 
 fn main() -> Result<()> {
-    let cache = PagedKvCache::new(NUM_BLOCKS, BLOCK_SIZE, 1, 1);
+    let (cache, waiting) = (PagedKvCache::new(NUM_BLOCKS, BLOCK_SIZE, 1, 1), (0..256).map(request));
+    let (waiting, ready, finished) = (waiting.collect(), Vec::new(), Vec::new());
+    let mut scheduler = Scheduler { cache, waiting, ready, finished, yielded: 0 };
     let ((launch, launches), (done, ended)) = (mpsc::channel(), mpsc::channel());
     let device = thread::spawn(move || device(launches, done));
-    let (mut waiting, mut ready, mut finished) = (requests(), Vec::new(), Vec::new());
-    let (mut in_flight, mut steps, mut yielded) = (VecDeque::new(), 0, 0);
-    while !waiting.is_empty() || !ready.is_empty() || !in_flight.is_empty() {
-        let (flight, work) = build(&cache, &mut waiting, &mut ready)?;
-        yielded += flight.yielded;
+    let (mut in_flight, mut steps) = (VecDeque::new(), 0);
+    while !scheduler.waiting.is_empty() || !scheduler.ready.is_empty() || !in_flight.is_empty() {
+        let (flight, work) = scheduler.build()?;
         if !flight.rows.is_empty() {
             launch.send(work).expect("the device is there until the end");
             in_flight.push_back(flight);
             steps += 1;
         }
         // The device is at one step while the next is built; no sample is in two.
-        if in_flight.len() == 2 || ready.is_empty() {
-            let Some(flight) = in_flight.pop_front() else { continue };
+        if in_flight.len() == 2 || scheduler.ready.is_empty() {
             ended.recv().expect("the device found what it wrote");
-            finish(flight, &mut ready, &mut finished)?;
+            scheduler.finish(in_flight.pop_front().expect("who yields yields to one in flight"))?;
         }
     }
     drop(launch);
     device.join().expect("the device found what it wrote");
+    let Scheduler { cache, finished, yielded, .. } = scheduler;
     for sample in &finished {
-        let mut again = Sample { tokens: Vec::new(), states: Vec::new(), ..sample.clone() };
-        sample.tokens[..sample.prompt].iter().for_each(|&token| again.push(token));
-        (sample.prompt..sample.tokens.len()).for_each(|_| again.push(again.next()));
-        assert_eq!(again.tokens, sample.tokens, "a sample is what the model says");
+        (sample.prompt..sample.known).for_each(|at| assert_eq!(sample.tokens[at], sample.next(at)));
     }
-    assert_eq!((finished.len(), cache.used_block_count()), (512, 0));
-    let hit = cache.stats().prompt_tokens_hit;
-    println!("512 samples of 256 requests in {steps} steps; {yielded} yielded; {hit} tokens hit");
+    assert_eq!((finished.len(), cache.used_block_count()), (256 * SAMPLES, 0));
+    println!("{} samples in {steps} steps; {yielded} yielded; {}", finished.len(), cache.stats());
     cache.validate()
 }

@@ -3,6 +3,7 @@
 //! Each rule is a function over text that returns its faults, a test that finds none in this
 //! repository, and a test that finds some in a bad text: a rule that cannot fail is no rule.
 
+mod cuts;
 mod floors;
 mod opening;
 mod root;
@@ -63,6 +64,11 @@ fn atomics_locks_queues_and_maps_come_through_sync() {
 #[test]
 fn the_readme_and_ci_run_the_same_tests() {
     assert_clean(stages::faults(&read("README.md"), &read(".ci/run")));
+}
+
+#[test]
+fn what_the_readme_cuts_from_an_example_is_in_it() {
+    assert_clean(cuts::faults(&read("README.md"), read));
 }
 
 fn assert_clean(faults: Vec<String>) {
