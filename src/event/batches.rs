@@ -13,23 +13,30 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+
 use super::kv_event::KvEvent;
 use super::wire::{HEADER, WireFormat};
-use crate::sync::outside::{Arc, Condvar, Mutex};
+use crate::sync::outside::{Mutex, Notify};
 
 /// A batch as it goes out.
 #[derive(Clone)]
 pub(super) struct Batch {
     pub(super) sequence: u64,
-    /// Behind unused room for a longer beginning.
-    bytes: Arc<Vec<u8>>,
-    start: usize,
+    pub(super) payload: Bytes,
+    /// Bytes of memory that it holds.
+    held: usize,
 }
 
-impl Batch {
-    pub(super) fn payload(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
+/// What a reader finds that wants the next batch.
+pub(super) enum Next {
+    Batch(Batch),
+    /// None yet. If something is open, it is sealed then.
+    Nothing {
+        due: Option<Instant>,
+    },
+    /// None any more.
+    End,
 }
 
 /// What bounds batches and the ring.
@@ -48,10 +55,8 @@ pub(super) struct Batches {
     format: WireFormat,
     bounds: Bounds,
     state: Mutex<State>,
-    /// Notified when a batch is begun, and at the end.
-    begun: Condvar,
-    /// Notified when one is sealed, and at the end.
-    sealed: Condvar,
+    /// Notified when a batch is begun and when one is sealed, and at the end.
+    changed: Notify,
 }
 
 struct State {
@@ -90,16 +95,18 @@ impl Batches {
             blocks: 0,
             unwritten: 0,
         };
-        let (begun, sealed) = (Condvar::new(), Condvar::new());
-        let batches = Self { format, bounds, state: Mutex::new(state), begun, sealed };
+        let batches = Self { format, bounds, state: Mutex::new(state), changed: Notify::new() };
         batches.push(&KvEvent::AllBlocksCleared);
         batches.seal(&mut batches.state.lock());
         batches
     }
 
-    /// Writes an event into the open batch.
+    /// Writes an event into the open batch; after the end, nowhere.
     pub(super) fn push(&self, event: &KvEvent<'_>) {
         let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
         let blocks = event.hashes().len();
         if !self.format.write(event, &mut state.open) {
             state.unwritten += blocks as u64;
@@ -112,53 +119,41 @@ impl Batches {
             self.seal(&mut state);
         } else if state.open_events == 1 {
             state.open_since = Instant::now();
-            self.begun.notify_one();
+            self.changed.notify_one();
         }
     }
 
-    /// Seals batches when they are old enough, until the end.
-    pub(super) fn seal_the_old(&self) {
+    /// The batch `sequence`, or the first behind it that there is. Seals what is open and old enough.
+    pub(super) fn next(&self, sequence: u64) -> Next {
         let mut state = self.state.lock();
-        while !state.closed {
-            if state.open_events == 0 {
-                self.begun.wait(&mut state);
-                continue;
-            }
-            let due = state.open_since + self.bounds.batch_age;
-            if Instant::now() < due {
-                self.begun.wait_until(&mut state, due);
-            } else {
-                self.seal(&mut state);
-            }
+        let due = (state.open_events > 0).then(|| state.open_since + self.bounds.batch_age);
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        if is_due {
+            self.seal(&mut state);
+        }
+        match state.get(sequence) {
+            Some(batch) => Next::Batch(batch),
+            None if state.closed => Next::End,
+            None => Next::Nothing { due },
         }
     }
 
-    /// The batch `sequence`, or the first behind it that there is. Waits for one; `None` at the end.
-    pub(super) fn next(&self, sequence: u64) -> Option<Batch> {
-        let mut state = self.state.lock();
-        loop {
-            if let Some(batch) = state.get(sequence) {
-                return Some(batch);
-            }
-            if state.closed {
-                return None;
-            }
-            self.sealed.wait(&mut state);
-        }
+    /// Returns when something may have changed for the one reader that waits for the next batch.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
-    /// As [`next`](Self::next), without waiting, and of those before `end`.
+    /// The batch `sequence`, or the first behind it that there is, of those before `end`.
     pub(super) fn get(&self, sequence: u64, end: u64) -> Option<Batch> {
         self.state.lock().get(sequence).filter(|batch| batch.sequence < end)
     }
 
-    /// Seals what is open. Nothing is waited for any more; what comes later is sealed at once.
+    /// Seals what is open, as the last batch.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         self.seal(&mut state);
         state.closed = true;
-        self.begun.notify_all();
-        self.sealed.notify_all();
+        self.changed.notify_one();
     }
 
     /// Seals what is open.
@@ -184,17 +179,19 @@ impl Batches {
         let header = bytes.first_chunk_mut().expect("every batch begins with room for its header");
         let start = WireFormat::write_header(now(), state.open_events, header);
         (state.open_events, state.open_blocks) = (0, 0);
-        let batch = Batch { sequence: state.next_sequence, bytes: Arc::new(bytes), start };
+        let held = bytes.capacity();
+        let payload = Bytes::from(bytes).slice(start..);
+        let batch = Batch { sequence: state.next_sequence, payload, held };
         state.next_sequence += 1;
-        state.ring_bytes += batch.bytes.capacity();
+        state.ring_bytes += held;
         state.ring.push_back(batch);
         while state.ring.len() > self.bounds.ring_batches
             || state.ring_bytes > self.bounds.ring_bytes && state.ring.len() > 1
         {
             let oldest = state.ring.pop_front().expect("it is not empty");
-            state.ring_bytes -= oldest.bytes.capacity();
+            state.ring_bytes -= oldest.held;
         }
-        self.sealed.notify_all();
+        self.changed.notify_one();
     }
 }
 
@@ -230,6 +227,13 @@ mod tests {
         Batches::new(format, bounds)
     }
 
+    fn next(batches: &Batches, sequence: u64) -> Option<Batch> {
+        match batches.next(sequence) {
+            Next::Batch(batch) => Some(batch),
+            Next::Nothing { .. } | Next::End => None,
+        }
+    }
+
     fn remove(batches: &Batches, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         batches.push(&KvEvent::BlockRemoved { hashes: &hashes });
@@ -239,9 +243,9 @@ mod tests {
     fn the_first_batch_clears_and_its_number_is_the_times() {
         let before = first_sequence();
         let batches = batches(10, 10);
-        let first = batches.next(0).unwrap();
+        let first = next(&batches, 0).unwrap();
         assert!((before..=first_sequence()).contains(&first.sequence));
-        assert!(first.payload().ends_with(b"AllBlocksCleared\0"));
+        assert!(first.payload.ends_with(b"AllBlocksCleared\0"));
         assert!(first.sequence < 1 << 53);
     }
 
@@ -251,7 +255,7 @@ mod tests {
         let first = batches.totals().next_sequence;
         (0..6).for_each(|_| remove(&batches, 5));
         assert_eq!(batches.totals().next_sequence, first + 3);
-        assert_eq!(batches.next(first + 1).unwrap().sequence, first + 1);
+        assert_eq!(next(&batches, first + 1).unwrap().sequence, first + 1);
         assert!(batches.get(first + 3, u64::MAX).is_none());
     }
 
@@ -260,7 +264,7 @@ mod tests {
         let batches = batches(1, 4);
         let first = batches.totals().next_sequence;
         (0..10).for_each(|_| remove(&batches, 1));
-        assert_eq!(batches.next(first).unwrap().sequence, first + 6);
+        assert_eq!(next(&batches, first).unwrap().sequence, first + 6);
         assert_eq!(batches.get(first, first + 6).map(|batch| batch.sequence), None);
     }
 
@@ -269,17 +273,33 @@ mod tests {
         let batches = batches(1, usize::MAX);
         let first = batches.totals().next_sequence;
         (0..100).for_each(|_| remove(&batches, 10_000)); // of 90 kB
-        assert!(batches.next(first).unwrap().sequence > first + 80);
+        assert!(next(&batches, first).unwrap().sequence > first + 80);
         assert!(batches.state.lock().ring_bytes <= 1 << 20);
     }
 
     #[test]
-    fn closing_seals_what_is_open_and_ends_waiting() {
+    fn closing_seals_what_is_open_and_ends_all() {
         let batches = batches(10, 10);
         let first = batches.totals().next_sequence;
         remove(&batches, 1);
         batches.close();
-        assert_eq!(batches.next(first).unwrap().sequence, first);
-        assert!(batches.next(first + 1).is_none());
+        assert_eq!(next(&batches, first).unwrap().sequence, first);
+        assert!(matches!(batches.next(first + 1), Next::End));
+        remove(&batches, 10);
+        assert!(matches!(batches.next(first + 1), Next::End), "nothing comes after the end");
+    }
+
+    #[test]
+    fn what_is_old_enough_is_sealed_however_small() {
+        let mut batches = batches(10, 10);
+        let first = batches.totals().next_sequence;
+        assert!(matches!(batches.next(first), Next::Nothing { due: None }));
+        remove(&batches, 1);
+        let Next::Nothing { due: Some(due) } = batches.next(first) else {
+            panic!("it is a minute too young")
+        };
+        assert!(due > Instant::now());
+        batches.bounds.batch_age = Duration::ZERO;
+        assert_eq!(next(&batches, first).unwrap().sequence, first);
     }
 }

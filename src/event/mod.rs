@@ -7,8 +7,8 @@
 //! does: NVIDIA Dynamo, llm-d and AIBrix listen to that.
 //!
 //! ```text
-//!   announcer ──> wire ──> batches (a ring) ──> peers: a subscriber each has its place in the ring
-//!                                          └──> replays, on request
+//!   announcer ──> wire ──> batches (a ring) ──> sockets: each batch to all subscribers
+//!                                          └──>          replays, on request
 //! ```
 //!
 //! [`PagedKvCacheBuilder::with_event_sink`]: crate::PagedKvCacheBuilder::with_event_sink
@@ -18,14 +18,12 @@ pub(crate) mod announcer;
 mod batches;
 pub(crate) mod kv_event;
 #[cfg(feature = "events")]
-mod peers;
-#[cfg(feature = "events")]
 mod publisher;
+#[cfg(feature = "events")]
+mod sockets;
 pub(crate) mod tree;
 #[cfg(feature = "events")]
 mod wire;
-#[cfg(feature = "events")]
-mod zmtp;
 
 pub use self::kv_event::{EventSink, KvEvent};
 #[cfg(feature = "events")]

@@ -7,18 +7,17 @@
 //! touched on that way. The publisher does not know the cache.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread::{self, JoinHandle};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::batches::{Batches, Bounds};
 use super::kv_event::{EventSink, KvEvent};
-use super::peers::{Peers, Role};
+use super::sockets::{self, Open, Place};
 use super::wire::{Dialect, WireFormat};
 use crate::sync::outside::{Arc, Mutex};
 
-/// How long subscribers may take to receive the last batches.
-const LAST_BATCHES: Duration = Duration::from_secs(2);
+/// The most batches that wait for one subscriber.
+const QUEUE_MAX: usize = 1_000;
 
 /// How a publisher speaks, and how much it keeps.
 ///
@@ -157,8 +156,9 @@ impl PublisherOptions {
         self
     }
 
-    /// Batches, and bytes of them, that are kept for slow subscribers and for replay: whichever is
-    /// reached first. By default 10,000 and 64 MiB.
+    /// Batches, and bytes of them, that are kept for replay: whichever is reached first. By default
+    /// 10,000 and 64 MiB. As many batches, but at most 1,000, wait for a subscriber that is slow; one
+    /// for which more would have to wait misses some, and sees a gap in the numbers.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().ring(1_000, 1 << 20);
@@ -177,8 +177,7 @@ impl PublisherOptions {
 /// use paged_kv::event::{EventPublisher, PublisherOptions};
 ///
 /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
-/// let stats = EventPublisher::bind(&options)?.stats();
-/// assert_eq!((stats.blocks, stats.batches_missed), (0, 0));
+/// assert_eq!(EventPublisher::bind(&options)?.stats().blocks, 0);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,8 +189,6 @@ pub struct PublisherStats {
     pub blocks: u64,
     /// Blocks not told of, because their tokens are not known.
     pub blocks_without_tokens: u64,
-    /// Batches that subscribers missed by being slow, as gaps in the numbers.
-    pub batches_missed: u64,
 }
 
 /// Publishes the events of a cache to routers, as vLLM does: ZeroMQ, MessagePack, and replay.
@@ -214,9 +211,8 @@ pub struct PublisherStats {
 /// ```
 pub struct EventPublisher {
     batches: Arc<Batches>,
-    peers: Arc<Peers>,
     addresses: Vec<SocketAddr>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    open: Mutex<Option<Open>>,
 }
 
 impl EventPublisher {
@@ -236,32 +232,15 @@ impl EventPublisher {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn bind(options: &PublisherOptions) -> io::Result<Self> {
-        let publish = TcpListener::bind(address_of(&options.endpoint)?)?;
-        let replay = match &options.replay_endpoint {
-            Some(endpoint) => Some(TcpListener::bind(address_of(endpoint)?)?),
-            None => None,
+        let place = Place {
+            publish: address_of(&options.endpoint)?,
+            replay: options.replay_endpoint.as_deref().map(address_of).transpose()?,
+            topic: options.topic.clone().into(),
+            queue: options.bounds.ring_batches.min(QUEUE_MAX),
         };
         let batches = Arc::new(Batches::new(options.format.clone(), options.bounds));
-        let topic = options.topic.clone().into_bytes();
-        let publisher = Self {
-            peers: Arc::new(Peers::new(Arc::clone(&batches), topic)),
-            batches,
-            addresses: std::iter::once(&publish)
-                .chain(&replay)
-                .map(TcpListener::local_addr)
-                .collect::<io::Result<_>>()?,
-            threads: Mutex::new(Vec::new()),
-        };
-        let batches = Arc::clone(&publisher.batches);
-        let sealer = thread::Builder::new().name("kv-events-seal".to_owned());
-        publisher.threads.lock().push(sealer.spawn(move || batches.seal_the_old())?);
-        for (listener, role) in
-            std::iter::once((publish, Role::Publish)).chain(replay.map(|at| (at, Role::Replay)))
-        {
-            let thread = publisher.peers.listen(listener, role)?;
-            publisher.threads.lock().push(thread);
-        }
-        Ok(publisher)
+        let (open, addresses) = sockets::open(place, Arc::clone(&batches))?;
+        Ok(Self { batches, addresses, open: Mutex::new(Some(open)) })
     }
 
     /// Where subscribers connect.
@@ -305,7 +284,6 @@ impl EventPublisher {
             next_sequence: totals.next_sequence,
             blocks: totals.blocks,
             blocks_without_tokens: totals.unwritten,
-            batches_missed: self.peers.missed(),
         }
     }
 
@@ -341,19 +319,9 @@ impl EventPublisher {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn shutdown(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock());
-        if threads.is_empty() {
-            return;
-        }
+        let Some(open) = self.open.lock().take() else { return };
         self.batches.close();
-        self.peers.close(LAST_BATCHES);
-        for &address in &self.addresses {
-            // Wakes who accepts there.
-            drop(TcpStream::connect(reachable(address)));
-        }
-        for thread in threads {
-            let _ = thread.join();
-        }
+        open.wait();
     }
 }
 
@@ -375,27 +343,16 @@ impl std::fmt::Debug for EventPublisher {
     }
 }
 
-/// What to bind for a ZeroMQ endpoint.
+/// The endpoint as `sockets` takes it.
 fn address_of(endpoint: &str) -> io::Result<String> {
     match endpoint.strip_prefix("tcp://") {
         Some(address) => Ok(match address.strip_prefix("*:") {
-            Some(port) => format!("0.0.0.0:{port}"),
-            None => address.to_owned(),
+            Some(port) => format!("tcp://0.0.0.0:{port}"),
+            None => endpoint.to_owned(),
         }),
         None => {
             let reason = format!("{endpoint:?} is not tcp://address:port");
             Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
         }
     }
-}
-
-/// The address by which this very machine comes to a listener.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
 }

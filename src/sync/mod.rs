@@ -37,10 +37,10 @@ pub(crate) use waking::{Alarm, block_on_until};
 /// An `Arc` that no model looks into: for what hands nothing over by its count.
 pub(crate) use std::sync::Arc as PlainArc;
 
-/// Locks and counts of what stands outside the models: sockets and their threads.
+/// Locks and waiting of what stands outside the models: sockets and their thread.
 #[cfg(feature = "events")]
 pub(crate) mod outside {
-    pub(crate) use parking_lot::{Condvar, Mutex};
-    pub(crate) use std::sync::Arc;
-    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use parking_lot::Mutex;
+    pub(crate) use std::sync::{Arc, mpsc};
+    pub(crate) use tokio::sync::Notify;
 }
