@@ -173,8 +173,7 @@ struct Replays {
     socket: Socket,
     batches: Arc<Batches>,
     topic: Bytes,
-    /// The first numbers that each peer has asked for and not got; there while it is being answered.
-    asked: Mutex<HashMap<Bytes, VecDeque<u64>>>,
+    asked: Mutex<Asked>,
 }
 
 impl Replays {
@@ -186,13 +185,7 @@ impl Replays {
                 continue; // no number: nothing can be meant
             };
             let peer = peer.data_bytes().unwrap_or_default();
-            let mut asked = self.asked.lock();
-            let is_new = !asked.contains_key(&peer);
-            let requests = asked.entry(peer.clone()).or_default();
-            if requests.len() < REQUESTS_MAX {
-                requests.push_back(u64::from_be_bytes(first));
-            }
-            if is_new {
+            if self.asked.lock().add(&peer, u64::from_be_bytes(first)) {
                 tokio::spawn(Arc::clone(&self).answer_peer(peer));
             }
         }
@@ -202,20 +195,14 @@ impl Replays {
         while let Some(first) = self.next_of(&peer) {
             if self.send_from(&peer, first).await.is_err() {
                 // It is gone. Should it come again under its name, it asks anew.
-                self.asked.lock().remove(&peer);
+                self.asked.lock().forget(&peer);
                 return;
             }
         }
     }
 
-    /// The next request of a peer. If there is none, who comes next is new.
     fn next_of(&self, peer: &Bytes) -> Option<u64> {
-        let mut asked = self.asked.lock();
-        let first = asked.get_mut(peer).and_then(VecDeque::pop_front);
-        if first.is_none() {
-            asked.remove(peer);
-        }
-        first
+        self.asked.lock().next(peer)
     }
 
     async fn send_from(&self, peer: &Bytes, mut next: u64) -> Result<(), ZmqError> {
@@ -228,6 +215,35 @@ impl Replays {
         }
         let end = [peer.clone(), Bytes::new(), Bytes::new(), Bytes::from_static(END), Bytes::new()];
         self.socket.send_multipart(message(end)).await
+    }
+}
+
+/// The first numbers that each peer has asked for and not got; there while it is being answered.
+#[derive(Default)]
+struct Asked(HashMap<Bytes, VecDeque<u64>>);
+
+impl Asked {
+    /// Notes a request, unless too many wait. True if nobody answers the peer yet.
+    fn add(&mut self, peer: &Bytes, first: u64) -> bool {
+        let is_new = !self.0.contains_key(peer);
+        let requests = self.0.entry(peer.clone()).or_default();
+        if requests.len() < REQUESTS_MAX {
+            requests.push_back(first);
+        }
+        is_new
+    }
+
+    /// What to answer next. If it is nothing, the peer is no longer answered.
+    fn next(&mut self, peer: &Bytes) -> Option<u64> {
+        let first = self.0.get_mut(peer).and_then(VecDeque::pop_front);
+        if first.is_none() {
+            self.forget(peer);
+        }
+        first
+    }
+
+    fn forget(&mut self, peer: &Bytes) {
+        self.0.remove(peer);
     }
 }
 
@@ -262,5 +278,29 @@ fn error_of(error: ZmqError) -> io::Error {
         ZmqError::IoError { kind, message } => io::Error::new(kind, message),
         ZmqError::AddrInUse(_) => io::Error::new(io::ErrorKind::AddrInUse, error),
         _ => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_wait_in_turn_but_not_without_bound() {
+        let (mut asked, peer) = (Asked::default(), Bytes::from_static(b"peer"));
+        assert!(asked.add(&peer, 0) && asked.add(&Bytes::from_static(b"other"), 7));
+        (1..1_000).for_each(|first| assert!(!asked.add(&peer, first), "it is being answered"));
+        let waiting: Vec<_> = std::iter::from_fn(|| asked.next(&peer)).collect();
+        assert_eq!(waiting, Vec::from_iter(0..REQUESTS_MAX as u64));
+        assert!(asked.add(&peer, 5), "nobody answers it any more");
+        asked.forget(&peer);
+        assert_eq!(asked.next(&peer), None);
+    }
+
+    #[test]
+    fn all_frames_but_the_last_have_more_behind_them() {
+        let frames = message([Bytes::from_static(b"topic"), Bytes::new(), Bytes::new()]);
+        let more: Vec<_> = frames.iter().map(|frame| frame.is_more()).collect();
+        assert_eq!(more, [true, true, false]);
     }
 }

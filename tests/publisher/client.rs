@@ -67,8 +67,18 @@ impl Client {
 
     /// Asks for the batches from `first` on.
     pub fn replay(&mut self, first: u64) -> Vec<Batch> {
+        self.ask(first);
+        self.answer()
+    }
+
+    /// Asks, and does not wait.
+    pub fn ask(&mut self, first: u64) {
         self.send_frame(1, b"");
         self.send_frame(0, &first.to_be_bytes());
+    }
+
+    /// The batches up to the next end marker.
+    pub fn answer(&mut self) -> Vec<Batch> {
         let mut batches = Vec::new();
         loop {
             let [delimiter, _, sequence, payload] =

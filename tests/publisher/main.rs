@@ -299,6 +299,23 @@ fn numbers_to(subscriber: &mut Client, mark: u64) -> Vec<u64> {
 }
 
 #[test]
+fn a_replay_that_is_not_read_holds_up_nobody() {
+    let options = options(Dialect::Map).batch_blocks(1);
+    let publisher = EventPublisher::bind(&options).unwrap();
+    let hashes: Vec<_> = (1..=1_000).map(BlockHash::from_u128).collect();
+    for _ in 0..4_000 {
+        publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
+    }
+    let address = publisher.replay_address().unwrap();
+    let mut stuck = Client::connect(address, "DEALER");
+    (0..3).for_each(|_| stuck.ask(0));
+    let mut other = Client::connect(address, "DEALER");
+    assert_eq!(other.replay(0).len(), 4_001);
+    let answers: Vec<_> = (0..3).map(|_| stuck.answer().len()).collect();
+    assert_eq!(answers, [4_001; 3], "each is answered in its turn");
+}
+
+#[test]
 fn a_small_batch_goes_out_by_its_age() {
     let publisher = EventPublisher::bind(&options(Dialect::Map)).unwrap();
     let mut subscriber = Client::subscribe(publisher.address(), "kv@pod");
@@ -393,25 +410,28 @@ fn python_understands_it() {
         println!("skipped: {python} has no zmq and msgspec");
         return;
     }
-    let publisher = publisher(Dialect::Map);
-    let cache = cache_of(&publisher);
-    work(&cache, 300);
-    publisher.flush();
-    let mut router = Router::default();
-    let batches = Client::connect(publisher.replay_address().unwrap(), "DEALER").replay(0);
-    batches.iter().for_each(|batch| router.take(batch));
-    let mut listener = Command::new(python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/publisher/listen.py"))
-        .arg(format!("tcp://{}", publisher.address()))
-        .arg(format!("tcp://{}", publisher.replay_address().unwrap()))
-        .arg(publisher.stats().next_sequence.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
-    let heard = lines.next().expect("it hears the replay").unwrap();
-    assert_eq!(heard, format!("heard {}", router.contents.len()));
-    cache.reset_prefix_cache();
-    assert_eq!(lines.next().expect("it hears what is published").unwrap(), "cleared");
-    assert!(listener.wait().unwrap().success());
+    for dialect in [Dialect::Map, Dialect::Array] {
+        let publisher = publisher(dialect);
+        let cache = cache_of(&publisher);
+        work(&cache, 300);
+        publisher.flush();
+        let mut router = Router::default();
+        let batches = Client::connect(publisher.replay_address().unwrap(), "DEALER").replay(0);
+        batches.iter().for_each(|batch| router.take(batch));
+        let mut listener = Command::new(&python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/publisher/listen.py"))
+            .arg(format!("tcp://{}", publisher.address()))
+            .arg(format!("tcp://{}", publisher.replay_address().unwrap()))
+            .arg(publisher.stats().next_sequence.to_string())
+            .arg(format!("{dialect:?}"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
+        let heard = lines.next().expect("it hears the replay").unwrap();
+        assert_eq!(heard, format!("heard {}", router.contents.len()));
+        cache.reset_prefix_cache();
+        assert_eq!(lines.next().expect("it hears what is published").unwrap(), "cleared");
+        assert!(listener.wait().unwrap().success());
+    }
 }
