@@ -7,6 +7,8 @@
 
 mod input;
 mod program;
+#[cfg(feature = "events")]
+mod publish;
 mod reuse;
 mod serving;
 mod sweep;

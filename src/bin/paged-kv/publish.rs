@@ -15,7 +15,7 @@ use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
 #[derive(Args, Clone, Debug)]
 pub struct PublishArguments {
     /// Publish KV events to ZeroMQ subscribers at this address, tcp://ADDRESS:PORT; prompts are then
-    /// made of tokens, told by the trace's hash ids
+    /// made of tokens, told by the trace's hash ids: without those nothing is published
     #[arg(long, value_name = "ENDPOINT")]
     publish: Option<String>,
 
