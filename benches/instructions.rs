@@ -1,5 +1,6 @@
 //! How many instructions does an operation take? Counted by valgrind, not timed, so that the
-//! answer is the same on a busy machine: `cargo bench --bench instructions [-- --write]`.
+//! answer is the same on a busy machine: `cargo bench --features events --bench
+//! instructions [-- --write]`.
 //!
 //! Runs itself under cachegrind, each operation `TIMES` and twice `TIMES` times after the same
 //! set-up; the difference, divided, is one operation with its share of the loop. `--write` puts
@@ -12,6 +13,8 @@ use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
+#[cfg(feature = "events")]
+use paged_kv::event::{EventPublisher, PublisherOptions};
 use paged_kv::export::{Gaps, TableShape, block_tables};
 use paged_kv::{
     AdmitOptions, BlockId, BlockPool, EventSink, HashAlgorithm, KvEvent, PagedKvCache, SeqId,
@@ -51,11 +54,25 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("fork and release 512", |times| fork_and_release(times, 512)),
     ("fork and release 8192", |times| fork_and_release(times, 8192)),
     ("export a block table row of 512, by handle", |times| export(times, 512)),
-    ("admit, publish and release 32 new blocks", |times| admit_new(times, false)),
-    ("the same, with a listener that ignores it", |times| admit_new(times, true)),
-    ("admit and release 32 blocks that hit", |times| admit_hits(times, false)),
-    ("the same, with a listener that ignores it", |times| admit_hits(times, true)),
+    ("admit, publish and release 32 new blocks", |times| admit_new(times, Listener::Nobody)),
+    ("the same, with a listener that ignores it", |times| admit_new(times, Listener::Deaf)),
+    #[cfg(feature = "events")]
+    ("the same, with a publisher", |times| admit_new(times, Listener::Publisher)),
+    ("admit and release 32 blocks that hit", |times| admit_hits(times, Listener::Nobody)),
+    ("the same, with a listener that ignores it", |times| admit_hits(times, Listener::Deaf)),
+    #[cfg(feature = "events")]
+    ("the same, with a publisher", |times| admit_hits(times, Listener::Publisher)),
 ];
+
+/// Who hears of what comes and goes in a cache.
+#[derive(Clone, Copy)]
+enum Listener {
+    Nobody,
+    Deaf,
+    /// Batches are made, numbered and kept. Nobody subscribes.
+    #[cfg(feature = "events")]
+    Publisher,
+}
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -124,8 +141,8 @@ fn table(counts: &[f64]) -> String {
 fn document(table: &str) -> String {
     format!(
         "# Instructions an operation\n\n\
-         Written by `cargo bench --bench instructions -- --write`: x86-64 instructions as\n\
-         valgrind's cachegrind counts them, on one thread, with a warm home shard. The difference\n\
+         Written by `cargo bench --features events --bench instructions -- --write`: x86-64\n\
+         instructions as valgrind's cachegrind counts them, on one thread, with a warm home shard. The difference\n\
          between {TIMES} and twice as many operations, divided: set-up and program start cancel.\n\
          What the loop and the memory allocator take is included. Of one machine, compiler and C\n\
          library; on those, the same each time.\n\n\
@@ -152,7 +169,7 @@ fn warm_pool() -> BlockPool {
 }
 
 /// A full cache of contents, each of whose blocks is reclaimed when the next is needed.
-fn cache_of_contents(listens: bool) -> PagedKvCache {
+fn cache_of_contents(listener: Listener) -> PagedKvCache {
     struct Deaf;
 
     impl EventSink for Deaf {
@@ -163,7 +180,16 @@ fn cache_of_contents(listens: bool) -> PagedKvCache {
 
     let builder = PagedKvCache::builder().num_blocks(1 << 12).block_size(16);
     let builder = builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
-    let builder = if listens { builder.with_event_sink(Arc::new(Deaf)) } else { builder };
+    let builder = match listener {
+        Listener::Nobody => builder,
+        Listener::Deaf => builder.with_event_sink(Arc::new(Deaf)),
+        #[cfg(feature = "events")]
+        Listener::Publisher => {
+            let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+            let publisher = EventPublisher::bind(&options).expect("a port is free");
+            builder.with_event_sink(Arc::new(publisher))
+        }
+    };
     let cache = builder.build().unwrap();
     (0..1 << 8).for_each(|prompt| admit(&cache, 1_000_000 + prompt));
     cache
@@ -177,8 +203,8 @@ fn admit(cache: &PagedKvCache, prompt: u32) {
     sequence.commit(tokens.len()).unwrap();
 }
 
-fn admit_new(times: u64, listens: bool) {
-    let cache = cache_of_contents(listens);
+fn admit_new(times: u64, listener: Listener) {
+    let cache = cache_of_contents(listener);
     let mut prompt = 0;
     repeat(times, || {
         prompt += 1;
@@ -186,8 +212,8 @@ fn admit_new(times: u64, listens: bool) {
     });
 }
 
-fn admit_hits(times: u64, listens: bool) {
-    let cache = cache_of_contents(listens);
+fn admit_hits(times: u64, listener: Listener) {
+    let cache = cache_of_contents(listener);
     repeat(times, || admit(&cache, 1));
 }
 

@@ -33,7 +33,7 @@ use super::kv_event::{EventSink, KvEvent};
 use super::tree::{AnnouncedTree, Content};
 use crate::id::BlockId;
 use crate::pool::TakeObserver;
-use crate::prefix::{BlockHash, ExtraKeys};
+use crate::prefix::{BlockHash, Told};
 use crate::sync::{AtomicBool, Mutex, Ordering, PlainArc};
 
 /// The most blocks of one event.
@@ -53,6 +53,7 @@ struct State {
     /// Consecutive contents that are noted and not told yet.
     run: Run,
     /// Kept for their memory.
+    joined: Vec<u32>,
     removed: Vec<BlockHash>,
     found: Vec<BlockId>,
 }
@@ -60,8 +61,6 @@ struct State {
 struct Run {
     parent: Option<BlockHash>,
     hashes: Vec<BlockHash>,
-    tokens: Vec<u32>,
-    extra: Option<PlainArc<ExtraKeys>>,
     index: usize,
     /// The home of the last of them.
     last: Option<BlockId>,
@@ -80,14 +79,8 @@ impl Announcer {
         let state = State {
             tree: AnnouncedTree::new(num_blocks, block_size),
             block_size,
-            run: Run {
-                parent: None,
-                hashes: Vec::new(),
-                tokens: Vec::new(),
-                extra: None,
-                index: 0,
-                last: None,
-            },
+            run: Run { parent: None, hashes: Vec::new(), index: 0, last: None },
+            joined: Vec::new(),
             removed: Vec::new(),
             found: Vec::new(),
         };
@@ -98,14 +91,10 @@ impl Announcer {
         }
     }
 
-    /// Changes what is announced: what `change` notes is told when this returns.
+    /// Changes what is announced.
     pub(crate) fn announce<R>(&self, change: impl FnOnce(&mut Announcing<'_>) -> R) -> R {
         let mut state = self.state.lock();
-        let mut announcing =
-            Announcing { sink: &*self.sink, homes: &self.homes, state: &mut state };
-        let result = change(&mut announcing);
-        announcing.tell_run();
-        result
+        change(&mut Announcing { sink: &*self.sink, homes: &self.homes, state: &mut state })
     }
 }
 
@@ -117,16 +106,23 @@ impl Announcing<'_> {
     }
 
     /// Notes a content that can be found in `id` now and nowhere else; `parent` is the home of what
-    /// comes before it.
-    pub(crate) fn store(&mut self, id: BlockId, content: &Content<'_>, parent: Option<BlockId>) {
+    /// comes before it. It is one of those that are `told`, and told by [`tell_run`](Self::tell_run) at
+    /// the latest.
+    pub(crate) fn store(
+        &mut self,
+        id: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        told: &Told<'_>,
+    ) {
         // Relaxed: who takes the block does so after its owners, of whom the caller is one, have left.
         self.homes[id.index()].store(true, Ordering::Relaxed);
         let announced = self.state.tree.insert(id, content, parent);
         if announced {
-            self.add_to_run(id, content, parent);
+            self.add_to_run(id, content, parent, told);
         }
         if self.state.tree.has_orphans() {
-            self.adopt(id);
+            self.adopt(id, told);
         }
     }
 
@@ -139,25 +135,24 @@ impl Announcing<'_> {
 
     /// Everything announced has ended.
     pub(crate) fn clear(&mut self) {
-        self.tell_run();
         self.state.tree.clear();
         self.sink.on_event(&KvEvent::AllBlocksCleared);
     }
 
     /// Tells everything once more, behind a clearing.
     pub(crate) fn repeat(&mut self) {
-        self.tell_run();
         self.sink.on_event(&KvEvent::AllBlocksCleared);
         let mut found = std::mem::take(&mut self.state.found);
         self.state.tree.list(&mut found);
         self.tell_each(&mut found);
     }
 
-    fn adopt(&mut self, id: BlockId) {
+    #[cold]
+    fn adopt(&mut self, id: BlockId, told: &Told<'_>) {
         let mut found = std::mem::take(&mut self.state.found);
         self.state.tree.adopt(id, &mut found);
         if !found.is_empty() {
-            self.tell_run();
+            self.tell_run(told);
         }
         self.tell_each(&mut found);
     }
@@ -178,35 +173,40 @@ impl Announcing<'_> {
         self.state.found = std::mem::take(found);
     }
 
-    fn add_to_run(&mut self, id: BlockId, content: &Content<'_>, parent: Option<BlockId>) {
+    fn add_to_run(
+        &mut self,
+        id: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        told: &Told<'_>,
+    ) {
         let run = &self.state.run;
         let goes_on = parent.is_some() && run.last == parent && run.hashes.len() < MOST_BLOCKS;
         if !goes_on {
-            self.tell_run();
+            self.tell_run(told);
             self.state.run.parent = content.parent;
-            self.state.run.extra = content.extra.cloned();
             self.state.run.index = content.index;
         }
         let run = &mut self.state.run;
         run.hashes.push(content.hash);
-        run.tokens.extend_from_slice(content.tokens);
         run.last = Some(id);
     }
 
-    fn tell_run(&mut self) {
-        let run = &mut self.state.run;
+    /// Tells of the contents that are noted and not told yet, which are some of those that are `told`.
+    pub(crate) fn tell_run(&mut self, told: &Told<'_>) {
+        let State { run, joined, block_size, .. } = &mut *self.state;
         if !run.hashes.is_empty() {
+            let first = run.index - told.index;
             self.sink.on_event(&KvEvent::BlockStored {
                 hashes: &run.hashes,
                 parent: run.parent,
-                tokens: &run.tokens,
-                block_size: self.state.block_size,
-                extra: run.extra.as_deref(),
+                tokens: told.tokens_of(first..first + run.hashes.len(), joined),
+                block_size: *block_size,
+                extra: told.extra.as_deref(),
                 index: run.index,
             });
         }
         run.hashes.clear();
-        run.tokens.clear();
         run.last = None;
     }
 }

@@ -17,6 +17,9 @@ use crate::sync::PlainArc;
 /// No block.
 const NONE: u32 = u32::MAX;
 
+/// The era of a block that is no home.
+const NO_ERA: u32 = 0;
+
 /// A content, and what is to be told of it.
 pub(crate) struct Content<'a> {
     pub(crate) hash: BlockHash,
@@ -66,7 +69,7 @@ impl Node {
         parent_hash: None,
         extra: None,
         index: 0,
-        era: 0,
+        era: NO_ERA,
         parent: NONE,
         first_child: NONE,
         next: NONE,
@@ -84,7 +87,7 @@ impl AnnouncedTree {
             tokens: vec![0; num_blocks * block_size].into(),
             block_size,
             orphans: HashMap::new(),
-            era: 1,
+            era: NO_ERA + 1,
             open: Vec::new(),
         }
     }
@@ -104,27 +107,34 @@ impl AnnouncedTree {
         content: &Content<'_>,
         parent: Option<BlockId>,
     ) -> bool {
-        let announced = match (content.parent, parent) {
-            (None, _) => true,
-            (Some(_), Some(parent)) => self.nodes[parent.index()].announced,
-            (Some(_), None) => false,
+        let (announced, next) = match (parent, content.parent) {
+            (Some(parent), _) => {
+                let parent = &mut self.nodes[parent.index()];
+                (parent.announced, std::mem::replace(&mut parent.first_child, id.0))
+            }
+            (None, Some(hash)) => (false, self.orphans.insert(hash, id.0).unwrap_or(NONE)),
+            (None, None) => (true, NONE),
         };
-        self.nodes[id.index()] = Node {
-            hash: content.hash,
-            parent_hash: content.parent,
-            extra: content.extra.cloned(),
-            index: content.index as u32,
-            era: self.era,
-            parent: parent.map_or(NONE, |parent| parent.0),
-            announced,
-            has_tokens: !content.tokens.is_empty(),
-            ..Node::EMPTY
-        };
-        if !content.tokens.is_empty() {
+        if next != NONE {
+            self.nodes[next as usize].before = id.0;
+        }
+        let node = &mut self.nodes[id.index()];
+        node.hash = content.hash;
+        node.parent_hash = content.parent;
+        // An `Arc` is let go of only where there is one.
+        if node.extra.is_some() || content.extra.is_some() {
+            node.extra = content.extra.cloned();
+        }
+        node.index = content.index as u32;
+        node.era = self.era;
+        node.parent = parent.map_or(NONE, |parent| parent.0);
+        (node.first_child, node.next, node.before) = (NONE, next, NONE);
+        node.announced = announced;
+        node.has_tokens = !content.tokens.is_empty();
+        if node.has_tokens {
             let start = id.index() * self.block_size;
             self.tokens[start..start + self.block_size].copy_from_slice(content.tokens);
         }
-        self.link(id.0);
         announced
     }
 
@@ -159,11 +169,33 @@ impl AnnouncedTree {
         if era != self.era {
             return;
         }
+        if first_child == NONE {
+            // Mostly: contents are reclaimed from the end of a prompt.
+            if announced {
+                removed.push(hash);
+            }
+        } else {
+            if announced {
+                self.hide(id, removed);
+            }
+            self.set_parent_of_all(first_child, NONE);
+            self.orphans.insert(hash, first_child);
+        }
+        self.unlink(id.0);
+        let node = &mut self.nodes[id.index()];
+        node.era = NO_ERA;
+        if node.extra.is_some() {
+            node.extra = None;
+        }
+    }
+
+    /// Appends what hangs below `id` and is announced to `removed`, then itself, all of it from the end;
+    /// none of it is announced any more.
+    #[cold]
+    fn hide(&mut self, id: BlockId, removed: &mut Vec<BlockHash>) {
         let start = removed.len();
         self.open.clear();
-        if announced {
-            self.open.push(id.0);
-        }
+        self.open.push(id.0);
         while let Some(at) = self.open.pop() {
             let node = &mut self.nodes[at as usize];
             node.announced = false;
@@ -171,12 +203,6 @@ impl AnnouncedTree {
             self.push_all(self.nodes[at as usize].first_child);
         }
         removed[start..].reverse();
-        self.unlink(id.0);
-        if first_child != NONE {
-            self.set_parent_of_all(first_child, NONE);
-            self.orphans.insert(hash, first_child);
-        }
-        self.nodes[id.index()] = Node::EMPTY;
     }
 
     /// The content of `old` lives in `new`, which is no home, from now on.
@@ -237,6 +263,7 @@ impl AnnouncedTree {
         (node.next, node.before) = (next, NONE);
     }
 
+    #[inline]
     fn unlink(&mut self, at: u32) {
         let Node { parent, parent_hash, next, before, .. } = self.nodes[at as usize];
         let Some(parent_hash) = parent_hash else { return };

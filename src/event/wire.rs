@@ -164,6 +164,7 @@ impl WireFormat {
 
 fn write_hashes(out: &mut Vec<u8>, hashes: &[BlockHash]) -> Written {
     write_array_len(out, hashes.len() as u32)?;
+    out.reserve(9 * hashes.len());
     for &hash in hashes {
         let mut bytes = [Marker::U64.to_u8(); 9];
         bytes[1..].copy_from_slice(&wire_hash(hash).to_be_bytes());
@@ -181,37 +182,45 @@ fn write_parent(out: &mut Vec<u8>, parent: Option<BlockHash>) -> Written {
 
 fn write_tokens(out: &mut Vec<u8>, tokens: &[u32]) -> Written {
     write_array_len(out, tokens.len() as u32)?;
-    // By hand, as `write_uint` would: a batch is mostly tokens.
-    const MOST: usize = 5;
-    let start = out.len();
-    out.resize(start + MOST * tokens.len(), 0);
-    let mut room = &mut out[start..];
-    for &token in tokens {
-        let bytes = token.to_be_bytes();
-        let slot = room.first_chunk_mut::<MOST>().expect("there is room for the rest");
-        let len = match token {
-            0..0x80 => {
-                slot[0] = bytes[3];
-                1
+    // By hand, as `write_uint` would: a batch is mostly tokens, and neighbours mostly of one length.
+    out.reserve(5 * tokens.len());
+    let (together, rest) = tokens.as_chunks::<TOGETHER>();
+    for chunk in together {
+        let all = |is: fn(u32) -> bool| chunk.iter().fold(true, |all, &token| all & is(token));
+        if all(|token| token >= 0x1_0000) {
+            let mut bytes = [Marker::U32.to_u8(); 5 * TOGETHER];
+            for (slot, token) in bytes.as_chunks_mut::<5>().0.iter_mut().zip(chunk) {
+                slot[1..].copy_from_slice(&token.to_be_bytes());
             }
-            0x80..0x100 => {
-                (slot[0], slot[1]) = (Marker::U8.to_u8(), bytes[3]);
-                2
+            out.extend_from_slice(&bytes);
+        } else if all(|token| token.wrapping_sub(0x100) < 0x1_0000 - 0x100) {
+            let mut bytes = [Marker::U16.to_u8(); 3 * TOGETHER];
+            for (slot, &token) in bytes.as_chunks_mut::<3>().0.iter_mut().zip(chunk) {
+                slot[1..].copy_from_slice(&(token as u16).to_be_bytes());
             }
-            0x100..0x1_0000 => {
-                *slot = [Marker::U16.to_u8(), bytes[2], bytes[3], 0, 0];
-                3
-            }
-            _ => {
-                *slot = [Marker::U32.to_u8(), bytes[0], bytes[1], bytes[2], bytes[3]];
-                5
-            }
-        };
-        room = &mut room[len..];
+            out.extend_from_slice(&bytes);
+        } else {
+            write_each(out, chunk);
+        }
     }
-    let left = room.len();
-    out.truncate(out.len() - left);
+    write_each(out, rest);
     Ok(())
+}
+
+/// Tokens that are looked at together.
+const TOGETHER: usize = 16;
+
+/// Writes each token in its shortest form.
+fn write_each(out: &mut Vec<u8>, tokens: &[u32]) {
+    for &token in tokens {
+        let [a, b, c, d] = token.to_be_bytes();
+        match token {
+            0..0x80 => out.push(d),
+            0x80..0x100 => out.extend_from_slice(&[Marker::U8.to_u8(), d]),
+            0x100..0x1_0000 => out.extend_from_slice(&[Marker::U16.to_u8(), c, d]),
+            _ => out.extend_from_slice(&[Marker::U32.to_u8(), a, b, c, d]),
+        }
+    }
 }
 
 /// For each block the list of what else it depends on, or nil.
@@ -331,14 +340,20 @@ mod tests {
 
     #[test]
     fn tokens_are_written_in_their_shortest_forms() {
-        let tokens = [0, 127, 128, 255, 256, 65_535, 65_536, u32::MAX];
-        let (mut want, mut written) = (Vec::new(), Vec::new());
-        write_array_len(&mut want, 8).unwrap();
-        tokens.iter().for_each(|&token| {
-            write_uint(&mut want, token.into()).unwrap();
-        });
-        write_tokens(&mut written, &tokens).unwrap();
-        assert_eq!(written, want);
+        let each = [0, 127, 128, 255, 256, 65_535, 65_536, u32::MAX];
+        let in_threes: Vec<_> = (256..).step_by(97).take(3 * TOGETHER).collect();
+        let in_fives: Vec<_> = (65_536..).step_by(9_973).take(2 * TOGETHER).collect();
+        let around: Vec<_> = (65_536 - 20..65_536 + 20).chain(240..280).collect();
+        let mixed = [&in_threes[..], &in_fives, &each, &around, &in_threes].concat();
+        for tokens in [&each[..], &in_threes, &in_fives, &around, &mixed, &[]] {
+            let (mut want, mut written) = (Vec::new(), Vec::new());
+            write_array_len(&mut want, tokens.len() as u32).unwrap();
+            tokens.iter().for_each(|&token| {
+                write_uint(&mut want, token.into()).unwrap();
+            });
+            write_tokens(&mut written, tokens).unwrap();
+            assert_eq!(written, want);
+        }
     }
 
     #[test]

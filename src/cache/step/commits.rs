@@ -91,11 +91,11 @@ impl Step {
             }
             ids.push(id);
             hashes.push(naming.hash(at));
-            if naming.published().is_heard() {
-                tokens.extend_from_slice(told.tokens_of(at - offered, &mut Vec::new()));
-            }
         }
         let blocks = ids.len() - committed.end;
+        if naming.published().is_heard() {
+            tokens.extend_from_slice(told.tokens_of(0..blocks, &mut Vec::new()));
+        }
         (committed.end, committed.end_of_tokens) = (ids.len(), tokens.len());
         if blocks > 0 {
             groups.push(committed);

@@ -3,6 +3,8 @@
 //! Publishers exclude each other here, so there never are two copies to choose from. Why what is told
 //! is true, [`announcer`](crate::event::announcer) says.
 
+use std::ops::Range;
+
 use super::{Generation, PublishedBlocks, name_of};
 use crate::event::announcer::{Announcer, Announcing};
 use crate::event::tree::Content;
@@ -73,31 +75,33 @@ impl PublishedBlocks {
             offered[at] = self.offer(blocks, id, name(at), &mut again, is_home);
         }
         let mut tokens = Vec::new();
-        for (at, &id) in ids.iter().enumerate() {
-            match offered[at] {
+        // What comes before the next one, and the home of it where it was offered just now.
+        let (mut parent, mut before) = (told.parent, None);
+        for (at, (&id, &offered)) in ids.iter().zip(&offered).enumerate() {
+            let hash = hash_of(at);
+            match offered {
                 Offered::Passed => {}
                 Offered::Rehoused(old) => announcing.rehouse(old, id),
                 Offered::Published => {
-                    let parent = if at == 0 { told.parent } else { Some(hash_of(at - 1)) };
-                    let home = if at > 0 && offered[at - 1] != Offered::Passed {
-                        Some(ids[at - 1])
-                    } else {
-                        parent.and_then(|hash| {
-                            let is_home = |id| announcing.is_home_of(id, hash);
-                            self.index.find(self.index.place(name_of(hash, generation)), is_home)
-                        })
-                    };
+                    let home = before.or_else(|| {
+                        let hash = parent?;
+                        let is_home = |id| announcing.is_home_of(id, hash);
+                        self.index.find(self.index.place(name_of(hash, generation)), is_home)
+                    });
                     let content = Content {
-                        hash: hash_of(at),
+                        hash,
                         parent,
-                        tokens: told.tokens_of(at, &mut tokens),
+                        tokens: told.tokens_of(at..at + 1, &mut tokens),
                         extra: told.extra.as_ref(),
                         index: told.index + at,
                     };
-                    announcing.store(id, &content, home);
+                    announcing.store(id, &content, home, told);
                 }
             }
+            parent = Some(hash);
+            before = (offered != Offered::Passed).then_some(id);
         }
+        announcing.tell_run(told);
         offered.iter().filter(|&&offered| offered != Offered::Passed).count()
     }
 
@@ -141,13 +145,17 @@ impl PublishedBlocks {
 }
 
 impl Told<'_> {
-    /// The tokens of the `at`th block; by way of `joined` if they are in both parts.
-    pub(crate) fn tokens_of<'a>(&'a self, at: usize, joined: &'a mut Vec<u32>) -> &'a [u32] {
+    /// The tokens of some of the blocks; by way of `joined` if they are in both parts.
+    pub(crate) fn tokens_of<'a>(
+        &'a self,
+        blocks: Range<usize>,
+        joined: &'a mut Vec<u32>,
+    ) -> &'a [u32] {
         let [first, second] = self.tokens;
         if first.is_empty() && second.is_empty() {
             return &[];
         }
-        let (start, end) = (at * self.block_size, (at + 1) * self.block_size);
+        let (start, end) = (blocks.start * self.block_size, blocks.end * self.block_size);
         if end <= first.len() {
             return &first[start..end];
         }
