@@ -263,8 +263,18 @@ impl AnnouncedTree {
         (node.next, node.before) = (next, NONE);
     }
 
-    #[inline]
+    #[inline(always)]
     fn unlink(&mut self, at: u32) {
+        let Node { parent, next, before, .. } = self.nodes[at as usize];
+        if parent != NONE && next == NONE && before == NONE {
+            // Mostly: few contents have siblings.
+            self.nodes[parent as usize].first_child = NONE;
+        } else {
+            self.unlink_among_others(at);
+        }
+    }
+
+    fn unlink_among_others(&mut self, at: u32) {
         let Node { parent, parent_hash, next, before, .. } = self.nodes[at as usize];
         let Some(parent_hash) = parent_hash else { return };
         if next != NONE {

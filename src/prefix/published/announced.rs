@@ -146,18 +146,27 @@ impl PublishedBlocks {
 
 impl Told<'_> {
     /// The tokens of some of the blocks; by way of `joined` if they are in both parts.
+    #[inline(always)]
     pub(crate) fn tokens_of<'a>(
         &'a self,
         blocks: Range<usize>,
         joined: &'a mut Vec<u32>,
     ) -> &'a [u32] {
+        let [first, _] = self.tokens;
+        let tokens = blocks.start * self.block_size..blocks.end * self.block_size;
+        first.get(tokens.clone()).unwrap_or_else(|| self.later_tokens(tokens, joined))
+    }
+
+    /// Those that are not all in the first part.
+    #[inline(never)]
+    fn later_tokens<'a>(
+        &'a self,
+        Range { start, end }: Range<usize>,
+        joined: &'a mut Vec<u32>,
+    ) -> &'a [u32] {
         let [first, second] = self.tokens;
         if first.is_empty() && second.is_empty() {
             return &[];
-        }
-        let (start, end) = (blocks.start * self.block_size, blocks.end * self.block_size);
-        if end <= first.len() {
-            return &first[start..end];
         }
         if start >= first.len() {
             return &second[start - first.len()..end - first.len()];
