@@ -1,10 +1,11 @@
-//! Does a running batch ask the memory allocator for anything? Not once it has warmed up.
+//! Does a running batch ask the memory allocator for anything? Not once it has warmed up. Nor does a
+//! cache keep tokens that nobody is told of.
 
 use allocation_counter::measure;
 use paged_kv::export::{Gaps, TableShape};
 use paged_kv::{
-    AdmitOptions, AppendBatch, CachedSequence, PagedKvCache, ReclaimPolicy, SeqId, Sequence,
-    StepBuffers, append_batch, append_batch_fitting,
+    AdmitOptions, AppendBatch, CachedSequence, EventSink, KvEvent, PagedKvCache, ReclaimPolicy,
+    SeqId, Sequence, StepBuffers, append_batch, append_batch_fitting,
 };
 
 const ROWS: usize = 16;
@@ -159,4 +160,38 @@ fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
     assert!(two_queue <= 96.0, "{two_queue:.1}");
     assert!(with <= 96.0, "{with:.1}");
     assert!(without <= 32.0, "{without:.1}");
+}
+
+/// The tokens of every block, and what hangs together, are there for listeners only.
+#[test]
+fn tokens_are_kept_only_where_somebody_listens() {
+    struct Deaf;
+
+    impl EventSink for Deaf {
+        fn on_event(&self, _: &KvEvent<'_>) {}
+    }
+
+    const BLOCK_SIZE: usize = 1024;
+    let held = |listens: bool| {
+        let mut kept = None;
+        let info = measure(|| {
+            let builder = PagedKvCache::builder().num_blocks(64).block_size(BLOCK_SIZE);
+            let builder =
+                if listens { builder.with_event_sink(std::sync::Arc::new(Deaf)) } else { builder };
+            let cache = builder.build().unwrap();
+            let tokens: Vec<u32> = (0..64 * BLOCK_SIZE as u32).collect();
+            for id in (0..10).map(SeqId) {
+                cache.admit(id, &tokens).unwrap();
+                cache.commit(id, tokens.len()).unwrap();
+                cache.free(id).unwrap();
+            }
+            kept = Some(cache);
+        });
+        drop(kept);
+        info.bytes_current
+    };
+    let (quiet, heard) = (held(false), held(true));
+    let of_tokens = (64 * BLOCK_SIZE * size_of::<u32>()) as i64;
+    assert!(quiet < of_tokens, "{quiet} bytes are held where nobody listens");
+    assert!(heard >= quiet + of_tokens, "{heard} bytes are held where somebody does");
 }
