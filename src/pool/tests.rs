@@ -27,7 +27,7 @@ fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
 fn what_no_pool_can_be_is_refused_with_the_number() {
     let refusal = |num_blocks, shards, null_block| {
         let built = BlockPool::build(num_blocks, shards, Keep::Nothing, null_block, None);
-        built.err().expect("a refusal").to_string()
+        built.expect_err("a refusal").to_string()
     };
     let most = MOST_BLOCKS + 1;
     for (refused, reason) in [
