@@ -90,6 +90,13 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_hashed_too() {
+        let hash = IdHash::default();
+        assert_eq!(hash.hash_one([1_u8, 2]), hash.hash_one([1_u8, 2]));
+        assert_ne!(hash.hash_one([1_u8, 2]), hash.hash_one([2_u8, 1]));
+    }
+
+    #[test]
     fn two_caches_hash_differently() {
         let hashes = |hash: IdHash| (0..64).map(|id| hash.hash_one(SeqId(id))).collect::<Vec<_>>();
         assert_ne!(hashes(IdHash::default()), hashes(IdHash::default()));

@@ -342,3 +342,21 @@ impl PagedKvCache {
         }
     }
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_that_somebody_looks_at_is_trimmed_and_freed_all_the_same() {
+        let (cache, id) = (PagedKvCache::new(8, 4, 1, 1), SeqId(1));
+        cache.allocate(id, 32).unwrap();
+        // As one does who is about to look: a lock of its own, and no lease.
+        let looked_at = cache.sequences.get_mut(&id).unwrap().share();
+        assert_eq!(cache.apply_streaming_llm(id, 4, 8), Ok(20));
+        assert_eq!(cache.get_sequence(id).unwrap().block_ids.len(), 3);
+        assert_eq!(cache.free(id), Ok(()));
+        assert!(looked_at.read().is_none(), "the sequence was taken out");
+        assert_eq!(cache.apply_streaming_llm(id, 4, 8), Err(PagedKvError::SequenceNotFound(id)));
+    }
+}

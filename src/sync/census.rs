@@ -116,7 +116,7 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 
 /// The place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
-    const PLACE_OF: [(&str, Place); 19] = [
+    const PLACE_OF: [(&str, Place); 20] = [
         ("pool/handle.rs", Place::Statistic),
         ("free_list/idle.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
@@ -135,6 +135,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("cache/leases.rs", Place::Sequence),
         ("cache/slot.rs", Place::Sequence),
         ("cache/evicted_ids.rs", Place::Rare),
+        ("event/announcer.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];
     let file = Path::new(caller.file());

@@ -1,0 +1,104 @@
+//! Is each parameter of a cache heeded, and refused where it makes no sense?
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{assert_empties, s};
+use paged_kv::{
+    AdmitOptions, EventSink, HashAlgorithm, KvEvent, PagedKvCache, PagedKvCacheBuilder,
+    PagedKvError,
+};
+
+/// Of eight blocks of four tokens.
+fn eight_blocks() -> PagedKvCacheBuilder {
+    PagedKvCache::builder().num_blocks(8).block_size(4)
+}
+
+fn refusal(builder: PagedKvCacheBuilder) -> PagedKvError {
+    builder.build().expect_err("the parameters make no sense")
+}
+
+#[test]
+fn new_sequences_leave_the_watermark() {
+    let share = || eight_blocks().with_watermark_share(0.3); // of 8 blocks that is 2.4, and so 3
+    for cache in [eight_blocks().with_watermark(3), share()].map(|builder| builder.build().unwrap())
+    {
+        let short = PagedKvError::OutOfMemory { requested: 6, available: 5 };
+        let prompt = cache.prompt(&[7; 24]);
+        let options = AdmitOptions::default();
+        assert_eq!(cache.allocate(s(1), 24), Err(short.clone()));
+        assert_eq!(cache.admit_prompt(s(1), &prompt, &options).unwrap_err(), short);
+        assert_eq!(cache.reserve(6).unwrap_err(), short);
+        cache.allocate(s(1), 20).unwrap();
+        let none_left = PagedKvError::OutOfMemory { requested: 1, available: 0 };
+        assert_eq!(cache.allocate_sequence(1).unwrap_err(), none_left);
+        assert_eq!(cache.allocate(s(2), 0), Ok(()), "what needs no room asks for none");
+        // Sequences that live may grow below it, up to the last block.
+        assert_eq!(cache.append(s(1), 12).unwrap().new_blocks, 5..8);
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn a_watermark_that_leaves_nothing_is_refused() {
+    let refused = |parameter, reason: &str| PagedKvError::InvalidConfig {
+        parameter,
+        reason: reason.to_owned(),
+    };
+    let none_left = "8 of 8 blocks, which leaves none to come in";
+    assert_eq!(refusal(eight_blocks().with_watermark(8)), refused("watermark", none_left));
+    assert_eq!(refusal(eight_blocks().with_watermark_share(1.0)), refused("watermark", none_left));
+    assert!(eight_blocks().with_watermark(7).build().is_ok());
+    for share in [-0.1, 1.1, f64::NAN] {
+        let expected = format!("{share} is not in 0..=1");
+        assert_eq!(
+            refusal(eight_blocks().with_watermark_share(share)),
+            refused("watermark", &expected)
+        );
+    }
+}
+
+#[test]
+fn a_cache_without_prefix_reuse_matches_nothing() {
+    let tokens = [7; 9];
+    for (builder, cached) in [(eight_blocks(), 8), (eight_blocks().without_prefix_reuse(), 0)] {
+        let cache = builder.build().unwrap();
+        cache.admit(s(1), &tokens).unwrap();
+        let published = cache.commit(s(1), 9).unwrap();
+        assert_eq!((published * 4, cache.probe(&tokens)), (cached, cached));
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn prompts_are_hashed_by_the_algorithm_asked_for() {
+    let hashes = |builder: PagedKvCacheBuilder| {
+        let cache = builder.build().unwrap();
+        cache.prompt(&[7; 9]).hashes().to_vec()
+    };
+    let algorithms = [
+        HashAlgorithm::Xxh3 { seed: 0 },
+        HashAlgorithm::Xxh3 { seed: 1 },
+        HashAlgorithm::Sha256Cbor,
+        HashAlgorithm::XxhashCbor,
+    ];
+    let all = algorithms.map(|algorithm| hashes(eight_blocks().with_hash_algorithm(algorithm)));
+    for (at, of_one) in all.iter().enumerate() {
+        assert_eq!(of_one.len(), 2);
+        assert!(all[..at].iter().all(|other| other != of_one), "{at} is as another");
+    }
+}
+
+struct Deaf;
+
+impl EventSink for Deaf {
+    fn on_event(&self, _: &KvEvent<'_>) {}
+}
+
+#[test]
+fn a_builder_that_is_printed_says_whether_somebody_listens() {
+    assert!(format!("{:?}", eight_blocks()).contains("event_sink: None"));
+    let heard = eight_blocks().with_event_sink(Arc::new(Deaf));
+    assert!(format!("{heard:?}").contains("event_sink: Some(EventSink { .. })"));
+}
