@@ -41,6 +41,21 @@ fn new_sequences_leave_the_watermark() {
 }
 
 #[test]
+fn what_the_watermark_refuses_costs_no_contents() {
+    let cache = eight_blocks().with_watermark(2).build().unwrap();
+    let tokens: Vec<u32> = (0..21).collect();
+    cache.admit(s(1), &tokens).unwrap();
+    assert_eq!(cache.commit(s(1), 21), Ok(5));
+    cache.free(s(1)).unwrap();
+    let before = cache.stats();
+    let short = PagedKvError::OutOfMemory { requested: 7, available: 6 };
+    assert_eq!(cache.allocate(s(2), 28), Err(short.clone()));
+    assert_eq!(cache.reserve(7).unwrap_err(), short);
+    assert_eq!((cache.probe(&tokens), cache.stats()), (20, before));
+    assert_empties(&cache);
+}
+
+#[test]
 fn a_watermark_that_leaves_nothing_is_refused() {
     let refused = |parameter, reason: &str| PagedKvError::InvalidConfig {
         parameter,

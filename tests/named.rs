@@ -70,3 +70,19 @@ fn what_is_cut_off_is_not_known_any_more() {
     }
     assert_empties(&cache);
 }
+
+#[test]
+fn of_a_prompt_known_by_its_hashes_those_of_whole_blocks_stay() {
+    let cache = PagedKvCache::new(16, 4, 1, 1);
+    let prompt = cache.prompt(&[7; 13]);
+    for (cut, published) in [(13, 3), (12, 3), (9, 2), (8, 2), (7, 1), (3, 0)] {
+        cache.admit_hashed(s(1), prompt.hashes(), 13).unwrap();
+        cache.truncate(s(1), cut).unwrap();
+        assert_eq!(cache.commit(s(1), cut), Ok(published), "cut to {cut}");
+        let _ = cache.append(s(1), 4).unwrap();
+        assert_eq!(cache.commit(s(1), cut + 4), Ok(0), "tokens whose hashes nobody gave");
+        cache.free(s(1)).unwrap();
+        cache.reset_prefix_cache();
+    }
+    assert_empties(&cache);
+}

@@ -321,3 +321,55 @@ fn what_was_cut_since_cannot_be_undone() -> Result<()> {
     assert_all_room(&cache);
     Ok(())
 }
+
+#[test]
+fn what_was_cut_back_to_where_it_began_can_be_undone_and_no_less() -> Result<()> {
+    for (cut, is_undone) in [(7, true), (6, true), (5, false)] {
+        let cache = cache(16);
+        let mut rows = [(cache.allocate_sequence(6)?, 3)];
+        let mut step = cache.step();
+        assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+        rows[0].0.truncate(cut)?;
+        assert_eq!(step.abort(&mut rows).is_ok(), is_undone, "cut to {cut}");
+        assert_eq!(rows[0].0.num_tokens(), cut.min(6));
+        drop(rows);
+        assert_all_room(&cache);
+    }
+    Ok(())
+}
+
+#[test]
+fn copies_are_added_to_those_that_are_there() -> Result<()> {
+    let cache = cache(16);
+    let mut rows = [(cache.allocate_sequence(6)?, 1), (cache.allocate_sequence(4)?, 1)];
+    let fork = rows[0].0.fork()?;
+    let mut step = cache.step();
+    assert_eq!(format!("{step:?}"), "Step { rows: 0, .. }");
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    assert_eq!(format!("{step:?}"), "Step { rows: 2, .. }");
+    let mut copies = vec![[7_i32; 2]; 3];
+    assert_eq!(step.copies(&mut copies)?, 1);
+    let copied = [fork.block_ids()[1], rows[0].0.block_ids()[1]].map(|id| id.0 as i32);
+    assert_eq!(copies, [[7; 2], [7; 2], [7; 2], copied]);
+    step.complete();
+    drop((rows, fork));
+    assert_all_room(&cache);
+    Ok(())
+}
+
+#[test]
+fn a_step_that_completes_into_its_buffers_says_how_much_it_published() -> Result<()> {
+    let cache = cache(16);
+    let mut rows = [(admitted(&cache, &[1, 2, 3]), 10)];
+    let mut buffers = paged_kv::StepBuffers::default();
+    for (accepted, published) in [(10, 3), (0, 0)] {
+        let mut step = cache.step_in(&mut buffers);
+        assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+        assert_eq!(step.settle(0, &mut rows[0].0, &vec![9; accepted])?, published);
+        assert_eq!(step.complete_into(&mut buffers), published);
+    }
+    assert_eq!(format!("{buffers:?}"), "StepBuffers { .. }");
+    drop(rows);
+    assert_all_room(&cache);
+    Ok(())
+}

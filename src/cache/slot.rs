@@ -252,3 +252,30 @@ impl SharedSlot {
         self.leases.end();
     }
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pool::BlockPool;
+
+    #[test]
+    fn a_thread_knows_while_a_closure_of_its_caller_looks_at_a_sequence() {
+        let pool = BlockPool::new(4);
+        let slot = || {
+            let sequence = pool.allocate_sequence(4, 4).unwrap();
+            Slot::Owned(Live::new(sequence, 0, 1)).share()
+        };
+        let (outer, inner) = (slot(), slot());
+        for _ in 0..2 {
+            assert!(!is_looking());
+            outer.show(|_| {
+                inner.show(|_| assert!(is_looking()));
+                assert!(is_looking(), "still at the outer one");
+            });
+        }
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            outer.show(|_| panic!("of the caller's"));
+        }));
+        assert!(panicked.is_err() && !is_looking());
+    }
+}

@@ -240,3 +240,75 @@ impl Fences {
         }
     }
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+
+    /// Has the step, or an older open one, hold a block. False if none is open.
+    fn hold(fences: &Fences, step: Fence, id: u32) -> bool {
+        fences.hold(step, |held| held.ids.push(BlockId(id)))
+    }
+
+    /// Ends a step. Gives what it gave back.
+    fn close(fences: &Fences, step: Fence) -> Vec<BlockId> {
+        let mut given = Vec::new();
+        fences.close(step, |held| given.append(&mut held.ids));
+        given
+    }
+
+    #[test]
+    fn what_a_step_holds_comes_back_with_its_end_and_nothing_after_it() {
+        let fences = Fences::new();
+        for id in 0..3 {
+            let step = fences.open().unwrap();
+            assert!(hold(&fences, step, id) && hold(&fences, step, 7));
+            assert_eq!(close(&fences, step), [BlockId(id), BlockId(7)]);
+            assert!(!hold(&fences, step, id), "it is over");
+        }
+        let idle = fences.open().unwrap();
+        assert_eq!(close(&fences, idle), []);
+    }
+
+    #[test]
+    fn what_an_older_step_may_have_seen_waits_for_it_too() {
+        let fences = Fences::new();
+        let [first, second, third] = std::array::from_fn(|_| fences.open().unwrap());
+        assert!(hold(&fences, second, 2));
+        assert_eq!(close(&fences, second), [], "the first is open");
+        assert!(hold(&fences, second, 3), "by the first");
+        assert_eq!(close(&fences, first), [BlockId(2), BlockId(3)]);
+        assert!(!hold(&fences, second, 4), "a newer one holds nothing of an older one");
+        assert_eq!(close(&fences, third), []);
+    }
+
+    #[test]
+    fn as_many_steps_are_open_as_there_are_slots() {
+        let fences = Fences::new();
+        let steps: Vec<Fence> = (0..MOST_STEPS).map(|_| fences.open().unwrap()).collect();
+        assert_eq!(fences.open(), None);
+        assert!(steps.windows(2).all(|pair| pair[0].number < pair[1].number));
+        assert_eq!(close(&fences, steps[7]), []);
+        let next = fences.open().unwrap();
+        assert_eq!((next.slot, next.number), (steps[7].slot, steps[MOST_STEPS - 1].number + 1));
+        assert_eq!(next.max(steps[0]), next);
+        assert_eq!(steps[0].max(next), next);
+    }
+
+    #[test]
+    fn what_the_next_step_of_a_slot_holds_is_left_alone() {
+        let fences = Fences::new();
+        let first = fences.open().unwrap();
+        assert!(fences.hold(first, |held| held.ids.extend([BlockId(1); 64])));
+        let mut next = None;
+        fences.close(first, |given| {
+            given.ids.clear();
+            // Another thread may be as quick.
+            let step = fences.open().unwrap();
+            assert_eq!(step.slot, first.slot);
+            assert!(hold(&fences, step, 2));
+            next = Some(step);
+        });
+        assert_eq!(close(&fences, next.unwrap()), [BlockId(2)]);
+    }
+}

@@ -27,6 +27,8 @@ mod audit;
 mod idle;
 mod matching;
 mod shard;
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests;
 
 use self::idle::IdleLists;
 pub(crate) use self::matching::Matching;

@@ -1,0 +1,227 @@
+//! What does a thread find beyond its home, and what does it leave there? Each way by itself.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::pool::reclaim::ReclaimPolicy;
+
+const SHARDS: usize = 4;
+
+/// A list and words whose blocks are where a test puts them: shards in order from this thread's home.
+struct Spread {
+    list: FreeList,
+    words: BlockWords,
+}
+
+impl Spread {
+    /// So many free blocks in each shard; no more than fit.
+    fn new(free: [usize; SHARDS], keep: Keep) -> Self {
+        let total = free.iter().sum();
+        let words = match keep {
+            Keep::Nothing => BlockWords::new(total),
+            Keep::Contents(_) => BlockWords::with_names(total),
+        };
+        let list = FreeList::new(0, total, SHARDS, keep);
+        while list.depot.pop().is_some() {}
+        list.shards.iter().for_each(|shard| shard.claim().set_len(0));
+        let spread = Self { list, words };
+        let mut ids = (0..total as u32).map(BlockId);
+        for (at, &n) in free.iter().enumerate() {
+            let mut claim = spread.shard(at).claim();
+            ids.by_ref().take(n).for_each(|id| claim.push(id, &spread.list.depot));
+        }
+        spread
+    }
+
+    fn shard(&self, from_home: usize) -> &Shard {
+        self.list.shard_of(thread_ordinal() + from_home)
+    }
+
+    fn lengths(&self) -> [usize; SHARDS] {
+        std::array::from_fn(|at| self.shard(at).claim().len())
+    }
+
+    /// Takes all free blocks of a shard, names them and makes them idle there, the last first.
+    fn make_idle(&self, from_home: usize) -> Vec<BlockId> {
+        let mut claim = self.shard(from_home).claim();
+        let (n, mut ids) = (claim.len(), Vec::new());
+        claim.pop_owned(n, &self.words, &mut ids);
+        for &id in &ids {
+            let name = Name::new(u128::from(id.0) + 1);
+            assert!(self.words.give_name(id, name, false, true, |_| {}));
+        }
+        self.list.give_batch(&mut claim, &ids, &self.words);
+        ids
+    }
+
+    /// So many blocks are used, and of the others so many idle.
+    #[track_caller]
+    fn assert_used_and_idle(&self, used: usize, idle: usize) {
+        assert_eq!((self.list.used(), self.list.idle_totals().idle), (used, idle));
+        assert_eq!(self.list.audit(0, &self.words), Ok(()));
+    }
+}
+
+fn distinct(ids: &[BlockId]) -> usize {
+    ids.iter().collect::<HashSet<_>>().len()
+}
+
+/// In front of what is taken: whoever takes adds to what is there.
+const THERE: BlockId = BlockId(u32::MAX);
+
+const CONTENTS: Keep = Keep::Contents(ReclaimPolicy::Lru);
+
+#[test]
+fn who_holds_all_claims_takes_from_every_shard_and_the_depot() {
+    for n in [0, 1, 40, 40 + BATCH, 39 + 2 * BATCH, 40 + 2 * BATCH] {
+        let spread = Spread::new([0, 10, 2 * BATCH, 30], Keep::Nothing);
+        let mut third = spread.shard(2).claim();
+        third.push(BlockId(0), &spread.list.depot); // which spills a batch
+        let len = third.len();
+        third.set_len(len - 1);
+        drop(third);
+        assert_eq!((spread.lengths()[2], spread.list.depot.len()), (BATCH, 1));
+        let mut out = vec![THERE];
+        assert_eq!(spread.list.take_from_all(n, &spread.words, &mut out), Ok(()));
+        assert_eq!((out.len(), distinct(&out), out[0]), (1 + n, 1 + n, THERE));
+        spread.assert_used_and_idle(n, 0);
+    }
+}
+
+#[test]
+fn who_holds_all_claims_takes_free_blocks_before_contents_wherever_they_are() {
+    for (n, left) in [(30, 60), (31, 59), (89, 1), (90, 0)] {
+        let spread = Spread::new([20, 40, 20, 10], CONTENTS);
+        let idle = [spread.make_idle(0), spread.make_idle(1)].concat();
+        spread.assert_used_and_idle(0, 60);
+        let mut out = vec![THERE];
+        assert_eq!(spread.list.take_from_all(n, &spread.words, &mut out), Ok(()));
+        assert_eq!((out.len(), distinct(&out)), (1 + n, 1 + n));
+        assert!(out[1..31].iter().all(|id| !idle.contains(id)), "the free ones first");
+        spread.assert_used_and_idle(n, left);
+        assert_eq!(spread.list.idle_totals().reclaimed, n as u64 - 30);
+    }
+}
+
+#[test]
+fn who_finds_too_little_with_all_claims_says_how_much_and_leaves_it_there() {
+    let spread = Spread::new([20, 40, 20, 10], CONTENTS);
+    let idle = spread.make_idle(1);
+    let mut out = vec![THERE];
+    assert_eq!(spread.list.take_from_all(91, &spread.words, &mut out), Err(90));
+    assert_eq!(out, [THERE]);
+    spread.assert_used_and_idle(0, 40);
+    assert!(idle.iter().all(|&id| spread.words.state(id).is_idle()));
+    assert_eq!(spread.list.take_from_all(90, &spread.words, &mut out), Ok(()));
+}
+
+#[test]
+fn who_steals_takes_half_of_the_shard_home() {
+    for (n, left) in [(10, [40, 50, 0, 0]), (60, [0, 40, 0, 0]), (100, [0, 0, 0, 0])] {
+        let spread = Spread::new([0, 100, 0, 0], Keep::Nothing);
+        let mut out = vec![THERE];
+        let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
+        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach));
+        drop(home);
+        assert_eq!((out.len(), distinct(&out), spread.lengths()), (1 + n, 1 + n, left));
+        spread.assert_used_and_idle(n, 0);
+        spread.list.give(&out[1..], &spread.words);
+        assert_eq!((spread.list.used(), spread.list.peak()), (0, n), "what was used then");
+    }
+}
+
+#[test]
+fn who_steals_goes_on_until_it_has_enough_and_no_further() {
+    let spread = Spread::new([5, 10, 20, 40], Keep::Nothing);
+    let mut out = vec![THERE];
+    let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
+    assert!(spread.list.gather(&mut home, 16, &spread.words, &mut out, reach));
+    drop(home);
+    assert_eq!(out.len(), 17);
+    assert_eq!(spread.lengths(), [9, 0, 10, 40], "half of the second stayed, and all of the third");
+    spread.assert_used_and_idle(16, 0);
+}
+
+#[test]
+fn who_gathers_too_little_leaves_it_in_its_home_and_contents_where_they_were() {
+    let spread = Spread::new([5, 10, 20, 40], CONTENTS);
+    let idle = spread.make_idle(0);
+    let mut out = vec![THERE];
+    for reach in [Reach::Idle, Reach::EveryShard] {
+        let mut home = spread.shard(0).claim();
+        assert!(!spread.list.gather(&mut home, 76, &spread.words, &mut out, reach));
+        drop(home);
+        assert_eq!(out, [THERE]);
+        spread.assert_used_and_idle(0, 5);
+        assert!(idle.iter().all(|&id| spread.words.state(id).is_idle()));
+    }
+    assert_eq!(spread.lengths().iter().sum::<usize>() + BATCH * spread.list.depot.len(), 70);
+}
+
+#[test]
+fn contents_of_other_shards_are_reclaimed_only_with_that_reach() {
+    let spread = Spread::new([0, 10, 0, 10], CONTENTS);
+    let idle = [spread.make_idle(1), spread.make_idle(3)].concat();
+    let mut out = vec![THERE];
+    let mut home = spread.shard(0).claim();
+    assert!(!spread.list.gather(&mut home, 1, &spread.words, &mut out, Reach::Idle));
+    for n in [1, 12, 7] {
+        out.truncate(1);
+        let reach = Reach::EveryShard;
+        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach));
+        assert_eq!((out.len(), distinct(&out)), (1 + n, 1 + n));
+        assert!(out[1..].iter().all(|id| idle.contains(id)));
+    }
+    drop(home);
+    spread.assert_used_and_idle(20, 0);
+}
+
+#[test]
+fn near_is_the_home_and_the_depot_and_no_more_than_a_batch_of_it() {
+    let spread = Spread::new([10, 20, 0, 0], Keep::Nothing);
+    let mut out = vec![THERE];
+    assert!(!spread.list.try_take_near(11, &spread.words, &mut out));
+    assert!(spread.list.try_take_near(10, &spread.words, &mut out));
+    assert_eq!((out.len(), spread.lengths()), (11, [0, 20, 0, 0]));
+    let ids = std::array::from_fn(|at| BlockId(10 + at as u32));
+    let spread = Spread::new([10, BATCH, 0, 0], Keep::Nothing);
+    spread.shard(1).claim().set_len(0);
+    assert!(spread.list.depot.push(Batch(ids)).is_ok());
+    assert!(!spread.list.try_take_near(BATCH + 1, &spread.words, &mut out));
+    out.truncate(1);
+    assert!(spread.list.try_take_near(BATCH, &spread.words, &mut out));
+    assert_eq!((out.len(), distinct(&out)), (1 + BATCH, 1 + BATCH));
+    spread.assert_used_and_idle(BATCH, 0);
+}
+
+#[test]
+fn blocks_come_back_to_the_home_in_their_order_and_by_batches() {
+    let spread = Spread::new([2 * BATCH, BATCH, 0, 0], Keep::Nothing);
+    let mut out = Vec::new();
+    for n in [1, BATCH, BATCH + 1, 2 * BATCH] {
+        out.clear();
+        assert_eq!(spread.list.take(n, &spread.words, &mut out), Ok(()));
+        spread.assert_used_and_idle(n, 0);
+        spread.list.give(&out, &spread.words);
+        spread.assert_used_and_idle(0, 0);
+        let first = out[0];
+        out.clear();
+        assert_eq!(spread.list.take(1, &spread.words, &mut out), Ok(()));
+        assert_eq!(out, [first], "the last to come back goes first");
+        spread.list.give(&out, &spread.words);
+    }
+    assert_eq!(spread.list.room(), 3 * BATCH);
+}
+
+#[test]
+fn a_claim_passes_over_a_shard_that_is_claimed() {
+    let spread = Spread::new([1, 1, 1, 1], Keep::Nothing);
+    let (home, second) = (spread.shard(0).claim(), spread.shard(1).claim());
+    let third = spread.list.claim();
+    assert!(std::ptr::eq(third.shard, spread.shard(2)));
+    assert!(spread.shard(2).try_claim().is_none());
+    drop(third);
+    drop(home);
+    assert!(std::ptr::eq(spread.list.claim().shard, spread.shard(0)));
+    drop(second);
+}
