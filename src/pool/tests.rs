@@ -49,6 +49,9 @@ fn the_largest_id_is_that_of_the_last_block() {
         let table = pool.allocate(pool.total_blocks()).unwrap();
         assert_eq!(table.as_slice().iter().max(), Some(&BlockId(largest)));
         assert_eq!(pool.blocks().largest_id(), largest);
+        drop(table);
+        let sequence = pool.allocate_sequence(1, 4).unwrap();
+        assert_eq!(sequence.largest_id_of_pool(), largest);
     }
 }
 
@@ -87,4 +90,11 @@ fn ids_beside_those_of_the_pool_are_not_found() {
         let beside = BlockId(4);
         assert_eq!(pool.owners(beside), Err(PagedKvError::BlockNotFound(beside)));
     }
+}
+
+/// Of a pool of one block the end of the last slot has to be a number, too.
+#[test]
+#[should_panic(expected = "slots are counted in 64 bits, block_size is 9223372036854775808")]
+fn blocks_whose_slots_overflow_are_refused() {
+    let _ = BlockPool::new(1).allocate_sequence(0, 1 << 63);
 }

@@ -80,6 +80,7 @@ mod tests {
     fn assert_matches_model(gaps: &TrimmedBlocks, model: &BTreeSet<usize>) {
         let blocks: BTreeSet<usize> = gaps.as_slice().iter().cloned().flatten().collect();
         assert_eq!(&blocks, model);
+        assert!(gaps.as_slice().iter().all(|gap| !gap.is_empty()), "{gaps:?}");
         assert!(gaps.as_slice().windows(2).all(|pair| pair[0].end < pair[1].start), "{gaps:?}");
         for logical in 0..8 {
             let before = (0..logical).filter(|block| !model.contains(block)).count();
