@@ -260,17 +260,18 @@ impl Claim<'_> {
     }
 
     /// Moves idle blocks to the end of `out`, each with one owner now, until it has `end` or none
-    /// is in reach: this shard's oldest, those in the queues, this shard's newest. Returns how many.
+    /// is in reach: this shard's oldest, those in the queues, this shard's newest.
     pub(super) fn reclaim(
         &mut self,
         end: usize,
         lists: &IdleLists,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
-    ) -> usize {
-        let (start, view) = (out.len(), words.view());
+    ) {
+        let view = words.view();
         let [once, _] = &self.shard.idle.classes;
-        view.bring_near(once.oldest.first(end - start).map(|idle| idle.id));
+        let needed = end.saturating_sub(out.len());
+        view.bring_near(once.oldest.first(needed).map(|idle| idle.id));
         while out.len() < end {
             let Some(idle) = self.pop_idle(lists) else { break };
             if view.reclaim(idle) {
@@ -280,7 +281,6 @@ impl Claim<'_> {
                 }
             }
         }
-        out.len() - start
     }
 
     fn pop_idle(&mut self, lists: &IdleLists) -> Option<IdleBlock> {

@@ -104,3 +104,73 @@ impl IdleQueue {
         }
     }
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pool::name::Name;
+    use crate::pool::state::Left;
+
+    /// Words of a batch of blocks, all idle, and their entries.
+    fn idle_blocks() -> (BlockWords, Vec<IdleBlock>) {
+        let words = BlockWords::with_names(BATCH);
+        let make_idle = |id: BlockId| {
+            words.view().occupy(id);
+            assert!(words.give_name(id, Name::new(7), false, true, |_| {}));
+            match words.view().release_shared(id) {
+                Left::Idle(left) => left.block,
+                left => panic!("a cached block that nobody owns is idle, not {left:?}"),
+            }
+        };
+        let entries = (0..BATCH as u32).map(BlockId).map(make_idle).collect();
+        (words, entries)
+    }
+
+    fn batch(stamp: u32, entries: &[IdleBlock]) -> IdleBatch {
+        let mut batch = IdleBatch::new(stamp);
+        entries.iter().for_each(|&idle| batch.push(idle));
+        batch
+    }
+
+    /// An entry that its block has moved on from.
+    fn left_behind(idle: IdleBlock) -> IdleBlock {
+        IdleBlock { epoch: idle.epoch.wrapping_add(100), ..idle }
+    }
+
+    #[test]
+    fn entries_left_behind_stay_until_they_fill_the_queue_and_then_go_at_once() {
+        let (words, entries) = idle_blocks();
+        let stale: Vec<IdleBlock> = entries.iter().copied().map(left_behind).collect();
+        for shards in [1, 4] {
+            let queue = IdleQueue::new(BATCH, shards);
+            assert_eq!(queue.full, 2 + shards);
+            for turn in 0..3 {
+                for len in 1..=queue.full {
+                    queue.push(batch(0, &stale), &words);
+                    assert_eq!(queue.batches.len(), len, "in turn {turn}");
+                }
+                queue.push(batch(0, &stale), &words);
+                assert_eq!(queue.batches.len(), 0, "nothing is left of them");
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_turned_over_keeps_the_order_and_the_time_of_the_oldest() {
+        let (words, entries) = idle_blocks();
+        let queue = IdleQueue::new(BATCH, 1);
+        // Four batches, half of each left behind: what stands fills two.
+        for (stamp, part) in entries.chunks(BATCH / 4).enumerate() {
+            let half: Vec<IdleBlock> =
+                part.iter().copied().flat_map(|idle| [left_behind(idle), idle]).collect();
+            queue.push(batch(10 + stamp as u32, &half), &words);
+        }
+        assert_eq!(queue.batches.len(), 1);
+        let mut seen = Vec::new();
+        queue.inspect(|idle| seen.push(idle));
+        assert_eq!(seen, entries);
+        let standing = queue.pop().expect("a batch");
+        assert!(standing.is_full() && queue.pop().is_none());
+        assert_eq!((standing.stamp, standing.entries().collect::<Vec<_>>()), (10, entries));
+    }
+}
