@@ -485,3 +485,21 @@ fn exports_say_where_each_resident_token_is() {
         assert_empties(&cache);
     }
 }
+
+#[test]
+fn a_batch_that_appends_nothing_to_a_shared_block_leaves_it_shared() {
+    for cache in shapes(16, 4) {
+        cache.allocate(s(1), 6).unwrap();
+        cache.fork(s(1), s(2)).unwrap();
+        let mut lease = cache.lease(&[s(1)]).unwrap();
+        let mut batch = AppendBatch::default();
+        lease.append_batch(&[0], &mut batch).unwrap();
+        assert!(batch.as_slice()[0].copy.is_none());
+        lease.append_batch(&[1], &mut batch).unwrap();
+        let copy = batch.as_slice()[0].copy.as_ref().expect("the other one has that block too");
+        assert_eq!(copy.src, cache.get_sequence(s(2)).unwrap().block_ids[1]);
+        batch.clear();
+        drop(lease);
+        assert_empties(&cache);
+    }
+}

@@ -97,6 +97,16 @@ mod tests {
     }
 
     #[test]
+    fn the_neighbourhood_decides_about_no_other_bit() {
+        let hash = IdHash::default();
+        let set =
+            |bit: u32| (0..4096).filter(|&id| hash.hash_one(SeqId(id)) >> bit & 1 == 1).count();
+        for bit in [0, 7, 40, 57, 63] {
+            assert!((1600..2500).contains(&set(bit)), "bit {bit} is set in {} of 4096", set(bit));
+        }
+    }
+
+    #[test]
     fn two_caches_hash_differently() {
         let hashes = |hash: IdHash| (0..64).map(|id| hash.hash_one(SeqId(id))).collect::<Vec<_>>();
         assert_ne!(hashes(IdHash::default()), hashes(IdHash::default()));
