@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use loom_tests::{Kv, Told, explore, race, spawn_at};
+use paged_kv::reuse_model::ReusePool;
 use paged_kv::step_model::OpenStep;
 use paged_kv::{BlockPool, BlockTable};
 
@@ -204,4 +205,76 @@ fn who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did() {
         next.join().unwrap();
         assert_all_free(&pool);
     });
+}
+
+#[test]
+fn an_aborted_copy_keeps_its_source_while_a_sharer_forks_and_leaves() {
+    explore(|| {
+        let (pool, kv) = pool(2, 1);
+        let mut table = written(&pool, &kv, 1, 1);
+        let mut sharer = table.fork(0).unwrap();
+        let src = table.as_slice()[0];
+        let step = OpenStep::new(&pool);
+        let dst = step.copy_tail(&mut table).unwrap();
+        let their_kv = Arc::clone(&kv);
+        race(
+            || {
+                step.abort(&mut table, src, dst).unwrap();
+                assert_eq!(kv.read(src), 1, "it is as it was");
+            },
+            move || {
+                let fork = sharer.fork(0).unwrap();
+                drop(sharer);
+                // Who is alone with a block writes it in place.
+                if fork.is_exclusive(0) {
+                    their_kv.write(src, 2);
+                }
+            },
+        );
+        assert_eq!(table.as_slice(), [src]);
+        assert!(table.is_exclusive(0), "the sharers are gone, and the step holds nothing any more");
+        drop(table);
+        assert_all_free(&pool);
+    });
+}
+
+/// One step publishes what was committed through it, another is aborted.
+#[test]
+fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
+    const CONTENT: u128 = 0xA << 100 | 0xA;
+    for completes in [false, true] {
+        explore(move || {
+            let (pool, kv) = (Arc::new(ReusePool::new(2, 1)), Arc::new(Kv::new(2)));
+            let admitted = pool.admit(&[CONTENT]).unwrap();
+            let id = admitted.table.as_slice()[0];
+            kv.write(id, 1);
+            let step = OpenStep::new(&pool.pool);
+            let queued = pool.queue(&admitted, 0).unwrap();
+            drop(admitted); // the request was cancelled
+            let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+            race(
+                || {
+                    if completes {
+                        pool.publish_queued(queued, CONTENT);
+                    } else {
+                        drop(queued);
+                    }
+                    drop(step);
+                },
+                move || {
+                    let matched = their_pool.admit(&[CONTENT]).unwrap();
+                    let id = matched.table.as_slice()[0];
+                    if matched.hits > 0 {
+                        assert!(completes, "it was never published");
+                        assert_eq!(their_kv.read(id), 1);
+                    } else {
+                        their_kv.write(id, 2);
+                    }
+                },
+            );
+            assert_eq!(pool.probe(&[CONTENT]), usize::from(completes));
+            assert_eq!(pool.pool.used_block_count(), 0);
+            pool.pool.validate().expect("words, entries and ledgers agree");
+        });
+    }
 }

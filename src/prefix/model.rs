@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::event::announcer::{Announcer, Taken};
 use crate::event::kv_event::EventSink;
 use crate::id::BlockId;
-use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
+use crate::pool::{BlockPool, Keep, PoolHandle, ReclaimPolicy, TakeObserver};
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
 
@@ -30,7 +30,37 @@ pub struct Admitted {
     generation: Generation,
 }
 
+/// A block that a step will publish, with the step as one more owner.
+pub struct Queued {
+    id: BlockId,
+    generation: Generation,
+    pool: PoolHandle,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.pool.give(&[self.id]);
+    }
+}
+
 impl ReusePool {
+    /// As a step does that a block is committed through.
+    ///
+    /// # Errors
+    /// If the block has too many owners.
+    pub fn queue(&self, admitted: &Admitted, index: usize) -> Result<Queued> {
+        let (id, pool) = (admitted.table.as_slice()[index], self.pool.handle());
+        pool.retain(id)?;
+        Ok(Queued { id, generation: admitted.generation, pool })
+    }
+
+    /// As the step does when it completes.
+    pub fn publish_queued(&self, queued: Queued, hash: u128) -> usize {
+        let (hash, blocks) = (BlockHash::from_u128(hash), self.pool.blocks());
+        let told = || Told { parent: None, tokens: [&[]; 2], block_size: 1, extra: None, index: 0 };
+        self.published.publish(blocks, &[queued.id], 1, |_| hash, queued.generation, told)
+    }
+
     /// All free.
     ///
     /// # Panics
