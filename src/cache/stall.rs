@@ -1,9 +1,10 @@
 //! Does everybody wait for everybody? Sequences that wait to grow keep what they have meanwhile; if all
 //! that have blocks wait, nobody is left to give any.
 //!
-//! Looked at whenever a sequence begins to wait for room to grow, and when one leaves while others
-//! wait. Blocks that no sequence of the map has (a handle's, a reservation's, the source of a copy) may
-//! come back: while there are some, nothing is said. It does not give anything up itself.
+//! Looked at whenever a sequence begins to wait for room to grow, when one leaves while others wait, and
+//! by the first that waits to grow when something came back that does not suffice for it. Blocks that
+//! no sequence of the map has (a handle's, a reservation's, a step's, the source of a copy) may come
+//! back: while there are some, nothing is said. It does not give anything up itself.
 
 use super::PagedKvCache;
 

@@ -34,7 +34,7 @@ use std::task::Waker;
 
 pub(crate) use self::turn::Turn;
 use crate::id::SeqId;
-use crate::sync::{AtomicUsize, CachePadded, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering};
 
 /// In which order those who wait for room are served.
 ///
@@ -74,6 +74,8 @@ type Place = (Class, u64);
 pub(crate) struct Waiters {
     /// 0 if nobody waits, else the least room with which somebody is to be woken.
     demand: CachePadded<AtomicUsize>,
+    /// True if the first is a sequence that grows, and asleep.
+    is_growing: AtomicBool,
     queue: Mutex<Queue>,
 }
 
@@ -114,7 +116,7 @@ struct Waiting {
 impl Waiters {
     pub(crate) fn new() -> Self {
         let demand = CachePadded::new(AtomicUsize::new(0));
-        Self { demand, queue: Mutex::new(Queue::default()) }
+        Self { demand, is_growing: AtomicBool::new(false), queue: Mutex::new(Queue::default()) }
     }
 
     /// Sets who may pass whom, before anybody waits.
@@ -174,6 +176,18 @@ impl Waiters {
         })
     }
 
+    /// The first, if it is a sequence that grows and sleeps.
+    fn call_to_look(&self) -> Option<Waker> {
+        // Relaxed: as `demand`.
+        if !self.is_growing.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.change(|queue| {
+            let mut first = queue.places.first_entry()?;
+            if first.key().0 == Class::Growing { first.get_mut().waker.take() } else { None }
+        })
+    }
+
     /// Leaves the waker of one that is about to ask or to sleep.
     fn register(&self, place: Place, waker: Waker) -> Call {
         let (call, old) = self.change(|queue| queue.register(place, waker));
@@ -197,11 +211,18 @@ impl Waiters {
         let changed = change(&mut queue);
         // Relaxed: who is about to sleep hands it on with the claims that it takes next.
         self.demand.store(queue.demand(), Ordering::Relaxed);
+        self.is_growing.store(queue.is_growing(), Ordering::Relaxed);
         changed
     }
 }
 
 impl Queue {
+    /// True if the first is a sequence that grows, and asleep.
+    fn is_growing(&self) -> bool {
+        let first = self.places.first_key_value();
+        first.is_some_and(|(place, first)| place.0 == Class::Growing && first.waker.is_some())
+    }
+
     fn growing(&self) -> BTreeSet<SeqId> {
         self.places.values().filter_map(|waiting| waiting.owner).collect()
     }

@@ -29,8 +29,8 @@
 //! # What wakes a waiter
 //!
 //! Every way in which room appears: free, truncate, trim, evict, a block that becomes idle, a dropped
-//! handle, copy or reservation, the end of a lease that kept a freed sequence, and a waiter that leaves
-//! before it was served. One waiter is woken at a time, when there is room for all that it needs; it
+//! handle, copy or reservation, the end of a lease that kept a freed sequence or of a step that held what
+//! was let go of, and a waiter that leaves before it was served. One waiter is woken at a time, when there is room for all that it needs; it
 //! wakes the next. When nobody waits, giving blocks back costs one load for all this.
 //!
 //! # Cancelling
@@ -46,7 +46,7 @@
 //!
 //! Sequences that wait to grow ([`append_wait`](crate::PagedKvCache::append_wait)) keep their blocks
 //! meanwhile. If every sequence of the cache that has blocks waits so, and nobody else has blocks
-//! (handles, reservations), no room will ever appear. Then one of them is told so,
+//! (handles, reservations, open steps), no room will ever appear. Then one of them is told so,
 //! [`Stalled`](crate::PagedKvError::Stalled): the one that
 //! [`select_eviction_target`](crate::PagedKvCache::select_eviction_target) names. Its owner frees it,
 //! which serves the others, and admits it again, waiting.

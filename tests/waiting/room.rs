@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use paged_kv::PagedKvError::{DeadlinePassed, OutOfMemory, SequenceExists, SequenceNotFound};
-use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+use paged_kv::{AdmitOptions, Owner, PagedKvCache, SeqId, Step};
 
 use super::{Task, assert_all_back, cache, patient};
 
@@ -70,6 +70,34 @@ fn handles_copies_and_reservations_that_are_dropped_wake_who_waits() {
     drop(room);
     drop(task.served().unwrap());
     assert_all_back(&full);
+}
+
+#[test]
+fn an_owners_evictions_and_the_end_of_a_step_wake_who_waits() {
+    let fill_for = |cache: &PagedKvCache| {
+        fill(cache);
+        cache.set_owner(SeqId(1), Owner(7)).unwrap();
+    };
+    wakes(4, fill_for, |cache| {
+        assert_eq!(cache.evict_for(Owner(7), 1, &mut Vec::new()), Ok(4));
+    });
+    let ends: [fn(Step); 2] = [|step| _ = step.complete(), drop];
+    for end in ends {
+        for forked in [false, true] {
+            wakes(4, fill, |cache| {
+                let step = cache.step();
+                cache.take_part(SeqId(1), &step).unwrap();
+                if forked {
+                    // A run of blocks goes another way than blocks do.
+                    cache.fork(SeqId(1), SeqId(2)).unwrap();
+                    cache.free(SeqId(2)).unwrap();
+                }
+                cache.free(SeqId(1)).unwrap();
+                assert_eq!(cache.used_block_count(), 4);
+                end(step);
+            });
+        }
+    }
 }
 
 #[test]

@@ -43,13 +43,53 @@ fn nobody_is_told_while_somebody_could_give_room() {
     let mut first = Task::waiting(cache.append_wait(SeqId(1), 8, patient()));
     let second = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
     drop(room);
-    assert_eq!((first.wakes(), second.wakes()), (0, 0), "a handle is left");
+    assert!(first.poll().is_pending(), "a handle is left");
+    assert_eq!(second.wakes(), 0);
     drop(handle);
     drop(first.served().unwrap());
     drop(second);
     cache.free(SeqId(1)).unwrap();
     cache.free(SeqId(2)).unwrap();
     assert_all_back(&cache);
+}
+
+/// What others held is back, and does not suffice: from now on everybody waits for everybody.
+#[test]
+fn who_waits_is_told_when_the_last_that_others_held_has_come_back() {
+    type Hold = fn(&PagedKvCache) -> Box<dyn std::any::Any>;
+    let holders: [Hold; 4] = [
+        |cache| Box::new(cache.allocate_sequence(4).unwrap()),
+        |cache| Box::new(cache.reserve(1).unwrap()),
+        |cache| {
+            let mut step = cache.step();
+            let mut sequence = cache.allocate_sequence(4).unwrap();
+            step.take_part(&mut sequence);
+            drop(sequence); // held by the step
+            Box::new(step)
+        },
+        |cache| {
+            let mut sequence = cache.allocate_sequence(1).unwrap();
+            Box::new((sequence.fork().unwrap(), sequence))
+        },
+    ];
+    for hold in holders {
+        let cache = cache(4);
+        cache.allocate(SeqId(1), 8).unwrap();
+        cache.allocate(SeqId(2), 4).unwrap();
+        let held = hold(&cache);
+        let mut first = Task::waiting(cache.append_wait(SeqId(1), 8, patient()));
+        let second = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
+        drop(held);
+        assert_eq!(cache.free_block_count(), 1, "not enough for either");
+        assert_eq!(first.wakes(), 1, "it is to look");
+        assert!(first.poll().is_pending());
+        assert_eq!(first.served().unwrap_err(), Stalled(SeqId(1)));
+        assert_eq!(second.wakes(), 0);
+        cache.free(SeqId(1)).unwrap();
+        drop(second);
+        cache.free(SeqId(2)).unwrap();
+        assert_all_back(&cache);
+    }
 }
 
 #[test]

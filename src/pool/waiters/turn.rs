@@ -3,7 +3,7 @@
 //! Dropping a [`Turn`] leaves the queue, and wakes the next one if that had waited for this one only.
 //! It does not know what is asked for: the caller's closure asks the pool.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::{Call, Class, Place};
 use crate::id::SeqId;
@@ -113,17 +113,20 @@ impl Blocks {
         self.free.room()
     }
 
-    /// Wakes the one whose turn it is, if there is room for it.
+    /// Wakes the one whose turn it is, if there is room for it. If there is not, and it is a sequence that
+    /// grows, it has to look whether everybody waits: what came back may have been the last that others
+    /// held.
     #[cold]
     pub(in crate::pool) fn wake_next(&self) {
         // SeqCst: two threads that each gave back a part of what is needed; whoever is here second
         // counts both. Loom: two_releases_that_suffice_together_wake_the_waiter.
         fence(Ordering::SeqCst);
         let room = self.free.room();
-        if room >= self.waiters.demand()
-            && let Some(waker) = self.waiters.call_next(room)
-        {
-            waker.wake();
-        }
+        let waker = if room >= self.waiters.demand() {
+            self.waiters.call_next(room)
+        } else {
+            self.waiters.call_to_look()
+        };
+        waker.into_iter().for_each(Waker::wake);
     }
 }
