@@ -99,6 +99,27 @@
 //! involved; what holds is that there is no lock that all operations take, and that a
 //! descheduled thread holds up only those who need what it holds.
 //!
+//! # Steps
+//!
+//! ```text
+//!   step 7 ──opens──> slot: 7, open ┄┄ the device is at it ┄┄ ends ──> slot: over
+//!                        ▲                                     │
+//!   table, fence 7 ──lets go: its references wait here         └──> an older open step, or the pool
+//! ```
+//!
+//! An open step is a word in one of 64 slots. A table knows the newest step that it took part in, its
+//! *fence*, and hands what it lets go of to that step while it is open: references, not ids, so that
+//! counts say all the while who owns a block, and sharers outside of the step copy and wait as ever. A
+//! step that ends hands on to the newest older one that is open, because the table may have taken part in
+//! that one too; no step waits for a newer one. Opening and ending are an exchange each, and a reference to
+//! the pool taken and let go; a table that took part in no step pays a comparison.
+//!
+//! A row that was grown in place is found without a look at any word: who wrote its last, partly filled
+//! block once, or got it new, is its only owner until it is forked, and such a block is never published.
+//!
+//! What is committed through a step is owned by the step too, and published when it completes. By id a
+//! step's row is a sequence and not an id: another that has come under the id since is left alone.
+//!
 //! # Waiting
 //!
 //! With the feature `async`, those who wait for room are in a queue that holds nothing but their wakers
@@ -106,7 +127,8 @@
 //! waits. A release loads it behind the claim under which it gave blocks back, and that needs no fence:
 //! who is about to sleep states its demand, then takes and lets go every claim once, and then counts the
 //! room. A claim that came before was counted; one that comes after sees the demand. Who is woken asks
-//! like anybody else and, served or gone, wakes the next: one wake-up a release.
+//! like anybody else and, served or gone, wakes the next: one wake-up a release. A sequence that grows is
+//! also woken by a release that does not suffice for it: it looks whether all wait for each other now.
 //!
 //! # Prefix reuse
 //!
@@ -162,6 +184,7 @@
 //! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |
 //! | `fence(SeqCst)` in `leaves_enough` | itself | of two that come in above the watermark one counts what both took |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |
+//! | a step's word, exchange or store, Release, in `Fences::close` | the Acquire loads in `newest_open`, the Acquire exchange in `open` | what the device did with a step's blocks, to who gives them back itself because it finds the step over |
 //! | `leases.fetch_sub(Release)` | `leases.load(Acquire)` | what a lease's holder did, to the thread that evicts |
 //!
 //! A sole owner's release is a plain store: nobody can become an owner but through an owner.
