@@ -70,26 +70,57 @@ fn of_those_that_all_wait_to_grow_one_is_told() {
         for id in [A, B] {
             cache.allocate(id, 4).expect("there is room");
         }
-        let grow = |id: SeqId| match cache.append_blocking(id, 1, FOR_EVER()) {
-            Ok(append) => {
-                drop(append);
-                cache.free(id).expect("nobody else frees it");
-                false
-            }
-            Err(Stalled(told)) => {
-                assert_eq!(told, id);
-                cache.free(id).expect("nobody else frees it");
-                true
-            }
-            Err(refusal) => panic!("{refusal}"),
-        };
         scope(|scope| {
-            let other = scope.spawn(|| grow(A));
-            let told = [grow(B), other.join().expect("it ends")];
+            let other = scope.spawn(|| grow_or_leave(&cache, A, 1));
+            let told = [grow_or_leave(&cache, B, 1), other.join().expect("it ends")];
             assert_eq!(told.iter().filter(|&&told| told).count(), 1);
         });
         assert_all_free_at_end(&cache);
     });
+}
+
+/// Grows and leaves; true if it had to leave without.
+fn grow_or_leave(cache: &PagedKvCache, id: SeqId, num_tokens: usize) -> bool {
+    let appended = cache.append_blocking(id, num_tokens, FOR_EVER());
+    let told = match appended {
+        Ok(append) => {
+            drop(append);
+            false
+        }
+        Err(Stalled(told)) => {
+            assert_eq!(told, id);
+            true
+        }
+        Err(refusal) => panic!("{refusal}"),
+    };
+    cache.free(id).expect("nobody else frees it");
+    told
+}
+
+/// A handle, or a step, held the last block that neither of them has, and it does not suffice.
+#[test]
+fn one_is_told_when_what_others_held_comes_back_and_does_not_suffice() {
+    for is_fenced in [false, true] {
+        explore(move || {
+            let cache = cache(4);
+            cache.allocate(A, 4).expect("there is room");
+            cache.allocate(B, 2).expect("there is room");
+            let mut handle = cache.allocate_sequence(2).expect("there is room");
+            let mut step = cache.step();
+            if is_fenced {
+                step.take_part(&mut handle);
+            }
+            let held_by_handle = (!is_fenced).then_some(handle);
+            scope(|scope| {
+                let other = scope.spawn(|| grow_or_leave(&cache, A, 4));
+                let last = scope.spawn(|| grow_or_leave(&cache, B, 4));
+                drop((held_by_handle, step));
+                let told = [other.join().expect("it ends"), last.join().expect("it ends")];
+                assert_eq!(told.iter().filter(|&&told| told).count(), 1);
+            });
+            assert_all_free_at_end(&cache);
+        });
+    }
 }
 
 /// Nobody who does not wait comes in while somebody waits for all there is.
