@@ -9,5 +9,6 @@ mod published;
 
 pub use self::extra_keys::ExtraKeys;
 pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
+pub(crate) use self::published::Told;
 #[cfg(not(paged_kv_loom))]
-pub(crate) use self::published::{Generation, Offer, PublishedBlocks, Told};
+pub(crate) use self::published::{Generation, Offer, PublishedBlocks};

@@ -56,9 +56,11 @@ impl ReusePool {
 
     /// As the step does when it completes.
     pub fn publish_queued(&self, queued: Queued, hash: u128) -> usize {
-        let (hash, blocks) = (BlockHash::from_u128(hash), self.pool.blocks());
+        let (ids, generation) = (&[queued.id], queued.generation);
+        let offer = Offer { ids, before: None, private_from: 1, generation };
+        let hash_of = |_| BlockHash::from_u128(hash);
         let told = || Told { parent: None, tokens: [&[]; 2], block_size: 1, extra: None, index: 0 };
-        self.published.publish(blocks, &[queued.id], 1, |_| hash, queued.generation, told)
+        self.published.publish(self.pool.blocks(), &offer, hash_of, told)
     }
 
     /// All free.
