@@ -31,8 +31,8 @@ impl Step {
     /// a block.
     ///
     /// # Errors
-    /// [`CommitBeyondEnd`](PagedKvError::CommitBeyondEnd),
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners).
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners).
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};

@@ -1,4 +1,4 @@
-//! What does a kernel need to know of the rows of a step? The exports of [`export`](crate::export), over
+//! What does a kernel need to know of the rows of a step? The exports of [`export`], over
 //! rows that the step has grown, into buffers of the caller's.
 
 use super::{GrownRow, Step, StepRow};

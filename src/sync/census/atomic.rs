@@ -83,6 +83,18 @@ counted!(AtomicU64, u64, {
         success: Ordering,
         failure: Ordering
     ) -> Result<u64, u64>);
+
+    /// Counts once: an exchange that has to be repeated is not seen.
+    #[track_caller]
+    pub(crate) fn fetch_update(
+        &self,
+        success: Ordering,
+        failure: Ordering,
+        step: impl FnMut(u64) -> Option<u64>,
+    ) -> Result<u64, u64> {
+        count_shared(place_of(Location::caller()), 1);
+        self.0.fetch_update(success, failure, step)
+    }
 });
 
 counted!(AtomicUsize, usize, {
