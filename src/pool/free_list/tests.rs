@@ -82,7 +82,7 @@ fn who_holds_all_claims_takes_from_every_shard_and_the_depot() {
         drop(third);
         assert_eq!((spread.lengths()[2], spread.list.depot.len()), (BATCH, 1));
         let mut out = vec![THERE];
-        assert_eq!(spread.list.take_from_all(n, &spread.words, &mut out), Ok(()));
+        assert_eq!(spread.list.take_from_all(n, &spread.words, &mut out).map(drop), Ok(()));
         assert_eq!((out.len(), distinct(&out), out[0]), (1 + n, 1 + n, THERE));
         spread.assert_used_and_idle(n, 0);
     }
@@ -95,7 +95,7 @@ fn who_holds_all_claims_takes_free_blocks_before_contents_wherever_they_are() {
         let idle = [spread.make_idle(0), spread.make_idle(1)].concat();
         spread.assert_used_and_idle(0, 60);
         let mut out = vec![THERE];
-        assert_eq!(spread.list.take_from_all(n, &spread.words, &mut out), Ok(()));
+        assert_eq!(spread.list.take_from_all(n, &spread.words, &mut out).map(drop), Ok(()));
         assert_eq!((out.len(), distinct(&out)), (1 + n, 1 + n));
         assert!(out[1..31].iter().all(|id| !idle.contains(id)), "the free ones first");
         spread.assert_used_and_idle(n, left);
@@ -112,7 +112,7 @@ fn who_finds_too_little_with_all_claims_says_how_much_and_leaves_it_there() {
     assert_eq!(out, [THERE]);
     spread.assert_used_and_idle(0, 40);
     assert!(idle.iter().all(|&id| spread.words.state(id).is_idle()));
-    assert_eq!(spread.list.take_from_all(90, &spread.words, &mut out), Ok(()));
+    assert_eq!(spread.list.take_from_all(90, &spread.words, &mut out).map(drop), Ok(()));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn who_steals_takes_half_of_the_shard_home() {
         let spread = Spread::new([0, 100, 0, 0], Keep::Nothing);
         let mut out = vec![THERE];
         let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
-        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach));
+        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach).is_some());
         drop(home);
         assert_eq!((out.len(), distinct(&out), spread.lengths()), (1 + n, 1 + n, left));
         spread.assert_used_and_idle(n, 0);
@@ -135,7 +135,7 @@ fn who_steals_goes_on_until_it_has_enough_and_no_further() {
     let spread = Spread::new([5, 10, 20, 40], Keep::Nothing);
     let mut out = vec![THERE];
     let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
-    assert!(spread.list.gather(&mut home, 16, &spread.words, &mut out, reach));
+    assert!(spread.list.gather(&mut home, 16, &spread.words, &mut out, reach).is_some());
     drop(home);
     assert_eq!(out.len(), 17);
     assert_eq!(spread.lengths(), [9, 0, 10, 40], "half of the second stayed, and all of the third");
@@ -149,7 +149,7 @@ fn who_gathers_too_little_leaves_it_in_its_home_and_contents_where_they_were() {
     let mut out = vec![THERE];
     for reach in [Reach::Idle, Reach::EveryShard] {
         let mut home = spread.shard(0).claim();
-        assert!(!spread.list.gather(&mut home, 76, &spread.words, &mut out, reach));
+        assert!(spread.list.gather(&mut home, 76, &spread.words, &mut out, reach).is_none());
         drop(home);
         assert_eq!(out, [THERE]);
         spread.assert_used_and_idle(0, 5);
@@ -164,11 +164,11 @@ fn contents_of_other_shards_are_reclaimed_only_with_that_reach() {
     let idle = [spread.make_idle(1), spread.make_idle(3)].concat();
     let mut out = vec![THERE];
     let mut home = spread.shard(0).claim();
-    assert!(!spread.list.gather(&mut home, 1, &spread.words, &mut out, Reach::Idle));
+    assert!(spread.list.gather(&mut home, 1, &spread.words, &mut out, Reach::Idle).is_none());
     for n in [1, 12, 7] {
         out.truncate(1);
         let reach = Reach::EveryShard;
-        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach));
+        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach).is_some());
         assert_eq!((out.len(), distinct(&out)), (1 + n, 1 + n));
         assert!(out[1..].iter().all(|id| idle.contains(id)));
     }
@@ -200,13 +200,13 @@ fn blocks_come_back_to_the_home_in_their_order_and_by_batches() {
     let mut out = Vec::new();
     for n in [1, BATCH, BATCH + 1, 2 * BATCH] {
         out.clear();
-        assert_eq!(spread.list.take(n, &spread.words, &mut out), Ok(()));
+        assert_eq!(spread.list.take(n, &spread.words, &mut out).map(drop), Ok(()));
         spread.assert_used_and_idle(n, 0);
         spread.list.give(&out, &spread.words);
         spread.assert_used_and_idle(0, 0);
         let first = out[0];
         out.clear();
-        assert_eq!(spread.list.take(1, &spread.words, &mut out), Ok(()));
+        assert_eq!(spread.list.take(1, &spread.words, &mut out).map(drop), Ok(()));
         assert_eq!(out, [first], "the last to come back goes first");
         spread.list.give(&out, &spread.words);
     }
