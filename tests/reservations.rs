@@ -55,6 +55,8 @@ fn an_admission_that_is_refused_takes_nothing_of_the_reservation() {
     assert_eq!((room.num_blocks(), cache.used_block_count()), (3, 4));
     let stats = cache.stats();
     assert_eq!((stats.total_allocations, stats.prompt_tokens), (4, 0));
+    assert_eq!(room.allocate(&cache, s(3), 12), Ok(()), "all of it");
+    assert_eq!((room.num_blocks(), cache.used_block_count()), (0, 4));
 }
 
 /// The room that a first chunk needs: its new blocks, and the blocks that hit and nobody uses.
