@@ -394,6 +394,27 @@ fn what_is_told_in_haste_is_heard_or_a_gap() {
     assert!(blocks == 100_000 || missed > 0 && blocks + missed * 512 >= 100_000, "{blocks} heard");
 }
 
+/// What a subscriber has not read when the end comes is sent before it. Two seconds are given for that,
+/// which may be too few on a busy machine: so there are some tries.
+#[test]
+fn what_waits_for_a_subscriber_goes_out_before_the_end() {
+    let all_came = || {
+        let publisher = EventPublisher::bind(&options(Dialect::Map)).unwrap();
+        let mut subscriber = Client::subscribe(publisher.address(), "");
+        let first = publisher.stats().next_sequence;
+        let hashes: Vec<_> = (1..=4_000).map(BlockHash::from_u128).collect();
+        for _ in 0..900 {
+            publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // 36 kB: in all more than TCP takes
+        }
+        assert_eq!(publisher.stats().next_sequence, first + 900);
+        thread::sleep(Duration::from_millis(200));
+        let heard = thread::spawn(move || std::iter::from_fn(|| subscriber.receive()).count());
+        publisher.shutdown();
+        heard.join().unwrap() == 900
+    };
+    assert!((0..5).any(|_| all_came()));
+}
+
 /// Needs a Python with `pyzmq` and `msgspec`, by `PAGED_KV_PYTHON` or on the path; else it is skipped.
 #[test]
 fn python_understands_it() {
