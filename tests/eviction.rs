@@ -464,3 +464,36 @@ fn evictions_at_once_do_not_hide_victims_from_each_other() {
         assert_empties(&cache);
     }
 }
+
+#[test]
+fn what_was_only_trimmed_is_no_failure_to_evict() {
+    let cache = PagedKvCache::new(8, 4, 1, 1).with_eviction_strategy(STREAMING);
+    cache.allocate(s(1), 32).unwrap();
+    let blocks = cache.get_sequence(s(1)).unwrap().block_ids;
+    // Somebody else has what would be left, so that evicting the sequence frees nothing.
+    let held = [blocks[0], blocks[7]];
+    held.iter().for_each(|&id| cache.pool().retain(id).unwrap());
+    assert_eq!(cache.evict_to_threshold(0.0), Ok(vec![]));
+    assert_eq!((cache.used_block_count(), cache.num_sequences()), (2, 1));
+    assert_eq!(cache.evict_to_threshold(0.0), Err(NothingToEvict));
+    held.iter().for_each(|&id| cache.pool().release(id).unwrap());
+    assert_eq!(cache.evict_to_threshold(0.0), Ok(vec![s(1)]));
+    assert_empties(&cache);
+}
+
+#[test]
+fn sharers_of_an_earlier_run_are_worth_evicting_for_its_blocks() {
+    let cache = PagedKvCache::new(8, 4, 1, 1);
+    cache.allocate(s(1), 8).unwrap();
+    cache.fork(s(1), s(2)).unwrap();
+    let _ = cache.append(s(1), 8).unwrap();
+    cache.fork(s(1), s(3)).unwrap();
+    cache.free(s(2)).unwrap();
+    // Of all that the two share only the first two blocks would be free without them.
+    let held = &cache.get_sequence(s(1)).unwrap().block_ids[2..];
+    held.iter().for_each(|&id| cache.pool().retain(id).unwrap());
+    assert_eq!(cache.evict_to_threshold(0.25), Ok(vec![s(1), s(3)]));
+    assert_eq!(cache.used_block_count(), 2);
+    held.iter().for_each(|&id| cache.pool().release(id).unwrap());
+    assert_empties(&cache);
+}
