@@ -315,3 +315,64 @@ impl Queue {
 }
 
 const IN_THE_QUEUE: &str = "who has a place is in the queue";
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+    use crate::sync::PlainArc;
+
+    /// Counts how often it was woken.
+    struct Bell(AtomicUsize);
+
+    impl std::task::Wake for Bell {
+        fn wake(self: PlainArc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sequence 1, which needs two blocks and sleeps, and sequence 2 behind it.
+    fn two_that_grow() -> (Waiters, PlainArc<Bell>, [Place; 2]) {
+        let (waiters, bell) = (Waiters::new(), PlainArc::new(Bell(AtomicUsize::new(0))));
+        let places = [1, 2].map(|id| waiters.enter(Class::Growing, 2, Some(SeqId(id))));
+        for place in places {
+            waiters.register(place, PlainArc::clone(&bell).into());
+        }
+        (waiters, bell, places)
+    }
+
+    #[test]
+    fn who_waits_is_counted_by_class_and_says_what_it_needs() {
+        let (waiters, _, [first, second]) = two_that_grow();
+        waiters.enter(Class::New, 1, None);
+        assert_eq!((waiters.len(Class::Growing), waiters.len(Class::New)), (2, 1));
+        assert_eq!((waiters.demand(), waiters.growing().len()), (2, 2));
+        waiters.leave(first, true);
+        waiters.leave(second, false);
+        assert_eq!((waiters.len(Class::Growing), waiters.len(Class::New)), (0, 1));
+        assert_eq!(waiters.demand(), NO_ROOM_SUFFICES, "the next has not left its waker");
+    }
+
+    #[test]
+    fn of_those_that_wait_for_each_other_one_is_told_and_once() {
+        let growing: BTreeSet<SeqId> = [1, 2].map(SeqId).into();
+        let (waiters, bell, _) = two_that_grow();
+        let told = || bell.0.load(Ordering::Relaxed);
+        waiters.stall(SeqId(2), &growing, 2);
+        assert_eq!(told(), 0, "there is room for the first");
+        waiters.stall(SeqId(2), &[SeqId(1)].into(), 1);
+        assert_eq!(told(), 0, "others wait than was thought");
+        waiters.stall(SeqId(2), &growing, 1);
+        assert_eq!(told(), 1);
+        waiters.stall(SeqId(1), &growing, 1);
+        assert_eq!(told(), 1, "the one that was told has not left yet");
+    }
+
+    #[test]
+    fn nobody_is_told_while_the_first_was_called_and_has_not_asked() {
+        let growing: BTreeSet<SeqId> = [1, 2].map(SeqId).into();
+        let (waiters, bell, _) = two_that_grow();
+        waiters.call_next(2).expect("there is room for the first").wake();
+        waiters.stall(SeqId(2), &growing, 0);
+        assert_eq!(bell.0.load(Ordering::Relaxed), 1, "the call only");
+    }
+}
