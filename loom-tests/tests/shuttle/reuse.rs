@@ -61,8 +61,8 @@ fn serve(cache: &PagedKvCache, prompt: &[u32], contents: &Contents, weights: &We
     let hits = admission.cached_tokens / 2;
     assert!(hits <= 2, "the last token is always computed");
     let blocks = sequence.block_ids()[..2].to_vec();
-    for block in hits..2 {
-        contents.write(blocks[block], content(prompt, block, weights.in_use()));
+    for (block, &id) in blocks.iter().enumerate().skip(hits) {
+        contents.write(id, content(prompt, block, weights.in_use()));
     }
     let check = || {
         for (block, &id) in blocks.iter().enumerate() {
