@@ -133,8 +133,9 @@
 //! # Prefix reuse
 //!
 //! ```text
-//!   tokens ─hash─> name ──> index: a word (tag, block) ──> block: word, renames, name
-//!                           one cache line                  one cache line
+//!   tokens ─hash─> name ──> index: a word (tag, block) ──> block: word, renames, name, follower ─┐
+//!                           half a cache line               half a cache line  ▲                 │
+//!                                                                              └── the next name ┘
 //! ```
 //!
 //! A full block whose keys and values are computed gets a *name*, 128 bits beside its word, and an
@@ -142,6 +143,15 @@
 //! exchange that succeeds only on a cached block, and then to compare the whole name: as long as a
 //! block is cached and owned its name does not change, so what compares equal stays so. An entry may be
 //! stale, and is taken back when its block gets its next name.
+//!
+//! A block also says which one followed it when it was published last. The next name of a chain is looked
+//! for there first, and in the index only if it is not there: a prompt that was computed in one go lies in
+//! neighbouring blocks, and its match reads one line for two of them. Where somebody listens to events
+//! only the index is asked, for what it has forgotten is told as removed.
+//!
+//! An exchange lets nothing that comes after it begin early, so of words that are far away each would be
+//! waited for by itself. Matching, publishing, reclaiming and releasing look at a batch of words first,
+//! and write them then (`bring_near`).
 //!
 //! A named block that its last owner leaves is *idle*: cached, and room. In the ledgers it was given; a
 //! match takes it again, and so does a reclaim. Both happen under a claim of a shard, as freeing does,

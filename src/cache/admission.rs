@@ -199,7 +199,8 @@ impl PagedKvCache {
     }
 
     /// Tokens at the beginning of `tokens` that an admission would find cached now. Holds and writes
-    /// nothing. `O(tokens)` hashed, two cache lines read a block.
+    /// nothing. `O(tokens)` hashed; one cache line read a block that follows where it did before, else
+    /// two.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
