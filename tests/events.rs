@@ -11,7 +11,7 @@ use std::thread;
 use common::random::Random;
 use paged_kv::{
     AdmitOptions, BlockHash, CachedSequence, EventSink, ExtraKeys, KvEvent, PagedKvCache,
-    ReclaimPolicy,
+    ReclaimPolicy, SeqId,
 };
 
 const BLOCK_SIZE: usize = 4;
@@ -349,4 +349,37 @@ fn a_million_blocks_come_and_go_and_none_is_lost() {
     let prompts: Vec<_> = (0..made).map(|content| tokens(content * 1_000, 41)).collect();
     assert_true(&cache, &heard, &prompts);
     println!("{} stored, {} removed, {} events", heard.stored, heard.removed, heard.events);
+}
+
+#[track_caller]
+fn assert_told(cache: &PagedKvCache, heard: &Heard, tokens: &[u32]) {
+    let prompt = cache.prompt(tokens);
+    for (hash, want) in prompt.hashes().iter().zip(tokens.chunks(BLOCK_SIZE)) {
+        assert_eq!(heard.contents[hash].1, want);
+    }
+    assert_eq!(heard.contents.len(), tokens.len() / BLOCK_SIZE);
+}
+
+#[test]
+fn a_sequence_that_began_without_tokens_tells_those_that_came() {
+    let (cache, listener) = cache_of(16, ReclaimPolicy::Lru);
+    let tokens = tokens(7, 2);
+    cache.admit(SeqId(1), &[]).unwrap();
+    for token in tokens.chunks(1) {
+        let _ = cache.append_tokens(SeqId(1), token).unwrap();
+    }
+    assert_told(&cache, &listener.heard(), &tokens);
+}
+
+#[test]
+fn a_step_tells_the_tokens_of_the_blocks_that_it_published() {
+    let (cache, listener) = cache_of(16, ReclaimPolicy::Lru);
+    let tokens = tokens(7, 4);
+    let mut rows = [(serve(&cache, &tokens[..8]), 8)];
+    assert_told(&cache, &listener.heard(), &tokens[..8]);
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows).unwrap().done, 1);
+    assert_eq!(step.settle(0, &mut rows[0].0, &tokens[8..]), Ok(2));
+    assert_eq!(step.complete(), 2);
+    assert_told(&cache, &listener.heard(), &tokens);
 }
