@@ -375,4 +375,26 @@ mod tests {
         waiters.stall(SeqId(2), &growing, 0);
         assert_eq!(bell.0.load(Ordering::Relaxed), 1, "the call only");
     }
+
+    #[test]
+    fn of_new_ones_the_smallest_passes_the_first_where_there_is_room_for_it() {
+        let waiters = Waiters::new();
+        waiters.set_fairness(Fairness::Bypass { at_most: 1 });
+        let [first, large, small] = [5, 3, 1].map(|need| {
+            let bell = PlainArc::new(Bell(AtomicUsize::new(0)));
+            (waiters.enter(Class::New, need, None), bell)
+        });
+        let register = |(place, bell): &(Place, PlainArc<Bell>)| {
+            waiters.register(*place, PlainArc::clone(bell).into())
+        };
+        assert!(matches!(register(&first), Call::Ask));
+        assert!(matches!(register(&small), Call::Ask), "it may pass, and tries");
+        waiters.refused(small.0, 1);
+        assert!(matches!(register(&large), Call::Sleep), "a smaller one comes first");
+        assert!(waiters.call_next(0).is_none());
+        waiters.call_next(2).expect("there is room for the small one").wake();
+        let woken = [&first, &large, &small].map(|(_, bell)| bell.0.load(Ordering::Relaxed));
+        assert_eq!(woken, [0, 0, 1]);
+        assert!(waiters.call_next(4).is_none(), "no more than one passes");
+    }
 }

@@ -300,3 +300,26 @@ impl Claim<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_as_old_as_the_first_of_them() {
+        let entries = Entries::new(3);
+        let idle = [1, 2, 3].map(|id| IdleBlock { id: BlockId(id), epoch: 7 });
+        entries.push(idle[0], 5);
+        entries.push(idle[1], 9);
+        let batch = entries.drain();
+        assert!(entries.is_empty());
+        assert_eq!((batch.stamp, batch.entries().collect::<Vec<_>>()), (5, idle[..2].to_vec()));
+        entries.push(idle[2], 11);
+        assert_eq!(entries.drain().stamp, 11);
+        entries.refill(&batch);
+        assert_eq!(
+            [entries.pop(), entries.pop(), entries.pop()],
+            [Some(idle[0]), Some(idle[1]), None]
+        );
+    }
+}
