@@ -62,10 +62,9 @@ impl<T> ArrayQueue<T> {
                 }
                 continue;
             }
-            if stamp + 2 * self.slots.len() == 2 * tail + 1 {
-                if self.head.newest() + self.slots.len() == tail {
-                    return Err(element);
-                }
+            let is_full = stamp + 2 * self.slots.len() == 2 * tail + 1;
+            if is_full && self.head.newest() + self.slots.len() == tail {
+                return Err(element);
             }
             yield_now();
             tail = self.tail.load(Ordering::Relaxed);
@@ -90,10 +89,9 @@ impl<T> ArrayQueue<T> {
                 }
                 continue;
             }
-            if stamp == 2 * head {
-                if self.tail.newest() == head {
-                    return None;
-                }
+            let is_empty = stamp == 2 * head;
+            if is_empty && self.tail.newest() == head {
+                return None;
             }
             yield_now();
             head = self.head.load(Ordering::Relaxed);
