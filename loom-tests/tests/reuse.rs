@@ -57,6 +57,30 @@ fn a_match_sees_what_was_published() {
     });
 }
 
+/// Under the name that the block had before: by the name alone the new content is not seen.
+#[test]
+fn a_match_sees_what_was_published_again_of_a_shared_block() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 1);
+        cached(&pool, &kv, &[A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || {
+                drop(pool.pool.allocate(1));
+                let Ok(mut mine) = pool.admit(&[A]) else { return };
+                if mine.hits == 0 {
+                    kv.write(BlockId(0), A as u64);
+                    let fork = pool.fork(&mut mine).expect("few owners");
+                    pool.publish(&mine, 0, A);
+                    drop(fork);
+                }
+            },
+            move || drop(serve(&their_pool, &their_kv, &[A])),
+        );
+        assert_all_room(&pool);
+    });
+}
+
 #[test]
 fn a_reclaimed_block_is_in_one_hand() {
     explore(|| {
