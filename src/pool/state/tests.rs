@@ -111,7 +111,7 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
 
 #[test]
 fn a_block_with_its_name_is_half_a_cache_line() {
-    for num_blocks in (1..200).chain([10_000, 100_000]) {
+    for num_blocks in [1, 2, 3, 200] {
         let words = BlockWords::with_names(num_blocks);
         assert_eq!(size_of_val(&words.named[0]), 32);
         for id in [0, num_blocks as u32 / 2, num_blocks as u32 - 1].map(BlockId) {
