@@ -20,7 +20,11 @@ fn a_cache_has_a_shard_for_1024_blocks() {
 #[test]
 fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
     let shards = |asked| BlockPool::with_home_shards(8, asked).stripes.len();
-    assert_eq!([1, 2, 3, 4, 5, MOST_SHARDS].map(shards), [1, 2, 4, 4, 8, MOST_SHARDS]);
+    assert_eq!([1, 2, 3, 4, 5].map(shards), [1, 2, 4, 4, 8]);
+    // So many take minutes under an interpreter.
+    if cfg!(not(miri)) {
+        assert_eq!(shards(MOST_SHARDS), MOST_SHARDS);
+    }
 }
 
 #[test]
