@@ -148,7 +148,7 @@ fn document(table: &str) -> String {
          library; on those, the same each time.\n\n\
          Copies are made by vector instructions (`{COPY_BY_VECTORS}`),\n\
          because cachegrind counts the other way, `rep movsb`, as an instruction a byte: fork and\n\
-         release of 8192 would be 33,441 then, 60 times that of 64 instead of 7.\n\n{table}"
+         release of 8192 would be 33,441 then, 50 times that of 64 instead of 6.\n\n{table}"
     )
 }
 
