@@ -188,6 +188,7 @@ impl PublishedBlocks {
             // Where they will be noted, and where they are under the names that they had.
             let names = (start..end).map(|at| name_of(hash_of(at), generation));
             self.index.bring_near(names.chain(part.iter().map(|&id| named.name(id))));
+            let so_far = published;
             for at in (start..end).rev() {
                 let name = name_of(hash_of(at), generation);
                 again |= blocks.was_reclaimed_of_late(name);
@@ -195,15 +196,15 @@ impl PublishedBlocks {
                 let is_new = self.publish_one(blocks, ids[at], name, is_private, &mut again);
                 published += usize::from(is_new);
             }
-            end = start;
-        }
-        if published > 0 {
-            // SeqCst: of two threads that publish one content at once, whoever is here second sees
-            // all that the first wrote. Loom: of_two_publishers_of_one_content_one_stays.
-            fence(Ordering::SeqCst);
-            for (at, &id) in ids.iter().enumerate() {
-                self.keep_one(blocks, id, name_of(hash_of(at), generation));
+            if published > so_far {
+                // SeqCst: of two threads that publish one content at once, whoever is here second
+                // sees all that the first wrote. Loom: of_two_publishers_of_one_content_one_stays.
+                fence(Ordering::SeqCst);
+                for (at, &id) in (start..end).zip(part) {
+                    self.keep_one(blocks, id, name_of(hash_of(at), generation));
+                }
             }
+            end = start;
         }
         published
     }
