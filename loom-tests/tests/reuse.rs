@@ -259,6 +259,21 @@ fn of_two_forks_one_names_the_block_they_share() {
 }
 
 #[test]
+fn an_owner_by_id_beside_a_publication_stays_counted() {
+    explore(|| {
+        let (pool, _) = reuse_pool(3, 2);
+        let mine = pool.admit(&[A]).unwrap();
+        let id = mine.table.as_slice()[0];
+        let their_pool = Arc::clone(&pool);
+        race(|| pool.publish(&mine, 0, A), move || their_pool.pool.retain(id).unwrap());
+        assert_eq!(pool.pool.owners(id), Ok(2));
+        pool.pool.release(id).unwrap();
+        drop(mine);
+        assert_all_room(&pool);
+    });
+}
+
+#[test]
 fn two_sharers_of_a_match_leave_it_idle_once() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 2);

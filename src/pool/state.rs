@@ -366,14 +366,6 @@ impl<'a> WordsView<'a> {
         assert!(state.is_some(), "a name is ended by who began it");
     }
 
-    /// As [`end_naming`](Self::end_naming), for an owner who is alone with the block.
-    #[inline]
-    pub(super) fn end_naming_alone(&self, id: BlockId, again: bool) {
-        let state = BlockState::SOLE.end_naming(again).expect("the block has no name yet");
-        // Release: as in `end_naming`. Loom: a_match_sees_what_was_published.
-        self.word(id).store(state.0, Ordering::Release);
-    }
-
     /// Commits `step` and returns the new state, or `None` where `step` refuses.
     #[cfg_attr(paged_kv_loom, track_caller)] // each caller's ordering is weakened by itself
     fn transition(
