@@ -213,17 +213,21 @@ fn by_id_each_guard_touches_the_map_once() {
     cache.free(SeqId(9)).unwrap();
     let (census_of, _) = census("by id: fork 64", || cache.fork(SeqId(1), fork).unwrap());
     census_of.assert_shared(&[
-        (Place::MapShard, 3),
+        (Place::MapShard, 2),
         (Place::Run, 1),
         (Place::BlockWord, 1),
         (Place::Stripe, 1),
         (Place::Statistic, 1),
     ]);
+    let (census_of, append) =
+        census("by id: append that copies", || cache.append(fork, 1).unwrap());
+    assert!(append.copy.is_some(), "the last block is shared");
+    census_of.assert_shared(&[(Place::MapShard, 2), (Place::HomeShard, 1), (Place::Stripe, 1)]);
+    drop(append);
     let (census_of, _) = census("by id: free a fork of 64", || cache.free(fork).unwrap());
     census_of.assert_shared(&[
         (Place::MapShard, 1),
         (Place::Run, 1),
-        (Place::BlockWord, 1),
         (Place::HomeShard, 1),
         (Place::Stripe, 1),
     ]);

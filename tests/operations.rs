@@ -405,6 +405,7 @@ fn an_id_in_use_is_refused_by_name() {
         assert_eq!(cache.allocate(s(1), 1000), Err(SequenceExists(s(1))));
         assert_eq!(cache.fork(s(1), s(2)), Err(SequenceExists(s(2))));
         assert_eq!(cache.fork(s(1), s(1)), Err(SequenceExists(s(1))));
+        assert_eq!(cache.fork(s(9), s(2)), Err(SequenceExists(s(2))), "though there is no source");
         assert_eq!(SequenceExists(s(1)).to_string(), "sequence S1 exists already");
         assert_eq!(cache.stats().total_forks, 0);
         assert_empties(&cache);

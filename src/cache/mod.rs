@@ -46,7 +46,7 @@ pub use self::lease::Lease;
 pub use self::prompt::Prompt;
 pub use self::reservation::Reservation;
 pub(crate) use self::room::{Asking, Gate};
-use self::slot::{Live, Slot};
+use self::slot::{Live, SharedSlot, Slot};
 pub use self::step::{Grown, Step, StepBuffers, StepRow};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
@@ -263,6 +263,15 @@ impl PagedKvCache {
             }
             slot.share()
         };
+        self.update_shared(id, &shared, change)
+    }
+
+    fn update_shared<R>(
+        &self,
+        id: SeqId,
+        shared: &SharedSlot,
+        change: impl FnOnce(&mut Live) -> R,
+    ) -> Result<R> {
         let mut live = shared.write();
         live.as_mut().map(change).ok_or_else(self.missing(id))
     }

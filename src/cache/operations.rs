@@ -124,14 +124,24 @@ impl PagedKvCache {
         Some(new_blocks)
     }
 
-    /// The append under the sequence's own lock.
+    /// The append that copies, under the map's lock, and the one that has to search for blocks, under
+    /// the sequence's own.
     fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        let append = |live: &mut Live| {
+        let shared = {
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
+            if let Slot::Owned(live) = slot.settle()
+                && let Some(append) = live.sequence_mut().append_or_copy_near(num_new_tokens)
+            {
+                live.note_use(self.clock.stamp());
+                return Ok(append);
+            }
+            slot.share()
+        };
+        self.update_shared(id, &shared, |live| {
             let append = live.sequence_mut().append(num_new_tokens)?;
             live.note_use(self.clock.stamp());
             Ok(append)
-        };
-        self.update_if(id, |_| false, append)?
+        })?
     }
 
     /// Removes a sequence and gives back every block that no one else uses. Takes one shard lock.
@@ -189,7 +199,7 @@ impl PagedKvCache {
     }
 
     /// A second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
-    /// [`Sequence::fork`]. Takes three shard locks, one after the other.
+    /// [`Sequence::fork`]. Takes two shard locks, one after the other.
     ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
@@ -208,11 +218,12 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
-        if self.sequences.contains_key(&dst) {
-            return Err(PagedKvError::SequenceExists(dst));
-        }
         let fork = |live: &mut Live| live.fork(self.clock.stamp());
-        let fork = self.update_if(src, Live::is_brief, fork)??;
+        let fork = self.update_if(src, Live::is_brief, fork).flatten();
+        let fork = fork.map_err(|refusal| match self.sequences.contains_key(&dst) {
+            true => PagedKvError::SequenceExists(dst),
+            false => refusal,
+        })?;
         self.insert(dst, fork)?;
         self.pool.count_fork();
         Ok(())

@@ -101,6 +101,17 @@ impl Sequence {
         known || self.table.is_exclusive(self.table.len() - 1)
     }
 
+    /// [`append`](Self::append) on the terms of [`append_near`](Self::append_near), but that it may copy.
+    pub(crate) fn append_or_copy_near(&mut self, num_new_tokens: usize) -> Option<Append> {
+        let plan = self.plan_append(num_new_tokens).ok()?;
+        let len = self.table.len();
+        if !self.table.try_grow_near(plan.blocks()) {
+            return None;
+        }
+        let copy = self.commit_append(plan);
+        Some(Append { new_blocks: len..len + plan.new_blocks, copy })
+    }
+
     #[inline(never)]
     fn append_blocks_near(&mut self, num_new_tokens: usize) -> bool {
         let plan = self.plan_append(num_new_tokens);
