@@ -318,6 +318,8 @@ const IN_THE_QUEUE: &str = "who has a place is in the queue";
 
 #[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use crate::sync::PlainArc;
 
