@@ -176,12 +176,11 @@ impl Sequence {
     /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
     #[inline]
     fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
-        let writes_tail = self.tail_room > 0 && plan.num_tokens > plan.start_tokens;
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
         self.tail_room = slots - plan.num_tokens;
         self.num_tokens = plan.num_tokens;
-        // Written in place, or new: else there were a copy.
-        self.tail_is_sole |= writes_tail || plan.new_blocks > 0;
+        // Written in place, or new, or copied to.
+        self.tail_is_sole |= plan.num_tokens > plan.start_tokens;
         if plan.copy { Some(self.copy_tail(plan.blocks())) } else { None }
     }
 
