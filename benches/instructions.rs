@@ -2,14 +2,17 @@
 //! answer is the same on a busy machine: `cargo bench --features events --bench
 //! instructions [-- --write]`.
 //!
-//! Runs itself under cachegrind, each operation `TIMES` and twice `TIMES` times after the same
-//! set-up; the difference, divided, is one operation with its share of the loop. `--write` puts
-//! the table into `benches/INSTRUCTIONS.md`.
+//! Runs itself under callgrind, each operation `TIMES` and twice `TIMES` times after the same
+//! set-up; the difference, divided, is one operation with its share of the loop. What other threads do
+//! for it, which is to publish events, is counted by itself. `--write` puts the table into
+//! `benches/INSTRUCTIONS.md`.
 
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
+use std::ops::Sub;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
@@ -28,7 +31,7 @@ const TIMES: u64 = 1024;
 /// A block that no loop here fills.
 const ENDLESS: usize = 1 << 20;
 
-/// Cachegrind takes `rep movsb`, by which the C library copies more than a few kilobytes, for an
+/// Callgrind takes `rep movsb`, by which the C library copies more than a few kilobytes, for an
 /// instruction a byte; the processor does not. So long copies are made as short ones are.
 const COPY_BY_VECTORS: &str = "glibc.cpu.x86_rep_movsb_threshold=1073741824";
 
@@ -69,7 +72,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
 enum Listener {
     Nobody,
     Deaf,
-    /// Batches are made, numbered and kept. Nobody subscribes.
+    /// Batches are made, numbered, written and kept. Nobody subscribes.
     #[cfg(feature = "events")]
     Publisher,
 }
@@ -81,9 +84,9 @@ fn main() -> ExitCode {
         OPERATIONS[index].1(times.parse().expect("a number of times"));
         return ExitCode::SUCCESS;
     }
-    let counts: Option<Vec<f64>> = (0..OPERATIONS.len()).map(of_one).collect();
+    let counts: Option<Vec<Counts>> = (0..OPERATIONS.len()).map(of_one).collect();
     let Some(counts) = counts else {
-        eprintln!("this needs valgrind, whose cachegrind counts the instructions");
+        eprintln!("this needs valgrind, whose callgrind counts the instructions");
         return ExitCode::FAILURE;
     };
     let table = table(&counts);
@@ -98,17 +101,38 @@ fn main() -> ExitCode {
     if growth <= GROWTH_MAX { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Instructions, of the thread that does something and of all others together.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    own: f64,
+    others: f64,
+}
+
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, less: Self) -> Self {
+        Self { own: self.own - less.own, others: self.others - less.others }
+    }
+}
+
 /// Instructions of one operation, or nothing without valgrind.
-fn of_one(operation: usize) -> Option<f64> {
+fn of_one(operation: usize) -> Option<Counts> {
     let [once, twice] = [TIMES, 2 * TIMES].map(|times| counted(operation, times));
-    Some((twice? - once?) as f64 / TIMES as f64)
+    let Counts { own, others } = twice? - once?;
+    Some(Counts { own: own / TIMES as f64, others: others / TIMES as f64 })
 }
 
 /// Instructions of this whole program, doing one thing.
-fn counted(operation: usize, times: u64) -> Option<u64> {
+fn counted(operation: usize, times: u64) -> Option<Counts> {
     let program = env::current_exe().expect("the program knows where it is");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instructions");
+    // What an earlier run has left.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder for what is counted");
     let output = Command::new("valgrind")
-        .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
+        .args(["--tool=callgrind", "--separate-threads=yes"])
+        .arg(format!("--callgrind-out-file={}", folder.join("counts").display()))
         .arg(program)
         .args([operation.to_string(), times.to_string()])
         // The environment lies on the stack and would move it.
@@ -119,21 +143,30 @@ fn counted(operation: usize, times: u64) -> Option<u64> {
         .ok()?;
     let report = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{}: {report}", OPERATIONS[operation].0);
-    let refs =
-        report.lines().find_map(|line| line.split_once("I   refs:").or(line.split_once("I refs:")));
-    let (_, number) = refs.expect("cachegrind says how many instructions it saw");
-    Some(number.trim().replace(',', "").parse().expect("a number"))
+    let own = total(&folder.join("counts-01"));
+    let others = (2..).map(|thread| folder.join(format!("counts-{thread:02}")));
+    let others = others.take_while(|file| file.exists()).map(|file| total(&file)).sum();
+    Some(Counts { own, others })
 }
 
-fn of_name(name: &str, counts: &[f64]) -> f64 {
+/// What a thread did, as callgrind notes it.
+fn total(file: &Path) -> f64 {
+    let noted = fs::read_to_string(file).expect("callgrind notes each thread in a file");
+    let total = noted.lines().find_map(|line| line.strip_prefix("totals: "));
+    total.and_then(|total| total.trim().parse().ok()).expect("how many instructions it saw")
+}
+
+fn of_name(name: &str, counts: &[Counts]) -> f64 {
     let index = OPERATIONS.iter().position(|(of, _)| *of == name);
-    counts[index.expect("an operation of the table")]
+    counts[index.expect("an operation of the table")].own
 }
 
-fn table(counts: &[f64]) -> String {
-    let mut table = "| operation | instructions |\n|---|---:|\n".to_owned();
-    for ((name, _), count) in OPERATIONS.iter().zip(counts) {
-        writeln!(table, "| {name} | {count:.1} |").expect("a string takes all");
+fn table(counts: &[Counts]) -> String {
+    let mut table = "| operation | instructions | of other threads |\n|---|---:|---:|\n".to_owned();
+    for ((name, _), Counts { own, others }) in OPERATIONS.iter().zip(counts) {
+        // A timer more or less is nothing that was done for it.
+        let others = if others.abs() < 50.0 { String::new() } else { format!("{others:.0}") };
+        writeln!(table, "| {name} | {own:.1} | {others} |").expect("a string takes all");
     }
     table
 }
@@ -142,12 +175,13 @@ fn document(table: &str) -> String {
     format!(
         "# Instructions an operation\n\n\
          Written by `cargo bench --features events --bench instructions -- --write`: x86-64\n\
-         instructions as valgrind's cachegrind counts them, on one thread, with a warm home shard. The difference\n\
+         instructions as valgrind's callgrind counts them, on one thread, with a warm home shard. The difference\n\
          between {TIMES} and twice as many operations, divided: set-up and program start cancel.\n\
+         What other threads do for it is counted by itself: a publisher's thread writes the events.\n\
          What the loop and the memory allocator take is included. Of one machine, compiler and C\n\
          library; on those, the same each time.\n\n\
          Copies are made by vector instructions (`{COPY_BY_VECTORS}`),\n\
-         because cachegrind counts the other way, `rep movsb`, as an instruction a byte: fork and\n\
+         because callgrind counts the other way, `rep movsb`, as an instruction a byte: fork and\n\
          release of 8192 would be 33,441 then, 50 times that of 64 instead of 6.\n\n{table}"
     )
 }

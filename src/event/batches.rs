@@ -1,31 +1,41 @@
-//! Which events go out together, and which can still be asked for? A ring of numbered batches.
+//! Which events go out together? Those of a batch, which is noted at once and written later.
 //!
-//! Events are written into the open batch as they come. It is sealed when it holds enough blocks or is
-//! old enough, and then has a number, one more than the batch before. The ring keeps the last ones,
-//! bounded in number and in bytes; readers come by number. What the ring has let go of is missing from
-//! the numbers that a reader sees: a loss is a gap.
+//! Events are noted in the open batch as they come. It is sealed when it holds enough or is old enough,
+//! and then has a number and is in the ring; readers come by number.
+//!
+//! ```text
+//!   push ──> open ──seal──> ring: noted ──its first reader──> written ──> readers
+//!             ▲                             │
+//!             └─────────── memory ──────────┘
+//! ```
+//!
+//! A batch is written when it is read first, by who reads it, and under no lock that a `push` takes. So
+//! who tells events copies them and waits for nobody who writes; if the readers do not keep up, what the
+//! ring lets go of is missing from the numbers that they see: a loss is a gap.
 //!
 //! The first number of a publisher comes from the clock, so that after a restart it is greater than any
 //! before, and its first batch says that nothing is cached.
 //!
 //! It does not know who reads.
 
-use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::kv_event::KvEvent;
-use super::wire::{HEADER, WireFormat};
+use super::notes::Notes;
+use super::ring::{Found, Ring};
+use super::wire::WireFormat;
 use crate::sync::outside::{Mutex, Notify};
 
+/// The part of the ring's bytes from which a batch is sealed.
+const PART: usize = 8;
+
 /// A batch as it goes out.
-#[derive(Clone)]
 pub(super) struct Batch {
     pub(super) sequence: u64,
     pub(super) payload: Bytes,
-    /// Bytes of memory that it holds.
-    held: usize,
 }
 
 /// What a reader finds that wants the next batch.
@@ -55,18 +65,16 @@ pub(super) struct Batches {
     format: WireFormat,
     bounds: Bounds,
     state: Mutex<State>,
+    /// Where a batch is written: by one reader at a time, which takes it before the state.
+    page: Mutex<Vec<u8>>,
     /// Notified when a batch is begun and when one is sealed, and at the end.
     changed: Notify,
 }
 
 struct State {
-    open: Vec<u8>,
-    open_events: u32,
-    open_blocks: usize,
+    open: Notes,
     open_since: Instant,
-    ring: VecDeque<Batch>,
-    ring_bytes: usize,
-    next_sequence: u64,
+    ring: Ring,
     closed: bool,
     blocks: u64,
     unwritten: u64,
@@ -77,47 +85,47 @@ struct State {
 pub(super) struct Totals {
     pub(super) next_sequence: u64,
     pub(super) blocks: u64,
+    /// Blocks that nobody could use.
     pub(super) unwritten: u64,
+    /// Batches that the ring let go of before they were the next.
+    pub(super) lost: u64,
 }
 
 impl Batches {
     /// Begins with a batch that clears what was there before.
     pub(super) fn new(format: WireFormat, bounds: Bounds) -> Self {
         let state = State {
-            open: vec![0; HEADER],
-            open_events: 0,
-            open_blocks: 0,
+            open: Notes::default(),
             open_since: Instant::now(),
-            ring: VecDeque::new(),
-            ring_bytes: 0,
-            next_sequence: first_sequence(),
+            ring: Ring::new(bounds.ring_batches, bounds.ring_bytes, first_sequence()),
             closed: false,
             blocks: 0,
             unwritten: 0,
         };
-        let batches = Self { format, bounds, state: Mutex::new(state), changed: Notify::new() };
+        let (state, page) = (Mutex::new(state), Mutex::default());
+        let batches = Self { format, bounds, state, page, changed: Notify::new() };
         batches.push(&KvEvent::AllBlocksCleared);
-        batches.seal(&mut batches.state.lock());
+        batches.flush();
         batches
     }
 
-    /// Writes an event into the open batch; after the end, nowhere.
+    /// Notes an event in the open batch; after the end, nowhere.
     pub(super) fn push(&self, event: &KvEvent<'_>) {
         let mut state = self.state.lock();
         if state.closed {
             return;
         }
-        let blocks = event.hashes().len();
-        if !self.format.write(event, &mut state.open) {
-            state.unwritten += blocks as u64;
+        let blocks = event.hashes().len() as u64;
+        if !state.open.push(event) {
+            state.unwritten += blocks;
             return;
         }
-        state.open_events += 1;
-        state.open_blocks += blocks;
-        state.blocks += blocks as u64;
-        if state.open_blocks >= self.bounds.batch_blocks {
+        state.blocks += blocks;
+        if state.open.blocks() >= self.bounds.batch_blocks
+            || state.open.bytes() > self.bounds.ring_bytes / PART
+        {
             self.seal(&mut state);
-        } else if state.open_events == 1 {
+        } else if state.open.len() == 1 {
             state.open_since = Instant::now();
             self.changed.notify_one();
         }
@@ -125,15 +133,20 @@ impl Batches {
 
     /// The batch `sequence`, or the first behind it that there is. Seals what is open and old enough.
     pub(super) fn next(&self, sequence: u64) -> Next {
-        let mut state = self.state.lock();
-        let due = (state.open_events > 0).then(|| state.open_since + self.bounds.batch_age);
-        let is_due = due.is_some_and(|due| due <= Instant::now());
-        if is_due {
-            self.seal(&mut state);
-        }
-        match state.get(sequence) {
+        let (mut due, mut closed) = (None, false);
+        let batch = self.read(|state| {
+            due = (!state.open.is_empty()).then(|| state.open_since + self.bounds.batch_age);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                self.seal(state);
+            }
+            closed = state.closed;
+            let found = state.ring.find(sequence)?;
+            state.ring.publish(found);
+            Some(found)
+        });
+        match batch {
             Some(batch) => Next::Batch(batch),
-            None if state.closed => Next::End,
+            None if closed => Next::End,
             None => Next::Nothing { due },
         }
     }
@@ -145,7 +158,7 @@ impl Batches {
 
     /// The batch `sequence`, or the first behind it that there is, of those before `end`.
     pub(super) fn get(&self, sequence: u64, end: u64) -> Option<Batch> {
-        self.state.lock().get(sequence).filter(|batch| batch.sequence < end)
+        self.read(|state| state.ring.find(sequence).filter(|&found| found < end))
     }
 
     /// Seals what is open, as the last batch.
@@ -163,43 +176,39 @@ impl Batches {
 
     pub(super) fn totals(&self) -> Totals {
         let state = self.state.lock();
-        let State { next_sequence, blocks, unwritten, .. } = *state;
-        Totals { next_sequence, blocks, unwritten }
+        Totals {
+            next_sequence: state.ring.next_sequence(),
+            blocks: state.blocks,
+            unwritten: state.unwritten,
+            lost: state.ring.lost(),
+        }
+    }
+
+    /// The batch whose number `find` finds, which is written now if it is not yet.
+    fn read(&self, find: impl FnOnce(&mut State) -> Option<u64>) -> Option<Batch> {
+        let mut page = self.page.lock();
+        let mut state = self.state.lock();
+        let sequence = find(&mut state)?;
+        let (notes, time) = match state.ring.read(sequence) {
+            Found::Noted(notes, time) => (notes, time),
+            Found::Written(payload) => return Some(Batch { sequence, payload }),
+        };
+        drop(state);
+        page.clear();
+        WireFormat::write_start(time, notes.len(), &mut page);
+        notes.write(&self.format, &mut page);
+        self.format.write_end(&mut page);
+        let payload = Bytes::copy_from_slice(&page);
+        self.state.lock().ring.put_back(sequence, payload.clone(), notes);
+        Some(Batch { sequence, payload })
     }
 
     fn seal(&self, state: &mut State) {
-        if state.open_events == 0 {
-            return;
+        if !state.open.is_empty() {
+            let next = state.ring.room_for(&state.open);
+            state.ring.push(mem::replace(&mut state.open, next), now());
+            self.changed.notify_one();
         }
-        // As much as the last one took, more or less.
-        let mut next = Vec::with_capacity(state.open.len() + HEADER);
-        next.resize(HEADER, 0);
-        let mut bytes = std::mem::replace(&mut state.open, next);
-        self.format.write_end(&mut bytes);
-        let header = bytes.first_chunk_mut().expect("every batch begins with room for its header");
-        let start = WireFormat::write_header(now(), state.open_events, header);
-        (state.open_events, state.open_blocks) = (0, 0);
-        let held = bytes.capacity();
-        let payload = Bytes::from(bytes).slice(start..);
-        let batch = Batch { sequence: state.next_sequence, payload, held };
-        state.next_sequence += 1;
-        state.ring_bytes += held;
-        state.ring.push_back(batch);
-        while state.ring.len() > self.bounds.ring_batches
-            || state.ring_bytes > self.bounds.ring_bytes && state.ring.len() > 1
-        {
-            let oldest = state.ring.pop_front().expect("it is not empty");
-            state.ring_bytes -= oldest.held;
-        }
-        self.changed.notify_one();
-    }
-}
-
-impl State {
-    fn get(&self, sequence: u64) -> Option<Batch> {
-        let oldest = self.ring.front()?.sequence;
-        let at = usize::try_from(sequence.saturating_sub(oldest)).ok()?;
-        self.ring.get(at).cloned()
     }
 }
 
@@ -220,11 +229,16 @@ mod tests {
     use super::*;
     use crate::prefix::BlockHash;
 
+    const RING_BYTES: usize = 1 << 20;
+
     fn batches(batch_blocks: usize, ring_batches: usize) -> Batches {
+        batches_in(RING_BYTES, batch_blocks, ring_batches)
+    }
+
+    fn batches_in(ring_bytes: usize, batch_blocks: usize, ring_batches: usize) -> Batches {
         let format = WireFormat { dialect: Dialect::Array, medium: "GPU".to_owned(), rank: 0 };
         let batch_age = Duration::from_secs(60);
-        let bounds = Bounds { batch_blocks, batch_age, ring_batches, ring_bytes: 1 << 20 };
-        Batches::new(format, bounds)
+        Batches::new(format, Bounds { batch_blocks, batch_age, ring_batches, ring_bytes })
     }
 
     fn next(batches: &Batches, sequence: u64) -> Option<Batch> {
@@ -272,9 +286,108 @@ mod tests {
     fn the_bytes_of_the_ring_are_bounded() {
         let batches = batches(1, usize::MAX);
         let first = batches.totals().next_sequence;
-        (0..100).for_each(|_| remove(&batches, 10_000)); // of 90 kB
+        (0..100).for_each(|_| remove(&batches, 10_000)); // of 160 kB
         assert!(next(&batches, first).unwrap().sequence > first + 80);
-        assert!(batches.state.lock().ring_bytes <= 1 << 20);
+    }
+
+    fn store(batches: &Batches, blocks: usize, block_size: usize) {
+        let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
+        batches.push(&KvEvent::BlockStored {
+            hashes: &hashes,
+            parent: None,
+            tokens: &vec![70_000; blocks * block_size],
+            block_size,
+            extra: None,
+            index: 0,
+        });
+    }
+
+    #[test]
+    fn a_batch_of_few_blocks_with_many_tokens_is_bounded_too() {
+        let batches = batches(1_000, usize::MAX);
+        let first = batches.totals().next_sequence;
+        for round in 0..100 {
+            store(&batches, 1, 10_000); // of 40 kB
+            let state = batches.state.lock();
+            assert!(state.open.held() <= 2 * (RING_BYTES / PART + 50_000), "round {round}");
+        }
+        assert!(batches.totals().next_sequence >= first + 20);
+    }
+
+    #[test]
+    fn what_nobody_read_before_it_was_let_go_of_is_counted_and_a_gap() {
+        let batches = batches(1, 4);
+        let first = batches.totals().next_sequence - 1;
+        assert_eq!(next(&batches, first).unwrap().sequence, first);
+        (0..3).for_each(|_| remove(&batches, 1));
+        assert_eq!(batches.totals().lost, 0, "what was read is no loss");
+        (0..7).for_each(|_| remove(&batches, 1));
+        assert_eq!(batches.totals().lost, 6);
+        assert_eq!(next(&batches, first + 1).unwrap().sequence, first + 7);
+        for sequence in first + 8..first + 11 {
+            assert_eq!(next(&batches, sequence).unwrap().sequence, sequence);
+        }
+        (0..4).for_each(|_| remove(&batches, 1));
+        assert_eq!(batches.totals().lost, 6);
+        assert!(matches!(batches.next(first + 15), Next::Nothing { .. }));
+    }
+
+    #[test]
+    fn a_batch_is_the_same_whenever_it_is_read() {
+        let batches = batches(10, 100);
+        let first = batches.totals().next_sequence;
+        (0..5).for_each(|_| remove(&batches, 10));
+        let late = batches.get(first + 3, u64::MAX).unwrap();
+        let all = (first..first + 5).map(|at| next(&batches, at).unwrap());
+        let all: Vec<_> = all.map(|batch| (batch.sequence, batch.payload)).collect();
+        assert_eq!(all[3], (late.sequence, late.payload));
+        for (sequence, payload) in all {
+            assert_eq!(batches.get(sequence, u64::MAX).unwrap().payload, payload);
+        }
+    }
+
+    /// The order is kept while one thread tells and another reads, and the end comes behind everything.
+    #[test]
+    fn all_that_is_told_is_read_in_its_order_up_to_the_end() {
+        const TOLD: u64 = 20_000;
+        let batches = batches_in(usize::MAX, 7, usize::MAX);
+        let first = batches.totals().next_sequence;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let (mut hashes, mut sequence) = (Vec::new(), first);
+                loop {
+                    match batches.next(sequence) {
+                        Next::Batch(batch) => {
+                            assert_eq!(batch.sequence, sequence, "no gap");
+                            sequence += 1;
+                            hashes.extend(hashes_in(&batch.payload));
+                        }
+                        Next::Nothing { .. } => std::thread::yield_now(),
+                        Next::End => return hashes,
+                    }
+                }
+            });
+            for hash in 0..TOLD {
+                let hashes = [BlockHash::from_u128((MARK | hash).into())];
+                batches.push(&KvEvent::BlockRemoved { hashes: &hashes });
+                if hash % 1_000 == 0 {
+                    batches.flush();
+                }
+            }
+            batches.close();
+            assert!(reader.join().unwrap().into_iter().eq(0..TOLD));
+        });
+        assert_eq!(batches.totals().lost, 0);
+    }
+
+    /// The upper half of hashes that are found by it.
+    const MARK: u64 = 0xabcd_ef01_2345_0000;
+
+    /// The lower bits of all hashes with a mark.
+    fn hashes_in(payload: &[u8]) -> impl Iterator<Item = u64> {
+        let words = payload.windows(9).filter(|window| window[0] == 0xcf);
+        let words = words.filter_map(|window| window[1..].try_into().ok().map(u64::from_be_bytes));
+        words.filter(|word| word & MARK == MARK).map(|word| word & !MARK)
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //! does: NVIDIA Dynamo, llm-d and AIBrix listen to that.
 //!
 //! ```text
-//!   announcer ──> wire ──> batches (a ring) ──> sockets: each batch to all subscribers
-//!                                          └──>          replays, on request
+//!   announcer ──> notes ──> batches, in a ring ──wire──> sockets: each batch to all subscribers
+//!                                                   └──>          replays, on request
+//!   └─ threads that use a cache ─┘               └───── the publisher's thread ──────┘
 //! ```
 //!
 //! [`PagedKvCacheBuilder::with_event_sink`]: crate::PagedKvCacheBuilder::with_event_sink
@@ -18,7 +19,11 @@ pub(crate) mod announcer;
 mod batches;
 pub(crate) mod kv_event;
 #[cfg(feature = "events")]
+mod notes;
+#[cfg(feature = "events")]
 mod publisher;
+#[cfg(feature = "events")]
+mod ring;
 #[cfg(feature = "events")]
 mod sockets;
 pub(crate) mod tree;

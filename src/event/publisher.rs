@@ -3,8 +3,8 @@
 //! One socket publishes each batch to whoever subscribed, the other answers what a router asks again
 //! for. Frames and payloads are vLLM's.
 //!
-//! Invariant: whoever has an event to tell writes it into the open batch and goes on; no socket is
-//! touched on that way. The publisher does not know the cache.
+//! Invariant: whoever has an event to tell copies it into the open batch and goes on; nothing is written
+//! and no socket is touched on that way. The publisher does not know the cache.
 
 use std::io;
 use std::net::SocketAddr;
@@ -132,7 +132,8 @@ impl PublisherOptions {
         self
     }
 
-    /// Blocks of a batch, from which it goes out at once; by default 512.
+    /// Blocks of a batch, from which it goes out at once; by default 512. So does one that holds an
+    /// eighth of the bytes that are kept for replay.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().batch_blocks(64);
@@ -157,8 +158,10 @@ impl PublisherOptions {
     }
 
     /// Batches, and bytes of them, that are kept for replay: whichever is reached first. By default
-    /// 10,000 and 64 MiB. As many batches, but at most 1,000, wait for a subscriber that is slow; one
-    /// for which more would have to wait misses some, and sees a gap in the numbers.
+    /// 10,000 and 64 MiB. Those that are still to be written count too: if more come in than the
+    /// publisher's thread can write, the oldest are lost, and every subscriber sees a gap in the numbers.
+    /// As many batches, but at most 1,000, wait for a subscriber that is slow; one for which more would
+    /// have to wait misses some, and sees a gap.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().ring(1_000, 1 << 20);
@@ -189,6 +192,9 @@ pub struct PublisherStats {
     pub blocks: u64,
     /// Blocks not told of, because their tokens are not known.
     pub blocks_without_tokens: u64,
+    /// Batches that the ring let go of before they could be sent: a gap in the numbers that every
+    /// subscriber sees.
+    pub batches_lost: u64,
 }
 
 /// Publishes the events of a cache to routers, as vLLM does: ZeroMQ, MessagePack, and replay.
@@ -284,6 +290,7 @@ impl EventPublisher {
             next_sequence: totals.next_sequence,
             blocks: totals.blocks,
             blocks_without_tokens: totals.unwritten,
+            batches_lost: totals.lost,
         }
     }
 

@@ -1,9 +1,11 @@
 //! How is an event written? MessagePack, byte for byte as vLLM writes it, in either of its dialects.
 //!
 //! Block hashes are unsigned 64-bit integers in the 9-byte form, never 0. A payload is
-//! `[time, [events], rank]`: the events are written as they come, the rest when a batch is sealed.
+//! `[time, [events], rank]`.
 //!
 //! It does not know which events share a batch.
+
+use std::ops::Range;
 
 use rmp::Marker;
 use rmp::encode::{
@@ -11,11 +13,7 @@ use rmp::encode::{
     write_u64, write_uint,
 };
 
-use super::kv_event::KvEvent;
 use crate::prefix::{BlockHash, ExtraKeys};
-
-/// Bytes before the events of a payload, at most.
-pub(super) const HEADER: usize = 1 + 9 + 5;
 
 /// The KV-cache group that all blocks are of.
 const GROUP: u64 = 0;
@@ -48,35 +46,51 @@ pub(super) struct WireFormat {
     pub(super) rank: i32,
 }
 
+/// An event to be written. What it tells of never is nothing.
+pub(super) enum WireEvent<'a> {
+    Stored {
+        hashes: &'a [BlockHash],
+        parent: Option<BlockHash>,
+        /// `block_size` for each.
+        tokens: &'a [u32],
+        block_size: usize,
+        extra: Option<Extra<'a>>,
+    },
+    Removed {
+        hashes: &'a [BlockHash],
+    },
+    Cleared,
+}
+
+/// What contents depend on besides their tokens, written by [`write_extra`].
+#[derive(Clone, Copy)]
+pub(super) struct Extra<'a> {
+    pub(super) lora_name: &'a [u8],
+    /// Of each block.
+    pub(super) keys: &'a [u8],
+}
+
 type Written = Result<(), ValueWriteError<std::io::Error>>;
 
 impl WireFormat {
-    /// Appends `event`. False for one that no consumer could use: blocks without tokens.
-    pub(super) fn write(&self, event: &KvEvent<'_>, out: &mut Vec<u8>) -> bool {
-        if matches!(event, KvEvent::BlockStored { tokens: [], .. }) {
-            return false;
-        }
+    /// Appends what comes before so many events of that time.
+    pub(super) fn write_start(time: f64, events: usize, out: &mut Vec<u8>) {
+        let written: Written = (|| {
+            write_array_len(out, 3)?;
+            write_f64(out, time)?;
+            write_array_len(out, events as u32)?;
+            Ok(())
+        })();
+        written.expect("writing to memory does not fail");
+    }
+
+    /// Appends an event.
+    pub(super) fn write(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) {
         let written = match self.dialect {
             Dialect::Map => self.write_map(event, out),
             Dialect::Array => self.write_array(event, out),
         };
         written.expect("writing to memory does not fail");
-        true
-    }
-
-    /// Writes what comes before `events` events into the end of `header`. Returns where it begins.
-    pub(super) fn write_header(time: f64, events: u32, header: &mut [u8; HEADER]) -> usize {
-        let mut bytes = Vec::with_capacity(HEADER);
-        let written: Written = (|| {
-            write_array_len(&mut bytes, 3)?;
-            write_f64(&mut bytes, time)?;
-            write_array_len(&mut bytes, events)?;
-            Ok(())
-        })();
-        written.expect("writing to memory does not fail");
-        let start = HEADER - bytes.len();
-        header[start..].copy_from_slice(&bytes);
-        start
     }
 
     /// Appends what comes behind the events.
@@ -84,9 +98,9 @@ impl WireFormat {
         write_sint(out, self.rank.into()).expect("writing to memory does not fail");
     }
 
-    fn write_map(&self, event: &KvEvent<'_>, out: &mut Vec<u8>) -> Written {
+    fn write_map(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) -> Written {
         match *event {
-            KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
+            WireEvent::Stored { hashes, parent, tokens, block_size, extra } => {
                 write_map_len(out, 10 + u32::from(extra.is_some()))?;
                 write_pair(out, "type", "BlockStored")?;
                 write_str(out, "block_hashes")?;
@@ -101,16 +115,16 @@ impl WireFormat {
                 write_nil_of(out)?;
                 write_pair(out, "medium", &self.medium)?;
                 write_str(out, "lora_name")?;
-                write_optional(out, extra.and_then(ExtraKeys::lora_name))?;
+                write_lora_name(out, extra)?;
                 if let Some(extra) = extra {
                     write_str(out, "extra_keys")?;
-                    write_extra(out, extra, index, hashes.len(), block_size)?;
+                    out.extend_from_slice(extra.keys);
                 }
                 write_str(out, "group_idx")?;
                 write_uint(out, GROUP)?;
                 write_pair(out, "kv_cache_spec_kind", KIND)
             }
-            KvEvent::BlockRemoved { hashes } => {
+            WireEvent::Removed { hashes } => {
                 write_map_len(out, 4)?;
                 write_pair(out, "type", "BlockRemoved")?;
                 write_str(out, "block_hashes")?;
@@ -119,16 +133,16 @@ impl WireFormat {
                 write_str(out, "group_idx")?;
                 write_uint(out, GROUP).map(|_| ())
             }
-            KvEvent::AllBlocksCleared => {
+            WireEvent::Cleared => {
                 write_map_len(out, 1)?;
                 write_pair(out, "type", "AllBlocksCleared")
             }
         }
     }
 
-    fn write_array(&self, event: &KvEvent<'_>, out: &mut Vec<u8>) -> Written {
+    fn write_array(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) -> Written {
         match *event {
-            KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
+            WireEvent::Stored { hashes, parent, tokens, block_size, extra } => {
                 write_array_len(out, 12)?;
                 write_str(out, "BlockStored")?;
                 write_hashes(out, hashes)?;
@@ -137,16 +151,16 @@ impl WireFormat {
                 write_uint(out, block_size as u64)?;
                 write_nil_of(out)?;
                 write_str(out, &self.medium)?;
-                write_optional(out, extra.and_then(ExtraKeys::lora_name))?;
+                write_lora_name(out, extra)?;
                 match extra {
-                    Some(extra) => write_extra(out, extra, index, hashes.len(), block_size)?,
+                    Some(extra) => out.extend_from_slice(extra.keys),
                     None => write_nil_of(out)?,
                 }
                 write_uint(out, GROUP)?;
                 write_str(out, KIND)?;
                 write_nil_of(out)
             }
-            KvEvent::BlockRemoved { hashes } => {
+            WireEvent::Removed { hashes } => {
                 write_array_len(out, 4)?;
                 write_str(out, "BlockRemoved")?;
                 write_hashes(out, hashes)?;
@@ -154,7 +168,7 @@ impl WireFormat {
                 // vLLM's removals in this form name no group.
                 write_nil_of(out)
             }
-            KvEvent::AllBlocksCleared => {
+            WireEvent::Cleared => {
                 write_array_len(out, 1)?;
                 write_str(out, "AllBlocksCleared")
             }
@@ -223,16 +237,34 @@ fn write_each(out: &mut Vec<u8>, tokens: &[u32]) {
     }
 }
 
+/// Appends what these blocks of a prompt depend on besides their tokens: the adapter's name, or nil, and
+/// the keys. Returns the bytes of each.
+pub(super) fn write_extra(
+    extra: &ExtraKeys,
+    blocks: Range<usize>,
+    block_size: usize,
+    out: &mut Vec<u8>,
+) -> (usize, usize) {
+    let start = out.len();
+    let written = match extra.lora_name() {
+        Some(name) => write_str(out, name),
+        None => write_nil_of(out),
+    };
+    let middle = out.len();
+    let written = written.and_then(|()| write_keys(out, extra, blocks, block_size));
+    written.expect("writing to memory does not fail");
+    (middle - start, out.len() - middle)
+}
+
 /// For each block the list of what else it depends on, or nil.
-fn write_extra(
+fn write_keys(
     out: &mut Vec<u8>,
     extra: &ExtraKeys,
-    index: usize,
-    blocks: usize,
+    blocks: Range<usize>,
     block_size: usize,
 ) -> Written {
-    write_array_len(out, blocks as u32)?;
-    for block in index..index + blocks {
+    write_array_len(out, blocks.len() as u32)?;
+    for block in blocks {
         let positions = block * block_size..(block + 1) * block_size;
         if !extra.concern(&positions) {
             write_nil_of(out)?;
@@ -262,9 +294,12 @@ fn write_pair(out: &mut Vec<u8>, key: &str, value: &str) -> Written {
     write_str(out, value)
 }
 
-fn write_optional(out: &mut Vec<u8>, value: Option<&str>) -> Written {
-    match value {
-        Some(value) => write_str(out, value),
+fn write_lora_name(out: &mut Vec<u8>, extra: Option<Extra<'_>>) -> Written {
+    match extra {
+        Some(extra) => {
+            out.extend_from_slice(extra.lora_name);
+            Ok(())
+        }
         None => write_nil_of(out),
     }
 }
@@ -280,16 +315,18 @@ fn wire_hash(hash: BlockHash) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kv_event::KvEvent;
+    use super::super::notes::Notes;
     use super::*;
 
     const HASHES: [u64; 2] = [0xfedc_ba98_7654_3210, 0x0123_4567_89ab_cdef];
 
     fn payload(dialect: Dialect, event: &KvEvent<'_>) -> String {
         let format = WireFormat { dialect, medium: "GPU".to_owned(), rank: 0 };
-        let mut header = [0; HEADER];
-        let start = WireFormat::write_header(1.5, 1, &mut header);
-        let mut bytes = header[start..].to_vec();
-        assert!(format.write(event, &mut bytes));
+        let (mut notes, mut bytes) = (Notes::default(), Vec::new());
+        assert!(notes.push(event));
+        WireFormat::write_start(1.5, 1, &mut bytes);
+        notes.write(&format, &mut bytes);
         format.write_end(&mut bytes);
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -354,18 +391,6 @@ mod tests {
             write_tokens(&mut written, tokens).unwrap();
             assert_eq!(written, want);
         }
-    }
-
-    #[test]
-    fn blocks_without_tokens_are_not_written() {
-        let format = WireFormat { dialect: Dialect::Map, medium: "GPU".to_owned(), rank: 0 };
-        let (hashes, mut out) = (hashes(), Vec::new());
-        let KvEvent::BlockStored { parent, block_size, extra, index, .. } = stored(&hashes) else {
-            unreachable!()
-        };
-        let unknown =
-            KvEvent::BlockStored { hashes: &hashes, parent, tokens: &[], block_size, extra, index };
-        assert!(!format.write(&unknown, &mut out) && out.is_empty());
     }
 
     #[test]

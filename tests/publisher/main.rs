@@ -390,8 +390,41 @@ fn what_is_told_in_haste_is_heard_or_a_gap() {
     let told = publisher.stats().next_sequence - first;
     assert!(numbers.is_sorted_by(|one, next| one < next));
     let missed = told as usize - numbers.len();
+    assert!(missed as u64 >= publisher.stats().batches_lost, "what nobody could be sent is a gap");
     assert_eq!(told, 100_000_u64.div_ceil(512));
     assert!(blocks == 100_000 || missed > 0 && blocks + missed * 512 >= 100_000, "{blocks} heard");
+}
+
+/// Who tells an event copies it into memory that came back from an earlier batch.
+#[test]
+fn events_are_told_without_allocating_while_the_publisher_keeps_up() {
+    let options = options(Dialect::Map).batch_blocks(512).batch_age(Duration::from_secs(60));
+    let publisher = EventPublisher::bind(&options.ring(8, 64 << 20)).unwrap();
+    let mut subscriber = Client::subscribe(publisher.address(), "");
+    let hashes: Vec<_> = (1..=16).map(|hash| BlockHash::from_u128(hash << 40)).collect();
+    let tokens: Vec<u32> = (50_000..50_000 + 16 * 16).collect();
+    let stored = KvEvent::BlockStored {
+        hashes: &hashes,
+        parent: None,
+        tokens: &tokens,
+        block_size: 16,
+        extra: None,
+        index: 0,
+    };
+    let mut batch = || {
+        let told = allocation_counter::measure(|| {
+            for _ in 0..512 / 32 {
+                publisher.on_event(&stored);
+                publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes });
+            }
+        });
+        let (_, (_, payload)) = subscriber.receive().expect("a batch was sealed");
+        assert_eq!(decode::events(&payload).len(), 512 / 16);
+        told.count_total
+    };
+    let warming: u64 = (0..20).map(|_| batch()).sum();
+    assert!(warming > 0, "the counter counts");
+    assert_eq!((0..50).map(|_| batch()).sum::<u64>(), 0);
 }
 
 /// What a subscriber has not read when the end comes is sent before it. Two seconds are given for that,

@@ -1,0 +1,229 @@
+//! How does an event wait until it is written? As a copy of what it tells of, in memory that is used again.
+//!
+//! Whoever has an event to tell copies it here and goes on; who sends it writes it, later. Names and
+//! tokens are copied as they lie. What contents depend on besides their tokens is mostly nothing, and
+//! else is written at once: so it needs no memory but that of the notes.
+//!
+//! Invariant: what is written is what was noted, in that order. Notes do not know batches.
+
+use super::kv_event::KvEvent;
+use super::wire::{Extra, WireEvent, WireFormat, write_extra};
+use crate::prefix::BlockHash;
+
+/// Events that are not written yet.
+#[derive(Default)]
+pub(super) struct Notes {
+    entries: Vec<Entry>,
+    hashes: Vec<BlockHash>,
+    tokens: Vec<u32>,
+    /// What contents depend on besides, as it is written.
+    extra: Vec<u8>,
+}
+
+/// An event, and how much of the notes is its own.
+enum Entry {
+    Stored {
+        parent: Option<BlockHash>,
+        hashes: usize,
+        tokens: usize,
+        block_size: usize,
+        /// Bytes of the adapter's name and of the keys.
+        extra: Option<(usize, usize)>,
+    },
+    Removed {
+        hashes: usize,
+    },
+    Cleared,
+}
+
+impl Notes {
+    /// With room for what `other` holds.
+    pub(super) fn with_room_of(other: &Self) -> Self {
+        Self {
+            entries: Vec::with_capacity(other.entries.len()),
+            hashes: Vec::with_capacity(other.hashes.len()),
+            tokens: Vec::with_capacity(other.tokens.len()),
+            extra: Vec::with_capacity(other.extra.len()),
+        }
+    }
+
+    /// Notes an event. False for one that no consumer could use: blocks without tokens.
+    pub(super) fn push(&mut self, event: &KvEvent<'_>) -> bool {
+        let entry = match *event {
+            KvEvent::BlockStored { tokens: [], .. } => return false,
+            KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
+                self.hashes.extend_from_slice(hashes);
+                self.tokens.extend_from_slice(tokens);
+                let blocks = index..index + hashes.len();
+                let extra =
+                    extra.map(|extra| write_extra(extra, blocks, block_size, &mut self.extra));
+                let (hashes, tokens) = (hashes.len(), tokens.len());
+                Entry::Stored { parent, hashes, tokens, block_size, extra }
+            }
+            KvEvent::BlockRemoved { hashes } => {
+                self.hashes.extend_from_slice(hashes);
+                Entry::Removed { hashes: hashes.len() }
+            }
+            KvEvent::AllBlocksCleared => Entry::Cleared,
+        };
+        self.entries.push(entry);
+        true
+    }
+
+    /// Events noted.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Blocks told of.
+    pub(super) fn blocks(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Bytes of what was noted.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.entries[..])
+            + size_of_val(&self.hashes[..])
+            + size_of_val(&self.tokens[..])
+            + self.extra.len()
+    }
+
+    /// Bytes of memory, of which some may be unused.
+    pub(super) fn held(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+            + self.hashes.capacity() * size_of::<BlockHash>()
+            + self.tokens.capacity() * size_of::<u32>()
+            + self.extra.capacity()
+    }
+
+    /// Forgets all, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.hashes.clear();
+        self.tokens.clear();
+        self.extra.clear();
+    }
+
+    /// Appends all events as `format` has them.
+    pub(super) fn write(&self, format: &WireFormat, out: &mut Vec<u8>) {
+        let (mut hashes, mut tokens, mut extra) =
+            (&self.hashes[..], &self.tokens[..], &self.extra[..]);
+        for entry in &self.entries {
+            let event = match *entry {
+                Entry::Stored {
+                    parent,
+                    hashes: blocks,
+                    tokens: of_blocks,
+                    block_size,
+                    extra: lens,
+                } => WireEvent::Stored {
+                    hashes: next(&mut hashes, blocks),
+                    parent,
+                    tokens: next(&mut tokens, of_blocks),
+                    block_size,
+                    extra: lens.map(|(lora_name, keys)| Extra {
+                        lora_name: next(&mut extra, lora_name),
+                        keys: next(&mut extra, keys),
+                    }),
+                },
+                Entry::Removed { hashes: blocks } => {
+                    WireEvent::Removed { hashes: next(&mut hashes, blocks) }
+                }
+                Entry::Cleared => WireEvent::Cleared,
+            };
+            format.write(&event, out);
+        }
+    }
+}
+
+/// Takes the first `len` of `rest` off.
+fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
+    rest.split_off(..len).expect("what an entry tells of is noted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Dialect;
+    use super::*;
+    use crate::prefix::ExtraKeys;
+
+    fn written(notes: &Notes) -> Vec<u8> {
+        let mut out = Vec::new();
+        let format = WireFormat { dialect: Dialect::Map, medium: "GPU".to_owned(), rank: 0 };
+        notes.write(&format, &mut out);
+        out
+    }
+
+    /// An event of these many blocks, of all kinds in turn.
+    fn push(notes: &mut Notes, blocks: usize) {
+        let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
+        let tokens: Vec<u32> = (40..).step_by(97).take(4 * blocks).collect();
+        let extra =
+            ExtraKeys::default().with_lora("sql", "/sql").with_salt("s").with_media("cat", 1..9);
+        let stored = |extra, index| KvEvent::BlockStored {
+            hashes: &hashes,
+            parent: (index > 0).then_some(BlockHash::from_u128(99)),
+            tokens: &tokens,
+            block_size: 4,
+            extra,
+            index,
+        };
+        let event = match blocks % 4 {
+            0 => KvEvent::AllBlocksCleared,
+            1 => KvEvent::BlockRemoved { hashes: &hashes },
+            2 => stored(None, 0),
+            _ => stored(Some(&extra), blocks - 3),
+        };
+        assert!(notes.push(&event));
+    }
+
+    #[test]
+    fn what_is_noted_together_is_written_as_if_each_were_noted_alone() {
+        let (mut together, mut alone) = (Notes::default(), Vec::new());
+        for blocks in (0..20).chain((0..20).rev()) {
+            push(&mut together, blocks);
+            let mut one = Notes::default();
+            push(&mut one, blocks);
+            alone.extend(written(&one));
+        }
+        assert_eq!(written(&together), alone);
+        assert_eq!(together.len(), 40);
+    }
+
+    #[test]
+    fn cleared_notes_are_as_new_and_need_no_memory() {
+        let (mut used, mut new) = (Notes::default(), Notes::default());
+        (0..50).for_each(|blocks| push(&mut used, blocks));
+        let held = used.held();
+        assert!(held >= used.bytes());
+        used.clear();
+        assert!(used.is_empty() && used.blocks() == 0 && used.bytes() == 0);
+        for blocks in [7, 3, 2, 1, 0] {
+            push(&mut used, blocks);
+            push(&mut new, blocks);
+        }
+        assert_eq!(written(&used), written(&new));
+        assert_eq!(used.held(), held);
+        let room = Notes::with_room_of(&new).held();
+        assert!((new.bytes()..=new.held()).contains(&room), "{room}");
+    }
+
+    #[test]
+    fn blocks_without_tokens_are_not_noted() {
+        let hashes = [BlockHash::from_u128(7)];
+        let (mut notes, parent) = (Notes::default(), None);
+        let unknown = KvEvent::BlockStored {
+            hashes: &hashes,
+            parent,
+            tokens: &[],
+            block_size: 4,
+            extra: None,
+            index: 0,
+        };
+        assert!(!notes.push(&unknown) && notes.is_empty() && notes.bytes() == 0);
+    }
+}

@@ -1,0 +1,272 @@
+//! Which batches can still be asked for? The last ones, bounded in number and in bytes.
+//!
+//! Each has a number, one more than the one before. At first it is noted only; who reads it first takes
+//! the notes out, writes them, and puts it back. What is over the bounds is let go of from the oldest
+//! on, written or not: whoever comes for it finds the next that there is, and sees a gap.
+//!
+//! The memory of notes that were written, or let go of, is kept for batches to come, up to a part of the
+//! ring's bytes.
+//!
+//! It knows no locks, and not who reads.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use bytes::Bytes;
+
+use super::notes::Notes;
+
+/// The part of the ring's bytes that may be kept for batches to come.
+const PART: usize = 8;
+
+/// The last batches.
+pub(super) struct Ring {
+    batches_max: usize,
+    bytes_max: usize,
+    batches: VecDeque<Kept>,
+    bytes: usize,
+    /// Empty, kept for their memory.
+    spare: Vec<Notes>,
+    spare_bytes: usize,
+    next_sequence: u64,
+    /// All batches before it were published, or are lost.
+    published: u64,
+    lost: u64,
+}
+
+struct Kept {
+    sequence: u64,
+    contents: Contents,
+    /// Bytes of memory.
+    held: usize,
+}
+
+enum Contents {
+    /// With the time when the batch was sealed.
+    Noted(Notes, f64),
+    /// Taken out, to be written.
+    Out,
+    Written(Bytes),
+}
+
+/// What a reader gets.
+pub(super) enum Found {
+    /// To be written and put back, with the time when the batch was sealed.
+    Noted(Notes, f64),
+    Written(Bytes),
+}
+
+impl Ring {
+    /// Of as many batches and bytes at most, but of one batch at least; the first is numbered `first`.
+    pub(super) fn new(batches_max: usize, bytes_max: usize, first: u64) -> Self {
+        Self {
+            batches_max,
+            bytes_max,
+            batches: VecDeque::new(),
+            bytes: 0,
+            spare: Vec::new(),
+            spare_bytes: 0,
+            next_sequence: first,
+            published: first,
+            lost: 0,
+        }
+    }
+
+    /// The number that the next batch will have.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Batches that were let go of before they were published.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Adds a batch, sealed at that time.
+    pub(super) fn push(&mut self, notes: Notes, time: f64) {
+        let held = notes.held();
+        let contents = Contents::Noted(notes, time);
+        self.batches.push_back(Kept { sequence: self.next_sequence, contents, held });
+        self.next_sequence += 1;
+        self.bytes += held;
+        self.let_go();
+    }
+
+    /// The number of the batch `sequence`, or of the first behind it that there is.
+    pub(super) fn find(&self, sequence: u64) -> Option<u64> {
+        let oldest = self.batches.front()?.sequence;
+        Some(sequence.max(oldest)).filter(|&found| found < self.next_sequence)
+    }
+
+    /// What a batch says that was found just now. If it is noted only, it is taken out.
+    pub(super) fn read(&mut self, sequence: u64) -> Found {
+        let kept = self.get(sequence).expect("it was found");
+        match mem::replace(&mut kept.contents, Contents::Out) {
+            Contents::Noted(notes, time) => Found::Noted(notes, time),
+            Contents::Written(payload) => {
+                kept.contents = Contents::Written(payload.clone());
+                Found::Written(payload)
+            }
+            Contents::Out => unreachable!("batches are taken out one at a time"),
+        }
+    }
+
+    /// Notes that all batches up to `sequence` have been published, but those that are lost.
+    pub(super) fn publish(&mut self, sequence: u64) {
+        self.published = sequence + 1;
+    }
+
+    /// Puts a batch back that was taken out, unless it has been let go of, and keeps its notes' memory.
+    pub(super) fn put_back(&mut self, sequence: u64, payload: Bytes, mut notes: Notes) {
+        notes.clear();
+        self.keep_memory(notes);
+        if let Some(kept) = self.get(sequence) {
+            let (before, now) = (mem::replace(&mut kept.held, payload.len()), payload.len());
+            kept.contents = Contents::Written(payload);
+            self.bytes = self.bytes - before + now;
+            self.let_go();
+        }
+    }
+
+    /// No notes, with room for as many as `others` are.
+    pub(super) fn room_for(&mut self, others: &Notes) -> Notes {
+        match self.spare.pop() {
+            Some(notes) => {
+                self.spare_bytes -= notes.held();
+                notes
+            }
+            None => Notes::with_room_of(others),
+        }
+    }
+
+    fn get(&mut self, sequence: u64) -> Option<&mut Kept> {
+        let oldest = self.batches.front()?.sequence;
+        self.batches.get_mut(usize::try_from(sequence.checked_sub(oldest)?).ok()?)
+    }
+
+    /// Lets go of the oldest batches until the rest is within the bounds.
+    fn let_go(&mut self) {
+        while self.batches.len() > self.batches_max
+            || self.bytes > self.bytes_max && self.batches.len() > 1
+        {
+            let oldest = self.batches.pop_front().expect("it is not empty");
+            self.bytes -= oldest.held;
+            self.lost += u64::from(oldest.sequence >= self.published);
+            if let Contents::Noted(mut notes, _) = oldest.contents {
+                notes.clear();
+                self.keep_memory(notes);
+            }
+        }
+    }
+
+    /// Keeps the memory of empty notes, unless there is enough.
+    fn keep_memory(&mut self, notes: Notes) {
+        let held = notes.held();
+        if self.spare_bytes + held <= self.bytes_max / PART {
+            self.spare_bytes += held;
+            self.spare.push(notes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kv_event::KvEvent;
+    use super::*;
+    use crate::prefix::BlockHash;
+
+    const BYTES: usize = 1 << 20;
+
+    /// Takes the memory that a ring has for it.
+    fn push(ring: &mut Ring, blocks: usize) {
+        let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
+        let mut notes = ring.room_for(&Notes::default());
+        assert!(notes.is_empty() && notes.push(&KvEvent::BlockRemoved { hashes: &hashes }));
+        ring.push(notes, 1.5);
+        assert_true(ring);
+    }
+
+    /// It holds what it says, and no more than it may.
+    fn assert_true(ring: &Ring) {
+        let held = ring.batches.iter().map(|kept| match &kept.contents {
+            Contents::Noted(notes, _) => notes.held(),
+            Contents::Out => kept.held,
+            Contents::Written(payload) => payload.len(),
+        });
+        assert_eq!(held.sum::<usize>(), ring.bytes);
+        assert_eq!(ring.spare.iter().map(Notes::held).sum::<usize>(), ring.spare_bytes);
+        assert!(ring.spare.iter().all(Notes::is_empty));
+        assert!(ring.bytes <= BYTES && ring.spare_bytes <= BYTES / PART);
+        assert!(ring.batches.len() <= ring.batches_max);
+    }
+
+    #[test]
+    fn bytes_are_bounded_noted_and_written() {
+        let mut ring = Ring::new(usize::MAX, BYTES, 0);
+        (0..100).for_each(|_| push(&mut ring, 10_000)); // of 160 kB
+        assert_eq!(ring.find(0), Some(94));
+        for sequence in 94..100 {
+            let Found::Noted(notes, _) = ring.read(sequence) else { panic!("nobody wrote it") };
+            ring.put_back(sequence, vec![0; 90_000].into(), notes);
+            assert_true(&ring);
+        }
+        (0..100).for_each(|_| push(&mut ring, 100));
+        assert_eq!(ring.find(0), Some(94), "written they leave room");
+        (0..10_000).for_each(|_| push(&mut ring, 100));
+        assert!(ring.find(0) > Some(9_000));
+    }
+
+    #[test]
+    fn what_was_let_go_of_before_it_was_published_is_lost() {
+        let mut ring = Ring::new(4, BYTES, 7);
+        (0..4).for_each(|_| push(&mut ring, 1));
+        ring.publish(8);
+        (0..3).for_each(|_| push(&mut ring, 1));
+        assert_eq!(
+            (ring.lost(), ring.find(9)),
+            (1, Some(10)),
+            "7 and 8 were published, and 9 is lost"
+        );
+        ring.publish(10);
+        (0..4).for_each(|_| push(&mut ring, 1));
+        assert_eq!((ring.lost(), ring.find(11)), (4, Some(14)), "so are 11 to 13");
+        assert_eq!(ring.next_sequence(), 18);
+    }
+
+    #[test]
+    fn what_is_let_go_of_while_it_is_written_is_not_put_back() {
+        let mut ring = Ring::new(2, BYTES, 0);
+        push(&mut ring, 1);
+        let Found::Noted(notes, time) = ring.read(0) else { panic!("nobody wrote it") };
+        assert_eq!(time, 1.5);
+        (0..2).for_each(|_| push(&mut ring, 1));
+        ring.put_back(0, Bytes::from_static(b"late"), notes);
+        assert_true(&ring);
+        assert_eq!(ring.find(0), Some(1));
+        assert!(matches!(ring.read(1), Found::Noted(..)));
+    }
+
+    #[test]
+    fn the_memory_of_what_was_written_or_let_go_of_comes_back() {
+        let mut ring = Ring::new(2, BYTES, 0);
+        push(&mut ring, 100);
+        let Found::Noted(notes, _) = ring.read(0) else { panic!("nobody wrote it") };
+        let held = notes.held();
+        assert_eq!(ring.room_for(&Notes::default()).held(), 0);
+        ring.put_back(0, Bytes::from_static(b"written"), notes);
+        assert_eq!(ring.room_for(&Notes::default()).held(), held);
+        (0..2).for_each(|_| push(&mut ring, 100));
+        assert_eq!((ring.find(0), ring.room_for(&Notes::default()).held()), (Some(1), 0));
+        push(&mut ring, 100);
+        assert_eq!((ring.find(0), ring.room_for(&Notes::default()).held()), (Some(2), held));
+    }
+
+    #[test]
+    fn a_batch_is_there_under_its_number_and_no_other() {
+        let mut ring = Ring::new(3, BYTES, 5);
+        assert_eq!(ring.find(0), None);
+        (0..5).for_each(|_| push(&mut ring, 1));
+        let found: Vec<_> = (5..11).map(|sequence| ring.find(sequence)).collect();
+        assert_eq!(found, [Some(7), Some(7), Some(7), Some(8), Some(9), None]);
+    }
+}
