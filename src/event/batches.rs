@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A batch is written when it is read first, by who reads it, and under no lock that a `push` takes. So
-//! who tells events copies them and waits for nobody who writes; if the readers do not keep up, what the
+//! who tells events copies them, and waits for nobody who writes. If readers do not keep up, who seals a
+//! batch writes it, so that telling takes as long as writing does; and if that is not enough, what the
 //! ring lets go of is missing from the numbers that they see: a loss is a gap.
 //!
 //! The first number of a publisher comes from the clock, so that after a restart it is greater than any
@@ -75,6 +76,8 @@ struct State {
     open: Notes,
     open_since: Instant,
     ring: Ring,
+    /// Where a batch is written whose readers are behind.
+    page: Vec<u8>,
     closed: bool,
     blocks: u64,
     unwritten: u64,
@@ -98,6 +101,7 @@ impl Batches {
             open: Notes::default(),
             open_since: Instant::now(),
             ring: Ring::new(bounds.ring_batches, bounds.ring_bytes, first_sequence()),
+            page: Vec::new(),
             closed: false,
             blocks: 0,
             unwritten: 0,
@@ -194,11 +198,7 @@ impl Batches {
             Found::Written(payload) => return Some(Batch { sequence, payload }),
         };
         drop(state);
-        page.clear();
-        WireFormat::write_start(time, notes.len(), &mut page);
-        notes.write(&self.format, &mut page);
-        self.format.write_end(&mut page);
-        let payload = Bytes::copy_from_slice(&page);
+        let payload = self.write(&notes, time, &mut page);
         self.state.lock().ring.put_back(sequence, payload.clone(), notes);
         Some(Batch { sequence, payload })
     }
@@ -206,9 +206,24 @@ impl Batches {
     fn seal(&self, state: &mut State) {
         if !state.open.is_empty() {
             let next = state.ring.room_for(&state.open);
-            state.ring.push(mem::replace(&mut state.open, next), now());
+            let notes = mem::replace(&mut state.open, next);
+            if state.ring.is_behind() {
+                let payload = self.write(&notes, now(), &mut state.page);
+                state.ring.push_written(payload, notes);
+            } else {
+                state.ring.push(notes, now());
+            }
             self.changed.notify_one();
         }
+    }
+
+    /// The payload of a batch, sealed at that time; `page` lends its memory.
+    fn write(&self, notes: &Notes, time: f64, page: &mut Vec<u8>) -> Bytes {
+        page.clear();
+        WireFormat::write_start(time, notes.len(), page);
+        notes.write(&self.format, page);
+        self.format.write_end(page);
+        Bytes::copy_from_slice(page)
     }
 }
 
@@ -344,6 +359,23 @@ mod tests {
         for (sequence, payload) in all {
             assert_eq!(batches.get(sequence, u64::MAX).unwrap().payload, payload);
         }
+    }
+
+    #[test]
+    fn who_tells_writes_when_readers_are_behind_and_nobody_can_tell() {
+        let batches = batches(10, 40);
+        let first = batches.totals().next_sequence;
+        (0..30).for_each(|_| remove(&batches, 10));
+        let written = batches.state.lock().page.len();
+        let payloads = (first..first + 30).map(|at| next(&batches, at).unwrap().payload);
+        let payloads: Vec<_> = payloads.collect();
+        assert_eq!(payloads[29].len(), written, "the last one was written when it was sealed");
+        // Behind the array's head and the time.
+        assert!(payloads.iter().all(|payload| payload[10..] == payloads[0][10..]));
+        assert_eq!(batches.totals().lost, 0);
+        batches.state.lock().page.clear();
+        remove(&batches, 10);
+        assert!(batches.state.lock().page.is_empty(), "they are not behind any more");
     }
 
     /// The order is kept while one thread tells and another reads, and the end comes behind everything.

@@ -19,12 +19,18 @@ use super::notes::Notes;
 /// The part of the ring's bytes that may be kept for batches to come.
 const PART: usize = 8;
 
+/// The part of the ring that may be noted only before readers are behind.
+const BEHIND: usize = 4;
+
 /// The last batches.
 pub(super) struct Ring {
     batches_max: usize,
     bytes_max: usize,
     batches: VecDeque<Kept>,
     bytes: usize,
+    /// Batches that are noted only, and their bytes.
+    noted: usize,
+    noted_bytes: usize,
     /// Empty, kept for their memory.
     spare: Vec<Notes>,
     spare_bytes: usize,
@@ -64,6 +70,8 @@ impl Ring {
             bytes_max,
             batches: VecDeque::new(),
             bytes: 0,
+            noted: 0,
+            noted_bytes: 0,
             spare: Vec::new(),
             spare_bytes: 0,
             next_sequence: first,
@@ -82,14 +90,24 @@ impl Ring {
         self.lost
     }
 
-    /// Adds a batch, sealed at that time.
+    /// True if readers are so far behind that who adds a batch had better write it.
+    pub(super) fn is_behind(&self) -> bool {
+        self.noted > self.batches_max / BEHIND || self.noted_bytes > self.bytes_max / BEHIND
+    }
+
+    /// Adds a batch that is noted only, sealed at that time.
     pub(super) fn push(&mut self, notes: Notes, time: f64) {
         let held = notes.held();
-        let contents = Contents::Noted(notes, time);
-        self.batches.push_back(Kept { sequence: self.next_sequence, contents, held });
-        self.next_sequence += 1;
-        self.bytes += held;
-        self.let_go();
+        self.noted += 1;
+        self.noted_bytes += held;
+        self.add(Contents::Noted(notes, time), held);
+    }
+
+    /// Adds a batch that is written already, and keeps its notes' memory.
+    pub(super) fn push_written(&mut self, payload: Bytes, notes: Notes) {
+        let held = payload.len();
+        self.keep_memory(notes);
+        self.add(Contents::Written(payload), held);
     }
 
     /// The number of the batch `sequence`, or of the first behind it that there is.
@@ -102,7 +120,11 @@ impl Ring {
     pub(super) fn read(&mut self, sequence: u64) -> Found {
         let kept = self.get(sequence).expect("it was found");
         match mem::replace(&mut kept.contents, Contents::Out) {
-            Contents::Noted(notes, time) => Found::Noted(notes, time),
+            Contents::Noted(notes, time) => {
+                self.noted -= 1;
+                self.noted_bytes -= notes.held();
+                Found::Noted(notes, time)
+            }
             Contents::Written(payload) => {
                 kept.contents = Contents::Written(payload.clone());
                 Found::Written(payload)
@@ -117,8 +139,7 @@ impl Ring {
     }
 
     /// Puts a batch back that was taken out, unless it has been let go of, and keeps its notes' memory.
-    pub(super) fn put_back(&mut self, sequence: u64, payload: Bytes, mut notes: Notes) {
-        notes.clear();
+    pub(super) fn put_back(&mut self, sequence: u64, payload: Bytes, notes: Notes) {
         self.keep_memory(notes);
         if let Some(kept) = self.get(sequence) {
             let (before, now) = (mem::replace(&mut kept.held, payload.len()), payload.len());
@@ -139,6 +160,13 @@ impl Ring {
         }
     }
 
+    fn add(&mut self, contents: Contents, held: usize) {
+        self.batches.push_back(Kept { sequence: self.next_sequence, contents, held });
+        self.next_sequence += 1;
+        self.bytes += held;
+        self.let_go();
+    }
+
     fn get(&mut self, sequence: u64) -> Option<&mut Kept> {
         let oldest = self.batches.front()?.sequence;
         self.batches.get_mut(usize::try_from(sequence.checked_sub(oldest)?).ok()?)
@@ -152,15 +180,17 @@ impl Ring {
             let oldest = self.batches.pop_front().expect("it is not empty");
             self.bytes -= oldest.held;
             self.lost += u64::from(oldest.sequence >= self.published);
-            if let Contents::Noted(mut notes, _) = oldest.contents {
-                notes.clear();
+            if let Contents::Noted(notes, _) = oldest.contents {
+                self.noted -= 1;
+                self.noted_bytes -= notes.held();
                 self.keep_memory(notes);
             }
         }
     }
 
-    /// Keeps the memory of empty notes, unless there is enough.
-    fn keep_memory(&mut self, notes: Notes) {
+    /// Keeps the memory of notes that are done with, unless there is enough.
+    fn keep_memory(&mut self, mut notes: Notes) {
+        notes.clear();
         let held = notes.held();
         if self.spare_bytes + held <= self.bytes_max / PART {
             self.spare_bytes += held;
@@ -194,6 +224,9 @@ mod tests {
             Contents::Written(payload) => payload.len(),
         });
         assert_eq!(held.sum::<usize>(), ring.bytes);
+        let noted = ring.batches.iter().filter(|kept| matches!(kept.contents, Contents::Noted(..)));
+        assert_eq!(noted.clone().count(), ring.noted);
+        assert_eq!(noted.map(|kept| kept.held).sum::<usize>(), ring.noted_bytes);
         assert_eq!(ring.spare.iter().map(Notes::held).sum::<usize>(), ring.spare_bytes);
         assert!(ring.spare.iter().all(Notes::is_empty));
         assert!(ring.bytes <= BYTES && ring.spare_bytes <= BYTES / PART);
@@ -231,6 +264,26 @@ mod tests {
         (0..4).for_each(|_| push(&mut ring, 1));
         assert_eq!((ring.lost(), ring.find(11)), (4, Some(14)), "so are 11 to 13");
         assert_eq!(ring.next_sequence(), 18);
+    }
+
+    #[test]
+    fn readers_are_behind_when_a_quarter_is_still_to_be_written() {
+        let mut ring = Ring::new(40, BYTES, 0);
+        for sequence in 0..10 {
+            push(&mut ring, 1);
+            assert!(!ring.is_behind(), "{sequence}");
+        }
+        push(&mut ring, 1);
+        assert!(ring.is_behind(), "11 of 40");
+        let Found::Noted(notes, _) = ring.read(3) else { panic!("nobody wrote it") };
+        assert!(!ring.is_behind());
+        ring.put_back(3, Bytes::from_static(b"written"), notes);
+        ring.push_written(Bytes::from_static(b"written"), Notes::default());
+        assert_true(&ring);
+        assert!(!ring.is_behind());
+        push(&mut ring, 20_000); // of 320 kB
+        assert!(ring.is_behind());
+        assert!(matches!(ring.read(11), Found::Written(_)));
     }
 
     #[test]
