@@ -135,7 +135,7 @@ impl Ring {
 
     /// Notes that all batches up to `sequence` have been published, but those that are lost.
     pub(super) fn publish(&mut self, sequence: u64) {
-        self.published = sequence + 1;
+        self.published = self.published.max(sequence + 1);
     }
 
     /// Puts a batch back that was taken out, unless it has been let go of, and keeps its notes' memory.
