@@ -88,6 +88,7 @@ impl Publishing {
         thread::sleep(self.linger);
         self.publisher.shutdown();
         let stats = self.publisher.stats();
-        writeln!(out, "published {} blocks, up to batch {}", stats.blocks, stats.next_sequence - 1)
+        let (blocks, last, lost) = (stats.blocks, stats.next_sequence - 1, stats.batches_lost);
+        writeln!(out, "published {blocks} blocks, up to batch {last}, {lost} lost")
     }
 }
