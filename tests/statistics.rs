@@ -42,6 +42,24 @@ fn assert_at_rest(cache: &PagedKvCache, forks: u64, evictions: u64) {
     assert!(stats.peak_blocks_used <= stats.blocks_total);
 }
 
+/// The one that is cached counts as used last, and is not in use for that.
+#[test]
+fn a_content_that_was_computed_twice_takes_no_room() {
+    let _alone = alone();
+    for cache in shapes(8, 4) {
+        let both = [s(1), s(2)];
+        both.map(|id| cache.admit(id, &[7; 5]).unwrap());
+        cache.commit(s(1), 4).unwrap();
+        cache.free(s(1)).unwrap();
+        cache.allocate(s(3), 8).unwrap(); // as many are in use as ever were
+        let before = cache.stats();
+        assert_eq!((before.blocks_used, before.blocks_idle), (4, 1));
+        assert_eq!(cache.commit(s(2), 4), Ok(0), "the content is cached");
+        assert_eq!(cache.stats(), before);
+        assert_empties(&cache);
+    }
+}
+
 #[test]
 fn counts_are_of_blocks_that_left_and_returned_to_room() {
     let _alone = alone();

@@ -273,6 +273,23 @@ fn an_owner_by_id_beside_a_publication_stays_counted() {
     });
 }
 
+/// The copy that is cached is idle, and stays room while it is made the last used.
+#[test]
+fn who_computed_a_content_again_takes_no_room_for_the_cached_copy() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        let again = pool.admit(&[A]).unwrap();
+        cached(&pool, &kv, &[A]);
+        let their_pool = Arc::clone(&pool);
+        race(
+            || pool.publish(&again, 0, A),
+            move || drop(their_pool.pool.allocate(2).expect("two blocks are room throughout")),
+        );
+        drop(again);
+        assert_all_room(&pool);
+    });
+}
+
 #[test]
 fn two_sharers_of_a_match_leave_it_idle_once() {
     explore(|| {

@@ -240,10 +240,11 @@ impl PublishedBlocks {
         let place = self.index.place(name);
         if let Some(other) = self.index.find(place, |other| blocks.is_cached_as(other, name)) {
             *again |= blocks.is_again(other);
-            if other != id && blocks.is_idle(other) && blocks.matching().touch(other, name) {
-                blocks.give(&[other]);
+            if other != id && blocks.is_idle(other) {
+                blocks.matching().touch(other, name);
+                // Who counted room meanwhile missed that block.
+                blocks.announce_room();
             }
-            blocks.announce_room();
             return false;
         }
         let renamed = |old| self.index.remove(self.index.place(old), id);

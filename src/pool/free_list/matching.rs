@@ -8,7 +8,7 @@ use super::shard::Claim;
 use super::{BATCH, FreeList};
 use crate::id::BlockId;
 use crate::pool::name::Name;
-use crate::pool::state::{BlockWords, Left};
+use crate::pool::state::{BlockWords, Left, WasIdle};
 
 /// A few cached blocks being acquired. Hold it briefly: other threads of this home shard go to the
 /// next one meanwhile.
@@ -33,32 +33,39 @@ impl Matching<'_> {
     /// for again.
     #[inline]
     pub(crate) fn acquire(&mut self, id: BlockId, name: Name) -> bool {
-        self.acquire_as(id, name, true)
-    }
-
-    /// The same for who has the content, and wants the block to count as used.
-    pub(crate) fn touch(&mut self, id: BlockId, name: Name) -> bool {
-        self.acquire_as(id, name, false)
-    }
-
-    fn acquire_as(&mut self, id: BlockId, name: Name, again: bool) -> bool {
         let named = self.words.named();
-        let view = named.words();
         // A look first: a block of another name is not to be touched.
         if named.name(id) != name {
             return false;
         }
-        let Some(was_idle) = view.acquire(id, again) else {
+        let Some(was_idle) = named.words().acquire(id, true) else {
             return false;
         };
         if named.name(id) == name {
             self.revived += u64::from(was_idle.0);
             return true;
         }
-        // It was reclaimed and named anew since it was looked up. As if nothing had been: whether it
-        // was idle, it is again.
+        // It was reclaimed and named anew since it was looked up.
+        self.leave(id, was_idle);
+        false
+    }
+
+    /// Lets an idle block be the last used, for who has the content called `name` elsewhere. It is not
+    /// asked for again, nor counted.
+    pub(crate) fn touch(&mut self, id: BlockId, name: Name) {
+        let named = self.words.named();
+        if named.name(id) == name
+            && let Some(was_idle) = named.words().acquire(id, false)
+        {
+            self.leave(id, was_idle);
+        }
+    }
+
+    /// Takes back that this thread became an owner, as if nothing had been but a use: a block that was
+    /// idle is again.
+    fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
         self.home.shard.ledger.giving(1);
-        if let Left::Idle(block) = view.release_shared(id) {
+        if let Left::Idle(block) = self.words.view().release_shared(id) {
             self.home.push_idle(block, &self.list.idle, self.words);
             if !was_idle.0 {
                 self.home.shard.ledger.idled(1);
@@ -68,7 +75,6 @@ impl Matching<'_> {
             self.revived += u64::from(was_idle.0);
         }
         self.home.shard.ledger.giving(0);
-        false
     }
 }
 

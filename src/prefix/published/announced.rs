@@ -125,8 +125,9 @@ impl PublishedBlocks {
         });
         if let Some(other) = found {
             *again |= blocks.is_again(other);
-            if other != id && blocks.is_idle(other) && blocks.matching().touch(other, name) {
-                blocks.give(&[other]);
+            if other != id && blocks.is_idle(other) {
+                blocks.matching().touch(other, name);
+                blocks.announce_room();
             }
             return Offered::Passed;
         }
