@@ -3,7 +3,7 @@
 //! Publishing names a block and notes it in the index; matching looks a chain of hashes up, makes the
 //! caller an owner of each block and compares its whole name, until the first that is not there.
 //! A *generation* is mixed into every name: after a reset nothing of an earlier one matches, and what
-//! is published late under an earlier one is never found.
+//! is offered late under an earlier one is not published, or never found.
 //!
 //! Invariant: of several blocks of one content one stays findable. It does not know sequences.
 
@@ -155,8 +155,9 @@ impl PublishedBlocks {
     }
 
     /// Lets blocks be matched by the hashes of their contents. One whose content is cached in another
-    /// block already stays as it is, and counts as a use of the other. What is `told` of them goes to
-    /// who listens. Returns how many can be matched that could not before.
+    /// block already stays as it is, and counts as a use of the other; all do of an earlier generation,
+    /// which nobody would find. What is `told` of them goes to who listens. Returns how many can be
+    /// matched that could not before.
     pub(crate) fn publish<'a>(
         &self,
         blocks: &Blocks,
@@ -169,12 +170,10 @@ impl PublishedBlocks {
             return 0;
         }
         if let Some(announcer) = &self.announcer {
-            let told = &told();
-            let published = self.publish_aloud(announcer, blocks, ids, &hash_of, generation, told);
-            if let Some(published) = published {
-                return published;
-            }
-            // Of an earlier generation: nobody finds it, so nobody is told.
+            return self.publish_aloud(announcer, blocks, ids, &hash_of, generation, &told());
+        }
+        if generation != self.generation() {
+            return 0;
         }
         let named = blocks.named();
         let first = before.zip(ids.first().copied());

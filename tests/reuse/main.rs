@@ -254,6 +254,24 @@ fn a_reset_leaves_running_requests_their_blocks() {
 }
 
 #[test]
+fn what_is_committed_after_a_reset_is_not_kept() {
+    for cache in shapes(16, 4) {
+        cache.admit(s(1), &prompt(1, 9)).unwrap();
+        let other = cache.prompt(&prompt(2, 9));
+        let (mut sequence, _) = cache.admit_sequence(&other, &AdmitOptions::default()).unwrap();
+        let mut step = cache.step();
+        assert_eq!(step.commit(&mut sequence, 9), Ok(2));
+        cache.reset_prefix_cache();
+        assert_eq!(cache.commit(s(1), 9), Ok(0), "none of it can be matched");
+        assert_eq!(step.complete(), 0);
+        drop(sequence);
+        cache.free(s(1)).unwrap();
+        assert_eq!(cache.stats().blocks_idle, 0, "what cannot be matched is free");
+        assert_empties(&cache);
+    }
+}
+
+#[test]
 fn chunks_hits_and_priorities_are_as_asked() {
     for cache in shapes_with(16, 4, |builder| {
         builder.with_eviction_strategy(EvictionStrategy::Priority { levels: 4 })

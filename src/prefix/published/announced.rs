@@ -39,7 +39,7 @@ enum Offered {
 }
 
 impl PublishedBlocks {
-    /// As `publish`, told to who listens. `None`, and nothing published, for an earlier generation.
+    /// As `publish`, told to who listens.
     #[inline(never)]
     pub(super) fn publish_aloud(
         &self,
@@ -49,10 +49,12 @@ impl PublishedBlocks {
         hash_of: &impl Fn(usize) -> BlockHash,
         generation: Generation,
         told: &Told<'_>,
-    ) -> Option<usize> {
+    ) -> usize {
         announcer.announce(|announcing| {
-            let current = generation == self.generation();
-            current.then(|| self.publish_next(announcing, blocks, ids, hash_of, generation, told))
+            if generation != self.generation() {
+                return 0;
+            }
+            self.publish_next(announcing, blocks, ids, hash_of, generation, told)
         })
     }
 
