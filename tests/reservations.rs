@@ -59,6 +59,24 @@ fn an_admission_that_is_refused_takes_nothing_of_the_reservation() {
     assert_eq!((room.num_blocks(), cache.used_block_count()), (0, 4));
 }
 
+#[test]
+fn an_admission_that_is_refused_counts_nothing_whoever_uses_what_it_matched() {
+    let tokens: Vec<u32> = (0..22).collect();
+    for is_in_use in [false, true] {
+        let cache = with_two_cached(16, &tokens);
+        if is_in_use {
+            assert_eq!(cache.admit(s(1), &tokens[..9]).unwrap().cached_tokens, 8);
+        }
+        let mut room = cache.reserve(3).unwrap();
+        let before = cache.stats();
+        let refused = room.admit(&cache, s(2), &cache.prompt(&tokens), &AdmitOptions::default());
+        assert_eq!(refused.unwrap_err(), PagedKvError::OutOfMemory { requested: 4, available: 3 });
+        assert_eq!(cache.stats(), before);
+        drop(room);
+        assert_empties(&cache);
+    }
+}
+
 /// The room that a first chunk needs: its new blocks, and the blocks that hit and nobody uses.
 #[test]
 fn a_first_chunk_that_does_not_fit_is_refused_with_the_room_it_needs() {

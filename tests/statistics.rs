@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use common::{assert_empties, s, shapes};
-use paged_kv::{BlockTable, PagedKvCache};
+use paged_kv::{AdmitOptions, BlockTable, PagedKvCache};
 
 /// Free blocks that one home shard may keep, and hand out unwatched.
 const MAGAZINE: usize = 256;
@@ -47,8 +47,9 @@ fn assert_at_rest(cache: &PagedKvCache, forks: u64, evictions: u64) {
 fn a_content_that_was_computed_twice_takes_no_room() {
     let _alone = alone();
     for cache in shapes(8, 4) {
-        let both = [s(1), s(2)];
-        both.map(|id| cache.admit(id, &[7; 5]).unwrap());
+        for id in [s(1), s(2)] {
+            cache.admit(id, &[7; 5]).unwrap();
+        }
         cache.commit(s(1), 4).unwrap();
         cache.free(s(1)).unwrap();
         cache.allocate(s(3), 8).unwrap(); // as many are in use as ever were
@@ -295,5 +296,40 @@ fn of_racing_allocations_of_one_id_only_the_winner_counts() {
         let before = (round * BLOCKS) as u64;
         assert_eq!((allocations, frees), (before + BLOCKS as u64, before), "round {round}");
     }
+    assert_empties(&cache);
+}
+
+/// What both match is in use by a third: nothing leaves room for it, nor comes back.
+#[test]
+fn of_racing_admissions_of_one_id_only_the_winner_counts() {
+    const ROUNDS: u64 = 200;
+    const BLOCKS: u32 = 4_000;
+    let _alone = alone();
+    let cache = PagedKvCache::new(4 * BLOCKS as usize, 1, 1, 1);
+    let prompt: Vec<u32> = (0..BLOCKS).collect();
+    cache.admit(s(1), &prompt[..BLOCKS as usize / 2]).unwrap();
+    let cached = cache.commit(s(1), BLOCKS as usize / 2).unwrap() as u64;
+    let (prompt, barrier) = (cache.prompt(&prompt), Barrier::new(2));
+    let late = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for is_judge in [true, false] {
+            let (cache, prompt, barrier, late) = (&cache, &prompt, &barrier, &late);
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    barrier.wait();
+                    let admitted = cache.admit_prompt(s(7), prompt, &AdmitOptions::default());
+                    late.fetch_add(u64::from(admitted.is_err()), Ordering::Relaxed);
+                    barrier.wait();
+                    if is_judge {
+                        _ = cache.free(s(7));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(late.into_inner(), ROUNDS);
+    let stats = cache.stats();
+    let new = ROUNDS * (u64::from(BLOCKS) - cached);
+    assert_eq!((stats.total_allocations, stats.total_frees), (cached + new, new));
     assert_empties(&cache);
 }

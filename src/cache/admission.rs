@@ -270,9 +270,8 @@ impl PagedKvCache {
             return Err(PagedKvError::SequenceExists(id));
         }
         let admitted = self.match_and_allocate(prompt, options, asking)?;
-        let num_blocks = admitted.0.num_blocks() as u64;
         let (live, admission) = self.admitted(admitted, options);
-        self.insert(id, live).inspect_err(|_| self.undone.add(num_blocks))?;
+        self.insert_taken(id, live)?;
         self.note_prompt(prompt, admission.cached_tokens);
         Ok(admission)
     }
@@ -299,8 +298,9 @@ impl PagedKvCache {
         let source = source.into();
         let is_from_pool = matches!(source, Source::Pool(_));
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
-        if let Source::Pool(asking) = source {
-            self.refuse_if_short(prompt, hashes, options, asking)?;
+        match &source {
+            Source::Pool(asking) => self.refuse_if_short(prompt, hashes, options, *asking)?,
+            Source::Reserved(stock) => self.refuse_beyond(stock.num_blocks(), prompt, options)?,
         }
         let generation = published.generation();
         let mut hits = Vec::with_capacity(prompt.num_tokens().div_ceil(self.block_size) + 4);
@@ -316,7 +316,10 @@ impl PagedKvCache {
                 stock.grow(&mut sequence, num_tokens - cached_tokens).map(drop)
             }
         };
-        grown.inspect_err(|_| self.undone.add(num_hits as u64))?;
+        if let Err(refusal) = grown {
+            self.undo(sequence.into_table());
+            return Err(refusal);
+        }
         if is_from_pool && !self.gate.leaves_enough(self.pool.blocks()) {
             return Err(self.undo_new(sequence));
         }
@@ -348,12 +351,36 @@ impl PagedKvCache {
         self.gate.refuse(blocks, requested, asking)
     }
 
+    /// The same for one that has `available` blocks of its own.
+    fn refuse_beyond(
+        &self,
+        available: usize,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+    ) -> Result<()> {
+        if options.room_for(prompt, 0).div_ceil(self.block_size) <= available {
+            return Ok(());
+        }
+        match self.required(prompt, options) {
+            (requested, _) if requested > available => {
+                Err(PagedKvError::OutOfMemory { requested, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The room that an admission takes as things stand: new blocks, and hits that nobody uses.
     pub(crate) fn room_required(&self, prompt: &Prompt, options: &AdmitOptions) -> usize {
+        let (new, idle) = self.required(prompt, options);
+        new + idle
+    }
+
+    /// New blocks, and hits that nobody uses.
+    fn required(&self, prompt: &Prompt, options: &AdmitOptions) -> (usize, usize) {
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
         let probed = self.published().probe(self.pool.blocks(), hashes);
         let num_tokens = options.room_for(prompt, probed.cached * self.block_size);
-        num_tokens.div_ceil(self.block_size) - probed.cached + probed.idle
+        (num_tokens.div_ceil(self.block_size) - probed.cached, probed.idle)
     }
 
     pub(super) fn refuse_admission(&self, id: SeqId, options: &AdmitOptions) -> Result<()> {

@@ -312,6 +312,15 @@ impl PagedKvCache {
         late.map_or(Ok(()), |_| Err(PagedKvError::SequenceExists(id)))
     }
 
+    /// The same, of a sequence for which blocks were taken or matched.
+    fn insert_taken(&self, id: SeqId, live: Live) -> Result<()> {
+        let Some(late) = self.try_insert(id, live) else {
+            return Ok(());
+        };
+        self.undo(late.into_sequence().into_table());
+        Err(PagedKvError::SequenceExists(id))
+    }
+
     /// Puts a new sequence in the map, or returns it if one of that id came first.
     fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
         match self.sequences.entry(id) {

@@ -8,6 +8,7 @@ use super::{Asking, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::id::{Owner, SeqId};
 use crate::sequence::{Append, Sequence};
+use crate::table::BlockTable;
 
 impl PagedKvCache {
     /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
@@ -40,9 +41,7 @@ impl PagedKvCache {
         }
         // Outside the map's lock, because it may have to search for blocks.
         let sequence = self.allocate_sequence_as(num_tokens, asking)?;
-        let num_blocks = sequence.num_blocks() as u64;
-        let live = Live::new(sequence, 0, self.clock.stamp());
-        self.insert(id, live).inspect_err(|_| self.undone.add(num_blocks))
+        self.insert_taken(id, Live::new(sequence, 0, self.clock.stamp()))
     }
 
     fn allocate_sequence_as(&self, num_tokens: usize, asking: Asking) -> Result<Sequence> {
@@ -58,9 +57,18 @@ impl PagedKvCache {
     #[cold]
     pub(super) fn undo_new(&self, sequence: Sequence) -> PagedKvError {
         let num_blocks = sequence.num_blocks();
-        drop(sequence);
-        self.undone.add(num_blocks as u64);
+        self.undo(sequence.into_table());
         self.gate.lost(self.pool.blocks(), num_blocks)
+    }
+
+    /// Gives the blocks of a new sequence back as if they had not been taken. Those that others own too,
+    /// which it matched while they were in use, neither left room nor come back.
+    #[cold]
+    pub(super) fn undo(&self, table: BlockTable) {
+        let is_its_own = |&&id: &&_| self.pool.blocks().owners(id) == 1;
+        let num_blocks = table.as_slice().iter().filter(is_its_own).count();
+        drop(table);
+        self.undone.add(num_blocks as u64);
     }
 
     /// A new sequence as an owned handle, which the map does not know: it is freed by dropping it

@@ -242,7 +242,9 @@ impl Reservation {
         match cache.try_insert(id, live) {
             None => Ok(()),
             Some(late) => {
-                self.stock.grow_from(&mut late.into_sequence().into_table(), num_blocks);
+                let mut table = late.into_sequence().into_table();
+                self.stock.grow_from(&mut table, num_blocks);
+                cache.undo(table); // what it had matched
                 Err(PagedKvError::SequenceExists(id))
             }
         }
