@@ -405,6 +405,7 @@ impl FreeList {
         out[start..free_end].iter().for_each(|&id| view.occupy(id));
         let ledger = &home.shard.ledger;
         if free_end < out.len() {
+            self.idle.finish_reclaim(&out[free_end..], words);
             ledger.reclaimed((out.len() - free_end) as u64);
         }
         ledger.took((out.len() - start) as u64);

@@ -97,9 +97,16 @@ impl BlockState {
         (self.is_cached() && self.owners() < MAX_OWNERS).then(|| Self((self.0 + 1) | again))
     }
 
-    /// Idle -> one owner who may write it. None unless it is idle, in `epoch`.
+    /// Idle -> one owner, who may write it once the reclaim is finished: until then it can be undone.
+    /// None unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {
-        (self.is_idle() && self.epoch() == epoch).then_some(Self::SOLE)
+        (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & AGAIN)))
+    }
+
+    /// One owner whose reclaim is not finished -> idle, in the first epoch.
+    fn undo_reclaim(self) -> Self {
+        assert_eq!(self.owners(), 1, "who reclaims a block is its only owner");
+        Self(CACHED | (self.0 & AGAIN))
     }
 
     /// One of its owners begins to write its name. None if it has one, or is being given one.
@@ -329,8 +336,8 @@ impl<'a> WordsView<'a> {
         Some(WasIdle(state.owners() == 1))
     }
 
-    /// Makes the caller the only owner of a block that is idle since the epoch of `idle`. Else
-    /// false: somebody has used it since.
+    /// Makes the caller the only owner of a block that is idle since the epoch of `idle`, until it
+    /// finishes the reclaim or undoes it. Else false: somebody has used it since.
     pub(super) fn reclaim(&self, idle: IdleBlock) -> bool {
         // Acquire: pairs with the release half of the exchange in `release_shared`; the next owner
         // sees all that the last ones did. Loom: a_reclaimed_block_is_in_one_hand.
@@ -340,9 +347,22 @@ impl<'a> WordsView<'a> {
 
     /// Makes a block idle again that the caller has just reclaimed.
     pub(super) fn undo_reclaim(&self, id: BlockId) -> LeftIdle {
+        let word = self.word(id);
+        // Relaxed: nobody else changes it.
+        let idle = BlockState(word.load(Ordering::Relaxed)).undo_reclaim();
         // Release: as in `release_shared`; an acquirer may come at once.
-        self.word(id).store(CACHED, Ordering::Release);
-        LeftIdle { block: IdleBlock { id, epoch: 0 }, again: false }
+        word.store(idle.0, Ordering::Release);
+        LeftIdle { block: IdleBlock { id, epoch: idle.epoch() }, again: idle.is_again() }
+    }
+
+    /// Gives up the contents of a block that the caller has just reclaimed.
+    #[inline]
+    pub(super) fn finish_reclaim(&self, id: BlockId) {
+        let word = self.word(id);
+        // Relaxed: as in `undo_reclaim`; whoever the block goes to comes by it through the caller.
+        if BlockState(word.load(Ordering::Relaxed)) != BlockState::SOLE {
+            word.store(BlockState::SOLE.0, Ordering::Relaxed);
+        }
     }
 
     /// True if the block is idle since the epoch of `idle`.

@@ -89,6 +89,24 @@ fn of_two_queues_what_was_asked_for_again_goes_when_it_has_lain_three_times_as_l
     }
 }
 
+/// The two that are idle are not enough, and stay what they were.
+#[test]
+fn of_two_queues_a_refusal_leaves_each_block_in_its_own() {
+    for cache in two_queues(16, 4) {
+        let [again, once] = [prompt(1, 12), prompt(2, 12)];
+        serve(&cache, &again);
+        let mut longer = again.clone();
+        longer.push(0);
+        assert_eq!(serve(&cache, &longer), 12);
+        assert!(cache.allocate(s(1), 17 * 4).is_err());
+        serve(&cache, &once);
+        cache.allocate(s(1), 13 * 4).unwrap();
+        assert_cached(&cache, &once, 0);
+        assert_cached(&cache, &again, 12);
+        assert_empties(&cache);
+    }
+}
+
 /// Three prompts of several batches each; what is taken comes off the first, from its tail.
 #[test]
 fn the_longest_unused_go_first_across_batches() {

@@ -80,6 +80,17 @@ impl IdleLists {
         self.ghosts.recall(name)
     }
 
+    /// Gives up the contents of blocks that were reclaimed and suffice.
+    pub(super) fn finish_reclaim(&self, ids: &[BlockId], words: &BlockWords) {
+        let view = words.view();
+        for &id in ids {
+            view.finish_reclaim(id);
+            if !self.ghosts.is_empty() {
+                self.ghosts.remember(words.named().name(id));
+            }
+        }
+    }
+
     /// Shows every entry to `look` and leaves the queues as they were, for who holds all claims.
     pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
         self.queues.iter().for_each(|queue| queue.inspect(&mut look));
@@ -259,8 +270,8 @@ impl Claim<'_> {
         newest.push(left.block, lists.now());
     }
 
-    /// Moves idle blocks to the end of `out`, each with one owner now, until it has `end` or none
-    /// is in reach: this shard's oldest, those in the queues, this shard's newest.
+    /// Moves idle blocks to the end of `out`, each reclaimed, until it has `end` or none is in reach:
+    /// this shard's oldest, those in the queues, this shard's newest. To be finished or put back.
     pub(super) fn reclaim(
         &mut self,
         end: usize,
@@ -276,9 +287,6 @@ impl Claim<'_> {
             let Some(idle) = self.pop_idle(lists) else { break };
             if view.reclaim(idle) {
                 out.push(idle.id);
-                if !lists.ghosts.is_empty() {
-                    lists.ghosts.remember(words.named().name(idle.id));
-                }
             }
         }
     }

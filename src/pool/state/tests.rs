@@ -60,10 +60,31 @@ fn only_a_cached_block_is_acquired() {
 
 #[test]
 fn only_a_block_idle_in_that_epoch_is_reclaimed() {
-    assert_eq!(word(0, CACHED | AGAIN, 7).reclaim(7), Some(BlockState::SOLE));
+    assert_eq!(word(0, CACHED, 7).reclaim(7), Some(BlockState::SOLE));
+    assert_eq!(word(0, CACHED | AGAIN, 7).reclaim(7), Some(word(1, AGAIN, 0)));
     assert_eq!(word(0, CACHED, 7).reclaim(6), None);
     assert_eq!(word(1, CACHED, 7).reclaim(7), None);
     assert_eq!(BlockState::FREE.reclaim(0), None);
+}
+
+#[test]
+fn a_reclaim_is_finished_or_undone() {
+    assert_eq!(BlockState::SOLE.undo_reclaim(), word(0, CACHED, 0));
+    assert_eq!(word(1, AGAIN, 0).undo_reclaim(), word(0, CACHED | AGAIN, 0));
+    for again in [false, true] {
+        let words = BlockWords::with_names(2);
+        let (view, id) = (words.view(), BlockId(1));
+        view.occupy(id);
+        assert!(view.begin_naming(id));
+        view.end_naming(id, again);
+        let Left::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
+        assert!(view.reclaim(left.block) && !words.state(id).is_cached());
+        let back = view.undo_reclaim(id);
+        assert_eq!((back.again, view.is_idle_since(back.block)), (again, true));
+        assert!(view.reclaim(back.block));
+        view.finish_reclaim(id);
+        assert_eq!(words.state(id), BlockState::SOLE);
+    }
 }
 
 #[test]
@@ -105,6 +126,7 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
     assert!(!view.reclaim(idle), "somebody has used it since");
     assert_eq!(view.release_shared(id), Left::Idle(LeftIdle { block: later, again: true }));
     assert!(!view.reclaim(idle) && view.reclaim(later));
+    view.finish_reclaim(id);
     assert_eq!(view.release_shared(id), Left::Free);
     assert_eq!(view.acquire(id, true), None);
 }
