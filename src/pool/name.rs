@@ -67,7 +67,8 @@ impl NamedView<'_> {
         (self.renames(id) > 0).then(|| self.name(id))
     }
 
-    /// How often the block was given a name.
+    /// How often the block was given a name, modulo 2^32 - 1 but never 0 again: a block that had one
+    /// once has its entry in the index taken back by it.
     #[inline]
     fn renames(&self, id: BlockId) -> u32 {
         // Acquire: pairs with `set_name`; a reader who finds the same number before and after it read
@@ -80,7 +81,7 @@ impl NamedView<'_> {
         let block = &self.0[id.index()];
         let renames = block.renames.load(Ordering::Relaxed);
         // Release: pairs with `renames`; who sees this number sees that the block is being named.
-        block.renames.store(renames.wrapping_add(1), Ordering::Release);
+        block.renames.store(renames.checked_add(1).unwrap_or(1), Ordering::Release);
         for (half, bits) in block.name.iter().zip([bits as u64, (bits >> 64) as u64]) {
             // Release: pairs with `name`.
             half.store(bits, Ordering::Release);
@@ -233,6 +234,17 @@ mod tests {
         assert!(words.give_name(id, Name::new(7), true, true, |name| earlier = Some(name)));
         assert_eq!((earlier, words.named().renames(id)), (Some(name_of(id)), 2));
         assert!(words.is_cached_as(id, Name::new(7)) && words.state(id).is_again());
+    }
+
+    #[test]
+    fn a_block_that_was_named_very_often_still_has_a_last_name() {
+        let (words, ids) = owned_blocks();
+        let (id, named) = (ids[3], words.named());
+        words.named[id.index()].renames.store(u32::MAX - 1, Ordering::Relaxed);
+        for renames in [u32::MAX, 1, 2] {
+            named.set_name(id, name_of(id));
+            assert_eq!((named.renames(id), named.last_name(id)), (renames, Some(name_of(id))));
+        }
     }
 
     #[test]
