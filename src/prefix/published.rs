@@ -378,4 +378,60 @@ mod tests {
             assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 0);
         }
     }
+
+    /// A thousand times more contents come than there are blocks, some of them again and again.
+    #[test]
+    fn entries_do_not_pile_up_however_often_blocks_are_named() {
+        const BLOCKS: usize = 600;
+        const THREADS: u64 = 4;
+        const ROUNDS: u64 = if cfg!(miri) { 400 } else { 100_000 };
+        let keep = Keep::Contents(ReclaimPolicy::Lru);
+        let pool = BlockPool::build(BLOCKS, 4, keep, false, None).unwrap();
+        let published = PublishedBlocks::new(BLOCKS, None);
+        let generation = published.generation();
+        let serve = |content: u128| {
+            let hash = BlockHash::from_u128(content.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C061));
+            let mut ids = Vec::new();
+            published.acquire(pool.blocks(), &[hash], generation, &mut ids);
+            let hits = ids.len();
+            let mut table = pool.table_of(ids);
+            if hits == 0 && table.grow(1).is_ok() {
+                let ids = table.as_slice();
+                let offer = Offer { ids, before: None, private_from: 0, generation };
+                published.publish(pool.blocks(), &offer, |_| hash, || unreachable!());
+            }
+            table
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let serve = &serve;
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    for round in 0..ROUNDS {
+                        let seed = (thread * ROUNDS + round).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+                        let random = seed ^ seed >> 32;
+                        // Half of a thousand that come back, half of all that there are.
+                        let most = if random & 1 == 0 { 1_000 } else { 1 << 40 };
+                        held.push(serve(1 + u128::from(random >> 1) % most));
+                        if held.len() > 20 {
+                            held.swap_remove(random as usize % 20);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(pool.used_block_count(), 0);
+        pool.validate().unwrap();
+        let (blocks, index) = (pool.blocks(), &published.index);
+        let (mut of_block, mut beyond) = (vec![0; BLOCKS], vec![0; BLOCKS]);
+        for (at, tag, id) in index.entries() {
+            of_block[id.index()] += 1;
+            let place = index.place(blocks.last_name(id).expect("it was noted under a name"));
+            assert_eq!(place.tag, tag, "{id} is noted under its last name");
+            beyond[place.home] += u64::from(place.home != at);
+        }
+        assert!(of_block.iter().all(|&entries| entries <= 1), "a block has one entry at most");
+        let buckets = BLOCKS - BLOCKS / 25;
+        assert!((0..buckets).all(|at| index.counted_beyond(at) == beyond[at]), "{beyond:?}");
+    }
 }
