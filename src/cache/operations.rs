@@ -65,8 +65,7 @@ impl PagedKvCache {
     /// which it matched while they were in use, neither left room nor come back.
     #[cold]
     pub(super) fn undo(&self, table: BlockTable) {
-        let is_its_own = |&&id: &&_| self.pool.blocks().owners(id) == 1;
-        let num_blocks = table.as_slice().iter().filter(is_its_own).count();
+        let num_blocks = table.num_blocks_freed();
         drop(table);
         self.undone.add(num_blocks as u64);
     }
