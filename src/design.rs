@@ -71,6 +71,11 @@
 //! 5. take the `shortage` mutex, claim every shard, and decide exactly. Of two collectors each
 //!    holding half, without the mutex, both would be refused.
 //!
+//! Where contents are kept the free list is mostly empty, and nearly every allocation is served by
+//! idle blocks. So there one of 128 blocks or fewer looks behind step 2 into the other shards for free
+//! blocks, and then reclaims what is in its reach, before it proves anything; blocks that do not suffice
+//! are idle again, in their order.
+//!
 //! # Why a refusal is right
 //!
 //! Each shard has a ledger of blocks *taken* and *given* through it, both only growing. Step 3
@@ -89,8 +94,8 @@
 //! | operation | may wait for |
 //! |---|---|
 //! | append inside a block, fork by handle, reads by handle | nobody |
-//! | a refusal by the ledgers (step 3) | nobody |
-//! | allocate, grow, release | a thread descheduled inside a claim, only if *all* shards are claimed (likely only in a pool of one shard, under 1,024 blocks); a thread descheduled between two instructions of `ArrayQueue`, once in 128 blocks at most |
+//! | a refusal by the ledgers (step 3) | nobody; where contents are kept, of 128 blocks or fewer, as an allocation does |
+//! | allocate, grow, release | a thread descheduled inside a claim, only if *all* shards are claimed (likely only in a pool of one shard: under 1,024 blocks, or under 2,048 where contents are kept); a thread descheduled between two instructions of `ArrayQueue`, once in 128 blocks at most |
 //! | allocate when neither home shard nor depot suffices | besides, at step 5: other collectors (a mutex), and every thread inside a claim |
 //! | by id | besides: the lock of one of 256 map shards, which 16 consecutive ids share, held for one operation that neither searches for blocks nor runs the caller's code; the lock of the sequence itself, if it is leased or in the middle of something long |
 //! | `validate` | as step 5; it holds all claims for a pass over the free list |
@@ -162,7 +167,9 @@
 //! the depot is. A block that is matched leaves its entry behind, and gets a new one with the next epoch
 //! when it is left again: the order is that of last uses, a match moves nothing, and a reclaim drops
 //! entries whose epoch has passed. When such entries fill half of the queue it is turned over once
-//! without them, by one thread, in `O(blocks)` at most once in as many releases.
+//! without them, by whoever fills it, in `O(blocks)` at most once in as many releases. Epochs count
+//! modulo 256: of a block that was left a multiple of 256 times meanwhile an old entry is taken for the
+//! last one, and it goes too early. That is a matter of order only.
 //!
 //! Of two threads that publish one content at once, each names its block, notes it, and looks again
 //! behind a fence: whoever is there second sees both and lets the lower id stay. A *generation* is mixed
@@ -190,7 +197,6 @@
 //! | `word` store, Release, in `undo_reclaim` | the Acquire exchange in `acquire` | what each user did with a block that was put back, to who matches it |
 //! | `renames` and name stores, Release | their Acquire loads | a probe that reads a part of a new name sees that it is new |
 //! | `fence(SeqCst)` in `publish` | itself | of two publishers of one content one sees both |
-//! | a step's slot, Release, in `close` | the Acquire load in `newest_open`, the Acquire exchange in `open` | what the device did in a step, to who finds it over |
 //! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |
 //! | `fence(SeqCst)` in `leaves_enough` | itself | of two that come in above the watermark one counts what both took |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |

@@ -33,9 +33,9 @@ pub struct CacheStats {
     pub total_evictions: u64,
     /// Sequences made by forking.
     pub total_forks: u64,
-    /// The most blocks in use at once. Exact in a pool of one home shard (under 1,024 blocks). Else
-    /// watched where shards are refilled, and so low by at most one magazine (256 blocks) a shard,
-    /// and by what came back while a preempted thread was looking.
+    /// The most blocks in use at once. Exact in a pool of one home shard (under 1,024 blocks; under
+    /// 2,048 where contents are kept). Else watched where shards are refilled, and so low by at most
+    /// one magazine (256 blocks) a shard, and by what came back while a preempted thread was looking.
     pub peak_blocks_used: usize,
     /// Blocks in use by sequences.
     pub blocks_used: usize,

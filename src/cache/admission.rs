@@ -200,7 +200,7 @@ impl PagedKvCache {
 
     /// Tokens at the beginning of `tokens` that an admission would find cached now. Holds and writes
     /// nothing. `O(tokens)` hashed; one cache line read a block that follows where it did before, else
-    /// two.
+    /// up to three.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};

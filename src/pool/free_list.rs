@@ -15,7 +15,8 @@
 //! hands of a claim's holder; a block becomes free, or stops being free, under a claim; nobody
 //! waits for a claim while holding one, but for the one thread that holds `shortage`.
 //!
-//! **Progress.** A refusal by the ledgers waits for nobody. An allocation that finds enough in its
+//! **Progress.** A refusal by the ledgers waits for nobody; where contents are kept, one that asks for
+//! a batch or less looks for idle blocks first, under a claim. An allocation that finds enough in its
 //! home shard or in the depot waits only where every shard is claimed (which a pool of one shard
 //! makes likely) or inside `ArrayQueue` for a thread descheduled between its two writes there. One
 //! that must look further tries the other shards once, and then takes the `shortage` mutex and

@@ -7,7 +7,8 @@ use std::fmt;
 /// Which cached block that nobody uses is reclaimed first, when free blocks run out.
 ///
 /// Either order gives the tail of a released sequence up before its head, exactly on one thread and
-/// to within a batch of 128 blocks a home shard between threads.
+/// to within a batch of 128 blocks a home shard between threads. Uses of a block are told apart modulo
+/// 256: one that was left idle a multiple of 256 times while others lay untouched may go with them.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, ReclaimPolicy};
@@ -27,7 +28,7 @@ pub enum ReclaimPolicy {
     /// One that was asked for once before one that was asked for again, unless the latter has lain
     /// idle three times as long. A content that comes back after it was reclaimed counts as asked
     /// for again if not much more than the pool's size was reclaimed in between; that is remembered
-    /// by 4 bytes a block, as in 2Q (Johnson and Shasha, VLDB 1994). Some 8 bytes a block more than
+    /// by 4 bytes a block, as in 2Q (Johnson and Shasha, VLDB 1994). Some 15 bytes a block more than
     /// [`Lru`](Self::Lru) in all.
     ///
     /// The prefix of a content that came back counts as come back too, within one commit.

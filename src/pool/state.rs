@@ -16,8 +16,8 @@
 //! [`Name`](super::name::Name). It may be written only by who set the word's `naming` flag.
 //!
 //! Invariant: a block is in the free list exactly when its word says [`FREE`](BlockState::FREE),
-//! and has an entry of its epoch among the idle ones exactly when its word says that it is idle, for
-//! anyone who looks while no home shard is claimed.
+//! and has an entry of its epoch among the idle ones when its word says that it is idle, for anyone who
+//! looks while no home shard is claimed. (Other entries lead nowhere.)
 //!
 //! A word does not know where its block is, nor what it holds.
 

@@ -5,7 +5,9 @@
 //! A *generation* is mixed into every name: after a reset nothing of an earlier one matches, and what
 //! is offered late under an earlier one is not published, or never found.
 //!
-//! Invariant: of several blocks of one content one stays findable. It does not know sequences.
+//! Invariant: of several blocks that get one name at once, one stays findable as long as it is cached.
+//! (Once it is reclaimed the others are not found, and go like any idle block.) It does not know
+//! sequences.
 
 mod announced;
 

@@ -7,13 +7,15 @@
 //! Each time a block becomes idle it gets an entry, with the epoch in which that was. A block that is
 //! matched leaves its entry behind; whoever comes by it finds that the block has moved on, and drops
 //! it. So the order is that of the last uses, exactly on one thread and to within a batch a shard
-//! between threads, and a match writes nothing but the block's word.
+//! between threads, and a match writes nothing but the block's word. An epoch has 8 bits: of a block
+//! that was left again a multiple of 256 times since, an old entry is taken for its last one, and the
+//! block is reclaimed too early.
 //!
 //! Under `ReclaimPolicy::TwoQueue` all of this is there twice: for blocks asked for once, and for
 //! those asked for *again*. Whichever has lain longer goes first, where the time of the latter
 //! counts a third.
 //!
-//! Invariant: an idle block has one entry of its epoch in a shard or in a queue, for anyone who
+//! Invariant: an idle block has an entry of its epoch in a shard or in a queue, for anyone who
 //! holds all claims. Entries do not know why blocks are cached.
 
 mod batches;
