@@ -279,8 +279,11 @@ impl PublishedBlocks {
             return;
         }
         let is_other = |other| other != id && blocks.is_cached_as(other, name);
-        if let Some(other) = self.index.find(place, is_other) {
+        while let Some(other) = self.index.find(place, is_other) {
             self.index.remove(place, id.max(other));
+            if id > other {
+                return;
+            }
         }
     }
 }
