@@ -97,6 +97,11 @@ impl BlockState {
         (self.is_cached() && self.owners() < MAX_OWNERS).then(|| Self((self.0 + 1) | again))
     }
 
+    /// Idle -> idle, in the next epoch. None unless it is.
+    fn renew_idle(self) -> Option<Self> {
+        self.is_idle().then(|| self.with_epoch(self.epoch().wrapping_add(1)))
+    }
+
     /// Idle -> one owner, who may write it once the reclaim is finished: until then it can be undone.
     /// None unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {
@@ -334,6 +339,14 @@ impl<'a> WordsView<'a> {
         // Loom: a_match_sees_what_was_published.
         let state = self.transition(id, Ordering::Acquire, |state| state.acquire(again))?;
         Some(WasIdle(state.owners() == 1))
+    }
+
+    /// Lets an idle block be as one that was just left. For the holder of a claim, who pushes its entry.
+    pub(super) fn renew_idle(&self, id: BlockId) -> Option<LeftIdle> {
+        // Relaxed: nothing is handed over; who reclaims it sees what its users did through the word.
+        let idle = self.transition(id, Ordering::Relaxed, BlockState::renew_idle)?;
+        let block = IdleBlock { id, epoch: idle.epoch() };
+        Some(LeftIdle { block, again: idle.is_again() })
     }
 
     /// Makes the caller the only owner of a block that is idle since the epoch of `idle`, until it

@@ -243,8 +243,6 @@ impl PublishedBlocks {
             *again |= blocks.is_again(other);
             if other != id && blocks.is_idle(other) {
                 blocks.matching().touch(other, name);
-                // Who counted room meanwhile missed that block.
-                blocks.announce_room();
             }
             return false;
         }

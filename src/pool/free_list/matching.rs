@@ -50,29 +50,30 @@ impl Matching<'_> {
         false
     }
 
-    /// Lets an idle block be the last used, for who has the content called `name` elsewhere. It is not
-    /// asked for again, nor counted.
+    /// Lets an idle block be the last used, for who has the content called `name` elsewhere. It stays
+    /// idle all the while, and counts as asked for no more than before.
     pub(crate) fn touch(&mut self, id: BlockId, name: Name) {
         let named = self.words.named();
         if named.name(id) == name
-            && let Some(was_idle) = named.words().acquire(id, false)
+            && let Some(idle) = named.words().renew_idle(id)
         {
-            self.leave(id, was_idle);
+            self.home.push_idle(idle, &self.list.idle, self.words);
         }
     }
 
-    /// Takes back that this thread became an owner, as if nothing had been but a use: a block that was
-    /// idle is again.
-    fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
-        self.home.shard.ledger.giving(1);
+    /// Lets go of a block that is not the one that was meant.
+    pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
+        let ledger = &self.home.shard.ledger;
+        // Counted first: who has matched it since may let go of it last, and counts it as given then.
+        if was_idle.0 {
+            ledger.revived(1);
+            ledger.took(1);
+        }
+        ledger.giving(1);
         if let Left::Idle(block) = self.words.view().release_shared(id) {
             self.home.push_idle(block, &self.list.idle, self.words);
-            if !was_idle.0 {
-                self.home.shard.ledger.idled(1);
-                self.home.shard.ledger.gave(1);
-            }
-        } else {
-            self.revived += u64::from(was_idle.0);
+            self.home.shard.ledger.idled(1);
+            self.home.shard.ledger.gave(1);
         }
         self.home.shard.ledger.giving(0);
     }

@@ -225,3 +225,52 @@ fn a_claim_passes_over_a_shard_that_is_claimed() {
     assert!(std::ptr::eq(spread.list.claim().shard, spread.shard(0)));
     drop(second);
 }
+
+/// One came by an old entry to a block that is called otherwise by now; meanwhile another matches it by
+/// its name, and leaves it last.
+#[test]
+fn who_lets_go_of_a_block_of_another_name_has_counted_it_before_others_give_it_back() {
+    for other_leaves_last in [true, false] {
+        let spread = Spread::new([1, 0, 0, 0], Keep::Contents(ReclaimPolicy::Lru));
+        let (list, words) = (&spread.list, &spread.words);
+        let id = spread.make_idle(0)[0];
+        let counts = || (list.used(), list.idle_totals().idle);
+        let other = || {
+            let mut other = list.matching(words);
+            assert!(other.acquire(id, Name::new(u128::from(id.0) + 1)));
+        };
+        let mut mistaken = list.matching(words);
+        let was_idle = words.view().acquire(id, true).expect("it is cached");
+        if other_leaves_last {
+            other();
+            mistaken.leave(id, was_idle);
+        } else {
+            mistaken.leave(id, was_idle);
+            assert_eq!(counts(), (0, 1));
+            other();
+        }
+        assert_eq!(counts(), (1, 0));
+        list.give(&[id], words);
+        assert_eq!(counts(), (0, 1));
+        drop(mistaken);
+        spread.assert_used_and_idle(0, 1);
+    }
+}
+
+#[test]
+fn a_block_that_is_touched_stays_idle_and_goes_last() {
+    let spread = Spread::new([3, 0, 0, 0], Keep::Contents(ReclaimPolicy::Lru));
+    let (list, words) = (&spread.list, &spread.words);
+    let ids = spread.make_idle(0);
+    let name = |id: BlockId| Name::new(u128::from(id.0) + 1);
+    let before = list.totals();
+    list.matching(words).touch(ids[2], name(ids[2]));
+    list.matching(words).touch(ids[1], name(ids[0])); // another content
+    spread.assert_used_and_idle(0, 3);
+    assert_eq!(list.totals(), before);
+    let mut taken = Vec::new();
+    list.take(3, words, &mut taken).unwrap();
+    assert_eq!(taken, [ids[1], ids[0], ids[2]]);
+    list.matching(words).touch(ids[0], name(ids[0])); // in use, and cached no more
+    spread.assert_used_and_idle(3, 0);
+}

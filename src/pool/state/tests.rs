@@ -59,6 +59,14 @@ fn only_a_cached_block_is_acquired() {
 }
 
 #[test]
+fn only_an_idle_block_begins_its_next_epoch_without_an_owner() {
+    assert_eq!(word(0, CACHED, 7).renew_idle(), Some(word(0, CACHED, 8)));
+    assert_eq!(word(0, CACHED | AGAIN, 255).renew_idle(), Some(word(0, CACHED | AGAIN, 0)));
+    assert_eq!(word(1, CACHED, 7).renew_idle(), None);
+    assert_eq!(BlockState::FREE.renew_idle(), None);
+}
+
+#[test]
 fn only_a_block_idle_in_that_epoch_is_reclaimed() {
     assert_eq!(word(0, CACHED, 7).reclaim(7), Some(BlockState::SOLE));
     assert_eq!(word(0, CACHED | AGAIN, 7).reclaim(7), Some(word(1, AGAIN, 0)));

@@ -129,7 +129,6 @@ impl PublishedBlocks {
             *again |= blocks.is_again(other);
             if other != id && blocks.is_idle(other) {
                 blocks.matching().touch(other, name);
-                blocks.announce_room();
             }
             return Offered::Passed;
         }
