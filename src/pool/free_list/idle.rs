@@ -185,6 +185,10 @@ impl Entries {
         self.start() == self.end()
     }
 
+    fn len(&self) -> usize {
+        self.end() - self.start()
+    }
+
     /// Up to `n` of them.
     fn first(&self, n: usize) -> impl Iterator<Item = IdleBlock> {
         let (start, end) = (self.start(), self.end());
@@ -282,11 +286,17 @@ impl Claim<'_> {
         out: &mut Vec<BlockId>,
     ) {
         let view = words.view();
-        let [once, _] = &self.shard.idle.classes;
-        let needed = end.saturating_sub(out.len());
-        view.bring_near(once.oldest.first(needed).map(|idle| idle.id));
+        let mut looked_at = 0;
         while out.len() < end {
             let Some(idle) = self.pop_idle(lists) else { break };
+            if looked_at == 0 {
+                // The next of its batch with it: an exchange lets nothing that comes after it begin early.
+                let [once, _] = &self.shard.idle.classes;
+                looked_at = once.oldest.len().min(end - out.len()) + 1;
+                let others = once.oldest.first(looked_at).map(|idle| idle.id);
+                view.bring_near(std::iter::once(idle.id).chain(others));
+            }
+            looked_at -= 1;
             if view.reclaim(idle) {
                 out.push(idle.id);
             }
