@@ -51,6 +51,12 @@ impl<'a> NamedView<'a> {
 }
 
 impl NamedView<'_> {
+    /// True for the id of a block.
+    #[inline]
+    pub(crate) fn has(&self, id: BlockId) -> bool {
+        id.index() < self.0.len()
+    }
+
     /// The name that the block was given last, 0 if none. Whole only if the block was not renamed meanwhile, as
     /// when the caller owns it.
     #[inline]
@@ -102,10 +108,11 @@ impl NamedView<'_> {
         self.0[id.index()].follower.store(follower.0, Ordering::Relaxed);
     }
 
-    /// True if the block may be cached under `name`: who acquires it finds out.
+    /// The state of the block if it may be cached under `name`: who acquires it finds out.
     #[inline]
-    pub(crate) fn seems_cached_as(&self, id: BlockId, name: Name) -> bool {
-        self.name(id) == name && self.words().state(id).is_cached()
+    pub(crate) fn seems_cached_as(&self, id: BlockId, name: Name) -> Option<BlockState> {
+        let state = self.words().state(id);
+        (state.is_cached() && self.name(id) == name).then_some(state)
     }
 
     /// The state of the block if it is cached under `name` at a moment during the call. Writes nothing.

@@ -58,8 +58,18 @@ pub(crate) struct IndexView<'a> {
 /// Where the entry of a name would be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    pub(super) home: usize,
+    home: u32,
     pub(super) tag: u32,
+}
+
+impl Place {
+    /// The place of nothing in particular.
+    pub(crate) const ANY: Self = Self { home: 0, tag: 0 };
+
+    #[inline]
+    pub(super) fn home(self) -> usize {
+        self.home as usize
+    }
 }
 
 impl PrefixIndex {
@@ -120,11 +130,10 @@ impl PrefixIndex {
 
     /// To be called before many entries are written one after the other.
     #[inline]
-    pub(crate) fn bring_near(&self, names: impl Iterator<Item = Name>) {
-        let index = self.view();
+    pub(crate) fn bring_near<'a>(&self, places: impl Iterator<Item = &'a Place>) {
+        let buckets = &self.buckets;
         // Relaxed: what is seen is not used.
-        let look = |name| index.buckets[index.place(name).home].beyond().load(Ordering::Relaxed);
-        bring_near(names.map(look));
+        bring_near(places.map(|place| buckets[place.home()].beyond().load(Ordering::Relaxed)));
     }
 
     /// The first block at a place for which `fits` says yes.
@@ -137,7 +146,7 @@ impl PrefixIndex {
     #[inline]
     pub(crate) fn insert(&self, place: Place, id: BlockId) -> bool {
         let entry = entry_of(place.tag, id);
-        self.buckets[place.home].insert(entry) || self.insert_beyond(place.home, entry)
+        self.buckets[place.home()].insert(entry) || self.insert_beyond(place.home(), entry)
     }
 
     #[cold]
@@ -156,9 +165,9 @@ impl PrefixIndex {
     #[inline]
     pub(crate) fn remove(&self, place: Place, id: BlockId) {
         let entry = entry_of(place.tag, id);
-        let bucket = &self.buckets[place.home];
+        let bucket = &self.buckets[place.home()];
         if !bucket.replace(entry, 0) && !bucket.is_home_of_all() {
-            self.remove_beyond(place.home, entry);
+            self.remove_beyond(place.home(), entry);
         }
     }
 
@@ -173,7 +182,7 @@ impl PrefixIndex {
     /// False if at most one entry is at a place.
     #[inline]
     pub(crate) fn may_have_two(&self, place: Place) -> bool {
-        let bucket = &self.buckets[place.home];
+        let bucket = &self.buckets[place.home()];
         bucket.count(place.tag) > 1 || !bucket.is_home_of_all()
     }
 }
@@ -185,7 +194,7 @@ impl<'a> IndexView<'a> {
         #[cfg(test)]
         let (spread, tag) = (spread & self.bits, tag & self.bits as u32);
         // The upper half of a product spreads 64 bits over any number of buckets.
-        let home = ((u128::from(spread) * self.buckets.len() as u128) >> 64) as usize;
+        let home = ((u128::from(spread) * self.buckets.len() as u128) >> 64) as u32;
         Place { home, tag }
     }
 
@@ -195,7 +204,7 @@ impl<'a> IndexView<'a> {
         place: Place,
         mut fits: impl FnMut(BlockId) -> bool,
     ) -> Option<BlockId> {
-        let bucket = &self.buckets[place.home];
+        let bucket = &self.buckets[place.home()];
         if let Some(id) = bucket.find(place.tag, &mut fits) {
             return Some(id);
         }
@@ -209,8 +218,8 @@ impl<'a> IndexView<'a> {
     #[cold]
     #[inline(never)]
     fn find_beyond(self, place: Place, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
-        let reach = self.buckets[place.home].reach();
-        self.beyond(place.home, reach).find_map(|bucket| bucket.find(place.tag, &mut fits))
+        let reach = self.buckets[place.home()].reach();
+        self.beyond(place.home(), reach).find_map(|bucket| bucket.find(place.tag, &mut fits))
     }
 
     /// The buckets behind `home`, fewer than `reach` or all.
@@ -393,6 +402,6 @@ mod tests {
             index.remove(at_home, id);
             assert_eq!(index.find(at_home, |found| found == id), None);
         }
-        assert!(index.buckets[at_home.home].is_home_of_all(), "none is left to be counted");
+        assert!(index.buckets[at_home.home()].is_home_of_all(), "none is left to be counted");
     }
 }

@@ -19,6 +19,7 @@ use crate::id::BlockId;
 use crate::pool::Blocks;
 use crate::pool::free_list::Matching;
 use crate::pool::name::{Name, NamedView};
+use crate::pool::state::BlockState;
 use crate::sync::{AtomicU64, Ordering, PlainArc, fence};
 
 /// Which weights a content was computed with.
@@ -53,6 +54,15 @@ pub(crate) struct Offer<'a> {
     pub(crate) private_from: usize,
     /// Under which they were computed.
     pub(crate) generation: Generation,
+}
+
+/// A block that gets a name.
+struct Moved {
+    id: BlockId,
+    /// Where it may be noted under the name it had.
+    from: Place,
+    /// Where it will be noted.
+    to: Place,
 }
 
 /// The contents that can be matched.
@@ -105,16 +115,12 @@ impl PublishedBlocks {
         if self.index.is_empty() {
             return probed;
         }
-        let (generation, named) = (self.generation(), blocks.named());
-        let mut trail = self.trail(blocks);
-        for &hash in hashes {
-            let name = name_of(hash, generation);
-            let Some(id) = trail.next(name, move |id| named.state_as(id, name).is_some()) else {
-                break;
-            };
+        let named = blocks.named();
+        let fits = move |id, name| named.state_as(id, name);
+        self.trail(blocks, self.generation()).follow(hashes, fits, |_, state| {
             probed.cached += 1;
-            probed.idle += usize::from(named.words().state(id).is_idle());
-        }
+            probed.idle += usize::from(state.is_idle());
+        });
         probed
     }
 
@@ -131,14 +137,12 @@ impl PublishedBlocks {
             return;
         }
         let named = blocks.named();
-        let mut trail = self.trail(blocks);
+        let mut trail = self.trail(blocks, generation);
         for part in hashes.chunks(Matching::AT_MOST) {
             // A look at all of them first: an exchange lets nothing that comes after it begin early.
             let start = out.len();
-            out.extend(part.iter().map_while(|&hash| {
-                let name = name_of(hash, generation);
-                trail.next(name, move |id| named.seems_cached_as(id, name))
-            }));
+            let fits = move |id, name| named.seems_cached_as(id, name);
+            trail.follow(part, fits, |id, _| out.push(id));
             let mut matching = blocks.matching();
             for (at, &hash) in (start..out.len()).zip(part) {
                 let name = name_of(hash, generation);
@@ -177,7 +181,7 @@ impl PublishedBlocks {
         if generation != self.generation() {
             return 0;
         }
-        let named = blocks.named();
+        let (named, index) = (blocks.named(), self.index.view());
         let first = before.zip(ids.first().copied());
         let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
         first.into_iter().chain(others).for_each(|(id, next)| named.set_follower(id, next));
@@ -186,23 +190,32 @@ impl PublishedBlocks {
         let (mut again, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
             let start = end - part.len();
-            // Where they will be noted, and where they are under the names that they had.
-            let names = (start..end).map(|at| name_of(hash_of(at), generation));
-            self.index.bring_near(names.chain(part.iter().map(|&id| named.name(id))));
+            // Where they will be noted, and where they are under the names that they had: whose name is
+            // given here had the same all the while. First all places and then a look at each, so that
+            // as many as can be are looked at side by side.
+            let (mut places, mut were) = ([Place::ANY; AT_ONCE], [Place::ANY; AT_ONCE]);
+            let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
+            for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {
+                *place = index.place(name_of(hash_of(start + at), generation));
+                *was = index.place(named.name(part[at]));
+            }
+            self.index.bring_near(places.iter().chain(were.iter()));
             let so_far = published;
-            for at in (start..end).rev() {
-                let name = name_of(hash_of(at), generation);
+            for (at, &id) in part.iter().enumerate().rev() {
+                let name = name_of(hash_of(start + at), generation);
                 again |= blocks.was_reclaimed_of_late(name);
-                let is_private = at >= private_from;
-                let is_new = self.publish_one(blocks, ids[at], name, is_private, &mut again);
+                let is_private = start + at >= private_from;
+                let moved = Moved { id, from: were[at], to: places[at] };
+                let is_new = self.publish_one(blocks, moved, name, is_private, &mut again);
                 published += usize::from(is_new);
             }
             if published > so_far {
                 // SeqCst: of two threads that publish one content at once, whoever is here second
                 // sees all that the first wrote. Loom: of_two_publishers_of_one_content_one_stays.
                 fence(Ordering::SeqCst);
-                for (at, &id) in (start..end).zip(part) {
-                    self.keep_one(blocks, id, name_of(hash_of(at), generation));
+                for (at, &id) in part.iter().enumerate() {
+                    let name = || name_of(hash_of(start + at), generation);
+                    self.keep_one(blocks, id, places[at], name);
                 }
             }
             end = start;
@@ -223,32 +236,31 @@ impl PublishedBlocks {
         copies
     }
 
-    fn trail<'a>(&'a self, blocks: &'a Blocks) -> Trail<'a> {
+    fn trail<'a>(&'a self, blocks: &'a Blocks, generation: Generation) -> Trail<'a> {
+        let (index, named) = (self.index.view(), blocks.named());
         // Where somebody listens, nothing is to be found that the index does not know.
         let follows = self.announcer.is_none();
-        Trail { index: self.index.view(), named: blocks.named(), follows, guess: BlockId(0) }
+        Trail { index, named, generation, follows, last: None }
     }
 
     #[inline]
     fn publish_one(
         &self,
         blocks: &Blocks,
-        id: BlockId,
+        Moved { id, from, to }: Moved,
         name: Name,
         is_private: bool,
         again: &mut bool,
     ) -> bool {
-        let place = self.index.place(name);
-        if let Some(other) = self.index.find(place, |other| blocks.is_cached_as(other, name)) {
+        if let Some(other) = self.index.find(to, |other| blocks.is_cached_as(other, name)) {
             *again |= blocks.is_again(other);
             if other != id && blocks.is_idle(other) {
                 blocks.matching().touch(other, name);
             }
             return false;
         }
-        let renamed = |old| self.index.remove(self.index.place(old), id);
-        blocks.give_name(id, name, *again, is_private, renamed)
-            && self.note(blocks, place, id, name)
+        let renamed = |_| self.index.remove(from, id);
+        blocks.give_name(id, name, *again, is_private, renamed) && self.note(blocks, to, id, name)
     }
 
     /// Notes that the content called `name` is in `id`.
@@ -271,9 +283,15 @@ impl PublishedBlocks {
     /// Of the blocks cached under `name` lets the one with the lowest id be found only. The others
     /// stay with their owners and are reclaimed after them.
     #[inline]
-    fn keep_one(&self, blocks: &Blocks, id: BlockId, name: Name) {
-        let place = self.index.place(name);
-        if !self.index.may_have_two(place) || !blocks.is_cached_as(id, name) {
+    fn keep_one(&self, blocks: &Blocks, id: BlockId, place: Place, name: impl Fn() -> Name) {
+        if self.index.may_have_two(place) {
+            self.keep_one_of_two(blocks, id, place, name());
+        }
+    }
+
+    #[cold]
+    fn keep_one_of_two(&self, blocks: &Blocks, id: BlockId, place: Place, name: Name) {
+        if !blocks.is_cached_as(id, name) {
             return;
         }
         let is_other = |other| other != id && blocks.is_cached_as(other, name);
@@ -286,26 +304,53 @@ impl PublishedBlocks {
     }
 }
 
-/// The blocks of a chain of names, found one after the other: each is first looked for where the one
-/// before it was followed last, which is one cache line that often is the next in memory.
+/// Where the blocks of a chain of names are: each where the one before it was followed last, or else in
+/// the index. Blocks that were computed in one go mostly are neighbours, in either direction: as long as
+/// they are, nothing has to be read to know where the next is, so that they are looked at side by side.
 struct Trail<'a> {
     index: IndexView<'a>,
     named: NamedView<'a>,
+    generation: Generation,
+    /// False: only the index is asked.
     follows: bool,
-    guess: BlockId,
+    last: Option<BlockId>,
 }
 
 impl Trail<'_> {
-    /// The block of the next name for which `fits` says yes.
+    /// Shows the blocks of `hashes` to `found`, one after the other, until one is not there: those
+    /// of which `fits` knows a state.
     #[inline]
-    fn next(&mut self, name: Name, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
-        let id = if self.follows && fits(self.guess) {
-            self.guess
-        } else {
-            self.index.find(self.index.place(name), fits)?
-        };
-        self.guess = self.named.follower(id);
-        Some(id)
+    fn follow(
+        &mut self,
+        hashes: &[BlockHash],
+        fits: impl Fn(BlockId, Name) -> Option<BlockState> + Copy,
+        mut found: impl FnMut(BlockId, BlockState),
+    ) {
+        let Self { index, named, generation, follows, .. } = *self;
+        let mut hashes = hashes.iter();
+        while let Some(&hash) = hashes.next() {
+            let name = name_of(hash, generation);
+            let is_there = move |id| fits(id, name).is_some();
+            let last = self.last.filter(|_| follows);
+            let follower = last.map(|last| named.follower(last)).filter(|&id| is_there(id));
+            let id = follower.or_else(|| index.find(index.place(name), is_there));
+            let Some(mut id) = id else { return };
+            found(id, named.words().state(id));
+            let step = last.map_or(0, |last| id.0.wrapping_sub(last.0));
+            if step == 1 || step == u32::MAX {
+                let mut rest = hashes.as_slice();
+                while let [hash, others @ ..] = rest
+                    && let next = BlockId(id.0.wrapping_add(step))
+                    && named.has(next)
+                    && let Some(state) = fits(next, name_of(*hash, generation))
+                {
+                    found(next, state);
+                    (id, rest) = (next, others);
+                }
+                hashes = rest.iter();
+            }
+            self.last = Some(id);
+        }
     }
 }
 
@@ -431,7 +476,7 @@ mod tests {
             of_block[id.index()] += 1;
             let place = index.place(blocks.last_name(id).expect("it was noted under a name"));
             assert_eq!(place.tag, tag, "{id} is noted under its last name");
-            beyond[place.home] += u64::from(place.home != at);
+            beyond[place.home()] += u64::from(place.home() != at);
         }
         assert!(of_block.iter().all(|&entries| entries <= 1), "a block has one entry at most");
         let buckets = BLOCKS - BLOCKS / 25;
