@@ -10,16 +10,17 @@
 //! sequences.
 
 mod announced;
+mod trail;
 
 pub(crate) use self::announced::Told;
+use self::trail::Trail;
 use super::hash::BlockHash;
-use super::index::{IndexView, Place, PrefixIndex};
+use super::index::{Place, PrefixIndex};
 use crate::event::announcer::Announcer;
 use crate::id::BlockId;
 use crate::pool::Blocks;
 use crate::pool::free_list::Matching;
-use crate::pool::name::{Name, NamedView};
-use crate::pool::state::BlockState;
+use crate::pool::name::Name;
 use crate::sync::{AtomicU64, Ordering, PlainArc, fence};
 
 /// Which weights a content was computed with.
@@ -237,10 +238,9 @@ impl PublishedBlocks {
     }
 
     fn trail<'a>(&'a self, blocks: &'a Blocks, generation: Generation) -> Trail<'a> {
-        let (index, named) = (self.index.view(), blocks.named());
         // Where somebody listens, nothing is to be found that the index does not know.
         let follows = self.announcer.is_none();
-        Trail { index, named, generation, follows, last: None }
+        Trail::new(self.index.view(), blocks.named(), generation, follows)
     }
 
     #[inline]
@@ -300,56 +300,6 @@ impl PublishedBlocks {
             if id > other {
                 return;
             }
-        }
-    }
-}
-
-/// Where the blocks of a chain of names are: each where the one before it was followed last, or else in
-/// the index. Blocks that were computed in one go mostly are neighbours, in either direction: as long as
-/// they are, nothing has to be read to know where the next is, so that they are looked at side by side.
-struct Trail<'a> {
-    index: IndexView<'a>,
-    named: NamedView<'a>,
-    generation: Generation,
-    /// False: only the index is asked.
-    follows: bool,
-    last: Option<BlockId>,
-}
-
-impl Trail<'_> {
-    /// Shows the blocks of `hashes` to `found`, one after the other, until one is not there: those
-    /// of which `fits` knows a state.
-    #[inline]
-    fn follow(
-        &mut self,
-        hashes: &[BlockHash],
-        fits: impl Fn(BlockId, Name) -> Option<BlockState> + Copy,
-        mut found: impl FnMut(BlockId, BlockState),
-    ) {
-        let Self { index, named, generation, follows, .. } = *self;
-        let mut hashes = hashes.iter();
-        while let Some(&hash) = hashes.next() {
-            let name = name_of(hash, generation);
-            let is_there = move |id| fits(id, name).is_some();
-            let last = self.last.filter(|_| follows);
-            let follower = last.map(|last| named.follower(last)).filter(|&id| is_there(id));
-            let id = follower.or_else(|| index.find(index.place(name), is_there));
-            let Some(mut id) = id else { return };
-            found(id, named.words().state(id));
-            let step = last.map_or(0, |last| id.0.wrapping_sub(last.0));
-            if step == 1 || step == u32::MAX {
-                let mut rest = hashes.as_slice();
-                while let [hash, others @ ..] = rest
-                    && let next = BlockId(id.0.wrapping_add(step))
-                    && named.has(next)
-                    && let Some(state) = fits(next, name_of(*hash, generation))
-                {
-                    found(next, state);
-                    (id, rest) = (next, others);
-                }
-                hashes = rest.iter();
-            }
-            self.last = Some(id);
         }
     }
 }

@@ -1,0 +1,70 @@
+//! Where are the blocks of a chain of contents? Each where the one before it was followed last, or else
+//! where the index says.
+//!
+//! It writes nothing and holds nothing: whoever wants a block then makes himself an owner and compares.
+
+use super::{Generation, name_of};
+use crate::id::BlockId;
+use crate::pool::name::{Name, NamedView};
+use crate::pool::state::BlockState;
+use crate::prefix::BlockHash;
+use crate::prefix::index::IndexView;
+
+/// Where the blocks of a chain of names are: each where the one before it was followed last, or else in
+/// the index. Blocks that were computed in one go mostly are neighbours, in either direction: as long as
+/// they are, nothing has to be read to know where the next is, so that they are looked at side by side.
+pub(super) struct Trail<'a> {
+    index: IndexView<'a>,
+    named: NamedView<'a>,
+    generation: Generation,
+    /// False: only the index is asked.
+    follows: bool,
+    last: Option<BlockId>,
+}
+
+impl<'a> Trail<'a> {
+    pub(super) fn new(
+        index: IndexView<'a>,
+        named: NamedView<'a>,
+        generation: Generation,
+        follows: bool,
+    ) -> Self {
+        Self { index, named, generation, follows, last: None }
+    }
+
+    /// Shows the blocks of `hashes` to `found`, one after the other, until one is not there: those
+    /// of which `fits` knows a state.
+    #[inline]
+    pub(super) fn follow(
+        &mut self,
+        hashes: &[BlockHash],
+        fits: impl Fn(BlockId, Name) -> Option<BlockState> + Copy,
+        mut found: impl FnMut(BlockId, BlockState),
+    ) {
+        let Self { index, named, generation, follows, .. } = *self;
+        let mut hashes = hashes.iter();
+        while let Some(&hash) = hashes.next() {
+            let name = name_of(hash, generation);
+            let is_there = move |id| fits(id, name).is_some();
+            let last = self.last.filter(|_| follows);
+            let follower = last.map(|last| named.follower(last)).filter(|&id| is_there(id));
+            let id = follower.or_else(|| index.find(index.place(name), is_there));
+            let Some(mut id) = id else { return };
+            found(id, named.words().state(id));
+            let step = last.map_or(0, |last| id.0.wrapping_sub(last.0));
+            if step == 1 || step == u32::MAX {
+                let mut rest = hashes.as_slice();
+                while let [hash, others @ ..] = rest
+                    && let next = BlockId(id.0.wrapping_add(step))
+                    && named.has(next)
+                    && let Some(state) = fits(next, name_of(*hash, generation))
+                {
+                    found(next, state);
+                    (id, rest) = (next, others);
+                }
+                hashes = rest.iter();
+            }
+            self.last = Some(id);
+        }
+    }
+}
