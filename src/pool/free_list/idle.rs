@@ -98,14 +98,16 @@ impl IdleLists {
         self.queues.iter().for_each(|queue| queue.inspect(&mut look));
     }
 
-    fn push(&self, class: usize, batch: IdleBatch, words: &BlockWords) {
+    /// Moves all entries of a shard to the queue. Out of line, as `pop_of_next_batch`.
+    #[inline(never)]
+    fn push_all(&self, class: usize, newest: &Entries, words: &BlockWords) {
         // Relaxed: a time to within a batch, that nothing but an order hangs on.
         self.clock.fetch_add(1, Ordering::Relaxed);
-        self.queues[class].push(batch, words);
+        self.queues[class].push(newest.drain(), words);
     }
 
     fn now(&self) -> u32 {
-        // Relaxed: as in `push`.
+        // Relaxed: as in `push_all`.
         self.clock.load(Ordering::Relaxed)
     }
 }
@@ -153,11 +155,16 @@ impl ClassShard {
         Some(now.wrapping_sub(first.stamp.load(Ordering::Relaxed)))
     }
 
+    #[inline]
     fn pop(&self, queue: &IdleQueue) -> Option<IdleBlock> {
-        if self.oldest.is_empty() {
-            let batch = queue.pop().unwrap_or_else(|| self.newest.drain());
-            self.oldest.refill(&batch);
-        }
+        self.oldest.pop().or_else(|| self.pop_of_next_batch(queue))
+    }
+
+    /// Out of line: a batch is large, and the frame of who holds one too.
+    #[inline(never)]
+    fn pop_of_next_batch(&self, queue: &IdleQueue) -> Option<IdleBlock> {
+        let batch = queue.pop().unwrap_or_else(|| self.newest.drain());
+        self.oldest.refill(&batch);
         self.oldest.pop()
     }
 }
@@ -196,6 +203,7 @@ impl Entries {
         slots.map(|slot| IdleBlock::from_bits(slot.load(Ordering::Relaxed)))
     }
 
+    #[inline]
     fn pop(&self) -> Option<IdleBlock> {
         let start = self.start();
         (start < self.end()).then(|| {
@@ -204,6 +212,7 @@ impl Entries {
         })
     }
 
+    #[inline]
     fn push(&self, idle: IdleBlock, now: u32) {
         let end = self.end();
         if end == self.start() {
@@ -267,11 +276,12 @@ impl FreeList {
 
 impl Claim<'_> {
     /// Notes that a block has become idle.
+    #[inline]
     pub(super) fn push_idle(&mut self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
         let class = usize::from(left.again).min(lists.queues.len() - 1);
         let newest = &self.shard.idle.classes[class].newest;
         if newest.end() == newest.slots.len() {
-            lists.push(class, newest.drain(), words);
+            lists.push_all(class, newest, words);
         }
         newest.push(left.block, lists.now());
     }
