@@ -334,6 +334,7 @@ impl<'a> WordsView<'a> {
     /// the block keeps its name while it has an owner. `None` if the block is not cached (any
     /// more), else whether it was idle. The content may be asked for `again` thereby. For the holder
     /// of a claim.
+    #[inline]
     pub(super) fn acquire(&self, id: BlockId, again: bool) -> Option<WasIdle> {
         // Acquire: pairs with `end_naming`, for the name and for the contents behind it.
         // Loom: a_match_sees_what_was_published.
@@ -400,6 +401,7 @@ impl<'a> WordsView<'a> {
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.
+    #[inline]
     #[cfg_attr(paged_kv_loom, track_caller)] // each caller's ordering is weakened by itself
     fn transition(
         &self,

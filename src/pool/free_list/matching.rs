@@ -62,6 +62,7 @@ impl Matching<'_> {
     }
 
     /// Lets go of a block that is not the one that was meant.
+    #[cold]
     pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
         let ledger = &self.home.shard.ledger;
         // Counted first: who has matched it since may let go of it last, and counts it as given then.
