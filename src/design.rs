@@ -151,8 +151,9 @@
 //!
 //! A block also says which one followed it when it was published last. The next name of a chain is looked
 //! for there first, and in the index only if it is not there: a prompt that was computed in one go lies in
-//! neighbouring blocks, and its match reads one line for two of them. Where somebody listens to events
-//! only the index is asked, for what it has forgotten is told as removed.
+//! neighbouring blocks, and its match reads one line for two of them. As long as they are neighbours the
+//! next is looked at before it is read which that is. Where somebody listens to events only the index is
+//! asked, for what it has forgotten is told as removed.
 //!
 //! An exchange lets nothing that comes after it begin early, so of words that are far away each would be
 //! waited for by itself. Matching, publishing, reclaiming and releasing look at a batch of words first,

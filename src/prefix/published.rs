@@ -191,9 +191,10 @@ impl PublishedBlocks {
         let (mut again, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
             let start = end - part.len();
-            // Where they will be noted, and where they are under the names that they had: whose name is
-            // given here had the same all the while. First all places and then a look at each, so that
-            // as many as can be are looked at side by side.
+            // Where they will be noted, and where they are under the names that they had, which counts
+            // only for a block that this thread then names: nobody else has named it until then. All
+            // places first, then a look at each: the fewer instructions between two looks, the more of
+            // them are on their way at once.
             let (mut places, mut were) = ([Place::ANY; AT_ONCE], [Place::ANY; AT_ONCE]);
             let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
             for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {
