@@ -139,28 +139,6 @@ fn of_two_publishers_of_one_content_one_stays() {
     });
 }
 
-/// The first that one of them sees need not be the lowest.
-#[test]
-fn of_three_publishers_of_one_content_one_stays() {
-    explore(|| {
-        let (pool, _) = reuse_pool(3, 1);
-        let [one, two, three] = [0, 1, 2].map(|_| pool.admit(&[A]).unwrap());
-        let publish = |pool: &Arc<ReusePool>, admitted: Admitted| {
-            let pool = Arc::clone(pool);
-            move || {
-                pool.publish(&admitted, 0, A);
-                admitted
-            }
-        };
-        let others = [(0, three), (1, two)].map(|(at, it)| spawn_at(at, publish(&pool, it)));
-        let one = publish(&pool, one)();
-        let others = others.map(|other| other.join().unwrap());
-        assert_eq!(pool.copies(A), 1, "one stays, and only one");
-        drop((one, others));
-        assert_all_room(&pool);
-    });
-}
-
 #[test]
 fn what_was_published_before_a_reset_does_not_match_after_it() {
     explore(|| {
