@@ -313,9 +313,9 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// Percentiles that are shown.
 const QUANTILES: [f64; 4] = [0.5, 0.99, 0.999, 1.0];
 
-/// What a round of many threads came to: requests a second, and microseconds at each percentile of
-/// an admission with its commit and of a free.
-type Crowd = [f64; 1 + 2 * QUANTILES.len()];
+/// What a round of many threads came to: requests a second, how many times that of two threads that are
+/// timed as closely, and microseconds at each percentile of an admission with its commit and of a free.
+type Crowd = [f64; 2 + 2 * QUANTILES.len()];
 
 fn crowds(setting: &Setting, prompts: &[Prompt]) {
     let (handles, ids) = (setting.ours(), setting.ours());
@@ -324,9 +324,9 @@ fn crowds(setting: &Setting, prompts: &[Prompt]) {
     warm_up(ByHandle::new(&ids), prompts);
     warm_up(ByTable::new(&lock, setting.block_size), prompts);
     let stream = stream(setting, prompts);
-    let by_handle = || crowd(&stream, &|_| ByHandle::new(&handles));
-    let by_id = || crowd(&stream, &|thread| ById::new(&ids, thread));
-    let by_lock = || crowd(&stream, &|_| ByTable::new(&lock, setting.block_size));
+    let by_handle = || crowd_to_two(&stream, &|_| ByHandle::new(&handles));
+    let by_id = || crowd_to_two(&stream, &|thread| ById::new(&ids, thread));
+    let by_lock = || crowd_to_two(&stream, &|_| ByTable::new(&lock, setting.block_size));
     let designs: [(&str, &dyn Fn() -> Crowd); 3] =
         [("ours by handle", &by_handle), ("ours by id", &by_id), ("one lock", &by_lock)];
     let mut figures = [const { Vec::new() }; 3];
@@ -337,37 +337,52 @@ fn crowds(setting: &Setting, prompts: &[Prompt]) {
         }
     }
     println!(
-        "\n{:<18} {:>9} | {:<38} | free, us",
+        "\n{:<18} {:>9} {:>12} | {:<38} | free, us",
         format!("{CROWD} threads"),
         "requests/s",
+        "/2 threads",
         "admit and commit, us: p50 p99 p99.9 max"
     );
     for ((name, _), rounds) in designs.iter().zip(&figures) {
         let figure = |at: usize| median(rounds.iter().map(|round| round[at]));
-        print!("{name:<18} {:>10.0}", figure(0));
+        print!("{name:<18} {:>10.0} {:>12.2}", figure(0), figure(1));
         for part in 0..2 {
             print!(" |");
             for at in 0..QUANTILES.len() {
-                print!(" {:>9.1}", figure(1 + part * QUANTILES.len() + at));
+                print!(" {:>9.1}", figure(2 + part * QUANTILES.len() + at));
             }
         }
         println!();
     }
 }
 
-fn crowd<S: Server>(stream: &Stream<'_>, make: &(dyn Fn(usize) -> S + Sync)) -> Crowd {
+fn crowd_to_two<S: Server>(stream: &Stream<'_>, make: &(dyn Fn(usize) -> S + Sync)) -> Crowd {
+    let (two, _) = crowd(2, stream, make);
+    let (rate, times) = crowd(CROWD, stream, make);
+    let mut crowd = [rate; 2 + 2 * QUANTILES.len()];
+    crowd[1] = rate / two;
+    let figures = times.iter().flat_map(|part| QUANTILES.map(|at| part.value_at_quantile(at)));
+    crowd[2..].iter_mut().zip(figures).for_each(|(figure, nanos)| *figure = nanos as f64 / 1e3);
+    crowd
+}
+
+/// Requests a second of so many threads together, and how long their parts took.
+fn crowd<S: Server>(
+    num_threads: usize,
+    stream: &Stream<'_>,
+    make: &(dyn Fn(usize) -> S + Sync),
+) -> (f64, [Histogram<u64>; 2]) {
     let span = Duration::from_millis(if quick() { 200 } else { 600 });
-    let barrier = Barrier::new(CROWD);
-    let start = Instant::now();
-    let parts: Vec<[Histogram<u64>; 2]> = thread::scope(|scope| {
+    let barrier = Barrier::new(num_threads);
+    let parts: Vec<(f64, [Histogram<u64>; 2])> = thread::scope(|scope| {
         let work = |number| {
             let barrier = &barrier;
             scope.spawn(move || {
-                let mut serving = Serving::new(make(number), stream, CROWD);
+                let mut serving = Serving::new(make(number), stream, num_threads);
                 let mut times = [(); 2].map(|()| histogram());
                 barrier.wait();
-                let end = Instant::now() + span;
-                while Instant::now() < end {
+                let start = Instant::now();
+                while start.elapsed() < span {
                     serving.portion(|part, work| {
                         let before = Instant::now();
                         work();
@@ -375,25 +390,18 @@ fn crowd<S: Server>(stream: &Stream<'_>, make: &(dyn Fn(usize) -> S + Sync)) -> 
                         times.saturating_record(before.elapsed().as_nanos() as u64);
                     });
                 }
-                times
+                (times[0].len() as f64 / start.elapsed().as_secs_f64(), times)
             })
         };
-        let threads: Vec<_> = (0..CROWD).map(work).collect();
+        let threads: Vec<_> = (0..num_threads).map(work).collect();
         threads.into_iter().map(|thread| thread.join().expect("no thread panics here")).collect()
     });
-    let seconds = start.elapsed().as_secs_f64();
-    let mut crowd = [0.0; 1 + 2 * QUANTILES.len()];
-    for part in 0..2 {
-        let mut all = histogram();
-        for times in &parts {
-            all.add(&times[part]).expect("the histograms are alike");
-        }
-        crowd[0] = all.len() as f64 / seconds;
-        for (at, &quantile) in QUANTILES.iter().enumerate() {
-            crowd[1 + part * QUANTILES.len() + at] = all.value_at_quantile(quantile) as f64 / 1e3;
-        }
+    let mut all = [(); 2].map(|()| histogram());
+    for (_, times) in &parts {
+        let pairs = all.iter_mut().zip(times);
+        pairs.for_each(|(all, part)| all.add(part).expect("the histograms are alike"));
     }
-    crowd
+    (parts.iter().map(|(rate, _)| rate).sum(), all)
 }
 
 fn histogram() -> Histogram<u64> {
