@@ -4,7 +4,7 @@ mod common;
 
 use common::snapshot::Snapshot;
 use common::{assert_empties, s, shapes, shapes_with};
-use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{EvictionStrategy, Owner, PagedKvCache, PagedKvError, SeqId};
 
 use EvictionStrategy::{LFU, LRU, LongestFirst, Priority, StreamingLLM};
 use PagedKvError::NothingToEvict;
@@ -496,4 +496,42 @@ fn sharers_of_an_earlier_run_are_worth_evicting_for_its_blocks() {
     assert_eq!(cache.used_block_count(), 2);
     held.iter().for_each(|&id| cache.pool().release(id).unwrap());
     assert_empties(&cache);
+}
+
+/// 300 sequences of one block, and then one of 3,000, on which a first guess is as wrong as can be.
+fn many_small_and_one_large() -> PagedKvCache {
+    let cache = PagedKvCache::new(3_300, 4, 1, 1);
+    for id in 0..300 {
+        cache.allocate(s(id), 4).unwrap();
+        cache.set_owner(s(id), Owner(7)).unwrap();
+    }
+    cache.allocate(s(300), 12_000).unwrap();
+    cache.set_owner(s(300), Owner(7)).unwrap();
+    cache
+}
+
+#[test]
+fn the_order_goes_on_where_the_first_to_go_do_not_suffice() {
+    let first: Vec<SeqId> = (0..200).map(s).collect();
+    let cache = many_small_and_one_large();
+    assert_eq!(cache.evict_to_threshold(3_100.0 / 3_300.0), Ok(first.clone()));
+    assert_eq!(cache.used_block_count(), 3_100);
+    let (cache, mut evicted) = (many_small_and_one_large(), Vec::new());
+    assert_eq!(cache.evict_for(Owner(7), 200, &mut evicted), Ok(200));
+    let went: Vec<SeqId> = evicted.iter().map(|evicted| evicted.seq_id).collect();
+    assert_eq!(went, first);
+    assert_empties(&cache);
+}
+
+#[test]
+fn everything_goes_where_there_is_never_enough() {
+    for threshold in [-1.0, f64::NEG_INFINITY] {
+        let cache = many_small_and_one_large();
+        let all: Vec<SeqId> = (0..=300).map(s).collect();
+        assert_eq!(cache.evict_to_threshold(threshold), Ok(all));
+        assert_eq!(cache.evict_to_threshold(threshold), Err(NothingToEvict));
+    }
+    let (cache, mut evicted) = (many_small_and_one_large(), Vec::new());
+    assert_eq!(cache.evict_for(Owner(7), usize::MAX, &mut evicted), Ok(3_300));
+    assert_eq!(evicted.last().unwrap().blocks, 3_000);
 }

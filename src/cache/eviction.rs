@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::iter;
 
 use super::PagedKvCache;
 use super::prospects::Prospects;
@@ -78,7 +79,7 @@ impl PagedKvCache {
             return Some(first);
         }
         let prospects = self.prospects(|_| true);
-        let mut keys = self.eviction_keys();
+        let mut keys = self.eviction_keys(|_| true);
         keys.sort_unstable();
         keys.into_iter().find(|key| prospects.is_worth_evicting(key.seq_id))
     }
@@ -106,14 +107,15 @@ impl PagedKvCache {
         loop {
             let victim = self.select_victim().ok_or(PagedKvError::NothingToEvict)?;
             // It may have been freed or leased since it was chosen: then choose again.
-            if self.evict_one(&victim).is_some() {
+            if self.evict_one(&victim, |_| ()).is_some() {
                 return Ok(victim.seq_id);
             }
         }
     }
 
-    /// Evicts until utilization is at most `threshold`, in one pass however many go:
-    /// `O(sequences + evicted * log(sequences))`. Returns who went, in order.
+    /// Evicts until utilization is at most `threshold`, in one pass, or two if far more go than the
+    /// blocks that are too many would suggest: `O(sequences + evicted * log(sequences))`. Returns who
+    /// went, in order.
     ///
     /// Under [`EvictionStrategy::StreamingLLM`] sequences are trimmed first, least recently used
     /// first, and whole ones go only if that was not enough.
@@ -143,19 +145,19 @@ impl PagedKvCache {
         if self.utilization() <= threshold {
             return Ok(evicted);
         }
-        let keys = self.eviction_keys();
-        let trimmed = self.trim_to_threshold(&keys, threshold);
-        let mut heap: BinaryHeap<_> = keys.into_iter().map(Reverse).collect();
+        let trimmed = self.trim_to_threshold(threshold);
+        let need = self.used_block_count() as f64 - threshold * self.total_blocks() as f64;
+        let mut order = self.in_order_of_eviction(need as usize, |_| true);
         let mut prospects = None;
         while self.utilization() > threshold {
-            let Some(Reverse(key)) = heap.pop() else {
+            let Some(key) = order.next() else {
                 let nothing = evicted.is_empty() && !trimmed;
                 return if nothing { Err(PagedKvError::NothingToEvict) } else { Ok(evicted) };
             };
             let id = key.seq_id;
             let worth = self.frees_a_block(id)
                 || prospects.get_or_insert_with(|| self.prospects(|_| true)).is_worth_evicting(id);
-            if worth && self.evict_one(&key).is_some() {
+            if worth && self.evict_one(&key, |_| ()).is_some() {
                 evicted.push(id);
             }
         }
@@ -187,19 +189,18 @@ impl PagedKvCache {
     /// ```
     pub fn evict_for(&self, owner: Owner, need: usize, out: &mut Vec<Evicted>) -> Result<usize> {
         let is_of_owner = |live: &Live| live.owner == Some(owner);
-        let mut keys = self.eviction_keys();
-        keys.retain(|key| key.owner == Some(owner));
-        let mut heap: BinaryHeap<_> = keys.into_iter().map(Reverse).collect();
+        let mut order = self.in_order_of_eviction(need, is_of_owner);
         let (mut prospects, mut evicted, mut freed) = (None, false, 0);
         while freed < need
-            && let Some(Reverse(key)) = heap.pop()
+            && let Some(key) = order.next()
         {
             let id = key.seq_id;
             let worth = self.frees_a_block(id)
                 || prospects
                     .get_or_insert_with(|| self.prospects(is_of_owner))
                     .is_worth_evicting(id);
-            if worth && let Some(blocks) = self.evict_one(&key) {
+            let count = |live: &Live| live.sequence().table().num_blocks_freed();
+            if worth && let Some(blocks) = self.evict_one(&key, count) {
                 out.push(Evicted { seq_id: id, blocks });
                 (evicted, freed) = (true, freed + blocks);
             }
@@ -208,12 +209,12 @@ impl PagedKvCache {
     }
 
     /// Trims by the strategy, in the order of eviction; true if that gave up anything.
-    fn trim_to_threshold(&self, keys: &[EvictionKey], threshold: f64) -> bool {
+    fn trim_to_threshold(&self, threshold: f64) -> bool {
         let EvictionStrategy::StreamingLLM { sink_tokens, window_tokens } = self.eviction_strategy
         else {
             return false;
         };
-        let mut order = keys.to_vec();
+        let mut order = self.eviction_keys(|_| true);
         order.sort_unstable();
         let mut trimmed = false;
         for key in order {
@@ -226,8 +227,8 @@ impl PagedKvCache {
         trimmed
     }
 
-    /// Takes a sequence out, if nobody leases it, and says how many blocks that freed.
-    fn evict_one(&self, key: &EvictionKey) -> Option<usize> {
+    /// Takes a sequence out, if nobody leases it, and looks at it before it goes.
+    fn evict_one<R>(&self, key: &EvictionKey, look: impl FnOnce(&Live) -> R) -> Option<R> {
         let id = key.seq_id;
         let note = || {
             if key.owner.is_some() {
@@ -235,16 +236,55 @@ impl PagedKvCache {
             }
         };
         let live = self.take_out_and(id, note).ok()?;
-        let freed = live.sequence().table().num_blocks_freed();
+        let seen = look(&live);
         drop(live);
         self.evictions.add(1);
         self.tell_if_stalled();
-        Some(freed)
+        Some(seen)
     }
 
-    fn eviction_keys(&self) -> Vec<EvictionKey> {
+    /// Those of some in the order in which they go, to free `need` blocks: of one pass as many as that
+    /// will take if they are like all others, and twice that. If all of those are gone, the others of
+    /// another pass.
+    fn in_order_of_eviction(
+        &self,
+        need: usize,
+        is_one: impl Fn(&Live) -> bool,
+    ) -> impl Iterator<Item = EvictionKey> {
+        let blocks_a_sequence = self.used_block_count() / self.num_sequences().max(1);
+        let most = (need / blocks_a_sequence.max(1)).saturating_mul(2).saturating_add(64);
+        let first = self.first_eviction_keys(most, &is_one);
+        let last = first.get(most - 1).copied();
+        let others = last.into_iter().flat_map(move |last| {
+            let mut keys = self.eviction_keys(&is_one);
+            keys.retain(|key| *key > last);
+            let mut heap: BinaryHeap<_> = keys.into_iter().map(Reverse).collect();
+            iter::from_fn(move || heap.pop().map(|Reverse(key)| key))
+        });
+        first.into_iter().chain(others)
+    }
+
+    /// At most `most` of some, those that go first, in order.
+    fn first_eviction_keys(&self, most: usize, is_one: impl Fn(&Live) -> bool) -> Vec<EvictionKey> {
+        let mut first = BinaryHeap::new();
+        self.for_each_unleased(|id, live| {
+            let Some(key) = self.eviction_key(id, live).filter(|_| is_one(live)) else {
+                return;
+            };
+            if first.len() < most {
+                first.push(key);
+            } else if let Some(mut last) = first.peek_mut().filter(|last| key < **last) {
+                *last = key;
+            }
+        });
+        first.into_sorted_vec()
+    }
+
+    fn eviction_keys(&self, is_one: impl Fn(&Live) -> bool) -> Vec<EvictionKey> {
         let mut keys = Vec::new();
-        self.for_each_unleased(|id, live| keys.extend(self.eviction_key(id, live)));
+        self.for_each_unleased(|id, live| {
+            keys.extend(self.eviction_key(id, live).filter(|_| is_one(live)));
+        });
         keys
     }
 
