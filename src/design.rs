@@ -197,6 +197,7 @@
 //! | `word` exchange, AcqRel, in `release_shared` | the Acquire exchange in `reclaim` | what each user did with a block, to who reclaims it |
 //! | `word` store, Release, in `undo_reclaim` | the Acquire exchange in `acquire` | what each user did with a block that was put back, to who matches it |
 //! | `renames` and name stores, Release | their Acquire loads | a probe that reads a part of a new name sees that it is new |
+//! | `evictions_over`, Release, in `evict_one` | its Acquire load in `evict` | what an eviction gave back, to who looks for the next victim |
 //! | `fence(SeqCst)` in `publish` | itself | of two publishers of one content one sees both |
 //! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |
 //! | `fence(SeqCst)` in `leaves_enough` | itself | of two that come in above the watermark one counts what both took |

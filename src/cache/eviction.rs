@@ -13,7 +13,10 @@ use super::slot::{Live, Slot, is_looking};
 use crate::error::{PagedKvError, Result};
 use crate::evict::{EvictionKey, EvictionStrategy};
 use crate::id::{Owner, SeqId};
-use crate::sync::Arc;
+use crate::sync::{Arc, Backoff, Ordering};
+
+/// Looks for a victim before it is said that there is none, while others evict, or take what was chosen.
+const PATIENCE: usize = 10_000;
 
 /// What [`PagedKvCache::evict_for`] evicted.
 ///
@@ -104,13 +107,25 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn evict(&self) -> Result<SeqId> {
-        loop {
-            let victim = self.select_victim().ok_or(PagedKvError::NothingToEvict)?;
+        let mut backoff = Backoff::new();
+        for _ in 0..PATIENCE {
+            // Acquire: pairs with the additions in `evict_one`; what those gave back is seen.
+            let over = self.evictions_over.load(Ordering::Acquire);
+            let Some(victim) = self.select_victim() else {
+                // Relaxed: what an eviction took out of the map was not found under the map's locks.
+                if self.evictions_begun.load(Ordering::Relaxed) == over {
+                    break;
+                }
+                // What is being evicted still owned what others share with it.
+                backoff.wait();
+                continue;
+            };
             // It may have been freed or leased since it was chosen: then choose again.
             if self.evict_one(&victim, |_| ()).is_some() {
                 return Ok(victim.seq_id);
             }
         }
+        Err(PagedKvError::NothingToEvict)
     }
 
     /// Evicts until utilization is at most `threshold`, in one pass, or two if far more go than the
@@ -235,9 +250,11 @@ impl PagedKvCache {
                 self.evicted.note(id);
             }
         };
-        let live = self.take_out_and(id, note).ok()?;
-        let seen = look(&live);
-        drop(live);
+        // Relaxed, and Release: see `evict`.
+        self.evictions_begun.fetch_add(1, Ordering::Relaxed);
+        let seen = self.take_out_and(id, note).ok().map(|live| look(&live));
+        self.evictions_over.fetch_add(1, Ordering::Release);
+        let seen = seen?;
         self.evictions.add(1);
         self.tell_if_stalled();
         Some(seen)

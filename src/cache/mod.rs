@@ -58,7 +58,7 @@ use crate::pool::BlockPool;
 use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sequence::Sequence;
-use crate::sync::{Arc, CachePadded, DashMap, Entry, Mutex, thread_ordinal};
+use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Entry, Mutex, thread_ordinal};
 
 /// Shards of the map. Many more than cores, because a thread that is descheduled inside one holds
 /// up the requests of that shard for a time slice: sixteen neighbours, and whom the hash put beside
@@ -115,6 +115,9 @@ pub struct PagedKvCache {
     evicted: EvictedIds,
     clock: Arc<RecencyClock>,
     evictions: ShardedCounter,
+    /// Evictions that began and that are over: see `evict`.
+    evictions_begun: AtomicU64,
+    evictions_over: AtomicU64,
     /// Held by whoever assesses the prospects of evictions.
     assessing: Mutex<()>,
     /// Blocks that a losing racer took and gave back unseen: in the ledgers, in no statistic.
@@ -188,6 +191,8 @@ impl PagedKvCache {
             evicted: EvictedIds::new(),
             clock: Arc::new(RecencyClock::new()),
             evictions: ShardedCounter::new(),
+            evictions_begun: AtomicU64::new(0),
+            evictions_over: AtomicU64::new(0),
             assessing: Mutex::new(()),
             undone: ShardedCounter::new(),
             block_size,

@@ -135,6 +135,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("cache/leases.rs", Place::Sequence),
         ("cache/slot.rs", Place::Sequence),
         ("cache/evicted_ids.rs", Place::Rare),
+        ("cache/eviction.rs", Place::Rare),
         ("event/announcer.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];
