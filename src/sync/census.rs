@@ -116,7 +116,7 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 
 /// The place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
-    const PLACE_OF: [(&str, Place); 20] = [
+    const PLACE_OF: [(&str, Place); 21] = [
         ("pool/handle.rs", Place::Statistic),
         ("free_list/idle.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
