@@ -271,6 +271,7 @@ impl PagedKvCache {
         self.update_shared(id, &shared, change)
     }
 
+    /// Changes a sequence under its own lock, unless it was taken out of there meanwhile.
     fn update_shared<R>(
         &self,
         id: SeqId,

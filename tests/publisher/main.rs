@@ -354,6 +354,11 @@ fn whoever_breaks_the_rules_is_let_go() {
     Client::connect(publisher.replay_address().unwrap(), "DEALER").ping();
 }
 
+/// Blocks of 16 tokens at the beginning of a prompt.
+fn stored<'a>(hashes: &'a [BlockHash], tokens: &'a [u32]) -> KvEvent<'a> {
+    KvEvent::BlockStored { hashes, parent: None, tokens, block_size: 16, extra: None, index: 0 }
+}
+
 /// As fast as they can be told: what a subscriber misses is missing from the numbers, and nothing else.
 #[test]
 fn what_is_told_in_haste_is_heard_or_a_gap() {
@@ -376,14 +381,7 @@ fn what_is_told_in_haste_is_heard_or_a_gap() {
         (blocks, numbers)
     });
     for _ in 0..100_000 / 16 {
-        publisher.on_event(&KvEvent::BlockStored {
-            hashes: &hashes,
-            parent: None,
-            tokens: &tokens,
-            block_size: 16,
-            extra: None,
-            index: 0,
-        });
+        publisher.on_event(&stored(&hashes, &tokens));
     }
     publisher.shutdown();
     let (blocks, numbers) = heard.join().unwrap();
@@ -403,14 +401,7 @@ fn events_are_told_without_allocating_while_the_publisher_keeps_up() {
     let mut subscriber = Client::subscribe(publisher.address(), "");
     let hashes: Vec<_> = (1..=16).map(|hash| BlockHash::from_u128(hash << 40)).collect();
     let tokens: Vec<u32> = (50_000..50_000 + 16 * 16).collect();
-    let stored = KvEvent::BlockStored {
-        hashes: &hashes,
-        parent: None,
-        tokens: &tokens,
-        block_size: 16,
-        extra: None,
-        index: 0,
-    };
+    let stored = stored(&hashes, &tokens);
     let mut batch = || {
         let told = allocation_counter::measure(|| {
             for _ in 0..512 / 32 {
