@@ -115,6 +115,22 @@ pub enum PagedKvError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A value that another cache made was given to this one.
+    #[error("the {value} was made by another cache")]
+    WrongCache {
+        /// What was given: a step, a row, a reservation.
+        value: &'static str,
+    },
+    /// A prompt was hashed otherwise than this cache hashes: its hashes would name other contents.
+    #[error("prompt mismatch: {what} is {of_prompt} in the prompt and {of_cache} in the cache")]
+    PromptMismatch {
+        /// What differs: the block size, the hash algorithm or its key.
+        what: &'static str,
+        /// As the prompt was hashed.
+        of_prompt: String,
+        /// As the cache hashes.
+        of_cache: String,
+    },
     /// A caller's buffer has the wrong number of elements.
     #[error("buffer {buffer} has {actual} elements, {required} required")]
     BufferSize {

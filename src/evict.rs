@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::id::{Owner, SeqId};
+use crate::id::{AdmissionEpoch, Owner, SeqId};
 
 /// Which sequence is evicted first.
 ///
@@ -66,6 +66,7 @@ pub(crate) struct Candidate {
     pub(crate) last_access: u64,
     pub(crate) priority: u32,
     pub(crate) owner: Option<Owner>,
+    pub(crate) epoch: AdmissionEpoch,
 }
 
 /// The order of eviction: the smallest goes first. No two sequences have the same.
@@ -76,6 +77,8 @@ pub(crate) struct EvictionKey {
     pub(crate) seq_id: SeqId,
     /// Of no account for the order: ids are told apart before.
     pub(crate) owner: Option<Owner>,
+    /// The sequence that was looked at: another one under the id is not meant.
+    pub(crate) epoch: AdmissionEpoch,
 }
 
 impl EvictionStrategy {
@@ -88,8 +91,8 @@ impl EvictionStrategy {
                 u64::from(candidate.priority).min(levels.saturating_sub(1) as u64)
             }
         };
-        let &Candidate { seq_id, last_access, owner, .. } = candidate;
-        EvictionKey { rank, last_access, seq_id, owner }
+        let &Candidate { seq_id, last_access, owner, epoch, .. } = candidate;
+        EvictionKey { rank, last_access, seq_id, owner, epoch }
     }
 }
 
@@ -104,6 +107,7 @@ mod tests {
         last_access: 1,
         priority: 9,
         owner: None,
+        epoch: AdmissionEpoch(1),
     };
 
     fn goes_first(strategy: EvictionStrategy, other: Candidate) -> bool {

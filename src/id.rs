@@ -62,3 +62,17 @@ impl fmt::Display for Owner {
         write!(f, "owner {}", self.0)
     }
 }
+
+/// Which of an id's admissions is meant; see [`PagedKvCache::commit_of`](crate::PagedKvCache::commit_of).
+///
+/// ```
+/// use paged_kv::{PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let first = cache.admit(SeqId(1), &[1, 2, 3])?.epoch;
+/// cache.free(SeqId(1))?;
+/// assert_ne!(cache.admit(SeqId(1), &[1, 2, 3])?.epoch, first);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdmissionEpoch(pub(crate) u64);

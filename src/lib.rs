@@ -80,7 +80,7 @@ pub mod wait;
 pub use batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
 #[cfg(not(paged_kv_loom))]
 pub use cache::{
-    Admission, AdmissionEpoch, AdmitOptions, CachedSequence, Evicted, Grown, Lease, PagedKvCache,
+    Admission, AdmitOptions, CachedSequence, Evicted, Grown, Lease, PagedKvCache,
     PagedKvCacheBuilder, Prompt, Reservation, Step, StepBuffers, StepRow,
 };
 #[cfg(paged_kv_loom)]
@@ -88,7 +88,7 @@ pub use cache::{GatedPool, LeasedTable};
 pub use error::{PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
 pub use evict::EvictionStrategy;
-pub use id::{BlockId, Owner, SeqId};
+pub use id::{AdmissionEpoch, BlockId, Owner, SeqId};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
 #[cfg(all(paged_kv_loom, feature = "async"))]

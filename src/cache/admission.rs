@@ -14,22 +14,8 @@ use super::reservation::Reservation;
 use super::room::Asking;
 use super::slot::Live;
 use crate::error::{PagedKvError, Result};
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::prefix::{BlockHash, ExtraKeys};
-
-/// Which of an id's admissions is meant; see [`PagedKvCache::commit_of`].
-///
-/// ```
-/// use paged_kv::{PagedKvCache, SeqId};
-///
-/// let cache = PagedKvCache::new(8, 4, 1, 1);
-/// let first = cache.admit(SeqId(1), &[1, 2, 3])?.epoch;
-/// cache.free(SeqId(1))?;
-/// assert_ne!(cache.admit(SeqId(1), &[1, 2, 3])?.epoch, first);
-/// # Ok::<(), paged_kv::PagedKvError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AdmissionEpoch(pub(super) u64);
 
 /// What an admission found.
 ///

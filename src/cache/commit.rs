@@ -3,11 +3,10 @@
 //! Under the sequence's own lock, because publishing goes through the index.
 
 use super::PagedKvCache;
-use super::admission::AdmissionEpoch;
 use super::naming::refuse_beyond_end;
 use super::slot::Live;
 use crate::error::Result;
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Append;
 
 impl PagedKvCache {

@@ -252,7 +252,7 @@ impl PagedKvCache {
         };
         // Relaxed, and Release: see `evict`.
         self.evictions_begun.fetch_add(1, Ordering::Relaxed);
-        let seen = self.take_out_and(id, note).ok().map(|live| look(&live));
+        let seen = self.take_out_if(id, Some(key.epoch), note).ok().map(|live| look(&live));
         self.evictions_over.fetch_add(1, Ordering::Release);
         let seen = seen?;
         self.evictions.add(1);

@@ -33,9 +33,9 @@ mod slot;
 mod stall;
 mod step;
 
+pub use self::admission::Admission;
 #[cfg(feature = "async")]
 pub(crate) use self::admission::refuse_salt;
-pub use self::admission::{Admission, AdmissionEpoch};
 pub use self::admit_options::AdmitOptions;
 pub use self::builder::PagedKvCacheBuilder;
 pub use self::cached_sequence::CachedSequence;
@@ -52,7 +52,7 @@ use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::evict::EvictionStrategy;
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::BlockPool;
 #[cfg(feature = "async")]
 use crate::pool::{Blocks, PoolHandle};
@@ -341,13 +341,20 @@ impl PagedKvCache {
 
     /// Takes a sequence that nobody leases out of the map.
     fn take_out(&self, id: SeqId) -> Result<Live> {
-        self.take_out_and(id, || {})
+        self.take_out_if(id, None, || {})
     }
 
-    /// [`take_out`](Self::take_out), and notes that under the map's lock.
-    fn take_out_and(&self, id: SeqId, note: impl Fn()) -> Result<Live> {
+    /// [`take_out`](Self::take_out) of the sequence of that epoch only (`None` stands for any), and
+    /// notes that under the map's lock. Another sequence under the id stays, and counts as not found.
+    fn take_out_if(
+        &self,
+        id: SeqId,
+        epoch: Option<AdmissionEpoch>,
+        note: impl Fn(),
+    ) -> Result<Live> {
+        let is_meant = |slot: &Slot| epoch.is_none_or(|epoch| slot.epoch() == epoch);
         let may_go = |_: &SeqId, slot: &Slot| {
-            let may_go = slot.leases() == 0;
+            let may_go = slot.leases() == 0 && is_meant(slot);
             if may_go {
                 note();
             }
@@ -359,6 +366,7 @@ impl PagedKvCache {
             }
             match self.sequences.get(&id) {
                 None => return Err(self.missing(id)()),
+                Some(slot) if !is_meant(&slot) => return Err(PagedKvError::SequenceNotFound(id)),
                 Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
                 // Its lease has ended since, or it is a new one.
                 Some(_) => {}

@@ -13,14 +13,13 @@
 
 use std::cell::Cell;
 
-use super::admission::AdmissionEpoch;
 use super::cached_sequence::CachedSequence;
 use super::leases::Leases;
 use super::naming::Naming;
 use super::step::Parts;
 use crate::error::Result;
 use crate::evict::Candidate;
-use crate::id::{Owner, SeqId};
+use crate::id::{AdmissionEpoch, Owner, SeqId};
 use crate::sequence::Sequence;
 use crate::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local};
 
@@ -139,6 +138,7 @@ impl Live {
             last_access: self.last_access,
             priority: self.priority,
             owner: self.owner,
+            epoch: self.epoch,
         }
     }
 }
@@ -153,6 +153,8 @@ pub(super) enum Slot {
 
 /// A sequence with a lock of its own, and the leases on it.
 pub(super) struct SharedSlot {
+    /// Which of all sequences that were ever under its id it is or was.
+    epoch: AdmissionEpoch,
     leases: Leases,
     /// `None` once the sequence was freed or evicted.
     live: RwLock<Option<Live>>,
@@ -186,11 +188,21 @@ impl Slot {
         if let Self::Shared(shared) = self {
             return Arc::clone(shared);
         }
-        let shared = Arc::new(SharedSlot { leases: Leases::none(), live: RwLock::new(None) });
+        let (epoch, leases) = (self.epoch(), Leases::none());
+        let shared = Arc::new(SharedSlot { epoch, leases, live: RwLock::new(None) });
         if let Self::Owned(live) = std::mem::replace(self, Self::Shared(Arc::clone(&shared))) {
             *shared.live.write() = Some(live);
         }
         shared
+    }
+
+    /// Tells this sequence from every other that was or will be under its id.
+    #[inline]
+    pub(super) fn epoch(&self) -> AdmissionEpoch {
+        match self {
+            Self::Owned(live) => live.epoch,
+            Self::Shared(shared) => shared.epoch,
+        }
     }
 
     pub(super) fn leases(&self) -> u32 {

@@ -6,12 +6,11 @@
 
 use super::{GrowingRow, Grown, Parts, Step};
 use crate::cache::PagedKvCache;
-use crate::cache::admission::AdmissionEpoch;
 use crate::cache::lease::{Lease, LockedRow};
 use crate::cache::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::export::{Gaps, KernelInt, SlotMapping};
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 
 impl PagedKvCache {
     /// Has a sequence by id take part in a step: what it lets go of from now on, or is freed or evicted

@@ -1,8 +1,8 @@
 //! What can be a row of a step? A sequence, with or without names, owned or borrowed, or by id.
 
-use crate::cache::admission::AdmissionEpoch;
 use crate::cache::cached_sequence::CachedSequence;
 use crate::cache::naming::Naming;
+use crate::id::AdmissionEpoch;
 use crate::sequence::Sequence;
 
 /// A sequence that can take part in a [`Step`](crate::Step): a [`Sequence`] or a [`CachedSequence`],
