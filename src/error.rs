@@ -107,6 +107,16 @@ pub enum PagedKvError {
         /// Length of the sequence, in tokens.
         num_tokens: usize,
     },
+    /// Tokens cannot be named: those before them have slots and no names.
+    #[error(
+        "only {named} of the {num_tokens} tokens are named: the next to be named is not the last"
+    )]
+    UnnamedTokens {
+        /// Tokens that are named.
+        named: usize,
+        /// Tokens that have slots.
+        num_tokens: usize,
+    },
     /// A parameter that makes no sense.
     #[error("invalid {parameter}: {reason}")]
     InvalidConfig {
@@ -122,13 +132,11 @@ pub enum PagedKvError {
         value: &'static str,
     },
     /// A prompt was hashed otherwise than this cache hashes: its hashes would name other contents.
-    #[error("prompt mismatch: {what} is {of_prompt} in the prompt and {of_cache} in the cache")]
+    #[error("the prompt is hashed by {of_prompt}, the cache hashes by {of_cache}")]
     PromptMismatch {
-        /// What differs: the block size, the hash algorithm or its key.
-        what: &'static str,
-        /// As the prompt was hashed.
+        /// How the prompt was hashed: algorithm and block size, and whether under the cache's key.
         of_prompt: String,
-        /// As the cache hashes.
+        /// How the cache hashes.
         of_cache: String,
     },
     /// A caller's buffer has the wrong number of elements.

@@ -99,8 +99,9 @@ impl PagedKvCache {
     /// [`admit`](Self::admit), of a prompt that is hashed already.
     ///
     /// # Errors
-    /// As [`admit`](Self::admit), and [`InvalidConfig`](PagedKvError::InvalidConfig) for options
-    /// with a salt: the prompt has its own.
+    /// As [`admit`](Self::admit), [`PromptMismatch`](PagedKvError::PromptMismatch) for a prompt that was
+    /// hashed for another block size, algorithm or key, and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for options with a salt: the prompt has its own.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -146,12 +147,6 @@ impl PagedKvCache {
         hashes: &[BlockHash],
         num_tokens: usize,
     ) -> Result<Admission> {
-        let full = num_tokens / self.block_size;
-        if hashes.len() > full {
-            let reason =
-                format!("{} for {num_tokens} tokens, which fill {full} blocks", hashes.len());
-            return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
-        }
         let (prompt, options) = (Prompt::from_hashes(hashes, num_tokens), AdmitOptions::default());
         self.admit_prompt_as(id, &prompt, &options, Asking::AtOnce)
     }
@@ -161,7 +156,8 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) as [`admit`](Self::admit), and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for options with a salt.
+    /// [`PromptMismatch`](PagedKvError::PromptMismatch) and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) as [`admit_prompt`](Self::admit_prompt).
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -202,13 +198,17 @@ impl PagedKvCache {
         self.probe_prompt(&self.prompt(tokens))
     }
 
-    /// [`probe`](Self::probe), of a prompt that is hashed already.
+    /// [`probe`](Self::probe), of a prompt that is hashed already. 0 for one that an admission would
+    /// refuse, because it was hashed for another block size, algorithm or key.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
     /// assert_eq!(cache.probe_prompt(&cache.prompt(&[7; 9])), 0);
     /// ```
     pub fn probe_prompt(&self, prompt: &Prompt) -> usize {
+        if self.check_prompt(prompt).is_err() {
+            return 0;
+        }
         let most = AdmitOptions::default().most_hits(prompt, self.block_size);
         let probed = self.published().probe(self.pool.blocks(), &prompt.hashes()[..most]);
         probed.cached * self.block_size
@@ -280,6 +280,7 @@ impl PagedKvCache {
         options: &AdmitOptions,
         source: impl Into<Source<'a>>,
     ) -> Result<(CachedSequence, Admission)> {
+        self.check_prompt(prompt)?;
         let published = self.published();
         let source = source.into();
         let is_from_pool = matches!(source, Source::Pool(_));

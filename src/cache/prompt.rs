@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::PagedKvCache;
+use crate::error::{PagedKvError, Result};
 use crate::prefix::{BlockHash, BlockHasher, ExtraKeys};
 use crate::sync::Arc;
 
@@ -60,6 +61,36 @@ impl PagedKvCache {
     /// ```
     pub fn prompt_with(&self, tokens: &[u32], extra: &ExtraKeys) -> Prompt {
         Prompt::new(BlockHasher::new(self.hash_algorithm, self.block_size, extra.clone()), tokens)
+    }
+}
+
+impl PagedKvCache {
+    /// The one door for prompts: only those that were hashed as this cache hashes come in.
+    ///
+    /// # Errors
+    /// [`PromptMismatch`](PagedKvError::PromptMismatch) for one of another block size, algorithm or key;
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for more hashes than full blocks.
+    pub(crate) fn check_prompt(&self, prompt: &Prompt) -> Result<()> {
+        let (algorithm, block_size) = (self.hash_algorithm, self.block_size);
+        let Some(hasher) = &prompt.0.start else {
+            let (hashes, full) = (prompt.hashes().len(), prompt.num_tokens() / block_size);
+            if hashes <= full {
+                return Ok(());
+            }
+            let num_tokens = prompt.num_tokens();
+            let reason = format!("{hashes} for {num_tokens} tokens, which fill {full} blocks");
+            return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
+        };
+        if hasher.algorithm() == algorithm && hasher.block_size() == block_size {
+            return Ok(());
+        }
+        let is_key = hasher.algorithm() != algorithm
+            && hasher.algorithm().to_string() == algorithm.to_string();
+        let key = if is_key { " under another key" } else { "" };
+        Err(PagedKvError::PromptMismatch {
+            of_prompt: format!("{} in blocks of {}{key}", hasher.algorithm(), hasher.block_size()),
+            of_cache: format!("{algorithm} in blocks of {block_size}"),
+        })
     }
 }
 

@@ -118,6 +118,17 @@ pub enum HashAlgorithm {
     XxhashCbor,
 }
 
+impl fmt::Display for HashAlgorithm {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xxh3 { .. } => "xxh3",
+            Self::Sha256Cbor => "sha256_cbor",
+            Self::XxhashCbor => "xxhash_cbor",
+        })
+    }
+}
+
 impl Default for HashAlgorithm {
     /// [`Xxh3`](Self::Xxh3) with a key that is random for each process, and the same within it.
     fn default() -> Self {
@@ -218,6 +229,10 @@ impl BlockHasher {
 
     pub(crate) fn block_size(&self) -> usize {
         self.block_size
+    }
+
+    pub(crate) fn algorithm(&self) -> HashAlgorithm {
+        self.algorithm
     }
 
     /// Goes on with `tokens`, and appends the hash of each block that they fill to `out`. `O(tokens)`;

@@ -211,7 +211,8 @@ impl PagedKvCache {
     ) -> Request<impl FnMut() -> Attempt<Admission> + Send + Unpin + use<'_>> {
         let (prompt, options) = (prompt.clone(), options.clone());
         let most = options.room_for(&prompt, 0).div_ceil(self.block_size());
-        let refusal = refuse_salt(&options).err().or_else(|| self.never_fits(most));
+        let refusal = refuse_salt(&options).and_then(|()| self.check_prompt(&prompt)).err();
+        let refusal = refusal.or_else(|| self.never_fits(most));
         let turn = self.turn(self.room_required(&prompt, &options));
         let ask = move || {
             let admitted = self.admit_prompt_as(id, &prompt, &options, Asking::InTurn);
