@@ -174,7 +174,7 @@ fn forks_of_a_handle_are_counted_and_named() -> Result<()> {
     assert_eq!(cache.probe(&[7, 7, 7, 7, 7, 7, 8, 8, 9]), 8);
     let other = PagedKvCache::new(4, 4, 1, 1);
     let refused = room.append_to(&mut other.allocate_sequence(1)?, 1);
-    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { .. })));
+    assert!(matches!(refused, Err(PagedKvError::WrongCache { .. })));
     drop((sequence, forks, room));
     assert_eq!(cache.used_block_count(), 0);
     cache.validate()

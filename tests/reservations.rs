@@ -51,7 +51,7 @@ fn an_admission_that_is_refused_takes_nothing_of_the_reservation() {
     assert_eq!(room.allocate(&cache, s(3), 13), Err(short));
     let other = PagedKvCache::new(8, 4, 1, 1);
     let refused = room.allocate(&other, s(1), 4);
-    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "reservation", .. })));
+    assert!(matches!(refused, Err(PagedKvError::WrongCache { .. })));
     assert_eq!((room.num_blocks(), cache.used_block_count()), (3, 4));
     let stats = cache.stats();
     assert_eq!((stats.total_allocations, stats.prompt_tokens), (4, 0));

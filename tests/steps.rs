@@ -279,7 +279,7 @@ fn rows_behind_one_that_found_no_room_have_not_grown() -> Result<()> {
     assert_eq!(lengths(&rows), [4, 8, 3, 4], "none has grown");
     let other = PagedKvCache::new(4, BLOCK_SIZE, 1, 1).allocate_sequence(1)?;
     rows[3] = (other, 1);
-    assert!(matches!(step.grow_batch(&mut rows), Err(PagedKvError::InvalidConfig { .. })));
+    assert!(matches!(step.grow_batch(&mut rows), Err(PagedKvError::WrongCache { .. })));
     assert_eq!(lengths(&rows), [4, 8, 3, 1], "none has grown");
     // The numbers of rows go on where those that grew end.
     assert!(step.settle(3, &mut rows[2].0, &[]).is_ok());
@@ -299,9 +299,9 @@ fn rows_that_are_not_the_steps_are_refused() -> Result<()> {
     other.allocate(SeqId(1), 3)?;
     let mut step = cache.step();
     let refused = step.grow_batch(&mut [(other.allocate_sequence(3)?, 1)]);
-    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "rows", .. })));
+    assert!(matches!(refused, Err(PagedKvError::WrongCache { value: "row" })));
     let refused = other.take_part(SeqId(1), &step);
-    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "step", .. })));
+    assert!(matches!(refused, Err(PagedKvError::WrongCache { value: "step" })));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Who holds a request whose blocks have names? An owned handle, as a [`Sequence`] with its tokens
 //! known.
 
-use super::naming::{Naming, refuse_beyond_end};
+use super::naming::{Naming, refuse_beyond_end, truncate_parts};
 use crate::error::Result;
 use crate::sequence::{Append, Sequence};
 
@@ -130,9 +130,7 @@ impl CachedSequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn truncate(&mut self, num_tokens: usize) -> Result<()> {
-        self.sequence.truncate(num_tokens)?;
-        self.naming.truncate(num_tokens, self.sequence.block_size());
-        Ok(())
+        truncate_parts((&mut self.sequence, Some(&mut *self.naming)), num_tokens)
     }
 
     /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks behind the gap are

@@ -5,7 +5,7 @@
 use super::PagedKvCache;
 use super::naming::refuse_beyond_end;
 use super::slot::Live;
-use crate::error::Result;
+use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Append;
 
@@ -115,9 +115,20 @@ impl Live {
         naming.map_or(Ok(0), |naming| naming.commit_tokens(sequence, tokens))
     }
 
-    /// Refuses tokens that would not come right behind the named ones.
+    /// Refuses tokens that would not come right behind the named ones: there are slots behind those
+    /// whose tokens are not known, or the prompt's own tokens come first.
     fn refuse_unnamed_gap(&mut self) -> Result<()> {
         let (sequence, naming) = self.named();
-        naming.map_or(Ok(()), |naming| refuse_beyond_end(sequence, naming.num_named()))
+        let Some(naming) = naming else {
+            return Ok(());
+        };
+        refuse_beyond_end(sequence, naming.num_named())?;
+        let num_tokens = sequence.num_tokens();
+        match naming.names_up_to() {
+            Some(named) if named < num_tokens => {
+                Err(PagedKvError::UnnamedTokens { named, num_tokens })
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::slot::Slot;
 use super::{Lease, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Sequence;
 use crate::sync::Arc;
 
@@ -123,14 +123,36 @@ impl PagedKvCache {
         id: SeqId,
         read: impl FnOnce(&Sequence) -> Result<R>,
     ) -> Result<R> {
-        let shared = match &*self.sequences.get(&id).ok_or_else(self.missing(id))? {
-            Slot::Owned(live) if live.is_brief() => return read(live.sequence()),
-            Slot::Owned(_) => None,
-            Slot::Shared(shared) => Some(Arc::clone(shared)),
+        self.look_if(id, None, read)
+    }
+
+    /// [`look`](Self::look) at the sequence of that epoch only; `None` stands for any.
+    pub(super) fn look_if<R>(
+        &self,
+        id: SeqId,
+        epoch: Option<AdmissionEpoch>,
+        read: impl FnOnce(&Sequence) -> Result<R>,
+    ) -> Result<R> {
+        let check = |slot: &Slot| match epoch {
+            Some(epoch) if slot.epoch() != epoch => Err(PagedKvError::SequenceNotFound(id)),
+            _ => Ok(()),
+        };
+        let shared = {
+            let slot = self.sequences.get(&id).ok_or_else(self.missing(id))?;
+            check(&slot)?;
+            match &*slot {
+                Slot::Owned(live) if live.is_brief() => return read(live.sequence()),
+                Slot::Owned(_) => None,
+                Slot::Shared(shared) => Some(Arc::clone(shared)),
+            }
         };
         let shared = match shared {
             Some(shared) => shared,
-            None => self.sequences.get_mut(&id).ok_or_else(self.missing(id))?.share(),
+            None => {
+                let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
+                check(&slot)?;
+                slot.share()
+            }
         };
         match &*shared.read() {
             Some(live) => read(live.sequence()),

@@ -133,7 +133,7 @@ impl Reservation {
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a sequence of another cache. Nothing has
+    /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache. Nothing has
     /// changed.
     ///
     /// ```

@@ -10,7 +10,7 @@ use super::slot::{Live, SharedSlot};
 use crate::batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
 use crate::clock::RecencyClock;
 use crate::error::{PagedKvError, Result};
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Sequence;
 use crate::sync::{Arc, RwLockWriteGuard};
 
@@ -40,7 +40,7 @@ pub struct Lease {
     leased: Vec<Leased>,
     /// Empty: the memory of the rows between calls, as elements of their layout that may be sent
     /// to other threads, which lock guards may not.
-    rows: Vec<(usize, usize)>,
+    rows: Vec<(usize, usize, usize)>,
     clock: Arc<RecencyClock>,
 }
 
@@ -77,7 +77,7 @@ impl PagedKvCache {
     /// ```
     pub fn lease(&self, ids: &[SeqId]) -> Result<Lease> {
         // Collecting stops at the first refusal and drops the leases taken so far.
-        let leased = ids.iter().map(|&id| self.lease_one(id)).collect::<Result<Vec<_>>>()?;
+        let leased = ids.iter().map(|&id| self.lease_one(id, None)).collect::<Result<Vec<_>>>()?;
         let lease = Lease { leased, rows: Vec::new(), clock: Arc::clone(&self.clock) };
         match lease.first_repetition() {
             None => Ok(lease),
@@ -112,9 +112,24 @@ impl PagedKvCache {
         self.lease(&ids)?.append_batch(&num_new_tokens, batch)
     }
 
-    fn lease_one(&self, id: SeqId) -> Result<Leased> {
+    /// Adds the sequence of that epoch to a lease, and returns its row.
+    pub(super) fn lease_more(
+        &self,
+        lease: &mut Lease,
+        id: SeqId,
+        epoch: AdmissionEpoch,
+    ) -> Result<usize> {
+        lease.leased.push(self.lease_one(id, Some(epoch))?);
+        Ok(lease.leased.len() - 1)
+    }
+
+    /// A lease on a sequence, of that epoch if one is given.
+    fn lease_one(&self, id: SeqId, epoch: Option<AdmissionEpoch>) -> Result<Leased> {
         let slot = self.sequences.get_mut(&id);
         let mut slot = slot.ok_or_else(self.missing(id))?;
+        if epoch.is_some_and(|epoch| slot.epoch() != epoch) {
+            return Err(PagedKvError::SequenceNotFound(id));
+        }
         let shared = slot.share();
         shared.begin_lease();
         Ok(Leased { id, slot: shared })
@@ -280,7 +295,9 @@ impl Lease {
     ) -> Result<R> {
         self.check_rows("num_new_tokens", num_new_tokens)?;
         let mut rows: Vec<LockedRow<'_>> = emptied(std::mem::take(&mut self.rows));
-        rows.extend(num_new_tokens.iter().map(|&n| LockedRow { live: None, num_new_tokens: n }));
+        let ids = self.leased.iter().map(|leased| leased.id);
+        let unlocked = ids.zip(num_new_tokens);
+        rows.extend(unlocked.map(|(id, &n)| LockedRow { live: None, id, num_new_tokens: n }));
         self.lock_all(&mut rows);
         let changed = change(&mut rows, &self.clock);
         self.rows = emptied(rows);
@@ -324,6 +341,7 @@ impl std::fmt::Debug for Lease {
 /// A row of a batch with its sequence's lock held.
 pub(super) struct LockedRow<'a> {
     live: Option<RwLockWriteGuard<'a, Option<Live>>>,
+    id: SeqId,
     num_new_tokens: usize,
 }
 
@@ -337,6 +355,10 @@ fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
 const STAYS: &str = "a leased sequence stays where it is";
 
 impl LockedRow<'_> {
+    pub(super) fn id(&self) -> SeqId {
+        self.id
+    }
+
     pub(super) fn look(&self) -> &Live {
         self.live.as_ref().and_then(|guard| guard.as_ref()).expect(STAYS)
     }

@@ -29,6 +29,10 @@ pub struct Naming {
     tokens: Vec<u32>,
     /// Blocks that were offered for publication.
     offered: usize,
+    /// Of these, from here on, some were offered to steps, which may have failed since.
+    unsure_from: usize,
+    /// Failed steps of the cache when the first of these was offered.
+    failures_seen: u64,
     /// Hashes of the blocks that end among the tokens behind the prompt.
     hashes: Vec<BlockHash>,
     /// How many of those tokens were hashed.
@@ -54,6 +58,8 @@ impl Naming {
             full_at: prompt.num_tokens() + 1,
             tokens: Vec::new(),
             offered: matched,
+            unsure_from: matched,
+            failures_seen: 0,
             hashes: Vec::new(),
             num_hashed: 0,
             hasher: None,
@@ -69,11 +75,15 @@ impl Naming {
 
     /// Publishes the full blocks of the first `num_tokens` tokens, which are computed.
     pub(super) fn commit(&mut self, sequence: &Sequence, num_tokens: usize) -> usize {
+        self.offer_failed_again(sequence);
         let full = self.full_blocks(sequence, num_tokens);
         if self.offered >= full {
             return 0;
         }
         let offered = std::mem::replace(&mut self.offered, full);
+        if self.unsure_from == offered {
+            self.unsure_from = full;
+        }
         let (before, ids) = sequence.block_ids()[..full].split_at(offered);
         let offer = Offer {
             ids,
@@ -117,6 +127,32 @@ impl Naming {
         Ok(self.commit(sequence, self.num_named()))
     }
 
+    /// If a step has failed since, counts the blocks as offered only up to the first that is not
+    /// published. (That may be one of a step that is still open: to publish it twice changes nothing.)
+    #[inline]
+    pub(super) fn offer_failed_again(&mut self, sequence: &Sequence) {
+        if self.unsure_from < self.offered {
+            let failures = self.published_blocks.failed_steps();
+            if failures != self.failures_seen {
+                self.look_for_failed(sequence, failures);
+            }
+        }
+    }
+
+    #[cold]
+    fn look_for_failed(&mut self, sequence: &Sequence, failures: u64) {
+        self.failures_seen = failures;
+        let end = self.offered.min(sequence.whole_blocks());
+        let (ids, pool) = (sequence.block_ids(), sequence.table().pool());
+        let is_published = |at: usize| {
+            let hash = self.hash(at);
+            self.published_blocks.is_published(pool, ids[at], hash, self.generation)
+        };
+        let failed = (self.unsure_from..end).find(|&at| !is_published(at));
+        self.offered = failed.unwrap_or(self.offered);
+        self.unsure_from = self.offered;
+    }
+
     /// Names the next tokens, for which there are slots. Of a prompt of which only hashes are known,
     /// none is named.
     pub(super) fn name_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
@@ -151,16 +187,34 @@ impl Naming {
         self.offered
     }
 
-    /// Says that the first `blocks` are offered for publication.
-    pub(super) fn offer(&mut self, blocks: usize) {
+    /// Says that the first `blocks` are offered for publication, the last of them to an open step.
+    pub(super) fn offer_to_step(&mut self, blocks: usize) {
+        if self.unsure_from == self.offered {
+            self.failures_seen = self.published_blocks.failed_steps();
+        }
         self.offered = blocks;
     }
 
-    /// As it was before a step: with `num_tokens` tokens at most, and so many blocks offered.
-    pub(super) fn restore(&mut self, num_tokens: usize, block_size: usize, offered: usize) {
-        // A prompt's tokens are known before they have slots.
+    /// Takes the last offer to a step back.
+    pub(super) fn take_offer_back(&mut self, blocks: usize) {
+        self.offered = blocks;
+        self.unsure_from = self.unsure_from.min(blocks);
+    }
+
+    /// Forgets the tokens from `num_tokens` on that are not the prompt's, whose tokens are known before
+    /// they have slots.
+    pub(super) fn forget_generated(&mut self, num_tokens: usize, block_size: usize) {
         self.truncate(num_tokens.max(self.prompt_tokens), block_size);
-        self.offered = self.offered.min(offered);
+        self.offered = self.offered.min(num_tokens / block_size);
+        self.unsure_from = self.unsure_from.min(self.offered);
+    }
+
+    /// True if the named ones of the tokens from `start` on are those of `tokens`, as far as that goes.
+    pub(super) fn agrees_with(&self, start: usize, tokens: &[u32]) -> bool {
+        let prompt = self.prompt.tokens();
+        let of_prompt = &prompt[start.min(prompt.len())..];
+        let generated = &self.tokens[start.saturating_sub(prompt.len()).min(self.tokens.len())..];
+        of_prompt.iter().chain(generated).zip(tokens).all(|(named, token)| named == token)
     }
 
     pub(super) fn generation(&self) -> Generation {
@@ -187,6 +241,7 @@ impl Naming {
         (self.hasher, self.num_hashed) = (None, 0);
         self.hash_tokens(block_size);
         self.offered = self.offered.min(num_tokens / block_size);
+        self.unsure_from = self.unsure_from.min(self.offered);
     }
 
     /// True if truncating to `num_tokens` meets named tokens.
@@ -198,6 +253,20 @@ impl Naming {
         let of_prompt = self.prompt.hashes();
         of_prompt.get(block).copied().unwrap_or_else(|| self.hashes[block - of_prompt.len()])
     }
+}
+
+/// Truncates a sequence and forgets the tokens that it drops. One that drops no token changes nothing:
+/// a prompt's tokens behind the last that has a slot stay known.
+pub(super) fn truncate_parts(
+    (sequence, naming): (&mut Sequence, Option<&mut Naming>),
+    num_tokens: usize,
+) -> Result<()> {
+    let drops_tokens = num_tokens < sequence.num_tokens();
+    sequence.truncate(num_tokens)?;
+    if let Some(naming) = naming.filter(|_| drops_tokens) {
+        naming.truncate(num_tokens, sequence.block_size());
+    }
+    Ok(())
 }
 
 /// Refuses to call tokens computed that the sequence has no slots for.

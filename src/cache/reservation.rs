@@ -118,7 +118,7 @@ impl Reservation {
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, otherwise as
-    /// [`PagedKvCache::allocate`]; and [`InvalidConfig`](PagedKvError::InvalidConfig) when the
+    /// [`PagedKvCache::allocate`]; and [`WrongCache`](PagedKvError::WrongCache) when the
     /// reservation is of another cache. Nothing has changed.
     ///
     /// ```
@@ -258,7 +258,6 @@ impl Reservation {
         if pool.is_of_same_pool(self.stock.pool()) {
             return Ok(());
         }
-        let reason = "it was made by another cache".to_owned();
-        Err(PagedKvError::InvalidConfig { parameter: "reservation", reason })
+        Err(PagedKvError::WrongCache { value: "reservation" })
     }
 }

@@ -15,7 +15,7 @@ use std::cell::Cell;
 
 use super::cached_sequence::CachedSequence;
 use super::leases::Leases;
-use super::naming::Naming;
+use super::naming::{Naming, truncate_parts};
 use super::step::Parts;
 use crate::error::Result;
 use crate::evict::Candidate;
@@ -73,11 +73,7 @@ impl Live {
     }
 
     pub(super) fn truncate(&mut self, num_tokens: usize) -> Result<()> {
-        self.sequence_mut().truncate(num_tokens)?;
-        if let Some(naming) = &mut self.naming {
-            naming.truncate(num_tokens, self.sequence.block_size());
-        }
-        Ok(())
+        truncate_parts(self.parts(), num_tokens)
     }
 
     /// The sequence alone, which is not to be a request any more.

@@ -17,19 +17,22 @@ mod by_id;
 mod commits;
 mod exports;
 mod growth;
+mod joined;
 mod opening;
 mod rows;
 
 use std::fmt;
 
 use self::commits::Committed;
+use self::joined::Joined;
 pub use self::opening::{Grown, StepBuffers};
 pub use self::rows::StepRow;
-pub(super) use self::rows::{GrowingRow, Parts};
+pub(super) use self::rows::{GrowingRow, Identity, Parts};
 use super::Published;
+use super::naming::Naming;
 use crate::error::{PagedKvError, Result};
 use crate::export::{KernelInt, block_number};
-use crate::id::{AdmissionEpoch, BlockId};
+use crate::id::BlockId;
 use crate::pool::PoolHandle;
 use crate::pool::fence::Fence;
 use crate::prefix::{BlockHash, Generation};
@@ -59,6 +62,8 @@ pub struct Step {
     pool: PoolHandle,
     fence: Fence,
     buffers: StepBuffers,
+    joined: Joined,
+    /// Where to publish, while something is committed and not published.
     published: Option<Published>,
     /// In which cached contents are called what `reclaimed` says.
     generation: Generation,
@@ -69,11 +74,11 @@ struct GrownRow {
     /// Tokens before it grew.
     start_tokens: usize,
     num_new_tokens: usize,
-    /// Blocks that had been offered for publication before.
-    offered: usize,
     copy: Option<(BlockId, BlockId)>,
-    /// Which sequence of its id it is, of a row by id.
-    epoch: Option<AdmissionEpoch>,
+    /// Which sequence it is, of a row by id.
+    identity: Option<Identity>,
+    /// The newest step that it had taken part in before.
+    before: Fence,
 }
 
 impl Step {
@@ -97,11 +102,19 @@ impl Step {
     pub fn take_part<R: StepRow>(&mut self, sequence: &mut R) {
         let sequence = sequence.parts().0;
         assert!(self.is_of_pool(sequence), "a sequence takes part in steps of its own cache");
-        sequence.take_part(self.fence);
+        _ = sequence.take_part(self.fence);
     }
 
     fn is_of_pool(&self, sequence: &Sequence) -> bool {
         sequence.table().pool().is_of_same_pool(&self.pool)
+    }
+
+    /// The one door for sequences that come into a step: only those of its own cache do.
+    fn refuse_other_cache(&self, sequence: &Sequence) -> Result<()> {
+        if self.is_of_pool(sequence) {
+            return Ok(());
+        }
+        Err(PagedKvError::WrongCache { value: "row" })
     }
 
     /// Grows as many of the first rows as there is room for, each by its number of tokens, with the
@@ -181,11 +194,15 @@ impl Step {
     /// slots of the others are dropped, and the blocks that the accepted ones fill are published when
     /// the step completes. Returns how many blocks wait for it: none of a sequence without names.
     ///
+    /// Some of the accepted tokens may be named already (a prompt's, with drafts behind it): they have
+    /// to be the same.
+    ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) when there is no such row, when the sequence is
     /// not at the tokens that the row says (its earlier tokens are not all named, or a later step has
-    /// grown it and slots would be dropped in the middle), or when more tokens are accepted than it grew
-    /// by.
+    /// grown it and slots would be dropped in the middle), when more tokens are accepted than it grew
+    /// by, or when one of them is named otherwise; [`WrongCache`](PagedKvError::WrongCache) for a
+    /// sequence of another cache; [`TooManyOwners`](PagedKvError::TooManyOwners).
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -214,36 +231,79 @@ impl Step {
     fn settle_parts(
         &mut self,
         row: usize,
-        (sequence, naming): Parts<'_>,
+        (sequence, mut naming): Parts<'_>,
+        accepted: &[u32],
+    ) -> Result<usize> {
+        self.refuse_other_cache(sequence)?;
+        let named = naming.as_deref().filter(|naming| naming.names_up_to().is_some());
+        let num_tokens = self.accepted_length(row, sequence, named, accepted)?;
+        let start_tokens = num_tokens - accepted.len();
+        // Named, committed, and only then cut: what each of them did before can be undone.
+        let was_named = named.map(Naming::num_named);
+        if let (Some(naming), Some(named)) = (&mut naming, was_named) {
+            naming.name_tokens(sequence, accepted.get(named - start_tokens..).unwrap_or(&[]))?;
+        }
+        let cuts = accepted.len() < self.buffers.rows[row].num_new_tokens;
+        let settled = self.commit_and_cut((sequence, naming.as_deref_mut()), num_tokens, cuts);
+        if let (Some(naming), Some(named), Err(_)) = (naming, was_named, &settled) {
+            naming.forget_generated(named, sequence.block_size());
+        }
+        settled
+    }
+
+    /// Tokens of the sequence of row `row` when these of its tokens are accepted, if they may be.
+    fn accepted_length(
+        &self,
+        row: usize,
+        sequence: &Sequence,
+        named: Option<&Naming>,
         accepted: &[u32],
     ) -> Result<usize> {
         let refuse = |reason: String| Err(PagedKvError::InvalidConfig { parameter: "row", reason });
         let Some(grown) = self.buffers.rows.get(row) else {
             return refuse(format!("{row} of {}", self.buffers.rows.len()));
         };
-        let &GrownRow { start_tokens, num_new_tokens, .. } = grown;
-        let num_tokens = start_tokens + accepted.len();
-        if accepted.len() > num_new_tokens {
+        let (start_tokens, end, len) = (grown.start_tokens, grown.end(), sequence.num_tokens());
+        if accepted.len() > grown.num_new_tokens {
+            let num_new_tokens = grown.num_new_tokens;
             return refuse(format!("{} accepted of {num_new_tokens} tokens", accepted.len()));
         }
-        let end = start_tokens + num_new_tokens;
-        let len = sequence.num_tokens();
-        let named = naming.as_ref().and_then(|naming| naming.names_up_to());
-        if len < end || named.is_some_and(|named| named != start_tokens) {
-            return refuse(format!("{len} tokens, {named:?} named, where {start_tokens} were"));
+        let unnamed = named.map(Naming::num_named).filter(|&named| named < start_tokens);
+        if len < end || unnamed.is_some() {
+            return refuse(format!("{len} tokens, {unnamed:?} named, where {start_tokens} were"));
         }
-        if accepted.len() < num_new_tokens {
-            if len > end {
-                return refuse(format!("grown to {len} tokens since, and {num_tokens} stay"));
+        if named.is_some_and(|named| !named.agrees_with(start_tokens, accepted)) {
+            return refuse("a token that is accepted is named otherwise".to_owned());
+        }
+        let num_tokens = start_tokens + accepted.len();
+        if num_tokens < end && len > end {
+            return refuse(format!("grown to {len} tokens since, and {num_tokens} stay"));
+        }
+        Ok(num_tokens)
+    }
+
+    /// Commits the first `num_tokens` tokens and drops those behind, if it `cuts`: both or neither.
+    fn commit_and_cut(
+        &mut self,
+        (sequence, mut naming): Parts<'_>,
+        num_tokens: usize,
+        cuts: bool,
+    ) -> Result<usize> {
+        let parts = (&mut *sequence, naming.as_deref_mut());
+        let committed = self.commit_parts(parts, num_tokens)?;
+        if !cuts {
+            return Ok(committed);
+        }
+        let cut = sequence.truncate(num_tokens);
+        match (&cut, naming) {
+            (Ok(()), Some(naming)) => naming.forget_generated(num_tokens, sequence.block_size()),
+            (Err(_), Some(naming)) if committed > 0 => {
+                self.take_commit_back();
+                naming.take_offer_back(naming.offered() - committed);
             }
-            sequence.truncate(num_tokens)?;
+            _ => {}
         }
-        let Some(naming) = naming else {
-            return Ok(0);
-        };
-        naming.truncate(num_tokens, sequence.block_size());
-        naming.name_tokens(sequence, accepted)?;
-        self.commit_parts((sequence, Some(naming)), num_tokens)
+        cut.map(|()| committed)
     }
 
     /// The device is through: publishes what was committed, gives back what was let go of, and returns
@@ -272,8 +332,11 @@ impl Step {
         published
     }
 
-    /// Forgets what was committed.
+    /// Forgets what was committed. If it was not published, its sequences will offer it again.
     fn end_commits(&mut self) {
+        if let Some(published) = self.published.take() {
+            published.count_failed_step();
+        }
         self.pool.give(&self.buffers.ids);
         let StepBuffers { rows, growth, reclaimed, ids, hashes, tokens, groups } =
             &mut self.buffers;

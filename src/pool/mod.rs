@@ -321,6 +321,11 @@ impl BlockPool {
         self.stripe().count_fork();
     }
 
+    /// True if `handle` is one of this pool.
+    pub(crate) fn is_pool_of(&self, handle: &PoolHandle) -> bool {
+        self.stripe().is_of_same_pool(handle)
+    }
+
     /// The handle of the calling thread's stripe.
     #[inline]
     pub(crate) fn handle(&self) -> PoolHandle {
@@ -359,6 +364,12 @@ impl Blocks {
         })
     }
 
+    /// Refuses what [`retain`](Self::retain) would refuse now, of a block that the caller owns.
+    pub(crate) fn check_retain(&self, id: BlockId) -> Result<()> {
+        let has_room = self.words.state(id).retain().is_some();
+        if has_room { Ok(()) } else { Err(PagedKvError::TooManyOwners(id)) }
+    }
+
     /// Makes one owner of each of `ids`, which its word has counted, one that is counted by id.
     pub(crate) fn count_by_id(&self, ids: &[BlockId]) {
         self.words.expect_counts_by_id();
@@ -376,6 +387,11 @@ impl Blocks {
     #[inline]
     pub(crate) fn is_sole(&self, id: BlockId) -> bool {
         self.words.state(id) == BlockState::SOLE
+    }
+
+    /// True when `id` has so many owners and is not cached: the last of these may write it.
+    pub(crate) fn has_only_owners(&self, id: BlockId, owners: u32) -> bool {
+        self.words.state(id).has_only_owners(owners)
     }
 
     pub(crate) fn largest_id(&self) -> u32 {

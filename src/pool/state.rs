@@ -81,6 +81,11 @@ impl BlockState {
     }
 
     /// True for a cached block that nobody owns.
+    /// True when so many own the block, and nothing else is said of it.
+    pub(crate) fn has_only_owners(self, owners: u32) -> bool {
+        self == Self(owners)
+    }
+
     pub(crate) fn is_idle(self) -> bool {
         self.is_cached() && self.owners() == 0
     }

@@ -72,6 +72,8 @@ struct Moved {
 pub(crate) struct PublishedBlocks {
     index: PrefixIndex,
     generation: AtomicU64,
+    /// Steps that ended without publishing what was committed through them.
+    failed_steps: AtomicU64,
     /// There only if somebody listens.
     announcer: Option<PlainArc<Announcer>>,
 }
@@ -79,7 +81,12 @@ pub(crate) struct PublishedBlocks {
 impl PublishedBlocks {
     /// For a pool of so many blocks; of 0 blocks, nothing is ever published.
     pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Self {
-        Self { index: PrefixIndex::new(num_blocks), generation: AtomicU64::new(0), announcer }
+        Self {
+            index: PrefixIndex::new(num_blocks),
+            generation: AtomicU64::new(0),
+            failed_steps: AtomicU64::new(0),
+            announcer,
+        }
     }
 
     /// True if somebody listens.
@@ -90,6 +97,30 @@ impl PublishedBlocks {
     pub(crate) fn generation(&self) -> Generation {
         // Relaxed: the number alone tells contents apart, and guards nothing.
         Generation(self.generation.load(Ordering::Relaxed))
+    }
+
+    /// Steps that ended without publishing what was committed through them.
+    #[inline]
+    pub(crate) fn failed_steps(&self) -> u64 {
+        // Relaxed: a thread that commits again was told of the failure, and that told it of this.
+        self.failed_steps.load(Ordering::Relaxed)
+    }
+
+    /// Counts a step that ended without publishing what was committed through it.
+    pub(crate) fn count_failed_step(&self) {
+        // Relaxed: as in `failed_steps`.
+        self.failed_steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// True if `id`, which the caller owns, is published under `hash`.
+    pub(crate) fn is_published(
+        &self,
+        blocks: &Blocks,
+        id: BlockId,
+        hash: BlockHash,
+        generation: Generation,
+    ) -> bool {
+        blocks.is_cached_as(id, name_of(hash, generation))
     }
 
     /// From now on nothing that was published matches.

@@ -22,6 +22,16 @@ impl AppendPlan {
     pub(crate) fn blocks(self) -> usize {
         self.new_blocks + usize::from(self.copy)
     }
+
+    pub(super) fn copies(self) -> bool {
+        self.copy
+    }
+
+    /// The same append, which writes the last block in place: when it is carried out, no other table
+    /// that may write the block owns it.
+    pub(super) fn in_place(self) -> Self {
+        Self { copy: false, ..self }
+    }
 }
 
 impl Sequence {

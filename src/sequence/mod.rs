@@ -15,12 +15,14 @@
 mod append;
 mod gaps;
 mod grow;
+mod shared_tails;
 
 use std::ops::Range;
 
 pub use self::append::{Append, BlockCopy};
 use self::gaps::TrimmedBlocks;
 pub(crate) use self::grow::AppendPlan;
+pub(crate) use self::shared_tails::SharedTails;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
@@ -282,15 +284,12 @@ impl Sequence {
             let (requested, num_tokens) = (num_tokens, self.num_tokens);
             return Err(PagedKvError::TruncateBeyondEnd { requested, num_tokens });
         }
+        if num_tokens == self.num_tokens {
+            return Ok(());
+        }
+        let (keep, num_blocks) = self.blocks_kept(num_tokens)?;
         let logical_blocks = num_tokens.div_ceil(self.block_size);
         let tail_room = logical_blocks * self.block_size - num_tokens;
-        if tail_room > 0 && self.gaps.resident(logical_blocks - 1).is_none() {
-            return Err(PagedKvError::TokensTrimmed { position: num_tokens });
-        }
-        // A last block that was full when it was shared, and is partly filled from now on, has to
-        // be private.
-        let num_blocks = self.gaps.resident_before(logical_blocks);
-        let keep = num_blocks - usize::from(tail_room > 0);
         // A full one may have been published since, and then it is written no more.
         let is_same_tail = num_blocks == self.num_blocks() && self.tail_room > 0;
         self.table.cut(keep, num_blocks..self.table.len())?;
@@ -299,6 +298,25 @@ impl Sequence {
         self.tail_room = tail_room;
         self.tail_is_sole &= is_same_tail;
         Ok(())
+    }
+
+    /// Refuses what [`truncate`](Self::truncate) would refuse now, to no more tokens than there are.
+    pub(crate) fn check_truncate(&self, num_tokens: usize) -> Result<()> {
+        let (keep, num_blocks) = self.blocks_kept(num_tokens)?;
+        self.table.check_cut(keep, num_blocks..self.table.len())
+    }
+
+    /// Resident blocks that stay in a truncation, and before them those that need not be private.
+    fn blocks_kept(&self, num_tokens: usize) -> Result<(usize, usize)> {
+        let logical_blocks = num_tokens.div_ceil(self.block_size);
+        let is_partly_filled = !num_tokens.is_multiple_of(self.block_size);
+        if is_partly_filled && self.gaps.resident(logical_blocks - 1).is_none() {
+            return Err(PagedKvError::TokensTrimmed { position: num_tokens });
+        }
+        // A last block that was full when it was shared, and is partly filled from now on, has to
+        // be private.
+        let num_blocks = self.gaps.resident_before(logical_blocks);
+        Ok((num_blocks - usize::from(is_partly_filled), num_blocks))
     }
 
     /// Keeps every block that meets the first `sink_tokens` or the last `window_tokens` tokens,
@@ -371,14 +389,21 @@ impl Sequence {
         self.truncate(num_tokens)?;
         if let Some((src, dst)) = copy {
             self.table.put_back(dst, src);
-            self.tail_is_sole = false;
         }
+        // Rows that are restored later may own the last block too.
+        self.tail_is_sole = false;
         Ok(())
     }
 
-    /// From now on blocks that this sequence lets go of wait for the end of that step, too.
-    pub(crate) fn take_part(&mut self, fence: Fence) {
-        self.table.take_part(fence);
+    /// From now on blocks that this sequence lets go of wait for the end of that step, too. Returns
+    /// the newest step before.
+    pub(crate) fn take_part(&mut self, fence: Fence) -> Fence {
+        self.table.take_part(fence)
+    }
+
+    /// Undoes a [`take_part`](Self::take_part), which returned `before` and after which nothing left.
+    pub(crate) fn leave_step(&mut self, before: Fence) {
+        self.table.leave_step(before);
     }
 
     pub(crate) fn table(&self) -> &BlockTable {

@@ -139,6 +139,24 @@ impl BlockTable {
     /// where others hold the run too, and returns how many runs nobody else holds. Those come first:
     /// who holds a run holds its ancestors.
     fn retain_shared(&self, keep: usize, removed: &Range<usize>) -> Result<usize> {
+        let (sole, kept) = self.kept_of_shared(keep, removed);
+        // All or none, and before any run is let go: until then they own the blocks too.
+        retain_all(&self.pool, &kept)?;
+        Ok(sole)
+    }
+
+    /// Refuses what [`cut`](Self::cut) would refuse now.
+    pub(crate) fn check_cut(&self, keep: usize, removed: Range<usize>) -> Result<()> {
+        if keep >= self.shared_len {
+            return Ok(());
+        }
+        let (_, kept) = self.kept_of_shared(keep, &removed);
+        kept.iter().try_for_each(|&id| self.pool.check_retain(id))
+    }
+
+    /// How many of the runs that reach beyond `keep` nobody else holds, and the blocks outside `removed`
+    /// of the others.
+    fn kept_of_shared(&self, keep: usize, removed: &Range<usize>) -> (usize, Vec<BlockId>) {
         let (mut sole, mut kept) = (0, Vec::new());
         let mut next = self.shared.as_ref();
         while let Some(run) = next.filter(|run| run.end() > keep) {
@@ -150,9 +168,7 @@ impl BlockTable {
             }
             next = run.parent();
         }
-        // All or none, and before any run is let go: until then they own the blocks too.
-        retain_all(&self.pool, &kept.concat().concat())?;
-        Ok(sole)
+        (sole, kept.concat().concat())
     }
 }
 

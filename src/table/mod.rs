@@ -277,9 +277,16 @@ impl BlockTable {
         self.shared_len
     }
 
-    /// From now on what is let go of waits for the end of that step, too.
-    pub(crate) fn take_part(&mut self, fence: Fence) {
-        self.fence = self.fence.max(fence);
+    /// From now on what is let go of waits for the end of that step, too. Returns the newest step before.
+    pub(crate) fn take_part(&mut self, fence: Fence) -> Fence {
+        let newest = self.fence.max(fence);
+        std::mem::replace(&mut self.fence, newest)
+    }
+
+    /// The newest step that this table took part in is `before` again: it took part in a later one, and
+    /// released nothing since.
+    pub(crate) fn leave_step(&mut self, before: Fence) {
+        self.fence = before;
     }
 
     /// The blocks that this table owns by their own words.

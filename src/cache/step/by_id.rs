@@ -4,13 +4,13 @@
 //! Invariant: a row is a sequence, not an id. If another one has come under the id since, it is left
 //! alone.
 
-use super::{GrowingRow, Grown, Parts, Step};
+use super::{GrowingRow, Grown, Identity, Parts, Step};
 use crate::cache::PagedKvCache;
 use crate::cache::lease::{Lease, LockedRow};
 use crate::cache::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::export::{Gaps, KernelInt, SlotMapping};
-use crate::id::{AdmissionEpoch, SeqId};
+use crate::id::SeqId;
 
 impl PagedKvCache {
     /// Has a sequence by id take part in a step: what it lets go of from now on, or is freed or evicted
@@ -18,7 +18,7 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound);
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a step of another cache.
+    /// [`WrongCache`](PagedKvError::WrongCache) for a step of another cache.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -35,7 +35,10 @@ impl PagedKvCache {
     /// ```
     pub fn take_part(&self, id: SeqId, step: &Step) -> Result<()> {
         self.refuse_step(step)?;
-        let take_part = |live: &mut Live| live.sequence_mut().take_part(step.fence);
+        let take_part = |live: &mut Live| {
+            live.sequence_mut().take_part(step.fence);
+            step.joined.note((id, live.epoch));
+        };
         self.update_if(id, Live::is_brief, take_part)
     }
 
@@ -68,7 +71,9 @@ impl PagedKvCache {
     /// row; no allocation.
     ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and as [`Step::slots`].
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), also if the sequence that grew is gone and
+    /// another has come under its id; [`WrongCache`](PagedKvError::WrongCache) for a step of another
+    /// cache; and as [`Step::slots`]. The rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::Gaps;
@@ -89,18 +94,23 @@ impl PagedKvCache {
         gaps: Gaps,
         out: &mut [T],
     ) -> Result<usize> {
+        self.refuse_step(step)?;
         step.refuse_fewer_rows(ids.len())?;
         let mut mapping = SlotMapping::new(out, gaps);
-        for (&id, grown) in ids.iter().zip(&step.buffers.rows) {
-            self.look(id, |sequence| mapping.push(sequence, grown.new_tokens()))?;
+        for (number, (&id, grown)) in ids.iter().zip(&step.buffers.rows).enumerate() {
+            let epoch = step.epoch_of_row(number, id)?;
+            self.look_if(id, Some(epoch), |sequence| mapping.push(sequence, grown.new_tokens()))?;
         }
         Ok(mapping.finish())
     }
 
     /// [`Step::commit`] for a sequence by id. Takes one shard lock.
     ///
+    /// A sequence that has not joined the step joins it.
+    ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and as [`Step::commit`].
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), also if the sequence that joined is gone and
+    /// another has come under its id; and as [`Step::commit`].
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -117,7 +127,15 @@ impl PagedKvCache {
     /// ```
     pub fn commit_in(&self, id: SeqId, num_tokens: usize, step: &mut Step) -> Result<usize> {
         self.refuse_step(step)?;
-        self.update_if(id, |_| false, |live| step.commit_parts(live.parts(), num_tokens))?
+        let commit = |live: &mut Live| {
+            let identity = (id, live.epoch);
+            if !step.has_joined(identity)? {
+                live.sequence_mut().take_part(step.fence);
+                step.joined.note(identity);
+            }
+            step.commit_parts(live.parts(), num_tokens)
+        };
+        self.update_if(id, |_| false, commit)?
     }
 
     /// [`Step::settle`] for a row of a step that is a sequence by id. Takes one shard lock.
@@ -146,12 +164,9 @@ impl PagedKvCache {
         step: &mut Step,
     ) -> Result<usize> {
         self.refuse_step(step)?;
-        let grown = step.buffers.rows.get(row).map(|grown| grown.epoch);
-        let settle = |live: &mut Live| {
-            if grown.is_some_and(|grown| grown != Some(live.epoch)) {
-                return Err(PagedKvError::SequenceNotFound(id));
-            }
-            step.settle_parts(row, live.parts(), accepted)
+        let settle = |live: &mut Live| match step.epoch_of_row(row, id)? == live.epoch {
+            true => step.settle_parts(row, live.parts(), accepted),
+            false => Err(PagedKvError::SequenceNotFound(id)),
         };
         self.update_if(id, |_| false, settle)?
     }
@@ -159,7 +174,9 @@ impl PagedKvCache {
     /// [`Step::abort`] for a step whose rows are sequences by id, in the order of their numbers.
     ///
     /// # Errors
-    /// As [`lease`](Self::lease) and [`Step::abort`]. The step is dropped then, and no row has changed.
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when a sequence that grew is gone, also if
+    /// another has come under its id; and as [`Step::revert`]. The step is dropped then, and no row has
+    /// changed. ([`revert`](Self::revert) passes over sequences that are gone.)
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -173,15 +190,60 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn abort(&self, step: Step, ids: &[SeqId]) -> Result<()> {
-        self.lease(ids)?.abort(step)
+        let mut step = step;
+        self.undo_by_id(&mut step, ids, Err)
+    }
+
+    /// [`Step::revert`] for a step whose rows are sequences by id, in the order of their numbers. Sequences
+    /// that are gone are passed over: of these nothing is left to undo.
+    ///
+    /// # Errors
+    /// As [`Step::revert`]. The step and the rows are as they were.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 3)?;
+    /// cache.allocate(SeqId(2), 3)?;
+    /// let mut step = cache.step();
+    /// assert_eq!(cache.grow_batch(&[(SeqId(1), 2), (SeqId(2), 2)], &mut step)?.done, 2);
+    /// cache.free(SeqId(1))?;
+    /// assert!(cache.revert(&mut step, &[SeqId(2), SeqId(1)]).is_err());
+    /// cache.revert(&mut step, &[SeqId(1), SeqId(2)])?;
+    /// assert_eq!(cache.get_sequence(SeqId(2)).unwrap().num_tokens, 3);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn revert(&self, step: &mut Step, ids: &[SeqId]) -> Result<()> {
+        self.undo_by_id(step, ids, |_| Ok(()))
+    }
+
+    /// Undoes the growth of a step's rows. `gone` says what a sequence is answered that is not there.
+    fn undo_by_id(
+        &self,
+        step: &mut Step,
+        ids: &[SeqId],
+        gone: impl Fn(PagedKvError) -> Result<()>,
+    ) -> Result<()> {
+        self.refuse_step(step)?;
+        let (mut lease, mut rows_of) = (self.lease(&[])?, Vec::with_capacity(ids.len()));
+        for (number, &id) in ids.iter().enumerate() {
+            let epoch = step.epoch_of_row(number, id)?;
+            let row = lease.ids().position(|leased| leased == id);
+            let row = match row.map_or_else(|| self.lease_more(&mut lease, id, epoch), Ok) {
+                Ok(row) => Some(row),
+                Err(refusal) => gone(refusal).map(|()| None)?,
+            };
+            rows_of.push(row);
+        }
+        lease.undo(step, &rows_of)
     }
 
     fn refuse_step(&self, step: &Step) -> Result<()> {
-        if step.pool.is_of_same_pool(&self.pool.handle()) {
+        if self.pool.is_pool_of(&step.pool) {
             return Ok(());
         }
-        let reason = "a step of another cache".to_owned();
-        Err(PagedKvError::InvalidConfig { parameter: "step", reason })
+        Err(PagedKvError::WrongCache { value: "step" })
     }
 }
 
@@ -231,10 +293,36 @@ impl Lease {
     /// assert_eq!(cache.used_block_count(), 1);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn abort(&mut self, step: Step) -> Result<()> {
-        let (grown, num_new_tokens) = (step.buffers.rows.len(), vec![0; self.len()]);
-        let grown = grown.min(self.len());
-        self.with_locked_rows(&num_new_tokens, |rows, _| step.undo(&mut rows[..grown]))
+    pub fn abort(&mut self, mut step: Step) -> Result<()> {
+        self.revert(&mut step)
+    }
+
+    /// [`Step::revert`] for a step whose rows are the first of the lease, in order.
+    ///
+    /// # Errors
+    /// As [`Step::revert`].
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// let mut lease = cache.lease(&[SeqId(1)])?;
+    /// let mut step = cache.step();
+    /// assert_eq!(lease.grow_batch(&[5], &mut step)?.done, 1);
+    /// lease.revert(&mut step)?;
+    /// assert_eq!(lease.grow_batch(&[5], &mut step)?.done, 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn revert(&mut self, step: &mut Step) -> Result<()> {
+        let grown = step.buffers.rows.len().min(self.len());
+        let rows_of: Vec<Option<usize>> = (0..grown).map(Some).collect();
+        self.undo(step, &rows_of)
+    }
+
+    fn undo(&mut self, step: &mut Step, rows_of: &[Option<usize>]) -> Result<()> {
+        let num_new_tokens = vec![0; self.len()];
+        self.with_locked_rows(&num_new_tokens, |rows, _| step.undo(rows, rows_of))
     }
 }
 
@@ -247,7 +335,7 @@ impl GrowingRow for LockedRow<'_> {
         crate::batch::BatchRow::num_new_tokens(self)
     }
 
-    fn epoch(&self) -> Option<AdmissionEpoch> {
-        Some(self.look().epoch)
+    fn identity(&self) -> Option<Identity> {
+        Some((self.id(), self.look().epoch))
     }
 }

@@ -30,9 +30,12 @@ impl Step {
     /// then. Returns how many blocks wait for it, none of a sequence without names. One atomic operation
     /// a block.
     ///
+    /// If the step is dropped or aborted nothing is published, and the same can be committed again.
+    ///
     /// # Errors
+    /// [`WrongCache`](crate::PagedKvError::WrongCache) for a sequence of another cache,
     /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
-    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners).
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); nothing is committed.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -56,10 +59,12 @@ impl Step {
         (sequence, naming): Parts<'_>,
         num_tokens: usize,
     ) -> Result<usize> {
+        self.refuse_other_cache(sequence)?;
         refuse_beyond_end(sequence, num_tokens)?;
         let Some(naming) = naming else {
             return Ok(0);
         };
+        naming.offer_failed_again(sequence);
         let offered = naming.offered();
         // The usual case, which looks no further.
         if num_tokens < (offered + 1) * sequence.block_size() {
@@ -70,8 +75,22 @@ impl Step {
             return Ok(0);
         }
         let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
+        // One more owner: a block stays, and is not written any more but as a copy.
+        let start = ids.len();
+        for &id in &sequence.block_ids()[offered..full] {
+            if let Err(refusal) = self.pool.retain(id) {
+                self.pool.give(&ids[start..]);
+                ids.truncate(start);
+                return Err(refusal);
+            }
+            ids.push(id);
+        }
+        hashes.extend((offered..full).map(|at| naming.hash(at)));
         let told = naming.told(offered, sequence.block_size());
-        let mut committed = Committed {
+        if naming.published().is_heard() {
+            tokens.extend_from_slice(told.tokens_of(0..full - offered, &mut Vec::new()));
+        }
+        groups.push(Committed {
             end: ids.len(),
             end_of_tokens: tokens.len(),
             generation: naming.generation(),
@@ -80,34 +99,28 @@ impl Step {
             block_size: told.block_size,
             extra: told.extra.clone(),
             index: offered,
-        };
-        let mut refused = None;
-        for at in offered..full {
-            // One more owner: the block stays, and is not written any more but as a copy.
-            let id = sequence.block_ids()[at];
-            refused = self.pool.retain(id).err();
-            if refused.is_some() {
-                break;
-            }
-            ids.push(id);
-            hashes.push(naming.hash(at));
-        }
-        let blocks = ids.len() - committed.end;
-        if naming.published().is_heard() {
-            tokens.extend_from_slice(told.tokens_of(0..blocks, &mut Vec::new()));
-        }
-        (committed.end, committed.end_of_tokens) = (ids.len(), tokens.len());
-        if blocks > 0 {
-            groups.push(committed);
-            naming.offer(offered + blocks);
-            self.published.get_or_insert_with(|| naming.published().clone());
-        }
-        refused.map_or(Ok(blocks), Err)
+        });
+        naming.offer_to_step(full);
+        self.published.get_or_insert_with(|| naming.published().clone());
+        Ok(full - offered)
+    }
+
+    /// Takes the last commit back, of a sequence that could not be cut.
+    #[cold]
+    pub(super) fn take_commit_back(&mut self) {
+        let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
+        groups.pop();
+        let (end, end_of_tokens) =
+            groups.last().map_or((0, 0), |last| (last.end, last.end_of_tokens));
+        self.pool.give(&ids[end..]);
+        ids.truncate(end);
+        hashes.truncate(end);
+        tokens.truncate(end_of_tokens);
     }
 
     pub(super) fn publish(&mut self) -> usize {
         let StepBuffers { ids, hashes, tokens, groups, .. } = &self.buffers;
-        let Some(published) = &self.published else {
+        let Some(published) = self.published.take() else {
             return 0;
         };
         let (mut count, mut start, mut start_of_tokens) = (0, 0, 0);

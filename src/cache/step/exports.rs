@@ -10,7 +10,8 @@ impl Step {
     /// leave them out. No lock, no allocation.
     ///
     /// # Errors
-    /// Those of [`BlockTables`]; the rows before the one that is refused are written then.
+    /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of [`BlockTables`];
+    /// the rows before the one that is refused are written then.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, TableShape};
@@ -33,7 +34,10 @@ impl Step {
     ) -> Result<()> {
         let mut tables = BlockTables::new(out, shape)?;
         tables.check_rows(rows.len())?;
-        rows.iter().try_for_each(|(row, _)| tables.push(row.held()))?;
+        for (row, _) in rows {
+            self.refuse_other_cache(row.held())?;
+            tables.push(row.held())?;
+        }
         tables.finish();
         Ok(())
     }
@@ -42,7 +46,8 @@ impl Step {
     /// [`csr`](crate::export::csr()). No lock, no allocation.
     ///
     /// # Errors
-    /// Those of [`csr`](crate::export::csr()).
+    /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of
+    /// [`csr`](crate::export::csr()).
     ///
     /// ```
     /// use paged_kv::export::{CsrBuffers, Gaps};
@@ -67,6 +72,7 @@ impl Step {
         pad: T,
         gaps: Gaps,
     ) -> Result<usize> {
+        rows.iter().try_for_each(|(row, _)| self.refuse_other_cache(row.held()))?;
         export::csr(rows.iter().map(|(row, _)| row.held()), buffers, pad, gaps)
     }
 
@@ -75,7 +81,8 @@ impl Step {
     /// numbers; those behind did not grow. No lock, no allocation.
     ///
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for fewer rows than the step has, and those of
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for fewer rows than the step has,
+    /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of
     /// [`SlotMapping`]; the rows before the one that is refused are written then.
     ///
     /// ```
@@ -98,7 +105,12 @@ impl Step {
     ) -> Result<usize> {
         self.refuse_fewer_rows(rows.len())?;
         let mut mapping = SlotMapping::new(out, gaps);
-        for ((row, _), grown) in rows.iter().zip(&self.buffers.rows) {
+        for (number, ((row, _), grown)) in rows.iter().zip(&self.buffers.rows).enumerate() {
+            self.refuse_other_cache(row.held())?;
+            if let Some((id, _)) = grown.identity {
+                let reason = format!("row {number} of the step is {id}, not a handle");
+                return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
+            }
             mapping.push(row.held(), grown.new_tokens())?;
         }
         Ok(mapping.finish())
@@ -117,6 +129,11 @@ impl Step {
 impl GrownRow {
     /// The positions it grew by.
     pub(super) fn new_tokens(&self) -> std::ops::Range<usize> {
-        self.start_tokens..self.start_tokens + self.num_new_tokens
+        self.start_tokens..self.end()
+    }
+
+    /// Tokens after it grew.
+    pub(super) fn end(&self) -> usize {
+        self.start_tokens + self.num_new_tokens
     }
 }

@@ -1,12 +1,14 @@
 //! How do the rows of a step grow? Those that stay in their last blocks on the spot, in one pass; then
 //! one allocation for the others.
 //!
-//! Invariant: as many of the first rows as there is room for have grown, and of the others none has. A
-//! row that was refused room takes those behind it back, which costs no more than a few words each.
+//! Invariant: as many of the first rows as there is room for have grown and take part in the step, and of
+//! the others none does. A row that was refused room takes those behind it back, which costs no more than
+//! a few words each.
 
 use super::{GrowingRow, Grown, GrownRow, Step, StepBuffers};
 use crate::error::{PagedKvError, Result};
-use crate::sequence::AppendPlan;
+use crate::id::BlockId;
+use crate::sequence::{AppendPlan, SharedTails};
 use crate::table::BlockTable;
 
 /// Rows that need blocks. Kept for its memory.
@@ -14,6 +16,7 @@ use crate::table::BlockTable;
 pub(super) struct Growth {
     /// Which of the rows, and what it needs.
     needy: Vec<(usize, AppendPlan)>,
+    tails: SharedTails,
     /// Empty between calls.
     stock: Option<BlockTable>,
 }
@@ -21,6 +24,7 @@ pub(super) struct Growth {
 impl Growth {
     pub(super) fn clear(&mut self) {
         self.needy.clear();
+        self.tails.clear();
     }
 
     fn need(&self) -> usize {
@@ -28,11 +32,13 @@ impl Growth {
     }
 
     /// Plans again, because sharers outside of the step may have left since: then fewer copies are needed.
-    fn plan_again<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<usize> {
+    fn plan_again<R: GrowingRow>(&mut self, rows: &mut [R], grown: &[GrownRow]) -> Result<usize> {
+        self.tails.clear();
         for (row, plan) in &mut self.needy {
             let row = &mut rows[*row];
             let num_new_tokens = row.num_new_tokens();
-            *plan = row.parts().0.plan_append(num_new_tokens)?;
+            let sources = |id| sources_of_copies(grown, id);
+            *plan = self.tails.plan(row.parts().0, num_new_tokens, sources)?;
         }
         Ok(self.need())
     }
@@ -50,6 +56,12 @@ impl Growth {
     }
 }
 
+/// How many of these rows copied `id`, which the step owns for each of them until it ends.
+fn sources_of_copies(grown: &[GrownRow], id: BlockId) -> u32 {
+    let copies = grown.iter().filter_map(|row| row.copy);
+    copies.filter(|&(source, _)| source == id).count() as u32
+}
+
 impl Step {
     pub(super) fn grow_rows<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
         let start = self.buffers.rows.len();
@@ -60,26 +72,28 @@ impl Step {
         grown
     }
 
-    /// Has all rows take part, grows those that need no block, and plans the others.
+    /// Grows the rows that need no block, plans the others, and has all of them take part.
     fn grow_in_place<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<()> {
         let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
         growth.clear();
         grown_rows.reserve(rows.len());
+        let start = grown_rows.len();
         for (index, row) in rows.iter_mut().enumerate() {
-            let (num_new_tokens, epoch) = (row.num_new_tokens(), row.epoch());
-            let (sequence, naming) = row.parts();
+            let (num_new_tokens, identity) = (row.num_new_tokens(), row.identity());
+            let (sequence, _) = row.parts();
             if !sequence.table().pool().is_of_same_pool(&self.pool) {
-                let reason = "a sequence of another cache".to_owned();
-                return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
+                return Err(PagedKvError::WrongCache { value: "row" });
             }
-            // Before it grows: the source of a copy is let go of then, and held by the step.
-            sequence.take_part(self.fence);
             let start_tokens = sequence.num_tokens();
             if !sequence.append_in_place(num_new_tokens) {
-                growth.needy.push((index, sequence.plan_append(num_new_tokens)?));
+                let sources = |id| sources_of_copies(&grown_rows[..start], id);
+                let plan = growth.tails.plan(sequence, num_new_tokens, sources)?;
+                growth.needy.push((index, plan));
             }
-            let offered = naming.map_or(0, |naming| naming.offered());
-            grown_rows.push(GrownRow { start_tokens, num_new_tokens, offered, copy: None, epoch });
+            // Before the source of a copy is released: it is then held by the step.
+            let before = sequence.take_part(self.fence);
+            let copy = None;
+            grown_rows.push(GrownRow { start_tokens, num_new_tokens, copy, identity, before });
         }
         Ok(())
     }
@@ -87,16 +101,17 @@ impl Step {
     /// Gives the planned rows their blocks, or those before the first that finds no room.
     fn grow_needy<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) -> Result<Grown> {
         let mut grown = Grown { done: rows.len(), short_by: 0 };
-        let mut need = self.buffers.growth.need();
-        if need == 0 {
+        if self.buffers.growth.needy.is_empty() {
             return Ok(grown);
         }
+        let mut need = self.buffers.growth.need();
         let mut stock = self.take_stock();
         let cached = loop {
             match stock.grow_over_cached(need) {
                 Ok(cached) => break cached,
                 Err(PagedKvError::OutOfMemory { available, .. }) => {
-                    let again = self.buffers.growth.plan_again(rows)?;
+                    let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
+                    let again = growth.plan_again(rows, &grown_rows[..start])?;
                     if again >= need {
                         grown = self.buffers.growth.first_unserved(available);
                         self.take_back(rows, start, grown.done);
@@ -125,15 +140,17 @@ impl Step {
         stock.unwrap_or_else(|| BlockTable::new(self.pool.clone()))
     }
 
-    /// As if the rows from `done` on had not grown, of which none has its blocks yet.
+    /// As if the rows from `done` on had not grown nor taken part. None of them has its blocks yet.
     fn take_back<R: GrowingRow>(&mut self, rows: &mut [R], start: usize, done: usize) {
         let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
         let mut needy = growth.needy.iter().skip_while(|(row, _)| *row < done).peekable();
         let grown_in_place = grown_rows[start..].iter().enumerate().skip(done);
         for (index, grown) in grown_in_place {
+            let (sequence, _) = rows[index].parts();
             if needy.next_if(|(row, _)| *row == index).is_none() {
-                rows[index].parts().0.undo_in_place(grown.num_new_tokens);
+                sequence.undo_in_place(grown.num_new_tokens);
             }
+            sequence.leave_step(grown.before);
         }
         grown_rows.truncate(start + done);
         growth.needy.retain(|(row, _)| *row < done);

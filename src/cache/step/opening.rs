@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::growth::Growth;
-use super::{Committed, GrownRow, Step};
+use super::{Committed, GrownRow, Joined, Step};
 use crate::cache::PagedKvCache;
 use crate::id::BlockId;
 use crate::pool::fence::MOST_STEPS;
@@ -91,7 +91,8 @@ impl PagedKvCache {
         let fence = pool.open_step();
         let fence = fence.unwrap_or_else(|| panic!("at most {MOST_STEPS} steps are open at once"));
         let (published, generation) = (None, self.published().generation());
-        Step { pool, fence, buffers: std::mem::take(buffers), published, generation }
+        let (buffers, joined) = (std::mem::take(buffers), Joined::new());
+        Step { pool, fence, buffers, joined, published, generation }
     }
 }
 

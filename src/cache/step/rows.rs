@@ -2,7 +2,7 @@
 
 use crate::cache::cached_sequence::CachedSequence;
 use crate::cache::naming::Naming;
-use crate::id::AdmissionEpoch;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Sequence;
 
 /// A sequence that can take part in a [`Step`](crate::Step): a [`Sequence`] or a [`CachedSequence`],
@@ -16,6 +16,9 @@ use crate::sequence::Sequence;
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 pub trait StepRow: Row {}
+
+/// A sequence by id, told from every other that was or will be under the id.
+pub(in crate::cache) type Identity = (SeqId, AdmissionEpoch);
 
 /// The halves of a row.
 pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>);
@@ -31,8 +34,8 @@ pub(in crate::cache) trait GrowingRow {
     fn parts(&mut self) -> Parts<'_>;
     fn num_new_tokens(&self) -> usize;
 
-    /// Which sequence of its id it is, if it has one.
-    fn epoch(&self) -> Option<AdmissionEpoch>;
+    /// Its id, and which sequence of that id it is, if it has one.
+    fn identity(&self) -> Option<Identity>;
 }
 
 impl<R: StepRow> GrowingRow for (R, usize) {
@@ -44,7 +47,7 @@ impl<R: StepRow> GrowingRow for (R, usize) {
         self.1
     }
 
-    fn epoch(&self) -> Option<AdmissionEpoch> {
+    fn identity(&self) -> Option<Identity> {
         None
     }
 }
