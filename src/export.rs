@@ -25,6 +25,7 @@ mod block_tables;
 mod csr;
 mod gaps;
 mod kernel_int;
+mod one_cache;
 mod slot_runs;
 mod slots;
 #[cfg(all(test, not(paged_kv_loom)))]

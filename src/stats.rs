@@ -101,6 +101,9 @@ pub struct SequenceInfo {
     pub owner: Option<Owner>,
     /// Leases held on it.
     pub leases: u32,
+    /// Tokens that are named, of a sequence that was admitted by its tokens or hashes, else 0: see
+    /// [`CachedSequence::num_named_tokens`](crate::CachedSequence::num_named_tokens).
+    pub num_named_tokens: usize,
 }
 
 impl SequenceInfo {

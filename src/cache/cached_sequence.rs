@@ -62,6 +62,22 @@ impl CachedSequence {
         Ok(self.naming.commit(&self.sequence, num_tokens))
     }
 
+    /// Tokens that are named: the prompt's, whether they have slots or not, and those that were accepted.
+    /// The next token to be named is the one at this position.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let prompt = cache.prompt(&[1, 2, 3]);
+    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
+    /// sequence.append(3)?; // drafts
+    /// sequence.commit_tokens(&[4])?;
+    /// assert_eq!((sequence.num_named_tokens(), sequence.num_tokens()), (4, 6));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn num_named_tokens(&self) -> usize {
+        self.naming.num_named()
+    }
+
     /// Names the tokens that come next, which were accepted and are computed, and publishes the
     /// blocks they fill. Their slots were taken by [`append`](Self::append) before. Returns how many
     /// blocks can be matched that could not before.

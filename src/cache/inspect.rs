@@ -254,6 +254,7 @@ impl Live {
             priority: self.priority,
             owner: self.owner,
             leases,
+            num_named_tokens: self.num_named_tokens(),
         }
     }
 }

@@ -121,9 +121,13 @@ impl Naming {
         full.min(sequence.whole_blocks())
     }
 
-    /// Names the next tokens, which are computed, and publishes the blocks that they fill.
+    /// Names the next tokens, which are computed as those before them are, and publishes the blocks up to
+    /// their end. No token says nothing of those before.
     pub(super) fn commit_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<usize> {
         self.name_tokens(sequence, tokens)?;
+        if tokens.is_empty() {
+            return Ok(0);
+        }
         Ok(self.commit(sequence, self.num_named()))
     }
 

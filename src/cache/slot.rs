@@ -86,6 +86,10 @@ impl Live {
         (&self.sequence, self.naming.as_deref_mut())
     }
 
+    pub(super) fn num_named_tokens(&self) -> usize {
+        self.naming.as_ref().map_or(0, |naming| naming.num_named())
+    }
+
     /// The same, to be changed.
     pub(super) fn parts(&mut self) -> Parts<'_> {
         self.changes = self.changes.wrapping_add(1);

@@ -243,7 +243,11 @@ impl Step {
         if let (Some(naming), Some(named)) = (&mut naming, was_named) {
             naming.name_tokens(sequence, accepted.get(named - start_tokens..).unwrap_or(&[]))?;
         }
-        let cuts = accepted.len() < self.buffers.rows[row].num_new_tokens;
+        let num_new_tokens = self.buffers.rows[row].num_new_tokens;
+        if num_new_tokens == 0 {
+            return Ok(0);
+        }
+        let cuts = accepted.len() < num_new_tokens;
         let settled = self.commit_and_cut((sequence, naming.as_deref_mut()), num_tokens, cuts);
         if let (Some(naming), Some(named), Err(_)) = (naming, was_named, &settled) {
             naming.forget_generated(named, sequence.block_size());

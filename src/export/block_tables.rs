@@ -10,6 +10,7 @@ use crate::sequence::Sequence;
 
 use super::gaps::Gaps;
 use super::kernel_int::{KernelInt, check_blocks, fill};
+use super::one_cache::OneCache;
 
 /// The name of the buffer in errors.
 const BUFFER: &str = "block table";
@@ -47,6 +48,7 @@ pub struct TableShape<T> {
 /// # Errors
 /// [`BufferSize`](PagedKvError::BufferSize) if `out` is not whole rows or has too few,
 /// [`StrideTooSmall`](PagedKvError::StrideTooSmall) if a sequence has more pages than a row,
+/// [`WrongCache`](PagedKvError::WrongCache) if the rows are not all of one cache,
 /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block id does not fit a `T`,
 /// [`InvalidConfig`](PagedKvError::InvalidConfig) if the stride is 0. `out` is then untouched.
 ///
@@ -78,6 +80,7 @@ pub fn block_tables<'s, T: KernelInt>(
     let sequences = sequences.into_iter();
     let mut tables = BlockTables::new(out, shape)?;
     tables.check_rows(sequences.clone().count())?;
+    OneCache::default().check_all(sequences.clone())?;
     for (row, sequence) in sequences.clone().enumerate() {
         tables.check_row(row, sequence)?;
     }
@@ -118,6 +121,7 @@ pub struct BlockTables<'a, T> {
     shape: TableShape<T>,
     /// Rows written.
     rows: usize,
+    cache: OneCache,
 }
 
 impl<'a, T: KernelInt> BlockTables<'a, T> {
@@ -143,7 +147,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         if cells % stride != 0 {
             return Err(buffer_size(cells.div_ceil(stride), stride, cells));
         }
-        Ok(Self { out, shape, rows: 0 })
+        Ok(Self { out, shape, rows: 0, cache: OneCache::default() })
     }
 
     /// Refuses `additional` more rows than there are left: a whole batch, before its first row.
@@ -178,6 +182,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if every row is written,
     /// [`StrideTooSmall`](PagedKvError::StrideTooSmall) if a row cannot hold the sequence,
+    /// [`WrongCache`](PagedKvError::WrongCache) if the rows are not all of one cache,
     /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block id does not fit a `T`. The row is then
     /// untouched and still the next.
     ///
@@ -196,6 +201,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
         self.check_rows(1)?;
         self.check_row(self.rows, sequence)?;
+        self.cache.check(sequence)?;
         self.write_row(sequence);
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::sequence::Sequence;
 
 use super::gaps::Gaps;
 use super::kernel_int::{KernelInt, check_blocks, fit};
+use super::one_cache::OneCache;
 
 /// The three arrays of a FlashInfer page table.
 ///
@@ -52,7 +53,8 @@ pub struct CsrBuffers<'a, T> {
 /// # Errors
 /// [`BufferSize`](PagedKvError::BufferSize) if there are fewer rows than sequences, fewer cells than
 /// pages, or not one `indptr` more than rows; [`IdTooLarge`](PagedKvError::IdTooLarge) if a block
-/// id, the number of pages or the block size does not fit a `T`. The buffers are then untouched.
+/// id, the number of pages or the block size does not fit a `T`;
+/// [`WrongCache`](PagedKvError::WrongCache) if the rows are not all of one cache. The buffers are then untouched.
 ///
 /// ```
 /// use paged_kv::export::{CsrBuffers, Gaps, csr};
@@ -93,6 +95,7 @@ pub fn csr<'s, T: KernelInt>(
     let pages = sequences.clone().map(|sequence| gaps.num_pages(sequence));
     csr.check_pages(pages.sum())?;
     sequences.clone().try_for_each(check_numbers::<T>)?;
+    OneCache::default().check_all(sequences.clone())?;
     for sequence in sequences {
         csr.write_row(sequence);
     }
@@ -139,6 +142,7 @@ pub struct Csr<'a, T> {
     rows: usize,
     /// Pages written.
     pages: usize,
+    cache: OneCache,
 }
 
 impl<'a, T: KernelInt> Csr<'a, T> {
@@ -159,7 +163,7 @@ impl<'a, T: KernelInt> Csr<'a, T> {
         if actual != required {
             return Err(PagedKvError::BufferSize { buffer: "indptr", required, actual });
         }
-        Ok(Self { buffers, pad, gaps, rows: 0, pages: 0 })
+        Ok(Self { buffers, pad, gaps, rows: 0, pages: 0, cache: OneCache::default() })
     }
 
     /// Refuses `additional` more rows than there are left: a whole batch, before its first row.
@@ -195,6 +199,7 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if no row is left, or too few cells of `indices`
     /// (`required` then counts the pages up to this row's last);
+    /// [`WrongCache`](PagedKvError::WrongCache) if the rows are not all of one cache,
     /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a number does not fit a `T`. The buffers are
     /// then untouched.
     ///
@@ -218,6 +223,7 @@ impl<'a, T: KernelInt> Csr<'a, T> {
         self.check_rows(1)?;
         self.check_pages(self.gaps.num_pages(sequence))?;
         check_numbers::<T>(sequence)?;
+        self.cache.check(sequence)?;
         self.write_row(sequence);
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::sequence::Sequence;
 
 use super::gaps::Gaps;
 use super::kernel_int::KernelInt;
+use super::one_cache::OneCache;
 use super::slot_runs::{check_slots, num_resident, write_slots};
 
 /// The name of the buffer in errors.
@@ -69,7 +70,8 @@ pub fn slots<T: KernelInt>(
 /// No lock, no allocation, `O(sequences + gaps + cells)`.
 ///
 /// # Errors
-/// Those of [`slots()`]; here `out` may have cells to spare. `out` is then untouched.
+/// Those of [`slots()`], and [`WrongCache`](PagedKvError::WrongCache) if the sequences are not all of
+/// one cache; here `out` may have cells to spare. `out` is then untouched.
 ///
 /// ```
 /// use paged_kv::export::{Gaps, slot_mapping};
@@ -104,6 +106,7 @@ pub fn slot_mapping<'s, T: KernelInt>(
         check_slots::<T>(sequence, &tokens)?;
     }
     mapping.check_room(required)?;
+    OneCache::default().check_all(batch.clone().map(|(sequence, _)| sequence))?;
     for (sequence, tokens) in batch {
         mapping.write(sequence, &tokens, gaps.count(sequence, &tokens));
     }
@@ -140,6 +143,7 @@ pub struct SlotMapping<'a, T> {
     gaps: Gaps,
     /// Slots written.
     slots: usize,
+    cache: OneCache,
 }
 
 impl<'a, T: KernelInt> SlotMapping<'a, T> {
@@ -152,14 +156,14 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// assert_eq!(SlotMapping::new(&mut out, Gaps::Show).finish(), 0);
     /// ```
     pub fn new(out: &'a mut [T], gaps: Gaps) -> Self {
-        Self { out, gaps, slots: 0 }
+        Self { out, gaps, slots: 0, cache: OneCache::default() }
     }
 
     /// Writes the slots of `tokens`, positions of `sequence`, into the next cells.
     /// No lock, no allocation, `O(gaps + slots)`.
     ///
     /// # Errors
-    /// Those of [`slots()`]; `required` counts the cells up to this range's last. `out` is then
+    /// Those of [`slot_mapping`]; `required` counts the cells up to this range's last. `out` is then
     /// untouched.
     ///
     /// ```
@@ -177,6 +181,7 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
         let slots = self.gaps.num_slots(sequence, tokens.clone())?;
         self.check_room(slots)?;
         check_slots::<T>(sequence, &tokens)?;
+        self.cache.check(sequence)?;
         self.write(sequence, &tokens, slots);
         Ok(())
     }

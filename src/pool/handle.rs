@@ -30,6 +30,11 @@ impl PoolHandle {
         Arc::ptr_eq(&self.0.blocks, &other.0.blocks)
     }
 
+    /// A number that no other living pool has.
+    pub(crate) fn address(&self) -> usize {
+        &*self.0.blocks as *const Blocks as usize
+    }
+
     pub(crate) fn count_fork(&self) {
         // Relaxed: a statistic.
         self.0.forks.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,276 @@
+//! After a failed, dropped or aborted step everything can be done again, with the outcome that it would
+//! have had; and tokens are named where they are.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod history;
+
+use common::s;
+use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, PagedKvError, Result, StepBuffers};
+
+fn cache() -> PagedKvCache {
+    PagedKvCache::new(16, 4, 1, 1)
+}
+
+fn admitted(cache: &PagedKvCache, tokens: &[u32], first_chunk: usize) -> CachedSequence {
+    let options = AdmitOptions::default().first_chunk(first_chunk);
+    cache.admit_sequence(&cache.prompt(tokens), &options).unwrap().0
+}
+
+#[test]
+fn a_commit_in_a_failed_step_can_be_repeated() -> Result<()> {
+    for aborts in [false, true] {
+        let cache = cache();
+        cache.admit(s(1), &[7; 9])?;
+        let mut failed = cache.step();
+        assert_eq!(cache.commit_in(s(1), 9, &mut failed)?, 2);
+        // Forks made meanwhile had offered the same blocks.
+        cache.fork(s(1), s(2))?;
+        if aborts {
+            cache.abort(failed, &[])?;
+        } else {
+            drop(failed);
+        }
+        cache.free(s(1))?;
+        assert_eq!(cache.commit(s(2), 9)?, 2, "aborted: {aborts}");
+        assert_eq!(cache.probe(&[7; 9]), 8);
+    }
+    Ok(())
+}
+
+#[test]
+fn of_two_steps_in_flight_the_failed_one_is_repeated_and_the_other_is_not() -> Result<()> {
+    let cache = cache();
+    let mut sequence = admitted(&cache, &[7; 17], 17);
+    let (mut first, mut second) = (cache.step(), cache.step());
+    assert_eq!(first.commit(&mut sequence, 8)?, 2);
+    assert_eq!(second.commit(&mut sequence, 16)?, 2, "two are on their way in the first");
+    drop(first);
+    assert_eq!(second.complete(), 2);
+    assert_eq!(cache.probe(&[7; 17]), 0, "the blocks before them are missing");
+    let mut third = cache.step();
+    assert!(third.commit(&mut sequence, 16)? >= 2);
+    assert_eq!(third.complete(), 2);
+    assert_eq!(cache.probe(&[7; 17]), 16);
+    Ok(())
+}
+
+#[test]
+fn what_was_offered_to_a_step_is_not_offered_twice() -> Result<()> {
+    let cache = cache();
+    let mut sequence = admitted(&cache, &[7; 9], 9);
+    let mut step = cache.step();
+    assert_eq!(step.commit(&mut sequence, 9)?, 2);
+    assert_eq!(step.commit(&mut sequence, 9)?, 0);
+    assert_eq!(step.complete(), 2);
+    assert_eq!(sequence.commit(9)?, 0);
+    // A failure elsewhere changes nothing of what was published.
+    let mut other = admitted(&cache, &[8; 9], 9);
+    let mut failed = cache.step();
+    assert_eq!(failed.commit(&mut other, 9)?, 2);
+    drop(failed);
+    assert_eq!(sequence.commit(9)?, 0);
+    assert_eq!(other.commit(9)?, 2);
+    Ok(())
+}
+
+#[test]
+fn a_step_publishes_under_the_generation_of_the_sequence() -> Result<()> {
+    let cache = cache();
+    let mut sequence = admitted(&cache, &[7; 9], 9);
+    cache.reset_prefix_cache();
+    let mut step = cache.step();
+    assert_eq!(step.commit(&mut sequence, 9)?, 2);
+    assert_eq!(step.complete(), 0, "it was computed with the old weights");
+    assert_eq!(cache.probe(&[7; 9]), 0);
+    Ok(())
+}
+
+#[test]
+fn a_truncation_that_drops_no_token_changes_nothing() -> Result<()> {
+    let (cache, tokens) = (cache(), [7; 21]);
+    cache.admit_with(s(1), &tokens, &AdmitOptions::default().first_chunk(8))?;
+    let before = cache.get_sequence(s(1));
+    cache.truncate(s(1), 8)?;
+    assert_eq!(cache.get_sequence(s(1)), before);
+    drop(cache.append(s(1), 13)?);
+    assert_eq!(cache.commit(s(1), 21)?, 5);
+    assert_eq!(cache.probe(&tokens), 20);
+    let mut sequence = admitted(&cache, &[8; 21], 8);
+    sequence.truncate(8)?;
+    assert_eq!(sequence.num_named_tokens(), 21);
+    drop(sequence.append(13)?);
+    assert_eq!(sequence.commit(21)?, 5);
+    sequence.truncate(7)?;
+    assert_eq!(sequence.num_named_tokens(), 7, "one that drops some forgets those behind");
+    Ok(())
+}
+
+#[test]
+fn tokens_are_named_only_behind_named_ones() -> Result<()> {
+    let cache = cache();
+    cache.admit(s(1), &[1, 2, 3])?;
+    drop(cache.append(s(1), 1)?); // position 3: not named
+    let refused = PagedKvError::UnnamedTokens { named: 3, num_tokens: 4 };
+    assert_eq!(cache.append_tokens(s(1), &[4]).map(drop), Err(refused));
+    assert_eq!(cache.get_sequence(s(1)).unwrap().num_tokens, 4);
+    assert_eq!(cache.commit_tokens(s(1), &[4])?, 1);
+    drop(cache.append_tokens(s(1), &[5])?);
+    assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    // Before a prompt's own tokens have slots, none comes behind them.
+    cache.admit_with(s(2), &[7; 9], &AdmitOptions::default().first_chunk(4))?;
+    assert!(cache.append_tokens(s(2), &[8]).is_err());
+    // Where only hashes are known, none is named, and all are appended.
+    cache.admit_hashed(s(3), &[], 3)?;
+    for _ in 0..3 {
+        drop(cache.append_tokens(s(3), &[9])?);
+    }
+    assert_eq!(cache.get_sequence(s(3)).unwrap().num_tokens, 6);
+    Ok(())
+}
+
+#[test]
+fn a_row_with_a_named_token_and_drafts_behind_it_is_settled() -> Result<()> {
+    // The prompt's last token is computed with the drafts.
+    for (accepted, published) in [(&[3, 4, 5][..], 1), (&[3, 4], 1), (&[3], 0), (&[], 0)] {
+        let cache = cache();
+        let mut rows = [(admitted(&cache, &[1, 2, 3], 2), 4)];
+        let mut step = cache.step();
+        assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+        assert_eq!(rows[0].0.num_named_tokens(), 3);
+        assert!(step.settle(0, &mut rows[0].0, &[9, 4]).is_err(), "it is named 3");
+        assert_eq!(rows[0].0.num_tokens(), 6);
+        assert_eq!(step.settle(0, &mut rows[0].0, accepted)?, published);
+        assert_eq!(step.complete(), published);
+        assert_eq!(rows[0].0.num_tokens(), 2 + accepted.len());
+        assert_eq!(rows[0].0.num_named_tokens(), (2 + accepted.len()).max(3));
+        assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4 * published);
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_that_were_refused_are_not_held_by_the_step() -> Result<()> {
+    let cache = PagedKvCache::new(4, 4, 1, 1);
+    let of = |num_tokens, n| Ok::<_, PagedKvError>((cache.allocate_sequence(num_tokens)?, n));
+    let mut rows = vec![of(4, 1)?, of(4, 5)?, of(3, 1)?];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    drop(rows.split_off(1));
+    assert_eq!(cache.free_block_count(), 2, "they had not joined");
+    let mut other = [(cache.allocate_sequence(3)?, 1), (cache.allocate_sequence(1)?, usize::MAX)];
+    assert!(step.grow_batch(&mut other).is_err());
+    drop(other);
+    assert_eq!(cache.free_block_count(), 2, "none of a refused batch has joined");
+    // One that had joined before stays held.
+    let mut joined = [(cache.allocate_sequence(4)?, 9)];
+    step.take_part(&mut joined[0].0);
+    assert_eq!(step.grow_batch(&mut joined)?.done, 0);
+    drop(joined);
+    assert_eq!(cache.free_block_count(), 1);
+    drop((rows, step));
+    assert_eq!(cache.free_block_count(), 4);
+    Ok(())
+}
+
+#[test]
+fn a_refused_revert_keeps_the_step_and_its_memory() -> Result<()> {
+    let cache = cache();
+    let mut buffers = StepBuffers::default();
+    let mut rows = [(admitted(&cache, &[1, 2, 3], 3), 6), (admitted(&cache, &[4; 6], 6), 2)];
+    let mut step = cache.step_in(&mut buffers);
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    assert_eq!(step.settle(1, &mut rows[1].0, &[4, 4])?, 2);
+    assert!(step.revert(&mut rows[..1]).is_err());
+    assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (9, 8));
+    step.revert(&mut rows)?;
+    assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (3, 6));
+    assert_eq!(rows[1].0.num_named_tokens(), 6);
+    assert_eq!(step.grow_batch(&mut rows)?.done, 2, "it is as one just opened");
+    assert_eq!(step.settle(1, &mut rows[1].0, &[4, 4])?, 2);
+    assert_eq!(step.complete_into(&mut buffers), 2);
+    assert_eq!(cache.probe(&[4; 9]), 8);
+    Ok(())
+}
+
+#[test]
+fn a_sequence_that_grew_twice_in_a_step_is_reverted_to_its_beginning() -> Result<()> {
+    let cache = cache();
+    cache.admit(s(1), &[1, 2, 3])?;
+    let mut step = cache.step();
+    assert_eq!(cache.grow_batch(&[(s(1), 2)], &mut step)?.done, 1);
+    cache.fork(s(1), s(2))?;
+    assert_eq!(cache.grow_batch(&[(s(1), 2)], &mut step)?.done, 1, "with a copy");
+    cache.free(s(2))?;
+    cache.revert(&mut step, &[s(1), s(1)])?;
+    assert_eq!(cache.get_sequence(s(1)).unwrap().num_tokens, 3);
+    drop(step);
+    assert_eq!(cache.used_block_count(), 1);
+    cache.validate()
+}
+
+#[test]
+fn of_n_owners_of_a_last_block_in_one_batch_all_but_one_copy() -> Result<()> {
+    for owners in [2, 4, 8] {
+        for free in [owners - 1, owners] {
+            let cache = PagedKvCache::new(1 + free, 4, 1, 1);
+            let mut first = cache.allocate_sequence(2)?;
+            let forks = first.fork_n(owners - 1)?;
+            let mut rows: Vec<_> = forks.into_iter().chain([first]).map(|row| (row, 1)).collect();
+            let mut step = cache.step();
+            assert_eq!(step.grow_batch(&mut rows)?.done, owners);
+            let mut copies: Vec<[u32; 2]> = Vec::new();
+            assert_eq!(step.copies(&mut copies)?, owners - 1);
+            let tails: std::collections::BTreeSet<_> =
+                rows.iter().map(|(row, _)| row.block_ids()[0]).collect();
+            assert_eq!(tails.len(), owners, "each has a last block of its own");
+            // And all of it can be undone: the block is shared as before.
+            step.revert(&mut rows)?;
+            drop(step);
+            assert_eq!(cache.used_block_count(), 1);
+            assert!(rows.iter().all(|(row, _)| row.block_ids() == rows[0].0.block_ids()));
+            let append = rows[owners - 1].0.append(1)?;
+            assert!(append.copy.is_some(), "nobody writes a block that others own");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn owners_that_grow_in_two_batches_of_a_step_copy_no_more() -> Result<()> {
+    let cache = PagedKvCache::new(8, 4, 1, 1);
+    let mut first = cache.allocate_sequence(2)?;
+    let mut rows: Vec<_> = first.fork_n(3)?.into_iter().map(|row| (row, 1)).collect();
+    rows.push((first, 1));
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows[..2])?.done, 2);
+    assert_eq!(step.grow_batch(&mut rows[2..])?.done, 2);
+    assert_eq!(step.copies(&mut Vec::<[u32; 2]>::new())?, 3);
+    // With an owner outside of the batch all of them copy.
+    step.complete();
+    let outside = rows[0].0.fork()?;
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows[..1])?.done, 1);
+    assert_eq!(step.copies(&mut Vec::<[u32; 2]>::new())?, 1);
+    drop((step, outside, rows));
+    assert_eq!(cache.used_block_count(), 0);
+    cache.validate()
+}
+
+#[test]
+fn a_settlement_that_is_refused_changes_nothing() -> Result<()> {
+    let cache = cache();
+    let mut rows = [(admitted(&cache, &[1, 2, 3], 3), 4)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let block = rows[0].0.block_ids()[0];
+    let retained = (0..).take_while(|_| cache.pool().retain(block).is_ok()).count();
+    let settled = step.settle(0, &mut rows[0].0, &[4, 5]);
+    assert_eq!(settled, Err(PagedKvError::TooManyOwners(block)));
+    assert_eq!((rows[0].0.num_tokens(), rows[0].0.num_named_tokens()), (7, 3));
+    (0..retained).for_each(|_| cache.pool().release(block).unwrap());
+    assert_eq!(step.settle(0, &mut rows[0].0, &[4, 5])?, 1);
+    assert_eq!(step.complete(), 1);
+    assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    Ok(())
+}

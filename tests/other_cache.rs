@@ -1,0 +1,235 @@
+//! Values of one cache given to another: each pair of public types is refused with an error that says
+//! which, and changes nothing.
+
+mod common;
+
+use common::s;
+use paged_kv::export::{self, CsrBuffers, Gaps, TableShape};
+use paged_kv::{
+    AdmitOptions, AppendBatch, CachedSequence, HashAlgorithm, PagedKvCache, PagedKvError, Prompt,
+    Result, append_batch, append_batch_fitting,
+};
+
+fn cache() -> PagedKvCache {
+    PagedKvCache::new(16, 4, 1, 1)
+}
+
+fn admitted(cache: &PagedKvCache) -> CachedSequence {
+    cache.admit_sequence(&cache.prompt(&[7; 6]), &AdmitOptions::default()).unwrap().0
+}
+
+/// A cache with request 1, and what is asked of another one with request 1.
+type Pair = fn(&PagedKvCache, &PagedKvCache) -> Result<()>;
+
+const PAIRS: [(&str, Pair); 22] = [
+    ("step, grow_batch of a sequence", |one, other| {
+        one.step().grow_batch(&mut [(other.allocate_sequence(3)?, 1)]).map(drop)
+    }),
+    ("step, grow_batch of a cached sequence", |one, other| {
+        one.step().grow_batch(&mut [(admitted(one), 1), (admitted(other), 1)]).map(drop)
+    }),
+    ("step, commit of a sequence", |one, other| {
+        one.step().commit(&mut admitted(other), 4).map(drop)
+    }),
+    ("step, settle of a sequence", |one, other| {
+        let mut step = one.step();
+        let grown = step.grow_batch(&mut [(admitted(one), 1)])?;
+        assert_eq!(grown.done, 1);
+        let mut sequence = admitted(other);
+        drop(sequence.append(1)?);
+        step.settle(0, &mut sequence, &[9]).map(drop)
+    }),
+    ("step, slots of a sequence", |one, other| {
+        let mut step = one.step();
+        let grown = step.grow_batch(&mut [(admitted(one), 1)])?;
+        assert_eq!(grown.done, 1);
+        let mut rows = [(admitted(other), 1)];
+        drop(rows[0].0.append(1)?);
+        step.slots(&rows, Gaps::Show, &mut [0_i64; 4]).map(drop)
+    }),
+    ("step, block tables of a sequence", |one, other| {
+        let shape = TableShape { stride: 2, pad: -1, gaps: Gaps::Show };
+        one.step().block_tables(&[(admitted(other), 1)], &mut [0_i32; 2], shape)
+    }),
+    ("step, csr of a sequence", |one, other| {
+        let buffers = CsrBuffers {
+            indptr: &mut [0_i32; 2],
+            indices: &mut [0; 4],
+            last_page_len: &mut [0; 1],
+        };
+        one.step().csr(&[(admitted(other), 1)], buffers, -1, Gaps::Show).map(drop)
+    }),
+    ("step, abort with a sequence", |one, other| {
+        let mut step = one.step();
+        let grown = step.grow_batch(&mut [(admitted(one), 1)])?;
+        assert_eq!(grown.done, 1);
+        let mut rows = [(admitted(other), 1)];
+        drop(rows[0].0.append(1)?);
+        step.abort(&mut rows)
+    }),
+    ("cache, grow_batch in a step", |one, other| {
+        one.grow_batch(&[(s(1), 1)], &mut other.step()).map(drop)
+    }),
+    ("cache, take_part in a step", |one, other| one.take_part(s(1), &other.step())),
+    ("cache, commit in a step", |one, other| one.commit_in(s(1), 4, &mut other.step()).map(drop)),
+    ("cache, slots of a step", |one, other| {
+        let mut step = other.step();
+        assert_eq!(other.grow_batch(&[(s(1), 1)], &mut step)?.done, 1);
+        one.slots(&[s(1)], &step, Gaps::Show, &mut [0_i64; 4]).map(drop)
+    }),
+    ("cache, settle in a step", |one, other| {
+        let mut step = other.step();
+        assert_eq!(other.grow_batch(&[(s(1), 1)], &mut step)?.done, 1);
+        one.settle(s(1), 0, &[9], &mut step).map(drop)
+    }),
+    ("cache, abort of a step", |one, other| {
+        let mut step = other.step();
+        assert_eq!(other.grow_batch(&[(s(1), 1)], &mut step)?.done, 1);
+        one.abort(step, &[s(1)])
+    }),
+    ("lease, grow_batch in a step", |one, other| {
+        one.lease(&[s(1)])?.grow_batch(&[1], &mut other.step()).map(drop)
+    }),
+    ("reservation, append in a cache", |one, other| {
+        one.reserve(2)?.append(other, s(1), 4).map(drop)
+    }),
+    ("reservation, append to a sequence", |one, other| {
+        one.reserve(2)?.append_to(&mut admitted(other), 4).map(drop)
+    }),
+    ("reservation, allocate in a cache", |one, other| one.reserve(2)?.allocate(other, s(2), 4)),
+    ("reservation, admit in a cache", |one, other| {
+        let prompt = other.prompt(&[1, 2, 3]);
+        one.reserve(2)?.admit(other, s(2), &prompt, &AdmitOptions::default()).map(drop)
+    }),
+    ("batch of sequences", |one, other| {
+        let mut rows = [(one.allocate_sequence(3)?, 1), (other.allocate_sequence(3)?, 1)];
+        let mut batch = AppendBatch::default();
+        let fitting = append_batch_fitting(&mut rows, &mut batch).map(drop);
+        assert_eq!(fitting, Err(PagedKvError::WrongCache { value: "row" }));
+        append_batch(&mut rows, &mut batch)
+    }),
+    ("export of sequences, tables", |one, other| {
+        let rows = [one.allocate_sequence(3)?, other.allocate_sequence(3)?];
+        let shape = TableShape { stride: 1, pad: -1, gaps: Gaps::Show };
+        export::block_tables(&rows, &mut [0_i32; 2], shape)
+    }),
+    ("export of sequences, slots and csr", |one, other| {
+        let rows = [one.allocate_sequence(3)?, other.allocate_sequence(3)?];
+        let buffers = CsrBuffers {
+            indptr: &mut [0_i32; 3],
+            indices: &mut [0; 2],
+            last_page_len: &mut [0; 2],
+        };
+        let csr = export::csr(&rows, buffers, -1, Gaps::Show).map(drop);
+        assert_eq!(csr, Err(PagedKvError::WrongCache { value: "row" }));
+        let mut out = [0_i64; 8];
+        let mut mapping = export::SlotMapping::new(&mut out, Gaps::Show);
+        mapping.push(&rows[0], 0..3)?;
+        mapping.push(&rows[1], 0..3)
+    }),
+];
+
+#[test]
+fn a_value_of_another_cache_is_refused_and_changes_nothing() {
+    for (name, ask) in PAIRS {
+        let (one, other) = (cache(), cache());
+        for cache in [&one, &other] {
+            cache.admit(s(1), &[7; 6]).unwrap();
+        }
+        // The other one may have grown its request itself, for a step to be given away.
+        let state = || {
+            let blocks =
+                [&one, &other].map(|cache| (cache.used_block_count(), cache.probe(&[7; 6])));
+            (one.get_sequence(s(1)).unwrap(), blocks)
+        };
+        let before = state();
+        let refused = ask(&one, &other).expect_err(name);
+        assert!(matches!(refused, PagedKvError::WrongCache { .. }), "{name}: {refused}");
+        assert!(refused.to_string().ends_with("was made by another cache"), "{refused}");
+        assert_eq!(state(), before, "{name}");
+        [one, other].map(|cache| cache.validate().unwrap());
+    }
+}
+
+#[test]
+fn a_sequence_that_takes_part_in_a_step_of_another_cache_panics() {
+    let (one, other) = (cache(), cache());
+    let mut sequence = admitted(&other);
+    let mut step = one.step();
+    let joined = std::panic::AssertUnwindSafe(|| step.take_part(&mut sequence));
+    assert!(std::panic::catch_unwind(joined).is_err());
+    drop(sequence);
+    assert_eq!(other.used_block_count(), 0, "no step holds its blocks");
+}
+
+/// Every way in for a prompt, and what it says of it.
+type WayIn = fn(&PagedKvCache, &Prompt) -> Result<usize>;
+const WAYS_IN: [WayIn; 3] = [
+    |cache, prompt| {
+        let admission = cache.admit_prompt(s(2), prompt, &AdmitOptions::default())?;
+        Ok(admission.cached_tokens)
+    },
+    |cache, prompt| Ok(cache.admit_sequence(prompt, &AdmitOptions::default())?.1.cached_tokens),
+    |cache, prompt| {
+        let mut room = cache.reserve(8)?;
+        Ok(room.admit(cache, s(3), prompt, &AdmitOptions::default())?.cached_tokens)
+    },
+];
+
+#[test]
+fn a_prompt_hashed_otherwise_matches_nothing_and_is_refused() {
+    use HashAlgorithm::{Sha256Cbor, Xxh3, XxhashCbor};
+    let algorithms = [Xxh3 { seed: 1 }, Xxh3 { seed: 2 }, Sha256Cbor, XxhashCbor];
+    let caches: Vec<PagedKvCache> = algorithms
+        .iter()
+        .flat_map(|&algorithm| [2, 4, 8].map(|block_size| (algorithm, block_size)))
+        .map(|(algorithm, block_size)| {
+            let builder = PagedKvCache::builder().num_blocks(64).block_size(block_size);
+            builder.with_hash_algorithm(algorithm).build().unwrap()
+        })
+        .collect();
+    let tokens: Vec<u32> = (0..33).collect();
+    for (at, cache) in caches.iter().enumerate() {
+        cache.admit(s(1), &tokens).unwrap();
+        cache.commit(s(1), 33).unwrap();
+        for (of, other) in caches.iter().enumerate() {
+            let prompt = other.prompt(&tokens);
+            let expected = if at == of { 32 } else { 0 };
+            assert_eq!(cache.probe_prompt(&prompt), expected);
+            for way_in in WAYS_IN {
+                match way_in(cache, &prompt) {
+                    Ok(cached_tokens) => assert_eq!((at, cached_tokens), (of, 32)),
+                    Err(refused) => {
+                        assert!(at != of && matches!(refused, PagedKvError::PromptMismatch { .. }));
+                        let said = refused.to_string();
+                        assert!(said.contains("cache hashes by"), "{said}");
+                        assert!(!said.contains("seed"), "a key is nobody's business: {said}");
+                    }
+                }
+            }
+            _ = cache.free(s(2));
+            _ = cache.free(s(3));
+        }
+        cache.free(s(1)).unwrap();
+        assert_eq!(cache.used_block_count(), 0);
+        cache.validate().unwrap();
+    }
+}
+
+#[test]
+fn more_hashes_than_full_blocks_are_refused_by_every_way_in() {
+    let cache = cache();
+    let hashes = cache.prompt(&[7; 16]).hashes().to_vec();
+    for num_tokens in [0, 3, 15] {
+        let prompt = Prompt::from_hashes(&hashes, num_tokens);
+        for way_in in WAYS_IN {
+            let refused = way_in(&cache, &prompt);
+            assert!(
+                matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "hashes", .. })),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(cache.probe_prompt(&prompt), 0);
+    }
+    assert_eq!(cache.used_block_count(), 0);
+}
