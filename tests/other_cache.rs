@@ -147,7 +147,7 @@ fn a_value_of_another_cache_is_refused_and_changes_nothing() {
         assert!(matches!(refused, PagedKvError::WrongCache { .. }), "{name}: {refused}");
         assert!(refused.to_string().ends_with("was made by another cache"), "{refused}");
         assert_eq!(state(), before, "{name}");
-        [one, other].map(|cache| cache.validate().unwrap());
+        [one, other].iter().for_each(|cache| cache.validate().unwrap());
     }
 }
 

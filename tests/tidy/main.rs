@@ -41,11 +41,6 @@ fn every_file_opens_by_saying_what_it_is_for() {
 }
 
 #[test]
-fn every_library_file_opens_with_its_question() {
-    assert_clean(library().iter().flat_map(opening::faults_of_library).collect());
-}
-
-#[test]
 fn long_files_say_why() {
     let faults = sources("src");
     assert_clean(faults.iter().filter_map(|source| opening::too_long(source, LINES_MAX)).collect());

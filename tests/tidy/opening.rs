@@ -13,13 +13,6 @@ pub fn faults_of_any(source: &Source, folder: &str) -> Option<String> {
         .then(|| format!("{folder}{path}: opens without a //! paragraph that says what it is for"))
 }
 
-/// A library file whose first paragraph asks no question.
-pub fn faults_of_library(source: &Source) -> Option<String> {
-    let (path, exempt) = (&source.path, ["lib", "design"].contains(&source.module()));
-    let asks = first_paragraph(&source.text).contains('?');
-    (!exempt && !asks).then(|| format!("src/{path}: the first paragraph asks no question"))
-}
-
 /// A file of more than `lines_max` lines without an excuse.
 pub fn too_long(source: &Source, lines_max: usize) -> Option<String> {
     let lines = source.text.lines().count();
@@ -45,14 +38,6 @@ fn a_file_must_open_with_a_paragraph() {
         assert!(faults_of_any(&source(text), "src/").is_some(), "{text}");
     }
     assert_eq!(faults_of_any(&source("//! What it is.\n"), "src/"), None);
-}
-
-#[test]
-fn a_library_file_must_ask_in_its_first_paragraph() {
-    for text in ["//! The state.\n", "//! The state.\n//!\n//! Or is it?\n"] {
-        assert!(faults_of_library(&source(text)).is_some(), "{text}");
-    }
-    assert_eq!(faults_of_library(&source("//! May block n\n//! be used? Here is how.\n")), None);
 }
 
 #[test]
