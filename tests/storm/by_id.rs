@@ -1,0 +1,187 @@
+//! Requests by ids that all threads know: each id has one thread that drives it, and all others evict it,
+//! free it, lease it, fork it, and admit other requests under it.
+//!
+//! A driver's requests have three tokens and more, and all others fewer, so that a driver which holds a
+//! lease knows its own.
+
+use paged_kv::export::{Gaps, TableShape};
+use paged_kv::{AdmitOptions, BlockId, Owner, PagedKvError, SeqId};
+
+use super::by_handle::fair;
+use super::common::random::Random;
+use super::shadow::Script;
+use super::{BLOCK_SIZE, Storm, id};
+
+pub struct Ids<'a> {
+    storm: &'a Storm,
+    driver: usize,
+    /// What the driver's requests say.
+    scripts: [Script; 2],
+}
+
+impl<'a> Ids<'a> {
+    pub fn new(storm: &'a Storm, driver: usize) -> Self {
+        let mut random = Random::new(driver as u64);
+        let scripts = std::array::from_fn(|_| Script::random(&mut random));
+        Self { storm, driver, scripts }
+    }
+
+    /// The driver admits a request, or has one take a step.
+    pub fn one(&mut self, random: &mut Random) {
+        let (cache, number) = (&self.storm.cache, random.below(2));
+        let own = id(self.driver, number);
+        match cache.lease(&[own]) {
+            Err(PagedKvError::SequenceNotFound(_) | PagedKvError::SequenceEvicted(_)) => {
+                self.admit(own, number, random);
+            }
+            Err(refusal) => panic!("{refusal}"),
+            Ok(lease) => {
+                let length = cache.get_sequence(own).expect("it is leased").num_tokens;
+                if !(3..=12 * BLOCK_SIZE).contains(&length) {
+                    drop(lease);
+                    fair(cache.free(own));
+                } else {
+                    self.step(lease, own, length, self.scripts[number], random);
+                }
+            }
+        }
+    }
+
+    fn admit(&self, own: SeqId, number: usize, random: &mut Random) {
+        let (Storm { cache, shadow, .. }, script) = (self.storm, self.scripts[number]);
+        let num_tokens = 3 + random.below(8 * BLOCK_SIZE);
+        let options = AdmitOptions::default().owner(Owner(self.driver as u32 % 3));
+        let admitted = cache.admit_with(own, &script.tokens(0..num_tokens), &options);
+        let Some(admission) = fair(admitted) else { return };
+        let Some(lease) = fair(cache.lease(&[own])) else { return };
+        let info = cache.get_sequence(own).expect("it is leased");
+        if info.num_tokens >= 3 {
+            let hits = admission.cached_tokens / BLOCK_SIZE;
+            for (block, &id) in info.block_ids.iter().enumerate() {
+                match block < hits {
+                    true => shadow.check(id, script.content(block)),
+                    false => shadow.write(id, script.content(block)),
+                }
+            }
+            fair(cache.commit_of(own, admission.epoch, num_tokens));
+        }
+        drop(lease);
+    }
+
+    fn step(
+        &self,
+        mut lease: paged_kv::Lease,
+        own: SeqId,
+        start: usize,
+        script: Script,
+        random: &mut Random,
+    ) {
+        let Storm { cache, shadow, .. } = self.storm;
+        let n = 1 + random.below(5);
+        let mut step = cache.step();
+        let grown = fair(lease.grow_batch(&[n], &mut step));
+        // From here on anybody may evict it, and admit another under its id.
+        drop(lease);
+        if grown.is_none_or(|grown| grown.done == 0) {
+            fair(cache.evict());
+            return;
+        }
+        if random.below(2) == 0 {
+            std::thread::yield_now();
+        }
+        let mut slots = [-1_i64; 8];
+        if fair(cache.slots(&[own], &step, Gaps::Show, &mut slots)).is_some() {
+            for (at, slot) in slots[..n].iter().enumerate() {
+                let block = BlockId((slot / BLOCK_SIZE as i64) as u32);
+                shadow.write(block, script.content((start + at) / BLOCK_SIZE));
+            }
+        } else {
+            // Its blocks are not known any more: nothing may be published.
+            fair(cache.settle(own, 0, &script.tokens(start..start + n), &mut step));
+            return;
+        }
+        let accepted = script.tokens(start..start + random.below(n + 1));
+        match random.below(5) {
+            0 => _ = fair(cache.abort(step, &[own])),
+            1 => cache.revert(&mut step, &[own]).expect("it is passed over if it is gone"),
+            2 => {
+                _ = fair(cache.settle(own, 0, &accepted, &mut step));
+                drop(step);
+            }
+            3 => {
+                _ = fair(cache.settle(own, 0, &accepted, &mut step));
+                _ = fair(cache.commit_in(own, start + accepted.len(), &mut step));
+                step.complete();
+            }
+            _ => {
+                _ = fair(cache.settle(own, 0, &accepted, &mut step));
+                step.complete();
+            }
+        }
+    }
+
+    /// What a thread does to the requests of others.
+    pub fn meddle(&self, random: &mut Random) {
+        let Storm { cache, threads, .. } = self.storm;
+        let other = id(random.below(*threads), random.below(2));
+        // Forks and others that nobody drives.
+        let spare = SeqId((1 << 32 | self.driver << 8 | random.below(3)) as u64);
+        match random.below(20) {
+            0 | 1 => _ = fair(cache.evict()),
+            2 => _ = fair(cache.evict_to_threshold(random.below(10) as f64 / 10.0)),
+            3 => {
+                _ = fair(cache.evict_for(
+                    Owner(random.below(3) as u32),
+                    1 + random.below(4),
+                    &mut Vec::new(),
+                ))
+            }
+            4 => _ = fair(cache.free(other)),
+            5 => _ = fair(cache.free_when_released(other)),
+            6 => _ = fair(cache.fork(other, spare)),
+            7 => _ = fair(cache.fork_n(other, &[spare, SeqId(spare.0 + 4), SeqId(spare.0 + 5)])),
+            8 => _ = fair(cache.free(spare)),
+            9 => _ = fair(cache.admit(other, &[9, 9][..random.below(3)])),
+            10 => _ = fair(cache.allocate(other, random.below(3))),
+            11 => _ = fair(cache.append(spare, random.below(6))),
+            12 => _ = fair(cache.truncate(spare, random.below(9))),
+            13 => _ = fair(cache.apply_streaming_llm(spare, 4, 4)),
+            14 => {
+                _ = fair(cache.touch(other));
+                _ = fair(cache.set_priority(other, random.below(3) as u32));
+                _ = fair(cache.set_owner(other, Owner(random.below(3) as u32)));
+            }
+            15 => {
+                _ = cache
+                    .with_sequence(other, |sequence| cache.probe(&[7; 5]) + sequence.num_tokens());
+                let looked = std::panic::AssertUnwindSafe(|| {
+                    cache
+                        .with_sequence(other, |_| std::panic::panic_any(super::listener::OnPurpose))
+                });
+                _ = std::panic::catch_unwind(looked);
+            }
+            16 => {
+                let mut table = [0_i32; 2 * 64];
+                let shape = TableShape { stride: 64, pad: -1, gaps: Gaps::Show };
+                _ = fair(cache.block_tables(&[other, spare], &mut table, shape));
+            }
+            17 => {
+                if let Some(mut room) = fair(cache.reserve(random.below(4))) {
+                    _ = fair(room.append(cache, spare, random.below(5)));
+                    _ = fair(room.allocate(cache, spare, random.below(9)));
+                    room.shrink_to(random.below(2));
+                }
+            }
+            18 => {
+                let stats = cache.stats();
+                assert!(stats.total_frees <= stats.total_allocations, "{stats:?}");
+                assert!(stats.blocks_used <= stats.blocks_total, "{stats:?}");
+                match cache.validate() {
+                    Ok(()) | Err(PagedKvError::Busy) => {}
+                    Err(fault) => panic!("{fault}"),
+                }
+            }
+            _ => cache.announce_again(),
+        }
+    }
+}

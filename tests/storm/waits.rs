@@ -1,0 +1,78 @@
+//! Requests that wait for room, with wakers that panic now and then, and that leave when they like.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use paged_kv::wait::Patience;
+use paged_kv::{AdmitOptions, PagedKvError, SeqId};
+
+use super::Storm;
+use super::by_handle::fair;
+use super::common::random::Random;
+use super::listener::OnPurpose;
+use super::shadow::Script;
+
+/// Notes that it was woken, and panics if it is told to.
+struct Bell {
+    rung: AtomicBool,
+    panics: bool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        if self.panics {
+            std::panic::panic_any(OnPurpose);
+        }
+    }
+}
+
+/// Polls a few times, and then leaves.
+fn poll_a_while<T>(
+    future: impl Future<Output = Result<T, PagedKvError>>,
+    random: &mut Random,
+) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..1 + random.below(4) {
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), panics: random.below(3) == 0 });
+        let waker = Waker::from(Arc::clone(&bell));
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return fair(done);
+        }
+        for _ in 0..random.below(20) {
+            if bell.rung.load(Ordering::Acquire) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+    None
+}
+
+pub fn one(storm: &Storm, number: usize, random: &mut Random) {
+    let cache = &storm.cache;
+    let own = SeqId((2 << 32 | number << 8 | random.below(2)) as u64);
+    let patience = match random.below(3) {
+        0 => Patience::default(),
+        _ => Patience::default().timeout(Duration::from_micros(random.below(300) as u64)),
+    };
+    let brief = Patience::default().timeout(Duration::from_micros(random.below(300) as u64));
+    let prompt = || cache.prompt(&Script::all().next().expect("there are some").tokens(0..9));
+    let options = AdmitOptions::default();
+    let n = random.below(6);
+    match random.below(10) {
+        0 => drop(poll_a_while(cache.reserve_wait(n, patience), random)),
+        1 => drop(poll_a_while(cache.append_wait(own, n, patience), random)),
+        2 => drop(poll_a_while(cache.allocate_wait(own, 3 * n, patience), random)),
+        3 => drop(poll_a_while(cache.admit_wait(own, &prompt(), &options, patience), random)),
+        4 => drop(fair(cache.reserve_blocking(n, brief))),
+        5 => drop(fair(cache.append_blocking(own, n, brief))),
+        6 => drop(fair(cache.allocate_blocking(own, 3 * n, brief))),
+        7 => drop(fair(cache.admit_blocking(own, &prompt(), &options, brief))),
+        _ => drop(fair(cache.free(own))),
+    }
+}
