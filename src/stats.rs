@@ -31,6 +31,11 @@ pub struct CacheStats {
     pub total_frees: u64,
     /// Whole sequences evicted.
     pub total_evictions: u64,
+    /// Ids of evicted sequences whose owners have not freed them yet, and so can be told. At most 65,536,
+    /// the latest.
+    pub evicted_ids: usize,
+    /// Ids that were forgotten to make place for later ones: they count as not found.
+    pub evicted_ids_forgotten: u64,
     /// Sequences made by forking.
     pub total_forks: u64,
     /// The most blocks in use at once. Exact in a pool of one home shard (under 1,024 blocks; under

@@ -136,23 +136,80 @@ fn a_step_that_ends_before_an_older_one_passes_on_what_it_held() -> Result<()> {
 }
 
 #[test]
-fn a_full_house_of_steps_ends_in_any_order() {
-    let cache = cache(64);
-    for order in [|at: usize| at, |at| 63 - at, |at| at * 37 % 64] {
-        let mut steps: Vec<Option<Step>> = (0..64).map(|_| Some(cache.step())).collect();
+fn a_thousand_steps_open_at_once_end_in_any_order() {
+    const STEPS: usize = 1_000;
+    let cache = cache(STEPS);
+    let orders = [|at: usize| at, |at| STEPS - 1 - at, |at| at * 377 % STEPS];
+    for order in orders {
+        let mut steps: Vec<Option<Step>> = (0..STEPS).map(|_| Some(cache.step())).collect();
         for step in steps.iter_mut().flatten() {
             let mut sequence = cache.allocate_sequence(BLOCK_SIZE).unwrap();
             step.take_part(&mut sequence);
         }
         assert_eq!(cache.free_block_count(), 0);
-        (0..64).for_each(|at| drop(steps[order(at)].take()));
+        for done in 0..STEPS {
+            drop(steps[order(done)].take());
+            // A block comes back when no step is open that is as old as its own, or older.
+            let oldest = steps.iter().position(Option::is_some).unwrap_or(STEPS);
+            assert_eq!(cache.free_block_count(), oldest);
+        }
         assert_all_room(&cache);
     }
-    let steps: Vec<Step> = (0..64).map(|_| cache.step()).collect();
-    let one_more = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cache.step())));
-    assert!(one_more.is_err());
-    drop(steps);
-    cache.step().complete();
+}
+
+#[test]
+fn a_block_is_held_until_the_last_of_a_thousand_steps_ends_that_may_read_it() {
+    const STEPS: usize = 1_000;
+    let cache = cache(2);
+    for last in [0, 63, 64, 500, 999] {
+        let mut shared = cache.allocate_sequence(BLOCK_SIZE).unwrap();
+        let mut steps: Vec<Step> = (0..STEPS).map(|_| cache.step()).collect();
+        steps.iter_mut().for_each(|step| step.take_part(&mut shared));
+        let newer = cache.step();
+        drop(shared);
+        let last = steps.remove(last);
+        drop(steps);
+        assert_eq!(cache.free_block_count(), 1, "a step that may read it is open");
+        drop(last);
+        assert_eq!(cache.free_block_count(), 2, "only a newer step is open");
+        newer.complete();
+    }
+    assert_all_room(&cache);
+}
+
+#[test]
+fn a_hundred_threads_have_steps_open_at_once() {
+    const THREADS: usize = 100;
+    let cache = cache(2 * THREADS);
+    let all_open = std::sync::Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS as u64 {
+            let (cache, all_open) = (&cache, &all_open);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let mut older = cache.step();
+                    cache.allocate(SeqId(thread), BLOCK_SIZE).unwrap();
+                    cache.take_part(SeqId(thread), &older).unwrap();
+                    let mut sequence = cache.allocate_sequence(BLOCK_SIZE).unwrap();
+                    older.take_part(&mut sequence);
+                    let newer = cache.step();
+                    cache.take_part(SeqId(thread), &newer).unwrap();
+                    drop(sequence);
+                    cache.free(SeqId(thread)).unwrap();
+                    all_open.wait();
+                    assert_eq!(cache.free_block_count(), 0, "200 steps are open");
+                    all_open.wait();
+                    if thread % 2 == 0 {
+                        drop((newer, older));
+                    } else {
+                        drop((older, newer));
+                    }
+                    all_open.wait();
+                }
+            });
+        }
+    });
+    assert_all_room(&cache);
 }
 
 #[test]

@@ -1,32 +1,50 @@
-//! Which sequences were evicted, and their owners do not know? Ids that are said to be evicted rather
-//! than missing.
+//! Which sequences were evicted, and their owners do not know? [`EvictedIds`]: ids that are said to be
+//! evicted rather than missing, the latest of them.
+//!
+//! Ids stay until their owners free them, and at most [`MOST`] stay: then the oldest is forgotten, and is
+//! missing like any other. So owners that never ask cost some 3 MB at most. Every operation is `O(1)`,
+//! amortized.
 //!
 //! Invariant: an id is here only while no sequence of that id is in the map. It is noted and forgotten
 //! under the lock of its map shard; the lock here is taken behind that one, and none behind it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, VecDeque};
 
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
+
+/// Ids that are remembered.
+const MOST: usize = 1 << 16;
 
 /// Ids of evicted sequences that had an owner.
 pub(super) struct EvictedIds {
     /// How many, so that mostly nobody takes the lock.
     len: AtomicUsize,
-    ids: Mutex<HashSet<SeqId>>,
+    latest: Mutex<Latest>,
+}
+
+/// The latest ids, in a fixed number.
+struct Latest {
+    most: usize,
+    ids: HashMap<SeqId, AdmissionEpoch>,
+    /// As they were noted, the oldest first. One that was forgotten since has another epoch in `ids`, or
+    /// none.
+    order: VecDeque<(SeqId, AdmissionEpoch)>,
+    /// How many were forgotten for want of place.
+    forgotten: u64,
 }
 
 impl EvictedIds {
     pub(super) fn new() -> Self {
-        Self { len: AtomicUsize::new(0), ids: Mutex::new(HashSet::new()) }
+        Self { len: AtomicUsize::new(0), latest: Mutex::new(Latest::new(MOST)) }
     }
 
-    /// The caller holds the lock of the id's map shard.
-    pub(super) fn note(&self, id: SeqId) {
-        let mut ids = self.ids.lock();
-        ids.insert(id);
+    /// Notes the sequence of that epoch. The caller holds the lock of the id's map shard.
+    pub(super) fn note(&self, id: SeqId, epoch: AdmissionEpoch) {
+        let mut latest = self.latest.lock();
+        latest.note(id, epoch);
         // Relaxed: who asks for this id comes by the lock of its map shard.
-        self.len.store(ids.len(), Ordering::Relaxed);
+        self.len.store(latest.ids.len(), Ordering::Relaxed);
     }
 
     /// True if it was here.
@@ -34,18 +52,107 @@ impl EvictedIds {
         if self.is_empty() {
             return false;
         }
-        let mut ids = self.ids.lock();
-        let was_here = ids.remove(&id);
-        self.len.store(ids.len(), Ordering::Relaxed);
+        let mut latest = self.latest.lock();
+        let was_here = latest.ids.remove(&id).is_some();
+        self.len.store(latest.ids.len(), Ordering::Relaxed);
         was_here
     }
 
-    pub(super) fn contains(&self, id: SeqId) -> bool {
-        !self.is_empty() && self.ids.lock().contains(&id)
+    /// True if the last sequence of that id was evicted; of `Some` epoch, if that was the one.
+    pub(super) fn contains(&self, id: SeqId, epoch: Option<AdmissionEpoch>) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let evicted = self.latest.lock().ids.get(&id).copied();
+        evicted.is_some_and(|evicted| epoch.is_none_or(|epoch| epoch == evicted))
+    }
+
+    /// How many are remembered, and how many were forgotten for want of place.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        let latest = self.latest.lock();
+        (latest.ids.len(), latest.forgotten)
     }
 
     fn is_empty(&self) -> bool {
         // Relaxed: as in `note`.
         self.len.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Latest {
+    fn new(most: usize) -> Self {
+        Self { most, ids: HashMap::new(), order: VecDeque::new(), forgotten: 0 }
+    }
+
+    fn note(&mut self, id: SeqId, epoch: AdmissionEpoch) {
+        self.ids.insert(id, epoch);
+        self.order.push_back((id, epoch));
+        while self.ids.len() > self.most
+            && let Some((oldest, epoch)) = self.order.pop_front()
+        {
+            if self.ids.get(&oldest) == Some(&epoch) {
+                self.ids.remove(&oldest);
+                self.forgotten += 1;
+            }
+        }
+        // Mostly owners do ask, and nothing ever comes to the front.
+        if self.order.len() > 2 * self.ids.len().max(32) {
+            self.order.retain(|(id, epoch)| self.ids.get(id) == Some(epoch));
+        }
+    }
+}
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+
+    fn latest_of(latest: &Latest) -> Vec<u64> {
+        let mut ids: Vec<u64> = latest.ids.keys().map(|id| id.0).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn the_oldest_id_is_forgotten_when_there_is_no_place_for_one_more() {
+        let mut latest = Latest::new(3);
+        (1..=3).for_each(|id| latest.note(SeqId(id), AdmissionEpoch(id)));
+        assert_eq!((latest_of(&latest), latest.forgotten), (vec![1, 2, 3], 0));
+        latest.note(SeqId(4), AdmissionEpoch(4));
+        assert_eq!((latest_of(&latest), latest.forgotten), (vec![2, 3, 4], 1));
+    }
+
+    #[test]
+    fn an_id_that_was_evicted_again_is_as_young_as_the_last_time() {
+        let mut latest = Latest::new(2);
+        for (id, at) in [(1, 1), (2, 2), (1, 3), (3, 4)] {
+            latest.note(SeqId(id), AdmissionEpoch(at));
+        }
+        assert_eq!((latest_of(&latest), latest.forgotten), (vec![1, 3], 1));
+    }
+
+    #[test]
+    fn ids_that_their_owners_freed_take_no_place() {
+        let mut latest = Latest::new(100);
+        for id in 0..10_000 {
+            latest.note(SeqId(id), AdmissionEpoch(id));
+            if id % 1_000 != 0 {
+                assert!(latest.ids.remove(&SeqId(id)).is_some());
+            }
+            assert!(latest.order.len() <= 64, "{} places for {}", latest.order.len(), id);
+        }
+        assert_eq!((latest.ids.len(), latest.forgotten), (10, 0));
+    }
+
+    #[test]
+    fn an_evicted_sequence_is_told_from_others_of_its_id() {
+        let evicted = EvictedIds::new();
+        let (id, [first, second]) = (SeqId(1), [1, 2].map(AdmissionEpoch));
+        assert!(!evicted.contains(id, None) && !evicted.forget(id));
+        evicted.note(id, second);
+        assert!(evicted.contains(id, None) && evicted.contains(id, Some(second)));
+        assert!(!evicted.contains(id, Some(first)) && !evicted.contains(SeqId(2), None));
+        assert_eq!(evicted.counts(), (1, 0));
+        assert!(evicted.forget(id) && !evicted.contains(id, None));
+        assert_eq!(evicted.counts(), (0, 0));
     }
 }

@@ -105,6 +105,7 @@ impl PagedKvCache {
         let undone = self.undone.sum();
         let totals = self.pool.totals();
         let idle = self.pool.idle_totals();
+        let (evicted_ids, evicted_ids_forgotten) = self.evicted.counts();
         // Parts before the whole, which is counted first: no part is ever more.
         let (prompt_tokens_hit, prompt_tokens_too_short) =
             (self.reuse.hit.sum(), self.reuse.too_short.sum());
@@ -112,6 +113,8 @@ impl PagedKvCache {
             total_allocations: totals.taken.saturating_sub(undone),
             total_frees: totals.given.saturating_sub(undone),
             total_evictions: self.evictions.sum(),
+            evicted_ids,
+            evicted_ids_forgotten,
             total_forks: self.pool.forks(),
             peak_blocks_used: self.pool.peak(),
             blocks_used: totals.used().min(self.total_blocks()),

@@ -282,10 +282,19 @@ impl PagedKvCache {
         live.as_mut().map(change).ok_or_else(self.missing(id))
     }
 
-    /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock.
-    fn trim_unleased<R>(&self, id: SeqId, trim: impl Fn(&mut Sequence) -> R) -> Result<R> {
+    /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock. Of `Some`
+    /// epoch only; another sequence under the id counts as not found.
+    fn trim_unleased<R>(
+        &self,
+        id: SeqId,
+        epoch: Option<AdmissionEpoch>,
+        trim: impl Fn(&mut Sequence) -> R,
+    ) -> Result<R> {
         loop {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
+            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing_of(id, epoch))?;
+            if epoch.is_some_and(|epoch| slot.epoch() != epoch) {
+                return Err(PagedKvError::SequenceNotFound(id));
+            }
             let shared = match slot.settle() {
                 Slot::Owned(live) => return Ok(trim(live.sequence_mut())),
                 Slot::Shared(shared) if shared.leases() > 0 => {
@@ -305,7 +314,16 @@ impl PagedKvCache {
 
     /// The refusal of an id that is not there, made only when it is needed.
     fn missing(&self, id: SeqId) -> impl FnOnce() -> PagedKvError + '_ {
-        move || match self.evicted.contains(id) {
+        self.missing_of(id, None)
+    }
+
+    /// The same; of the sequence of `Some` epoch, that it was evicted only if that was the one.
+    fn missing_of(
+        &self,
+        id: SeqId,
+        epoch: Option<AdmissionEpoch>,
+    ) -> impl FnOnce() -> PagedKvError + '_ {
+        move || match self.evicted.contains(id, epoch) {
             true => PagedKvError::SequenceEvicted(id),
             false => PagedKvError::SequenceNotFound(id),
         }
@@ -365,7 +383,7 @@ impl PagedKvCache {
                 return slot.into_live().ok_or_else(self.missing(id));
             }
             match self.sequences.get(&id) {
-                None => return Err(self.missing(id)()),
+                None => return Err(self.missing_of(id, epoch)()),
                 Some(slot) if !is_meant(&slot) => return Err(PagedKvError::SequenceNotFound(id)),
                 Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
                 // Its lease has ended since, or it is a new one.

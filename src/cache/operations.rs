@@ -283,7 +283,9 @@ impl PagedKvCache {
         sink_tokens: usize,
         window_tokens: usize,
     ) -> Result<usize> {
-        self.trim_unleased(id, |sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens))
+        let trim =
+            |sequence: &mut Sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens);
+        self.trim_unleased(id, None, trim)
     }
 
     /// Counts a use of a sequence. Takes one shard lock.

@@ -38,8 +38,8 @@ use crate::pool::fence::Fence;
 use crate::prefix::{BlockHash, Generation};
 use crate::sequence::Sequence;
 
-/// A step of the scheduler that the device may be at. Several may be open at once, up to 64, and end
-/// in any order, on any thread.
+/// A step of the scheduler that the device may be at. Any number may be open at once, and end in any
+/// order, on any thread.
 ///
 /// Opening and ending one takes four atomic operations if nothing was let go of; ending it takes time
 /// in proportion to what was.

@@ -15,21 +15,36 @@
 //! Steps may end in any order. A table does not know in which older steps it took part, so an older
 //! one that is open is taken to be one of them; a newer one never is.
 //!
-//! Numbers order steps, and may be equal for steps that were opened at once. It does not know what a
-//! step does.
+//! Numbers order steps, and may be equal for steps that were opened at once: then each counts as older
+//! than the other. A slot's word says what becomes of it:
+//!
+//! ```text
+//!   over ──open──> open ──hold──> open, holds ──close──> gives back ──────> over
+//!                    └────────────close, nothing held────────────────────────^
+//! ```
+//!
+//! A slot that gives back opens no step, so that a thread that finds the slot over finds room again.
+//! It does not know what a step does.
 
+mod coming;
+mod holdings;
+mod slots;
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests;
+
+pub(crate) use self::coming::{Coming, Owned, num_blocks_given_up};
+pub(crate) use self::holdings::{Holdings, PATIENCE};
+use self::slots::Slots;
 use super::Blocks;
 use super::run::Run;
 use crate::id::BlockId;
-use crate::sync::{Arc, AtomicU64, CachePadded, Mutex, Ordering, thread_ordinal};
-
-/// Steps that can be open at once.
-pub(crate) const MOST_STEPS: usize = if cfg!(paged_kv_loom) { 2 } else { 64 };
+use crate::sync::{Arc, AtomicU64, Ordering, thread_ordinal};
 
 /// In a slot's word: the step is open.
 const OPEN: u64 = 1;
 
-/// In a slot's word: something is held for the step, and who ends it has to look.
+/// In a slot's word: something is held for the step, and the thread that ends it has to look. Without
+/// [`OPEN`]: that thread gives it back.
 const HOLDS: u64 = 2;
 
 /// Where the number of the step begins in a slot's word.
@@ -43,10 +58,23 @@ pub(crate) struct Fence {
     slot: u32,
 }
 
+/// Says of a slot, also after a panic, that its step is over and has given back.
+struct SetOnDrop<'a> {
+    word: &'a AtomicU64,
+    value: u64,
+}
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with `Fences::holdings`; a thread that finds the slot over counts the room.
+        // Loom: what_a_step_gives_back_is_never_taken_for_in_use.
+        self.word.store(self.value, Ordering::Release);
+    }
+}
+
 /// The open steps of a pool.
 pub(crate) struct Fences {
-    words: Box<[AtomicU64]>,
-    held: Box<[CachePadded<Mutex<Held>>]>,
+    slots: Slots,
 }
 
 /// References that wait.
@@ -72,10 +100,6 @@ impl Fence {
 }
 
 impl Held {
-    fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.runs.is_empty()
-    }
-
     /// Takes what `other` holds.
     fn append(&mut self, other: &mut Held) {
         self.ids.append(&mut other.ids);
@@ -105,8 +129,8 @@ impl Blocks {
         ids.is_empty() || self.fences.hold(fence, |held| held.ids.extend_from_slice(ids))
     }
 
-    /// A new step. `None` if too many are open.
-    pub(crate) fn open_step(&self) -> Option<Fence> {
+    /// Opens a step.
+    pub(crate) fn open_step(&self) -> Fence {
         self.fences.open()
     }
 
@@ -122,38 +146,36 @@ impl Blocks {
 
 impl Fences {
     pub(super) fn new() -> Self {
-        Self {
-            words: (0..MOST_STEPS).map(|_| AtomicU64::new(0)).collect(),
-            held: (0..MOST_STEPS).map(|_| CachePadded::new(Mutex::new(Held::default()))).collect(),
-        }
+        Self { slots: Slots::new() }
     }
 
-    /// A new step, newer than all that were opened before. `None` if too many are open. One exchange.
-    pub(crate) fn open(&self) -> Option<Fence> {
-        let first = thread_ordinal();
+    /// Opens a step, newer than all that were opened before. One exchange; it reads a word for each step
+    /// that was ever open at once.
+    pub(crate) fn open(&self) -> Fence {
+        let place = thread_ordinal();
         loop {
+            let len = self.slots.len();
             // Relaxed: a number has to be above those that the caller can know of, by whatever told
             // it of them.
-            let newest = self.words.iter().map(|word| word.load(Ordering::Relaxed) >> NUMBER).max();
-            let number = newest.unwrap_or(0) + 1;
+            let numbers = self.slots.words(len).map(|word| word.load(Ordering::Relaxed) >> NUMBER);
+            let number = numbers.max().unwrap_or(0) + 1;
             let mut lost = false;
-            for step in 0..MOST_STEPS {
-                let slot = first.wrapping_add(step) % MOST_STEPS;
-                let word = &self.words[slot];
+            for slot in self.slots.order_for(len, place) {
+                let word = self.slots.word(slot);
                 let seen = word.load(Ordering::Relaxed);
-                if seen & OPEN != 0 {
+                if seen & (OPEN | HOLDS) != 0 {
                     continue;
                 }
                 let open = number << NUMBER | OPEN;
                 // Acquire: the end of this slot's last step is passed on by the end of this one.
                 // Loom: who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did.
                 if word.compare_exchange(seen, open, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return Some(Fence { number, slot: slot as u32 });
+                    return Fence { number, slot: slot as u32 };
                 }
                 lost = true;
             }
             if !lost {
-                return None;
+                self.slots.grow(len);
             }
         }
     }
@@ -171,7 +193,7 @@ impl Fences {
             let Some(at) = next.or_else(|| self.newest_open(fence.number)) else {
                 return false;
             };
-            let mut held = self.held[at.slot()].lock();
+            let mut held = self.slots.held(at.slot()).lock();
             if self.mark(at) {
                 keep(&mut held);
                 return true;
@@ -183,19 +205,21 @@ impl Fences {
     /// Ends the step. What it held goes to an older step that is open, or to `give`. One exchange if
     /// it held nothing.
     pub(crate) fn close(&self, fence: Fence, give: impl FnOnce(&mut Held)) {
-        let word = &self.words[fence.slot()];
-        let (open, closed) = (fence.number << NUMBER | OPEN, fence.number << NUMBER);
+        let word = self.slots.word(fence.slot());
+        let (open, over) = (fence.number << NUMBER | OPEN, fence.number << NUMBER);
         // Release: who finds the step over lets go of its blocks, whose next owners see all that the
         // device did. Loom: who_finds_a_step_over_sees_what_it_did.
-        if word.compare_exchange(open, closed, Ordering::Release, Ordering::Relaxed).is_ok() {
+        if word.compare_exchange(open, over, Ordering::Release, Ordering::Relaxed).is_ok() {
             return;
         }
+        let held = self.slots.held(fence.slot());
         let mut waiting = {
-            let mut held = self.held[fence.slot()].lock();
+            let mut held = held.lock();
             // Release: as above. Loom: who_finds_a_step_over_that_held_something_sees_what_it_did.
-            word.store(closed, Ordering::Release);
+            word.store(over | HOLDS, Ordering::Release);
             std::mem::take(&mut *held)
         };
+        let _over = SetOnDrop { word, value: over };
         let older = self.newest_open(fence.number);
         let is_held = older.is_some_and(|older| self.hold(older, |held| held.append(&mut waiting)));
         if !is_held {
@@ -203,22 +227,20 @@ impl Fences {
             give(&mut waiting);
         }
         // The memory is for the next step here.
-        let mut held = self.held[fence.slot()].lock();
-        if held.ids.capacity() < waiting.ids.capacity() && held.is_empty() {
-            *held = waiting;
-        }
+        *held.lock() = waiting;
     }
 
     fn is_open(&self, fence: Fence) -> bool {
         // Relaxed: that the step is open is looked at again under the lock, and that it is over, in
         // `newest_open`.
-        let word = self.words[fence.slot()].load(Ordering::Relaxed);
+        let word = self.slots.word(fence.slot()).load(Ordering::Relaxed);
         word & !HOLDS == fence.number << NUMBER | OPEN
     }
 
     /// The newest open step of at most that number.
     fn newest_open(&self, number: u64) -> Option<Fence> {
-        let open = self.words.iter().enumerate().filter_map(|(slot, word)| {
+        let words = self.slots.words(self.slots.len()).enumerate();
+        let open = words.filter_map(|(slot, word)| {
             // Acquire: pairs with `close`. Whoever finds a step over has read its slot here.
             // Loom: who_finds_a_step_over_sees_what_it_did.
             let word = word.load(Ordering::Acquire);
@@ -230,7 +252,7 @@ impl Fences {
 
     /// Says, for the holder of its lock, that the step holds something. False if it has ended.
     fn mark(&self, fence: Fence) -> bool {
-        let word = &self.words[fence.slot()];
+        let word = self.slots.word(fence.slot());
         let open = fence.number << NUMBER | OPEN;
         // Relaxed: who ends the step finds the mark by the atomicity, and the rest under the lock; who
         // finds it over looks again in `newest_open`.
@@ -238,77 +260,5 @@ impl Fences {
             Ok(_) => true,
             Err(seen) => seen == open | HOLDS,
         }
-    }
-}
-
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
-mod tests {
-    use super::*;
-
-    /// Has the step, or an older open one, hold a block. False if none is open.
-    fn hold(fences: &Fences, step: Fence, id: u32) -> bool {
-        fences.hold(step, |held| held.ids.push(BlockId(id)))
-    }
-
-    /// Ends a step. Gives what it gave back.
-    fn close(fences: &Fences, step: Fence) -> Vec<BlockId> {
-        let mut given = Vec::new();
-        fences.close(step, |held| given.append(&mut held.ids));
-        given
-    }
-
-    #[test]
-    fn what_a_step_holds_comes_back_with_its_end_and_nothing_after_it() {
-        let fences = Fences::new();
-        for id in 0..3 {
-            let step = fences.open().unwrap();
-            assert!(hold(&fences, step, id) && hold(&fences, step, 7));
-            assert_eq!(close(&fences, step), [BlockId(id), BlockId(7)]);
-            assert!(!hold(&fences, step, id), "it is over");
-        }
-        let idle = fences.open().unwrap();
-        assert_eq!(close(&fences, idle), []);
-    }
-
-    #[test]
-    fn what_an_older_step_may_have_seen_waits_for_it_too() {
-        let fences = Fences::new();
-        let [first, second, third] = std::array::from_fn(|_| fences.open().unwrap());
-        assert!(hold(&fences, second, 2));
-        assert_eq!(close(&fences, second), [], "the first is open");
-        assert!(hold(&fences, second, 3), "by the first");
-        assert_eq!(close(&fences, first), [BlockId(2), BlockId(3)]);
-        assert!(!hold(&fences, second, 4), "a newer one holds nothing of an older one");
-        assert_eq!(close(&fences, third), []);
-    }
-
-    #[test]
-    fn as_many_steps_are_open_as_there_are_slots() {
-        let fences = Fences::new();
-        let steps: Vec<Fence> = (0..MOST_STEPS).map(|_| fences.open().unwrap()).collect();
-        assert_eq!(fences.open(), None);
-        assert!(steps.windows(2).all(|pair| pair[0].number < pair[1].number));
-        assert_eq!(close(&fences, steps[7]), []);
-        let next = fences.open().unwrap();
-        assert_eq!((next.slot, next.number), (steps[7].slot, steps[MOST_STEPS - 1].number + 1));
-        assert_eq!(next.max(steps[0]), next);
-        assert_eq!(steps[0].max(next), next);
-    }
-
-    #[test]
-    fn what_the_next_step_of_a_slot_holds_is_left_alone() {
-        let fences = Fences::new();
-        let first = fences.open().unwrap();
-        assert!(fences.hold(first, |held| held.ids.extend([BlockId(1); 64])));
-        let mut next = None;
-        fences.close(first, |given| {
-            given.ids.clear();
-            // Another thread may be as quick.
-            let step = fences.open().unwrap();
-            assert_eq!(step.slot, first.slot);
-            assert!(hold(&fences, step, 2));
-            next = Some(step);
-        });
-        assert_eq!(close(&fences, next.unwrap()), [BlockId(2)]);
     }
 }

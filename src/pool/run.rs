@@ -13,6 +13,8 @@
 //!
 //! A run does not know who holds it.
 
+use std::collections::BTreeMap;
+
 use super::PoolHandle;
 use crate::id::BlockId;
 use crate::sync::{Arc, into_last};
@@ -53,6 +55,31 @@ impl Run {
     pub(crate) fn thaw(mut self) -> (Box<[BlockId]>, Option<Arc<Run>>) {
         (std::mem::take(&mut self.ids), self.parent.take())
     }
+}
+
+/// The runs all of whose holders are among these or are such runs themselves, each run with how many
+/// holders it stands for. Children come before their parents. (Of holders that leave meanwhile too many
+/// may be known.)
+pub(crate) fn held_only_by<'a>(
+    holders: impl Iterator<Item = (&'a Arc<Run>, usize)>,
+) -> Vec<&'a Arc<Run>> {
+    // By where they start, the last first: a run comes before its parent.
+    let mut seen: BTreeMap<(usize, *const Run), (&Arc<Run>, usize)> = BTreeMap::new();
+    let place = |run: &Arc<Run>| (run.start(), Arc::as_ptr(run));
+    for (run, holders) in holders {
+        seen.entry(place(run)).or_insert((run, 0)).1 += holders;
+    }
+    let mut only = Vec::new();
+    while let Some((_, (run, holders))) = seen.pop_last() {
+        if Arc::strong_count(run) > holders {
+            continue;
+        }
+        if let Some(parent) = run.parent() {
+            seen.entry(place(parent)).or_insert((parent, 0)).1 += 1;
+        }
+        only.push(run);
+    }
+    only
 }
 
 impl Drop for Run {

@@ -16,15 +16,13 @@ use std::cell::Cell;
 use std::panic::Location;
 use std::path::Path;
 
-use parking_lot::MutexGuard;
-
 pub(crate) use self::arc::{Arc, into_last};
 pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use self::map::DashMap;
 use super::native;
 pub(crate) use super::native::{
-    Backoff, CachePadded, Entry, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard, bring_near,
-    fence, thread_local, thread_ordinal,
+    Backoff, CachePadded, Entry, MutexGuard, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard,
+    bring_near, fence, thread_local, thread_ordinal,
 };
 
 /// Where something is written.
@@ -122,6 +120,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("idle/ghosts.rs", Place::HomeShard),
         ("pool/id_counts.rs", Place::BlockWord),
         ("pool/fence.rs", Place::Step),
+        ("fence/slots.rs", Place::Step),
         ("pool/name.rs", Place::BlockWord),
         ("prefix/index.rs", Place::Index),
         ("prefix/published.rs", Place::Rare),
@@ -136,6 +135,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("cache/slot.rs", Place::Sequence),
         ("cache/evicted_ids.rs", Place::Rare),
         ("cache/eviction.rs", Place::Rare),
+        ("eviction/removal.rs", Place::Rare),
         ("event/announcer.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];

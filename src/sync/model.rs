@@ -14,7 +14,7 @@ pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fen
 pub use super::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
-use loom::sync::MutexGuard;
+pub(crate) use loom::sync::MutexGuard;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) use crossbeam::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use dashmap::{DashMap, Entry};
-pub(crate) use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };

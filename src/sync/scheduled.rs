@@ -21,7 +21,7 @@ pub(crate) use self::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use self::map::{DashMap, Entry};
 pub(crate) use super::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
-use shuttle::sync::MutexGuard;
+pub(crate) use shuttle::sync::MutexGuard;
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub(crate) use shuttle::thread_local;
 pub(crate) use std::sync::OnceLock;

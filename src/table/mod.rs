@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::fence::Fence;
+use crate::pool::fence::{Fence, num_blocks_given_up};
 use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 
@@ -313,6 +313,12 @@ impl BlockTable {
             run = held.parent();
         }
         freed
+    }
+
+    /// The same, counting those too that only open steps own besides, which are free when these end.
+    pub(crate) fn num_blocks_given_up(&self) -> usize {
+        let given_up = num_blocks_given_up(&self.pool, self.private(), self.newest_run());
+        given_up.unwrap_or_else(|| self.num_blocks_freed())
     }
 
     /// Makes `ids[..end]` shared, the private ones of them in a run of their own.

@@ -6,7 +6,6 @@ use super::growth::Growth;
 use super::{Committed, GrownRow, Joined, Step};
 use crate::cache::PagedKvCache;
 use crate::id::BlockId;
-use crate::pool::fence::MOST_STEPS;
 use crate::prefix::BlockHash;
 
 /// The memory of a step, to be used again by the next: see
@@ -59,10 +58,9 @@ pub struct Grown {
 }
 
 impl PagedKvCache {
-    /// Opens a step.
-    ///
-    /// # Panics
-    /// If 64 are open.
+    /// Opens a step. Any number can be open at once: memory for 64 is there from the start, and about 280
+    /// bytes for each further one stay for as long as the pool. Reads one word for each step that was ever
+    /// open at once.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
@@ -76,9 +74,6 @@ impl PagedKvCache {
 
     /// [`step`](Self::step) in memory that an ended one left; takes it out of `buffers`.
     ///
-    /// # Panics
-    /// As [`step`](Self::step).
-    ///
     /// ```
     /// use paged_kv::{PagedKvCache, StepBuffers};
     ///
@@ -89,7 +84,6 @@ impl PagedKvCache {
     pub fn step_in(&self, buffers: &mut StepBuffers) -> Step {
         let pool = self.pool.handle();
         let fence = pool.open_step();
-        let fence = fence.unwrap_or_else(|| panic!("at most {MOST_STEPS} steps are open at once"));
         let (published, generation) = (None, self.published().generation());
         let (buffers, joined) = (std::mem::take(buffers), Joined::new());
         Step { pool, fence, buffers, joined, published, generation }

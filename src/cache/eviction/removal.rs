@@ -1,0 +1,100 @@
+//! How does a victim leave? By its epoch and under the lock of its map shard, if it is still as it was
+//! chosen.
+//!
+//! Invariant: a sequence that is leased at that moment stays, so does another one of the same id, and so
+//! does one that has another owner by now, if it was chosen for its owner.
+
+use crate::cache::PagedKvCache;
+use crate::cache::slot::{Live, SharedSlot, Slot};
+use crate::evict::EvictionKey;
+use crate::id::{Owner, SeqId};
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// Says, also after a panic, that an eviction is over.
+struct Over<'a>(&'a AtomicU64);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the load in `evict`; what this eviction gave back is seen.
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What came of an attempt under the lock of a map shard.
+enum Attempt {
+    /// It is out of the map.
+    Out(Live),
+    /// It is not there as it was chosen, or it is leased.
+    Missed,
+    /// Another thread is at it.
+    Busy(Arc<SharedSlot>),
+}
+
+impl PagedKvCache {
+    /// Removes the sequence of `key`, if nobody leases it and it is `Some` owner's, and looks at it before
+    /// its blocks are released.
+    pub(super) fn evict_one<R>(
+        &self,
+        key: &EvictionKey,
+        owner: Option<Owner>,
+        look: impl FnOnce(&Live) -> R,
+    ) -> Option<R> {
+        let live = loop {
+            match self.try_take_victim(key, owner) {
+                Attempt::Out(live) => break live,
+                Attempt::Missed => return None,
+                // Wait for that thread without the map's lock.
+                Attempt::Busy(shared) => drop(shared.write()),
+            }
+        };
+        let over = Over(&self.evictions_over);
+        let seen = look(&live);
+        drop(live);
+        drop(over);
+        self.evictions.add(1);
+        self.tell_if_stalled();
+        Some(seen)
+    }
+
+    fn try_take_victim(&self, key: &EvictionKey, owner: Option<Owner>) -> Attempt {
+        let (mut taken, mut busy) = (None, None);
+        let is_meant = |live: &Live| owner.is_none() || live.owner == owner;
+        let may_go = |_: &SeqId, slot: &Slot| {
+            if slot.epoch() != key.epoch || slot.leases() > 0 {
+                return false;
+            }
+            let is_owned = match slot {
+                Slot::Owned(live) => is_meant(live).then_some(live.owner.is_some()),
+                Slot::Shared(shared) => match shared.try_write() {
+                    // Out of there too, so that no one who waits for its lock changes it any more.
+                    Some(mut live) => {
+                        taken = live.take_if(|live| is_meant(live));
+                        taken.as_ref().map(|live| live.owner.is_some())
+                    }
+                    None => {
+                        busy = Some(Arc::clone(shared));
+                        None
+                    }
+                },
+            };
+            if let Some(is_owned) = is_owned {
+                self.begin_eviction(key, is_owned);
+            }
+            is_owned.is_some()
+        };
+        let removed = self.sequences.remove_if(&key.seq_id, may_go);
+        match removed.and_then(|(_, slot)| taken.or_else(|| slot.into_live())) {
+            Some(live) => Attempt::Out(live),
+            None => busy.map_or(Attempt::Missed, Attempt::Busy),
+        }
+    }
+
+    /// Notes an eviction while the lock of the map shard is held.
+    fn begin_eviction(&self, key: &EvictionKey, is_owned: bool) {
+        // Relaxed: who misses the sequence in the map has had the lock of its shard after this.
+        self.evictions_begun.fetch_add(1, Ordering::Relaxed);
+        if is_owned {
+            self.evicted.note(key.seq_id, key.epoch);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Does each slot hold what it is handed until the last step ends that may read it?
+
+use std::collections::HashSet;
+
+use super::slots::FIRST;
+use super::*;
+
+/// Has the step, or an older open one, hold a block. False if none is open.
+fn hold(fences: &Fences, step: Fence, id: u32) -> bool {
+    fences.hold(step, |held| held.ids.push(BlockId(id)))
+}
+
+/// Ends a step. Gives what it gave back.
+fn close(fences: &Fences, step: Fence) -> Vec<BlockId> {
+    let mut given = Vec::new();
+    fences.close(step, |held| given.append(&mut held.ids));
+    given
+}
+
+#[test]
+fn what_a_step_holds_comes_back_with_its_end_and_nothing_after_it() {
+    let fences = Fences::new();
+    for id in 0..3 {
+        let step = fences.open();
+        assert!(hold(&fences, step, id) && hold(&fences, step, 7));
+        assert_eq!(close(&fences, step), [BlockId(id), BlockId(7)]);
+        assert!(!hold(&fences, step, id), "it is over");
+    }
+    let idle = fences.open();
+    assert_eq!(close(&fences, idle), []);
+}
+
+#[test]
+fn what_an_older_step_may_have_seen_waits_for_it_too() {
+    let fences = Fences::new();
+    let [first, second, third] = std::array::from_fn(|_| fences.open());
+    assert!(hold(&fences, second, 2));
+    assert_eq!(close(&fences, second), [], "the first is open");
+    assert!(hold(&fences, second, 3), "by the first");
+    assert_eq!(close(&fences, first), [BlockId(2), BlockId(3)]);
+    assert!(!hold(&fences, second, 4), "a newer one holds nothing of an older one");
+    assert_eq!(close(&fences, third), []);
+}
+
+#[test]
+fn more_steps_are_open_than_the_first_slots_each_of_them_newer() {
+    let fences = Fences::new();
+    let mut steps: Vec<Fence> = (0..1_000).map(|_| fences.open()).collect();
+    assert!(steps.windows(2).all(|pair| pair[0].number < pair[1].number));
+    let slots: HashSet<u32> = steps.iter().map(|step| step.slot).collect();
+    assert_eq!(slots.len(), 1_000, "each has a slot of its own");
+    assert_eq!(fences.slots.len(), 16 * FIRST);
+    assert_eq!(close(&fences, steps.remove(999)), []);
+    assert_eq!(close(&fences, steps.remove(7)), []);
+    let next = fences.open();
+    assert_eq!(next.number, 1_001, "above all there ever were");
+    assert!(next.slot() < FIRST, "the first slots are used first");
+    assert_eq!(next.max(steps[0]), next);
+    assert_eq!(steps[0].max(next), next);
+    steps.push(next);
+    // Every third, then the others from the end: each block comes back with the oldest step.
+    let (mut thirds, mut others): (Vec<_>, Vec<_>) =
+        steps[1..].iter().enumerate().partition(|(index, _)| index % 3 == 0);
+    others.reverse();
+    thirds.append(&mut others);
+    for (index, step) in &thirds {
+        assert!(hold(&fences, **step, *index as u32));
+        assert_eq!(close(&fences, **step), [], "the oldest is open");
+    }
+    assert_eq!(close(&fences, steps[0]).len(), thirds.len());
+    assert_eq!(fences.slots.len(), 16 * FIRST, "no more than there were");
+}
+
+/// A step in the slot, as another thread opens it at the same time: of the number that is given.
+fn open_at_once(fences: &Fences, slot: u32, number: u64) -> Fence {
+    let word = fences.slots.word(slot as usize);
+    assert_eq!(word.swap(number << NUMBER | OPEN, Ordering::Relaxed) & (OPEN | HOLDS), 0);
+    Fence { number, slot }
+}
+
+/// A table may have taken part in both, and knows one of them.
+#[test]
+fn a_block_waits_for_every_open_step_of_its_steps_number() {
+    for [first, second] in [[0, 1], [1, 0]] {
+        for known in [0, 1] {
+            let fences = Fences::new();
+            let steps = [3, 40].map(|slot| open_at_once(&fences, slot, 5));
+            let newer = open_at_once(&fences, 9, 6);
+            assert!(hold(&fences, steps[known], 7));
+            assert_eq!(close(&fences, steps[first]), [], "the other one is open");
+            assert!(hold(&fences, steps[known], 8), "by the other one, if need be");
+            assert_eq!(close(&fences, steps[second]), [BlockId(7), BlockId(8)]);
+            assert!(!hold(&fences, steps[known], 9), "a newer one is not waited for");
+            assert_eq!(close(&fences, newer), []);
+        }
+    }
+}
+
+#[test]
+fn of_two_steps_of_one_number_a_table_keeps_the_one_it_knows() {
+    let [known, other] = [1, 2].map(|slot| Fence { number: 5, slot });
+    assert_eq!(known.max(other), known);
+    let newer = Fence { number: 6, slot: 3 };
+    assert_eq!((known.max(newer), newer.max(known)), (newer, newer));
+    assert_eq!(Fence::default().max(known), known);
+    assert!(Fence::default().is_none() && !known.is_none());
+}
+
+/// What is given back may run a waker of the caller's, which may open steps and end them.
+#[test]
+fn a_slot_that_gives_back_opens_no_step_before_it_is_through() {
+    let fences = Fences::new();
+    let first = fences.open();
+    assert!(fences.hold(first, |held| held.ids.extend([BlockId(1); 64])));
+    let mut next = None;
+    fences.close(first, |given| {
+        given.ids.clear();
+        assert!(!hold(&fences, first, 3), "its step is over");
+        let step = fences.open();
+        assert_ne!(step.slot, first.slot);
+        assert!(step.number > first.number);
+        assert!(hold(&fences, step, 2));
+        next = Some(step);
+    });
+    assert_eq!(close(&fences, next.unwrap()), [BlockId(2)]);
+    let again = fences.open();
+    assert_eq!(again.slot, first.slot, "it is over by now");
+    assert!(fences.slots.held(again.slot()).lock().ids.capacity() >= 64, "its memory is kept");
+}
+
+#[test]
+fn a_slot_is_free_again_after_a_panic_of_who_gives_back() {
+    let fences = Fences::new();
+    let step = fences.open();
+    assert!(hold(&fences, step, 1));
+    let end = std::panic::AssertUnwindSafe(|| fences.close(step, |_| panic!("of a waker")));
+    assert!(std::panic::catch_unwind(end).is_err());
+    assert!(fences.holdings(&mut 0).is_none());
+    assert_eq!(fences.open().slot, step.slot);
+}
+
+#[test]
+fn holdings_are_what_all_open_steps_hold() {
+    let fences = Fences::new();
+    let ids_of = |fences: &Fences| {
+        let mut patience = 3;
+        let holdings = fences.holdings(&mut patience);
+        let ids = holdings.map(|holdings| holdings.ids().map(|id| id.0).collect::<Vec<_>>());
+        (ids, patience)
+    };
+    assert_eq!(ids_of(&fences), (None, 3));
+    let steps: Vec<Fence> = (0..FIRST + 1).map(|_| fences.open()).collect();
+    assert_eq!(ids_of(&fences), (None, 3), "nothing is held");
+    let last = steps[FIRST];
+    assert!(hold(&fences, last, 4) && hold(&fences, last, 5));
+    assert_eq!(ids_of(&fences), (Some(vec![4, 5]), 3));
+    assert_eq!(close(&fences, last), [], "handed to an older one");
+    assert_eq!(ids_of(&fences), (Some(vec![4, 5]), 3));
+    steps[..FIRST].iter().rev().for_each(|&step| {
+        fences.close(step, |given| {
+            assert_eq!(ids_of(&fences), (None, 0), "it waits for what is given back, a while");
+            given.ids.clear();
+        });
+    });
+    assert_eq!(ids_of(&fences), (None, 3));
+}
