@@ -356,9 +356,8 @@ impl History {
                 let _ = self.cache.truncate(id, self.random.below(num_tokens + 1));
             }
             (7, Some(id)) => {
-                if self.cache.free(id).is_ok() {
-                    self.by_use.retain(|_, (used, _)| *used != id);
-                }
+                let freed = self.cache.free(id).is_ok();
+                self.by_use.retain(|_, (used, _)| !freed || *used != id);
             }
             (8, _) if self.steps.len() < 70 => self.steps.push(self.cache.step()),
             (9, _) if !self.steps.is_empty() => {

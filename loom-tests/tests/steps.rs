@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use loom_tests::{Kv, Told, explore, race, spawn_at};
 use paged_kv::reuse_model::ReusePool;
-use paged_kv::step_model::OpenStep;
+use paged_kv::step_model::{OpenStep, blocks_in_use};
 use paged_kv::{BlockPool, BlockTable};
 
 fn pool(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
@@ -205,6 +205,77 @@ fn who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did() {
         next.join().unwrap();
         assert_all_free(&pool);
     });
+}
+
+/// Both threads add slots, or one of them finds those that the other has added.
+#[test]
+fn more_steps_than_the_first_slots_are_open_at_once() {
+    explore(|| {
+        let (pool, kv) = pool(1, 1);
+        let first = [OpenStep::new(&pool), OpenStep::new(&pool)];
+        let mut table = written(&pool, &kv, 1, 1);
+        let their_pool = Arc::clone(&pool);
+        let (step, other) = race(
+            || {
+                let step = OpenStep::new(&pool);
+                step.take_part(&mut table);
+                step
+            },
+            move || OpenStep::new(&their_pool),
+        );
+        other.take_part(&mut table);
+        let ids = table.as_slice().to_vec();
+        drop(first);
+        drop(table);
+        let (device_kv, their_ids) = (Arc::clone(&kv), ids.clone());
+        race(|| run(step, &kv, &ids, 1), move || run(other, &device_kv, &their_ids, 1));
+        assert_eq!(reuse(&pool, &kv, 1), 1);
+        assert_all_free(&pool);
+    });
+}
+
+/// Two threads open steps that do not see each other, and may have one number.
+#[test]
+fn a_block_stays_for_both_of_two_steps_that_were_opened_at_once() {
+    explore(|| {
+        let (pool, kv) = pool(1, 1);
+        let mut table = written(&pool, &kv, 1, 1);
+        let their_pool = Arc::clone(&pool);
+        let (here, there) = race(|| OpenStep::new(&pool), move || OpenStep::new(&their_pool));
+        here.take_part(&mut table);
+        there.take_part(&mut table);
+        let ids = table.as_slice().to_vec();
+        drop(table);
+        let (device_kv, their_ids) = (Arc::clone(&kv), ids.clone());
+        race(
+            || {
+                run(here, &kv, &ids, 1);
+                reuse(&pool, &kv, 1);
+            },
+            move || run(there, &device_kv, &their_ids, 1),
+        );
+        assert_all_free(&pool);
+    });
+}
+
+/// Held, on its way back, or back: whoever counts finds it to be none that an eviction could free. It
+/// may be on its way to an older step, too.
+#[test]
+fn what_a_step_gives_back_is_never_taken_for_in_use() {
+    for has_older in [false, true] {
+        explore(move || {
+            let (pool, kv) = pool(1, 1);
+            let mut table = written(&pool, &kv, 1, 1);
+            let older = has_older.then(|| OpenStep::new(&pool));
+            let step = OpenStep::new(&pool);
+            step.take_part(&mut table);
+            drop(table);
+            let their_pool = Arc::clone(&pool);
+            race(|| assert_eq!(blocks_in_use(&pool), 0), move || drop((step, their_pool)));
+            drop(older);
+            assert_all_free(&pool);
+        });
+    }
 }
 
 #[test]

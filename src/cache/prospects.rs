@@ -9,7 +9,8 @@ use std::collections::HashSet;
 
 use crate::id::{AdmissionEpoch, BlockId, SeqId};
 use crate::pool::PoolHandle;
-use crate::pool::fence::{Holdings, Owned, PATIENCE};
+use crate::pool::fence::coming::Owned;
+use crate::pool::fence::holdings::{Holdings, PATIENCE};
 use crate::pool::run::held_only_by;
 use crate::sync::Arc;
 use crate::table::{BlockTable, Run};

@@ -26,14 +26,12 @@
 //! A slot that gives back opens no step, so that a thread that finds the slot over finds room again.
 //! It does not know what a step does.
 
-mod coming;
-mod holdings;
+pub(crate) mod coming;
+pub(crate) mod holdings;
 mod slots;
 #[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod tests;
 
-pub(crate) use self::coming::{Coming, Owned, num_blocks_given_up};
-pub(crate) use self::holdings::{Holdings, PATIENCE};
 use self::slots::Slots;
 use super::Blocks;
 use super::run::Run;

@@ -21,7 +21,8 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::fence::{Fence, num_blocks_given_up};
+use crate::pool::fence::Fence;
+use crate::pool::fence::coming::num_blocks_given_up;
 use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 

@@ -5,6 +5,7 @@ use super::BlockTable;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::fence::Fence;
+use crate::pool::fence::coming::Coming;
 use crate::pool::{BlockPool, PoolHandle};
 
 /// A step that is open until it is dropped.
@@ -52,6 +53,11 @@ impl OpenStep {
         table.put_back(dst, src);
         Ok(())
     }
+}
+
+/// As an eviction counts: blocks in use, but for those that only open steps own.
+pub fn blocks_in_use(pool: &BlockPool) -> usize {
+    Coming::new().in_use(pool.blocks())
 }
 
 impl Drop for OpenStep {

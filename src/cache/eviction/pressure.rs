@@ -4,7 +4,7 @@
 //! It does not know who could go.
 
 use crate::cache::PagedKvCache;
-use crate::pool::fence::Coming;
+use crate::pool::fence::coming::Coming;
 
 /// How far a cache is above a threshold, asked again and again while it evicts.
 pub(super) struct Pressure<'a> {

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Holdings, PATIENCE};
+use super::holdings::{Holdings, PATIENCE};
 use crate::id::BlockId;
 use crate::pool::Blocks;
 use crate::pool::run::{Run, held_only_by};
