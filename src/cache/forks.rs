@@ -3,11 +3,11 @@
 
 use super::cached_sequence::CachedSequence;
 use super::reservation::Reservation;
-use super::slot::Live;
+use super::slot::{Live, Slot};
 use super::step::StepRow;
 use super::{PagedKvCache, naming};
 use crate::error::{PagedKvError, Result};
-use crate::id::SeqId;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::{Append, Sequence};
 
 impl Sequence {
@@ -92,15 +92,35 @@ impl PagedKvCache {
             dsts.iter().map(|_| live.fork(self.clock.stamp())).collect()
         };
         let forks = self.update_if(src, Live::is_brief, fork)??;
-        for (done, (&dst, fork)) in dsts.iter().zip(forks).enumerate() {
-            if let Err(refusal) = self.insert(dst, fork) {
-                // Nobody waits for a lease that somebody took of one meanwhile.
-                dsts[..done].iter().for_each(|&dst| _ = self.free_when_released(dst));
-                return Err(refusal);
+        let mut inserted = Vec::with_capacity(dsts.len());
+        for (&dst, fork) in dsts.iter().zip(forks) {
+            let epoch = fork.epoch;
+            match self.insert_over_evicted(dst, fork) {
+                Ok(was_evicted) => inserted.push(Inserted { id: dst, epoch, was_evicted }),
+                Err(late) => {
+                    drop(late);
+                    inserted.into_iter().for_each(|fork| self.take_back(fork));
+                    return Err(PagedKvError::SequenceExists(dst));
+                }
             }
         }
         dsts.iter().for_each(|_| self.pool.count_fork());
         Ok(())
+    }
+
+    /// Removes a fork, unless its id names another sequence by now. A lease on the fork keeps its blocks
+    /// until it ends.
+    #[cold]
+    fn take_back(&self, Inserted { id, epoch, was_evicted }: Inserted) {
+        let is_meant = |slot: &Slot| {
+            let is_meant = slot.epoch() == epoch;
+            if is_meant && was_evicted {
+                self.evicted.note(id);
+            }
+            is_meant
+        };
+        // An error says that another thread has freed or evicted the fork.
+        let _ = self.remove_when_released(id, is_meant);
     }
 
     /// [`fork_n`](Self::fork_n), and room for the copies on write of all forks, to be used by
@@ -126,6 +146,14 @@ impl PagedKvCache {
         self.fork_n(src, dsts)?;
         Ok(room)
     }
+}
+
+/// A fork in the map that is taken back if a later one is refused.
+struct Inserted {
+    id: SeqId,
+    epoch: AdmissionEpoch,
+    /// True if the id was known as evicted before.
+    was_evicted: bool,
 }
 
 impl Reservation {

@@ -347,13 +347,18 @@ impl PagedKvCache {
 
     /// Puts a new sequence in the map, or returns it if one of that id came first.
     fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
+        self.insert_over_evicted(id, live).err()
+    }
+
+    /// [`try_insert`](Self::try_insert), which returns true if the id was known as evicted before.
+    fn insert_over_evicted(&self, id: SeqId, live: Live) -> Result<bool, Live> {
         match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
-                self.evicted.forget(id);
+                let was_evicted = self.evicted.forget(id);
                 vacant.insert(Slot::Owned(live));
-                None
+                Ok(was_evicted)
             }
-            Entry::Occupied(_) => Some(live),
+            Entry::Occupied(_) => Err(live),
         }
     }
 

@@ -195,9 +195,19 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn free_when_released(&self, id: SeqId) -> Result<()> {
-        let removed = self.sequences.remove(&id);
-        let removed = removed.ok_or_else(self.missing(id));
-        let (_, slot) = removed.inspect_err(|_| _ = self.evicted.forget(id))?;
+        let removed = self.remove_when_released(id, |_| true);
+        removed.inspect_err(|_| _ = self.evicted.forget(id))
+    }
+
+    /// Removes the sequence of this id if `is_meant` says so, which is asked under the map's lock. Its
+    /// blocks return when its last lease ends.
+    pub(super) fn remove_when_released(
+        &self,
+        id: SeqId,
+        is_meant: impl FnOnce(&Slot) -> bool,
+    ) -> Result<()> {
+        let removed = self.sequences.remove_if(&id, |_, slot| is_meant(slot));
+        let (_, slot) = removed.ok_or_else(self.missing(id))?;
         if slot.leases() == 0 {
             drop(slot.into_live());
         }

@@ -1,11 +1,11 @@
 //! Does a leased sequence stay where it is, and does nobody wait for ever?
 
-use paged_kv::PagedKvError::{NothingToEvict, SequenceLeased, SequenceNotFound};
+use paged_kv::PagedKvError::{NothingToEvict, SequenceExists, SequenceLeased, SequenceNotFound};
 use paged_kv::{AppendBatch, EvictionStrategy};
 use shuttle::thread::{scope, yield_now};
 
 use crate::explore::explore;
-use crate::{A, B, Contents, assert_all_free_at_end, cache, shape};
+use crate::{A, B, C, Contents, assert_all_free_at_end, cache, shape};
 
 /// While the lease is held, the blocks are its sequence's, whatever is asked for meanwhile.
 #[test]
@@ -165,6 +165,31 @@ fn a_trim_beside_a_lease_takes_nothing_that_is_leased() {
             let evicted = cache.evict_to_threshold(0.7);
             assert!(evicted.is_ok(), "{evicted:?}");
         });
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// What a refused call takes back are its own forks, not a sequence that has taken a fork's id.
+#[test]
+fn a_refused_fork_n_leaves_another_sequence_under_its_id_alone() {
+    explore(|| {
+        let cache = cache(8);
+        cache.allocate(A, 3).expect("there is room");
+        scope(|scope| {
+            scope.spawn(|| {
+                let refused = cache.fork_n(A, &[B, C, C]);
+                assert!(matches!(refused, Err(SequenceExists(B | C))), "{refused:?}");
+            });
+            let lease = cache.lease(&[B]).ok();
+            if cache.free_when_released(B).is_ok() && cache.allocate(B, 5).is_ok() {
+                yield_now();
+                let info = cache.get_sequence(B).expect("this thread alone frees it");
+                assert_eq!(info.num_tokens, 5);
+                cache.free(B).expect("this thread alone frees it");
+            }
+            drop(lease);
+        });
+        assert_eq!(cache.stats().total_forks, 0);
         assert_all_free_at_end(&cache);
     });
 }

@@ -51,10 +51,6 @@ impl<K: Eq + Hash, V, S: BuildHasher + Clone> DashMap<K, V, S> {
         self.touched().entry(key)
     }
 
-    pub(crate) fn remove(&self, key: &K) -> Option<(K, V)> {
-        self.touched().remove(key)
-    }
-
     pub(crate) fn remove_if(
         &self,
         key: &K,

@@ -71,10 +71,6 @@ impl<K: Eq + Hash + Clone, V, S> DashMap<K, V, S> {
         self.shard(&key).entry(key)
     }
 
-    pub(crate) fn remove(&self, key: &K) -> Option<(K, V)> {
-        self.shard(key).remove(key)
-    }
-
     pub(crate) fn remove_if(
         &self,
         key: &K,
