@@ -47,15 +47,15 @@ impl EvictedIds {
         self.len.store(latest.ids.len(), Ordering::Relaxed);
     }
 
-    /// True if it was here.
-    pub(super) fn forget(&self, id: SeqId) -> bool {
+    /// Forgets an id, and returns which sequence of it was evicted, if it was here.
+    pub(super) fn forget(&self, id: SeqId) -> Option<AdmissionEpoch> {
         if self.is_empty() {
-            return false;
+            return None;
         }
         let mut latest = self.latest.lock();
-        let was_here = latest.ids.remove(&id).is_some();
+        let evicted = latest.ids.remove(&id);
         self.len.store(latest.ids.len(), Ordering::Relaxed);
-        was_here
+        evicted
     }
 
     /// True if the last sequence of that id was evicted; of `Some` epoch, if that was the one.
@@ -147,12 +147,12 @@ mod tests {
     fn an_evicted_sequence_is_told_from_others_of_its_id() {
         let evicted = EvictedIds::new();
         let (id, [first, second]) = (SeqId(1), [1, 2].map(AdmissionEpoch));
-        assert!(!evicted.contains(id, None) && !evicted.forget(id));
+        assert!(!evicted.contains(id, None) && evicted.forget(id).is_none());
         evicted.note(id, second);
         assert!(evicted.contains(id, None) && evicted.contains(id, Some(second)));
         assert!(!evicted.contains(id, Some(first)) && !evicted.contains(SeqId(2), None));
         assert_eq!(evicted.counts(), (1, 0));
-        assert!(evicted.forget(id) && !evicted.contains(id, None));
+        assert!(evicted.forget(id) == Some(second) && !evicted.contains(id, None));
         assert_eq!(evicted.counts(), (0, 0));
     }
 }

@@ -96,7 +96,7 @@ impl PagedKvCache {
         for (&dst, fork) in dsts.iter().zip(forks) {
             let epoch = fork.epoch;
             match self.insert_over_evicted(dst, fork) {
-                Ok(was_evicted) => inserted.push(Inserted { id: dst, epoch, was_evicted }),
+                Ok(evicted) => inserted.push(Inserted { id: dst, epoch, evicted }),
                 Err(late) => {
                     drop(late);
                     inserted.into_iter().for_each(|fork| self.take_back(fork));
@@ -111,11 +111,11 @@ impl PagedKvCache {
     /// Removes a fork, unless its id names another sequence by now. A lease on the fork keeps its blocks
     /// until it ends.
     #[cold]
-    fn take_back(&self, Inserted { id, epoch, was_evicted }: Inserted) {
+    fn take_back(&self, Inserted { id, epoch, evicted }: Inserted) {
         let is_meant = |slot: &Slot| {
             let is_meant = slot.epoch() == epoch;
-            if is_meant && was_evicted {
-                self.evicted.note(id);
+            if is_meant && let Some(evicted) = evicted {
+                self.evicted.note(id, evicted);
             }
             is_meant
         };
@@ -152,8 +152,8 @@ impl PagedKvCache {
 struct Inserted {
     id: SeqId,
     epoch: AdmissionEpoch,
-    /// True if the id was known as evicted before.
-    was_evicted: bool,
+    /// The sequence of the id that was known as evicted before.
+    evicted: Option<AdmissionEpoch>,
 }
 
 impl Reservation {

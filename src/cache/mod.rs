@@ -350,8 +350,8 @@ impl PagedKvCache {
         self.insert_over_evicted(id, live).err()
     }
 
-    /// [`try_insert`](Self::try_insert), which returns true if the id was known as evicted before.
-    fn insert_over_evicted(&self, id: SeqId, live: Live) -> Result<bool, Live> {
+    /// [`try_insert`](Self::try_insert), which returns the sequence of the id that was known as evicted before.
+    fn insert_over_evicted(&self, id: SeqId, live: Live) -> Result<Option<AdmissionEpoch>, Live> {
         match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
                 let was_evicted = self.evicted.forget(id);
