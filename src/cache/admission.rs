@@ -311,6 +311,9 @@ impl PagedKvCache {
             return Err(self.undo_new(sequence));
         }
         let naming = Naming::new(published.clone(), prompt.clone(), num_hits, generation);
+        let matched = &sequence.block_ids()[..num_hits];
+        let told = || naming.told(0, self.block_size);
+        published.tell_matched(matched, |at| naming.hash(at), generation, told);
         let epoch = AdmissionEpoch(self.clock.stamp());
         let admission = Admission { cached_tokens, num_tokens, epoch };
         Ok((CachedSequence::new(sequence, naming), admission))

@@ -7,6 +7,7 @@ use std::fmt;
 use super::{Gate, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::event::announcer::{Announcer, Taken};
+use crate::event::claimed_sink::ClaimedSink;
 use crate::event::kv_event::EventSink;
 use crate::evict::EvictionStrategy;
 #[cfg(feature = "async")]
@@ -259,7 +260,11 @@ impl PagedKvCacheBuilder {
 
     /// Tells `sink` what can be matched, from the first commit on. Some 100 bytes of memory a block,
     /// and its tokens; one lock that commits, resets, and allocations that end contents take.
-    /// Without a sink, nothing of that. Give each cache a sink of its own.
+    /// Without a sink, nothing of that.
+    ///
+    /// A sink listens to one cache at a time: [`build`](Self::build) refuses one that another cache tells
+    /// its events to. It is free again once that cache and all its sequences, tables and steps are
+    /// dropped; the next cache then begins with an [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared).
     ///
     /// ```
     /// use std::sync::Arc;
@@ -329,7 +334,8 @@ impl PagedKvCacheBuilder {
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) names the first parameter that makes no
     /// sense: a size of 0, more than `u32::MAX - 1` blocks, more than 1024 home shards, a threshold
-    /// outside 0..=1, no priority level, a watermark that leaves no block, slots that do not fit a `u64`, or bytes a `usize`.
+    /// outside 0..=1, no priority level, a watermark that leaves no block, slots that do not fit a `u64`, or bytes a `usize`,
+    /// and an event sink that another cache has.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder();
@@ -377,7 +383,11 @@ impl PagedKvCacheBuilder {
         };
         let shards = self.home_shards.unwrap_or(shards);
         let listener = self.event_sink.clone().filter(|_| self.prefix_reuse);
-        let announcer = listener.map(|Sink(sink)| {
+        let claim = |Sink(sink)| match ClaimedSink::claim(sink) {
+            Some(sink) => Ok(sink),
+            None => invalid("event_sink", "another cache tells its events to it".to_owned()),
+        };
+        let announcer = listener.map(claim).transpose()?.map(|sink| {
             PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size))
         });
         let observer =
@@ -388,7 +398,7 @@ impl PagedKvCacheBuilder {
         pool.blocks().waiters().set_fairness(self.fairness);
         let mut cache = PagedKvCache::from_parts(
             pool,
-            PublishedBlocks::new(indexed, announcer),
+            PublishedBlocks::new(indexed, announcer.clone()),
             self.hash_algorithm,
             self.block_size,
             block_bytes,
@@ -396,6 +406,9 @@ impl PagedKvCacheBuilder {
             self.eviction_threshold,
         );
         cache.gate = Gate { watermark };
+        if let Some(announcer) = announcer {
+            announcer.begin();
+        }
         Ok(cache)
     }
 

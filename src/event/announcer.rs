@@ -14,36 +14,41 @@
 //! What the order promises, and why:
 //!
 //! - *A content is announced once, and removed with the last copy.* Publishers exclude each other, and
-//!   one that finds the content cached names no second block. Copies that are not named count for nothing.
+//!   one that finds the content cached notes its block as a copy. When the home of a content ends, a copy
+//!   takes its place, and nothing is told. Blocks that got no name count for nothing.
 //! - *A removal never overtakes its announcement.* A block ends as a home when it is taken, in
 //!   [`taken`](TakeObserver::taken), which the taker calls before it can name the block anew; the
 //!   announcement came before, while a publisher owned it.
 //! - *A reclaimed block that is put back* (a refused allocation undoes what it reclaimed) was never told
-//!   of, and still is the home. If its content was published meanwhile in another block, that one has
-//!   become the home, and the entry of the first in the index is gone: it is not found again.
+//!   of, and still is the home. A block in which its content was published in between is a copy.
 //! - *A content that the index has no room for* is not announced: it cannot be found.
 //! - *What is published under an earlier generation* is not announced, and blocks that were homes
 //!   before a reset end in silence.
 //! - *Parents before children*, and no child without its parent: see [`tree`](super::tree).
+//! - *No content without its tokens.* One that was published by hashes only is not told, nor what follows
+//!   it, until a sequence that knows its tokens publishes it too, or matches it.
 //!
 //! Consumers hear of a change a little after it took effect; at rest, what they hold is what a probe
 //! finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
 
-use super::kv_event::{EventSink, KvEvent};
+use super::claimed_sink::ClaimedSink;
+use super::kv_event::KvEvent;
 use super::tree::{AnnouncedTree, Content};
 use crate::id::BlockId;
 use crate::pool::TakeObserver;
 use crate::prefix::{BlockHash, Told};
-use crate::sync::{AtomicBool, Mutex, Ordering, PlainArc};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PlainArc};
 
 /// The most blocks of one event.
 const MOST_BLOCKS: usize = 1024;
 
 /// Tells a sink what can be matched.
 pub(crate) struct Announcer {
-    sink: PlainArc<dyn EventSink>,
-    /// Blocks that may be homes: false only for those that are none.
+    sink: ClaimedSink,
+    /// Blocks that may be homes or copies: false only for those that are none.
     homes: Box<[AtomicBool]>,
+    /// Contents whose tokens are not known, at least: written under the lock only.
+    untold: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -68,14 +73,13 @@ struct Run {
 
 /// The right to change what is announced.
 pub(crate) struct Announcing<'a> {
-    sink: &'a dyn EventSink,
-    homes: &'a [AtomicBool],
+    announcer: &'a Announcer,
     state: &'a mut State,
 }
 
 impl Announcer {
     /// For the blocks `0..num_blocks` of a cache. Some 100 bytes a block, and its tokens.
-    pub(crate) fn new(sink: PlainArc<dyn EventSink>, num_blocks: usize, block_size: usize) -> Self {
+    pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Self {
         let state = State {
             tree: AnnouncedTree::new(num_blocks, block_size),
             block_size,
@@ -87,27 +91,95 @@ impl Announcer {
         Self {
             sink,
             homes: (0..num_blocks).map(|_| AtomicBool::new(false)).collect(),
+            untold: AtomicUsize::new(0),
             state: Mutex::new(state),
+        }
+    }
+
+    /// Tells a sink that listened to an earlier cache that nothing of that one can be matched.
+    pub(crate) fn begin(&self) {
+        if self.sink.begin() {
+            self.announce(|announcing| announcing.clear());
         }
     }
 
     /// Changes what is announced.
     pub(crate) fn announce<R>(&self, change: impl FnOnce(&mut Announcing<'_>) -> R) -> R {
         let mut state = self.state.lock();
-        change(&mut Announcing { sink: &*self.sink, homes: &self.homes, state: &mut state })
+        let result = change(&mut Announcing { announcer: self, state: &mut state });
+        self.set_untold(state.tree.num_untold());
+        result
+    }
+
+    /// True if there are contents whose tokens are not known, for a thread that has matched one of them.
+    pub(crate) fn has_untold(&self) -> bool {
+        // Relaxed: a publisher counts its blocks before it names them, and who matched one of them has
+        // seen its name. Loom: who_matches_an_untold_content_knows_that_it_is.
+        self.untold.load(Ordering::Relaxed) > 0
+    }
+
+    fn set_untold(&self, contents: usize) {
+        // Relaxed: as in `has_untold`. The load keeps the line shared where nothing changes.
+        if self.untold.load(Ordering::Relaxed) != contents {
+            self.untold.store(contents, Ordering::Relaxed);
+        }
+    }
+
+    /// The one place where the sink is called, in the order of the changes.
+    fn emit(&self, event: &KvEvent<'_>) {
+        self.sink.on_event(event);
     }
 }
 
 impl Announcing<'_> {
-    /// True if `id` is where listeners believe `hash` to be.
+    /// True if `id` is the home or a copy of `hash`.
     #[inline]
-    pub(crate) fn is_home_of(&self, id: BlockId, hash: BlockHash) -> bool {
-        self.state.tree.is_home_of(id, hash)
+    pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
+        self.state.tree.holds(id, hash)
+    }
+
+    /// Where listeners believe the content of `id` to be.
+    pub(crate) fn home(&self, id: BlockId) -> BlockId {
+        self.state.tree.home(id)
+    }
+
+    /// True if the tokens of the content of this home are known.
+    pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
+        self.state.tree.has_tokens(home)
+    }
+
+    /// Says that so many blocks are about to be named whose tokens are not known.
+    pub(crate) fn expect_untold(&mut self, blocks: usize) {
+        self.announcer.set_untold(self.state.tree.num_untold() + blocks);
+    }
+
+    /// Notes that the content of `home` can be found in `id` too.
+    pub(crate) fn add_copy(&mut self, home: BlockId, id: BlockId) {
+        // Relaxed: as in `store`.
+        self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
+        self.state.tree.add_copy(home, id);
+    }
+
+    /// Tells the content of `home`, whose tokens were not known, and what follows it, if now it can be
+    /// told. `parent` is the home of what comes before it; the others that are `told` come first.
+    pub(crate) fn learn(
+        &mut self,
+        home: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        told: &Told<'_>,
+    ) {
+        let mut found = std::mem::take(&mut self.state.found);
+        self.state.tree.learn(home, content, parent, &mut found);
+        if !found.is_empty() {
+            self.tell_run(told);
+        }
+        self.tell_each(&mut found);
     }
 
     /// Notes a content that can be found in `id` now and nowhere else; `parent` is the home of what
     /// comes before it. It is one of those that are `told`, and told by [`tell_run`](Self::tell_run) at
-    /// the latest.
+    /// the latest, if its tokens and those of all before it are known.
     pub(crate) fn store(
         &mut self,
         id: BlockId,
@@ -116,7 +188,7 @@ impl Announcing<'_> {
         told: &Told<'_>,
     ) {
         // Relaxed: who takes the block does so after its owners, of whom the caller is one, have left.
-        self.homes[id.index()].store(true, Ordering::Relaxed);
+        self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
         let announced = self.state.tree.insert(id, content, parent);
         if announced {
             self.add_to_run(id, content, parent, told);
@@ -126,22 +198,15 @@ impl Announcing<'_> {
         }
     }
 
-    /// The content of `old`, which is about to be taken, is found in `new` now.
-    pub(crate) fn rehouse(&mut self, old: BlockId, new: BlockId) {
-        // Relaxed: as in `store`; and who takes `old` looks again under the lock.
-        self.homes[new.index()].store(true, Ordering::Relaxed);
-        self.state.tree.rehouse(old, new);
-    }
-
     /// Everything announced has ended.
     pub(crate) fn clear(&mut self) {
         self.state.tree.clear();
-        self.sink.on_event(&KvEvent::AllBlocksCleared);
+        self.announcer.emit(&KvEvent::AllBlocksCleared);
     }
 
     /// Tells everything once more, behind a clearing.
     pub(crate) fn repeat(&mut self) {
-        self.sink.on_event(&KvEvent::AllBlocksCleared);
+        self.announcer.emit(&KvEvent::AllBlocksCleared);
         let mut found = std::mem::take(&mut self.state.found);
         self.state.tree.list(&mut found);
         self.tell_each(&mut found);
@@ -161,7 +226,7 @@ impl Announcing<'_> {
     fn tell_each(&mut self, found: &mut Vec<BlockId>) {
         for id in found.drain(..) {
             let content = self.state.tree.content(id);
-            self.sink.on_event(&KvEvent::BlockStored {
+            self.announcer.emit(&KvEvent::BlockStored {
                 hashes: &[content.hash],
                 parent: content.parent,
                 tokens: content.tokens,
@@ -197,7 +262,7 @@ impl Announcing<'_> {
         let State { run, joined, block_size, .. } = &mut *self.state;
         if !run.hashes.is_empty() {
             let first = run.index - told.index;
-            self.sink.on_event(&KvEvent::BlockStored {
+            self.announcer.emit(&KvEvent::BlockStored {
                 hashes: &run.hashes,
                 parent: run.parent,
                 tokens: told.tokens_of(first..first + run.hashes.len(), joined),
@@ -227,7 +292,7 @@ impl TakeObserver for Taken {
 }
 
 impl Announcer {
-    /// Ends what `ids`, which have a new owner, were the homes of.
+    /// Ends what `ids`, which have a new owner, held.
     fn end(&self, ids: &[BlockId]) {
         let mut state = self.state.lock();
         let State { tree, removed, .. } = &mut *state;
@@ -238,8 +303,9 @@ impl Announcer {
                 tree.remove(id, removed);
             }
         }
+        self.set_untold(tree.num_untold());
         for part in removed.chunks(MOST_BLOCKS) {
-            self.sink.on_event(&KvEvent::BlockRemoved { hashes: part });
+            self.emit(&KvEvent::BlockRemoved { hashes: part });
         }
         removed.clear();
     }

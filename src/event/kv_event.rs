@@ -24,7 +24,8 @@ pub enum KvEvent<'a> {
         /// What comes before the first of them, which was announced earlier. `None` at the beginning
         /// of a prompt.
         parent: Option<BlockHash>,
-        /// Their tokens, `block_size` for each; none at all where a caller gave only hashes.
+        /// Their tokens, `block_size` for each. Contents of which a cache knows only hashes are not told,
+        /// nor is what follows them, until a request comes that knows their tokens.
         tokens: &'a [u32],
         /// Tokens a block.
         block_size: usize,

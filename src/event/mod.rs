@@ -17,6 +17,7 @@
 pub(crate) mod announcer;
 #[cfg(feature = "events")]
 mod batches;
+pub(crate) mod claimed_sink;
 pub(crate) mod kv_event;
 #[cfg(feature = "events")]
 mod notes;

@@ -1,12 +1,14 @@
 //! What do listeners believe to be cached? The announced contents, as the tree that prompts make of them.
 //!
-//! Each content lives in one block, its *home*. What follows it hangs below it. A content whose parent
-//! is not there cannot be reached by an admission: it is an *orphan*, hidden from listeners with all
-//! that hangs below it, until the parent comes back. So what listeners hold is closed: no content
-//! without those before it.
+//! Each content lives in one block, its *home*. What follows it hangs below it. Further blocks that hold
+//! it are *copies*, chained to the home: when the home ends, a copy becomes the home. A content whose
+//! parent is not there cannot be reached by an admission: it is an *orphan*, hidden from listeners with
+//! all that hangs below it, until the parent comes back. One whose tokens are not known is *untold*,
+//! hidden in the same way until they are. So what listeners hold is closed: no content without those
+//! before it.
 //!
-//! Invariant: a content is announced exactly when it has a home here and all its ancestors have. The
-//! tree does not know who listens, nor which block can be matched; whoever calls it says so.
+//! Invariant: a content is announced exactly when it and all its ancestors have a home here and tokens.
+//! The tree does not know who listens, nor which block can be matched; its caller says so.
 
 use std::collections::HashMap;
 
@@ -25,7 +27,7 @@ pub(crate) struct Content<'a> {
     pub(crate) hash: BlockHash,
     /// What comes before it; `None` at the beginning of a prompt.
     pub(crate) parent: Option<BlockHash>,
-    /// All of its block, or none if they are not known.
+    /// All of its block, or none if they are not known: then it is not told.
     pub(crate) tokens: &'a [u32],
     /// What else it depends on, if on anything.
     pub(crate) extra: Option<&'a PlainArc<ExtraKeys>>,
@@ -43,6 +45,8 @@ pub(crate) struct AnnouncedTree {
     orphans: HashMap<BlockHash, u32>,
     /// Counts on when everything ends at once; nodes of an earlier count are none.
     era: u32,
+    /// Contents whose tokens are not known.
+    untold: usize,
     /// Kept for its memory.
     open: Vec<u32>,
 }
@@ -59,6 +63,9 @@ struct Node {
     first_child: u32,
     next: u32,
     before: u32,
+    /// The next block that holds the content, and the one before it there: none before the home.
+    next_copy: u32,
+    copy_before: u32,
     announced: bool,
     has_tokens: bool,
 }
@@ -74,6 +81,8 @@ impl Node {
         first_child: NONE,
         next: NONE,
         before: NONE,
+        next_copy: NONE,
+        copy_before: NONE,
         announced: false,
         has_tokens: false,
     };
@@ -88,15 +97,46 @@ impl AnnouncedTree {
             block_size,
             orphans: HashMap::new(),
             era: NO_ERA + 1,
+            untold: 0,
             open: Vec::new(),
         }
     }
 
-    /// True if `id` is the home of `hash`.
+    /// True if `id` is the home or a copy of `hash`.
     #[inline]
-    pub(crate) fn is_home_of(&self, id: BlockId, hash: BlockHash) -> bool {
+    pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
         let node = &self.nodes[id.index()];
         node.era == self.era && node.hash == hash
+    }
+
+    /// The home of the content that `id` holds.
+    pub(crate) fn home(&self, id: BlockId) -> BlockId {
+        let mut at = id.0;
+        while self.nodes[at as usize].copy_before != NONE {
+            at = self.nodes[at as usize].copy_before;
+        }
+        BlockId(at)
+    }
+
+    /// True if the tokens of the content of this home are known.
+    pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
+        self.nodes[home.index()].has_tokens
+    }
+
+    /// How many contents there are whose tokens are not known.
+    pub(crate) fn num_untold(&self) -> usize {
+        self.untold
+    }
+
+    /// Makes `id`, which holds nothing, a copy of the content of `home`.
+    pub(crate) fn add_copy(&mut self, home: BlockId, id: BlockId) {
+        let hash = self.nodes[home.index()].hash;
+        let next_copy = std::mem::replace(&mut self.nodes[home.index()].next_copy, id.0);
+        if next_copy != NONE {
+            self.nodes[next_copy as usize].copy_before = id.0;
+        }
+        let (era, copy_before) = (self.era, home.0);
+        self.nodes[id.index()] = Node { hash, era, next_copy, copy_before, ..Node::EMPTY };
     }
 
     /// Makes `id` the home of a content that has none; `parent` is the home of what comes before it.
@@ -107,7 +147,7 @@ impl AnnouncedTree {
         content: &Content<'_>,
         parent: Option<BlockId>,
     ) -> bool {
-        let (announced, next) = match (parent, content.parent) {
+        let (is_reached, next) = match (parent, content.parent) {
             (Some(parent), _) => {
                 let parent = &mut self.nodes[parent.index()];
                 (parent.announced, std::mem::replace(&mut parent.first_child, id.0))
@@ -129,13 +169,49 @@ impl AnnouncedTree {
         node.era = self.era;
         node.parent = parent.map_or(NONE, |parent| parent.0);
         (node.first_child, node.next, node.before) = (NONE, next, NONE);
-        node.announced = announced;
+        (node.next_copy, node.copy_before) = (NONE, NONE);
         node.has_tokens = !content.tokens.is_empty();
-        if node.has_tokens {
-            let start = id.index() * self.block_size;
-            self.tokens[start..start + self.block_size].copy_from_slice(content.tokens);
+        node.announced = is_reached && node.has_tokens;
+        if !node.has_tokens {
+            self.untold += 1;
+            return false;
         }
+        let announced = node.announced;
+        self.set_tokens(id, content.tokens);
         announced
+    }
+
+    fn set_tokens(&mut self, id: BlockId, tokens: &[u32]) {
+        let start = id.index() * self.block_size;
+        self.tokens[start..start + self.block_size].copy_from_slice(tokens);
+    }
+
+    /// Learns the tokens of the content of `home`, and with them, from a caller that knows more, what
+    /// it follows and depends on. Appends what is to be announced for that to `found`, parents first.
+    pub(crate) fn learn(
+        &mut self,
+        home: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        found: &mut Vec<BlockId>,
+    ) {
+        self.unlink(home.0);
+        let node = &mut self.nodes[home.index()];
+        (node.parent_hash, node.index) = (content.parent, content.index as u32);
+        node.parent = parent.map_or(NONE, |parent| parent.0);
+        node.extra = content.extra.cloned();
+        node.has_tokens = true;
+        self.untold -= 1;
+        self.set_tokens(home, content.tokens);
+        self.link(home.0);
+        let is_reached = match parent {
+            Some(parent) => self.nodes[parent.index()].announced,
+            None => content.parent.is_none(),
+        };
+        if is_reached {
+            self.open.push(home.0);
+            self.announce_open(found);
+        }
     }
 
     /// True if there are contents whose parent is not there.
@@ -154,20 +230,35 @@ impl AnnouncedTree {
         self.nodes[id.index()].first_child = first;
         if self.nodes[id.index()].announced {
             self.push_all(first);
-            while let Some(at) = self.open.pop() {
-                self.nodes[at as usize].announced = true;
+            self.announce_open(found);
+        }
+    }
+
+    /// Announces what is to be visited, and what hangs below it, as far as tokens are known.
+    fn announce_open(&mut self, found: &mut Vec<BlockId>) {
+        while let Some(at) = self.open.pop() {
+            let node = &mut self.nodes[at as usize];
+            node.announced = node.has_tokens;
+            if node.announced {
                 found.push(BlockId(at));
                 self.push_all(self.nodes[at as usize].first_child);
             }
         }
     }
 
-    /// Ends what `id` is the home of, if it is one: appends what is to be called removed for that to
-    /// `removed`, those behind before those in front.
+    /// Ends that `id` holds a content, if it holds one. If no other block does, appends what is to be
+    /// called removed for that to `removed`, those behind before those in front.
     pub(crate) fn remove(&mut self, id: BlockId, removed: &mut Vec<BlockHash>) {
-        let Node { era, hash, first_child, announced, .. } = self.nodes[id.index()];
+        let Node { era, hash, first_child, announced, next_copy, copy_before, .. } =
+            self.nodes[id.index()];
         if era != self.era {
             return;
+        }
+        if copy_before != NONE || next_copy != NONE {
+            return self.remove_one_of_several(id);
+        }
+        if !self.nodes[id.index()].has_tokens {
+            self.untold -= 1;
         }
         if first_child == NONE {
             // Mostly: contents are reclaimed from the end of a prompt.
@@ -198,21 +289,38 @@ impl AnnouncedTree {
         self.open.push(id.0);
         while let Some(at) = self.open.pop() {
             let node = &mut self.nodes[at as usize];
-            node.announced = false;
-            removed.push(node.hash);
-            self.push_all(self.nodes[at as usize].first_child);
+            // What hangs below an untold content is hidden already.
+            if std::mem::replace(&mut node.announced, false) {
+                removed.push(node.hash);
+                self.push_all(self.nodes[at as usize].first_child);
+            }
         }
         removed[start..].reverse();
     }
 
-    /// The content of `old` lives in `new`, which is no home, from now on.
-    pub(crate) fn rehouse(&mut self, old: BlockId, new: BlockId) {
+    /// Ends that `id` holds a content that other blocks hold too: the next of them becomes the home.
+    #[cold]
+    fn remove_one_of_several(&mut self, id: BlockId) {
+        let Node { next_copy, copy_before, .. } = self.nodes[id.index()];
+        if copy_before == NONE {
+            return self.rehouse(id, BlockId(next_copy));
+        }
+        self.nodes[copy_before as usize].next_copy = next_copy;
+        if next_copy != NONE {
+            self.nodes[next_copy as usize].copy_before = copy_before;
+        }
+        self.nodes[id.index()] = Node::EMPTY;
+    }
+
+    /// Lets the content of `old` live in `new`, its next copy.
+    fn rehouse(&mut self, old: BlockId, new: BlockId) {
         self.unlink(old.0);
+        let next_copy = self.nodes[new.index()].next_copy;
         let node = std::mem::replace(&mut self.nodes[old.index()], Node::EMPTY);
         let start = old.index() * self.block_size;
         self.tokens.copy_within(start..start + self.block_size, new.index() * self.block_size);
         self.set_parent_of_all(node.first_child, new.0);
-        self.nodes[new.index()] = node;
+        self.nodes[new.index()] = Node { next_copy, ..node };
         self.link(new.0);
     }
 
@@ -220,6 +328,7 @@ impl AnnouncedTree {
     pub(crate) fn clear(&mut self) {
         self.era = self.era.checked_add(1).expect("fewer than 2^32 resets");
         self.orphans.clear();
+        self.untold = 0;
     }
 
     /// Appends the homes of all that is announced to `found`, parents first.
@@ -229,8 +338,10 @@ impl AnnouncedTree {
         let roots = (0_u32..).zip(&self.nodes).filter(|(_, node)| is_root(node));
         self.open.extend(roots.map(|(at, _)| at));
         while let Some(at) = self.open.pop() {
-            found.push(BlockId(at));
-            self.push_all(self.nodes[at as usize].first_child);
+            if self.nodes[at as usize].announced {
+                found.push(BlockId(at));
+                self.push_all(self.nodes[at as usize].first_child);
+            }
         }
     }
 

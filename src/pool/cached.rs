@@ -2,7 +2,7 @@
 
 use super::Blocks;
 use super::free_list::Matching;
-use super::name::{Name, NamedView};
+use super::name::{Mark, Name, NamedView, NewName};
 use crate::id::BlockId;
 
 impl Blocks {
@@ -23,9 +23,9 @@ impl Blocks {
         self.words.named()
     }
 
-    /// The name that a block of the caller's was given last.
-    pub(crate) fn last_name(&self, id: BlockId) -> Option<Name> {
-        self.words.named().last_name(id)
+    /// The name that a block of the caller's was given last, if that was with `mark`.
+    pub(crate) fn last_name(&self, id: BlockId, mark: Mark) -> Option<Name> {
+        self.words.named().last_name_with(id, mark)
     }
 
     /// True if nobody owns the block.
@@ -42,12 +42,22 @@ impl Blocks {
     pub(crate) fn give_name(
         &self,
         id: BlockId,
-        name: Name,
-        again: bool,
+        new: NewName,
         is_private: bool,
         renamed: impl FnOnce(Name),
     ) -> bool {
-        self.words.give_name(id, name, again, is_private, renamed)
+        self.words.give_name(id, new, is_private, renamed)
+    }
+
+    /// Takes the name of a block of the caller's back; see `BlockWords::take_name_back`.
+    pub(crate) fn take_name_back(&self, id: BlockId) {
+        self.words.take_name_back(id);
+    }
+
+    /// True if the block has a name that it may be matched by.
+    #[inline]
+    pub(crate) fn is_cached(&self, id: BlockId) -> bool {
+        self.words.state(id).is_cached()
     }
 
     /// True if what is called `name` was reclaimed of late, as far as the policy remembers that.

@@ -174,7 +174,8 @@ impl BlockPool {
     /// it keeps alive. One atomic operation.
     ///
     /// # Errors
-    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is free or not of this pool,
+    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block has no owner (it is free, or
+    /// cached and idle) or is not of this pool,
     /// [`TooManyOwners`](PagedKvError::TooManyOwners) when its count is full.
     ///
     /// ```
@@ -358,8 +359,8 @@ impl Blocks {
     }
 
     pub(crate) fn retain(&self, id: BlockId) -> Result<()> {
-        self.words.retain(id).ok_or_else(|| match self.words.state(id) {
-            BlockState::FREE => PagedKvError::BlockNotFound(id),
+        self.words.retain(id).map_err(|refused| match refused.owners() {
+            0 => PagedKvError::BlockNotFound(id),
             _ => PagedKvError::TooManyOwners(id),
         })
     }

@@ -39,6 +39,39 @@ impl Name {
     }
 }
 
+/// Bits of a mark. Those above count how often the block was named.
+const MARK: u32 = 12;
+
+/// What a name is told by from those that were given at another time, modulo 4,096.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(u32);
+
+impl Mark {
+    /// The mark of a time that is numbered.
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number as u32 & ((1 << MARK) - 1))
+    }
+}
+
+/// A name that a block is given.
+#[derive(Clone, Copy)]
+pub(crate) struct NewName {
+    pub(crate) name: Name,
+    pub(crate) mark: Mark,
+    /// True if the content had come before.
+    pub(crate) again: bool,
+    /// True if another block is cached under the name.
+    pub(crate) spare: bool,
+}
+
+#[cfg(test)]
+impl NewName {
+    /// A name that nothing more is known of.
+    pub(crate) fn only(name: Name) -> Self {
+        Self { name, mark: Mark::new(5), again: false, spare: false }
+    }
+}
+
 /// The words and the names of all blocks, at hand.
 #[derive(Clone, Copy)]
 pub(crate) struct NamedView<'a>(&'a [NamedBlock]);
@@ -73,8 +106,14 @@ impl NamedView<'_> {
         (self.renames(id) > 0).then(|| self.name(id))
     }
 
-    /// How often the block was given a name, modulo 2^32 - 1 but never 0 again: a block that had one
-    /// once has its entry in the index taken back by it.
+    /// The same, if it was given with `mark`.
+    pub(crate) fn last_name_with(&self, id: BlockId, mark: Mark) -> Option<Name> {
+        let is_marked = self.renames(id) & ((1 << MARK) - 1) == mark.0;
+        self.last_name(id).filter(|_| is_marked)
+    }
+
+    /// How often the block was given a name, modulo 2^20 - 1 but never 0 again, above the mark of the
+    /// last: a block that had one once has its entry in the index taken back by it.
     #[inline]
     fn renames(&self, id: BlockId) -> u32 {
         // Acquire: pairs with `set_name`; a reader who finds the same number before and after it read
@@ -83,11 +122,12 @@ impl NamedView<'_> {
     }
 
     /// Writes the name, for who began the naming.
-    fn set_name(&self, id: BlockId, Name(bits): Name) {
+    fn set_name(&self, id: BlockId, Name(bits): Name, mark: Mark) {
         let block = &self.0[id.index()];
-        let renames = block.renames.load(Ordering::Relaxed);
+        let count = block.renames.load(Ordering::Relaxed) >> MARK;
+        let count = if count == u32::MAX >> MARK { 1 } else { count + 1 };
         // Release: pairs with `renames`; who sees this number sees that the block is being named.
-        block.renames.store(renames.checked_add(1).unwrap_or(1), Ordering::Release);
+        block.renames.store(count << MARK | mark.0, Ordering::Release);
         for (half, bits) in block.name.iter().zip([bits as u64, (bits >> 64) as u64]) {
             // Release: pairs with `name`.
             half.store(bits, Ordering::Release);
@@ -139,15 +179,13 @@ impl BlockWords {
     }
 
     /// Names a block, for one of its owners, in whose table alone it may be (`is_private`); it may be
-    /// matched as soon as this returns. Calls `renamed` in between with the name it had, if any. The
-    /// content may have come `again`. False if the block is cached already, or is being named by
-    /// another owner.
+    /// matched as soon as this returns. Calls `renamed` in between with the name it had, if any. False
+    /// if the block is cached already, or is being named by another owner.
     #[inline]
     pub(crate) fn give_name(
         &self,
         id: BlockId,
-        name: Name,
-        again: bool,
+        NewName { name, mark, again, spare }: NewName,
         is_private: bool,
         renamed: impl FnOnce(Name),
     ) -> bool {
@@ -163,9 +201,15 @@ impl BlockWords {
         if let Some(old) = named.last_name(id) {
             renamed(old);
         }
-        named.set_name(id, name);
-        words.end_naming(id, again);
+        named.set_name(id, name, mark);
+        words.end_naming(id, again, spare);
         true
+    }
+
+    /// Takes back, for one of the block's owners, that it may be matched by its name. Those that have
+    /// matched it keep it, as a block without a name.
+    pub(crate) fn take_name_back(&self, id: BlockId) {
+        self.view().end_caching(id);
     }
 }
 
@@ -177,6 +221,10 @@ mod tests {
     fn name_of(id: BlockId) -> Name {
         let part = |at: u128| (u128::from(id.0) + 1) << (32 * at + 8) | (at + 1) << (32 * at);
         Name::new((0..4).map(part).sum())
+    }
+
+    fn renames(words: &BlockWords, id: BlockId) -> u32 {
+        words.named().renames(id) >> MARK
     }
 
     /// Blocks 0 to 4, of one owner each.
@@ -192,13 +240,13 @@ mod tests {
         for &id in &ids {
             assert_eq!(words.named().last_name(id), None);
             assert!(!words.is_cached_as(id, name_of(id)));
-            assert!(words.give_name(id, name_of(id), false, true, |_| panic!("it has none")));
+            assert!(words.give_name(id, NewName::only(name_of(id)), true, |_| panic!("it has none")));
         }
         for &id in &ids {
             assert_eq!(words.named().last_name(id), Some(name_of(id)));
             assert!(words.is_cached_as(id, name_of(id)));
             assert!(!words.is_cached_as(id, Name::new(7)), "{id} is not called that");
-            assert_eq!((words.state(id).owners(), words.named().renames(id)), (1, 1));
+            assert_eq!((words.state(id).owners(), renames(&words, id)), (1, 1));
         }
     }
 
@@ -206,12 +254,10 @@ mod tests {
     fn a_block_that_has_a_name_gets_no_other() {
         let (words, ids) = owned_blocks();
         for (id, is_private) in [(ids[1], true), (ids[2], false)] {
-            assert!(words.give_name(id, name_of(id), false, is_private, |_| panic!("it has none")));
+            assert!(words.give_name(id, NewName::only(name_of(id)), is_private, |_| panic!("it has none")));
             for is_private in [true, false] {
-                let other = Name::new(7);
-                assert!(
-                    !words.give_name(id, other, false, is_private, |_| panic!("it is refused"))
-                );
+                let other = NewName::only(Name::new(7));
+                assert!(!words.give_name(id, other, is_private, |_| panic!("it is refused")));
             }
             assert!(words.is_cached_as(id, name_of(id)));
         }
@@ -221,7 +267,7 @@ mod tests {
     fn a_block_that_several_own_can_be_named() {
         let (words, ids) = owned_blocks();
         words.retain(ids[0]).expect("a block in use");
-        assert!(words.give_name(ids[0], name_of(ids[0]), false, true, |_| {}));
+        assert!(words.give_name(ids[0], NewName::only(name_of(ids[0])), true, |_| {}));
         assert!(words.is_cached_as(ids[0], name_of(ids[0])));
         assert_eq!(words.state(ids[0]).owners(), 2);
     }
@@ -230,7 +276,7 @@ mod tests {
     fn the_name_of_a_reclaimed_block_stays_until_the_next() {
         let (words, ids) = owned_blocks();
         let (id, view) = (ids[3], words.view());
-        assert!(words.give_name(id, name_of(id), false, true, |_| panic!("it has none")));
+        assert!(words.give_name(id, NewName::only(name_of(id)), true, |_| panic!("it has none")));
         let crate::pool::state::Left::Idle(left) = view.release_shared(id) else {
             panic!("a cached block without owners is idle");
         };
@@ -238,8 +284,9 @@ mod tests {
         assert_eq!(words.named().name(id), name_of(id));
         assert!(!words.is_cached_as(id, name_of(id)), "the word says that it is not cached");
         let mut earlier = None;
-        assert!(words.give_name(id, Name::new(7), true, true, |name| earlier = Some(name)));
-        assert_eq!((earlier, words.named().renames(id)), (Some(name_of(id)), 2));
+        let next = NewName { again: true, ..NewName::only(Name::new(7)) };
+        assert!(words.give_name(id, next, true, |name| earlier = Some(name)));
+        assert_eq!((earlier, renames(&words, id)), (Some(name_of(id)), 2));
         assert!(words.is_cached_as(id, Name::new(7)) && words.state(id).is_again());
     }
 
@@ -247,10 +294,44 @@ mod tests {
     fn a_block_that_was_named_very_often_still_has_a_last_name() {
         let (words, ids) = owned_blocks();
         let (id, named) = (ids[3], words.named());
-        words.named[id.index()].renames.store(u32::MAX - 1, Ordering::Relaxed);
-        for renames in [u32::MAX, 1, 2] {
-            named.set_name(id, name_of(id));
-            assert_eq!((named.renames(id), named.last_name(id)), (renames, Some(name_of(id))));
+        let most = u32::MAX >> MARK;
+        words.named[id.index()].renames.store((most - 1) << MARK, Ordering::Relaxed);
+        for count in [most, 1, 2] {
+            named.set_name(id, name_of(id), Mark::new(5));
+            assert_eq!((renames(&words, id), named.last_name(id)), (count, Some(name_of(id))));
+        }
+    }
+
+    #[test]
+    fn a_name_is_known_by_the_mark_that_it_was_given_with() {
+        let (words, ids) = owned_blocks();
+        let (id, named) = (ids[3], words.named());
+        for number in [0, 1, 4_095, 4_096, 4_097, u64::MAX] {
+            assert_eq!(named.last_name_with(ids[0], Mark::new(number)), None, "it has none");
+            named.set_name(id, name_of(id), Mark::new(number));
+            let is_known = |number| named.last_name_with(id, Mark::new(number)).is_some();
+            assert!(is_known(number) && !is_known(number ^ 1) && !is_known(number ^ 0x800));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_back_matches_no_more_and_leaves_the_owners() {
+        let (words, ids) = owned_blocks();
+        let id = ids[2];
+        for spare in [false, true] {
+            let again = spare;
+            assert!(words.give_name(
+                id,
+                NewName { again, spare, ..NewName::only(name_of(id)) },
+                true,
+                |_| {}
+            ));
+            words.retain(id).expect("a block in use");
+            words.take_name_back(id);
+            assert!(!words.is_cached_as(id, name_of(id)));
+            assert_eq!(words.view().acquire(id, true), None);
+            assert_eq!(words.view().release_shared(id), crate::pool::state::Left::Owned);
+            assert_eq!(words.state(id), BlockState::SOLE);
         }
     }
 

@@ -1,7 +1,7 @@
 //! May block n be used, and by whom? One `u32` word per block, in a fixed array.
 //!
 //! A word is a [`BlockState`]: a count of *owners* in its low 20 bits (private tables, runs and
-//! pins, each one owner), two flags, and the *epoch* of a cached block, which each time it becomes
+//! pins, each one owner), four flags, and the *epoch* of a cached block, which each time it becomes
 //! idle counts on. The transitions are pure functions of the value; [`WordsView`] only commits them.
 //!
 //! ```text
@@ -39,6 +39,10 @@ const NAMING: u32 = 1 << 21;
 /// The content was asked for again since the block is cached, or had come back by then.
 const AGAIN: u32 = 1 << 22;
 
+/// Another block was cached under the same name when this one was, and nobody has asked for this one
+/// since.
+const SPARE: u32 = 1 << 23;
+
 /// Where the epoch begins, which takes the rest of the word.
 const EPOCH: u32 = 24;
 
@@ -59,7 +63,7 @@ impl BlockState {
         self.0 & OWNERS
     }
 
-    /// One more owner. None for a free block and for a full count.
+    /// One more owner. None for a block without one, free or idle, and for a full count.
     pub(crate) fn retain(self) -> Option<Self> {
         (1..MAX_OWNERS).contains(&self.owners()).then(|| Self(self.0 + 1))
     }
@@ -90,33 +94,40 @@ impl BlockState {
         self.is_cached() && self.owners() == 0
     }
 
+    /// True for a cached block that is one copy more of a content, and was not asked for since.
+    pub(crate) fn is_spare(self) -> bool {
+        self.is_cached() && self.0 & SPARE != 0
+    }
+
     /// How often the block has become idle since it was cached, modulo 256.
     pub(crate) fn epoch(self) -> u8 {
         (self.0 >> EPOCH) as u8
     }
 
-    /// One more owner, who came by the block's name, and may ask for it `again`. None for a block that
-    /// has none, and for a full count.
+    /// One more owner, who came by the block's name, and may ask for it `again`: it is spare no more.
+    /// None for a block that has none, and for a full count.
     fn acquire(self, again: bool) -> Option<Self> {
         let again = if again { AGAIN } else { 0 };
-        (self.is_cached() && self.owners() < MAX_OWNERS).then(|| Self((self.0 + 1) | again))
+        let one_more = || Self(((self.0 + 1) | again) & !SPARE);
+        (self.is_cached() && self.owners() < MAX_OWNERS).then(one_more)
     }
 
-    /// Idle -> idle, in the next epoch. None unless it is.
+    /// Idle -> idle, in the next epoch, and spare no more. None unless it is.
     fn renew_idle(self) -> Option<Self> {
-        self.is_idle().then(|| self.with_epoch(self.epoch().wrapping_add(1)))
+        let renewed = || Self(self.0 & !SPARE).with_epoch(self.epoch().wrapping_add(1));
+        self.is_idle().then(renewed)
     }
 
     /// Idle -> one owner, who may write it once the reclaim is finished: until then it can be undone.
     /// None unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {
-        (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & AGAIN)))
+        (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & (AGAIN | SPARE))))
     }
 
     /// One owner whose reclaim is not finished -> idle, in the first epoch.
     fn undo_reclaim(self) -> Self {
         assert_eq!(self.owners(), 1, "who reclaims a block is its only owner");
-        Self(CACHED | (self.0 & AGAIN))
+        Self(CACHED | (self.0 & (AGAIN | SPARE)))
     }
 
     /// One of its owners begins to write its name. None if it has one, or is being given one.
@@ -125,11 +136,19 @@ impl BlockState {
         (self.0 & (CACHED | NAMING) == 0).then_some(Self(self.0 | NAMING))
     }
 
-    /// The name is written: the block may be matched from now on. Its content may have come `again`.
-    fn end_naming(self, again: bool) -> Option<Self> {
+    /// The name is written: the block may be matched from now on. Its content may have come `again`,
+    /// and the block may be `spare`.
+    fn end_naming(self, again: bool, spare: bool) -> Option<Self> {
         let again = if again { AGAIN } else { 0 };
+        let spare = if spare { SPARE } else { 0 };
         assert!(self.owners() > 0, "a block is named by one of its owners");
-        (!self.is_cached()).then_some(Self((self.0 & !NAMING) | CACHED | again))
+        (!self.is_cached()).then_some(Self((self.0 & !NAMING) | CACHED | again | spare))
+    }
+
+    /// Cached -> owned only. None unless it is cached.
+    fn end_caching(self) -> Option<Self> {
+        assert!(self.owners() > 0, "a name is taken back by one of the block's owners");
+        self.is_cached().then_some(Self(self.owners()))
     }
 
     fn with_epoch(self, epoch: u8) -> Self {
@@ -154,6 +173,15 @@ pub(crate) struct LeftIdle {
     pub(crate) block: IdleBlock,
     /// Its content was asked for again since it was cached, or had come back by then.
     pub(crate) again: bool,
+    /// Another block was cached under its name when it was, and nobody has asked for it since.
+    pub(crate) spare: bool,
+}
+
+impl LeftIdle {
+    fn new(id: BlockId, idle: BlockState) -> Self {
+        let block = IdleBlock { id, epoch: idle.epoch() };
+        Self { block, again: idle.is_again(), spare: idle.is_spare() }
+    }
 }
 
 /// A block that became idle, in which of its epochs.
@@ -181,7 +209,7 @@ pub(super) struct WasIdle(pub(super) bool);
 #[repr(align(32))]
 pub(crate) struct NamedBlock {
     word: AtomicU32,
-    /// How often the block was given a name.
+    /// How often the block was given a name, and the mark of the last.
     pub(super) renames: AtomicU32,
     /// The lower half first.
     pub(super) name: [AtomicU64; 2],
@@ -252,10 +280,11 @@ impl BlockWords {
         self.view().state(id)
     }
 
-    /// One more owner. Refused (`None`) for a free block and for a full count.
-    pub(crate) fn retain(&self, id: BlockId) -> Option<()> {
+    /// Adds an owner. Refused, with the state that refused it, for a block without an owner and for a
+    /// full count.
+    pub(crate) fn retain(&self, id: BlockId) -> Result<(), BlockState> {
         // Relaxed: the caller already may use the block, so nothing is handed over here.
-        self.view().transition(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
+        self.view().attempt(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
     }
 }
 
@@ -327,10 +356,7 @@ impl<'a> WordsView<'a> {
         let state = self.transition(id, Ordering::AcqRel, BlockState::release);
         match state.expect("a block is released once by each of its owners") {
             BlockState::FREE => Left::Free,
-            idle if idle.is_idle() => {
-                let block = IdleBlock { id, epoch: idle.epoch() };
-                Left::Idle(LeftIdle { block, again: idle.is_again() })
-            }
+            idle if idle.is_idle() => Left::Idle(LeftIdle::new(id, idle)),
             _ => Left::Owned,
         }
     }
@@ -351,8 +377,7 @@ impl<'a> WordsView<'a> {
     pub(super) fn renew_idle(&self, id: BlockId) -> Option<LeftIdle> {
         // Relaxed: nothing is handed over; who reclaims it sees what its users did through the word.
         let idle = self.transition(id, Ordering::Relaxed, BlockState::renew_idle)?;
-        let block = IdleBlock { id, epoch: idle.epoch() };
-        Some(LeftIdle { block, again: idle.is_again() })
+        Some(LeftIdle::new(id, idle))
     }
 
     /// Makes the caller the only owner of a block that is idle since the epoch of `idle`, until it
@@ -371,17 +396,19 @@ impl<'a> WordsView<'a> {
         let idle = BlockState(word.load(Ordering::Relaxed)).undo_reclaim();
         // Release: as in `release_shared`; an acquirer may come at once.
         word.store(idle.0, Ordering::Release);
-        LeftIdle { block: IdleBlock { id, epoch: idle.epoch() }, again: idle.is_again() }
+        LeftIdle::new(id, idle)
     }
 
-    /// Gives up the contents of a block that the caller has just reclaimed.
+    /// Gives up the contents of a block that the caller has just reclaimed. True if it was spare.
     #[inline]
-    pub(super) fn finish_reclaim(&self, id: BlockId) {
+    pub(super) fn finish_reclaim(&self, id: BlockId) -> bool {
         let word = self.word(id);
         // Relaxed: as in `undo_reclaim`; whoever the block goes to comes by it through the caller.
-        if BlockState(word.load(Ordering::Relaxed)) != BlockState::SOLE {
+        let seen = word.load(Ordering::Relaxed);
+        if BlockState(seen) != BlockState::SOLE {
             word.store(BlockState::SOLE.0, Ordering::Relaxed);
         }
+        seen & SPARE != 0
     }
 
     /// True if the block is idle since the epoch of `idle`.
@@ -397,12 +424,19 @@ impl<'a> WordsView<'a> {
         self.transition(id, Ordering::Relaxed, BlockState::begin_naming).is_some()
     }
 
-    /// The block may be matched from now on. Its content may have come `again`.
-    pub(super) fn end_naming(&self, id: BlockId, again: bool) {
+    /// The block may be matched from now on. Its content may have come `again`, and it may be `spare`.
+    pub(super) fn end_naming(&self, id: BlockId, again: bool, spare: bool) {
         // Release: pairs with `acquire` and `state`. Loom: a_match_sees_what_was_published.
-        let step = |state: BlockState| state.end_naming(again);
+        let step = |state: BlockState| state.end_naming(again, spare);
         let state = self.transition(id, Ordering::Release, step);
         assert!(state.is_some(), "a name is ended by who began it");
+    }
+
+    /// The block may not be matched any more, for one of its owners.
+    pub(super) fn end_caching(&self, id: BlockId) {
+        // Relaxed: nothing is handed over; who has matched it is an owner already.
+        let state = self.transition(id, Ordering::Relaxed, BlockState::end_caching);
+        assert!(state.is_some(), "a name is taken back once, by who gave it");
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.
@@ -414,13 +448,25 @@ impl<'a> WordsView<'a> {
         order: Ordering,
         step: impl Fn(BlockState) -> Option<BlockState>,
     ) -> Option<BlockState> {
+        self.attempt(id, order, step).ok()
+    }
+
+    /// Commits `step` and returns the new state, or else the state that `step` refuses.
+    #[inline]
+    #[cfg_attr(paged_kv_loom, track_caller)] // as in `transition`
+    fn attempt(
+        &self,
+        id: BlockId,
+        order: Ordering,
+        step: impl Fn(BlockState) -> Option<BlockState>,
+    ) -> Result<BlockState, BlockState> {
         let word = self.word(id);
         // Relaxed: only a guess, the exchange checks it.
         let mut seen = word.load(Ordering::Relaxed);
         loop {
-            let next = step(BlockState(seen))?;
+            let next = step(BlockState(seen)).ok_or(BlockState(seen))?;
             match word.compare_exchange_weak(seen, next.0, order, Ordering::Relaxed) {
-                Ok(_) => return Some(next),
+                Ok(_) => return Ok(next),
                 Err(now) => seen = now,
             }
         }

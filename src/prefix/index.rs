@@ -56,7 +56,7 @@ pub(crate) struct IndexView<'a> {
 }
 
 /// Where the entry of a name would be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     home: u32,
     pub(super) tag: u32,
@@ -178,13 +178,6 @@ impl PrefixIndex {
             bucket.one_fewer_beyond();
         }
     }
-
-    /// False if at most one entry is at a place.
-    #[inline]
-    pub(crate) fn may_have_two(&self, place: Place) -> bool {
-        let bucket = &self.buckets[place.home()];
-        bucket.count(place.tag) > 1 || !bucket.is_home_of_all()
-    }
 }
 
 impl<'a> IndexView<'a> {
@@ -292,11 +285,6 @@ impl Bucket {
     fn first(&self, mask: u32) -> &AtomicU64 {
         // The remainder is what tells the compiler that there is such a word.
         &self.words[mask.trailing_zeros() as usize % self.words.len()]
-    }
-
-    #[inline]
-    fn count(&self, tag: u32) -> u32 {
-        self.mask(|entry| (entry >> 32) as u32 == tag).count_ones()
     }
 
     #[inline]

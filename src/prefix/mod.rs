@@ -1,6 +1,7 @@
 //! What names a block's content, and where is it? Hashes, the index, and what is published.
 
 mod extra_keys;
+mod generation;
 mod hash;
 mod index;
 #[cfg(paged_kv_loom)]
@@ -11,4 +12,6 @@ pub use self::extra_keys::ExtraKeys;
 pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
 pub(crate) use self::published::Told;
 #[cfg(not(paged_kv_loom))]
-pub(crate) use self::published::{Generation, Offer, PublishedBlocks};
+pub(crate) use self::generation::Generation;
+#[cfg(not(paged_kv_loom))]
+pub(crate) use self::published::{Offer, PublishedBlocks};

@@ -4,10 +4,12 @@
 //! It adds nothing to the operations of [`published`](super::published); admissions by tokens do the
 //! same.
 
+use super::generation::Generation;
 use super::hash::BlockHash;
-use super::published::{Generation, Offer, PublishedBlocks, Told, name_of};
+use super::published::{Offer, PublishedBlocks, Told};
 use crate::error::Result;
 use crate::event::announcer::{Announcer, Taken};
+use crate::event::claimed_sink::ClaimedSink;
 use crate::event::kv_event::EventSink;
 use crate::id::BlockId;
 use crate::pool::{BlockPool, Keep, PoolHandle, ReclaimPolicy, TakeObserver};
@@ -86,6 +88,7 @@ impl ReusePool {
     /// # Panics
     /// As [`new`](Self::new).
     pub fn with_listener(num_blocks: usize, shards: usize, sink: PlainArc<dyn EventSink>) -> Self {
+        let sink = ClaimedSink::claim(sink).expect("each pool has a sink of its own");
         let announcer = PlainArc::new(Announcer::new(sink, num_blocks, 1));
         let observer: Box<dyn TakeObserver> = Box::new(Taken(announcer.clone()));
         let keep = Keep::Contents(ReclaimPolicy::default());
@@ -140,7 +143,7 @@ impl ReusePool {
 
     /// True if a look at the block finds it cached under `hash`, as a probe does that comes by an entry.
     pub fn is_cached_as(&self, id: BlockId, hash: u128) -> bool {
-        let name = name_of(BlockHash::from_u128(hash), self.published.generation());
+        let name = self.published.generation().name_of(BlockHash::from_u128(hash));
         self.pool.blocks().is_cached_as(id, name)
     }
 

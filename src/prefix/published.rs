@@ -5,9 +5,13 @@
 //! A *generation* is mixed into every name: after a reset nothing of an earlier one matches, and what
 //! is offered late under an earlier one is not published, or never found.
 //!
-//! Invariant: of several blocks that get one name at once, one stays findable as long as it is cached.
-//! (Once it is reclaimed the others are not found, and go like any idle block.) It does not know
-//! sequences.
+//! Several blocks may hold one content: each is named and noted, up to four. One named while another
+//! was cached is *spare*: unless a match asks for it, it is reclaimed before all others. Further copies
+//! get no name; a later commit may offer them again.
+//!
+//! Invariant: at rest every block that is cached under a name of this generation is found by that name,
+//! in use or idle. (Two threads that lack room in the same 24 buckets of the index at once may lose one
+//! entry.) It does not know sequences.
 
 mod announced;
 #[cfg(all(test, not(paged_kv_loom)))]
@@ -16,35 +20,22 @@ mod trail;
 
 pub(crate) use self::announced::Told;
 use self::trail::Trail;
+use super::generation::{Generation, Generations};
 use super::hash::BlockHash;
 use super::index::{Place, PrefixIndex};
 use crate::event::announcer::Announcer;
 use crate::id::BlockId;
 use crate::pool::Blocks;
 use crate::pool::free_list::Matching;
-use crate::pool::name::Name;
-use crate::sync::{AtomicU64, Ordering, PlainArc, fence};
-
-/// Which weights a content was computed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Generation(u64);
-
-impl Generation {
-    /// What the block's content was published as, for its new owner. What was published in another
-    /// generation comes under a hash that nothing has.
-    pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
-        blocks.last_name(id).map(|name| BlockHash::from_u128(name.bits() ^ self.mask()))
-    }
-
-    /// Odd constants spread it over all bits; the first changes nothing.
-    fn mask(self) -> u128 {
-        let mix = self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        u128::from(mix) << 64 | u128::from(mix.wrapping_mul(0xD6E8_FEB8_6659_FD93))
-    }
-}
+use crate::pool::name::{Name, NewName};
+use crate::sync::{AtomicU64, Ordering, PlainArc};
 
 /// Blocks that are published in one go.
 const AT_ONCE: usize = 64;
+
+/// Blocks that are cached under one name at most, unless several threads name one at the same time: more
+/// would fill the buckets that other names need.
+const MOST_COPIES: usize = 4;
 
 /// Blocks to publish, for one of their owners.
 #[derive(Clone, Copy)]
@@ -60,18 +51,21 @@ pub(crate) struct Offer<'a> {
 }
 
 /// A block that gets a name.
+#[derive(Clone, Copy)]
 struct Moved {
     id: BlockId,
     /// Where it may be noted under the name it had.
     from: Place,
     /// Where it will be noted.
     to: Place,
+    /// True if it is in no other table than that of its owner, who names it.
+    is_private: bool,
 }
 
 /// The contents that can be matched.
 pub(crate) struct PublishedBlocks {
     index: PrefixIndex,
-    generation: AtomicU64,
+    generations: Generations,
     /// Steps that ended without publishing what was committed through them.
     failed_steps: AtomicU64,
     /// There only if somebody listens.
@@ -83,7 +77,7 @@ impl PublishedBlocks {
     pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Self {
         Self {
             index: PrefixIndex::new(num_blocks),
-            generation: AtomicU64::new(0),
+            generations: Generations::new(),
             failed_steps: AtomicU64::new(0),
             announcer,
         }
@@ -95,8 +89,7 @@ impl PublishedBlocks {
     }
 
     pub(crate) fn generation(&self) -> Generation {
-        // Relaxed: the number alone tells contents apart, and guards nothing.
-        Generation(self.generation.load(Ordering::Relaxed))
+        self.generations.current()
     }
 
     /// Steps that ended without publishing what was committed through them.
@@ -120,17 +113,15 @@ impl PublishedBlocks {
         hash: BlockHash,
         generation: Generation,
     ) -> bool {
-        blocks.is_cached_as(id, name_of(hash, generation))
+        blocks.is_cached_as(id, generation.name_of(hash))
     }
 
     /// From now on nothing that was published matches.
     pub(crate) fn reset(&self) {
-        // Relaxed: as in `generation`.
-        let next = || self.generation.fetch_add(1, Ordering::Relaxed);
         match &self.announcer {
-            None => drop(next()),
+            None => self.generations.advance(),
             Some(announcer) => announcer.announce(|announcing| {
-                next();
+                self.generations.advance();
                 announcing.clear();
             }),
         }
@@ -179,7 +170,7 @@ impl PublishedBlocks {
             trail.follow(part, fits, |id, _| out.push(id));
             let mut matching = blocks.matching();
             for (at, &hash) in (start..out.len()).zip(part) {
-                let name = name_of(hash, generation);
+                let name = generation.name_of(hash);
                 if matching.acquire(out[at], name) {
                     continue;
                 }
@@ -194,10 +185,11 @@ impl PublishedBlocks {
         }
     }
 
-    /// Lets blocks be matched by the hashes of their contents. One whose content is cached in another
-    /// block already stays as it is, and counts as a use of the other; all do of an earlier generation,
-    /// which nobody would find. What is `told` of them goes to who listens. Returns how many can be
-    /// matched that could not before.
+    /// Lets blocks be matched by the hashes of their contents. A content that is cached in another block
+    /// already counts as a use of that one, and its block here becomes a spare copy, or gets no name if
+    /// there are enough. Blocks of an earlier generation, which nobody would find, stay as they are. What
+    /// is `told` of all of them goes to the event sink. Returns how many contents can be matched that
+    /// could not before.
     pub(crate) fn publish<'a>(
         &self,
         blocks: &Blocks,
@@ -231,27 +223,17 @@ impl PublishedBlocks {
             let (mut places, mut were) = ([Place::ANY; AT_ONCE], [Place::ANY; AT_ONCE]);
             let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
             for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {
-                *place = index.place(name_of(hash_of(start + at), generation));
+                *place = index.place(generation.name_of(hash_of(start + at)));
                 *was = index.place(named.name(part[at]));
             }
             self.index.bring_near(places.iter().chain(were.iter()));
-            let so_far = published;
             for (at, &id) in part.iter().enumerate().rev() {
-                let name = name_of(hash_of(start + at), generation);
+                let name = generation.name_of(hash_of(start + at));
                 again |= blocks.was_reclaimed_of_late(name);
+                let new = NewName { name, mark: generation.mark(), again, spare: false };
                 let is_private = start + at >= private_from;
-                let moved = Moved { id, from: were[at], to: places[at] };
-                let is_new = self.publish_one(blocks, moved, name, is_private, &mut again);
-                published += usize::from(is_new);
-            }
-            if published > so_far {
-                // SeqCst: of two threads that publish one content at once, whoever is here second
-                // sees all that the first wrote. Loom: of_two_publishers_of_one_content_one_stays.
-                fence(Ordering::SeqCst);
-                for (at, &id) in part.iter().enumerate() {
-                    let name = || name_of(hash_of(start + at), generation);
-                    self.keep_one(blocks, id, places[at], name);
-                }
+                let moved = Moved { id, from: were[at], to: places[at], is_private };
+                published += usize::from(self.publish_one(blocks, moved, new, &mut again));
             }
             end = start;
         }
@@ -261,14 +243,8 @@ impl PublishedBlocks {
     /// Blocks that can be found under `hash`.
     #[cfg(paged_kv_loom)]
     pub(super) fn copies(&self, blocks: &Blocks, hash: BlockHash) -> usize {
-        let name = name_of(hash, self.generation());
-        let mut copies = 0;
-        let count = |id| {
-            copies += usize::from(blocks.is_cached_as(id, name));
-            false
-        };
-        self.index.find(self.index.place(name), count);
-        copies
+        let name = self.generation().name_of(hash);
+        self.count_copies(blocks, self.index.place(name), name, usize::MAX)
     }
 
     fn trail<'a>(&'a self, blocks: &'a Blocks, generation: Generation) -> Trail<'a> {
@@ -277,64 +253,77 @@ impl PublishedBlocks {
         Trail::new(self.index.view(), blocks.named(), generation, follows)
     }
 
+    /// Lets a block be matched by its new name. True if no other block is cached under it.
     #[inline]
     fn publish_one(
         &self,
         blocks: &Blocks,
-        Moved { id, from, to }: Moved,
-        name: Name,
-        is_private: bool,
+        moved: Moved,
+        new: NewName,
         again: &mut bool,
     ) -> bool {
-        if let Some(other) = self.index.find(to, |other| blocks.is_cached_as(other, name)) {
-            *again |= blocks.is_again(other);
-            if other != id && blocks.is_idle(other) {
-                blocks.matching().touch(other, name);
+        let is_cached = |other| blocks.is_cached_as(other, new.name);
+        match self.index.find(moved.to, is_cached) {
+            None => self.name(blocks, moved, new),
+            Some(other) => {
+                *again |= blocks.is_again(other);
+                self.publish_copy(blocks, moved, new, other);
+                false
             }
+        }
+    }
+
+    /// Lets a block be matched by its new name, under which `other` is cached, which counts as a use of
+    /// that one. True if it is then, and was not before.
+    #[cold]
+    fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewName, other: BlockId) -> bool {
+        if blocks.is_cached(moved.id) {
             return false;
         }
-        let renamed = |_| self.index.remove(from, id);
-        blocks.give_name(id, name, *again, is_private, renamed) && self.note(blocks, to, id, name)
+        if blocks.is_idle(other) {
+            blocks.matching().touch(other, new.name);
+        }
+        self.count_copies(blocks, moved.to, new.name, MOST_COPIES) < MOST_COPIES
+            && self.name(blocks, moved, NewName { spare: true, ..new })
     }
 
-    /// Notes that the content called `name` is in `id`.
+    /// How many blocks are cached under `name`, as far as `most`.
+    fn count_copies(&self, blocks: &Blocks, place: Place, name: Name, most: usize) -> usize {
+        let mut copies = 0;
+        self.index.find(place, |id| {
+            copies += usize::from(blocks.is_cached_as(id, name));
+            copies == most
+        });
+        copies
+    }
+
+    /// Names a block and notes where it is. False if it has a name, or if there is no room to note it:
+    /// then it gets none.
     #[inline]
-    fn note(&self, blocks: &Blocks, place: Place, id: BlockId, name: Name) -> bool {
-        self.index.insert(place, id) || self.note_for_another(blocks, place, id, name)
+    fn name(&self, blocks: &Blocks, moved: Moved, new: NewName) -> bool {
+        let Moved { id, from, to, is_private } = moved;
+        let renamed = |_| self.index.remove(from, id);
+        if !blocks.give_name(id, new, is_private, renamed) {
+            return false;
+        }
+        let is_noted = self.index.insert(to, id) || self.note_for_another(blocks, to, id);
+        if !is_noted {
+            blocks.take_name_back(id);
+        }
+        is_noted
     }
 
-    /// Where there is no room: a content that was often reclaimed may have left entries of many blocks
-    /// that got no other name since.
+    /// Notes a block where there is no room: a content that was often reclaimed may have left entries of
+    /// many blocks that got no other name since.
     #[cold]
-    fn note_for_another(&self, blocks: &Blocks, place: Place, id: BlockId, name: Name) -> bool {
-        let is_stale = |other| other != id && !blocks.is_cached_as(other, name);
+    fn note_for_another(&self, blocks: &Blocks, place: Place, id: BlockId) -> bool {
+        let named = blocks.named();
+        let belongs = |other| self.index.place(named.name(other)) == place;
+        let is_stale = |other| other != id && !(blocks.is_cached(other) && belongs(other));
         self.index.find(place, is_stale).is_some_and(|other| {
             self.index.remove(place, other);
             self.index.insert(place, id)
         })
-    }
-
-    /// Of the blocks cached under `name` lets the one with the lowest id be found only. The others
-    /// stay with their owners and are reclaimed after them.
-    #[inline]
-    fn keep_one(&self, blocks: &Blocks, id: BlockId, place: Place, name: impl Fn() -> Name) {
-        if self.index.may_have_two(place) {
-            self.keep_one_of_two(blocks, id, place, name());
-        }
-    }
-
-    #[cold]
-    fn keep_one_of_two(&self, blocks: &Blocks, id: BlockId, place: Place, name: Name) {
-        if !blocks.is_cached_as(id, name) {
-            return;
-        }
-        let is_other = |other| other != id && blocks.is_cached_as(other, name);
-        while let Some(other) = self.index.find(place, is_other) {
-            self.index.remove(place, id.max(other));
-            if id > other {
-                return;
-            }
-        }
     }
 }
 
@@ -345,10 +334,4 @@ pub(crate) struct Probed {
     pub(crate) cached: usize,
     /// Those of them that nobody uses.
     pub(crate) idle: usize,
-}
-
-/// A hash, told apart from the same in other generations.
-#[inline]
-pub(super) fn name_of(hash: BlockHash, generation: Generation) -> Name {
-    Name::new(hash.as_u128() ^ generation.mask())
 }

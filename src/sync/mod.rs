@@ -37,6 +37,9 @@ pub(crate) use waking::{Alarm, block_on_until};
 /// An `Arc` that no model looks into: for what hands nothing over by its count.
 pub(crate) use std::sync::Arc as PlainArc;
 
+/// A mutex that no model looks into: for what no protocol depends on.
+pub(crate) use parking_lot::Mutex as PlainMutex;
+
 /// Locks and waiting of what stands outside the models: sockets and their thread.
 #[cfg(feature = "events")]
 pub(crate) mod outside {

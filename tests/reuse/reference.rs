@@ -1,111 +1,175 @@
 //! What should a cache of contents do? Sets and lists, one operation after the other.
 //!
-//! Contents are numbers; a prompt is a list of them, each naming everything before it too.
+//! Contents are numbers; a prompt is a list of them, each naming everything before it too. Which of
+//! several copies of a content is matched, and which blocks are taken, the reference learns from the cache
+//! and judges: a hit is a block that holds the content, blocks are reclaimed when none is free, spare
+//! copies first and then the longest unused.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-/// The blocks of one sequence: what of them is cached under which content.
+/// Blocks that are cached under one content at most.
+const MOST_COPIES: usize = 4;
+
+#[derive(Clone, Default)]
+struct Block {
+    users: usize,
+    /// What it is cached under.
+    content: Option<u64>,
+    /// It was cached while another block was under the same content, and not asked for since.
+    is_spare: bool,
+    /// When it was left last, if that is known to the reference.
+    left: Option<u64>,
+}
+
+impl Block {
+    fn is_idle(&self) -> bool {
+        self.users == 0 && self.content.is_some()
+    }
+
+    fn is_free(&self) -> bool {
+        self.users == 0 && self.content.is_none()
+    }
+}
+
 struct Table {
     contents: Vec<u64>,
-    blocks: usize,
-    /// By index: true if the cached copy is this sequence's too.
-    shares_cached: Vec<bool>,
+    blocks: Vec<usize>,
     /// True once its contents were offered.
     committed: bool,
 }
 
-/// A cache of `free` blocks at first.
+/// A cache, all free at first.
 pub struct Reference {
-    free: usize,
-    /// Cached contents and their users.
-    cached: HashMap<u64, usize>,
-    /// Contents without users, the longest unused first.
-    idle: Vec<u64>,
+    blocks: Vec<Block>,
     tables: HashMap<u64, Table>,
+    now: u64,
 }
 
 impl Reference {
     pub fn new(num_blocks: usize) -> Self {
-        Self { free: num_blocks, cached: HashMap::new(), idle: Vec::new(), tables: HashMap::new() }
+        Self { blocks: vec![Block::default(); num_blocks], tables: HashMap::new(), now: 0 }
+    }
+
+    fn copies(&self, content: u64) -> impl Iterator<Item = usize> {
+        let holds = move |(_, block): &(usize, &Block)| block.content == Some(content);
+        self.blocks.iter().enumerate().filter(holds).map(|(at, _)| at)
+    }
+
+    fn count(&self, is_meant: impl Fn(&Block) -> bool) -> usize {
+        self.blocks.iter().filter(|block| is_meant(block)).count()
     }
 
     pub fn probe(&self, contents: &[u64], blocks: usize) -> usize {
         let most = contents.len().min(blocks.saturating_sub(1));
-        contents[..most].iter().take_while(|content| self.cached.contains_key(content)).count()
+        contents[..most].iter().take_while(|&&content| self.copies(content).next().is_some()).count()
     }
 
-    /// Blocks that hit, or `None` if there is no room. The last of `blocks` is partly filled.
-    pub fn admit(&mut self, id: u64, contents: &[u64], blocks: usize) -> Option<usize> {
+    /// Whether an admission is refused: `None` if that depends on which copies are matched.
+    pub fn refuses(&self, contents: &[u64], blocks: usize) -> Option<bool> {
         let hits = self.probe(contents, blocks);
-        let idle_hits =
-            contents[..hits].iter().filter(|content| self.cached[*content] == 0).count();
-        if blocks - hits + idle_hits > self.free + self.idle.len() {
-            return None;
-        }
-        for content in &contents[..hits] {
-            *self.cached.get_mut(content).unwrap() += 1;
-        }
-        let hit: HashSet<u64> = contents[..hits].iter().copied().collect();
-        self.idle.retain(|content| !hit.contains(content));
-        for _ in hits..blocks {
-            if self.free > 0 {
-                self.free -= 1;
-            } else {
-                self.cached.remove(&self.idle.remove(0));
-            }
-        }
-        let shares_cached = (0..blocks).map(|index| index < hits).collect();
-        let contents = contents.to_vec();
-        self.tables.insert(id, Table { contents, blocks, shares_cached, committed: false });
-        Some(hits)
+        let idle = |&content: &u64| self.copies(content).filter(|&at| self.blocks[at].is_idle());
+        let all_idle = |content: &&u64| idle(content).count() == self.copies(**content).count();
+        let least = contents[..hits].iter().filter(all_idle).count();
+        let most = contents[..hits].iter().filter(|&content| idle(content).count() > 0).count();
+        let (new, room) = (blocks - hits, self.room());
+        let (at_least, at_most) = (new + least > room, new + most > room);
+        (at_least == at_most).then_some(at_least)
     }
 
-    pub fn commit(&mut self, id: u64) {
-        let table = self.tables.get_mut(&id).unwrap();
-        if std::mem::replace(&mut table.committed, true) {
+    /// An admission that got `blocks`, of which so many hit. The last of them is partly filled.
+    pub fn admit(&mut self, id: u64, contents: &[u64], blocks: &[usize], hits: usize) {
+        assert_eq!(hits, self.probe(contents, blocks.len()), "what is cached hits");
+        for (&at, &content) in blocks.iter().zip(&contents[..hits]) {
+            let block = &mut self.blocks[at];
+            assert_eq!(block.content, Some(content), "block {at} holds what it is matched for");
+            block.users += 1;
+            block.is_spare = false;
+        }
+        let new = &blocks[hits..];
+        let reclaimed: Vec<usize> =
+            new.iter().copied().filter(|&at| self.blocks[at].is_idle()).collect();
+        for &at in new {
+            assert_eq!(self.blocks[at].users, 0, "block {at} is nobody's");
+        }
+        let before: Vec<Block> = reclaimed.iter().map(|&at| self.blocks[at].clone()).collect();
+        new.iter().for_each(|&at| self.blocks[at] = Block { users: 1, ..Block::default() });
+        self.judge(&before);
+        let (contents, blocks) = (contents.to_vec(), blocks.to_vec());
+        self.tables.insert(id, Table { contents, blocks, committed: false });
+    }
+
+    /// The order in which contents are given up.
+    fn judge(&self, reclaimed: &[Block]) {
+        if reclaimed.is_empty() {
             return;
         }
+        assert_eq!(self.count(Block::is_free), 0, "free blocks go first");
+        let stays_spare = self.count(|block| block.is_idle() && block.is_spare);
+        let others = reclaimed.iter().filter(|block| !block.is_spare);
+        let newest = others.clone().filter_map(|block| block.left).max();
+        assert!(others.count() == 0 || stays_spare == 0, "spare copies go before others");
+        let stays = self.blocks.iter().filter(|block| block.is_idle() && !block.is_spare);
+        let oldest = stays.filter_map(|block| block.left).min();
+        if let (Some(newest), Some(oldest)) = (newest, oldest) {
+            assert!(newest < oldest, "the longest unused goes first");
+        }
+    }
+
+    /// Returns how many contents can be matched that could not before.
+    pub fn commit(&mut self, id: u64) -> usize {
+        let table = self.tables.get_mut(&id).unwrap();
+        if std::mem::replace(&mut table.committed, true) {
+            return 0;
+        }
+        let offered: Vec<_> =
+            table.contents.iter().copied().zip(table.blocks.iter().copied()).collect();
+        let mut new = 0;
         // From the end, so that of those that are used the first goes last.
-        for (index, content) in table.contents.iter().enumerate().rev() {
-            if table.shares_cached[index] {
+        for (content, at) in offered.into_iter().rev() {
+            if self.blocks[at].content.is_some() {
                 continue;
             }
-            match self.cached.get(content) {
-                None => {
-                    self.cached.insert(*content, 1);
-                    table.shares_cached[index] = true;
-                }
-                // Cached elsewhere, which counts as a use of it.
-                Some(0) => {
-                    self.idle.retain(|other| other != content);
-                    self.idle.push(*content);
-                }
-                Some(_) => {}
+            let copies: Vec<usize> = self.copies(content).collect();
+            self.use_one_of(&copies);
+            if copies.len() < MOST_COPIES {
+                let block = &mut self.blocks[at];
+                (block.content, block.is_spare) = (Some(content), !copies.is_empty());
+            }
+            new += usize::from(copies.is_empty());
+        }
+        new
+    }
+
+    /// That a content is computed again counts as a use of the copy that would be matched, if nobody
+    /// has it. Which that is the reference does not know.
+    fn use_one_of(&mut self, copies: &[usize]) {
+        self.now += 1;
+        for &at in copies {
+            let block = &mut self.blocks[at];
+            if copies.len() > 1 {
+                block.left = None;
+            } else if block.is_idle() {
+                (block.left, block.is_spare) = (Some(self.now), false);
             }
         }
     }
 
     pub fn release(&mut self, id: u64) {
         let table = self.tables.remove(&id).unwrap();
-        for index in (0..table.blocks).rev() {
-            if !table.shares_cached[index] {
-                self.free += 1;
-                continue;
-            }
-            let content = table.contents[index];
-            let users = self.cached.get_mut(&content).unwrap();
-            *users -= 1;
-            if *users == 0 {
-                self.idle.push(content);
-            }
+        for &at in table.blocks.iter().rev() {
+            let block = &mut self.blocks[at];
+            block.users -= 1;
+            self.now += 1;
+            block.left = Some(self.now);
         }
     }
 
+    /// What is cached is found, by each prefix of a chain of contents.
     pub fn room(&self) -> usize {
-        self.free + self.idle.len()
+        self.count(|block| block.users == 0)
     }
 
     pub fn idle(&self) -> usize {
-        self.idle.len()
+        self.count(Block::is_idle)
     }
 }

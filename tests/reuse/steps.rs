@@ -44,8 +44,8 @@ impl Both {
             }
             Step::Commit(index) if !self.live.is_empty() => {
                 let (id, num_tokens) = self.live[index % self.live.len()];
-                self.cache.commit(SeqId(id), num_tokens).expect("it is there");
-                self.reference.commit(id);
+                let new = self.cache.commit(SeqId(id), num_tokens).expect("it is there");
+                assert_eq!(new, self.reference.commit(id));
             }
             Step::Free(index) if !self.live.is_empty() => {
                 let (id, _) = self.live.remove(index % self.live.len());
@@ -63,17 +63,22 @@ impl Both {
         let hash = |&content: &u64| BlockHash::from_u128(content.into());
         let hashes: Vec<BlockHash> = contents.iter().map(hash).collect();
         self.next += 1;
-        let room = self.reference.room();
-        match (
-            self.cache.admit_hashed(SeqId(self.next), &hashes, num_tokens),
-            self.reference.admit(self.next, contents, blocks),
-        ) {
-            (Ok(admission), Some(hits)) => {
-                assert_eq!(admission.cached_tokens, hits * BLOCK_SIZE);
+        let (id, room) = (SeqId(self.next), self.reference.room());
+        let refused = self.reference.refuses(contents, blocks);
+        match self.cache.admit_hashed(id, &hashes, num_tokens) {
+            Ok(admission) => {
+                assert_ne!(refused, Some(true));
+                let info = self.cache.get_sequence(id).expect("it was just admitted");
+                let blocks: Vec<usize> = info.block_ids.iter().map(|id| id.0 as usize).collect();
+                let hits = admission.cached_tokens / BLOCK_SIZE;
+                self.reference.admit(self.next, contents, &blocks, hits);
                 self.live.push((self.next, num_tokens));
             }
-            (Err(PagedKvError::OutOfMemory { available, .. }), None) => assert_eq!(available, room),
-            (ours, theirs) => panic!("{ours:?}, not {theirs:?}"),
+            Err(PagedKvError::OutOfMemory { requested, available }) => {
+                assert_ne!(refused, Some(false));
+                assert!(available == room && available < requested);
+            }
+            Err(refusal) => panic!("refused with {refusal}"),
         }
     }
 

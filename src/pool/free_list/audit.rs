@@ -103,6 +103,7 @@ impl Census<'_> {
 mod tests {
     use super::super::{BATCH, Batch, Keep, Name};
     use super::*;
+    use crate::pool::name::NewName;
     use crate::pool::reclaim::ReclaimPolicy;
 
     /// As in a pool whose block 0 is nobody's.
@@ -143,7 +144,7 @@ mod tests {
         let ids = take(list, n, words);
         for &id in &ids {
             let name = Name::new(u128::from(id.0));
-            assert!(words.give_name(id, name, false, true, |_| {}), "a private block has no name");
+            assert!(words.give_name(id, NewName::only(name), true, |_| {}), "a private block has no name");
         }
         list.give(&ids, words);
     }
@@ -186,7 +187,7 @@ mod tests {
         assert_eq!(finding(&list, &words), "B1 has no owner and is not in the free list");
         let (list, words) = with_contents(3, 1);
         let id = take(&list, 1, &words)[0];
-        assert!(words.give_name(id, Name::new(1), false, true, |_| {}));
+        assert!(words.give_name(id, NewName::only(Name::new(1)), true, |_| {}));
         words.view().release_shared(id);
         assert_eq!(finding(&list, &words), "B1 is idle and nothing leads to it");
     }

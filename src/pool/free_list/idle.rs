@@ -15,6 +15,10 @@
 //! those asked for *again*. Whichever has lain longer goes first, where the time of the latter
 //! counts a third.
 //!
+//! A *spare* block is one copy more of a content that another block was cached under, and no match has
+//! asked for it. Its entry goes to a list of the home shard whose entries are reclaimed before all
+//! others there. Where that list is full, the spare block is one like any other.
+//!
 //! Invariant: an idle block has an entry of its epoch in a shard or in a queue, for anyone who
 //! holds all claims. Entries do not know why blocks are cached.
 
@@ -49,6 +53,8 @@ pub(super) struct IdleLists {
 /// The entries of one shard. Written under its claim only.
 pub(super) struct IdleShard {
     classes: [ClassShard; CLASSES],
+    /// Those of spare blocks.
+    spare: Entries,
 }
 
 /// Those of one class.
@@ -86,8 +92,9 @@ impl IdleLists {
     pub(super) fn finish_reclaim(&self, ids: &[BlockId], words: &BlockWords) {
         let view = words.view();
         for &id in ids {
-            view.finish_reclaim(id);
-            if !self.ghosts.is_empty() {
+            let was_spare = view.finish_reclaim(id);
+            // Of a spare block the content mostly is still there.
+            if !self.ghosts.is_empty() && !was_spare {
                 self.ghosts.remember(words.named().name(id));
             }
         }
@@ -125,12 +132,14 @@ impl IdleShard {
     /// Without memory where contents are not kept.
     pub(super) fn new(keep: Keep) -> Self {
         let slots = |class| if class < classes(keep) { BATCH } else { 0 };
-        Self { classes: std::array::from_fn(|class| ClassShard::new(slots(class))) }
+        let classes = std::array::from_fn(|class| ClassShard::new(slots(class)));
+        Self { classes, spare: Entries::new(slots(0)) }
     }
 
     /// Shows every entry to `look`, for the holder of the claim.
     pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
-        for entries in self.classes.iter().flat_map(|class| [&class.oldest, &class.newest]) {
+        let of_classes = self.classes.iter().flat_map(|class| [&class.oldest, &class.newest]);
+        for entries in of_classes.chain([&self.spare]) {
             let slots = &entries.slots[entries.start()..entries.end()];
             let entry = |slot: &AtomicU64| IdleBlock::from_bits(slot.load(Ordering::Relaxed));
             slots.iter().map(entry).for_each(&mut look);
@@ -212,6 +221,19 @@ impl Entries {
         })
     }
 
+    /// Appends an entry. False where there is no room.
+    fn try_push(&self, idle: IdleBlock, now: u32) -> bool {
+        if self.is_empty() {
+            self.start.store(0, Ordering::Relaxed);
+            self.end.store(0, Ordering::Relaxed);
+        }
+        let has_room = self.end() < self.slots.len();
+        if has_room {
+            self.push(idle, now);
+        }
+        has_room
+    }
+
     #[inline]
     fn push(&self, idle: IdleBlock, now: u32) {
         let end = self.end();
@@ -278,6 +300,9 @@ impl Claim<'_> {
     /// Notes that a block has become idle.
     #[inline]
     pub(super) fn push_idle(&mut self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
+        if left.spare && self.shard.idle.spare.try_push(left.block, lists.now()) {
+            return;
+        }
         let class = usize::from(left.again).min(lists.queues.len() - 1);
         let newest = &self.shard.idle.classes[class].newest;
         if newest.end() == newest.slots.len() {
@@ -287,7 +312,7 @@ impl Claim<'_> {
     }
 
     /// Moves idle blocks to the end of `out`, each reclaimed, until it has `end` or none is in reach:
-    /// this shard's oldest, those in the queues, this shard's newest. To be finished or put back.
+    /// this shard's spare ones, its oldest, those in the queues, its newest. To be finished or put back.
     pub(super) fn reclaim(
         &mut self,
         end: usize,
@@ -314,6 +339,9 @@ impl Claim<'_> {
     }
 
     fn pop_idle(&mut self, lists: &IdleLists) -> Option<IdleBlock> {
+        if let Some(spare) = self.shard.idle.spare.pop() {
+            return Some(spare);
+        }
         let [once, again] = &self.shard.idle.classes;
         let (queue, queue_of_again) = match &*lists.queues {
             [] => return None,
@@ -351,5 +379,18 @@ mod tests {
             [entries.pop(), entries.pop(), entries.pop()],
             [Some(idle[0]), Some(idle[1]), None]
         );
+    }
+
+    #[test]
+    fn entries_that_are_full_take_more_once_all_are_gone() {
+        let entries = Entries::new(2);
+        let idle = |id| IdleBlock { id: BlockId(id), epoch: 7 };
+        for round in 0..3 {
+            assert!(entries.try_push(idle(1), round) && entries.try_push(idle(2), round));
+            assert!(!entries.try_push(idle(3), round));
+            assert_eq!(entries.pop(), Some(idle(1)));
+            assert!(!entries.try_push(idle(3), round), "the end is where it was");
+            assert_eq!([entries.pop(), entries.pop()], [Some(idle(2)), None]);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::pool::name::NewName;
 use crate::pool::reclaim::ReclaimPolicy;
 
 const SHARDS: usize = 4;
@@ -48,7 +49,7 @@ impl Spread {
         claim.pop_owned(n, &self.words, &mut ids);
         for &id in &ids {
             let name = Name::new(u128::from(id.0) + 1);
-            assert!(self.words.give_name(id, name, false, true, |_| {}));
+            assert!(self.words.give_name(id, NewName::only(name), true, |_| {}));
         }
         self.list.give_batch(&mut claim, &ids, &self.words);
         ids

@@ -15,6 +15,23 @@ fn a_full_count_is_refused() {
     assert_eq!(BlockState(MAX_OWNERS - 1).retain(), Some(full));
 }
 
+/// Of every word that can be: an idle block is not full, and a full one is not idle.
+#[test]
+fn a_retain_is_refused_with_the_state_that_refused_it() {
+    let words = BlockWords::with_names(1);
+    let (word, id) = (&words.named[0].word, BlockId(0));
+    for flags in [0, CACHED, CACHED | AGAIN, NAMING] {
+        for owners in [0, 1, MAX_OWNERS - 1, MAX_OWNERS] {
+            word.store(owners | flags, Ordering::Relaxed);
+            let refused = [0, MAX_OWNERS].contains(&owners).then_some(owners);
+            let retained = words.retain(id);
+            assert_eq!(retained.err().map(BlockState::owners), refused, "{owners}, {flags:x}");
+            let added = u32::from(retained.is_ok());
+            assert_eq!(word.load(Ordering::Relaxed), (owners | flags) + added);
+        }
+    }
+}
+
 #[test]
 fn retain_and_release_are_inverse() {
     for owners in 1..MAX_OWNERS {
@@ -84,7 +101,7 @@ fn a_reclaim_is_finished_or_undone() {
         let (view, id) = (words.view(), BlockId(1));
         view.occupy(id);
         assert!(view.begin_naming(id));
-        view.end_naming(id, again);
+        view.end_naming(id, again, false);
         let Left::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
         assert!(view.reclaim(left.block) && !words.state(id).is_cached());
         let back = view.undo_reclaim(id);
@@ -102,9 +119,40 @@ fn a_block_is_named_by_one_owner_and_once() {
         assert_eq!(word(owners, 0, 0).begin_naming(), Some(naming));
         assert_eq!(naming.begin_naming(), None);
         assert_eq!(word(owners, CACHED, 0).begin_naming(), None);
-        assert_eq!(naming.end_naming(false), Some(word(owners, CACHED, 0)));
-        assert_eq!(naming.end_naming(true), Some(word(owners, CACHED | AGAIN, 0)));
-        assert_eq!(word(owners, CACHED, 0).end_naming(false), None);
+        assert_eq!(naming.end_naming(false, false), Some(word(owners, CACHED, 0)));
+        assert_eq!(naming.end_naming(true, false), Some(word(owners, CACHED | AGAIN, 0)));
+        assert_eq!(naming.end_naming(false, true), Some(word(owners, CACHED | SPARE, 0)));
+        assert_eq!(word(owners, CACHED, 0).end_naming(false, false), None);
+        let all = word(owners, CACHED | AGAIN | SPARE, 9);
+        assert_eq!(all.end_caching(), Some(word(owners, 0, 0)));
+        assert_eq!(word(owners, NAMING, 0).end_caching(), None);
+    }
+}
+
+#[test]
+fn a_block_is_spare_until_it_is_asked_for_and_after_a_reclaim_that_is_undone() {
+    let spare = word(1, CACHED | SPARE, 7);
+    assert!(spare.is_spare() && !word(1, SPARE, 0).is_spare() && !word(1, CACHED, 0).is_spare());
+    assert_eq!(spare.retain().and_then(BlockState::release), Some(spare));
+    for again in [0, AGAIN] {
+        let idle = word(0, CACHED | SPARE | again, 8);
+        assert_eq!(word(1, CACHED | SPARE | again, 7).release(), Some(idle));
+        assert_eq!(idle.acquire(false), Some(word(1, CACHED | again, 8)));
+        assert_eq!(idle.renew_idle(), Some(word(0, CACHED | again, 9)));
+        let reclaimed = idle.reclaim(8).unwrap();
+        assert!(!reclaimed.is_cached() && reclaimed.retain().is_some());
+        assert_eq!(reclaimed.undo_reclaim(), word(0, CACHED | SPARE | again, 0));
+    }
+    for spare in [false, true] {
+        let words = BlockWords::with_names(1);
+        let (view, id) = (words.view(), BlockId(0));
+        view.occupy(id);
+        view.end_naming(id, false, spare);
+        let Left::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
+        assert_eq!(left.spare, spare);
+        assert!(view.reclaim(left.block));
+        assert_eq!(view.finish_reclaim(id), spare);
+        assert_eq!(words.state(id), BlockState::SOLE);
     }
 }
 
@@ -122,8 +170,9 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
     let (view, id) = (words.view(), BlockId(1));
     view.occupy(id);
     assert!(view.begin_naming(id) && !view.begin_naming(id));
-    view.end_naming(id, false);
-    let left = |again| Left::Idle(LeftIdle { block: IdleBlock { id, epoch: 1 }, again });
+    view.end_naming(id, false, false);
+    let block = IdleBlock { id, epoch: 1 };
+    let left = |again| Left::Idle(LeftIdle { block, again, spare: false });
     assert_eq!(view.release_shared(id), left(false));
     let (idle, later) = (IdleBlock { id, epoch: 1 }, IdleBlock { id, epoch: 2 });
     assert!(view.is_idle_since(idle) && !view.is_idle_since(later));
@@ -132,7 +181,7 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
     assert_eq!(view.acquire(id, false), Some(WasIdle(false)));
     assert_eq!(view.release_shared(id), Left::Owned);
     assert!(!view.reclaim(idle), "somebody has used it since");
-    assert_eq!(view.release_shared(id), Left::Idle(LeftIdle { block: later, again: true }));
+    assert_eq!(view.release_shared(id), Left::Idle(LeftIdle { block: later, again: true, spare: false }));
     assert!(!view.reclaim(idle) && view.reclaim(later));
     view.finish_reclaim(id);
     assert_eq!(view.release_shared(id), Left::Free);

@@ -1,16 +1,16 @@
-//! How are contents published where somebody listens? As always, but one commit at a time, and told.
+//! How are contents published where an event sink listens? One commit at a time, each told.
 //!
-//! Publishers exclude each other here, so there never are two copies to choose from. Why what is told
-//! is true, [`announcer`](crate::event::announcer) says.
+//! Publishers exclude each other here, so that the copies of a content are known one after the other.
+//! Why what is told is true, [`announcer`](crate::event::announcer) says.
 
 use std::ops::Range;
 
-use super::{Generation, PublishedBlocks, name_of};
+use super::{Generation, MOST_COPIES, Moved, PublishedBlocks};
 use crate::event::announcer::{Announcer, Announcing};
 use crate::event::tree::Content;
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::name::Name;
+use crate::pool::name::NewName;
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
 
@@ -28,18 +28,18 @@ pub(crate) struct Told<'a> {
 }
 
 /// What became of one block that was offered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Offered {
-    /// Nothing: its content is found elsewhere, or cannot be.
-    Passed,
-    /// Its content is found in it.
-    Published,
-    /// So it is, and no more in this block, which is being reclaimed.
-    Rehoused(BlockId),
+#[derive(Clone, Copy, Default)]
+struct Offered {
+    /// It got the name of its content.
+    is_named: bool,
+    /// No other block was cached under that name.
+    is_new: bool,
+    /// Another block by which the announcer knows the content.
+    known_by: Option<BlockId>,
 }
 
 impl PublishedBlocks {
-    /// As `publish`, told to who listens.
+    /// As `publish`, told to the event sink.
     #[inline(never)]
     pub(super) fn publish_aloud(
         &self,
@@ -54,99 +54,155 @@ impl PublishedBlocks {
             if generation != self.generation() {
                 return 0;
             }
-            self.publish_next(announcing, blocks, ids, hash_of, generation, told)
+            if !told.has_tokens() {
+                announcing.expect_untold(ids.len());
+            }
+            let mut offered = vec![Offered::default(); ids.len()];
+            let mut again = false;
+            // From the end, as `publish`.
+            for (at, &id) in ids.iter().enumerate().rev() {
+                let hash = hash_of(at);
+                again |= blocks.was_reclaimed_of_late(generation.name_of(hash));
+                offered[at] = self.offer(announcing, blocks, id, (hash, generation), &mut again);
+            }
+            self.note_offered(announcing, ids, &offered, hash_of, generation, told);
+            offered.iter().filter(|offered| offered.is_new).count()
         })
     }
 
-    fn publish_next(
+    /// Tells the event sink what it lacks of contents that were matched: their tokens, if those that
+    /// published them knew hashes only. One load if it lacks nothing.
+    pub(crate) fn tell_matched<'a>(
+        &self,
+        ids: &[BlockId],
+        hash_of: impl Fn(usize) -> BlockHash,
+        generation: Generation,
+        told: impl FnOnce() -> Told<'a>,
+    ) {
+        let Some(announcer) = self.announcer.as_ref().filter(|announcer| announcer.has_untold())
+        else {
+            return;
+        };
+        announcer.announce(|announcing| {
+            if generation == self.generation() {
+                let matched = |(at, &id): (usize, &BlockId)| Offered {
+                    known_by: announcing.holds(id, hash_of(at)).then_some(id),
+                    ..Offered::default()
+                };
+                let matched: Vec<_> = ids.iter().enumerate().map(matched).collect();
+                self.note_offered(announcing, ids, &matched, &hash_of, generation, &told());
+            }
+        });
+    }
+
+    /// Notes the contents of blocks that were offered, the first before those that follow it.
+    fn note_offered(
         &self,
         announcing: &mut Announcing<'_>,
-        blocks: &Blocks,
         ids: &[BlockId],
+        offered: &[Offered],
         hash_of: &impl Fn(usize) -> BlockHash,
         generation: Generation,
         told: &Told<'_>,
-    ) -> usize {
-        let name = |at| name_of(hash_of(at), generation);
-        let mut offered = vec![Offered::Passed; ids.len()];
-        let mut again = false;
-        // From the end, as `publish`.
-        for (at, &id) in ids.iter().enumerate().rev() {
-            again |= blocks.was_reclaimed_of_late(name(at));
-            let is_home = |other| announcing.is_home_of(other, hash_of(at));
-            offered[at] = self.offer(blocks, id, name(at), &mut again, is_home);
-        }
+    ) {
         let mut tokens = Vec::new();
         // What comes before the next one, and the home of it where it was offered just now.
         let (mut parent, mut before) = (told.parent, None);
-        for (at, (&id, &offered)) in ids.iter().zip(&offered).enumerate() {
+        for (at, (&id, offered)) in ids.iter().zip(offered).enumerate() {
             let hash = hash_of(at);
-            match offered {
-                Offered::Passed => {}
-                Offered::Rehoused(old) => announcing.rehouse(old, id),
-                Offered::Published => {
-                    let home = before.or_else(|| {
-                        let hash = parent?;
-                        let is_home = |id| announcing.is_home_of(id, hash);
-                        self.index.find(self.index.place(name_of(hash, generation)), is_home)
-                    });
-                    let content = Content {
-                        hash,
-                        parent,
-                        tokens: told.tokens_of(at..at + 1, &mut tokens),
-                        extra: told.extra.as_ref(),
-                        index: told.index + at,
-                    };
-                    announcing.store(id, &content, home, told);
+            let home_of_parent = |announcing: &Announcing<'_>| {
+                before.or_else(|| self.home_of(announcing, parent?, generation))
+            };
+            let content = Content {
+                hash,
+                parent,
+                tokens: told.tokens_of(at..at + 1, &mut tokens),
+                extra: told.extra.as_ref(),
+                index: told.index + at,
+            };
+            before = match offered.known_by {
+                Some(other) => {
+                    let home = announcing.home(other);
+                    if offered.is_named {
+                        announcing.add_copy(home, id);
+                    }
+                    if told.has_tokens() && !announcing.has_tokens(home) {
+                        let parent = home_of_parent(announcing);
+                        announcing.learn(home, &content, parent, told);
+                    }
+                    Some(home)
                 }
-            }
+                None if offered.is_named => {
+                    let parent = home_of_parent(announcing);
+                    announcing.store(id, &content, parent, told);
+                    Some(id)
+                }
+                None => None,
+            };
             parent = Some(hash);
-            before = (offered != Offered::Passed).then_some(id);
         }
         announcing.tell_run(told);
-        offered.iter().filter(|&&offered| offered != Offered::Passed).count()
     }
 
-    /// As `publish_one`, for the only publisher of the name. `is_home` says where it is believed to be.
+    /// The home of a content, if it has one.
+    fn home_of(
+        &self,
+        announcing: &Announcing<'_>,
+        hash: BlockHash,
+        generation: Generation,
+    ) -> Option<BlockId> {
+        let place = self.index.place(generation.name_of(hash));
+        let holder = self.index.find(place, |id| announcing.holds(id, hash))?;
+        Some(announcing.home(holder))
+    }
+
+    /// As `publish_one`, for the only publisher at a time.
     fn offer(
         &self,
+        announcing: &Announcing<'_>,
         blocks: &Blocks,
         id: BlockId,
-        name: Name,
+        (hash, generation): (BlockHash, Generation),
         again: &mut bool,
-        is_home: impl Fn(BlockId) -> bool,
     ) -> Offered {
-        let mut leaving = None;
-        let place = self.index.place(name);
-        let found = self.index.find(place, |other| {
-            let cached = blocks.is_cached_as(other, name);
-            if !cached && is_home(other) {
-                leaving = Some(other);
+        let name = generation.name_of(hash);
+        let to = self.index.place(name);
+        // A block that knows the content and is not cached is being reclaimed: it may be put back.
+        let (mut known_by, mut cached, mut copies) = (None, None, 0);
+        self.index.find(to, |other| {
+            if announcing.holds(other, hash) {
+                known_by = known_by.or(Some(other));
             }
-            cached
+            if blocks.is_cached_as(other, name) {
+                cached = cached.or(Some(other));
+                copies += 1;
+            }
+            false
         });
-        if let Some(other) = found {
+        let spare = cached.is_some();
+        if let Some(other) = cached {
             *again |= blocks.is_again(other);
-            if other != id && blocks.is_idle(other) {
+            let has_name = blocks.is_cached(id);
+            if !has_name && blocks.is_idle(other) {
                 blocks.matching().touch(other, name);
             }
-            return Offered::Passed;
+            if has_name || copies >= MOST_COPIES {
+                return Offered { known_by, ..Offered::default() };
+            }
         }
-        let renamed = |old| self.index.remove(self.index.place(old), id);
-        let named = blocks.give_name(id, name, *again, false, renamed);
-        if !(named && self.note(blocks, place, id, name)) {
-            return Offered::Passed;
-        }
-        let Some(old) = leaving else {
-            return Offered::Published;
-        };
-        // If it is put back, it is not to be found as well.
-        self.index.remove(place, old);
-        Offered::Rehoused(old)
+        let new = NewName { name, mark: generation.mark(), again: *again, spare };
+        let from = self.index.place(blocks.named().name(id));
+        let is_named = self.name(blocks, Moved { id, from, to, is_private: false }, new);
+        Offered { is_named, is_new: is_named && !spare, known_by }
     }
 }
 
 impl Told<'_> {
+    /// True if the tokens are known.
+    pub(super) fn has_tokens(&self) -> bool {
+        self.tokens.iter().any(|part| !part.is_empty())
+    }
+
     /// The tokens of some of the blocks; by way of `joined` if they are in both parts.
     #[inline(always)]
     pub(crate) fn tokens_of<'a>(

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pool::{BlockPool, Keep, ReclaimPolicy};
+use crate::table::BlockTable;
 
 /// The index cannot tell most of them apart, and the window overflows.
 #[test]
@@ -35,29 +36,85 @@ fn hashes_that_collide_in_the_index_never_match() {
     pool.validate().unwrap();
 }
 
-/// As each of three publishers finds them, in every order in which they were noted.
+fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
+    let keep = Keep::Contents(ReclaimPolicy::Lru);
+    (BlockPool::build(blocks, 1, keep, false, None).unwrap(), PublishedBlocks::new(blocks, None))
+}
+
+/// Publishes the blocks of a table under one hash each, from `first` on. Returns what became matchable.
+fn publish(pool: &BlockPool, published: &PublishedBlocks, table: &BlockTable, first: u128) -> usize {
+    let generation = published.generation();
+    let offer = Offer { ids: table.as_slice(), before: None, private_from: 0, generation };
+    let hash_of = |at| BlockHash::from_u128(first + at as u128);
+    published.publish(pool.blocks(), &offer, hash_of, || unreachable!())
+}
+
+fn copies(pool: &BlockPool, published: &PublishedBlocks, hash: u128) -> usize {
+    let name = published.generation().name_of(BlockHash::from_u128(hash));
+    published.count_copies(pool.blocks(), published.index.place(name), name, usize::MAX)
+}
+
 #[test]
-fn of_three_copies_noted_at_once_all_but_the_lowest_go() {
-    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        for keeper in 0..3 {
-            let keep = Keep::Contents(ReclaimPolicy::Lru);
-            let pool = BlockPool::build(3, 1, keep, false, None).unwrap();
-            let published = PublishedBlocks::new(3, None);
-            let (blocks, index, name) = (pool.blocks(), &published.index, Name::new(7 << 64));
-            let (table, place) = (pool.allocate(3).unwrap(), index.place(name));
-            let ids = table.as_slice();
-            for at in order {
-                assert!(blocks.give_name(ids[at], name, false, true, |_| {}));
-                assert!(index.insert(place, ids[at]));
-            }
-            published.keep_one(blocks, ids[keeper], published.index.place(name), || name);
-            let stays = |id: BlockId| index.find(place, |found| found == id).is_some();
-            assert!(stays(ids[0]), "{order:?} {keeper}");
-            let is_lowest = keeper == 0;
-            assert_eq!(stays(ids[keeper]), is_lowest, "{order:?} {keeper}");
-            assert!(!is_lowest || !(stays(ids[1]) || stays(ids[2])), "{order:?}");
-        }
+fn of_five_copies_four_are_noted_and_each_is_found_when_the_others_are_gone() {
+    let (pool, published) = pool_and_published(5);
+    let mut tables: Vec<_> = (0..5).map(|_| pool.allocate(1).unwrap()).collect();
+    let new: Vec<_> = tables.iter().map(|table| publish(&pool, &published, table, 7)).collect();
+    assert_eq!((new, copies(&pool, &published, 7)), (vec![1, 0, 0, 0, 0], MOST_COPIES));
+    let fifth = tables.pop().unwrap();
+    let mut others = Vec::new();
+    for left in (0..4).rev() {
+        drop(tables.remove(0));
+        assert_eq!(copies(&pool, &published, 7), left + 1, "the last that left is idle");
+        others.push(pool.allocate(1).unwrap());
+        assert_eq!(copies(&pool, &published, 7), left);
+        let probed = published.probe(pool.blocks(), &[BlockHash::from_u128(7)]);
+        assert_eq!((probed.cached, probed.idle), (usize::from(left > 0), 0));
     }
+    assert_eq!(publish(&pool, &published, &fifth, 7), 1, "offered once more");
+    assert_eq!(published.probe(pool.blocks(), &[BlockHash::from_u128(7)]).cached, 1);
+    drop((fifth, others));
+    pool.validate().unwrap();
+}
+
+/// Contents 10 to 13 are older than the copy, and contents 20 to 23 are newer.
+#[test]
+fn a_spare_copy_is_reclaimed_before_all_else_and_as_others_once_it_was_asked_for() {
+    for asked_for in [false, true] {
+        let (pool, published) = pool_and_published(10);
+        let cache = |first, blocks| {
+            let table = pool.allocate(blocks).unwrap();
+            publish(&pool, &published, &table, first);
+            table
+        };
+        let (first, copy) = (cache(7, 1), cache(7, 1));
+        let spare = copy.as_slice()[0];
+        drop(first);
+        drop(pool.allocate(9).unwrap());
+        drop(cache(10, 4));
+        if asked_for {
+            let (hash, mut ids) = ([BlockHash::from_u128(7)], Vec::new());
+            published.acquire(pool.blocks(), &hash, published.generation(), &mut ids);
+            assert_eq!(ids, [spare], "the other copy is gone");
+            drop(pool.table_of(ids));
+        }
+        drop(copy);
+        drop(cache(20, 4));
+        let free = pool.free_block_count() - pool.idle_totals().idle;
+        let taken = pool.allocate(free + 1).unwrap();
+        assert_eq!(taken.as_slice().contains(&spare), !asked_for);
+        pool.validate().unwrap();
+    }
+}
+
+/// Both forks of a sequence commit the block that they share.
+#[test]
+fn a_block_is_no_copy_of_itself() {
+    let (pool, published) = pool_and_published(4);
+    let table = pool.allocate(1).unwrap();
+    assert_eq!(publish(&pool, &published, &table, 7), 1);
+    assert_eq!(publish(&pool, &published, &table, 7), 0);
+    assert_eq!((published.index.entries().len(), copies(&pool, &published, 7)), (1, 1));
+    assert!(!pool.blocks().named().words().state(table.as_slice()[0]).is_spare());
 }
 
 #[test]
@@ -126,7 +183,7 @@ fn entries_do_not_pile_up_however_often_blocks_are_named() {
     let (mut of_block, mut beyond) = (vec![0; BLOCKS], vec![0; BLOCKS]);
     for (at, tag, id) in index.entries() {
         of_block[id.index()] += 1;
-        let place = index.place(blocks.last_name(id).expect("it was noted under a name"));
+        let place = index.place(blocks.named().last_name(id).expect("it was noted under a name"));
         assert_eq!(place.tag, tag, "{id} is noted under its last name");
         beyond[place.home()] += u64::from(place.home() != at);
     }

@@ -3,7 +3,7 @@
 //!
 //! It writes nothing and holds nothing: whoever wants a block then makes himself an owner and compares.
 
-use super::{Generation, name_of};
+use super::Generation;
 use crate::id::BlockId;
 use crate::pool::name::{Name, NamedView};
 use crate::pool::state::BlockState;
@@ -44,7 +44,7 @@ impl<'a> Trail<'a> {
         let Self { index, named, generation, follows, .. } = *self;
         let mut hashes = hashes.iter();
         while let Some(&hash) = hashes.next() {
-            let name = name_of(hash, generation);
+            let name = generation.name_of(hash);
             let is_there = move |id| fits(id, name).is_some();
             let last = self.last.filter(|_| follows);
             let follower = last.map(|last| named.follower(last)).filter(|&id| is_there(id));
@@ -57,7 +57,7 @@ impl<'a> Trail<'a> {
                 while let [hash, others @ ..] = rest
                     && let next = BlockId(id.0.wrapping_add(step))
                     && named.has(next)
-                    && let Some(state) = fits(next, name_of(*hash, generation))
+                    && let Some(state) = fits(next, generation.name_of(*hash))
                 {
                     found(next, state);
                     (id, rest) = (next, others);

@@ -108,7 +108,7 @@ impl IdleQueue {
 #[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod tests {
     use super::*;
-    use crate::pool::name::Name;
+    use crate::pool::name::{Name, NewName};
     use crate::pool::state::Left;
 
     /// Words of a batch of blocks, all idle, and their entries.
@@ -116,7 +116,7 @@ mod tests {
         let words = BlockWords::with_names(BATCH);
         let make_idle = |id: BlockId| {
             words.view().occupy(id);
-            assert!(words.give_name(id, Name::new(7), false, true, |_| {}));
+            assert!(words.give_name(id, NewName::only(Name::new(7)), true, |_| {}));
             match words.view().release_shared(id) {
                 Left::Idle(left) => left.block,
                 left => panic!("a cached block that nobody owns is idle, not {left:?}"),

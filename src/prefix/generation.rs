@@ -1,0 +1,126 @@
+//! With which weights was a content computed? `Generation`, a part of every name.
+//!
+//! A name is a hash XOR the mask of its generation. Masks are a keyed function of the generation's
+//! number, and each cache has a key of its own: callers that hash themselves know no hash that leads
+//! from one generation to a name of another.
+//!
+//! Invariant: two generations of a cache have masks that no caller can relate. A generation does not
+//! know blocks.
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use super::hash::BlockHash;
+use crate::id::BlockId;
+use crate::pool::Blocks;
+use crate::pool::name::{Mark, Name};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Which weights a content was computed with. Made once a call: its mask costs some nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation {
+    number: u64,
+    mask: u128,
+}
+
+impl Generation {
+    /// Returns the name of what `hash` stands for in this generation.
+    #[inline]
+    pub(crate) fn name_of(self, hash: BlockHash) -> Name {
+        Name::new(hash.as_u128() ^ self.mask)
+    }
+
+    /// Returns what the block's content was published as, for the block's new owner. `None` if it was
+    /// published in another generation: its hash cannot be told from its name.
+    pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
+        let name = blocks.last_name(id, self.mark())?;
+        Some(BlockHash::from_u128(name.bits() ^ self.mask))
+    }
+
+    /// What names of this generation are marked with.
+    pub(super) fn mark(self) -> Mark {
+        Mark::new(self.number)
+    }
+}
+
+/// The generation that is current, and the key of all.
+pub(super) struct Generations {
+    current: AtomicU64,
+    key: [u64; 2],
+}
+
+impl Generations {
+    /// Creates the first generation, under a key that is random for each cache.
+    pub(super) fn new() -> Self {
+        Self { current: AtomicU64::new(0), key: random_key() }
+    }
+
+    pub(super) fn current(&self) -> Generation {
+        // Relaxed: the number alone tells contents apart, and guards nothing.
+        self.generation(self.current.load(Ordering::Relaxed))
+    }
+
+    /// Begins the next generation.
+    pub(super) fn advance(&self) {
+        // Relaxed: as in `current`.
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn generation(&self, number: u64) -> Generation {
+        // The first one's is 0: before any reset there is nothing to be kept apart, and where names
+        // fall does not change from run to run.
+        let mask = if number == 0 { 0 } else { self.keyed(number) };
+        Generation { number, mask }
+    }
+
+    fn keyed(&self, number: u64) -> u128 {
+        let [key, seed] = self.key;
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&key.to_le_bytes());
+        bytes[8..].copy_from_slice(&number.to_le_bytes());
+        xxh3_128_with_seed(&bytes, seed)
+    }
+}
+
+#[cfg(not(any(paged_kv_loom, paged_kv_shuttle)))]
+fn random_key() -> [u64; 2] {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    [0_u8, 1].map(|half| random.hash_one(half))
+}
+
+/// The same in every execution, which a model checker repeats.
+#[cfg(any(paged_kv_loom, paged_kv_shuttle))]
+fn random_key() -> [u64; 2] {
+    [0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344]
+}
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_belongs_to_one_generation() {
+        let generations = Generations::new();
+        let hash = BlockHash::from_u128(7);
+        let names: std::collections::HashSet<Name> =
+            (0..1_000).map(|number| generations.generation(number).name_of(hash)).collect();
+        assert_eq!(names.len(), 1_000);
+    }
+
+    /// Neither the masks nor what is between two of them.
+    #[test]
+    fn masks_of_two_caches_have_nothing_in_common() {
+        let masks = |generations: &Generations| {
+            let masks: Vec<u128> = (0..100).map(|n| generations.generation(n).mask).collect();
+            let between = masks.windows(2).map(|pair| pair[0] ^ pair[1]).collect::<Vec<_>>();
+            [masks[1..].to_vec(), between].concat()
+        };
+        let (one, other) = (masks(&Generations::new()), masks(&Generations::new()));
+        assert!(one.iter().all(|mask| !other.contains(mask)));
+        // Half of the bits are set, in each half of a mask.
+        for half in [0, 64] {
+            let ones: u32 = one.iter().map(|mask| ((mask >> half) as u64).count_ones()).sum();
+            assert!((28..=36).contains(&(ones / one.len() as u32)), "{ones}");
+        }
+    }
+}
