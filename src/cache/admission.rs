@@ -229,7 +229,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn reset_prefix_cache(&self) {
-        self.published().reset();
+        self.published().reset(self.pool.blocks());
     }
 
     /// Tells the event sink everything that is cached once more, behind an
@@ -292,7 +292,10 @@ impl PagedKvCache {
         let generation = published.generation();
         let mut hits = Vec::with_capacity(prompt.num_tokens().div_ceil(self.block_size) + 4);
         published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
-        self.pool.blocks().announce_room();
+        match hits.is_empty() {
+            true => self.pool.blocks().announce_room(),
+            false => self.pool.blocks().announce_contents(),
+        }
         let num_hits = hits.len();
         let cached_tokens = num_hits * self.block_size;
         let num_tokens = options.room_for(prompt, cached_tokens);
@@ -307,7 +310,7 @@ impl PagedKvCache {
             self.undo(sequence.into_table());
             return Err(refusal);
         }
-        if is_from_pool && !self.gate.leaves_enough(self.pool.blocks()) {
+        if is_from_pool && !self.leaves_enough(&sequence) {
             return Err(self.undo_new(sequence));
         }
         let naming = Naming::new(published.clone(), prompt.clone(), num_hits, generation);

@@ -117,6 +117,12 @@ impl AdmitOptions {
         prompt.num_tokens().min(cached_tokens.saturating_add(chunk))
     }
 
+    /// True if room is made for a first chunk only.
+    #[cfg(feature = "async")]
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.first_chunk.is_some()
+    }
+
     pub(super) fn salt(&self) -> Option<&str> {
         self.salt.as_deref()
     }

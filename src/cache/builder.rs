@@ -387,9 +387,10 @@ impl PagedKvCacheBuilder {
             Some(sink) => Ok(sink),
             None => invalid("event_sink", "another cache tells its events to it".to_owned()),
         };
-        let announcer = listener.map(claim).transpose()?.map(|sink| {
-            PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size))
-        });
+        let announcer = listener
+            .map(claim)
+            .transpose()?
+            .map(|sink| PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size)));
         let observer =
             announcer.clone().map(|announcer| Box::new(Taken(announcer)) as Box<dyn TakeObserver>);
         let pool = BlockPool::build(self.num_blocks, shards, keep, self.null_block, observer)?;

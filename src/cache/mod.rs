@@ -32,6 +32,8 @@ mod room;
 mod slot;
 mod stall;
 mod step;
+#[cfg(feature = "async")]
+mod waiting;
 
 pub use self::admission::Admission;
 #[cfg(feature = "async")]
@@ -252,8 +254,35 @@ impl PagedKvCache {
         self.update_if(id, |_| true, change)
     }
 
-    /// As [`update`](Self::update), but under the map's lock only if that will be `brief`.
+    /// As [`update`](Self::update), but under the map's lock only if that will be `brief`. Afterwards the
+    /// waiters learn of the change.
     fn update_if<R>(
+        &self,
+        id: SeqId,
+        brief: impl FnOnce(&Live) -> bool,
+        change: impl FnOnce(&mut Live) -> R,
+    ) -> Result<R> {
+        let mut emptied = false;
+        let changed = self.update_unannounced(id, brief, |live| {
+            let had_blocks = live.has_blocks();
+            let changed = change(live);
+            emptied = had_blocks && !live.has_blocks();
+            changed
+        })?;
+        self.announce_change(id, emptied);
+        Ok(changed)
+    }
+
+    /// Says what a change of the sequence of that id means to waiters. `emptied` if it lost its last block.
+    #[inline]
+    fn announce_change(&self, id: SeqId, emptied: bool) {
+        self.pool.blocks().announce_change_of(id);
+        if emptied {
+            self.tell_if_stalled();
+        }
+    }
+
+    fn update_unannounced<R>(
         &self,
         id: SeqId,
         brief: impl FnOnce(&Live) -> bool,
@@ -283,12 +312,29 @@ impl PagedKvCache {
     }
 
     /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock. Of `Some`
-    /// epoch only; another sequence under the id counts as not found.
+    /// epoch only; another sequence under the id counts as not found. Afterwards the waiters learn of the
+    /// change.
     fn trim_unleased<R>(
         &self,
         id: SeqId,
         epoch: Option<AdmissionEpoch>,
         trim: impl Fn(&mut Sequence) -> R,
+    ) -> Result<R> {
+        let trim = |live: &mut Live| {
+            let had_blocks = live.has_blocks();
+            let trimmed = trim(live.sequence_mut());
+            (trimmed, had_blocks && !live.has_blocks())
+        };
+        let (trimmed, emptied) = self.trim_unannounced(id, epoch, trim)?;
+        self.announce_change(id, emptied);
+        Ok(trimmed)
+    }
+
+    fn trim_unannounced<R>(
+        &self,
+        id: SeqId,
+        epoch: Option<AdmissionEpoch>,
+        trim: impl Fn(&mut Live) -> R,
     ) -> Result<R> {
         loop {
             let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing_of(id, epoch))?;
@@ -296,15 +342,14 @@ impl PagedKvCache {
                 return Err(PagedKvError::SequenceNotFound(id));
             }
             let shared = match slot.settle() {
-                Slot::Owned(live) => return Ok(trim(live.sequence_mut())),
+                Slot::Owned(live) => return Ok(trim(live)),
                 Slot::Shared(shared) if shared.leases() > 0 => {
                     return Err(PagedKvError::SequenceLeased(id));
                 }
                 Slot::Shared(shared) => Arc::clone(shared),
             };
             if let Some(mut live) = shared.try_write() {
-                let live = live.as_mut().ok_or_else(self.missing(id))?;
-                return Ok(trim(live.sequence_mut()));
+                return live.as_mut().map(&trim).ok_or_else(self.missing(id));
             }
             // Somebody is at it: wait for them without the map's lock.
             drop(slot);

@@ -41,7 +41,7 @@ impl GatedPool {
         let blocks = self.pool.blocks();
         self.gate.refuse(blocks, num_blocks, Asking::AtOnce)?;
         let table = self.pool.allocate(num_blocks)?;
-        if self.gate.leaves_enough(blocks) {
+        if num_blocks == 0 || self.gate.leaves_enough(blocks) {
             return Ok(table);
         }
         drop(table);

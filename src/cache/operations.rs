@@ -47,10 +47,15 @@ impl PagedKvCache {
     fn allocate_sequence_as(&self, num_tokens: usize, asking: Asking) -> Result<Sequence> {
         self.gate.refuse(self.pool.blocks(), num_tokens.div_ceil(self.block_size), asking)?;
         let sequence = self.pool.allocate_sequence(num_tokens, self.block_size)?;
-        if self.gate.leaves_enough(self.pool.blocks()) {
+        if self.leaves_enough(&sequence) {
             return Ok(sequence);
         }
         Err(self.undo_new(sequence))
+    }
+
+    /// True if a new sequence leaves enough room for others to grow, or took none.
+    pub(super) fn leaves_enough(&self, sequence: &Sequence) -> bool {
+        self.gate.leaves_enough(self.pool.blocks()) || sequence.table().num_blocks_freed() == 0
     }
 
     /// Gives a new sequence back that left too little room for others to grow.

@@ -80,7 +80,7 @@ impl Reservation {
         gate.refuse(&pool, num_blocks, asking)?;
         let mut stock = BlockTable::new(pool);
         stock.grow(num_blocks)?;
-        if gate.leaves_enough(stock.pool()) {
+        if num_blocks == 0 || gate.leaves_enough(stock.pool()) {
             return Ok(Self { stock, block_size });
         }
         let pool = stock.pool().clone();

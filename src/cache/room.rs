@@ -19,7 +19,7 @@ pub(crate) struct Gate {
 /// How a new sequence asks for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asking {
-    /// Without waiting: not while others wait.
+    /// Without waiting: not while others wait, unless it takes no block.
     AtOnce,
     /// It has waited, and it is its turn.
     #[cfg(feature = "async")]
@@ -41,7 +41,7 @@ impl Gate {
     /// Room of the pool with which a new sequence of so many blocks may come in.
     #[cfg(feature = "async")]
     pub(crate) fn threshold(self, requested: usize) -> usize {
-        requested.saturating_add(self.watermark)
+        if requested == 0 { 0 } else { requested.saturating_add(self.watermark) }
     }
 
     /// Refuses a new sequence that others come before, or that surely would leave too little.

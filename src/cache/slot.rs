@@ -107,6 +107,10 @@ impl Live {
         &self.sequence
     }
 
+    pub(super) fn has_blocks(&self) -> bool {
+        self.sequence.num_blocks() > 0
+    }
+
     /// The sequence, to be changed: that makes another version.
     #[inline]
     pub(super) fn sequence_mut(&mut self) -> &mut Sequence {

@@ -1,49 +1,163 @@
-//! Does everybody wait for everybody? Sequences that wait to grow keep what they have meanwhile; if all
-//! that have blocks wait, nobody is left to give any.
+//! Do all sequences wait for each other, and is a waiting sequence still there? Deadlock detection, and
+//! the end of waits whose sequence is gone.
 //!
-//! Looked at whenever a sequence begins to wait for room to grow, when one leaves while others wait, and
-//! by the first that waits to grow when something came back that does not suffice for it. Blocks that
-//! no sequence of the map has (a handle's, a reservation's, a step's, the source of a copy) may come
-//! back: while there are some, nothing is said. It does not give anything up itself.
+//! Sequences that wait to grow keep their blocks. If all sequences that have blocks wait, no sequence is
+//! left to release any. Then one of them is told.
+//!
+//! Checked whenever
+//! - a sequence begins to wait for room to grow, asks again in vain, or stops waiting;
+//! - a sequence is freed, evicted, or loses its last block;
+//! - blocks came back that do not suffice for the first that waits to grow, by that one.
+//!
+//! Blocks that no sequence of the map has (a handle's, a reservation's, a step's, the source of a copy) may
+//! come back: while there are some, no sequence is told. Nor while such an owner shares a partly filled last
+//! block of a sequence that waits: when it leaves, that sequence needs no copy.
+//!
+//! A check releases nothing itself.
+
+#[cfg(feature = "async")]
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::PagedKvCache;
+#[cfg(feature = "async")]
+use super::slot::{Live, Slot};
+#[cfg(feature = "async")]
+use crate::error::PagedKvError;
+#[cfg(feature = "async")]
+use crate::id::{BlockId, SeqId};
+#[cfg(feature = "async")]
+use crate::pool::waiters::Grower;
+#[cfg(feature = "async")]
+use crate::sequence::Sequence;
+#[cfg(feature = "async")]
+use crate::sync::Arc;
+#[cfg(feature = "async")]
+use crate::table::Run;
+
+/// What sequences of the map own.
+#[cfg(feature = "async")]
+#[derive(Default)]
+struct Owned {
+    /// Owners of each block among the sequences and their runs.
+    owners: HashMap<BlockId, u32>,
+    runs: HashSet<*const Run>,
+    /// Last blocks that are partly filled.
+    tails: Vec<BlockId>,
+}
 
 #[cfg(feature = "async")]
 impl PagedKvCache {
-    /// Tells one of those that wait to grow, the one that the strategy would evict, if they all wait
-    /// for each other. One load if nobody waits; else `O(sequences)`, and `O(blocks)` when all wait.
+    /// Tells the waiters whose sequences are gone, and one of those that wait to grow, the one that the
+    /// strategy would evict, if they all wait for each other. One load if no request waits; else
+    /// `O(sequences)`, and `O(blocks)` when all wait.
+    #[inline]
     pub(crate) fn tell_if_stalled(&self) {
-        if !self.pool.blocks().is_waited_for() {
-            return;
+        if self.pool.blocks().is_waited_for() {
+            self.tell_growing();
         }
+    }
+
+    #[cold]
+    fn tell_growing(&self) {
         let waiters = self.pool.blocks().waiters();
-        let growing = waiters.growing();
-        if growing.is_empty() {
-            return;
-        }
-        let mut blocks = std::collections::HashSet::new();
-        for id in self.sequence_ids() {
-            let ids = self.look(id, |sequence| Ok(sequence.block_ids().to_vec()));
-            let ids = ids.unwrap_or_default();
-            if !ids.is_empty() && !growing.contains(&id) {
-                return;
+        for grower in waiters.growing() {
+            if let Some(refusal) = self.refusal_of_gone(grower) {
+                waiters.tell_gone(grower, &refusal);
             }
-            blocks.extend(ids);
         }
-        if self.pool.used_block_count() > blocks.len() {
+        let growing = waiters.growing();
+        let Some(ids) = self.ids_if_all_wait(&growing) else {
+            return;
+        };
+        if self.others_may_release(&ids) {
             return;
         }
-        let victim = self.select_eviction_target().filter(|id| growing.contains(id));
+        let grower_of = |id| growing.iter().find(|grower| grower.id == id);
+        let victim = self.select_eviction_target().and_then(grower_of);
         // If all are leased, the strategy would evict none.
-        if let Some(victim) = victim.or_else(|| growing.last().copied()) {
+        let victim = victim.or_else(|| grower_of(*ids.iter().max()?));
+        if let Some(&victim) = victim {
             waiters.stall(victim, &growing, self.pool.blocks().room());
+        }
+    }
+
+    /// The refusal of a sequence that waits and is in the map no more.
+    fn refusal_of_gone(&self, grower: Grower) -> Option<PagedKvError> {
+        let epoch = self.sequences.get(&grower.id).map(|slot| slot.epoch());
+        match epoch {
+            None => Some(self.missing(grower.id)()),
+            Some(epoch) if epoch != grower.epoch => Some(PagedKvError::SequenceNotFound(grower.id)),
+            Some(_) => None,
+        }
+    }
+
+    /// The sequences that have blocks, if some wait to grow and all that have blocks do.
+    fn ids_if_all_wait(&self, growing: &BTreeSet<Grower>) -> Option<Vec<SeqId>> {
+        if growing.is_empty() {
+            return None;
+        }
+        let (mut ids, mut in_use) = (Vec::new(), Vec::new());
+        let mut waits = |id: SeqId, live: &Live| {
+            let has_blocks = live.has_blocks();
+            if has_blocks {
+                ids.push(id);
+            }
+            !has_blocks || growing.contains(&Grower { id, epoch: live.epoch })
+        };
+        for entry in &self.sequences {
+            match entry.value() {
+                Slot::Owned(live) if waits(*entry.key(), live) => {}
+                Slot::Owned(_) => return None,
+                // Not under the shard's lock: a thread that changes it may wait for blocks.
+                Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
+            }
+        }
+        for (id, shared) in in_use {
+            if shared.read().as_ref().is_some_and(|live| !waits(id, live)) {
+                return None;
+            }
+        }
+        Some(ids)
+    }
+
+    /// True if an owner that is no sequence of the map has blocks, or shares one that a sequence would
+    /// have to copy.
+    fn others_may_release(&self, ids: &[SeqId]) -> bool {
+        let mut owned = Owned::default();
+        for &id in ids {
+            // One that is gone by now has released its blocks, which is checked after it again.
+            let _ = self.look(id, |sequence| {
+                owned.add(sequence);
+                Ok(())
+            });
+        }
+        let blocks = self.pool.blocks();
+        let is_shared = |id: &BlockId| blocks.owners(*id) > owned.owners[id];
+        self.pool.used_block_count() > owned.owners.len()
+            || owned.tails.iter().any(|id| !blocks.is_cached(*id) && is_shared(id))
+    }
+}
+
+#[cfg(feature = "async")]
+impl Owned {
+    fn add(&mut self, sequence: &Sequence) {
+        let table = sequence.table();
+        let mut add = |id: BlockId| *self.owners.entry(id).or_default() += 1;
+        table.private().iter().copied().for_each(&mut add);
+        let mut next = table.newest_run();
+        while let Some(run) = next.filter(|run| self.runs.insert(Arc::as_ptr(run))) {
+            run.ids().iter().copied().for_each(&mut add);
+            next = run.parent();
+        }
+        if !sequence.num_tokens().is_multiple_of(sequence.block_size()) {
+            self.tails.extend(table.as_slice().last());
         }
     }
 }
 
 #[cfg(not(feature = "async"))]
 impl PagedKvCache {
-    /// Nobody waits in a build without waiting.
+    /// No request waits in a build without waiting.
     #[inline]
     pub(crate) fn tell_if_stalled(&self) {}
 }

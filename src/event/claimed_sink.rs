@@ -110,7 +110,8 @@ mod tests {
         let address = PlainArc::as_ptr(&sink).cast::<()>();
         drop(ClaimedSink::claim(sink));
         let other = ClaimedSink::claim(PlainArc::new(Deaf)).expect("a new one");
-        let noted = CLAIMS.lock().iter().filter(|claim| claim.sink.as_ptr().cast() == address).count();
+        let noted =
+            CLAIMS.lock().iter().filter(|claim| claim.sink.as_ptr().cast() == address).count();
         let is_other = PlainArc::as_ptr(&other.0).cast::<()>() == address;
         assert_eq!(noted, usize::from(is_other));
     }

@@ -139,6 +139,8 @@ impl Blocks {
             held.ids.clear();
             held.runs.clear();
         });
+        // Also if nothing was held: the step may have been aborted, and then its sequences are shorter.
+        self.announce_room();
     }
 }
 

@@ -95,21 +95,22 @@ impl FreeList {
     }
 
     /// As [`take`](Self::take), but only from the home shard and the depot, and without waiting
-    /// for another thread's claim: false when that does not do.
+    /// for another thread's claim: `None` when that does not do.
     #[inline]
     pub(crate) fn try_take_near(
         &self,
         n: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
-    ) -> bool {
-        self.take_at_home(n, words, out)
-            || n <= BATCH
-                && self
-                    .home()
-                    .try_claim()
-                    .and_then(|mut home| self.gather(&mut home, n, words, out, Reach::Idle))
-                    .is_some()
+    ) -> Option<usize> {
+        if self.take_at_home(n, words, out) {
+            return Some(0);
+        }
+        if n > BATCH {
+            return None;
+        }
+        let mut home = self.home().try_claim()?;
+        self.gather(&mut home, n, words, out, Reach::Idle)
     }
 
     /// Takes an owner off each of `ids`, last one first; those that become free come back to room.

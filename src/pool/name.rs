@@ -240,7 +240,9 @@ mod tests {
         for &id in &ids {
             assert_eq!(words.named().last_name(id), None);
             assert!(!words.is_cached_as(id, name_of(id)));
-            assert!(words.give_name(id, NewName::only(name_of(id)), true, |_| panic!("it has none")));
+            assert!(
+                words.give_name(id, NewName::only(name_of(id)), true, |_| panic!("it has none"))
+            );
         }
         for &id in &ids {
             assert_eq!(words.named().last_name(id), Some(name_of(id)));
@@ -254,7 +256,11 @@ mod tests {
     fn a_block_that_has_a_name_gets_no_other() {
         let (words, ids) = owned_blocks();
         for (id, is_private) in [(ids[1], true), (ids[2], false)] {
-            assert!(words.give_name(id, NewName::only(name_of(id)), is_private, |_| panic!("it has none")));
+            assert!(
+                words.give_name(id, NewName::only(name_of(id)), is_private, |_| panic!(
+                    "it has none"
+                ))
+            );
             for is_private in [true, false] {
                 let other = NewName::only(Name::new(7));
                 assert!(!words.give_name(id, other, is_private, |_| panic!("it is refused")));

@@ -23,6 +23,9 @@ impl Blocks {
         let start = out.len();
         let reclaimed = self.free.take(n, &self.words, out).map_err(refused)?;
         self.observe(&out[start..]);
+        if reclaimed > 0 {
+            self.announce_loss();
+        }
         Ok(reclaimed)
     }
 
@@ -30,11 +33,14 @@ impl Blocks {
     #[inline]
     pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
         let start = out.len();
-        let taken = self.free.try_take_near(n, &self.words, out);
-        if taken {
-            self.observe(&out[start..]);
+        let Some(reclaimed) = self.free.try_take_near(n, &self.words, out) else {
+            return false;
+        };
+        self.observe(&out[start..]);
+        if reclaimed > 0 {
+            self.announce_loss();
         }
-        taken
+        true
     }
 
     #[inline]

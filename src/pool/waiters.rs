@@ -1,42 +1,54 @@
-//! Who waits for room, and whose turn is it? A queue of those who asked for more than there was.
+//! Who waits for room, and whose turn is it? `Waiters`: the queue of requests that found too little room.
 //!
 //! ```text
 //!   release ──> blocks are room ──> demand? ── 0 ──> done
 //!                                     │ else (cold)
 //!                                     ▼
-//!                            room for whose turn it is? ──> wake that one
+//!                            room for the waiter in turn? ──> wake that one
 //! ```
 //!
-//! Those in the queue hold nothing. Whoever is woken asks the pool like anybody else; served, it
-//! leaves and looks whether the next one has room too, refused, it keeps its place. So a release wakes
-//! one at most, and leaving the queue is all there is to cancelling.
+//! Waiters hold nothing. A waiter that is woken asks the pool as any other caller does. If it is served,
+//! it leaves and checks whether the next one is due. If it is refused, it keeps its place. So a release
+//! wakes one waiter at most, and to cancel a wait is to leave the queue.
 //!
 //! **No wake-up is lost, though a release pays one load and no fence.** Blocks come back under the
-//! claim of a home shard, and `demand` is loaded behind it. Who is about to sleep states its demand,
-//! then claims and lets go each shard in turn, and then counts the room. A release whose claim came
-//! before the sleeper's is counted; one whose claim came after has seen the demand, for the claim's
+//! claim of a home shard, and `demand` is loaded after it. A waiter that is about to sleep states its demand,
+//! then claims and unlocks each shard in turn, and then counts the room. A release whose claim came
+//! before the waiter's is counted; one whose claim came after has seen the demand, for the claim's
 //! hand-over brings it along. Two releases that each see too little room alone are told apart by the
-//! fence in [`Blocks::wake_next`](super::Blocks), which only releases behind a demand pay.
+//! fence in [`Blocks::wake_next`](super::Blocks), which only releases that see a demand pay.
+//!
+//! **What a waiter needs may fall**, and then it is woken to look, though no block came back:
+//!
+//! | waiter | what lowers its need | what makes the waiter or the change see the other |
+//! |---|---|---|
+//! | prompt | blocks are published; a reset, for a first chunk | a fence before `demand` is loaded, and one before the waiter asks |
+//! | prompt | idle blocks are matched; or are reclaimed, for a first chunk | the claim under which that happens |
+//! | growing sequence | another owner of its last block leaves: no copy | the claim under which that happens |
+//! | growing sequence | any other change of the sequence | the sequence's lock |
 //!
 //! Invariants: wakers are cloned, called and dropped outside the queue's lock; `demand` is 0 exactly
-//! when nobody is in the queue.
+//! when the queue is empty. While no operation runs and every waiter that was woken has been polled, the
+//! first in turn would be refused, and so would all that may pass it.
 //!
 //! It does not know what the room is for, but for two classes: sequences that grow go before new ones.
 
-mod turn;
-
+mod calls;
 #[cfg(paged_kv_loom)]
 pub mod model;
+mod queue;
+mod turn;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
+use std::collections::BTreeSet;
 use std::task::Waker;
 
-pub(crate) use self::turn::Turn;
-use crate::id::SeqId;
+use self::queue::{Call, Queue};
+pub(crate) use self::turn::{Ask, Turn, Unserved};
+use crate::error::PagedKvError;
+use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering};
 
-/// In which order those who wait for room are served.
+/// In which order requests that wait for room are served.
 ///
 /// ```
 /// use paged_kv::{Fairness, PagedKvCache};
@@ -51,153 +63,182 @@ pub enum Fairness {
     #[default]
     Fifo,
     /// While there is not enough room for the first, others that there is room for may pass it, the
-    /// smallest first, but no more than so many of them.
+    /// smallest first. No request is passed by more than `at_most` of those behind it.
     Bypass {
-        /// How many may pass one that is the first.
+        /// How many may pass a request while it waits.
         at_most: u32,
     },
 }
 
-/// Who is served before whom.
+/// Which waiters are served before which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// A sequence that lives, and holds blocks meanwhile.
+    /// A sequence that is in the cache and keeps its blocks while it waits.
     Growing,
-    /// One that is to be, and holds nothing.
+    /// A request that is to come in, and holds nothing.
     New,
 }
 
-/// A place in the queue: they are served in this order.
+/// A sequence that waits to grow: one admission of its id, and no later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Grower {
+    pub(crate) id: SeqId,
+    pub(crate) epoch: AdmissionEpoch,
+}
+
+/// What a request lacks, and so when it has to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Short {
+    /// The room that it needs.
+    pub(crate) need: usize,
+    pub(crate) shortage: Shortage,
+}
+
+/// What a request is that lacks room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// A number of blocks, which stays.
+    Blocks,
+    /// A prompt, which needs less when more of it can be matched.
+    Prompt,
+    /// The first chunk of a prompt, which may also need less when less of it can be matched: then it is
+    /// another chunk.
+    ChunkOfPrompt,
+    /// A sequence that grows.
+    Growth(Grower),
+    /// A sequence that grows into a block that others own too, so that it needs a block for a copy, but only
+    /// as long as they own it.
+    GrowthWithCopy(Grower),
+}
+
+impl Short {
+    /// Of a number of blocks.
+    pub(crate) fn of_blocks(need: usize) -> Self {
+        Self { need, shortage: Shortage::Blocks }
+    }
+
+    /// The sequence that grows, if it is one.
+    pub(crate) fn grower(self) -> Option<Grower> {
+        match self.shortage {
+            Shortage::Growth(grower) | Shortage::GrowthWithCopy(grower) => Some(grower),
+            _ => None,
+        }
+    }
+
+    fn class(self) -> Class {
+        if self.grower().is_some() { Class::Growing } else { Class::New }
+    }
+}
+
+/// A place in the queue: waiters are served in this order.
 type Place = (Class, u64);
 
-/// Those who wait for room in one pool.
+/// The requests that wait for room in one pool.
 pub(crate) struct Waiters {
-    /// 0 if nobody waits, else the least room with which somebody is to be woken.
+    /// 0 if no request waits, else the least room with which a waiter is to be woken.
     demand: CachePadded<AtomicUsize>,
     /// True if the first is a sequence that grows, and asleep.
     is_growing: AtomicBool,
+    /// True if a prompt waits that may need less when less can be matched.
+    may_gain_by_loss: AtomicBool,
     queue: Mutex<Queue>,
-}
-
-/// Nobody is to be woken: who has the turn was woken, and has not asked yet.
-const NO_ROOM_SUFFICES: usize = usize::MAX;
-
-/// What to do for one that asks whether it has the turn.
-enum Call {
-    /// Ask the pool.
-    Ask,
-    Sleep,
-    /// Leave: everybody waits for everybody.
-    Stalled,
-}
-
-#[derive(Default)]
-struct Queue {
-    fairness: Fairness,
-    places: BTreeMap<Place, Waiting>,
-    /// Those of class `New`, by the room they need; only where they may pass each other.
-    by_need: BTreeSet<(usize, Place)>,
-    /// How many have passed the first.
-    passed: u32,
-    arrivals: u64,
-}
-
-struct Waiting {
-    need: usize,
-    /// `None` once it was woken, until it asks.
-    waker: Option<Waker>,
-    /// Whose room it is, for sequences that grow.
-    owner: Option<SeqId>,
-    /// It has leave to pass the first.
-    passing: bool,
-    stalled: bool,
 }
 
 impl Waiters {
     pub(crate) fn new() -> Self {
-        let demand = CachePadded::new(AtomicUsize::new(0));
-        Self { demand, is_growing: AtomicBool::new(false), queue: Mutex::new(Queue::default()) }
+        Self {
+            demand: CachePadded::new(AtomicUsize::new(0)),
+            is_growing: AtomicBool::new(false),
+            may_gain_by_loss: AtomicBool::new(false),
+            queue: Mutex::new(Queue::new()),
+        }
     }
 
-    /// Sets who may pass whom, before anybody waits.
+    /// Sets which waiters may pass which, before any request waits.
     pub(crate) fn set_fairness(&self, fairness: Fairness) {
-        self.queue.lock().fairness = fairness;
+        self.queue.lock().set_fairness(fairness);
     }
 
-    /// 0 if nobody waits, else the least room with which somebody is to be woken.
+    /// 0 if no request waits, else the least room with which a waiter is to be woken.
     #[inline]
     pub(crate) fn demand(&self) -> usize {
-        // Relaxed: what was read or written under a claim before orders it; see above.
+        // Relaxed: what was read or written under a claim or before a fence orders it; see above.
         self.demand.load(Ordering::Relaxed)
     }
 
-    /// Those who wait, by class.
-    pub(crate) fn len(&self, class: Class) -> usize {
-        self.queue.lock().places.range((class, 0)..=(class, u64::MAX)).count()
+    /// True if a prompt waits that may need less when less can be matched.
+    fn may_gain_by_loss(&self) -> bool {
+        // Relaxed: as `demand`.
+        self.may_gain_by_loss.load(Ordering::Relaxed)
     }
 
-    /// The sequences that wait to grow.
-    pub(crate) fn growing(&self) -> BTreeSet<SeqId> {
+    /// Waiters of a class.
+    pub(crate) fn len(&self, class: Class) -> usize {
+        self.queue.lock().len(class)
+    }
+
+    /// The sequences that wait to grow, but for those that are known to be gone.
+    pub(crate) fn growing(&self) -> BTreeSet<Grower> {
         self.queue.lock().growing()
     }
 
-    /// Tells the first one that waits for `owner` to grow that everybody waits for everybody, unless
-    /// the first of all was called and has not asked yet, so much room suffices for it, or somebody
-    /// was told who has not left yet. Nor if others wait to grow than `growing`, on which the judgement
-    /// rests: somebody was told and has left, say.
-    pub(crate) fn stall(&self, owner: SeqId, growing: &BTreeSet<SeqId>, room: usize) {
-        let waker = self.change(|queue| {
-            let (_, first) = queue.places.first_key_value()?;
-            let is_called = first.waker.is_none() || first.need <= room;
-            let told = queue.places.values().any(|waiting| waiting.stalled);
-            if is_called || told || queue.growing() != *growing {
-                return None;
-            }
-            let waiting = queue.places.values_mut().find(|waiting| waiting.owner == Some(owner))?;
-            waiting.stalled = true;
-            waiting.waker.take()
-        });
-        waker.into_iter().for_each(Waker::wake);
+    /// Tells the waiters of a sequence that it is gone, with the refusal that they return.
+    pub(crate) fn tell_gone(&self, grower: Grower, refusal: &PagedKvError) {
+        self.wake(|queue| queue.tell_gone(grower, refusal));
     }
 
-    /// The waker of the one for whom so much room suffices, if it is to be woken.
-    fn call_next(&self, room: usize) -> Option<Waker> {
-        self.change(|queue| queue.call_next(room))
+    /// Tells the first waiter of `victim` that all sequences wait for each other, if that still holds of
+    /// the set `growing` and so much room does not suffice for the first.
+    pub(crate) fn stall(&self, victim: Grower, growing: &BTreeSet<Grower>, room: usize) {
+        self.wake(|queue| queue.stall(victim, growing, room));
     }
 
-    fn enter(&self, class: Class, need: usize, owner: Option<SeqId>) -> Place {
-        self.change(|queue| {
-            let place = (class, queue.arrivals);
-            queue.arrivals += 1;
-            let waiting = Waiting { need, waker: None, owner, passing: false, stalled: false };
-            queue.places.insert(place, waiting);
-            queue.list(place, need);
-            place
-        })
+    /// Wakes the waiter that is to be woken while there is so much room.
+    fn call_next(&self, room: usize) {
+        self.wake(|queue| queue.next(room));
     }
 
-    /// The first, if it is a sequence that grows and sleeps.
-    fn call_to_look(&self) -> Option<Waker> {
+    /// Wakes the waiter in turn after blocks came back.
+    fn call_after_release(&self, room: usize) {
         // Relaxed: as `demand`.
-        if !self.is_growing.load(Ordering::Relaxed) {
-            return None;
+        if room >= self.demand() || self.is_growing.load(Ordering::Relaxed) {
+            self.wake(|queue| {
+                queue.note_release();
+                queue.next(room)
+            });
         }
-        self.change(|queue| {
-            let mut first = queue.places.first_entry()?;
-            if first.key().0 == Class::Growing { first.get_mut().waker.take() } else { None }
-        })
     }
 
-    /// Leaves the waker of one that is about to ask or to sleep.
+    /// Wakes the waiter in turn after a change of what can be matched.
+    fn call_after_contents(&self, room: usize) {
+        self.wake(|queue| {
+            queue.note_contents();
+            queue.next(room)
+        });
+    }
+
+    /// Wakes the waiter in turn, if it is of that sequence, after the sequence changed.
+    fn call_after_change_of(&self, id: SeqId, room: usize) {
+        self.wake(|queue| {
+            queue.note_change_of(id);
+            queue.next(room)
+        });
+    }
+
+    fn enter(&self, short: Short) -> Place {
+        self.change(|queue| queue.enter(short))
+    }
+
+    /// Leaves the waker of a waiter that is about to ask or to sleep.
     fn register(&self, place: Place, waker: Waker) -> Call {
         let (call, old) = self.change(|queue| queue.register(place, waker));
         drop(old);
         call
     }
 
-    /// Notes that one was refused, and what it needs.
-    fn refused(&self, place: Place, need: usize) {
-        self.change(|queue| queue.refused(place, need));
+    /// Notes that a waiter was refused, and what it lacks. True if another waiter may be due.
+    fn refused(&self, place: Place, short: Short) -> bool {
+        self.change(|queue| queue.refused(place, short))
     }
 
     fn leave(&self, place: Place, served: bool) {
@@ -205,198 +246,24 @@ impl Waiters {
         drop(left);
     }
 
+    /// Changes the queue, and wakes the waiters that this names, outside the queue's lock.
+    fn wake<W: IntoIterator<Item = Waker>>(&self, change: impl FnOnce(&mut Queue) -> W) {
+        call(self.change(change));
+    }
+
     /// Changes the queue, and then the demand.
     fn change<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let mut queue = self.queue.lock();
         let changed = change(&mut queue);
-        // Relaxed: who is about to sleep hands it on with the claims that it takes next.
+        // Relaxed: a waiter hands it on with the claims that it takes and the fence that it passes next.
         self.demand.store(queue.demand(), Ordering::Relaxed);
         self.is_growing.store(queue.is_growing(), Ordering::Relaxed);
+        self.may_gain_by_loss.store(queue.may_gain_by_loss(), Ordering::Relaxed);
         changed
     }
 }
 
-impl Queue {
-    /// True if the first is a sequence that grows, and asleep.
-    fn is_growing(&self) -> bool {
-        let first = self.places.first_key_value();
-        first.is_some_and(|(place, first)| place.0 == Class::Growing && first.waker.is_some())
-    }
-
-    fn growing(&self) -> BTreeSet<SeqId> {
-        self.places.values().filter_map(|waiting| waiting.owner).collect()
-    }
-
-    fn demand(&self) -> usize {
-        let Some((_, first)) = self.places.first_key_value() else {
-            return 0;
-        };
-        if first.waker.is_none() {
-            return NO_ROOM_SUFFICES;
-        }
-        let passer = self.passer().map_or(NO_ROOM_SUFFICES, |(need, _)| need);
-        first.need.min(passer).max(1)
-    }
-
-    /// Who may pass the first, if anybody may and is not at it already.
-    fn passer(&self) -> Option<(usize, Place)> {
-        let Fairness::Bypass { at_most } = self.fairness else {
-            return None;
-        };
-        let (&first, _) = self.places.first_key_value()?;
-        let &(need, place) = self.by_need.first()?;
-        let may = first.0 == Class::New && place != first && self.passed < at_most;
-        (may && self.places[&place].waker.is_some()).then_some((need, place))
-    }
-
-    fn call_next(&mut self, room: usize) -> Option<Waker> {
-        let mut first = self.places.first_entry()?;
-        if first.get().need <= room || first.get().waker.is_none() {
-            return first.get_mut().waker.take();
-        }
-        let (need, place) = self.passer()?;
-        if need > room {
-            return None;
-        }
-        self.allow_to_pass(place);
-        self.places.get_mut(&place).and_then(|waiting| waiting.waker.take())
-    }
-
-    fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Waker>) {
-        let waiting = self.places.get_mut(&place).expect(IN_THE_QUEUE);
-        let old = waiting.waker.replace(waker);
-        let (stalled, passing) = (waiting.stalled, waiting.passing);
-        let is_first = self.places.first_key_value().is_some_and(|(&first, _)| first == place);
-        let call = if stalled {
-            Call::Stalled
-        } else if is_first || passing {
-            Call::Ask
-        } else if self.passer().is_some_and(|(_, passer)| passer == place) {
-            self.allow_to_pass(place);
-            Call::Ask
-        } else {
-            Call::Sleep
-        };
-        (call, old)
-    }
-
-    fn refused(&mut self, place: Place, need: usize) {
-        let waiting = self.places.get_mut(&place).expect(IN_THE_QUEUE);
-        let old = mem::replace(&mut waiting.need, need);
-        if mem::take(&mut waiting.passing) {
-            self.passed = self.passed.saturating_sub(1);
-        }
-        self.by_need.remove(&(old, place));
-        self.list(place, need);
-    }
-
-    fn leave(&mut self, place: Place, served: bool) -> Waiting {
-        let is_first = self.places.first_key_value().is_some_and(|(&first, _)| first == place);
-        let left = self.places.remove(&place).expect(IN_THE_QUEUE);
-        self.by_need.remove(&(left.need, place));
-        if is_first {
-            self.passed = 0;
-        } else if left.passing && !served {
-            self.passed = self.passed.saturating_sub(1);
-        }
-        left
-    }
-
-    fn allow_to_pass(&mut self, place: Place) {
-        self.passed += 1;
-        self.places.get_mut(&place).expect(IN_THE_QUEUE).passing = true;
-    }
-
-    fn list(&mut self, place: Place, need: usize) {
-        if self.fairness != Fairness::Fifo && place.0 == Class::New {
-            self.by_need.insert((need, place));
-        }
-    }
-}
-
-const IN_THE_QUEUE: &str = "who has a place is in the queue";
-
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::sync::PlainArc;
-
-    /// Counts how often it was woken.
-    struct Bell(AtomicUsize);
-
-    impl std::task::Wake for Bell {
-        fn wake(self: PlainArc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Sequence 1, which needs two blocks and sleeps, and sequence 2 behind it.
-    fn two_that_grow() -> (Waiters, PlainArc<Bell>, [Place; 2]) {
-        let (waiters, bell) = (Waiters::new(), PlainArc::new(Bell(AtomicUsize::new(0))));
-        let places = [1, 2].map(|id| waiters.enter(Class::Growing, 2, Some(SeqId(id))));
-        for place in places {
-            waiters.register(place, PlainArc::clone(&bell).into());
-        }
-        (waiters, bell, places)
-    }
-
-    #[test]
-    fn who_waits_is_counted_by_class_and_says_what_it_needs() {
-        let (waiters, _, [first, second]) = two_that_grow();
-        waiters.enter(Class::New, 1, None);
-        assert_eq!((waiters.len(Class::Growing), waiters.len(Class::New)), (2, 1));
-        assert_eq!((waiters.demand(), waiters.growing().len()), (2, 2));
-        waiters.leave(first, true);
-        waiters.leave(second, false);
-        assert_eq!((waiters.len(Class::Growing), waiters.len(Class::New)), (0, 1));
-        assert_eq!(waiters.demand(), NO_ROOM_SUFFICES, "the next has not left its waker");
-    }
-
-    #[test]
-    fn of_those_that_wait_for_each_other_one_is_told_and_once() {
-        let growing: BTreeSet<SeqId> = [1, 2].map(SeqId).into();
-        let (waiters, bell, _) = two_that_grow();
-        let told = || bell.0.load(Ordering::Relaxed);
-        waiters.stall(SeqId(2), &growing, 2);
-        assert_eq!(told(), 0, "there is room for the first");
-        waiters.stall(SeqId(2), &[SeqId(1)].into(), 1);
-        assert_eq!(told(), 0, "others wait than was thought");
-        waiters.stall(SeqId(2), &growing, 1);
-        assert_eq!(told(), 1);
-        waiters.stall(SeqId(1), &growing, 1);
-        assert_eq!(told(), 1, "the one that was told has not left yet");
-    }
-
-    #[test]
-    fn nobody_is_told_while_the_first_was_called_and_has_not_asked() {
-        let growing: BTreeSet<SeqId> = [1, 2].map(SeqId).into();
-        let (waiters, bell, _) = two_that_grow();
-        waiters.call_next(2).expect("there is room for the first").wake();
-        waiters.stall(SeqId(2), &growing, 0);
-        assert_eq!(bell.0.load(Ordering::Relaxed), 1, "the call only");
-    }
-
-    #[test]
-    fn of_new_ones_the_smallest_passes_the_first_where_there_is_room_for_it() {
-        let waiters = Waiters::new();
-        waiters.set_fairness(Fairness::Bypass { at_most: 1 });
-        let [first, large, small] = [5, 3, 1].map(|need| {
-            let bell = PlainArc::new(Bell(AtomicUsize::new(0)));
-            (waiters.enter(Class::New, need, None), bell)
-        });
-        let register = |(place, bell): &(Place, PlainArc<Bell>)| {
-            waiters.register(*place, PlainArc::clone(bell).into())
-        };
-        assert!(matches!(register(&first), Call::Ask));
-        assert!(matches!(register(&small), Call::Ask), "it may pass, and tries");
-        waiters.refused(small.0, 1);
-        assert!(matches!(register(&large), Call::Sleep), "a smaller one comes first");
-        assert!(waiters.call_next(0).is_none());
-        waiters.call_next(2).expect("there is room for the small one").wake();
-        let woken = [&first, &large, &small].map(|(_, bell)| bell.0.load(Ordering::Relaxed));
-        assert_eq!(woken, [0, 0, 1]);
-        assert!(waiters.call_next(4).is_none(), "no more than one passes");
-    }
+/// Calls wakers: the only place that does, with no lock of the queue held.
+fn call(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
 }

@@ -9,9 +9,9 @@ pub mod model;
 mod published;
 
 pub use self::extra_keys::ExtraKeys;
-pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
-pub(crate) use self::published::Told;
 #[cfg(not(paged_kv_loom))]
 pub(crate) use self::generation::Generation;
+pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
+pub(crate) use self::published::Told;
 #[cfg(not(paged_kv_loom))]
 pub(crate) use self::published::{Offer, PublishedBlocks};

@@ -154,6 +154,6 @@ impl ReusePool {
 
     /// From now on nothing published before matches.
     pub fn reset(&self) {
-        self.published.reset();
+        self.published.reset(self.pool.blocks());
     }
 }

@@ -117,7 +117,7 @@ impl PublishedBlocks {
     }
 
     /// From now on nothing that was published matches.
-    pub(crate) fn reset(&self) {
+    pub(crate) fn reset(&self, blocks: &Blocks) {
         match &self.announcer {
             None => self.generations.advance(),
             Some(announcer) => announcer.announce(|announcing| {
@@ -125,6 +125,7 @@ impl PublishedBlocks {
                 announcing.clear();
             }),
         }
+        blocks.announce_publication();
     }
 
     /// Tells who listens everything once more.
@@ -197,6 +198,21 @@ impl PublishedBlocks {
         hash_of: impl Fn(usize) -> BlockHash,
         told: impl FnOnce() -> Told<'a>,
     ) -> usize {
+        let published = self.publish_all(blocks, offer, hash_of, told);
+        if published > 0 {
+            blocks.announce_publication();
+        }
+        published
+    }
+
+    /// [`publish`](Self::publish), of which no waiter learns.
+    fn publish_all<'a>(
+        &self,
+        blocks: &Blocks,
+        offer: &Offer<'_>,
+        hash_of: impl Fn(usize) -> BlockHash,
+        told: impl FnOnce() -> Told<'a>,
+    ) -> usize {
         let Offer { ids, before, private_from, generation } = *offer;
         if self.index.is_empty() {
             return 0;
@@ -255,13 +271,7 @@ impl PublishedBlocks {
 
     /// Lets a block be matched by its new name. True if no other block is cached under it.
     #[inline]
-    fn publish_one(
-        &self,
-        blocks: &Blocks,
-        moved: Moved,
-        new: NewName,
-        again: &mut bool,
-    ) -> bool {
+    fn publish_one(&self, blocks: &Blocks, moved: Moved, new: NewName, again: &mut bool) -> bool {
         let is_cached = |other| blocks.is_cached_as(other, new.name);
         match self.index.find(moved.to, is_cached) {
             None => self.name(blocks, moved, new),

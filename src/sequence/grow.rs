@@ -170,6 +170,18 @@ impl Sequence {
         Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copy })
     }
 
+    /// Blocks that an append of `num_new_tokens` needs even if all other owners of the last block leave.
+    #[cfg(feature = "async")]
+    pub(crate) fn blocks_at_least(&self, num_new_tokens: usize) -> usize {
+        let Ok(plan) = self.plan_append(num_new_tokens) else {
+            return 0;
+        };
+        let tail = self.table.as_slice().last().filter(|_| plan.copy);
+        // What is cached is never written, however few own it.
+        let stays_shared = tail.is_some_and(|&tail| self.table.pool().is_cached(tail));
+        plan.new_blocks + usize::from(stays_shared)
+    }
+
     /// Carries out `plan` with `plan.blocks()` blocks of `stock`.
     #[inline]
     pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {

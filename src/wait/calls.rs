@@ -8,7 +8,7 @@ use crate::cache::{
 };
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
-use crate::pool::waiters::{Class, Turn};
+use crate::pool::waiters::{Ask, Class, Short, Shortage, Turn};
 
 impl PagedKvCache {
     /// [`reserve`](Self::reserve), when it is this request's turn and there is room for all of it.
@@ -176,16 +176,16 @@ impl PagedKvCache {
         &self,
         num_blocks: usize,
         patience: Patience,
-    ) -> Request<impl FnMut() -> Attempt<Reservation> + Send + Unpin + use<>> {
+    ) -> Request<impl FnMut(Ask) -> Attempt<Reservation> + Send + Unpin + use<>> {
         let (gate, block_size) = (self.gate(), self.block_size());
-        let turn = self.turn(num_blocks);
+        let turn = Turn::new(self.handle());
         let pool = turn.pool().clone();
-        let ask = move || {
+        let ask = move |ask: Ask| {
             let pool = pool.clone();
-            let taken = Reservation::take(pool, gate, num_blocks, block_size, Asking::InTurn);
-            unless_short(taken, |requested| gate.threshold(requested))
+            let taken = Reservation::take(pool, gate, num_blocks, block_size, ask.into());
+            unless_short(taken, |requested| Short::of_blocks(gate.threshold(requested)))
         };
-        Request::of_new(turn, patience, ask).unless(self.never_fits(num_blocks))
+        Request::new(turn, patience, ask).unless(self.never_fits(num_blocks))
     }
 
     fn allocation(
@@ -193,13 +193,14 @@ impl PagedKvCache {
         id: SeqId,
         num_tokens: usize,
         patience: Patience,
-    ) -> Request<impl FnMut() -> Attempt<()> + Send + Unpin + use<'_>> {
+    ) -> Request<impl FnMut(Ask) -> Attempt<()> + Send + Unpin + use<'_>> {
         let num_blocks = num_tokens.div_ceil(self.block_size());
-        let ask = move || {
-            let allocated = self.allocate_as(id, num_tokens, Asking::InTurn);
-            unless_short(allocated, |requested| self.gate().threshold(requested))
+        let ask = move |ask: Ask| {
+            let allocated = self.allocate_as(id, num_tokens, ask.into());
+            unless_short(allocated, |requested| Short::of_blocks(self.gate().threshold(requested)))
         };
-        Request::of_new(self.turn(num_blocks), patience, ask).unless(self.never_fits(num_blocks))
+        let turn = Turn::new(self.handle());
+        Request::new(turn, patience, ask).unless(self.never_fits(num_blocks))
     }
 
     fn admission(
@@ -208,23 +209,20 @@ impl PagedKvCache {
         prompt: &Prompt,
         options: &AdmitOptions,
         patience: Patience,
-    ) -> Request<impl FnMut() -> Attempt<Admission> + Send + Unpin + use<'_>> {
+    ) -> Request<impl FnMut(Ask) -> Attempt<Admission> + Send + Unpin + use<'_>> {
         let (prompt, options) = (prompt.clone(), options.clone());
         let most = options.room_for(&prompt, 0).div_ceil(self.block_size());
         let refusal = refuse_salt(&options).and_then(|()| self.check_prompt(&prompt)).err();
         let refusal = refusal.or_else(|| self.never_fits(most));
-        let turn = self.turn(self.room_required(&prompt, &options));
-        let ask = move || {
-            let admitted = self.admit_prompt_as(id, &prompt, &options, Asking::InTurn);
+        let shortage =
+            if options.is_chunked() { Shortage::ChunkOfPrompt } else { Shortage::Prompt };
+        let ask = move |ask: Ask| {
+            let admitted = self.admit_prompt_as(id, &prompt, &options, ask.into());
             // A race that was lost counts what was missing then, without the hits.
-            let required = |_| self.gate().threshold(self.room_required(&prompt, &options));
-            unless_short(admitted, required)
+            let need = || self.gate().threshold(self.room_required(&prompt, &options));
+            unless_short(admitted, |_| Short { need: need(), shortage })
         };
-        Request::of_new(turn, patience, ask).unless(refusal)
-    }
-
-    fn turn(&self, num_blocks: usize) -> Turn {
-        Turn::of_new(self.handle(), self.gate().threshold(num_blocks))
+        Request::new(Turn::new(self.handle()), patience, ask).unless(refusal)
     }
 
     fn never_fits(&self, requested: usize) -> Option<PagedKvError> {
@@ -233,13 +231,19 @@ impl PagedKvCache {
     }
 }
 
-/// The attempt that came out so: if it was refused for want of room, `required` says how much it needs.
-pub(super) fn unless_short<T>(
-    result: Result<T>,
-    required: impl FnOnce(usize) -> usize,
-) -> Attempt<T> {
+/// The attempt that came out so: if it was refused for want of room, `short` says what it lacks.
+fn unless_short<T>(result: Result<T>, short: impl FnOnce(usize) -> Short) -> Attempt<T> {
     match result {
-        Err(PagedKvError::OutOfMemory { requested, .. }) => Err(required(requested)),
+        Err(PagedKvError::OutOfMemory { requested, .. }) => Err(short(requested)),
         done => Ok(done),
+    }
+}
+
+impl From<Ask> for Asking {
+    fn from(ask: Ask) -> Self {
+        match ask {
+            Ask::AtOnce => Self::AtOnce,
+            Ask::InTurn => Self::InTurn,
+        }
     }
 }

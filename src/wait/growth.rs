@@ -1,19 +1,21 @@
-//! How does a sequence grow that may have to wait? It keeps what it has meanwhile, goes before new ones,
-//! and is told if everybody waits for everybody.
+//! How does a sequence grow that may have to wait? `append_wait`: a waiting sequence keeps its blocks, is
+//! served before new sequences, and fails with `Stalled` on deadlock.
+//!
+//! A request to grow is for one admission of its id, the one that it found when it asked first. When that
+//! is freed or evicted, the request ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::Patience;
-use super::calls::unless_short;
 use super::request::{Attempt, Request};
 use crate::cache::PagedKvCache;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
-use crate::pool::waiters::Turn;
+use crate::pool::waiters::{Ask, Turn};
 use crate::sequence::Append;
 
-/// A request to grow, which looks whether everybody waits when it begins to.
+/// A request to grow, which checks whether all sequences wait when it begins to wait and when it stops.
 struct Growth<'a, A> {
     cache: &'a PagedKvCache,
     request: Request<A>,
@@ -89,37 +91,39 @@ impl PagedKvCache {
         id: SeqId,
         num_new_tokens: usize,
         patience: Patience,
-    ) -> Growth<'_, impl FnMut() -> Attempt<Append> + Send + Unpin + use<'_>> {
-        let ask = move || {
-            let appended = self.append(id, num_new_tokens);
-            if let Err(PagedKvError::OutOfMemory { requested, .. }) = appended
-                && let Some(refusal) = self.never_grows(id, requested)
-            {
-                return Ok(Err(refusal));
+    ) -> Growth<'_, impl FnMut(Ask) -> Attempt<Append> + Send + Unpin + use<'_>> {
+        let mut epoch = None;
+        let ask = move |_| {
+            let appended = self.append_or_wait(id, epoch, num_new_tokens);
+            if let Err(short) = &appended {
+                epoch = short.grower().map(|grower| grower.epoch);
             }
-            unless_short(appended, |requested| requested)
+            appended
         };
-        let turn = Turn::of_growing(self.handle(), id);
-        Growth { cache: self, request: Request::of_growing(turn, id, patience, ask) }
-    }
-
-    /// The refusal of a sequence that would be too long if it had all blocks.
-    fn never_grows(&self, id: SeqId, requested: usize) -> Option<PagedKvError> {
-        let held = self.with_sequence(id, |sequence| sequence.num_blocks())?;
-        let available = self.total_blocks().saturating_sub(held);
-        (requested > available).then_some(PagedKvError::OutOfMemory { requested, available })
+        let turn = Turn::new(self.handle());
+        Growth { cache: self, request: Request::new(turn, patience, ask) }
     }
 }
 
-impl<A: FnMut() -> Attempt<Append> + Unpin> Future for Growth<'_, A> {
+impl<A: FnMut(Ask) -> Attempt<Append> + Unpin> Future for Growth<'_, A> {
     type Output = Result<Append>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Append>> {
         let this = self.get_mut();
+        let waited = this.request.is_waiting();
         let polled = Pin::new(&mut this.request).poll(context);
-        if polled.is_pending() {
+        if waited || polled.is_pending() {
             this.cache.tell_if_stalled();
         }
         polled
+    }
+}
+
+impl<A> Drop for Growth<'_, A> {
+    fn drop(&mut self) {
+        if self.request.is_waiting() {
+            self.request.leave();
+            self.cache.tell_if_stalled();
+        }
     }
 }

@@ -6,43 +6,45 @@ use std::time::Instant;
 
 use super::Patience;
 use crate::error::{PagedKvError, Result};
-use crate::id::SeqId;
-use crate::pool::waiters::Turn;
+use crate::pool::waiters::{Ask, Short, Turn, Unserved};
 use crate::sync::{Alarm, block_on_until};
 
-/// How an attempt ended: for good, or for want of so much room.
-pub(super) type Attempt<T> = Result<Result<T>, usize>;
+/// How an attempt ended: for good, or for want of room.
+pub(super) type Attempt<T> = Result<Result<T>, Short>;
 
 /// A future that asks when it is its turn.
 #[must_use = "a future does nothing until it is polled"]
 pub(super) struct Request<A> {
-    /// What it will say at once.
+    /// Error for the first poll: the request can never fit.
     refusal: Option<PagedKvError>,
     turn: Turn,
-    owner: Option<SeqId>,
     ask: A,
     deadline: Option<Instant>,
     alarm: Option<Alarm>,
 }
 
 impl<A> Request<A> {
-    /// One for a new sequence.
-    pub(super) fn of_new(turn: Turn, patience: Patience, ask: A) -> Self {
-        Self { refusal: None, turn, owner: None, ask, deadline: patience.until(), alarm: None }
-    }
-
-    /// One for a sequence that lives.
-    pub(super) fn of_growing(turn: Turn, owner: SeqId, patience: Patience, ask: A) -> Self {
-        Self { owner: Some(owner), ..Self::of_new(turn, patience, ask) }
+    pub(super) fn new(turn: Turn, patience: Patience, ask: A) -> Self {
+        Self { refusal: None, turn, ask, deadline: patience.until(), alarm: None }
     }
 
     /// The same, or one that is refused at once: it will never fit.
     pub(super) fn unless(self, never_fits: Option<PagedKvError>) -> Self {
         Self { refusal: never_fits, ..self }
     }
+
+    /// True while it is in the queue.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.turn.is_waiting()
+    }
+
+    /// Leaves the queue unserved.
+    pub(super) fn leave(&mut self) {
+        self.turn.leave(false);
+    }
 }
 
-impl<T, A: FnMut() -> Attempt<T> + Unpin> Request<A> {
+impl<T, A: FnMut(Ask) -> Attempt<T> + Unpin> Request<A> {
     /// Waits on this thread.
     pub(super) fn block(mut self) -> Result<T> {
         // The thread itself knows when to get up: no alarm.
@@ -51,7 +53,7 @@ impl<T, A: FnMut() -> Attempt<T> + Unpin> Request<A> {
     }
 }
 
-impl<T, A: FnMut() -> Attempt<T> + Unpin> Future for Request<A> {
+impl<T, A: FnMut(Ask) -> Attempt<T> + Unpin> Future for Request<A> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
@@ -59,10 +61,10 @@ impl<T, A: FnMut() -> Attempt<T> + Unpin> Future for Request<A> {
         if let Some(refusal) = this.refusal.take() {
             return Poll::Ready(Err(refusal));
         }
+        // Before the deadline is read: a request that can be served at once is never late.
         if let Poll::Ready(done) = this.turn.poll(context, &mut this.ask) {
             this.alarm = None;
-            let stalled = || this.owner.map_or(PagedKvError::DeadlinePassed, PagedKvError::Stalled);
-            return Poll::Ready(done.unwrap_or_else(|_| Err(stalled())));
+            return Poll::Ready(done.unwrap_or_else(|unserved| Err(unserved.into())));
         }
         if let Some(deadline) = this.deadline {
             if Instant::now() >= deadline {
@@ -74,5 +76,14 @@ impl<T, A: FnMut() -> Attempt<T> + Unpin> Future for Request<A> {
             this.alarm = Some(Alarm::set(deadline, context.waker().clone()));
         }
         Poll::Pending
+    }
+}
+
+impl From<Unserved> for PagedKvError {
+    fn from(unserved: Unserved) -> Self {
+        match unserved {
+            Unserved::Stalled(id) => Self::Stalled(id),
+            Unserved::Gone(refusal) => refusal,
+        }
     }
 }

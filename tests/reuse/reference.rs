@@ -61,7 +61,10 @@ impl Reference {
 
     pub fn probe(&self, contents: &[u64], blocks: usize) -> usize {
         let most = contents.len().min(blocks.saturating_sub(1));
-        contents[..most].iter().take_while(|&&content| self.copies(content).next().is_some()).count()
+        contents[..most]
+            .iter()
+            .take_while(|&&content| self.copies(content).next().is_some())
+            .count()
     }
 
     /// Whether an admission is refused: `None` if that depends on which copies are matched.

@@ -144,7 +144,10 @@ mod tests {
         let ids = take(list, n, words);
         for &id in &ids {
             let name = Name::new(u128::from(id.0));
-            assert!(words.give_name(id, NewName::only(name), true, |_| {}), "a private block has no name");
+            assert!(
+                words.give_name(id, NewName::only(name), true, |_| {}),
+                "a private block has no name"
+            );
         }
         list.give(&ids, words);
     }

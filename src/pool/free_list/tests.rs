@@ -181,16 +181,16 @@ fn contents_of_other_shards_are_reclaimed_only_with_that_reach() {
 fn near_is_the_home_and_the_depot_and_no_more_than_a_batch_of_it() {
     let spread = Spread::new([10, 20, 0, 0], Keep::Nothing);
     let mut out = vec![THERE];
-    assert!(!spread.list.try_take_near(11, &spread.words, &mut out));
-    assert!(spread.list.try_take_near(10, &spread.words, &mut out));
+    assert!(spread.list.try_take_near(11, &spread.words, &mut out).is_none());
+    assert!(spread.list.try_take_near(10, &spread.words, &mut out).is_some());
     assert_eq!((out.len(), spread.lengths()), (11, [0, 20, 0, 0]));
     let ids = std::array::from_fn(|at| BlockId(10 + at as u32));
     let spread = Spread::new([10, BATCH, 0, 0], Keep::Nothing);
     spread.shard(1).claim().set_len(0);
     assert!(spread.list.depot.push(Batch(ids)).is_ok());
-    assert!(!spread.list.try_take_near(BATCH + 1, &spread.words, &mut out));
+    assert!(spread.list.try_take_near(BATCH + 1, &spread.words, &mut out).is_none());
     out.truncate(1);
-    assert!(spread.list.try_take_near(BATCH, &spread.words, &mut out));
+    assert!(spread.list.try_take_near(BATCH, &spread.words, &mut out).is_some());
     assert_eq!((out.len(), distinct(&out)), (1 + BATCH, 1 + BATCH));
     spread.assert_used_and_idle(BATCH, 0);
 }

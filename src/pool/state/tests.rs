@@ -181,7 +181,10 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
     assert_eq!(view.acquire(id, false), Some(WasIdle(false)));
     assert_eq!(view.release_shared(id), Left::Owned);
     assert!(!view.reclaim(idle), "somebody has used it since");
-    assert_eq!(view.release_shared(id), Left::Idle(LeftIdle { block: later, again: true, spare: false }));
+    assert_eq!(
+        view.release_shared(id),
+        Left::Idle(LeftIdle { block: later, again: true, spare: false })
+    );
     assert!(!view.reclaim(idle) && view.reclaim(later));
     view.finish_reclaim(id);
     assert_eq!(view.release_shared(id), Left::Free);

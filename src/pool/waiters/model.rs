@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::{Class, Turn};
+use super::{Class, Short, Turn};
 use crate::id::BlockId;
 use crate::pool::{BlockPool, PoolHandle};
 
@@ -25,7 +25,7 @@ pub struct Granted {
 impl RoomWait {
     /// Of this pool.
     pub fn new(pool: &BlockPool, num_blocks: usize) -> Self {
-        Self { turn: Turn::of_new(pool.handle(), num_blocks), num_blocks }
+        Self { turn: Turn::new(pool.handle()), num_blocks }
     }
 }
 
@@ -35,11 +35,11 @@ impl Future for RoomWait {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Granted> {
         let Self { turn, num_blocks } = self.get_mut();
         let pool = turn.pool().clone();
-        let take = || {
+        let take = |_| {
             let mut ids = Vec::new();
             match pool.take(*num_blocks, &mut ids) {
                 Ok(_) => Ok(Granted { ids, pool: pool.clone() }),
-                Err(_) => Err(*num_blocks),
+                Err(_) => Err(Short::of_blocks(*num_blocks)),
             }
         };
         turn.poll(context, take)

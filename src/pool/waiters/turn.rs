@@ -1,97 +1,121 @@
-//! How does one wait for its turn? It asks, and if it is refused, it leaves its waker and looks again.
+//! How does a request wait for its turn? `Turn`: it asks, and if it is refused, it leaves its waker and
+//! checks again.
 //!
-//! Dropping a [`Turn`] leaves the queue, and wakes the next one if that had waited for this one only.
-//! It does not know what is asked for: the caller's closure asks the pool.
+//! Dropping a [`Turn`] leaves the queue, and wakes the next waiter if that is due now. A turn
+//! does not know what is asked for: the caller's closure asks the pool.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::{Call, Class, Place};
+use super::queue::Call;
+use super::{Place, Short, Shortage, call};
+use crate::error::PagedKvError;
 use crate::id::SeqId;
-use crate::pool::{Blocks, PoolHandle};
-use crate::sync::{Ordering, fence};
+use crate::pool::PoolHandle;
 
-/// How often somebody asks in a row, finding room between and then none, before others run.
+/// Times that a waiter asks in a row, if it finds room between and then none, before others run.
 const ATTEMPTS: usize = 8;
 
-/// One that waits for room, or will.
+/// A request that waits for room, or will.
 pub(crate) struct Turn {
     pool: PoolHandle,
-    class: Class,
-    owner: Option<SeqId>,
-    /// The room it needs, as far as is known.
-    need: usize,
     place: Option<Place>,
+    /// Its need may fall while it waits.
+    may_need_less: bool,
 }
 
-/// Every live sequence waits for room that only the others could give, and this one is to yield.
+/// How a request asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// As a request that does not wait, before it enters the queue.
+    AtOnce,
+    /// As the waiter whose turn it is.
+    InTurn,
+}
+
+/// Why a waiter leaves the queue without an answer from the pool.
 #[derive(Debug)]
-pub(crate) struct Stalled;
+pub(crate) enum Unserved {
+    /// All sequences wait for room that only they could release, and this one is to yield.
+    Stalled(SeqId),
+    /// Its sequence was freed or evicted.
+    Gone(PagedKvError),
+}
 
 impl Turn {
-    /// For a new sequence that needs so much room.
-    pub(crate) fn of_new(pool: PoolHandle, need: usize) -> Self {
-        Self { pool, class: Class::New, owner: None, need, place: None }
-    }
-
-    /// For `owner`, which holds what it has while it waits.
-    pub(crate) fn of_growing(pool: PoolHandle, owner: SeqId) -> Self {
-        Self { pool, class: Class::Growing, owner: Some(owner), need: 1, place: None }
+    pub(crate) fn new(pool: PoolHandle) -> Self {
+        Self { pool, place: None, may_need_less: false }
     }
 
     pub(crate) fn pool(&self) -> &PoolHandle {
         &self.pool
     }
 
-    /// Calls `attempt` when it is this one's turn. That is done, or says how much room it needs.
+    /// True while the request is in the queue.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Calls `attempt` once before the request waits, and then when it is its turn. `attempt` is done, or
+    /// says what it lacks.
     pub(crate) fn poll<T>(
         &mut self,
         context: &Context<'_>,
-        mut attempt: impl FnMut() -> Result<T, usize>,
-    ) -> Poll<Result<T, Stalled>> {
-        // A sequence that lives passes those who wait, as its appends that do not wait pass.
-        if self.place.is_none() && (self.class == Class::Growing || self.pool.waiters.demand() == 0)
-        {
-            match attempt() {
+        mut attempt: impl FnMut(Ask) -> Result<T, Short>,
+    ) -> Poll<Result<T, Unserved>> {
+        let place = match self.place {
+            Some(place) => place,
+            None => match attempt(Ask::AtOnce) {
                 Ok(done) => return Poll::Ready(Ok(done)),
-                Err(need) => self.need = need,
-            }
-        }
-        let waiters = &self.pool.waiters;
-        let (class, need, owner) = (self.class, self.need, self.owner);
-        let place = *self.place.get_or_insert_with(|| waiters.enter(class, need, owner));
-        for _ in 0..ATTEMPTS {
-            match waiters.register(place, context.waker().clone()) {
-                Call::Sleep => return Poll::Pending,
-                Call::Stalled => {
-                    self.leave(false);
-                    return Poll::Ready(Err(Stalled));
+                Err(short) => {
+                    self.may_need_less = short.shortage != Shortage::Blocks;
+                    *self.place.insert(self.pool.waiters.enter(short))
                 }
-                Call::Ask => {}
+            },
+        };
+        for _ in 0..ATTEMPTS {
+            let unserved = match self.pool.waiters.register(place, context.waker().clone()) {
+                Call::Sleep => return Poll::Pending,
+                Call::Ask => None,
+                Call::Stalled(id) => Some(Unserved::Stalled(id)),
+                Call::Gone(refusal) => {
+                    self.leave(false);
+                    return Poll::Ready(Err(Unserved::Gone(refusal)));
+                }
+            };
+            if self.may_need_less {
+                self.pool.see_all_changes();
             }
-            match attempt() {
+            let short = match attempt(Ask::InTurn) {
                 Ok(done) => {
                     self.leave(true);
                     return Poll::Ready(Ok(done));
                 }
-                Err(need) => self.need = need,
+                Err(short) => short,
+            };
+            if let Some(unserved) = unserved {
+                self.leave(false);
+                return Poll::Ready(Err(unserved));
             }
-            waiters.refused(place, self.need);
-            if self.pool.room_after_all_claims() < self.need {
+            let is_another_due = self.pool.waiters.refused(place, short);
+            let room = self.pool.room_after_all_claims();
+            if room < short.need {
+                if is_another_due {
+                    self.pool.waiters.call_next(room);
+                }
                 return Poll::Pending;
             }
         }
-        context.waker().wake_by_ref();
+        call([context.waker().clone()]);
         Poll::Pending
     }
 
-    /// Leaves the queue. The next one may have room already.
+    /// Leaves the queue. The next one may be due already.
     pub(crate) fn leave(&mut self, served: bool) {
         if let Some(place) = self.place.take() {
             self.pool.waiters.leave(place, served);
-            if self.pool.waiters.demand() != 0
-                && self.pool.room_after_all_claims() >= self.pool.waiters.demand()
-            {
-                self.pool.wake_next();
+            if self.pool.waiters.demand() != 0 {
+                let room = self.pool.room_after_all_claims();
+                self.pool.waiters.call_next(room);
             }
         }
     }
@@ -100,33 +124,5 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.leave(false);
-    }
-}
-
-impl Blocks {
-    /// The room, with everything that came back under a claim before this thread held it.
-    fn room_after_all_claims(&self) -> usize {
-        self.free.meet_all_claims();
-        // SeqCst: pairs with the fence in `wake_next`. Of this thread and one whose claim came behind
-        // one of this one's, one at least counts all that either saw.
-        fence(Ordering::SeqCst);
-        self.free.room()
-    }
-
-    /// Wakes the one whose turn it is, if there is room for it. If there is not, and it is a sequence that
-    /// grows, it has to look whether everybody waits: what came back may have been the last that others
-    /// held.
-    #[cold]
-    pub(in crate::pool) fn wake_next(&self) {
-        // SeqCst: two threads that each gave back a part of what is needed; whoever is here second
-        // counts both. Loom: two_releases_that_suffice_together_wake_the_waiter.
-        fence(Ordering::SeqCst);
-        let room = self.free.room();
-        let waker = if room >= self.waiters.demand() {
-            self.waiters.call_next(room)
-        } else {
-            self.waiters.call_to_look()
-        };
-        waker.into_iter().for_each(Waker::wake);
     }
 }

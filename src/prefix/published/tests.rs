@@ -42,7 +42,12 @@ fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
 }
 
 /// Publishes the blocks of a table under one hash each, from `first` on. Returns what became matchable.
-fn publish(pool: &BlockPool, published: &PublishedBlocks, table: &BlockTable, first: u128) -> usize {
+fn publish(
+    pool: &BlockPool,
+    published: &PublishedBlocks,
+    table: &BlockTable,
+    first: u128,
+) -> usize {
     let generation = published.generation();
     let offer = Offer { ids: table.as_slice(), before: None, private_from: 0, generation };
     let hash_of = |at| BlockHash::from_u128(first + at as u128);

@@ -1,0 +1,399 @@
+//! Which waiter is woken next? `Queue`: the order of a pool's waiters, a plain value under one lock.
+//!
+//! A waiter is *asleep* while the queue has its waker. It is *awake* from the moment that the queue
+//! hands its waker out until it registers again. The queue wakes nothing itself.
+//!
+//! A waiter is woken when there is room for its need, and when it has to look again because its need
+//! may have fallen:
+//! - a growing sequence that is the first, after each release and after each change of the sequence;
+//! - a prompt that is the first or may pass the first, after each change of what can be matched;
+//! - a request of a fixed number of blocks never.
+//!
+//! **Passing.** A new request may pass while each waiter that it passes was passed by fewer than
+//! `at_most`. A waiter that arrived earlier was passed by all that passed a later one, so the first new
+//! request decides. Each waiter counts the passes over it that passed no waiter behind it. The passes
+//! over a waiter are the sum of these counts over itself and all behind it. `passed` is that sum for the
+//! first. A waiter that leaves adds its count to the waiter before it, so all sums stay right.
+//!
+//! A prompt that only has to look takes a leave to pass too, and returns it if it is refused. One such
+//! prompt is awake at a time, however many wait: a change of contents costs one wake-up behind the first.
+//!
+//! Invariants: sequences that grow come before new requests; a leave to pass is counted from the moment
+//! that it is given; `passed` is at most `at_most`.
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::task::Waker;
+
+use super::{Class, Fairness, Grower, Place, Short, Shortage};
+use crate::error::PagedKvError;
+use crate::id::SeqId;
+
+/// The demand while the first waiter is awake: no room wakes a waiter.
+const NO_ROOM_SUFFICES: usize = usize::MAX;
+
+/// What a waiter that is awake does next.
+#[derive(Debug)]
+pub(super) enum Call {
+    /// Ask the pool.
+    Ask,
+    Sleep,
+    /// Leave: all sequences wait for each other, and this one is to yield.
+    Stalled(SeqId),
+    /// Leave: its sequence was freed or evicted.
+    Gone(PagedKvError),
+}
+
+/// The waiters of a pool, in the order in which they are served.
+pub(super) struct Queue {
+    fairness: Fairness,
+    places: BTreeMap<Place, Waiting>,
+    /// New requests by the room they need; only where they may pass each other.
+    by_need: BTreeSet<(usize, Place)>,
+    /// Prompts by when they asked last; only where they may pass each other.
+    by_look: BTreeSet<(u64, Place)>,
+    /// Passes over the first new request.
+    passed: u32,
+    /// Changes of what can be matched, from 1 on.
+    contents: u64,
+    /// The waiter behind the first that was woken to look and has not been refused yet.
+    looker: Option<Place>,
+    /// Prompts in the queue that may need less when less can be matched.
+    chunked: usize,
+    arrivals: u64,
+}
+
+/// A waiter, as the queue knows it.
+pub(super) struct Waiting {
+    short: Short,
+    /// `None` once it was woken, until it registers.
+    waker: Option<Waker>,
+    /// Changes of contents before it asked last; 0 if it has not asked since it is in the queue.
+    asked_at: u64,
+    /// It grows, and its need may have fallen since it asked last.
+    must_look: bool,
+    /// It has leave to pass the first.
+    passing: bool,
+    /// Passes over this waiter and no waiter behind it.
+    passed_last: u32,
+    stalled: bool,
+    gone: Option<PagedKvError>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            fairness: Fairness::default(),
+            places: BTreeMap::new(),
+            by_need: BTreeSet::new(),
+            by_look: BTreeSet::new(),
+            passed: 0,
+            contents: 1,
+            looker: None,
+            chunked: 0,
+            arrivals: 0,
+        }
+    }
+
+    pub(super) fn set_fairness(&mut self, fairness: Fairness) {
+        self.fairness = fairness;
+    }
+
+    pub(super) fn len(&self, class: Class) -> usize {
+        self.places.range((class, 0)..=(class, u64::MAX)).count()
+    }
+
+    /// The sequences that wait to grow and are still there.
+    pub(super) fn growing(&self) -> BTreeSet<Grower> {
+        let there = self.places.values().filter(|waiting| waiting.gone.is_none());
+        there.filter_map(Waiting::grower).collect()
+    }
+
+    /// 0 if no request waits, else the least room with which a waiter is to be woken.
+    pub(super) fn demand(&self) -> usize {
+        let Some((_, first)) = self.places.first_key_value() else {
+            return 0;
+        };
+        if first.waker.is_none() {
+            return NO_ROOM_SUFFICES;
+        }
+        let passer = self.passer().map_or(NO_ROOM_SUFFICES, |(need, _)| need);
+        first.short.need.min(passer).max(1)
+    }
+
+    /// True if the first is a sequence that grows, and asleep.
+    pub(super) fn is_growing(&self) -> bool {
+        let first = self.places.first_key_value();
+        first.is_some_and(|(place, first)| place.0 == Class::Growing && first.waker.is_some())
+    }
+
+    /// True if a prompt waits that may need less when less can be matched.
+    pub(super) fn may_gain_by_loss(&self) -> bool {
+        self.chunked > 0
+    }
+
+    pub(super) fn enter(&mut self, short: Short) -> Place {
+        let place = (short.class(), self.arrivals);
+        self.arrivals += 1;
+        self.chunked += usize::from(short.shortage == Shortage::ChunkOfPrompt);
+        let waiting = Waiting {
+            short,
+            waker: None,
+            asked_at: 0,
+            must_look: true,
+            passing: false,
+            passed_last: 0,
+            stalled: false,
+            gone: None,
+        };
+        if self.lists(place) {
+            self.by_need.insert((waiting.short.need, place));
+            if waiting.is_prompt() {
+                self.by_look.insert((waiting.asked_at, place));
+            }
+        }
+        self.places.insert(place, waiting);
+        place
+    }
+
+    /// Keeps the waker of a waiter, and says what the waiter does next. Returns the waker it had.
+    pub(super) fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Waker>) {
+        let waiting = self.waiting(place);
+        let old = waiting.waker.replace(waker);
+        if let Some(gone) = waiting.gone.clone() {
+            return (Call::Gone(gone), old);
+        }
+        if let (true, Some(grower)) = (waiting.stalled, waiting.grower()) {
+            return (Call::Stalled(grower.id), old);
+        }
+        let call = if self.has_turn(place) {
+            self.note_asking(place);
+            Call::Ask
+        } else {
+            // A sequence that grows may have come before it since it had leave.
+            self.return_leave(place);
+            Call::Sleep
+        };
+        (call, old)
+    }
+
+    /// Notes that a waiter was refused, and what it lacks now. True if another may be due.
+    pub(super) fn refused(&mut self, place: Place, short: Short) -> bool {
+        self.return_leave(place);
+        let old = mem::replace(&mut self.waiting(place).short, short);
+        if self.by_need.remove(&(old.need, place)) {
+            self.by_need.insert((short.need, place));
+        }
+        self.passer().is_some() || self.next_looker().is_some()
+    }
+
+    /// Removes a waiter, which was served or not. The next in turn may be due.
+    pub(super) fn leave(&mut self, place: Place, served: bool) -> Waiting {
+        let was_first = self.is_first(place);
+        if !served {
+            self.return_leave(place);
+        }
+        self.looker = self.looker.filter(|&looker| looker != place);
+        let left = self.places.remove(&place).expect(IN_THE_QUEUE);
+        self.by_need.remove(&(left.short.need, place));
+        self.by_look.remove(&(left.asked_at, place));
+        self.chunked -= usize::from(left.short.shortage == Shortage::ChunkOfPrompt);
+        match self.before(place) {
+            Some(before) => self.waiting(before).passed_last += left.passed_last,
+            None => self.passed -= left.passed_last,
+        }
+        if was_first && let Some(mut first) = self.places.first_entry() {
+            let first = first.get_mut();
+            // Releases of the block that it would copy were not noted while it was not the first.
+            first.must_look |= matches!(first.short.shortage, Shortage::GrowthWithCopy(_));
+        }
+        left
+    }
+
+    /// The waker of the waiter that is to be woken while there is so much room, if any is.
+    pub(super) fn next(&mut self, room: usize) -> Option<Waker> {
+        let contents = self.contents;
+        let first = self.places.first_entry()?.into_mut();
+        if first.waker.is_none() || first.short.need <= room || first.has_to_look(contents) {
+            return first.waker.take();
+        }
+        let passer = self.passer().filter(|&(need, _)| need <= room).map(|(_, place)| place);
+        let place = passer.or_else(|| self.next_looker())?;
+        if passer.is_none() {
+            self.looker = Some(place);
+        }
+        self.allow_to_pass(place);
+        self.waiting(place).waker.take()
+    }
+
+    /// Notes that blocks came back: a growing sequence may need no copy any more, or may be stalled.
+    pub(super) fn note_release(&mut self) {
+        if let Some(mut first) = self.places.first_entry() {
+            first.get_mut().must_look |= first.key().0 == Class::Growing;
+        }
+    }
+
+    /// Notes that what can be matched has changed.
+    pub(super) fn note_contents(&mut self) {
+        self.contents += 1;
+    }
+
+    /// Notes that the sequence of that id has changed.
+    pub(super) fn note_change_of(&mut self, id: SeqId) {
+        for waiting in self.places.range_mut(..(Class::New, 0)).map(|(_, waiting)| waiting) {
+            waiting.must_look |= waiting.grower().is_some_and(|grower| grower.id == id);
+        }
+    }
+
+    /// Tells the waiters of a sequence that it is gone. Returns their wakers.
+    pub(super) fn tell_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Waker> {
+        let of_sequence =
+            self.places.values_mut().filter(|waiting| waiting.grower() == Some(grower));
+        let tell = |waiting: &mut Waiting| {
+            waiting.gone.get_or_insert_with(|| refusal.clone());
+            waiting.waker.take()
+        };
+        of_sequence.filter_map(tell).collect()
+    }
+
+    /// Tells the first waiter of `victim` that all sequences wait for each other. Returns its waker.
+    ///
+    /// Tells no waiter if the first of all is awake or has room, or if a waiter was told and has not left
+    /// yet. Nor if others wait to grow than `growing`, on which the judgement rests.
+    pub(super) fn stall(
+        &mut self,
+        victim: Grower,
+        growing: &BTreeSet<Grower>,
+        room: usize,
+    ) -> Option<Waker> {
+        let (_, first) = self.places.first_key_value()?;
+        let is_called = first.waker.is_none() || first.short.need <= room;
+        let told = self.places.values().any(|waiting| waiting.stalled);
+        if is_called || told || self.growing() != *growing {
+            return None;
+        }
+        let mut waiters = self.places.values_mut();
+        let waiting = waiters.find(|waiting| waiting.grower() == Some(victim))?;
+        waiting.stalled = true;
+        waiting.waker.take()
+    }
+
+    fn waiting(&mut self, place: Place) -> &mut Waiting {
+        self.places.get_mut(&place).expect(IN_THE_QUEUE)
+    }
+
+    fn is_first(&self, place: Place) -> bool {
+        self.places.first_key_value().is_some_and(|(&first, _)| first == place)
+    }
+
+    /// The new request before a new request.
+    fn before(&self, place: Place) -> Option<Place> {
+        let before = self.places.range((Class::New, 0)..place.max((Class::New, 0)));
+        before.last().map(|(&before, _)| before)
+    }
+
+    /// True if new requests may pass each other, and so are listed by need.
+    fn lists(&self, place: Place) -> bool {
+        self.fairness != Fairness::Fifo && place.0 == Class::New
+    }
+
+    /// True if a new request may pass the first waiter.
+    fn may_pass(&self) -> bool {
+        let Fairness::Bypass { at_most } = self.fairness else {
+            return false;
+        };
+        let first = self.places.first_key_value();
+        self.passed < at_most && first.is_some_and(|(first, _)| first.0 == Class::New)
+    }
+
+    /// True if the waiter, which is awake, may ask now. Gives it leave to pass if it needs that.
+    fn has_turn(&mut self, place: Place) -> bool {
+        // A sequence that grows asks once more when it is in the queue, where changes of it are noted.
+        let is_entering = place.0 == Class::Growing && self.places[&place].asked_at == 0;
+        if self.is_first(place) || is_entering {
+            return true;
+        }
+        if self.places[&place].passing {
+            let first = self.places.first_key_value();
+            return first.is_some_and(|(first, _)| first.0 == Class::New);
+        }
+        let is_passer = self.passer().is_some_and(|(_, passer)| passer == place);
+        if !is_passer {
+            let has_to_look = self.places[&place].has_to_look(self.contents);
+            if !has_to_look || self.looker.is_some() || !self.may_pass() {
+                return false;
+            }
+            self.looker = Some(place);
+        }
+        self.allow_to_pass(place);
+        true
+    }
+
+    /// The smallest new request and its need, if it may pass the first and is asleep.
+    fn passer(&self) -> Option<(usize, Place)> {
+        let &(need, place) = self.by_need.first().filter(|_| self.may_pass())?;
+        (!self.is_first(place) && self.places[&place].waker.is_some()).then_some((need, place))
+    }
+
+    /// The next prompt that may pass the first, is asleep, and has to look.
+    fn next_looker(&self) -> Option<Place> {
+        if self.looker.is_some() || !self.may_pass() {
+            return None;
+        }
+        let old = self.by_look.iter().take_while(|(asked_at, _)| *asked_at < self.contents);
+        let is_asleep = |place: &Place| self.places[place].waker.is_some();
+        old.map(|&(_, place)| place).find(|place| !self.is_first(*place) && is_asleep(place))
+    }
+
+    fn note_asking(&mut self, place: Place) {
+        let contents = self.contents;
+        let waiting = self.waiting(place);
+        waiting.must_look = false;
+        let before = mem::replace(&mut waiting.asked_at, contents);
+        if self.by_look.remove(&(before, place)) {
+            self.by_look.insert((contents, place));
+        }
+    }
+
+    fn allow_to_pass(&mut self, place: Place) {
+        let before = self.before(place).expect("a waiter passes the one before it");
+        self.waiting(before).passed_last += 1;
+        self.passed += 1;
+        self.waiting(place).passing = true;
+    }
+
+    /// Takes back the leave to pass of a waiter that did not use it, if it had one.
+    fn return_leave(&mut self, place: Place) {
+        self.looker = self.looker.filter(|&looker| looker != place);
+        if !mem::take(&mut self.waiting(place).passing) {
+            return;
+        }
+        // If none is before it any more, its leave was counted off with the last that left.
+        if let Some(before) = self.before(place) {
+            self.waiting(before).passed_last -= 1;
+            self.passed -= 1;
+        }
+    }
+}
+
+impl Waiting {
+    fn grower(&self) -> Option<Grower> {
+        self.short.grower()
+    }
+
+    fn is_prompt(&self) -> bool {
+        matches!(self.short.shortage, Shortage::Prompt | Shortage::ChunkOfPrompt)
+    }
+
+    fn has_to_look(&self, contents: u64) -> bool {
+        match self.short.class() {
+            Class::Growing => self.must_look,
+            Class::New => self.is_prompt() && self.asked_at < contents,
+        }
+    }
+}
+
+const IN_THE_QUEUE: &str = "a waiter with a place is in the queue";
