@@ -2,6 +2,11 @@
 #![cfg(feature = "async")]
 
 mod cancelled;
+mod deadlines;
+mod gone;
+mod histories;
+mod needs;
+mod nothing;
 mod order;
 mod room;
 mod stalled;

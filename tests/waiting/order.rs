@@ -58,10 +58,55 @@ fn no_more_than_allowed_pass_the_first() {
     assert_eq!((large.wakes(), middle.wakes(), small[2].wakes()), (0, 0, 0));
     cache.free(SeqId(2)).unwrap();
     let held = large.served().unwrap();
-    // Behind it the count begins anew, and one block is left: not enough for the next.
-    drop(small[2].served().unwrap());
+    // One block is left: not enough for the next, which two have passed already.
+    assert_eq!((middle.wakes(), small[2].wakes()), (0, 0));
     drop(held);
     drop(middle.served().unwrap());
+    drop(small[2].served().unwrap());
+    assert_all_back(&cache);
+}
+
+#[test]
+fn who_was_passed_behind_the_first_is_not_passed_again_as_the_first() {
+    for at_most in 1..4 {
+        let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
+        let cache = builder.with_fairness(Fairness::Bypass { at_most }).build().unwrap();
+        cache.allocate(SeqId(1), 4).unwrap();
+        cache.allocate(SeqId(2), 12).unwrap();
+        let first = Task::waiting(cache.reserve_wait(4, patient()));
+        let mut second = Task::waiting(cache.reserve_wait(3, patient()));
+        let small = |_| Task::waiting(cache.reserve_wait(1, patient()));
+        let mut small: Vec<_> = (0..=at_most).map(small).collect();
+        let mut last = small.pop().unwrap();
+        cache.free(SeqId(1)).unwrap();
+        small.iter_mut().for_each(|small| drop(small.served().unwrap()));
+        drop(first);
+        assert_eq!((second.wakes(), last.wakes()), (0, 0), "{at_most} have passed the second");
+        let mut late = Task::waiting(cache.reserve_wait(1, patient()));
+        cache.free(SeqId(2)).unwrap();
+        drop(second.served().unwrap());
+        drop((last.served().unwrap(), late.served().unwrap()));
+        assert_all_back(&cache);
+    }
+}
+
+/// The first was told of room that is not enough for it any more, and a smaller one behind it fits.
+#[test]
+fn a_first_that_is_refused_lets_a_smaller_one_pass() {
+    let builder = PagedKvCache::builder().num_blocks(6).block_size(4);
+    let cache = builder.with_fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
+    cache.allocate(SeqId(1), 12).unwrap();
+    cache.allocate(SeqId(2), 12).unwrap();
+    let mut large = Task::waiting(cache.reserve_wait(3, patient()));
+    let mut small = Task::waiting(cache.reserve_wait(1, patient()));
+    cache.truncate(SeqId(1), 0).unwrap();
+    drop(cache.append(SeqId(2), 8).unwrap()); // before the first asks
+    assert_eq!((large.wakes(), small.wakes()), (1, 0));
+    assert!(large.poll().is_pending());
+    drop(small.served().unwrap());
+    cache.free(SeqId(1)).unwrap();
+    cache.free(SeqId(2)).unwrap();
+    drop(large.served().unwrap());
     assert_all_back(&cache);
 }
 

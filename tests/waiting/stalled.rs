@@ -120,3 +120,111 @@ fn leased_sequences_that_all_wait_are_told_too() {
     cache.free(SeqId(1)).unwrap();
     assert_all_back(&cache);
 }
+
+/// Five blocks, of which sequences 1 and 2 share four, and sequences 1 and 3 wait for one more each.
+fn sharers_and_one_that_does_not_wait(cut: impl FnOnce(&PagedKvCache)) {
+    let cache = cache(5);
+    cache.allocate(SeqId(1), 16).unwrap();
+    cache.allocate(SeqId(3), 4).unwrap();
+    cache.fork(SeqId(1), SeqId(2)).unwrap();
+    let mut first = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    let mut second = Task::waiting(cache.append_wait(SeqId(3), 1, patient()));
+    cut(&cache);
+    assert_eq!(cache.free_block_count(), 0, "only shared blocks were released");
+    let victim = cache.select_eviction_target().unwrap();
+    let (told, other) = match victim {
+        SeqId(1) => (&mut first, &mut second),
+        _ => (&mut second, &mut first),
+    };
+    assert_eq!(told.served().unwrap_err(), Stalled(victim));
+    assert_eq!(other.wakes(), 0);
+    cache.free(victim).unwrap();
+    drop(other.served().unwrap());
+    cache.sequence_ids().into_iter().for_each(|id| cache.free(id).unwrap());
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_sequence_that_releases_only_shared_blocks_and_stays_may_leave_the_others_stalled() {
+    sharers_and_one_that_does_not_wait(|cache| cache.truncate(SeqId(2), 0).unwrap());
+    sharers_and_one_that_does_not_wait(|cache| {
+        assert_eq!(cache.apply_streaming_llm(SeqId(2), 0, 0), Ok(16));
+    });
+    sharers_and_one_that_does_not_wait(|cache| cache.free_when_released(SeqId(2)).unwrap());
+}
+
+#[test]
+fn of_blocking_appends_one_is_told_when_the_last_sharer_is_emptied() {
+    let cache = cache(5);
+    cache.allocate(SeqId(1), 16).unwrap();
+    cache.allocate(SeqId(3), 4).unwrap();
+    cache.fork(SeqId(1), SeqId(2)).unwrap();
+    std::thread::scope(|scope| {
+        let wait = |id| {
+            let cache = &cache;
+            scope.spawn(move || {
+                let appended = cache.append_blocking(SeqId(id), 1, patient()).map(drop);
+                cache.free(SeqId(id)).unwrap();
+                appended
+            })
+        };
+        let waiters = [wait(1), wait(3)];
+        while cache.num_waiting() < 2 {
+            std::thread::yield_now();
+        }
+        cache.truncate(SeqId(2), 0).unwrap();
+        let told = waiters.map(|waiter| waiter.join().unwrap());
+        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 1, "{told:?}");
+        assert!(told.iter().flat_map(|told| told.as_ref().err()).all(|e| matches!(e, Stalled(_))));
+    });
+    cache.free(SeqId(2)).unwrap();
+    assert_all_back(&cache);
+}
+
+/// An owner outside of the map shares the block that the only sequence would have to copy: when it leaves,
+/// the sequence needs no block.
+#[test]
+fn no_sequence_is_told_while_an_owner_may_leave_that_it_would_copy_for() {
+    type Hold = fn(&PagedKvCache) -> Box<dyn std::any::Any>;
+    let holders: [Hold; 2] = [
+        |cache| {
+            let lease = cache.lease(&[SeqId(2)]).unwrap();
+            cache.free_when_released(SeqId(2)).unwrap();
+            Box::new(lease)
+        },
+        |cache| {
+            let step = cache.step();
+            cache.take_part(SeqId(2), &step).unwrap();
+            cache.free(SeqId(2)).unwrap();
+            Box::new(step)
+        },
+    ];
+    for hold in holders {
+        let cache = cache(2);
+        cache.allocate(SeqId(1), 6).unwrap();
+        cache.fork(SeqId(1), SeqId(2)).unwrap();
+        let held = hold(&cache);
+        let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        drop(held);
+        assert!(waiter.served().unwrap().copy.is_none());
+        cache.free(SeqId(1)).unwrap();
+        assert_all_back(&cache);
+    }
+}
+
+/// Of leased sequences the one without blocks could release nothing.
+#[test]
+fn a_sequence_with_blocks_is_told_where_all_are_leased() {
+    let cache = full(EvictionStrategy::LRU);
+    cache.allocate(SeqId(9), 0).unwrap();
+    let lease = cache.lease(&[SeqId(1), SeqId(2), SeqId(9)]).unwrap();
+    let first = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
+    let empty = Task::waiting(cache.append_wait(SeqId(9), 4, patient()));
+    let mut second = Task::new(cache.append_wait(SeqId(2), 4, patient()));
+    assert!(second.poll().is_pending());
+    assert_eq!((first.wakes(), empty.wakes()), (0, 0));
+    assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
+    drop((lease, first, empty));
+    [1, 2, 9].map(|id| cache.free(SeqId(id)).unwrap());
+    assert_all_back(&cache);
+}

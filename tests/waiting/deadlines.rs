@@ -1,0 +1,143 @@
+//! Is a request that is late told so at once, unless it can be served at once?
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use paged_kv::PagedKvError::DeadlinePassed;
+use paged_kv::wait::Patience;
+use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError, SeqId};
+
+use super::{HANG, Task, Wakes, assert_all_back, cache, patient};
+
+/// Deadlines that have passed.
+fn late() -> [Patience; 2] {
+    let now = Instant::now();
+    let past = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+    [Patience::default().timeout(Duration::ZERO), Patience::default().deadline(past)]
+}
+
+/// What each way to wait comes to, both as a future that is polled once and on this thread.
+fn ask(cache: &PagedKvCache, patience: Patience) -> Vec<Result<(), PagedKvError>> {
+    fn once<T>(
+        future: impl Future<Output = Result<T, PagedKvError>> + Unpin,
+    ) -> Result<(), PagedKvError> {
+        match Task::new(future).poll() {
+            Poll::Ready(result) => result.map(drop),
+            Poll::Pending => panic!("a late request does not wait"),
+        }
+    }
+    let (prompt, options) = (cache.prompt(&[7; 4]), AdmitOptions::default());
+    let told = vec![
+        once(cache.reserve_wait(1, patience)),
+        cache.reserve_blocking(1, patience).map(drop),
+        once(cache.append_wait(SeqId(0), 4, patience)),
+        cache
+            .truncate(SeqId(0), 4)
+            .and_then(|()| cache.append_blocking(SeqId(0), 4, patience).map(drop)),
+        cache.truncate(SeqId(0), 4).and_then(|()| once(cache.allocate_wait(SeqId(1), 4, patience))),
+        cache
+            .free(SeqId(1))
+            .or(Ok(()))
+            .and_then(|()| cache.allocate_blocking(SeqId(2), 4, patience)),
+        cache
+            .free(SeqId(2))
+            .or(Ok(()))
+            .and_then(|()| once(cache.admit_wait(SeqId(3), &prompt, &options, patience))),
+        cache
+            .free(SeqId(3))
+            .or(Ok(()))
+            .and_then(|()| cache.admit_blocking(SeqId(4), &prompt, &options, patience).map(drop)),
+    ];
+    let _ = cache.free(SeqId(4));
+    told
+}
+
+#[test]
+fn a_late_request_is_served_if_that_is_possible_at_once_and_else_refused_at_once() {
+    let cache = cache(3);
+    cache.allocate(SeqId(0), 4).unwrap();
+    for patience in late() {
+        assert_eq!(ask(&cache, patience), vec![Ok(()); 8]);
+        let room = cache.reserve(2).unwrap();
+        assert_eq!(ask(&cache, patience), vec![Err(DeadlinePassed); 8]);
+        drop(room);
+    }
+    // Late requests do not pass those that wait.
+    let room = cache.reserve(1).unwrap();
+    let waiter = Task::waiting(cache.reserve_wait(2, patient()));
+    for patience in late() {
+        assert_eq!(cache.reserve_blocking(1, patience).unwrap_err(), DeadlinePassed);
+    }
+    drop((room, waiter));
+    cache.free(SeqId(0)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_waiter_that_moved_to_another_task_is_woken_there_by_its_deadline() {
+    let cache = cache(2);
+    let _all = cache.reserve(2).unwrap();
+    cache.allocate(SeqId(1), 0).unwrap();
+    let soon = || Patience::default().timeout(Duration::from_millis(20));
+    let (before, after) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
+    let mut reserve = cache.reserve_wait(1, soon());
+    let mut append = cache.append_wait(SeqId(1), 1, soon());
+    let start = Instant::now();
+    for wakes in [&before, &after] {
+        let waker = Waker::from(Arc::clone(wakes));
+        let context = &mut Context::from_waker(&waker);
+        // A slow machine may be late already, which is right too.
+        if Pin::new(&mut reserve).poll(context).is_ready()
+            || Pin::new(&mut append).poll(context).is_ready()
+        {
+            return;
+        }
+    }
+    while after.0.load(std::sync::atomic::Ordering::SeqCst) < 2 {
+        assert!(start.elapsed() < HANG, "its deadline passed, and it was not woken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Polled by a third: late is late.
+    let context = &mut Context::from_waker(Waker::noop());
+    let late = Pin::new(&mut reserve).poll(context);
+    assert!(matches!(late, Poll::Ready(Err(DeadlinePassed))));
+    let late = Pin::new(&mut append).poll(context);
+    assert!(matches!(late, Poll::Ready(Err(DeadlinePassed))));
+    assert_eq!(cache.num_waiting(), 0);
+}
+
+#[test]
+fn a_late_waiter_that_can_be_served_at_once_is_and_one_that_cannot_wakes_the_next() {
+    let cache = cache(2);
+    let room = cache.reserve(2).unwrap();
+    let soon = Patience::default().timeout(Duration::from_millis(2));
+    let mut first = Task::new(cache.reserve_wait(2, soon));
+    let mut second = Task::new(cache.reserve_wait(1, patient()));
+    if first.poll().is_ready() {
+        return; // late already
+    }
+    assert!(second.poll().is_pending());
+    let mut room = room;
+    room.shrink_to(1);
+    assert_eq!(second.wakes(), 0, "the first waits for two");
+    std::thread::sleep(Duration::from_millis(4));
+    match first.poll() {
+        Poll::Ready(late) => assert_eq!(late.unwrap_err(), DeadlinePassed),
+        Poll::Pending => panic!("it is late"),
+    }
+    drop(second.served().unwrap());
+    let soon = Patience::default().timeout(Duration::from_millis(2));
+    let mut first = Task::new(cache.reserve_wait(2, soon));
+    if first.poll().is_ready() {
+        return;
+    }
+    std::thread::sleep(Duration::from_millis(4));
+    drop(room);
+    match first.poll() {
+        Poll::Ready(served) => assert_eq!(served.unwrap().num_blocks(), 2),
+        Poll::Pending => panic!("there is room"),
+    }
+    assert_all_back(&cache);
+}

@@ -1,0 +1,149 @@
+//! Does an append that waits end with the sequence that it waits for, and never grow another?
+
+use paged_kv::PagedKvError::{SequenceEvicted, SequenceNotFound};
+use paged_kv::{EvictionStrategy, Owner, PagedKvCache, PagedKvError, Reservation, SeqId};
+
+use super::{Task, assert_all_back, cache, patient};
+
+const S: SeqId = SeqId(1);
+
+/// A full cache: a sequence of one block, and what others hold.
+fn full() -> (PagedKvCache, Reservation) {
+    let cache = cache(4);
+    cache.allocate(S, 4).unwrap();
+    let room = cache.reserve(3).unwrap();
+    (cache, room)
+}
+
+/// Removes a sequence in some way.
+type Remove = fn(&PagedKvCache);
+
+const WAYS: [Remove; 5] = [
+    |cache| cache.free(S).unwrap(),
+    |cache| cache.free_when_released(S).unwrap(),
+    |cache| assert_eq!(cache.evict(), Ok(S)),
+    |cache| assert_eq!(cache.evict_to_threshold(0.8), Ok(vec![S])),
+    |cache| {
+        // The lease ends later, and the sequence is not the id's any more at once.
+        let lease = cache.lease(&[S]).unwrap();
+        cache.free_when_released(S).unwrap();
+        drop(lease);
+    },
+];
+
+#[test]
+fn a_freed_or_evicted_id_wakes_its_waiting_append() {
+    for remove in WAYS {
+        let (cache, room) = full();
+        let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
+        remove(&cache);
+        assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
+        drop(room);
+        assert_all_back(&cache);
+    }
+}
+
+#[test]
+fn the_owner_of_an_evicted_sequence_is_told_that_it_was_evicted() {
+    let ways: [Remove; 3] = [
+        |cache| assert_eq!(cache.evict(), Ok(S)),
+        |cache| assert_eq!(cache.evict_to_threshold(0.8), Ok(vec![S])),
+        |cache| assert_eq!(cache.evict_for(Owner(3), 1, &mut Vec::new()), Ok(1)),
+    ];
+    for evict in ways {
+        for is_admitted_again in [false, true] {
+            let (cache, room) = full();
+            cache.set_owner(S, Owner(3)).unwrap();
+            let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
+            evict(&cache);
+            if is_admitted_again {
+                // Not allocated: others come after the one that waits.
+                cache.allocate(S, 0).unwrap();
+            }
+            assert_eq!(waiter.served().unwrap_err(), SequenceEvicted(S));
+            assert_eq!(cache.free(S).is_ok(), is_admitted_again);
+            drop(room);
+            assert_all_back(&cache);
+        }
+    }
+}
+
+#[test]
+fn a_waiting_append_never_grows_a_later_sequence_of_its_id() {
+    for remove in WAYS {
+        let (cache, mut room) = full();
+        let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
+        remove(&cache);
+        room.allocate(&cache, S, 4).unwrap();
+        drop(room); // enough for either
+        assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
+        assert_eq!(cache.get_sequence(S).unwrap().num_tokens, 4);
+        cache.free(S).unwrap();
+        assert_all_back(&cache);
+    }
+}
+
+#[test]
+fn all_appends_to_a_sequence_that_is_gone_are_told_wherever_they_wait() {
+    let cache = cache(4).with_eviction_strategy(EvictionStrategy::LRU);
+    (0..3).for_each(|id| cache.allocate(SeqId(id), 4).unwrap());
+    let room = cache.reserve(1).unwrap();
+    let mut first = Task::waiting(cache.append_wait(SeqId(0), 8, patient()));
+    let mut gone: Vec<_> = [1, 2, 1]
+        .map(SeqId)
+        .into_iter()
+        .map(|id| (id, Task::waiting(cache.append_wait(id, 8, patient()))))
+        .collect();
+    for id in [1, 2].map(SeqId) {
+        cache.free(id).unwrap();
+    }
+    for (id, gone) in &mut gone {
+        assert_eq!(gone.served().unwrap_err(), SequenceNotFound(*id));
+    }
+    assert_eq!(first.served().unwrap().new_blocks, 1..3);
+    drop(room);
+    cache.free(SeqId(0)).unwrap();
+    assert_all_back(&cache);
+}
+
+/// Also if it was told that all wait for each other: then the next of those is told.
+#[test]
+fn a_victim_of_a_stall_that_is_freed_is_told_so_and_the_others_go_on() {
+    let cache = cache(3);
+    (1..=3).for_each(|id| cache.allocate(SeqId(id), 4).unwrap());
+    let wait = |id| Task::new(cache.append_wait(SeqId(id), 8, patient()));
+    let mut tasks = [1, 2, 3].map(wait);
+    tasks.iter_mut().for_each(|task| assert!(task.poll().is_pending()));
+    let victim = cache.select_eviction_target().unwrap();
+    assert_eq!(victim, SeqId(1));
+    cache.free(victim).unwrap();
+    assert_eq!(tasks[0].served().unwrap_err(), SequenceNotFound(victim));
+    // One block is back, two are needed, and all that are left wait.
+    assert_eq!(tasks[1].wakes() + tasks[2].wakes(), 1);
+    let told = if tasks[1].wakes() > 0 { 1 } else { 2 };
+    let stalled = SeqId(told as u64 + 1);
+    while tasks[told].poll().is_pending() {}
+    cache.free(stalled).unwrap();
+    let other = SeqId(5 - stalled.0);
+    drop(tasks[3 - told].served().unwrap());
+    cache.free(other).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_blocking_append_ends_when_its_sequence_is_freed() {
+    for remove in WAYS {
+        let (cache, room) = full();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| cache.append_blocking(S, 8, patient()).map(drop));
+            while cache.num_waiting() == 0 {
+                std::thread::yield_now();
+            }
+            remove(&cache);
+            let told: Result<(), PagedKvError> = waiter.join().unwrap();
+            assert_eq!(told, Err(SequenceNotFound(S)));
+        });
+        drop(room);
+        assert_all_back(&cache);
+    }
+}

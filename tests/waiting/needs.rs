@@ -1,0 +1,318 @@
+//! Is a waiter woken whose need falls, though no block came back?
+
+use std::any::Any;
+
+use paged_kv::{AdmitOptions, CachedSequence, Fairness, PagedKvCache, Prompt, SeqId};
+
+use super::{Task, assert_all_back, cache, patient};
+
+const TOKENS: [u32; 9] = [7; 9];
+
+/// Publishes the first two blocks of `TOKENS`, which sequence 1 or the handle holds. What it returns stays
+/// until the end.
+type Publish = fn(&PagedKvCache, &mut CachedSequence) -> Box<dyn Any>;
+
+const WAYS: [Publish; 8] = [
+    |cache, _| Box::new(cache.commit(SeqId(1), 8).unwrap()),
+    |cache, _| {
+        let epoch = cache.admit(SeqId(9), &[]).unwrap().epoch;
+        assert_eq!(cache.commit_of(SeqId(9), epoch, 0), Ok(0));
+        cache.free(SeqId(9)).unwrap();
+        Box::new(cache.commit(SeqId(1), 8).unwrap())
+    },
+    |cache, _| Box::new(cache.commit_tokens(SeqId(2), &[7, 7, 7]).unwrap()),
+    |cache, _| Box::new(cache.append_tokens(SeqId(2), &[7, 7, 7]).unwrap()),
+    |_, handle| Box::new(handle.commit(8).unwrap()),
+    |cache, _| {
+        let mut step = cache.step();
+        cache.take_part(SeqId(1), &step).unwrap();
+        assert_eq!(cache.commit_in(SeqId(1), 8, &mut step), Ok(2));
+        Box::new(step.complete())
+    },
+    |cache, handle| {
+        let mut step = cache.step();
+        step.take_part(handle);
+        assert_eq!(step.commit(handle, 8), Ok(2));
+        Box::new(step.complete())
+    },
+    |cache, _| {
+        let mut step = cache.step();
+        cache.truncate(SeqId(2), 5).unwrap();
+        assert_eq!(cache.grow_batch(&[(SeqId(2), 3)], &mut step).unwrap().done, 1);
+        assert_eq!(cache.settle(SeqId(2), 0, &[7, 7, 7], &mut step), Ok(2));
+        Box::new(step.complete())
+    },
+];
+
+/// A cache of 7 blocks of which one is free, and that holds `TOKENS` three times, in sequences 1 and 2 and in
+/// the handle. Of sequence 2 five tokens are known, and eight have slots, but for a way that appends them.
+fn full(fairness: Fairness, appends: bool) -> (PagedKvCache, CachedSequence) {
+    let builder = PagedKvCache::builder().num_blocks(7).block_size(4).with_fairness(fairness);
+    let cache = builder.build().unwrap();
+    cache.admit(SeqId(1), &TOKENS[..8]).unwrap();
+    cache.admit(SeqId(2), &TOKENS[..5]).unwrap();
+    if !appends {
+        drop(cache.append(SeqId(2), 3).unwrap());
+    }
+    let prompt = cache.prompt(&TOKENS[..8]);
+    let (handle, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    assert_eq!(cache.free_block_count(), 1);
+    (cache, handle)
+}
+
+fn admit(
+    cache: &PagedKvCache,
+    id: u64,
+    tokens: &[u32],
+) -> Task<impl Future<Output = paged_kv::Result<paged_kv::Admission>> + Unpin> {
+    let options = AdmitOptions::default();
+    Task::waiting(cache.admit_wait(SeqId(id), &cache.prompt(tokens), &options, patient()))
+}
+
+fn end(cache: &PagedKvCache, handle: CachedSequence) {
+    drop(handle);
+    cache.sequence_ids().into_iter().for_each(|id| cache.free(id).unwrap());
+    assert_all_back(cache);
+}
+
+#[test]
+fn a_commit_that_lowers_a_waiting_prompts_need_wakes_it() {
+    for (way, publish) in WAYS.into_iter().enumerate() {
+        let (cache, mut handle) = full(Fairness::Fifo, way == 3);
+        let mut waiter = admit(&cache, 5, &TOKENS); // three blocks, and one is left
+        drop(publish(&cache, &mut handle));
+        assert_eq!(waiter.served().unwrap().cached_tokens, 8, "way {way}");
+        end(&cache, handle);
+    }
+}
+
+#[test]
+fn a_commit_wakes_a_prompt_that_may_pass_the_first() {
+    for first in [2, 3, 4] {
+        let (cache, mut handle) = full(Fairness::Bypass { at_most: 1 }, false);
+        let mut large = Task::waiting(cache.reserve_wait(first, patient()));
+        let mut other = admit(&cache, 4, &[8; 12]);
+        let mut waiter = admit(&cache, 5, &TOKENS);
+        // The one that it does not concern looks and is refused, as the last token is not published.
+        handle.commit(8).unwrap();
+        while waiter.wakes() == 0 {
+            assert!(other.wakes() > 0, "neither was woken");
+            assert!(other.poll().is_pending());
+        }
+        assert_eq!(waiter.served().unwrap().cached_tokens, 8);
+        assert_eq!(large.wakes(), 0);
+        cache.free(SeqId(1)).unwrap();
+        cache.free(SeqId(2)).unwrap();
+        cache.free(SeqId(5)).unwrap();
+        drop(large.served().unwrap());
+        drop(other.served().unwrap());
+        end(&cache, handle);
+    }
+}
+
+#[test]
+fn a_commit_wakes_no_request_that_it_does_not_concern() {
+    let (cache, mut handle) = full(Fairness::Fifo, false);
+    let large = Task::waiting(cache.reserve_wait(3, patient()));
+    let waiter = admit(&cache, 5, &TOKENS);
+    handle.commit(8).unwrap();
+    assert_eq!((large.wakes(), waiter.wakes()), (0, 0), "it is not its turn");
+    drop((large, waiter));
+    end(&cache, handle);
+}
+
+#[test]
+fn a_prompt_that_becomes_the_first_sees_what_was_published_before() {
+    let (cache, mut handle) = full(Fairness::Fifo, false);
+    let large = Task::waiting(cache.reserve_wait(3, patient()));
+    let mut waiter = admit(&cache, 5, &TOKENS);
+    handle.commit(8).unwrap();
+    drop(large);
+    assert_eq!(waiter.served().unwrap().cached_tokens, 8);
+    end(&cache, handle);
+}
+
+fn admit_chunk<'a>(
+    cache: &'a PagedKvCache,
+    prompt: &Prompt,
+) -> Task<impl Future<Output = paged_kv::Result<paged_kv::Admission>> + Unpin + use<'a>> {
+    let options = AdmitOptions::default().first_chunk(4);
+    Task::waiting(cache.admit_wait(SeqId(5), prompt, &options, patient()))
+}
+
+/// Of a first chunk the cached tokens come before it, and if no sequence uses them they are room.
+#[test]
+fn a_reset_wakes_a_first_chunk_that_needs_less_without_hits() {
+    let cache = cache(4);
+    let prompt = cache.prompt(&TOKENS);
+    cache.admit(SeqId(1), &TOKENS[..8]).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    cache.free(SeqId(1)).unwrap();
+    drop(cache.reserve(2).unwrap()); // of the two free ones
+    let room = cache.reserve(2).unwrap();
+    assert_eq!(cache.probe(&TOKENS), 8);
+    let mut waiter = admit_chunk(&cache, &prompt);
+    cache.reset_prefix_cache();
+    assert_eq!(waiter.served().unwrap().num_tokens, 4);
+    cache.free(SeqId(5)).unwrap();
+    drop(room);
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_reclaim_wakes_a_first_chunk_that_needs_less_without_hits() {
+    let cache = cache(4);
+    let prompt = cache.prompt(&TOKENS);
+    cache.admit(SeqId(1), &TOKENS[..8]).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    cache.apply_streaming_llm(SeqId(1), 0, 4).unwrap(); // the first block is idle before the second
+    cache.free(SeqId(1)).unwrap();
+    cache.allocate(SeqId(2), 8).unwrap();
+    assert_eq!(cache.probe(&TOKENS), 8);
+    let mut waiter = admit_chunk(&cache, &prompt);
+    drop(cache.append(SeqId(2), 1).unwrap()); // over the first block
+    assert_eq!(waiter.served().unwrap().num_tokens, 4);
+    cache.free(SeqId(2)).unwrap();
+    cache.free(SeqId(5)).unwrap();
+    assert_all_back(&cache);
+}
+
+/// Idle blocks of the prompt are matched by another: that takes room and need alike, and then one block
+/// comes back.
+#[test]
+fn a_match_of_idle_blocks_lowers_the_need_of_a_prompt_that_waits() {
+    let cache = cache(5);
+    cache.admit(SeqId(1), &TOKENS[..8]).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    cache.free(SeqId(1)).unwrap();
+    let mut room = cache.reserve(3).unwrap();
+    let mut waiter = admit(&cache, 5, &TOKENS); // one block, and two hits that are room
+    let (prompt, options) = (cache.prompt(&TOKENS), AdmitOptions::default());
+    room.admit(&cache, SeqId(2), &prompt, &options).unwrap();
+    assert_eq!((room.num_blocks(), cache.free_block_count()), (2, 0));
+    while waiter.wakes() > 0 && waiter.poll().is_pending() {
+        waiter = Task { future: waiter.future, wakes: Default::default() };
+        assert!(waiter.poll().is_pending());
+        break;
+    }
+    room.shrink_to(1);
+    assert_eq!(waiter.served().unwrap().cached_tokens, 8);
+    drop(room);
+    cache.free(SeqId(2)).unwrap();
+    cache.free(SeqId(5)).unwrap();
+    assert_all_back(&cache);
+}
+
+/// Sequence 1 ends inside a block that sequence 2 shares, and would have to copy it.
+fn shared_tail() -> PagedKvCache {
+    let cache = cache(2);
+    cache.allocate(SeqId(1), 6).unwrap();
+    cache.fork(SeqId(1), SeqId(2)).unwrap();
+    cache
+}
+
+#[test]
+fn a_sharer_that_leaves_wakes_an_append_that_then_needs_no_copy() {
+    let ways: [fn(&PagedKvCache); 4] = [
+        |cache| cache.free(SeqId(2)).unwrap(),
+        |cache| cache.truncate(SeqId(2), 4).unwrap(),
+        |cache| {
+            let lease = cache.lease(&[SeqId(2)]).unwrap();
+            cache.free_when_released(SeqId(2)).unwrap();
+            drop(lease);
+        },
+        |cache| {
+            let step = cache.step();
+            cache.take_part(SeqId(2), &step).unwrap();
+            cache.free(SeqId(2)).unwrap();
+            step.complete();
+        },
+    ];
+    for leave in ways {
+        let cache = shared_tail();
+        let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        leave(&cache);
+        while waiter.poll().is_pending() {
+            assert!(waiter.wakes() > 0);
+        }
+        cache.sequence_ids().into_iter().for_each(|id| cache.free(id).unwrap());
+        assert_all_back(&cache);
+    }
+}
+
+#[test]
+fn an_append_that_lacks_a_block_for_a_copy_only_waits_for_the_sharers() {
+    let cache = cache(1);
+    cache.allocate(SeqId(1), 2).unwrap();
+    cache.fork(SeqId(1), SeqId(2)).unwrap();
+    let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    cache.free(SeqId(2)).unwrap();
+    assert!(waiter.served().unwrap().copy.is_none());
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}
+
+/// The tail is cached, and so never written: it needs a second block whoever leaves.
+#[test]
+fn an_append_that_always_has_to_copy_and_never_can_is_refused_at_once() {
+    let cache = cache(1);
+    cache.admit(SeqId(1), &[7; 4]).unwrap();
+    cache.commit(SeqId(1), 4).unwrap();
+    cache.truncate(SeqId(1), 3).unwrap();
+    let refused = cache.append_blocking(SeqId(1), 1, patient()).unwrap_err();
+    assert_eq!(refused, paged_kv::PagedKvError::OutOfMemory { requested: 1, available: 0 });
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}
+
+#[test]
+fn a_sequence_that_is_cut_inside_its_last_block_wakes_its_own_append() {
+    let ways: [fn(&PagedKvCache); 2] = [
+        |cache| cache.truncate(SeqId(1), 7).unwrap(),
+        |cache| {
+            let mut step = cache.step();
+            cache.truncate(SeqId(1), 6).unwrap();
+            assert_eq!(cache.grow_batch(&[(SeqId(1), 2)], &mut step).unwrap().done, 1);
+            cache.settle(SeqId(1), 0, &[7], &mut step).unwrap();
+            step.complete();
+        },
+    ];
+    for cut in ways {
+        let cache = cache(3);
+        cache.allocate(SeqId(1), 8).unwrap();
+        let room = cache.reserve(1).unwrap();
+        let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        cut(&cache);
+        assert!(waiter.served().unwrap().new_blocks.is_empty());
+        cache.free(SeqId(1)).unwrap();
+        drop(room);
+        assert_all_back(&cache);
+    }
+}
+
+#[test]
+fn an_aborted_step_wakes_the_append_of_a_row() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 7).unwrap();
+    let room = cache.reserve(2).unwrap();
+    let mut step = cache.step();
+    assert_eq!(cache.grow_batch(&[(SeqId(1), 1)], &mut step).unwrap().done, 1);
+    let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    cache.abort(step, &[SeqId(1)]).unwrap();
+    assert!(waiter.served().unwrap().new_blocks.is_empty());
+    cache.free(SeqId(1)).unwrap();
+    drop(room);
+    assert_all_back(&cache);
+}
+
+#[test]
+fn an_append_out_of_a_reservation_wakes_one_that_waits_for_the_same_sequence() {
+    let cache = cache(3);
+    cache.allocate(SeqId(1), 8).unwrap();
+    let mut room = cache.reserve(1).unwrap();
+    let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    drop(room.append(&cache, SeqId(1), 1).unwrap());
+    assert!(waiter.served().unwrap().new_blocks.is_empty());
+    cache.free(SeqId(1)).unwrap();
+    assert_all_back(&cache);
+}

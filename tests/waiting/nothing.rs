@@ -1,0 +1,86 @@
+//! Does a request that takes no block succeed, however little room there is and whoever waits?
+
+use paged_kv::wait::Patience;
+use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+
+use super::{Task, assert_all_back, patient};
+
+/// Takes nothing, by every public way.
+fn take_nothing(cache: &PagedKvCache) {
+    let (options, empty) = (AdmitOptions::default(), cache.prompt(&[]));
+    let now = Patience::default().timeout(std::time::Duration::ZERO);
+    cache.allocate(SeqId(10), 0).unwrap();
+    cache.allocate_blocking(SeqId(11), 0, now).unwrap();
+    cache.admit(SeqId(12), &[]).unwrap();
+    cache.admit_prompt(SeqId(13), &empty, &options).unwrap();
+    cache.admit_blocking(SeqId(14), &empty, &options, now).unwrap();
+    cache.admit_hashed(SeqId(15), &[], 0).unwrap();
+    assert_eq!(cache.allocate_sequence(0).unwrap().num_tokens(), 0);
+    assert_eq!(cache.admit_sequence(&empty, &options).unwrap().1.num_tokens, 0);
+    assert_eq!(cache.reserve(0).unwrap().num_blocks(), 0);
+    assert_eq!(cache.reserve_blocking(0, now).unwrap().num_blocks(), 0);
+    for id in 10..16 {
+        drop(cache.append(SeqId(id), 0).unwrap());
+        cache.append_blocking(SeqId(id), 0, now).map(drop).unwrap();
+        cache.fork(SeqId(id), SeqId(id + 10)).unwrap();
+        [id, id + 10].map(|id| cache.free(SeqId(id)).unwrap());
+    }
+    assert!(Task::new(cache.reserve_wait(0, patient())).poll().is_ready());
+    assert!(Task::new(cache.allocate_wait(SeqId(10), 0, patient())).poll().is_ready());
+    let admit = cache.admit_wait(SeqId(11), &empty, &options, patient());
+    assert!(Task::new(admit).poll().is_ready());
+    [10, 11].map(|id| cache.free(SeqId(id)).unwrap());
+}
+
+/// What is matched in blocks that are in use takes nothing either.
+fn share(cache: &PagedKvCache) {
+    let options = AdmitOptions::default().first_chunk(0);
+    let prompt = cache.prompt(&[7; 9]);
+    let admitted = cache.admit_prompt(SeqId(10), &prompt, &options).unwrap();
+    assert_eq!((admitted.cached_tokens, admitted.num_tokens), (8, 8));
+    let admit = cache.admit_wait(SeqId(11), &prompt, &options, patient());
+    assert!(Task::new(admit).poll().is_ready());
+    let (handle, _) = cache.admit_sequence(&prompt, &options).unwrap();
+    assert_eq!(handle.num_blocks(), 2);
+    [10, 11].map(|id| cache.free(SeqId(id)).unwrap());
+}
+
+#[test]
+fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
+    let builder = PagedKvCache::builder().num_blocks(4).block_size(4).with_watermark(2);
+    let cache = builder.build().unwrap();
+    cache.admit(SeqId(1), &[7; 8]).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    drop(cache.append(SeqId(1), 4).unwrap()); // below the watermark by now
+    assert_eq!(cache.free_block_count(), 1);
+    take_nothing(&cache);
+    share(&cache);
+    let mut waiter = Task::waiting(cache.reserve_wait(2, patient()));
+    take_nothing(&cache);
+    share(&cache);
+    drop(cache.append(SeqId(1), 4).unwrap());
+    assert_eq!(cache.free_block_count(), 0);
+    take_nothing(&cache);
+    share(&cache);
+    assert_eq!(waiter.wakes(), 0);
+    cache.free(SeqId(1)).unwrap();
+    drop(waiter.served().unwrap());
+    assert_all_back(&cache);
+}
+
+#[test]
+fn what_takes_a_block_is_still_refused_below_the_watermark() {
+    let builder = PagedKvCache::builder().num_blocks(4).block_size(4).with_watermark(2);
+    let cache = builder.build().unwrap();
+    cache.admit(SeqId(1), &[7; 8]).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    let options = AdmitOptions::default().first_chunk(0);
+    let prompt = cache.prompt(&[7; 9]);
+    cache.free(SeqId(1)).unwrap();
+    cache.allocate_sequence(0).unwrap();
+    let room = cache.reserve(1).unwrap();
+    let refused = cache.admit_prompt(SeqId(2), &prompt, &options).unwrap_err();
+    assert!(matches!(refused, paged_kv::PagedKvError::OutOfMemory { requested: 2, .. }));
+    drop(room);
+    assert_all_back(&cache);
+}
