@@ -4,7 +4,7 @@
 //! none does, and nothing has to be rolled back. It does not know where the rows come from.
 
 use crate::error::{PagedKvError, Result};
-use crate::sequence::{Append, AppendPlan, Sequence, SharedTails};
+use crate::sequence::{Append, AppendPlan, Sequence};
 use crate::table::BlockTable;
 
 /// One row of a batch: a sequence, and how many tokens it is to grow by.
@@ -79,7 +79,6 @@ impl BatchRow for (&mut Sequence, usize) {
 #[derive(Debug, Default)]
 pub struct AppendBatch {
     plans: Vec<AppendPlan>,
-    tails: SharedTails,
     pub(crate) appends: Vec<Append>,
     /// Empty between calls: kept for its memory.
     stock: Option<BlockTable>,
@@ -242,10 +241,10 @@ fn grow_all<R>(
         batch.stock = Some(table.new_sibling());
     }
     let stock = batch.stock.as_mut().expect("the stock was just made");
-    let mut need = plan_all(rows, parts, stock, &mut batch.plans, &mut batch.tails)?;
+    let mut need = plan_all(rows, parts, stock, &mut batch.plans)?;
     while let Err(refusal) = stock.grow(need) {
         // Sharers outside the batch may have left since: then fewer copies are needed.
-        let again = plan_all(rows, parts, stock, &mut batch.plans, &mut batch.tails)?;
+        let again = plan_all(rows, parts, stock, &mut batch.plans)?;
         if again >= need {
             return Err(refusal);
         }
@@ -262,17 +261,15 @@ fn plan_all<R>(
     parts: impl Fn(&mut R) -> (&mut Sequence, usize),
     stock: &BlockTable,
     plans: &mut Vec<AppendPlan>,
-    tails: &mut SharedTails,
 ) -> Result<usize> {
     plans.clear();
-    tails.clear();
     let mut need = 0_usize;
     for row in rows {
         let (sequence, num_new_tokens) = parts(row);
         if !sequence.table().pool().is_of_same_pool(stock.pool()) {
             return Err(PagedKvError::WrongCache { value: "row" });
         }
-        let plan = tails.plan(sequence, num_new_tokens, |_| 0)?;
+        let plan = sequence.plan_append(num_new_tokens)?;
         need = need.saturating_add(plan.blocks());
         plans.push(plan);
     }

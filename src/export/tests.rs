@@ -74,7 +74,8 @@ fn every_range_of_tokens_has_the_slots_of_its_blocks() {
 #[test]
 fn builders_write_what_the_batch_functions_write() {
     let lives = [(7, [(2, 2), (0, 1)]), (0, [(0, 9), (0, 9)]), (4, [(1, 1), (3, 3)])];
-    let live = |(tokens, trims)| Life { block_size: 2, tokens, trims, cut: 0 }.live();
+    let cache = PagedKvCache::new(32, 2, 1, 1);
+    let live = |(tokens, trims)| Life { block_size: 2, tokens, trims, cut: 0 }.live_in(&cache);
     let batch = lives.map(live);
     for gaps in BOTH {
         let shape = TableShape { stride: 8, pad: -1_i32, gaps };

@@ -41,7 +41,10 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) fn live(self) -> Sequence {
-        let cache = PagedKvCache::new(32, self.block_size, 1, 1);
+        self.live_in(&PagedKvCache::new(32, self.block_size, 1, 1))
+    }
+
+    pub(super) fn live_in(self, cache: &PagedKvCache) -> Sequence {
         // So that the ids do not begin at 0.
         let _other = cache.allocate_sequence(1).expect("room for one block");
         let mut sequence = cache.allocate_sequence(self.tokens).expect("room for a few blocks");
