@@ -92,3 +92,49 @@ fn a_reset_is_in_order_with_what_is_published() {
         assert_true(&pool, &listener);
     });
 }
+
+/// The home of a content and its copy are reclaimed by two threads: it is removed with the last.
+#[test]
+fn a_content_is_removed_with_the_last_of_its_copies() {
+    explore(|| {
+        let (pool, listener) = listening(2);
+        let (home, copy) = (pool.admit(&[A]).unwrap(), pool.admit(&[A]).unwrap());
+        assert_eq!((pool.publish(&home, 0, A), pool.publish(&copy, 0, A)), (1, 0));
+        drop((home, copy));
+        let theirs = Arc::clone(&pool);
+        race(
+            || {
+                let table = pool.pool.allocate(1).unwrap();
+                let held = listener.0.lock().unwrap().len();
+                drop(table);
+                assert!(held <= 1);
+            },
+            move || serve(&theirs, B),
+        );
+        assert_true(&pool, &listener);
+    });
+}
+
+/// Published by one that knows its hash only, and matched at once by one that knows its tokens.
+#[test]
+fn who_matches_an_untold_content_knows_that_it_is() {
+    explore(|| {
+        let (pool, listener) = listening(2);
+        let hashed = pool.admit(&[A]).unwrap();
+        let theirs = Arc::clone(&pool);
+        race(
+            || {
+                pool.publish_untold(&hashed, 0, A);
+            },
+            move || {
+                let matched = theirs.admit(&[A]).unwrap();
+                theirs.tell_matched(&matched, A);
+                if matched.hits == 0 {
+                    theirs.publish(&matched, 0, A);
+                }
+            },
+        );
+        drop(hashed);
+        assert_true(&pool, &listener);
+    });
+}

@@ -114,27 +114,61 @@ fn a_match_beside_a_reclaim_and_a_new_name_gets_the_old_content_or_none() {
     });
 }
 
+/// Whoever of them is reclaimed first, the other is found.
 #[test]
-fn of_two_publishers_of_one_content_one_stays() {
+fn two_publishers_of_one_content_are_both_found() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 2);
         let (mine, theirs) = (pool.admit(&[A]).unwrap(), pool.admit(&[A]).unwrap());
         kv.write(mine.table.as_slice()[0], A as u64);
         kv.write(theirs.table.as_slice()[0], A as u64);
         let their_pool = Arc::clone(&pool);
-        let (mine, theirs) = race(
+        let ((mine, my_count), (theirs, their_count)) = race(
             || {
-                pool.publish(&mine, 0, A);
-                mine
+                let count = pool.publish(&mine, 0, A);
+                (mine, count)
             },
             move || {
-                their_pool.publish(&theirs, 0, A);
-                theirs
+                let count = their_pool.publish(&theirs, 0, A);
+                (theirs, count)
             },
         );
-        assert_eq!(pool.copies(A), 1, "one stays, and only one");
+        assert_eq!(pool.copies(A), 2);
+        assert!(my_count + their_count >= 1, "one of them was first, or neither saw the other");
+        drop(mine);
+        drop(pool.pool.allocate(2).expect("one is free, one is idle"));
+        assert_eq!(pool.copies(A), 1);
         assert_eq!(pool.admit(&[A]).unwrap().hits, 1);
-        drop((mine, theirs));
+        drop(theirs);
+        assert_all_room(&pool);
+    });
+}
+
+/// One copy is in use throughout, the other is reclaimed, put back, and named anew.
+#[test]
+fn a_copy_in_use_is_found_while_the_other_is_reclaimed() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(2, 1);
+        let (mine, theirs) = (pool.admit(&[A]).unwrap(), pool.admit(&[A]).unwrap());
+        for copy in [&mine, &theirs] {
+            kv.write(copy.table.as_slice()[0], A as u64);
+            pool.publish(copy, 0, A);
+        }
+        drop(theirs);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || {
+                assert_eq!(pool.probe(&[A]), 1);
+                let again = pool.admit(&[A]).expect("a hit takes no room but its own");
+                assert_eq!((again.hits, kv.read(again.table.as_slice()[0])), (1, A as u64));
+            },
+            move || {
+                assert!(their_pool.pool.allocate(2).is_err(), "one block is room");
+                drop(serve(&their_pool, &their_kv, &[B]));
+            },
+        );
+        assert_eq!(pool.probe(&[A]), 1);
+        drop(mine);
         assert_all_room(&pool);
     });
 }

@@ -8,17 +8,15 @@
 //! the address of their value, which is one allocation's own as long as somebody holds it, also for a
 //! type without size. A sink that hands events on to another one is another sink.
 
-use std::sync::Weak;
-
 use super::kv_event::{EventSink, KvEvent};
-use crate::sync::{PlainArc, PlainMutex};
+use crate::sync::{PlainArc, PlainMutex, PlainWeak};
 
 /// Sinks that listen or have listened, as long as they live.
 static CLAIMS: PlainMutex<Vec<Claim>> = PlainMutex::new(Vec::new());
 
 struct Claim {
     /// Keeps the address from being used again.
-    sink: Weak<dyn EventSink>,
+    sink: PlainWeak<dyn EventSink>,
     is_held: bool,
     /// A cache began to tell it events.
     has_begun: bool,

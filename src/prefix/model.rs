@@ -61,8 +61,8 @@ impl ReusePool {
         let (ids, generation) = (&[queued.id], queued.generation);
         let offer = Offer { ids, before: None, private_from: 1, generation };
         let hash_of = |_| BlockHash::from_u128(hash);
-        let told = || Told { parent: None, tokens: [&[]; 2], block_size: 1, extra: None, index: 0 };
-        self.published.publish(self.pool.blocks(), &offer, hash_of, told)
+        let tokens = [hash as u32];
+        self.published.publish(self.pool.blocks(), &offer, hash_of, || told(&tokens))
     }
 
     /// All free.
@@ -114,6 +114,21 @@ impl ReusePool {
 
     /// Lets a block of `admitted` be matched.
     pub fn publish(&self, admitted: &Admitted, index: usize, hash: u128) -> usize {
+        self.publish_knowing(admitted, index, hash, &[hash as u32])
+    }
+
+    /// [`publish`](Self::publish), of a content whose tokens are not known.
+    pub fn publish_untold(&self, admitted: &Admitted, index: usize, hash: u128) -> usize {
+        self.publish_knowing(admitted, index, hash, &[])
+    }
+
+    fn publish_knowing(
+        &self,
+        admitted: &Admitted,
+        index: usize,
+        hash: u128,
+        tokens: &[u32],
+    ) -> usize {
         let (before, rest) = admitted.table.as_slice().split_at(index);
         let offer = Offer {
             ids: &rest[..1],
@@ -122,8 +137,14 @@ impl ReusePool {
             generation: admitted.generation,
         };
         let hash_of = |_| BlockHash::from_u128(hash);
-        let told = || Told { parent: None, tokens: [&[]; 2], block_size: 1, extra: None, index: 0 };
-        self.published.publish(self.pool.blocks(), &offer, hash_of, told)
+        self.published.publish(self.pool.blocks(), &offer, hash_of, || told(tokens))
+    }
+
+    /// As an admission does that knows the tokens of the one content that it matched.
+    pub fn tell_matched(&self, admitted: &Admitted, hash: u128) {
+        let matched = &admitted.table.as_slice()[..admitted.hits];
+        let (tokens, hash_of) = ([hash as u32], |_| BlockHash::from_u128(hash));
+        self.published.tell_matched(matched, hash_of, admitted.generation, || told(&tokens));
     }
 
     /// A second owner of all of its blocks.
@@ -156,4 +177,9 @@ impl ReusePool {
     pub fn reset(&self) {
         self.published.reset(self.pool.blocks());
     }
+}
+
+/// Of a block of one token, at the beginning of a prompt.
+fn told(tokens: &[u32]) -> Told<'_> {
+    Told { parent: None, tokens: [tokens, &[]], block_size: 1, extra: None, index: 0 }
 }

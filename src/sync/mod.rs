@@ -35,7 +35,7 @@ pub(crate) use scheduled::*;
 pub(crate) use waking::{Alarm, block_on_until};
 
 /// An `Arc` that no model looks into: for what hands nothing over by its count.
-pub(crate) use std::sync::Arc as PlainArc;
+pub(crate) use std::sync::{Arc as PlainArc, Weak as PlainWeak};
 
 /// A mutex that no model looks into: for what no protocol depends on.
 pub(crate) use parking_lot::Mutex as PlainMutex;

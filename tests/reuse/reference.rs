@@ -15,8 +15,9 @@ struct Block {
     users: usize,
     /// What it is cached under.
     content: Option<u64>,
-    /// It was cached while another block was under the same content, and not asked for since.
-    is_spare: bool,
+    /// True if it was cached while another block was under the same content, and not asked for since, as
+    /// far as that is known to the reference.
+    is_spare: Option<bool>,
     /// When it was left last, if that is known to the reference.
     left: Option<u64>,
 }
@@ -86,7 +87,7 @@ impl Reference {
             let block = &mut self.blocks[at];
             assert_eq!(block.content, Some(content), "block {at} holds what it is matched for");
             block.users += 1;
-            block.is_spare = false;
+            block.is_spare = Some(false);
         }
         let new = &blocks[hits..];
         let reclaimed: Vec<usize> =
@@ -107,11 +108,12 @@ impl Reference {
             return;
         }
         assert_eq!(self.count(Block::is_free), 0, "free blocks go first");
-        let stays_spare = self.count(|block| block.is_idle() && block.is_spare);
-        let others = reclaimed.iter().filter(|block| !block.is_spare);
+        let stays_spare = self.count(|block| block.is_idle() && block.is_spare == Some(true));
+        let others = reclaimed.iter().filter(|block| block.is_spare == Some(false));
         let newest = others.clone().filter_map(|block| block.left).max();
         assert!(others.count() == 0 || stays_spare == 0, "spare copies go before others");
-        let stays = self.blocks.iter().filter(|block| block.is_idle() && !block.is_spare);
+        let stays = self.blocks.iter();
+        let stays = stays.filter(|block| block.is_idle() && block.is_spare == Some(false));
         let oldest = stays.filter_map(|block| block.left).min();
         if let (Some(newest), Some(oldest)) = (newest, oldest) {
             assert!(newest < oldest, "the longest unused goes first");
@@ -136,7 +138,7 @@ impl Reference {
             self.use_one_of(&copies);
             if copies.len() < MOST_COPIES {
                 let block = &mut self.blocks[at];
-                (block.content, block.is_spare) = (Some(content), !copies.is_empty());
+                (block.content, block.is_spare) = (Some(content), Some(!copies.is_empty()));
             }
             new += usize::from(copies.is_empty());
         }
@@ -149,10 +151,10 @@ impl Reference {
         self.now += 1;
         for &at in copies {
             let block = &mut self.blocks[at];
-            if copies.len() > 1 {
-                block.left = None;
-            } else if block.is_idle() {
-                (block.left, block.is_spare) = (Some(self.now), false);
+            match copies.len() {
+                _ if !block.is_idle() => {}
+                1 => (block.left, block.is_spare) = (Some(self.now), Some(false)),
+                _ => (block.left, block.is_spare) = (None, None),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Are the transitions those of the table, and are words where they are said to be?
 
 use super::*;
+use crate::sync::Ordering;
 
 #[test]
 fn a_free_block_can_be_neither_retained_nor_released() {

@@ -1,0 +1,113 @@
+//! Is a content found as long as one of its copies is there?
+
+use super::*;
+use crate::common::{assert_empties, s};
+
+/// Takes all room, and gives it back: every idle content is reclaimed.
+fn reclaim_all(cache: &PagedKvCache) {
+    let room = cache.free_block_count();
+    cache.allocate(s(900), room * BLOCK_SIZE).unwrap();
+    cache.free(s(900)).unwrap();
+}
+
+#[test]
+fn a_content_in_use_stays_matchable_when_its_other_copies_are_reclaimed() {
+    for copies in 2..=4_u64 {
+        for survivor in 1..=copies {
+            for (cache, mirror) in caches(3 * copies as usize) {
+                let tokens = prompt(5, 2);
+                (1..=copies).for_each(|id| _ = cache.admit(s(id), &tokens).unwrap());
+                for id in 1..=copies {
+                    let new = cache.commit(s(id), tokens.len());
+                    assert_eq!(new, Ok(if id == 1 { 2 } else { 0 }));
+                }
+                for id in (1..=copies).filter(|&id| id != survivor) {
+                    cache.free(s(id)).unwrap();
+                    reclaim_all(&cache);
+                    assert_eq!(cache.probe(&tokens), 8, "{survivor} of {copies} has it");
+                }
+                // In use or idle, until it is reclaimed.
+                cache.free(s(survivor)).unwrap();
+                assert_eq!(cache.probe(&tokens), 8);
+                if let Some(mirror) = &mirror {
+                    let held = mirror.held();
+                    assert_eq!((held.stored, held.removed, held.contents.len()), (2, 0, 2));
+                }
+                reclaim_all(&cache);
+                assert_eq!(cache.probe(&tokens), 0);
+                if let Some(mirror) = &mirror {
+                    let held = mirror.held();
+                    assert_eq!((held.stored, held.removed), (2, 2));
+                }
+                assert_empties(&cache);
+            }
+        }
+    }
+}
+
+/// Copies that nobody asks for cost no content: they go first.
+#[test]
+fn copies_are_reclaimed_before_any_other_content() {
+    for (cache, _) in caches(20) {
+        let [once, twice] = [prompt(1, 3), prompt(2, 3)];
+        cache.admit(s(1), &once).unwrap();
+        cache.commit(s(1), once.len()).unwrap();
+        cache.free(s(1)).unwrap();
+        (2..=4).for_each(|id| _ = cache.admit(s(id), &twice).unwrap());
+        for id in 2..=4 {
+            cache.commit(s(id), twice.len()).unwrap();
+        }
+        (2..=4).for_each(|id| cache.free(s(id)).unwrap());
+        // Of 20 blocks 12 are idle, of which 6 are copies.
+        cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
+        assert_eq!((cache.probe(&once), cache.probe(&twice)), (12, 12));
+        cache.allocate(s(10), BLOCK_SIZE).unwrap();
+        assert_eq!((cache.probe(&once), cache.probe(&twice)), (8, 12));
+        assert_empties(&cache);
+    }
+}
+
+/// What it shared the block with is gone, and it has the block alone.
+#[test]
+fn a_copy_that_is_truncated_and_written_anew_keeps_its_content_to_itself() {
+    for (cache, mirror) in caches(12) {
+        let tokens = prompt(5, 2);
+        (1..=2).for_each(|id| _ = cache.admit(s(id), &tokens).unwrap());
+        (1..=2).for_each(|id| _ = cache.commit(s(id), 9).unwrap());
+        cache.truncate(s(2), 6).unwrap();
+        let append = cache.append_tokens(s(2), &[7, 7]).unwrap();
+        assert!(append.copy.is_some(), "a cached block is never written");
+        drop(append);
+        assert_eq!(cache.probe(&tokens), 8);
+        assert_eq!(cache.probe(&[5, 5, 5, 5, 5, 5, 7, 7, 0]), 8);
+        cache.free(s(1)).unwrap();
+        reclaim_all(&cache);
+        assert_eq!(cache.probe(&tokens), 4, "both copies of the second block are gone");
+        if let Some(mirror) = mirror {
+            assert_eq!(mirror.held().counts(), (3, 1));
+        }
+        assert_empties(&cache);
+    }
+}
+
+/// An allocation that is refused gives back what it reclaimed; each copy is where it was.
+#[test]
+fn a_refused_allocation_costs_no_copy() {
+    for (cache, mirror) in caches(7) {
+        let tokens = prompt(5, 2);
+        (1..=2).for_each(|id| _ = cache.admit(s(id), &tokens).unwrap());
+        (1..=2).for_each(|id| _ = cache.commit(s(id), 9).unwrap());
+        cache.free(s(1)).unwrap();
+        for _ in 0..3 {
+            assert!(cache.allocate(s(9), 5 * BLOCK_SIZE).is_err());
+            assert_eq!(cache.stats().blocks_idle, 2);
+        }
+        cache.free(s(2)).unwrap();
+        assert!(cache.allocate(s(9), 8 * BLOCK_SIZE).is_err());
+        assert_eq!((cache.stats().blocks_idle, cache.probe(&tokens)), (4, 8));
+        if let Some(mirror) = mirror {
+            assert_eq!(mirror.held().counts(), (2, 0));
+        }
+        assert_empties(&cache);
+    }
+}

@@ -1,0 +1,46 @@
+//! Is every cached content found, told and kept apart as it should be? Copies of one content, generations,
+//! contents of which only hashes are known, and sinks.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod copies;
+mod generations;
+mod histories;
+mod mirror;
+mod owners;
+mod reference;
+mod sinks;
+mod untold;
+
+use std::sync::Arc;
+
+use mirror::Mirror;
+use paged_kv::{PagedKvCache, ReclaimPolicy};
+
+const BLOCK_SIZE: usize = 4;
+
+/// Caches over one and several home shards, under either reclaim policy, with a sink and without.
+fn caches(num_blocks: usize) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
+    let mut caches = Vec::new();
+    for home_shards in [1, 4] {
+        for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue] {
+            for has_sink in [false, true] {
+                let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
+                let builder = builder.home_shards(home_shards).with_reclaim_policy(policy);
+                let mirror = has_sink.then(Arc::<Mirror>::default);
+                let builder = match &mirror {
+                    Some(mirror) => builder.with_event_sink(mirror.clone()),
+                    None => builder,
+                };
+                caches.push((builder.build().expect("the parameters make sense"), mirror));
+            }
+        }
+    }
+    caches
+}
+
+/// A prompt of a content that is repeated.
+fn prompt(token: u32, blocks: usize) -> Vec<u32> {
+    vec![token; blocks * BLOCK_SIZE + 1]
+}

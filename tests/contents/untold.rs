@@ -1,0 +1,161 @@
+//! What is told of contents that were admitted by hashes, whose tokens nobody has said?
+
+use super::*;
+use crate::common::{assert_empties, s};
+use paged_kv::{AdmitOptions, BlockHash, ExtraKeys, Prompt};
+
+fn heard(num_blocks: usize) -> (PagedKvCache, Arc<Mirror>) {
+    let mut caches = caches(num_blocks);
+    let at = caches.iter().position(|(_, mirror)| mirror.is_some()).unwrap();
+    let (cache, mirror) = caches.swap_remove(at);
+    (cache, mirror.unwrap())
+}
+
+fn tokens(blocks: usize) -> Vec<u32> {
+    (0..(blocks * BLOCK_SIZE) as u32).collect()
+}
+
+/// Admits and commits by the hashes of these tokens, and frees.
+fn serve_hashed(cache: &PagedKvCache, id: u64, tokens: &[u32]) {
+    let hashes = cache.prompt(tokens).hashes().to_vec();
+    cache.admit_hashed(s(id), &hashes, tokens.len()).unwrap();
+    cache.commit(s(id), tokens.len()).unwrap();
+    cache.free(s(id)).unwrap();
+}
+
+#[track_caller]
+fn assert_told(cache: &PagedKvCache, mirror: &Mirror, tokens: &[u32]) {
+    let (held, prompt) = (mirror.held(), cache.prompt(tokens));
+    assert_eq!(held.contents.len(), prompt.hashes().len());
+    let mut parent = None;
+    for (&hash, tokens) in prompt.hashes().iter().zip(tokens.chunks(BLOCK_SIZE)) {
+        assert_eq!(held.contents.get(&hash), Some(&(parent, tokens.to_vec())));
+        parent = Some(hash);
+    }
+}
+
+#[test]
+fn contents_of_hashes_only_are_neither_told_nor_called_removed() {
+    let (cache, mirror) = heard(8);
+    serve_hashed(&cache, 1, &tokens(3));
+    assert_eq!(cache.probe(&[tokens(3), vec![0]].concat()), 12);
+    cache.allocate(s(2), 8 * BLOCK_SIZE).unwrap();
+    let held = mirror.held();
+    assert_eq!((held.stored, held.removed, held.cleared), (0, 0, 0));
+}
+
+/// Matched, it is told with its tokens, and the child then has a parent that was told.
+#[test]
+fn a_request_that_knows_the_tokens_of_what_it_matches_tells_them() {
+    for by_handle in [false, true] {
+        let (cache, mirror) = heard(16);
+        serve_hashed(&cache, 1, &tokens(3));
+        let longer = tokens(5);
+        if by_handle {
+            let prompt = cache.prompt(&longer);
+            let admitted = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+            assert_eq!(admitted.1.cached_tokens, 12);
+            assert_told(&cache, &mirror, &longer[..12]);
+            let mut rows = [(admitted.0, 0)];
+            let mut step = cache.step();
+            step.take_part(&mut rows[0].0);
+            assert_eq!(step.commit(&mut rows[0].0, 20), Ok(2));
+            assert_eq!(step.complete(), 2);
+        } else {
+            assert_eq!(cache.admit(s(2), &longer).unwrap().cached_tokens, 12);
+            assert_told(&cache, &mirror, &longer[..12]);
+            assert_eq!(cache.commit(s(2), 20), Ok(2));
+        }
+        assert_told(&cache, &mirror, &longer);
+        cache.allocate(s(9), cache.free_block_count() * BLOCK_SIZE).unwrap();
+        drop(cache);
+        let held = mirror.held();
+        assert_eq!(held.stored, 5);
+    }
+}
+
+/// It computed them itself, as the other did before it had published them.
+#[test]
+fn a_later_publisher_that_knows_the_tokens_tells_them() {
+    for first_tells in [false, true] {
+        let (cache, mirror) = heard(16);
+        let (tokens, hashes) = (tokens(3), cache.prompt(&tokens(3)).hashes().to_vec());
+        cache.admit_hashed(s(1), &hashes, 12).unwrap();
+        cache.admit(s(2), &tokens).unwrap();
+        let order = if first_tells { [2, 1] } else { [1, 2] };
+        for id in order {
+            cache.commit(s(id), 12).unwrap();
+        }
+        assert_told(&cache, &mirror, &tokens);
+        assert_eq!(mirror.held().stored, 3);
+        // Its block goes, and the other's stays.
+        cache.free(s(2)).unwrap();
+        cache.allocate(s(9), cache.free_block_count() * BLOCK_SIZE).unwrap();
+        assert_told(&cache, &mirror, &tokens);
+        cache.free(s(1)).unwrap();
+        cache.free(s(9)).unwrap();
+        cache.allocate(s(9), 16 * BLOCK_SIZE).unwrap();
+        assert_eq!(mirror.held().counts(), (3, 3));
+        assert_empties(&cache);
+    }
+}
+
+/// What follows an untold content is hidden until that one is told, and then comes behind it.
+#[test]
+fn children_of_an_untold_content_are_told_after_it() {
+    let (cache, mirror) = heard(16);
+    let tokens = tokens(4);
+    // Computed by one that knows the tokens; then the first two blocks are lost, and come by hashes.
+    let prompt = cache.prompt(&tokens);
+    let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    sequence.commit(16).unwrap();
+    assert_told(&cache, &mirror, &tokens);
+    sequence.apply_streaming_llm(0, 8);
+    cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
+    assert_eq!(mirror.held().contents.len(), 0);
+    cache.free(s(9)).unwrap();
+    serve_hashed(&cache, 1, &tokens[..8]);
+    assert_eq!(cache.probe(&[&tokens[..], &[0]].concat()), 16);
+    assert_eq!(mirror.held().contents.len(), 0, "those behind are known, those in front are not");
+    cache.announce_again();
+    assert_eq!(mirror.held().len_and_cleared(), (0, 1));
+    cache.admit(s(2), &tokens[..5]).unwrap(); // knows the first of them
+    assert_told(&cache, &mirror, &tokens[..4]);
+    cache.admit(s(3), &tokens[..9]).unwrap();
+    assert_told(&cache, &mirror, &tokens);
+    cache.announce_again();
+    assert_told(&cache, &mirror, &tokens);
+    drop(sequence);
+    assert_empties(&cache);
+}
+
+#[test]
+fn a_reset_forgets_what_was_not_told() {
+    let (cache, mirror) = heard(16);
+    serve_hashed(&cache, 1, &tokens(3));
+    cache.reset_prefix_cache();
+    let sequence = cache.admit(s(2), &tokens(3)).unwrap();
+    assert_eq!(sequence.cached_tokens, 0);
+    assert_eq!(mirror.held().stored, 0);
+    cache.commit(s(2), 12).unwrap();
+    assert_told(&cache, &mirror, &tokens(3));
+}
+
+/// A caller that hashes itself may start anywhere: the tokens come with the place in their prompt.
+#[test]
+fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens() {
+    let (cache, mirror) = heard(16);
+    let extra = ExtraKeys::default().with_salt("tenant");
+    let tokens = tokens(3);
+    let prompt = cache.prompt_with(&tokens, &extra);
+    let middle = Prompt::from_hashes(&prompt.hashes()[1..2], 4);
+    cache.admit_prompt(s(1), &middle, &AdmitOptions::default()).unwrap();
+    cache.commit(s(1), 4).unwrap();
+    let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    sequence.commit(12).unwrap();
+    let hashes: Vec<BlockHash> = prompt.hashes().to_vec();
+    let held = mirror.held();
+    assert_eq!(held.contents[&hashes[0]], (None, tokens[..4].to_vec()));
+    assert_eq!(held.contents[&hashes[1]], (Some(hashes[0]), tokens[4..8].to_vec()));
+    assert_eq!(held.contents[&hashes[2]], (Some(hashes[1]), tokens[8..].to_vec()));
+}
