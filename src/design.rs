@@ -112,12 +112,19 @@
 //!   table, fence 7 ──lets go: its references wait here         └──> an older open step, or the pool
 //! ```
 //!
-//! An open step is a word in one of 64 slots. A table knows the newest step that it took part in, its
+//! An open step is a word in a slot. There are 64 slots, and as many again whenever all are taken. A table
+//! knows the newest step that it took part in, its
 //! *fence*, and hands what it lets go of to that step while it is open: references, not ids, so that
 //! counts say all the while who owns a block, and sharers outside of the step copy and wait as ever. A
 //! step that ends hands on to the newest older one that is open, because the table may have taken part in
 //! that one too; no step waits for a newer one. Opening and ending are an exchange each, and a reference to
 //! the pool taken and let go; a table that took part in no step pays a comparison.
+//!
+//! An eviction counts what only open steps own as given up, because evicting more would free nothing
+//! sooner: it reads what the steps hold under all their locks, so that nothing is on its way from one to the
+//! other or to the pool meanwhile. (A slot that gives back what it held says so until that is room.) Where
+//! a block has as many owners as steps hold references to it, and runs that only steps hold count one
+//! each, it is coming. Utilization counts it as used until it is back.
 //!
 //! A row that was grown in place is found without a look at any word: who wrote its last, partly filled
 //! block once, or got it new, is its only owner until it is forked, and such a block is never published.
@@ -197,6 +204,8 @@
 //! | `word` exchange, AcqRel, in `release_shared` | the Acquire exchange in `reclaim` | what each user did with a block, to who reclaims it |
 //! | `word` store, Release, in `undo_reclaim` | the Acquire exchange in `acquire` | what each user did with a block that was put back, to who matches it |
 //! | `renames` and name stores, Release | their Acquire loads | a probe that reads a part of a new name sees that it is new |
+//! | a step's word, store, Release, in `SetOnDrop::drop` | its Acquire load in `try_holdings` | what a step gave back, to who counts what is in use but for steps |
+//! | the number of slots, store, Release, in `Slots::grow` | its Acquire load in `Slots::len` | the words of the new slots |
 //! | `evictions_over`, Release, in `evict_one` | its Acquire load in `evict` | what an eviction gave back, to who looks for the next victim |
 //! | `fence(SeqCst)` in `publish` | itself | of two publishers of one content one sees both |
 //! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |

@@ -122,6 +122,49 @@ fn something_new_under_the_id_ends_what_is_said_of_the_old() -> Result<()> {
 }
 
 #[test]
+fn evicted_ids_are_remembered_until_freed_and_then_take_no_place() -> Result<()> {
+    let cache = cache(8);
+    for id in 0..4 {
+        allocate(&cache, id, 1, Some(1))?;
+    }
+    allocate(&cache, 9, 1, None)?;
+    assert_eq!(cache.evict_to_threshold(0.0)?.len(), 5);
+    let ids = |cache: &PagedKvCache| {
+        let stats = cache.stats();
+        (stats.evicted_ids, stats.evicted_ids_forgotten)
+    };
+    assert_eq!(ids(&cache), (4, 0), "the one without an owner is not remembered");
+    assert_eq!(cache.free(s(2)), Err(PagedKvError::SequenceEvicted(s(2))));
+    assert_eq!(ids(&cache), (3, 0));
+    allocate(&cache, 3, 1, None)?;
+    assert_eq!(ids(&cache), (2, 0), "something new is under the id");
+    assert_eq!(cache.free_when_released(s(0)), Err(PagedKvError::SequenceEvicted(s(0))));
+    assert_eq!(ids(&cache), (1, 0));
+    Ok(())
+}
+
+/// Owners that never ask do not fill the memory.
+#[test]
+fn the_oldest_evicted_ids_are_forgotten_beyond_a_bound() -> Result<()> {
+    const MOST: u64 = 65_536;
+    const BATCH: u64 = 4_096;
+    let cache = cache(BATCH as usize);
+    for first in (0..MOST + BATCH).step_by(BATCH as usize) {
+        for id in first..first + BATCH {
+            allocate(&cache, id, 1, Some(1))?;
+        }
+        assert_eq!(cache.evict_to_threshold(0.0)?.len() as u64, BATCH);
+    }
+    let stats = cache.stats();
+    assert_eq!((stats.evicted_ids as u64, stats.evicted_ids_forgotten), (MOST, BATCH));
+    let missing = |id| cache.touch(s(id)).unwrap_err();
+    assert_eq!(missing(BATCH - 1), PagedKvError::SequenceNotFound(s(BATCH - 1)));
+    assert_eq!(missing(BATCH), PagedKvError::SequenceEvicted(s(BATCH)));
+    assert_eq!(cache.free(s(0)), Err(PagedKvError::SequenceNotFound(s(0))));
+    Ok(())
+}
+
+#[test]
 fn several_forks_come_all_or_none() -> Result<()> {
     let cache = cache(8);
     allocate(&cache, 1, 1, Some(1))?;

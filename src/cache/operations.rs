@@ -326,7 +326,9 @@ impl PagedKvCache {
     /// Says whose a sequence is, and its forks from now on. An owner evicts its own sequences
     /// ([`evict_for`](Self::evict_for)), and learns of those that were evicted: an operation on one is
     /// refused with [`SequenceEvicted`](PagedKvError::SequenceEvicted), until its owner frees it (which
-    /// says so a last time) or something new comes under its id. Takes one shard lock.
+    /// says so a last time) or something new comes under its id. The last 65,536 ids are remembered
+    /// ([`CacheStats::evicted_ids`](crate::CacheStats::evicted_ids)); older ones count as not found. Takes
+    /// one shard lock.
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),

@@ -12,7 +12,7 @@ use crate::pool::PoolHandle;
 use crate::pool::fence::coming::Owned;
 use crate::pool::fence::holdings::{Holdings, PATIENCE};
 use crate::pool::run::held_only_by;
-use crate::sync::Arc;
+use crate::sync::{Arc, into_last};
 use crate::table::{BlockTable, Run};
 
 /// A sequence that was shown, not another one of its id.
@@ -23,6 +23,37 @@ type Shown = (SeqId, AdmissionEpoch);
 pub(super) struct Prospects {
     tables: Vec<Assets>,
     worth: HashSet<Shown>,
+}
+
+/// Blocks of runs whose other holders left while they were assessed. They are released when this is
+/// dropped, which may run a caller's waker: with no lock held.
+#[must_use = "it is dropped outside of the lock under which it was made"]
+pub(super) struct Leftover {
+    ids: Vec<Box<[BlockId]>>,
+    pool: Option<PoolHandle>,
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        let pool = self.pool.iter();
+        pool.for_each(|pool| self.ids.iter().for_each(|ids| pool.give(ids)));
+    }
+}
+
+impl Leftover {
+    /// Ends the holds of the tables on their runs.
+    fn of(tables: Vec<Assets>) -> Self {
+        let (pool, mut ids) = (tables.first().map(|table| table.pool.clone()), Vec::new());
+        for table in tables {
+            let mut next = table.newest_run;
+            while let Some(run) = next.and_then(into_last) {
+                let (own, parent) = run.thaw();
+                ids.push(own);
+                next = parent;
+            }
+        }
+        Self { ids, pool }
+    }
 }
 
 /// What a sequence owns.
@@ -44,15 +75,19 @@ impl Prospects {
     }
 
     /// Decides, once all have been added.
-    pub(super) fn judge(&mut self) {
+    pub(super) fn judge(&mut self) -> Leftover {
         let tables = std::mem::take(&mut self.tables);
-        let Some(pool) = tables.first().map(|table| &table.pool) else {
-            return;
-        };
+        if let Some(pool) = tables.first().map(|table| &table.pool) {
+            self.judge_tables(&tables, pool);
+        }
+        Leftover::of(tables)
+    }
+
+    fn judge_tables(&mut self, tables: &[Assets], pool: &PoolHandle) {
         // What steps hold is free when they end, and no step ends before all is counted.
         let holdings = pool.holdings(&mut { PATIENCE });
-        let owned = known_owners(&tables, holdings.as_ref());
-        for table in &tables {
+        let owned = known_owners(tables, holdings.as_ref());
+        for table in tables {
             let would_free = |&id: &BlockId| owned.has_no_others(pool, id);
             let mut runs = std::iter::successors(table.newest_run.as_ref(), |run| run.parent());
             if table.private.iter().any(would_free)

@@ -84,7 +84,10 @@ pub(crate) fn held_only_by<'a>(
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.pool.give(&self.ids);
+        // A run that was thawed has none, and wakes no one.
+        if !self.ids.is_empty() {
+            self.pool.give(&self.ids);
+        }
         // A loop, not the recursion that dropping `parent` would be: chains can be long.
         let mut parent = self.parent.take();
         while let Some(mut run) = parent.and_then(into_last) {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use paged_kv::{AppendBatch, BlockId, Lease, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{AppendBatch, BlockId, Lease, Owner, PagedKvCache, PagedKvError, SeqId};
 
 use crate::common::assert_empties;
 use crate::common::random::Random;
@@ -112,6 +112,48 @@ fn no_block_is_ever_in_two_sequences_hands_and_no_leased_one_is_evicted() {
             owners.assert_empty();
             assert_empties(&cache);
         }
+    });
+}
+
+/// Ids come again and again, first without an owner, then the second one's, and at last the first one's.
+/// Only then may an eviction for the first owner take them.
+#[test]
+fn an_eviction_for_one_owner_never_takes_a_sequence_of_another() {
+    const IDS: usize = 4;
+    watched(|| {
+        let cache = cache(IDS, 4);
+        let places: Vec<Mutex<()>> = (0..IDS).map(|_| Mutex::new(())).collect();
+        let evicted = AtomicU64::new(0);
+        for_a_while(1, |random, number| {
+            if number % 2 == 0 {
+                let mut out = Vec::new();
+                _ = cache.evict_for(Owner(1), 1 + random.below(IDS), &mut out);
+                evicted.fetch_add(out.len() as u64, Ordering::Relaxed);
+                return;
+            }
+            let at = random.below(IDS);
+            let (id, _place) = (SeqId(at as u64), places[at].lock().unwrap());
+            if random.below(2) == 0 {
+                _ = cache.free(id);
+            }
+            match cache.allocate(id, 4) {
+                Ok(()) | Err(PagedKvError::SequenceExists(_)) => {}
+                Err(refusal) => panic!("{refusal}: each id has its block"),
+            }
+            // It may be the first owner's still, and be evicted until this.
+            if cache.set_owner(id, Owner(2)).is_err() {
+                return;
+            }
+            if random.below(2) == 0 {
+                drop(cache.lease(&[id]).expect("it is nobody's to evict"));
+            }
+            cache.touch(id).expect("an eviction for another owner took it");
+            let owner = cache.get_sequence(id).expect("it is nobody's to evict").owner;
+            assert_eq!(owner, Some(Owner(2)));
+            cache.set_owner(id, Owner(1)).expect("it is nobody's to evict");
+        });
+        assert!(evicted.into_inner() > 0, "nothing was ever evicted");
+        assert_empties(&cache);
     });
 }
 

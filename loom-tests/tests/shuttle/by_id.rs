@@ -1,9 +1,9 @@
 //! Do the operations by id keep out of each other's way, in a cache that is too small for them?
 
 use paged_kv::PagedKvError::{
-    NothingToEvict, OutOfMemory, SequenceExists, SequenceLeased, SequenceNotFound,
+    NothingToEvict, OutOfMemory, SequenceEvicted, SequenceExists, SequenceLeased, SequenceNotFound,
 };
-use paged_kv::{PagedKvCache, SeqId};
+use paged_kv::{Owner, PagedKvCache, SeqId};
 use shuttle::thread::scope;
 
 use crate::explore::explore;
@@ -160,4 +160,45 @@ fn truncating_trimming_and_touching_meet_an_eviction() {
         });
         assert_all_free_at_end(&cache);
     });
+}
+
+/// A sequence that is given away, or that another one comes under the id of, stays: with its own lock or
+/// without.
+#[test]
+fn an_eviction_for_an_owner_takes_nothing_that_is_not_its_own() {
+    for comes_again in [false, true] {
+        explore(move || {
+            let cache = cache(6);
+            cache.allocate(A, 4).expect("there is room");
+            cache.set_owner(A, Owner(1)).expect("it is there");
+            scope(|scope| {
+                let evicted = scope.spawn(|| {
+                    let mut out = Vec::new();
+                    let freed = cache.evict_for(Owner(1), 1, &mut out);
+                    assert_eq!(freed.is_ok(), !out.is_empty());
+                    freed
+                });
+                scope.spawn(|| drop(cache.lease(&[A])));
+                let stays = if comes_again {
+                    match cache.free(A) {
+                        Ok(()) | Err(SequenceEvicted(A)) => {}
+                        Err(SequenceLeased(A)) => return,
+                        Err(refusal) => panic!("refused with {refusal}"),
+                    }
+                    cache.allocate(A, 4).expect("the id and its blocks are free");
+                    true
+                } else {
+                    match cache.set_owner(A, Owner(2)) {
+                        Ok(()) => true,
+                        Err(SequenceEvicted(A)) => false,
+                        Err(refusal) => panic!("refused with {refusal}"),
+                    }
+                };
+                let evicted = evicted.join().expect("it ended");
+                assert_eq!(cache.get_sequence(A).is_some(), stays, "{evicted:?}");
+                assert!(!stays || comes_again || evicted == Err(NothingToEvict));
+            });
+            assert_all_free_at_end(&cache);
+        });
+    }
 }

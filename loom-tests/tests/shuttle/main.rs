@@ -14,6 +14,7 @@ mod linear_pool;
 mod linear_sequence;
 mod reuse;
 mod statistics;
+mod steps;
 mod waiting;
 mod workload;
 

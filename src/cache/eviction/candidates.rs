@@ -76,14 +76,16 @@ impl PagedKvCache {
     pub(super) fn prospects(&self, is_one: impl Fn(&Live) -> bool) -> Prospects {
         // One at a time: an assessment holds the runs it counts, and another would count it. But
         // whoever holds a sequence's lock must not wait for one that may want it.
-        let _alone = (!is_looking()).then(|| self.assessing.lock());
+        let alone = (!is_looking()).then(|| self.assessing.lock());
         let mut prospects = Prospects::default();
         self.for_each_unleased(|id, live| {
             if is_one(live) {
                 prospects.add(id, live.epoch, live.sequence().table());
             }
         });
-        prospects.judge();
+        let leftover = prospects.judge();
+        drop(alone);
+        drop(leftover);
         prospects
     }
 

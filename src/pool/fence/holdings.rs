@@ -80,7 +80,8 @@ impl Fences {
                 continue;
             }
             let held = self.slots.held(slot).lock();
-            let seen = word.load(Ordering::Acquire);
+            // Relaxed: a thread that ends a step has this lock before it says that the step is over.
+            let seen = word.load(Ordering::Relaxed);
             let fence = Fence { number: seen >> NUMBER, slot: slot as u32 };
             match (seen & OPEN != 0, seen & HOLDS != 0) {
                 (true, true) => steps.push((fence, held)),
@@ -88,9 +89,10 @@ impl Fences {
                 (_, false) => {}
             }
         }
-        // A step that ended since handed what it held to one that had been passed by.
+        // A step that ended since handed what it held to one that had been passed by. Relaxed: it did so
+        // before it was found over.
         let holding = self.slots.words(self.slots.len());
-        let holding = holding.filter(|word| word.load(Ordering::Acquire) & HOLDS != 0).count();
+        let holding = holding.filter(|word| word.load(Ordering::Relaxed) & HOLDS != 0).count();
         if holding != steps.len() {
             is_all = Err(Changing);
         }
