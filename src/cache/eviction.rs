@@ -11,6 +11,7 @@ mod removal;
 mod tests;
 
 use self::pressure::Pressure;
+use self::removal::evictions_of_this_thread;
 use super::PagedKvCache;
 use super::slot::Live;
 use crate::error::{PagedKvError, Result};
@@ -53,7 +54,8 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn needs_eviction(&self) -> bool {
-        Pressure::new(self, self.eviction_threshold).is_at_or_above()
+        self.utilization() >= self.eviction_threshold
+            && Pressure::new(self, self.eviction_threshold).is_at_or_above()
     }
 
     /// The sequence that [`evict`](Self::evict) would take now. `O(sequences)`; if the first one
@@ -120,10 +122,11 @@ impl PagedKvCache {
             let over = self.evictions_over.load(Ordering::Acquire);
             let Some(victim) = self.select_victim() else {
                 // Relaxed: what an eviction took out of the map was not found under the map's locks.
-                if self.evictions_begun.load(Ordering::Relaxed) == over {
+                if self.evictions_begun.load(Ordering::Relaxed) <= over + evictions_of_this_thread()
+                {
                     break;
                 }
-                // What is being evicted still owned what others share with it.
+                // What another thread evicts still owned what others share with it.
                 backoff.wait();
                 continue;
             };
@@ -168,7 +171,7 @@ impl PagedKvCache {
         }
         let mut evicted = Vec::new();
         let mut pressure = Pressure::new(self, threshold);
-        if !pressure.is_above() {
+        if self.utilization() <= threshold || !pressure.is_above() {
             return Ok(evicted);
         }
         let trimmed = self.trim_to_threshold(&mut pressure);

@@ -20,8 +20,7 @@ impl<'a> Pressure<'a> {
         Self { cache, threshold, coming: Coming::new(), blocks_in_use: 0 }
     }
 
-    /// True if utilization would be above the threshold once the steps that are open have ended. A few
-    /// loads if it is not above it now, or if no step holds anything.
+    /// True if utilization would be above the threshold once the steps that are open have ended.
     pub(super) fn is_above(&mut self) -> bool {
         self.exceeds(|utilization, threshold| utilization > threshold)
     }
@@ -37,9 +36,6 @@ impl<'a> Pressure<'a> {
     }
 
     fn exceeds(&mut self, is_too_high: impl Fn(f64, f64) -> bool) -> bool {
-        if !is_too_high(self.cache.utilization(), self.threshold) {
-            return false;
-        }
         let blocks = self.cache.pool.blocks();
         self.blocks_in_use = self.coming.in_use(blocks);
         if self.is_too_much(&is_too_high) {

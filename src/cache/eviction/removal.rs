@@ -4,17 +4,38 @@
 //! Invariant: a sequence that is leased at that moment stays, so does another one of the same id, and so
 //! does one that has another owner by now, if it was chosen for its owner.
 
+use std::cell::Cell;
+
 use crate::cache::PagedKvCache;
 use crate::cache::slot::{Live, SharedSlot, Slot};
 use crate::evict::EvictionKey;
 use crate::id::{Owner, SeqId};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering, thread_local};
+
+thread_local! {
+    /// Evictions that this thread has begun and not ended: more than one if a waker evicts.
+    static UNDER_WAY: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Evictions that a thread must not wait for, because they wait for it: it evicts in a waker of its own
+/// eviction.
+pub(super) fn evictions_of_this_thread() -> u64 {
+    UNDER_WAY.with(Cell::get)
+}
 
 /// Says, also after a panic, that an eviction is over.
 struct Over<'a>(&'a AtomicU64);
 
+impl<'a> Over<'a> {
+    fn new(evictions_over: &'a AtomicU64) -> Self {
+        UNDER_WAY.with(|under_way| under_way.set(under_way.get() + 1));
+        Self(evictions_over)
+    }
+}
+
 impl Drop for Over<'_> {
     fn drop(&mut self) {
+        UNDER_WAY.with(|under_way| under_way.set(under_way.get() - 1));
         // Release: pairs with the load in `evict`; what this eviction gave back is seen.
         self.0.fetch_add(1, Ordering::Release);
     }
@@ -47,7 +68,7 @@ impl PagedKvCache {
                 Attempt::Busy(shared) => drop(shared.write()),
             }
         };
-        let over = Over(&self.evictions_over);
+        let over = Over::new(&self.evictions_over);
         let seen = look(&live);
         drop(live);
         drop(over);

@@ -163,6 +163,15 @@ fn an_attempt_in_vain_is_no_eviction_under_way() {
     assert_eq!(cache.evict(), Err(PagedKvError::NothingToEvict), "at once");
 }
 
+/// As a waker does that is called while the victim's blocks are released.
+#[test]
+fn an_eviction_inside_an_eviction_does_not_wait_for_it() {
+    let (cache, key) = chosen(8);
+    let inside = cache.evict_one(&key, None, |_| (cache.evict(), evictions_of_this_thread()));
+    assert_eq!(inside, Some((Err(PagedKvError::NothingToEvict), 1)));
+    assert_eq!(evictions_of_this_thread(), 0);
+}
+
 #[test]
 fn the_refusal_of_an_evicted_sequence_is_of_that_sequence() {
     let (cache, key) = chosen(8);
