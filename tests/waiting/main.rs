@@ -8,6 +8,8 @@ mod histories;
 mod needs;
 mod nothing;
 mod order;
+#[path = "../common/random.rs"]
+mod random;
 mod room;
 mod stalled;
 

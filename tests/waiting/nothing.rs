@@ -23,13 +23,13 @@ fn take_nothing(cache: &PagedKvCache) {
         drop(cache.append(SeqId(id), 0).unwrap());
         cache.append_blocking(SeqId(id), 0, now).map(drop).unwrap();
         cache.fork(SeqId(id), SeqId(id + 10)).unwrap();
-        [id, id + 10].map(|id| cache.free(SeqId(id)).unwrap());
+        [id, id + 10].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
     }
     assert!(Task::new(cache.reserve_wait(0, patient())).poll().is_ready());
     assert!(Task::new(cache.allocate_wait(SeqId(10), 0, patient())).poll().is_ready());
     let admit = cache.admit_wait(SeqId(11), &empty, &options, patient());
     assert!(Task::new(admit).poll().is_ready());
-    [10, 11].map(|id| cache.free(SeqId(id)).unwrap());
+    [10, 11].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
 }
 
 /// What is matched in blocks that are in use takes nothing either.
@@ -42,7 +42,7 @@ fn share(cache: &PagedKvCache) {
     assert!(Task::new(admit).poll().is_ready());
     let (handle, _) = cache.admit_sequence(&prompt, &options).unwrap();
     assert_eq!(handle.num_blocks(), 2);
-    [10, 11].map(|id| cache.free(SeqId(id)).unwrap());
+    [10, 11].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
 }
 
 #[test]

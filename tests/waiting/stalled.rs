@@ -225,6 +225,6 @@ fn a_sequence_with_blocks_is_told_where_all_are_leased() {
     assert_eq!((first.wakes(), empty.wakes()), (0, 0));
     assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
     drop((lease, first, empty));
-    [1, 2, 9].map(|id| cache.free(SeqId(id)).unwrap());
+    [1, 2, 9].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
     assert_all_back(&cache);
 }

@@ -1,0 +1,151 @@
+//! What holds of waiters while no operation runs and all that were woken have been polled?
+//!
+//! - None waits whose sequence is gone, and none grows a later one of its id.
+//! - Not all sequences that have blocks wait, if no block is held elsewhere.
+//! - The first in turn, and those that may pass it, are refused if they ask.
+//! - No new request is passed by more than allowed of those behind it.
+
+use std::collections::HashSet;
+
+use paged_kv::PagedKvError::{
+    DeadlinePassed, OutOfMemory, SequenceEvicted, SequenceExists, SequenceNotFound, Stalled,
+};
+use paged_kv::{Fairness, PagedKvError, SeqId};
+
+use super::world::{Kind, Task, World};
+
+impl World<'_> {
+    /// Checks what a task came to, which was the one at `at`.
+    pub fn check_result(
+        &mut self,
+        task: &Task<'_>,
+        told: &Result<(), PagedKvError>,
+        at: usize,
+        is_first: bool,
+        waited: bool,
+    ) {
+        if let Kind::Append { id, admission, .. } = task.kind {
+            let is_there = self.admissions[id as usize] == Some(admission);
+            match told {
+                Ok(()) => assert!(is_there, "a later sequence of its id has grown"),
+                Err(SequenceNotFound(_) | SequenceEvicted(_)) => assert!(!is_there),
+                Err(Stalled(of)) => {
+                    assert_eq!(*of, SeqId(id));
+                    assert!(self.all_others_wait(id), "others could release blocks");
+                }
+                // It never fits, or since the sequence grew otherwise.
+                Err(OutOfMemory { .. } | DeadlinePassed) => {}
+                Err(refusal) => panic!("{refusal}"),
+            }
+            return;
+        }
+        match told {
+            Ok(()) if waited => {
+                let at_most = match self.shape.fairness {
+                    Fairness::Fifo => 0,
+                    Fairness::Bypass { at_most } => at_most,
+                };
+                let is_new = |task: &&mut Task<'_>| !matches!(task.kind, Kind::Append { .. });
+                for before in self.tasks[..at].iter_mut().filter(is_new) {
+                    before.passed += 1;
+                    assert!(before.passed <= at_most, "{:?} is passed too often", before.kind);
+                }
+            }
+            Err(OutOfMemory { .. }) => assert!(is_first, "it never fits: told at once"),
+            Ok(()) | Err(DeadlinePassed | SequenceExists(_)) => {}
+            Err(refusal) => panic!("{refusal}"),
+        }
+    }
+
+    /// Checks all that can be seen without asking for the waiters.
+    pub fn check(&mut self) {
+        assert_eq!(self.cache.num_waiting(), self.tasks.len());
+        for task in &self.tasks {
+            if let Kind::Append { id, admission, .. } = task.kind {
+                assert_eq!(self.admissions[id as usize], Some(admission), "its sequence is gone");
+            }
+        }
+        assert!(!self.is_stalled(), "all sequences wait for each other, and none is told");
+        self.check_fixed_needs();
+    }
+
+    /// Requests of a fixed number of blocks: the first in turn, and the smallest that may pass it.
+    fn check_fixed_needs(&self) {
+        if self.tasks.iter().any(|task| matches!(task.kind, Kind::Append { .. })) {
+            return;
+        }
+        let need = |task: &Task<'_>| {
+            let blocks = match task.kind {
+                Kind::Reserve { blocks } => blocks,
+                Kind::Allocate { tokens, .. } => tokens.div_ceil(4),
+                _ => return None,
+            };
+            Some(blocks + self.shape.watermark)
+        };
+        let room = self.cache.free_block_count();
+        let Some(first) = self.tasks.first() else {
+            return;
+        };
+        assert!(need(first).is_none_or(|need| need > room), "the first would be served");
+        if let Fairness::Bypass { at_most } = self.shape.fairness
+            && first.passed < at_most
+        {
+            let smallest = self.tasks[1..].iter().filter_map(need).min();
+            assert!(smallest.is_none_or(|need| need > room), "one that may pass would be served");
+        }
+    }
+
+    /// True if all sequences that have blocks wait to grow, and nothing else has or shares blocks.
+    fn is_stalled(&self) -> bool {
+        let appends = self.tasks.iter().any(|task| matches!(task.kind, Kind::Append { .. }));
+        let outside = self.handles.len() + self.named.len() + self.rooms.len() + self.steps.len();
+        let copies = self.appends.iter().any(|append| append.copy.is_some());
+        if !appends || outside > 0 || copies || self.freed_leased {
+            return false;
+        }
+        let mut blocks = HashSet::new();
+        for id in self.cache.sequence_ids() {
+            let info = self.cache.get_sequence(id).unwrap();
+            if !info.block_ids.is_empty() && !self.waits(id.0) {
+                return false;
+            }
+            blocks.extend(info.block_ids);
+        }
+        self.cache.used_block_count() <= blocks.len()
+    }
+
+    fn all_others_wait(&self, told: u64) -> bool {
+        let has_blocks = |id: &SeqId| !self.cache.get_sequence(*id).unwrap().block_ids.is_empty();
+        let others = self.cache.sequence_ids().into_iter().filter(|id| id.0 != told);
+        others.filter(has_blocks).all(|id| self.waits(id.0))
+    }
+
+    fn waits(&self, of: u64) -> bool {
+        let is_of = |task: &Task<'_>| matches!(task.kind, Kind::Append { id, .. } if id == of);
+        self.tasks.iter().any(is_of)
+    }
+
+    /// Polls the waiters though none was woken: none is served, nor told anything.
+    pub fn poll_all_unwoken(&mut self) {
+        self.log.push("all are polled unwoken".to_owned());
+        let mut at = 0;
+        while at < self.tasks.len() {
+            if self.poll_unwoken(at) {
+                at += 1;
+            } else {
+                // It has left, and the next ones may be due now.
+                self.run_woken();
+                at = 0;
+            }
+        }
+    }
+
+    /// Polls a waiter though it was not woken. True if it still waits; false if its id was taken, or its
+    /// sequence is too long by now, of which it learns in its turn only.
+    pub fn poll_unwoken(&mut self, at: usize) -> bool {
+        let told = self.poll(at, false);
+        let of_no_use = matches!(told, Some(Err(SequenceExists(_) | OutOfMemory { .. })));
+        assert!(told.is_none() || of_no_use, "it slept though this was due: {told:?}");
+        told.is_none()
+    }
+}

@@ -1,0 +1,1 @@
+//! The same rules, after threads have done all this at once.
