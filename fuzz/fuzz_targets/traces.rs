@@ -1,11 +1,12 @@
-//! Is there a trace file that makes the parsers panic? The first byte chooses the format and whether
-//! it is compressed; the rest is the file.
+//! Is there a trace file that makes the parsers panic? The first byte chooses the format; the rest is
+//! the file, compressed or not.
 #![no_main]
 
 /// The program's own files, as they are.
-#[allow(dead_code)] // of the requests only what the parsers use
+#[allow(dead_code, unused_imports)] // of the requests only what the parsers use
 #[path = "../../src/bin/paged-kv"]
 mod program {
+    pub mod contents;
     pub mod request;
     pub mod trace;
 }
@@ -15,8 +16,9 @@ use std::num::NonZeroUsize;
 
 use libfuzzer_sys::fuzz_target;
 
-use program::request;
+use program::request::Request;
 use program::trace::{Format, Lines, id_tokens, read};
+use program::{contents, request};
 
 /// A few bytes of compressed text can be many lines.
 const REQUESTS_MOST: usize = 10_000;
@@ -26,15 +28,17 @@ const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 fuzz_target!(|bytes: &[u8]| {
     let [first, file @ ..] = bytes else { return };
     let format = if first & 1 == 0 { Format::Mooncake } else { Format::Azure };
-    let name = if first & 2 == 0 { "trace" } else { "trace.gz" };
-    let lines = Lines::new(name.to_owned(), Cursor::new(file.to_owned()));
-    match read(format, lines, REQUESTS_MOST) {
-        Ok(requests) => {
-            for request in &requests {
-                let tokens = request.prompt_tokens().checked_add(request.output_tokens());
-                tokens.expect("a request's tokens can be counted");
-            }
-            _ = id_tokens(&requests, BLOCK_SIZE, None);
+    let lines = Lines::new("trace".to_owned(), Cursor::new(file.to_owned()));
+    match read(format, lines.expect("bytes can be read"), REQUESTS_MOST) {
+        Ok(trace) => {
+            let tokens = |request: &Request| (request.prompt_tokens(), request.output_tokens());
+            let sum =
+                trace.requests.iter().map(tokens).try_fold(0_usize, |sum, (prompt, output)| {
+                    sum.checked_add(prompt)?.checked_add(output)
+                });
+            sum.expect("all tokens can be counted");
+            _ = id_tokens(&trace, BLOCK_SIZE, None);
+            _ = id_tokens(&trace, BLOCK_SIZE, Some(BLOCK_SIZE));
         }
         Err(error) => assert!(error.to_string().starts_with("trace"), "{error} names no file"),
     }

@@ -5,10 +5,15 @@
 
 #![cfg(feature = "cli")]
 
+mod contents;
+mod ids;
 mod input;
+mod limits;
+mod outputs;
 mod program;
 #[cfg(feature = "events")]
 mod publish;
 mod reuse;
 mod serving;
+mod sources;
 mod sweep;

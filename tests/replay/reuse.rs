@@ -56,12 +56,12 @@ fn blocks_that_do_not_divide_an_id_are_refused() {
 #[test]
 fn ids_that_no_length_explains_are_refused_until_told() {
     let lines = r#"{"timestamp":0,"input_length":100,"output_length":1,"hash_ids":[1,2,3]}
-{"timestamp":0,"input_length":100,"output_length":1,"hash_ids":[1]}
+{"timestamp":0,"input_length":100,"output_length":1,"hash_ids":[1,2]}
 "#;
     let trace = file("unexplained.jsonl", lines.as_bytes());
     let error = refusal(&[text(&trace)]);
     assert!(error.contains("--id-tokens"), "{error}");
-    report(&[text(&trace), "--id-tokens", "32"]);
+    report(&[text(&trace), "--id-tokens", "48"]);
 }
 
 /// At most half a point under LRU at any capacity that the oracle was asked for, and equal where

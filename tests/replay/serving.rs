@@ -125,13 +125,6 @@ fn a_worker_without_a_victim_puts_its_youngest_back() {
 }
 
 #[test]
-fn a_trace_without_requests_is_served_at_once() {
-    let trace = file("nothing.jsonl", b"");
-    let report = report(&[text(&trace), "--threads", "4"]);
-    assert_eq!((number(&report, "requests"), number(&report, "blocks_allocated")), (0, 0));
-}
-
-#[test]
 fn the_summary_is_for_people() {
     let output = replay(&["--requests", "1200", "--threads", "2"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

@@ -1,4 +1,4 @@
-//! What may be asked on the command line?
+//! `Arguments`: what the command line asks for.
 //!
 //! Whatever leaves this file is in range: sizes are not zero, the threshold is in 0..=1, the
 //! strategy is one the cache has. Nothing here looks at files or at the cache.
@@ -11,12 +11,31 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use paged_kv::{EvictionStrategy, ReclaimPolicy};
 
+use crate::trace::{Format, LONGEST_MIB};
+
 /// Priorities that `--strategy priority` gives out, so that there is something to choose by.
 pub const PRIORITY_LEVELS: usize = 4;
 
+/// How a command ends, for `--help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  the command did what was asked
+  1  the cache failed a check
+  2  the command was refused: bad options or input, or memory, threads or files that cannot be had";
+
+/// What a trace may be, for `--help`.
+fn about_traces() -> String {
+    format!(
+        "{EXIT_CODES}\n\n\
+         A trace is a file, a pipe, or - for standard input. Its name tells the format, or --format \
+         does; its first bytes tell whether it is compressed by gzip. Lines may be {LONGEST_MIB} MiB \
+         long."
+    )
+}
+
 /// Drive a paged KV cache with request traces.
 #[derive(Debug, Parser)]
-#[command(name = "paged-kv", version)]
+#[command(name = "paged-kv", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -30,6 +49,7 @@ pub enum Command {
     /// each request it holds, and frees a request that has all its output. An append that finds no
     /// room evicts by the strategy; a prompt that finds none waits; an evicted request is served
     /// again from its prompt; one that the pool cannot hold is rejected.
+    #[command(after_help = about_traces())]
     Replay(ReplayArguments),
 
     /// Find out how much memory a trace is worth: hit rates over cache sizes, as a picture.
@@ -37,6 +57,7 @@ pub enum Command {
     /// Serves the trace once for each size and policy, one request at a time, and writes the share of
     /// prompt blocks that hit against the size of the cache, with what a cache without end would hit:
     /// a CSV file and an SVG picture.
+    #[command(after_help = about_traces())]
     Sweep(SweepArguments),
 
     /// Do everything the cache can do, at random, from many threads, for as long as asked.
@@ -44,6 +65,7 @@ pub enum Command {
     /// Every holder of a block writes its name into a cell behind it and checks that nobody else
     /// has; matched blocks must hold what their hashes promise; workers panic now and then; the
     /// memory must stay flat; and at the end nothing may be left. Leaves with 1 at the first finding.
+    #[command(after_help = EXIT_CODES)]
     Soak(SoakArguments),
 }
 
@@ -86,9 +108,13 @@ impl SoakArguments {
 /// How `replay` serves.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArguments {
-    /// Mooncake JSONL (.jsonl, .jsonl.gz) or Azure CSV (.csv, .csv.gz); without it, a synthetic
-    /// multi-turn workload
+    /// Mooncake JSONL (.jsonl, .jsonl.gz) or Azure CSV (.csv, .csv.gz), - for standard input; without
+    /// it, a synthetic multi-turn workload
     pub trace: Option<PathBuf>,
+
+    /// Format of the trace, jsonl or csv [default: told by its name]
+    #[arg(long, value_name = "FORMAT", value_parser = format, requires = "trace")]
+    pub format: Option<Format>,
 
     /// Workers that share the cache [default: the cores of this machine]
     #[arg(long, short = 't', value_name = "T")]
@@ -131,8 +157,8 @@ pub struct ReplayArguments {
 
     /// Serve only the first R requests of the trace, or make R synthetic ones [default: the
     /// whole trace, or 100000]
-    #[arg(long, value_name = "R")]
-    pub requests: Option<usize>,
+    #[arg(long, value_name = "R", value_parser = requests)]
+    pub requests: Option<NonZeroUsize>,
 
     /// Seed of the synthetic workload
     #[arg(long, default_value = "0")]
@@ -152,13 +178,25 @@ impl ReplayArguments {
     pub fn threads(&self) -> NonZeroUsize {
         self.threads.unwrap_or_else(cores)
     }
+
+    /// Whether listeners are told of contents.
+    pub fn publishes(&self) -> bool {
+        #[cfg(feature = "events")]
+        return self.publish.is_asked_for();
+        #[cfg(not(feature = "events"))]
+        false
+    }
 }
 
 /// What `sweep` tries.
 #[derive(Args, Clone, Debug)]
 pub struct SweepArguments {
-    /// Mooncake JSONL (.jsonl, .jsonl.gz) with `hash_ids`
+    /// Mooncake JSONL (.jsonl, .jsonl.gz) with `hash_ids`, - for standard input
     pub trace: PathBuf,
+
+    /// Format of the trace, jsonl or csv [default: told by its name]
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    pub format: Option<Format>,
 
     /// Sizes of the cache, in blocks [default: from the longest request on, doubled until nothing is
     /// reclaimed]
@@ -180,8 +218,8 @@ pub struct SweepArguments {
     pub id_tokens: Option<NonZeroUsize>,
 
     /// Serve only the first R requests of the trace
-    #[arg(long, value_name = "R")]
-    pub requests: Option<usize>,
+    #[arg(long, value_name = "R", value_parser = requests)]
+    pub requests: Option<NonZeroUsize>,
 
     /// Caches that are tried at once [default: the cores of this machine]
     #[arg(long, short = 't', value_name = "T")]
@@ -206,6 +244,19 @@ impl SweepArguments {
 /// As many threads as this machine runs at once.
 fn cores() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "jsonl" => Ok(Format::Mooncake),
+        "csv" => Ok(Format::Azure),
+        _ => Err("expected jsonl or csv".to_owned()),
+    }
+}
+
+fn requests(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse::<usize>().map_err(|error| error.to_string())?;
+    NonZeroUsize::new(count).ok_or_else(|| "no requests are asked for".to_owned())
 }
 
 fn policy(text: &str) -> Result<ReclaimPolicy, String> {

@@ -1,12 +1,17 @@
-//! `paged-kv`: what does this cache do under a whole day's requests, or under everything at once?
+//! `paged-kv`: runs the cache under a whole day's requests, or under all its operations at once.
 //!
-//! Every command leaves by one of three doors: 0, it did what was asked; 1, the cache failed a
-//! check; 2, the input was bad (a missing file, a malformed line, a size of zero). This file
-//! knows the doors and nothing of what a command does.
+//! Every command ends with one of three codes: 0, it did what was asked; 1, the cache failed a
+//! check; 2, the command was refused (a missing file, a malformed line, a size of zero, memory or
+//! threads that the machine does not have). `--help` says so too. This file knows the codes and
+//! nothing of what a command does.
 
 mod admission;
 mod args;
+mod contents;
+mod crew;
+mod machine;
 mod meter;
+mod outputs;
 mod progress;
 #[cfg(feature = "events")]
 mod publish;
@@ -21,6 +26,7 @@ mod synthetic;
 mod trace;
 mod worker;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -54,8 +60,13 @@ fn main() -> ExitCode {
     match result {
         Ok(verdict) => verdict.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::from(2)
         }
     }
+}
+
+/// Tells standard error, if it is still read: the exit code says the same.
+fn complain(error: &str) {
+    let _ = writeln!(io::stderr(), "error: {error}");
 }

@@ -1,4 +1,4 @@
-//! Who may listen while a trace is replayed? Routers, where `--publish` says.
+//! `Publishing`: tells routers of the cache's contents while a trace is replayed.
 //!
 //! It knows the options of the publisher and nothing of the replay.
 
@@ -39,6 +39,12 @@ pub struct PublishArguments {
     /// Seconds for which events can still be asked for when the replay is over
     #[arg(long, value_name = "S", default_value = "0", requires = "publish")]
     publish_linger: u64,
+}
+
+impl PublishArguments {
+    pub fn is_asked_for(&self) -> bool {
+        self.publish.is_some()
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,31 +1,53 @@
-//! `paged-kv replay`: does the cache hold its promises over a whole trace, and how fast?
+//! `paged-kv replay`: serves a whole trace and checks what it leaves.
 //!
 //! Gets the requests, builds the cache, serves, and then asks the cache what is left: nothing may
 //! be, and its own accounts must agree. This file knows the order of these acts and none of them.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
-use paged_kv::{PagedKvCache, PagedKvCacheBuilder};
+use paged_kv::{BlockHash, PagedKvCache, PagedKvCacheBuilder};
 
-use crate::Verdict;
 use crate::args::ReplayArguments;
+use crate::machine::Memory;
+use crate::outputs;
 use crate::progress::Progress;
 use crate::report::{Report, Setting};
 use crate::request::Request;
 use crate::serve::{Plan, serve};
-use crate::{synthetic, trace};
+use crate::{Verdict, complain, synthetic, trace};
 
 /// Synthetic requests unless a number is asked for.
 const SYNTHETIC_REQUESTS: usize = 100_000;
 
+/// Bytes of a synthetic request, and of its place in the queue.
+const REQUEST_BYTES: usize = size_of::<Request>() + WAITING_BYTES;
+
+/// Bytes of a request's place in the queue, which grows by doubling.
+const WAITING_BYTES: usize = 3 * size_of::<usize>();
+
+/// Bytes of the hashes of a block of the prompt in hand, which grow by doubling and are copied.
+const HASH_BYTES: usize = 4 * size_of::<BlockHash>();
+
+/// Bytes of a token.
+const TOKEN_BYTES: usize = size_of::<u32>();
+
+/// Bytes of a block of which listeners are told, besides its tokens: tables that grow by doubling.
+const LISTENED_BYTES: usize = 200;
+
+/// Address space that the publisher's threads reserve, in bytes.
+const PUBLISHER_BYTES: usize = 192 << 20;
+
 /// Runs the command and prints its report to standard output.
 ///
 /// # Errors
-/// The trace cannot be read, the cache cannot be built as asked, or nobody reads the report.
+/// The trace cannot be read, the machine cannot hold what is asked for, the cache cannot be built, or
+/// the report cannot be written.
 pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
-    let requests = requests(arguments)?;
+    outputs::check_distinct(arguments.trace.as_deref(), &[])?;
+    let Input { name, requests, id_tokens } = input(arguments)?;
+    check_memory(arguments, &requests, id_tokens)?;
     #[cfg(feature = "events")]
     let publishing = crate::publish::Publishing::start(&arguments.publish)?;
     let builder = cache_builder(arguments);
@@ -36,33 +58,25 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     };
     let cache = builder.build().context("cannot build the cache")?;
     let plan = Plan {
-        #[cfg(feature = "events")]
-        as_tokens: publishing.is_some(),
-        #[cfg(not(feature = "events"))]
-        as_tokens: false,
+        as_tokens: arguments.publishes(),
         threads: arguments.threads(),
         live: arguments.live,
         threshold: arguments.threshold,
-        id_tokens: if arguments.reuse {
-            trace::id_tokens(&requests, arguments.block_size, arguments.id_tokens)?
-        } else {
-            None
-        },
+        id_tokens,
     };
     let progress = Progress::new();
     progress.begin(requests.len());
     let served = serve(&cache, &requests, plan, &progress);
     progress.finish();
-    let outcome = match served {
+    let outcome = match served? {
         Ok(outcome) => outcome,
         Err(error) => {
-            eprintln!("error: the cache broke a promise: {error}");
+            complain(&format!("the cache broke a promise: {error}"));
             return Ok(Verdict::Broken);
         }
     };
-    let trace = arguments.trace.as_deref().map_or("synthetic".into(), Path::to_string_lossy);
     let reclaim = arguments.reclaim;
-    let setting = Setting { trace: &trace, requests: requests.len() as u64, plan, reclaim };
+    let setting = Setting { trace: &name, requests: requests.len() as u64, plan, reclaim };
     #[cfg(feature = "events")]
     if let Some(publishing) = publishing {
         publishing.end(&mut io::stderr()).context("cannot say what was published")?;
@@ -72,14 +86,56 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
 }
 
-fn requests(arguments: &ReplayArguments) -> Result<Vec<Request>> {
-    match &arguments.trace {
-        Some(path) => trace::load(path, arguments.requests),
-        None => {
-            let count = arguments.requests.unwrap_or(SYNTHETIC_REQUESTS);
-            Ok(synthetic::requests(arguments.seed, count))
-        }
+/// What is served.
+struct Input {
+    name: String,
+    requests: Vec<Request>,
+    /// Tokens of a content, if prompts share what they have in common.
+    id_tokens: Option<usize>,
+}
+
+fn input(arguments: &ReplayArguments) -> Result<Input> {
+    let Some(path) = &arguments.trace else {
+        let count = arguments.requests.map_or(SYNTHETIC_REQUESTS, NonZeroUsize::get);
+        Memory::new().with(&[count, REQUEST_BYTES]).check(&format!("{count} requests"))?;
+        let requests = synthetic::requests(arguments.seed, count);
+        return Ok(Input { name: "synthetic".to_owned(), requests, id_tokens: None });
+    };
+    let trace = trace::load(path, arguments.format, arguments.requests)?;
+    let id_tokens = if arguments.reuse {
+        trace::id_tokens(&trace, arguments.block_size, arguments.id_tokens)?
+    } else {
+        arguments.id_tokens.map_or(Ok(()), |tokens| trace::check_ids(&trace, tokens))?;
+        None
+    };
+    Ok(Input { name: trace.name, requests: trace.requests, id_tokens })
+}
+
+/// Checks that the machine can hold the cache, the threads, and what each thread has in hand: the
+/// longest prompt by its tokens and hashes, copied once.
+fn check_memory(
+    arguments: &ReplayArguments,
+    requests: &[Request],
+    id_tokens: Option<usize>,
+) -> Result<()> {
+    let (blocks, size) = (arguments.blocks.get(), arguments.block_size.get());
+    let threads = arguments.threads().get();
+    let fitting = requests.iter().filter(|request| request.blocks_needed(size) <= blocks);
+    let named = fitting.filter(|request| id_tokens.is_some() && !request.contents().is_empty());
+    let longest = named.map(Request::prompt_tokens).max().unwrap_or(0);
+    let mut memory = Memory::new()
+        .with_cache(blocks, arguments.reclaim)
+        .with_threads(threads)
+        .with(&[requests.len(), WAITING_BYTES])
+        .with(&[threads, longest / size, HASH_BYTES]);
+    if arguments.publishes() {
+        memory = memory
+            .with_address_space(PUBLISHER_BYTES)
+            .with(&[blocks, LISTENED_BYTES])
+            .with(&[blocks, size, TOKEN_BYTES])
+            .with(&[threads, longest, 2 * TOKEN_BYTES]);
     }
+    memory.check(&format!("{} blocks and {threads} threads", arguments.blocks))
 }
 
 /// The shape of the heads is anything: no tensor is stored.

@@ -1,54 +1,59 @@
-//! What is one request, to a cache that never sees its text?
+//! `Request`: a prompt and an output, in tokens, to a cache that never sees their text.
 //!
-//! Two lengths, whose sum fits a `usize`, and names of the prompt's contents, where the trace gives
-//! them. When it came and from whom is told by its place in the list of requests and by nothing else.
+//! The sum of the two lengths fits a `usize`. Where the trace names what the prompt holds, the
+//! request has its contents. When it came is told by its place in the list of requests.
 
 use paged_kv::BlockHash;
+
+use crate::contents::Content;
 
 /// A prompt to admit and an output to append to it, in tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     prompt_tokens: usize,
     output_tokens: usize,
-    /// Of equal parts of the prompt, each a name of all tokens up to its end.
-    content_ids: Box<[u64]>,
+    /// Of equal parts of the prompt, in order. The last one may name fewer tokens, and tokens after
+    /// it have no name.
+    contents: Box<[Content]>,
 }
 
 impl Request {
-    /// `None` if prompt and output together are more tokens than can be counted.
+    /// Returns `None` if prompt and output together are more tokens than can be counted.
     pub fn new(prompt_tokens: usize, output_tokens: usize) -> Option<Self> {
         prompt_tokens.checked_add(output_tokens)?;
-        Some(Self { prompt_tokens, output_tokens, content_ids: Box::default() })
+        Some(Self { prompt_tokens, output_tokens, contents: Box::default() })
     }
 
-    /// With names of its contents.
-    pub fn with_content_ids(self, content_ids: Box<[u64]>) -> Self {
-        Self { content_ids, ..self }
+    /// Returns the request with names of its contents.
+    pub fn with_contents(self, contents: Box<[Content]>) -> Self {
+        Self { contents, ..self }
     }
 
-    pub fn content_ids(&self) -> &[u64] {
-        &self.content_ids
+    pub fn contents(&self) -> &[Content] {
+        &self.contents
     }
 
-    /// The hashes of the full blocks of `block_size` tokens, if an id names `id_tokens`, a multiple of
-    /// them: as many chained hashes of each id.
+    /// Returns how many full blocks of `block_size` tokens are named, if a content is `id_tokens`
+    /// long, a multiple of them. No other block is ever shared or published.
+    pub fn named_blocks(&self, block_size: usize, id_tokens: usize) -> usize {
+        let named_tokens = self.contents.len().saturating_mul(id_tokens);
+        named_tokens.min(self.prompt_tokens) / block_size
+    }
+
+    /// Returns the hashes of the [`named_blocks`](Self::named_blocks).
     pub fn hashes(&self, block_size: usize, id_tokens: usize) -> Vec<BlockHash> {
         let parts = id_tokens / block_size;
-        let part_of_id = |&id: &u64| {
-            let hash = move |part: usize| u128::from(id) << 64 | part as u128;
-            (0..parts).map(move |part| BlockHash::from_u128(hash(part)))
-        };
-        let full = self.prompt_tokens / block_size;
-        self.content_ids.iter().flat_map(part_of_id).take(full).collect()
+        let hashes = self.contents.iter().flat_map(|content| (0..parts).map(|at| content.hash(at)));
+        hashes.take(self.named_blocks(block_size, id_tokens)).collect()
     }
 
-    /// The tokens of the prompt, if an id names `id_tokens` of them: the same for the same id, and
-    /// behind the last id those of none.
+    /// Returns the tokens of the prompt, if a content is `id_tokens` long. The tokens after the last
+    /// content are [`UNNAMED`](Content::UNNAMED) and must not be published.
     pub fn tokens(&self, id_tokens: usize) -> Vec<u32> {
-        let of_id = |&id: &u64| (0..id_tokens as u64).map(move |at| token(id, at));
-        let mut tokens: Vec<u32> =
-            self.content_ids.iter().flat_map(of_id).take(self.prompt_tokens).collect();
-        tokens.resize(self.prompt_tokens, 0);
+        let of_content = |content: &Content| std::iter::repeat_n(content.token(), id_tokens);
+        let mut tokens = Vec::with_capacity(self.prompt_tokens);
+        tokens.extend(self.contents.iter().flat_map(of_content).take(self.prompt_tokens));
+        tokens.resize(self.prompt_tokens, Content::UNNAMED);
         tokens
     }
 
@@ -69,15 +74,18 @@ impl Request {
     }
 }
 
-/// One of the tokens that `id` stands for, of a vocabulary of 2^17.
-fn token(id: u64, at: u64) -> u32 {
-    let mixed = (id << 20 ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    ((mixed ^ mixed >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 47) as u32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contents::Contents;
+
+    fn named(prompt_tokens: usize, ids: &[u64]) -> Request {
+        named_by(&mut Contents::default(), prompt_tokens, ids)
+    }
+
+    fn named_by(contents: &mut Contents, prompt_tokens: usize, ids: &[u64]) -> Request {
+        Request::new(prompt_tokens, 1).unwrap().with_contents(contents.chain(ids).unwrap())
+    }
 
     #[test]
     fn a_partly_filled_block_is_a_block() {
@@ -90,7 +98,7 @@ mod tests {
 
     #[test]
     fn an_id_of_several_blocks_names_each_of_them() {
-        let request = Request::new(100, 1).unwrap().with_content_ids([7, 9].into());
+        let request = named(100, &[7, 9]);
         assert_eq!(request.hashes(64, 64).len(), 1, "the second is not full");
         let split = request.hashes(16, 64);
         assert_eq!(split.len(), 6);
@@ -98,13 +106,32 @@ mod tests {
         assert_eq!(Request::new(100, 1).unwrap().hashes(16, 64), []);
     }
 
+    /// Of any two requests, as many tokens are equal as blocks of one token have equal hashes.
     #[test]
-    fn equal_ids_are_equal_tokens() {
-        let tokens =
-            |ids: &[u64]| Request::new(100, 1).unwrap().with_content_ids(ids.into()).tokens(48);
-        assert_eq!(tokens(&[7, 9]).len(), 100);
-        assert_eq!(tokens(&[7, 9])[..48], tokens(&[7, 8])[..48]);
-        assert_ne!(tokens(&[7, 9])[48..96], tokens(&[7, 8])[48..96]);
+    fn tokens_are_equal_exactly_where_hashes_are() {
+        let mut contents = Contents::default();
+        let ids: [&[u64]; 8] =
+            [&[7, 9], &[7, 8], &[8, 9], &[9, 7], &[7], &[7 + (1 << 44)], &[0], &[u64::MAX, 9]];
+        let requests = ids.map(|ids| named_by(&mut contents, 100, ids));
+        for (one, other) in
+            requests.iter().flat_map(|one| requests.iter().map(move |two| (one, two)))
+        {
+            let (tokens, hashes) =
+                ((one.tokens(48), other.tokens(48)), [one, other].map(|r| r.hashes(1, 48)));
+            let common = hashes[0].iter().zip(&hashes[1]).take_while(|(a, b)| a == b).count();
+            let named = one.named_blocks(1, 48).min(other.named_blocks(1, 48));
+            let same = tokens.0.iter().zip(&tokens.1).take_while(|(a, b)| a == b).count();
+            assert_eq!((tokens.0.len(), same.min(named)), (100, common));
+        }
+    }
+
+    #[test]
+    fn only_what_an_id_names_is_named() {
+        let request = named(1000, &[7]);
+        assert_eq!(request.named_blocks(16, 512), 32);
+        assert_eq!(request.hashes(16, 512).len(), 32);
+        assert!(request.tokens(512)[512..].iter().all(|&token| token == Content::UNNAMED));
+        assert_eq!(named(usize::MAX - 1, &[7, 8]).named_blocks(1, usize::MAX), usize::MAX - 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What happens when these requests meet this cache?
+//! `serve`: the requests of a trace meet a cache.
 //!
 //! All workers share one cache and one queue. Requests that the pool cannot hold alone are
 //! rejected before the start; all others are served to their end. How is in `worker`; where the
@@ -10,9 +10,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use paged_kv::{PagedKvCache, PagedKvError};
 
 use crate::admission::Admission;
+use crate::crew;
 use crate::meter::Meter;
 use crate::progress::Progress;
 use crate::request::Request;
@@ -40,10 +42,14 @@ pub struct Outcome {
     pub meter: Meter,
 }
 
+/// Whether the cache kept its promises: it may refuse no use made here. If it does, the requests are
+/// not all served.
+pub type Kept<T> = Result<T, PagedKvError>;
+
 /// Serves every request that the pool can hold.
 ///
 /// # Errors
-/// The cache said what it may not say to any use made here; the requests are not all served.
+/// The threads cannot be had; nothing is served.
 ///
 /// # Panics
 /// If the cache panicked in a worker.
@@ -52,7 +58,7 @@ pub fn serve(
     requests: &[Request],
     plan: Plan,
     progress: &Progress,
-) -> Result<Outcome, PagedKvError> {
+) -> Result<Kept<Outcome>> {
     let fits =
         |request: &Request| request.blocks_needed(cache.block_size()) <= cache.total_blocks();
     let arrivals = (0..requests.len()).filter(|&arrival| fits(&requests[arrival]));
@@ -71,22 +77,22 @@ pub fn serve(
     progress.advance(rejected);
     let begin = Instant::now();
     let meter = run_workers(&service, plan.threads)?;
-    Ok(Outcome { rejected: rejected as u64, wall: begin.elapsed(), meter })
+    Ok(meter.map(|meter| Outcome { rejected: rejected as u64, wall: begin.elapsed(), meter }))
 }
 
-fn run_workers(service: &Service<'_>, threads: NonZeroUsize) -> Result<Meter, PagedKvError> {
+fn run_workers(service: &Service<'_>, threads: NonZeroUsize) -> Result<Kept<Meter>> {
     thread::scope(|scope| {
-        let start = || scope.spawn(|| Worker::new(service).run());
-        let workers: Vec<_> = (0..threads.get()).map(|_| start()).collect();
+        let workers = crew::start(scope, threads, || Worker::new(service).run())?;
         let mut total = Meter::new();
         let mut fault = None;
         for worker in workers {
             match worker.join() {
-                Ok(Ok(meter)) => total.add(&meter),
-                Ok(Err(error)) => fault = fault.or(Some(error)),
+                Ok(Some(Ok(meter))) => total.add(&meter),
+                Ok(Some(Err(error))) => fault = fault.or(Some(error)),
+                Ok(None) => unreachable!("a crew that is complete works"),
                 Err(payload) => panic::resume_unwind(payload),
             }
         }
-        fault.map_or(Ok(total), Err)
+        Ok(fault.map_or(Ok(total), Err))
     })
 }

@@ -1,4 +1,4 @@
-//! `paged-kv soak`: does the cache keep its promises for as long as it runs?
+//! `paged-kv soak`: checks that the cache keeps its promises for as long as it runs.
 //!
 //! Builds one cache, lets the workers at it, ends everything they left, and then asks the cache what
 //! is left: nothing may be, every block can be allocated, and its own accounts must agree. This file
@@ -22,20 +22,26 @@ mod worker;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use paged_kv::PagedKvCache;
+use paged_kv::{PagedKvCache, ReclaimPolicy};
 
 use crate::Verdict;
 use crate::args::SoakArguments;
+use crate::machine::Memory;
 use crate::progress::Progress;
 use ground::Ground;
 use report::Report;
 use watch::{Plan, watch};
 
+/// Bytes of the cells behind a block, and of the places where its holders lie.
+const CELL_BYTES: usize = 64;
+
 /// Runs the command and prints its report to standard output.
 ///
 /// # Errors
-/// The cache cannot be built as asked, or nobody reads the report.
+/// The machine cannot hold what is asked for, the cache cannot be built, or the report cannot be
+/// written.
 pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
+    check_memory(arguments)?;
     let ground = Ground::new(cache(arguments)?);
     let plan = Plan {
         duration: arguments.minutes,
@@ -45,6 +51,7 @@ pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
     let progress = Progress::of_time();
     let seen = watch(&ground, plan, &progress);
     progress.finish();
+    let seen = seen?;
     let validate = end(&ground);
     if let Some(growth) = seen.memory.growth() {
         ground.expect(growth.is_flat(), || {
@@ -54,6 +61,19 @@ pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
     let report = Report::new(&ground, plan, &seen, validate);
     print(&report, arguments.json).context("cannot write the report")?;
     Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
+}
+
+/// Checks that the machine can hold the cache, the cells behind it, and the prompts in the threads'
+/// hands.
+fn check_memory(arguments: &SoakArguments) -> Result<()> {
+    let (blocks, threads) = (arguments.blocks.get(), arguments.threads().get());
+    let tokens = [arguments.block_size.get(), 2 * script::BLOCKS_MOST, 2 * size_of::<u32>()];
+    Memory::new()
+        .with_cache(blocks, ReclaimPolicy::Lru)
+        .with(&[blocks, CELL_BYTES])
+        .with_threads(threads)
+        .with(&[&[threads], &tokens[..]].concat())
+        .check(&format!("{blocks} blocks and {threads} threads"))
 }
 
 /// The shape of the heads is anything: no tensor is stored.

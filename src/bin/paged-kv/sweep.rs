@@ -1,4 +1,4 @@
-//! `paged-kv sweep`: how much would this trace hit in how large a cache?
+//! `paged-kv sweep`: what a trace would hit in caches of many sizes.
 //!
 //! Each size and policy is a *cell*: a cache of its own, to which the trace is served one request at
 //! a time, so that a cell's outcome is the same whatever runs beside it. Cells run in parallel.
@@ -7,7 +7,9 @@ mod ceiling;
 mod picture;
 mod table;
 
+use std::cmp::Reverse;
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -15,12 +17,13 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use paged_kv::{PagedKvCache, ReclaimPolicy};
 
-use crate::Verdict;
 use crate::args::SweepArguments;
+use crate::machine::Memory;
+use crate::outputs::{self, Output};
 use crate::progress::Progress;
 use crate::request::Request;
-use crate::serve::{Plan, serve};
-use crate::trace;
+use crate::serve::{Kept, Plan, serve};
+use crate::{Verdict, complain, crew, trace};
 
 /// Sizes that are tried unless they are given.
 const MOST_SIZES: usize = 16;
@@ -53,8 +56,11 @@ impl Cell {
 /// Runs the command, writes both files and prints the table.
 ///
 /// # Errors
-/// The trace cannot be read or names no contents, a cache cannot be built, a file cannot be written.
+/// The trace cannot be read or names no contents, the machine cannot hold the caches, a cache cannot
+/// be built, or a file cannot be written.
 pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
+    let (csv, svg) = (&arguments.csv, &arguments.svg);
+    outputs::check_distinct(Some(&arguments.trace), &[("--csv", csv), ("--svg", svg)])?;
     let trace = load(arguments)?;
     let ceiling = ceiling::of(&trace.requests, trace.block_size.get(), trace.id_tokens);
     let sizes = if arguments.blocks.is_empty() {
@@ -67,65 +73,99 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
         .iter()
         .flat_map(|&reclaim| sizes.iter().map(move |&blocks| (reclaim, blocks)))
         .collect();
+    let threads =
+        arguments.threads().min(NonZeroUsize::new(grid.len()).unwrap_or(NonZeroUsize::MIN));
+    check_memory(&trace, &grid, threads)?;
+    // Opened first: an hour's result is not lost to a file that cannot be written.
+    let (csv, svg) = (Output::open(csv)?, Output::open(svg)?);
     let progress = Progress::new();
     progress.begin(grid.len() * trace.requests.len());
-    let cells = serve_all(&trace, &grid, arguments.threads(), &progress);
+    let cells = serve_all(&trace, &grid, threads, &progress);
     progress.finish();
-    let cells = cells?;
-    let csv = &arguments.csv;
-    table::write(csv, &cells, &ceiling)
-        .with_context(|| format!("cannot write {}", csv.display()))?;
-    let (svg, title) = (&arguments.svg, arguments.trace.to_string_lossy());
-    picture::draw(svg, &title, trace.block_size.get(), &cells, &ceiling)
-        .with_context(|| format!("cannot draw {}", svg.display()))?;
+    let cells = match cells? {
+        Ok(cells) => cells,
+        Err(error) => {
+            complain(&format!("the cache broke a promise: {error}"));
+            return Ok(Verdict::Broken);
+        }
+    };
+    let mut lines = Vec::new();
+    table::write(&mut lines, &cells, &ceiling)?;
+    let title = arguments.trace.to_string_lossy();
+    let picture = picture::draw(&title, trace.block_size.get(), &cells, &ceiling)
+        .context("cannot draw the picture")?;
+    csv.replace(&lines)?;
+    svg.replace(picture.as_bytes())?;
     table::print(&cells, &ceiling).context("cannot write the table")?;
     Ok(Verdict::Sound)
 }
 
 fn load(arguments: &SweepArguments) -> Result<Trace> {
-    let requests = trace::load(&arguments.trace, arguments.requests)?;
+    let trace = trace::load(&arguments.trace, arguments.format, arguments.requests)?;
     let given = arguments.block_size.unwrap_or(NonZeroUsize::MIN);
-    let Some(id_tokens) = trace::id_tokens(&requests, given, arguments.id_tokens)? else {
-        bail!("{}: the requests have no hash_ids to share by", arguments.trace.display());
+    let Some(id_tokens) = trace::id_tokens(&trace, given, arguments.id_tokens)? else {
+        bail!("{}: the requests have no hash_ids to share by", trace.name);
     };
     let of_an_id = NonZeroUsize::new(id_tokens).expect("an id names at least one token");
-    Ok(Trace { requests, block_size: arguments.block_size.unwrap_or(of_an_id), id_tokens })
+    let block_size = arguments.block_size.unwrap_or(of_an_id);
+    Ok(Trace { requests: trace.requests, block_size, id_tokens })
+}
+
+/// Checks that the machine can hold the largest caches that are served at one time.
+fn check_memory(
+    trace: &Trace,
+    grid: &[(ReclaimPolicy, usize)],
+    threads: NonZeroUsize,
+) -> Result<()> {
+    let mut largest = grid.to_vec();
+    largest.sort_by_key(|&(_, blocks)| Reverse(blocks));
+    largest.truncate(threads.get());
+    let mut memory = Memory::new().with_threads(2 * threads.get());
+    for &(reclaim, blocks) in &largest {
+        memory = memory.with_cache(blocks, reclaim);
+    }
+    let blocks: Vec<String> = largest.iter().map(|(_, blocks)| blocks.to_string()).collect();
+    memory
+        .with(&[threads.get(), trace.requests.len(), 3 * size_of::<usize>()])
+        .check(&format!("caches of {} blocks at one time", blocks.join(", ")))
 }
 
 /// From what the longest request needs, doubled, to where everything fits.
 fn sizes(trace: &Trace, ceiling: &ceiling::Ceiling) -> Vec<usize> {
     let needs = trace.requests.iter().map(|one| one.blocks_needed(trace.block_size.get()));
     let longest = needs.max().unwrap_or(1).max(1);
-    let enough = ceiling.distinct_blocks + longest;
+    let enough = ceiling.distinct_blocks.saturating_add(longest);
     let doubled = std::iter::successors(Some(longest), |size| size.checked_mul(2));
     doubled.take_while(|&size| size < enough).take(MOST_SIZES).chain([enough]).collect()
 }
 
-/// As many threads take one cell after the other.
+/// Serves all cells; each thread takes one after another.
 fn serve_all(
     trace: &Trace,
     grid: &[(ReclaimPolicy, usize)],
     threads: NonZeroUsize,
     progress: &Progress,
-) -> Result<Vec<Cell>> {
+) -> Result<Kept<Vec<Cell>>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..threads.get().min(grid.len()) {
-            scope.spawn(|| {
-                // Relaxed: the number alone tells who takes which cell.
-                while let Some(&(reclaim, blocks)) = grid.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let cell = serve_one(trace, reclaim, blocks, progress);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(cell);
-                }
-            });
+        let serve_cells = || {
+            // Relaxed: the number alone tells who takes which cell.
+            while let Some(&(reclaim, blocks)) = grid.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let cell = serve_one(trace, reclaim, blocks, progress);
+                done.lock().unwrap_or_else(PoisonError::into_inner).push(cell);
+            }
+        };
+        for worker in crew::start(scope, threads, serve_cells)? {
+            worker.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
-    });
+        anyhow::Ok(())
+    })?;
     let cells = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut cells = cells.into_iter().collect::<Result<Vec<Cell>>>()?;
+    let cells = cells.into_iter().collect::<Result<Kept<Vec<Cell>>>>()?;
+    let Ok(mut cells) = cells else { return Ok(cells) };
     cells.sort_by_key(|cell| (cell.reclaim.to_string(), cell.blocks));
-    Ok(cells)
+    Ok(Ok(cells))
 }
 
 fn serve_one(
@@ -133,7 +173,7 @@ fn serve_one(
     reclaim: ReclaimPolicy,
     blocks: usize,
     progress: &Progress,
-) -> Result<Cell> {
+) -> Result<Kept<Cell>> {
     let block_size = trace.block_size.get();
     let cache = PagedKvCache::builder()
         .num_blocks(blocks)
@@ -148,17 +188,19 @@ fn serve_one(
         threshold: 1.0,
         id_tokens: Some(trace.id_tokens),
     };
-    let outcome = serve(&cache, &trace.requests, plan, progress)
-        .with_context(|| format!("{blocks} blocks, {reclaim}"))?;
+    let outcome = match serve(&cache, &trace.requests, plan, progress)? {
+        Ok(outcome) => outcome,
+        Err(error) => return Ok(Err(error)),
+    };
     // A request that is rejected asks for its blocks, and hits none.
-    let asked = |one: &Request| (one.prompt_tokens() / block_size) as u64;
+    let asked = |one: &Request| one.named_blocks(block_size, trace.id_tokens) as u64;
     let rejected = trace.requests.iter().filter(|one| one.blocks_needed(block_size) > blocks);
-    Ok(Cell {
+    Ok(Ok(Cell {
         reclaim,
         blocks,
         prompt_blocks: outcome.meter.prompt_blocks + rejected.map(asked).sum::<u64>(),
         hit_blocks: outcome.meter.hit_blocks,
         reclaimed_blocks: cache.stats().blocks_reclaimed,
         rejected: outcome.rejected,
-    })
+    }))
 }

@@ -1,38 +1,53 @@
-//! Which requests does a trace file hold, and in what order?
+//! `Trace`: the requests of a file, in the order of its lines.
 //!
-//! The order of the lines, which must be the order of their timestamps: a trace that goes back
-//! in time is refused, as is any line its format does not allow, by file, line number and
-//! reason. Beyond their order the timestamps mean nothing here: requests are served as fast as
-//! possible.
+//! That must be the order of their timestamps: a trace that goes back in time is refused, as is any
+//! line its format does not allow, by file, line number and reason. Beyond their order the timestamps
+//! mean nothing here: requests are served as fast as possible.
 
 mod azure;
+mod ids;
 mod lines;
 mod mooncake;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
+use crate::contents::Contents;
 use crate::request::Request;
-pub use lines::Lines;
+pub use ids::{check_ids, id_tokens};
+pub use lines::{LONGEST_MIB, Lines, is_standard_input};
 
-/// What one line says: when, and how long.
+/// What one line says.
 struct Row<Time> {
     time: Time,
-    request: Request,
+    prompt_tokens: u64,
+    output_tokens: u64,
+    /// Names of equal parts of the prompt; empty where the format has none.
+    ids: Vec<u64>,
 }
 
-/// Whose lines they are.
+/// The format of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Mooncake,
     Azure,
 }
 
+/// The requests of a trace, of which there is at least one.
+#[derive(Debug)]
+pub struct Trace {
+    pub name: String,
+    pub requests: Vec<Request>,
+    format: Format,
+    /// The line of each request.
+    lines: Vec<u64>,
+}
+
 impl Format {
-    /// Told by the file's name: `.jsonl` is Mooncake's, `.csv` is Azure's, `.gz` after either is
-    /// compressed.
+    /// Returns the format that a file's name tells: `.jsonl` is Mooncake's, `.csv` is Azure's, with or
+    /// without `.gz` after it.
     fn of(name: &str) -> Result<Self> {
         let plain = name.strip_suffix(".gz").unwrap_or(name);
         if plain.ends_with(".jsonl") {
@@ -40,98 +55,86 @@ impl Format {
         } else if plain.ends_with(".csv") {
             Ok(Self::Azure)
         } else {
-            bail!("{name}: unknown kind of trace: expected .jsonl, .jsonl.gz, .csv or .csv.gz")
+            bail!(
+                "{name}: unknown kind of trace: expected .jsonl, .jsonl.gz, .csv or .csv.gz, or \
+                 --format jsonl or csv"
+            )
         }
     }
 }
 
-/// Reads the first `limit` requests of a trace, or all of them.
+/// Reads the first `limit` requests of a trace, or all of them; `format` is told by its name if it is
+/// not given.
 ///
 /// The whole file is read before anything is served, so that a malformed line stops a replay
 /// before it has begun, and so that parsing is in no measurement.
 ///
 /// # Errors
 /// `FILE:LINE: reason` for a line; the file's name and the reason where there is no line to name.
-pub fn load(path: &Path, limit: Option<usize>) -> Result<Vec<Request>> {
-    let format = Format::of(&path.to_string_lossy())?;
-    read(format, Lines::open(path)?, limit.unwrap_or(usize::MAX))
+pub fn load(path: &Path, format: Option<Format>, limit: Option<NonZeroUsize>) -> Result<Trace> {
+    let format = format.map_or_else(|| Format::of(&path.to_string_lossy()), Ok)?;
+    read(format, Lines::open(path)?, limit.map_or(usize::MAX, NonZeroUsize::get))
 }
 
-/// [`load`], of lines from anywhere.
-pub fn read(format: Format, mut lines: Lines, limit: usize) -> Result<Vec<Request>> {
+/// Does what [`load`] does, with lines from anywhere.
+pub fn read(format: Format, mut lines: Lines, limit: usize) -> Result<Trace> {
     match format {
-        Format::Mooncake => collect(lines, limit, mooncake::row),
+        Format::Mooncake => collect(format, lines, limit, mooncake::row),
         Format::Azure => {
             azure::expect_header(&mut lines)?;
-            collect(lines, limit, azure::row)
+            collect(format, lines, limit, azure::row)
         }
     }
 }
 
 fn collect<Time: PartialOrd>(
+    format: Format,
     mut lines: Lines,
     limit: usize,
     row: impl Fn(&str) -> Result<Row<Time>, String>,
-) -> Result<Vec<Request>> {
-    let mut requests = Vec::new();
+) -> Result<Trace> {
+    let name = lines.name().to_owned();
+    let mut trace = Trace { name, requests: Vec::new(), format, lines: Vec::new() };
+    let mut contents = Contents::default();
     let mut latest: Option<Time> = None;
-    while requests.len() < limit {
+    let mut tokens = 0_u64;
+    while trace.requests.len() < limit {
         let Some(line) = lines.next()? else { break };
-        let Row { time, request } = row(line).map_err(|reason| lines.malformed(&reason))?;
-        if latest.is_some_and(|latest| time < latest) {
+        let row = row(line).map_err(|reason| lines.malformed(&reason))?;
+        if latest.is_some_and(|latest| row.time < latest) {
             bail!(lines.malformed("timestamp goes backwards"));
         }
-        latest = Some(time);
-        requests.push(request);
+        let (prompt, output) = (row.prompt_tokens, row.output_tokens);
+        let Some(total) = tokens.checked_add(prompt).and_then(|sum| sum.checked_add(output)) else {
+            bail!(lines.malformed(&format!(
+                "{prompt} + {output} tokens, and {tokens} before them, are too many to count"
+            )));
+        };
+        let request = request(prompt, output).map_err(|reason| lines.malformed(&reason))?;
+        let named = contents.chain(&row.ids).and_then(|contents| {
+            trace.requests.try_reserve(1)?;
+            trace.lines.try_reserve(1)?;
+            Ok(contents)
+        });
+        let named = named.map_err(|reason| lines.malformed(&reason.to_string()))?;
+        trace.requests.push(request.with_contents(named));
+        trace.lines.push(lines.number());
+        (latest, tokens) = (Some(row.time), total);
     }
-    Ok(requests)
+    if trace.requests.is_empty() {
+        bail!("{}: no requests", trace.name);
+    }
+    Ok(trace)
 }
 
-/// Tokens that a content id of these requests names: as given, or told by the lengths of the prompts.
-/// `None` if they have no content ids.
-///
-/// # Errors
-/// There is no such number, or blocks of `block_size` do not divide it.
-pub fn id_tokens(
-    requests: &[Request],
-    block_size: NonZeroUsize,
-    given: Option<NonZeroUsize>,
-) -> Result<Option<usize>> {
-    if requests.iter().all(|request| request.content_ids().is_empty()) {
-        return Ok(None);
+impl Trace {
+    /// Returns the error that says what is wrong with the line of request `at`.
+    fn malformed(&self, at: usize, reason: &str) -> Error {
+        lines::malformed(&self.name, self.lines[at], reason)
     }
-    let given = given.map(NonZeroUsize::get);
-    let Some(id_tokens) = given.or_else(|| tokens_of_an_id(requests, block_size.get())) else {
-        bail!("the prompts' lengths do not tell how many tokens a hash id names: give --id-tokens");
-    };
-    if !id_tokens.is_multiple_of(block_size.get()) {
-        bail!(
-            "a hash id of this trace names {id_tokens} tokens, which blocks of {block_size} do not \
-             divide: give another --block-size, or --reuse off"
-        );
-    }
-    Ok(Some(id_tokens))
 }
 
-/// Tokens that a content id of these requests names: the power of two by which every prompt has an id
-/// for each full part, or also one for the rest; of several the first that is a multiple of
-/// `block_size`, if one is. `None` if there are no ids, or no such number.
-fn tokens_of_an_id(requests: &[Request], block_size: usize) -> Option<usize> {
-    let fits = |request: &Request, tokens: usize| {
-        let (prompt, ids) = (request.prompt_tokens(), request.content_ids().len());
-        ids == prompt / tokens || ids == prompt.div_ceil(tokens)
-    };
-    if requests.iter().all(|request| request.content_ids().is_empty()) {
-        return None;
-    }
-    let mut fitting =
-        (0..20).map(|power| 1 << power).filter(|&id| requests.iter().all(|one| fits(one, id)));
-    let first = fitting.next()?;
-    let divided = |tokens: &usize| tokens.is_multiple_of(block_size);
-    Some(std::iter::once(first).chain(fitting).find(divided).unwrap_or(first))
-}
-
-/// The request of two lengths as a trace gives them.
+/// Makes the request of two lengths as a trace gives them.
 fn request(prompt_tokens: u64, output_tokens: u64) -> Result<Request, String> {
     let lengths = usize::try_from(prompt_tokens).ok().zip(usize::try_from(output_tokens).ok());
     lengths

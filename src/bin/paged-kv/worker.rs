@@ -147,16 +147,20 @@ impl<'a> Worker<'a> {
         let Some(id_tokens) = self.service.id_tokens else {
             return self.meter.time(|| cache.allocate(sequence, prompt_tokens));
         };
+        let block_size = cache.block_size();
         let prompt = if self.service.as_tokens {
             cache.prompt(&request.tokens(id_tokens))
         } else {
-            Prompt::from_hashes(&request.hashes(cache.block_size(), id_tokens), prompt_tokens)
+            Prompt::from_hashes(&request.hashes(block_size, id_tokens), prompt_tokens)
         };
         let options = AdmitOptions::default();
         let admission = self.meter.time(|| cache.admit_prompt(sequence, &prompt, &options))?;
-        self.meter.prompt_blocks += prompt.hashes().len() as u64;
-        self.meter.hit_blocks += (admission.cached_tokens / cache.block_size()) as u64;
-        let commit = || cache.commit_of(sequence, admission.epoch, prompt_tokens).map(drop);
+        let named_blocks = request.named_blocks(block_size, id_tokens);
+        self.meter.prompt_blocks += named_blocks as u64;
+        self.meter.hit_blocks += (admission.cached_tokens / block_size) as u64;
+        // What no id names is not published, and so shared with no other request.
+        let named_tokens = named_blocks * block_size;
+        let commit = || cache.commit_of(sequence, admission.epoch, named_tokens).map(drop);
         unless_evicted(self.meter.time(commit))
     }
 

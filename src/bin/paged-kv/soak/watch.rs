@@ -1,5 +1,5 @@
-//! Who looks after the workers? One thread that starts them, starts another for each that panics,
-//! audits the cache under load, measures the memory, and calls time.
+//! `watch`: one thread that starts the workers, starts another for each that panics, audits the cache
+//! under load, measures the memory, and ends the run.
 //!
 //! A worker that makes no step for a minute waits for something that never comes. It cannot be joined
 //! then, so the watch ends the program there.
@@ -8,14 +8,17 @@ use std::any::Any;
 use std::process;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, Scope, ScopedJoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use paged_kv::PagedKvError;
 
 use super::ground::{Ground, OnPurpose};
 use super::memory::Memory;
 use super::worker::{Held, Worker};
+use crate::complain;
+use crate::crew::{self, Gate, Member};
 use crate::progress::Progress;
 
 /// Between two looks.
@@ -49,13 +52,16 @@ pub struct Seen {
 
 /// One worker's place, which another takes when it panics.
 struct Post<'scope> {
-    worker: ScopedJoinHandle<'scope, ()>,
+    worker: Member<'scope, ()>,
     steps_seen: u64,
     moved: Instant,
 }
 
 /// Runs until the time is over or something is found. All handles are dropped when it returns.
-pub fn watch(ground: &Ground, plan: Plan, progress: &Progress) -> Seen {
+///
+/// # Errors
+/// The machine refuses a thread.
+pub fn watch(ground: &Ground, plan: Plan, progress: &Progress) -> Result<Seen> {
     // An average handle has some six blocks: in all they ask for a little more than there is.
     let num_places = (ground.cache.total_blocks() / 6).max(plan.threads + 1);
     let places: Vec<_> = (0..num_places).map(|_| Mutex::new(None::<Held<'_>>)).collect();
@@ -65,24 +71,44 @@ pub fn watch(ground: &Ground, plan: Plan, progress: &Progress) -> Seen {
     let (begin, mut numbers) = (Instant::now(), 0..);
     seen.memory.sample(Duration::ZERO);
     progress.begin(plan.duration.as_millis() as usize);
-    thread::scope(|scope| {
+    let gate = Gate::new()?;
+    let refused = thread::scope(|scope| {
         let mut start = |post: usize| {
             let number = numbers.next().expect("there are enough numbers");
             let (places, over, steps) = (&places[..], &over, &steps[post]);
             let worker = Worker { ground, places, over, steps, number, seed: plan.seed };
-            spawn(scope, worker)
+            let started = gate.spawn(scope, move || worker.run());
+            started.map_err(|error| crew::refusal(plan.threads, post, &error))
         };
-        let mut posts: Vec<_> = (0..plan.threads)
-            .map(|post| Post { worker: start(post), steps_seen: 0, moved: begin })
-            .collect();
+        let (mut posts, mut refused) = (Vec::new(), None);
+        for post in 0..plan.threads {
+            match start(post) {
+                Ok(worker) => posts.push(Post { worker, steps_seen: 0, moved: Instant::now() }),
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        if refused.is_some() {
+            gate.close()
+        } else {
+            gate.open()
+        }
         let every = (plan.duration / SAMPLES).max(TICK);
         let mut next_look = begin;
-        while begin.elapsed() < plan.duration && ground.cells.findings.count() == 0 {
+        let is_over = || begin.elapsed() >= plan.duration || ground.cells.findings.count() > 0;
+        while refused.is_none() && !is_over() {
             thread::sleep(TICK);
             for (at, post) in posts.iter_mut().enumerate() {
                 if post.worker.is_finished() {
-                    let ended = std::mem::replace(&mut post.worker, start(at));
-                    seen.injected_panics += end(ground, ended);
+                    match start(at) {
+                        Ok(worker) => {
+                            let ended = std::mem::replace(&mut post.worker, worker);
+                            seen.injected_panics += end(ground, ended);
+                        }
+                        Err(refusal) => refused = Some(refusal),
+                    }
                 }
                 post.note(steps[at].load(Ordering::Relaxed), at);
             }
@@ -97,17 +123,14 @@ pub fn watch(ground: &Ground, plan: Plan, progress: &Progress) -> Seen {
         for post in posts {
             seen.injected_panics += end(ground, post.worker);
         }
+        refused
     });
+    if let Some(refusal) = refused {
+        return Err(refusal);
+    }
     seen.steps = steps.iter().map(|steps| steps.load(Ordering::Relaxed)).sum();
     seen.wall = begin.elapsed();
-    seen
-}
-
-fn spawn<'scope, 'env, 'a: 'scope, 'p: 'scope>(
-    scope: &'scope Scope<'scope, 'env>,
-    worker: Worker<'a, 'p>,
-) -> ScopedJoinHandle<'scope, ()> {
-    scope.spawn(move || worker.run())
+    Ok(seen)
 }
 
 impl Post<'_> {
@@ -115,14 +138,14 @@ impl Post<'_> {
         if steps != self.steps_seen {
             (self.steps_seen, self.moved) = (steps, Instant::now());
         } else if self.moved.elapsed() > PATIENCE {
-            eprintln!("error: worker {at} has been in one step for {PATIENCE:?}");
+            complain(&format!("worker {at} has been in one step for {PATIENCE:?}"));
             process::exit(1);
         }
     }
 }
 
 /// Joins a worker: 1 if it panicked on purpose. Any other panic is a finding.
-fn end(ground: &Ground, worker: ScopedJoinHandle<'_, ()>) -> u64 {
+fn end(ground: &Ground, worker: Member<'_, ()>) -> u64 {
     let Err(panic) = worker.join() else { return 0 };
     if panic.is::<OnPurpose>() {
         return 1;

@@ -1,10 +1,11 @@
-//! What would a cache without end hit?
+//! `Ceiling`: what a cache without end would hit.
 //!
 //! All that was ever asked for before, from the first block on, but for the last token's block. It
-//! knows no cache.
+//! knows no cache. It counts by content, not by block: a request may be larger than any cache.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
+use crate::contents::Content;
 use crate::request::Request;
 
 /// The most that can hit.
@@ -22,28 +23,78 @@ impl Ceiling {
 }
 
 pub fn of(requests: &[Request], block_size: usize, id_tokens: usize) -> Ceiling {
-    let mut seen = HashSet::new();
+    let parts = id_tokens / block_size;
+    // Of each content, how many of its blocks were asked for.
+    let mut seen: HashMap<Content, usize> = HashMap::new();
     let mut ceiling = Ceiling { prompt_blocks: 0, hit_blocks: 0, distinct_blocks: 0 };
     for request in requests {
-        let hashes = request.hashes(block_size, id_tokens);
-        let most = request.prompt_tokens().saturating_sub(1) / block_size;
-        let hits = hashes.iter().take(most).take_while(|&hash| seen.contains(hash)).count();
-        ceiling.prompt_blocks += hashes.len() as u64;
-        ceiling.hit_blocks += hits as u64;
-        seen.extend(hashes);
+        let named = request.named_blocks(block_size, id_tokens);
+        let most = (request.prompt_tokens().saturating_sub(1) / block_size).min(named);
+        let (mut rest, mut hits, mut misses) = (named, 0, false);
+        for &content in request.contents() {
+            let wanted = parts.min(rest);
+            let known = seen.entry(content).or_default();
+            if !misses {
+                hits += wanted.min(*known);
+                misses = *known < wanted;
+            }
+            ceiling.distinct_blocks =
+                ceiling.distinct_blocks.saturating_add(wanted.saturating_sub(*known));
+            *known = wanted.max(*known);
+            rest -= wanted;
+        }
+        ceiling.prompt_blocks += named as u64;
+        ceiling.hit_blocks += hits.min(most) as u64;
     }
-    ceiling.distinct_blocks = seen.len();
     ceiling
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::contents::Contents;
+
+    /// As the definition has it, block by block.
+    fn by_block(requests: &[Request], block_size: usize, id_tokens: usize) -> Ceiling {
+        let mut seen = HashSet::new();
+        let mut ceiling = Ceiling { prompt_blocks: 0, hit_blocks: 0, distinct_blocks: 0 };
+        for request in requests {
+            let hashes = request.hashes(block_size, id_tokens);
+            let most = request.prompt_tokens().saturating_sub(1) / block_size;
+            let hits = hashes.iter().take(most).take_while(|&hash| seen.contains(hash)).count();
+            ceiling.prompt_blocks += hashes.len() as u64;
+            ceiling.hit_blocks += hits as u64;
+            seen.extend(hashes);
+        }
+        ceiling.distinct_blocks = seen.len();
+        ceiling
+    }
+
+    #[test]
+    fn counting_by_content_is_counting_by_block() {
+        let mut contents = Contents::default();
+        let mut request = |tokens, ids: &[u64]| {
+            Request::new(tokens, 1).unwrap().with_contents(contents.chain(ids).unwrap())
+        };
+        let mut requests = Vec::new();
+        for tokens in [48, 40, 33, 64, 47, 20, 48, 100, 5] {
+            for ids in [&[1, 2, 3][..], &[1, 2], &[2, 1, 3], &[1, 2, 4], &[1], &[]] {
+                requests.push(request(tokens, ids));
+            }
+        }
+        for block_size in [1, 2, 4, 8, 16] {
+            assert_eq!(of(&requests, block_size, 16), by_block(&requests, block_size, 16));
+        }
+    }
 
     #[test]
     fn the_last_token_is_always_computed() {
-        let request =
-            |tokens, ids: &[u64]| Request::new(tokens, 1).unwrap().with_content_ids(ids.into());
+        let mut contents = Contents::default();
+        let mut request = |tokens, ids: &[u64]| {
+            Request::new(tokens, 1).unwrap().with_contents(contents.chain(ids).unwrap())
+        };
         let requests = [request(8, &[1, 2]), request(8, &[1, 2]), request(9, &[1, 2, 3])];
         let ceiling = of(&requests, 4, 4);
         assert_eq!(ceiling, Ceiling { prompt_blocks: 6, hit_blocks: 3, distinct_blocks: 2 });

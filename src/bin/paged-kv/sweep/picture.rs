@@ -1,9 +1,7 @@
-//! How is a sweep seen at a glance? Hit rate over the cache's size, a curve a policy.
+//! A sweep at a glance: hit rate over the cache's size, a curve a policy.
 //!
 //! The size is drawn to a logarithmic scale, in which memory is bought; a dashed line is what a cache
 //! without end would hit.
-
-use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -17,18 +15,15 @@ const SIZE: (u32, u32) = (900, 560);
 /// One a policy, in the order in which policies come.
 const COLORS: [RGBColor; 3] = [BLUE_700, ORANGE_800, TEAL_700];
 
-/// Writes an SVG file.
-pub fn draw(
-    path: &Path,
-    title: &str,
-    block_size: usize,
-    cells: &[Cell],
-    ceiling: &Ceiling,
-) -> Result<()> {
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+/// Returns the picture as SVG.
+pub fn draw(title: &str, block_size: usize, cells: &[Cell], ceiling: &Ceiling) -> Result<String> {
+    let mut text = String::new();
+    let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
     // The library's errors borrow the drawing area.
     draw_on(&root, title, block_size, cells, ceiling).map_err(|error| anyhow!("{error}"))?;
-    root.present().map_err(|error| anyhow!("{error}"))
+    root.present().map_err(|error| anyhow!("{error}"))?;
+    drop(root);
+    Ok(text)
 }
 
 fn draw_on<DB: DrawingBackend>(

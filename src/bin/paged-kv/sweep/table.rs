@@ -1,15 +1,12 @@
-//! How is a sweep told in lines? A CSV file, and a table for people.
+//! A sweep in lines: a CSV file, and a table for people.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::{self, Write};
 
 use super::Cell;
 use super::ceiling::Ceiling;
 
 /// One line a cell, and one of policy `ceiling` for a cache without end.
-pub fn write(path: &Path, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(path)?);
+pub fn write(out: &mut impl Write, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
     writeln!(out, "reclaim,blocks,prompt_blocks,hit_blocks,hit_rate,reclaimed_blocks,rejected")?;
     for cell in cells {
         let Cell { reclaim, blocks, prompt_blocks, hit_blocks, .. } = cell;
@@ -20,8 +17,7 @@ pub fn write(path: &Path, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
         )?;
     }
     let Ceiling { prompt_blocks, hit_blocks, .. } = ceiling;
-    writeln!(out, "ceiling,,{prompt_blocks},{hit_blocks},{:.6},0,0", ceiling.hit_rate())?;
-    out.flush()
+    writeln!(out, "ceiling,,{prompt_blocks},{hit_blocks},{:.6},0,0", ceiling.hit_rate())
 }
 
 /// To standard output.

@@ -1,13 +1,13 @@
-//! What does a line of a Mooncake trace say?
+//! A line of a Mooncake trace.
 //!
 //! `{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [..]}`, the
 //! format of the Mooncake FAST'25 traces. All four fields must be there and hold numbers that
 //! are not negative; other fields are ignored. How many tokens a hash id stands for is not known
-//! here (the traces in use differ), so the number of ids is not checked against the length.
+//! here (the traces in use differ): `ids` checks the number of ids against the length.
 
 use serde::Deserialize;
 
-use super::{Row, request};
+use super::Row;
 
 #[derive(Deserialize)]
 struct Record {
@@ -26,9 +26,12 @@ pub fn row(line: &str) -> Result<Row<f64>, String> {
     if record.timestamp < 0.0 {
         return Err(format!("timestamp {} is negative", record.timestamp));
     }
-    let request = request(record.input_length, record.output_length)?;
-    let request = request.with_content_ids(record.hash_ids.into());
-    Ok(Row { time: record.timestamp, request })
+    Ok(Row {
+        time: record.timestamp,
+        prompt_tokens: record.input_length,
+        output_tokens: record.output_length,
+        ids: record.hash_ids,
+    })
 }
 
 /// What serde_json says, without its own line number: it saw a file of one line.
@@ -50,15 +53,15 @@ mod tests {
         let line = r#"{"timestamp": 27, "input_length": 6758, "output_length": 500,
                        "hash_ids": [0, 1, 18446744073709551615], "session_id": "ignored"}"#;
         let row = row(line).unwrap();
-        assert_eq!(row.time, 27.0);
-        assert_eq!(row.request.prompt_tokens(), 6758);
-        assert_eq!(row.request.output_tokens(), 500);
+        assert_eq!((row.time, &row.ids[..]), (27.0, &[0, 1, u64::MAX][..]));
+        assert_eq!(row.prompt_tokens, 6758);
+        assert_eq!(row.output_tokens, 500);
     }
 
     #[test]
     fn nothing_may_be_zero_tokens_long() {
         let line = r#"{"timestamp":0,"input_length":0,"output_length":0,"hash_ids":[]}"#;
-        assert_eq!(row(line).unwrap().request.prompt_tokens(), 0);
+        assert_eq!(row(line).unwrap().prompt_tokens, 0);
     }
 
     #[test]
@@ -78,7 +81,12 @@ mod tests {
             (with("1", "-2", ids), "invalid value: integer `-2`"),
             (with("1.5", "1", ids), "invalid type: floating point"),
             (with("1", "\"1\"", ids), "invalid type: string"),
-            (with("18446744073709551615", "1", ids), "too many to count"),
+            (with("18446744073709551616", "1", ids), "invalid type: floating point"),
+            (with("1", "1", r#","hash_ids":[18446744073709551616]"#), "floating point"),
+            (with("NaN", "1", ids), "expected value"),
+            (with("\0", "1", ids), "expected value"),
+            (with("1", "1", r#","hash_ids":[1],"hash_ids":[2]"#), "duplicate field `hash_ids`"),
+            (with("1", "1", ids).replace("\"timestamp\":0", "\"timestamp\":1e999"), "out of range"),
             (with("1", "1", ids) + "{}", "trailing characters"),
             (with("1", "1", ids).replace("\"timestamp\":0", "\"timestamp\":-1"), "negative"),
             (with("1", "1", ids).replace("\"timestamp\":0,", ""), "missing field `timestamp`"),

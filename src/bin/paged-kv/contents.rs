@@ -1,0 +1,84 @@
+//! `Contents` numbers the contents of a trace: what one hash id names behind the ids before it.
+//!
+//! Equal numbers mean equal chains of ids, and no other ids share a number: chains are compared, not
+//! hashed. How many tokens an id names is not known here.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, bail};
+use paged_kv::BlockHash;
+
+/// One content of a trace: an id and all ids before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Content(u32);
+
+/// The contents that a trace has named so far.
+#[derive(Default)]
+pub struct Contents {
+    known: HashMap<(Option<Content>, u64), Content>,
+}
+
+impl Content {
+    /// The token of a prompt where no id names its content. No content has it.
+    pub const UNNAMED: u32 = u32::MAX;
+
+    /// Returns the hash of block `part` of this content.
+    pub fn hash(self, part: usize) -> BlockHash {
+        BlockHash::from_u128(u128::from(self.0) << 64 | part as u128)
+    }
+
+    /// Returns the token that each position of this content holds. Two prompts of such tokens are
+    /// equal up to a position exactly if their ids are.
+    pub fn token(self) -> u32 {
+        self.0
+    }
+}
+
+impl Contents {
+    /// Returns the contents of a prompt with these ids.
+    ///
+    /// # Errors
+    /// The trace names 2^32 - 1 contents already, or the machine has no memory for another one.
+    pub fn chain(&mut self, ids: &[u64]) -> Result<Box<[Content]>> {
+        self.known.try_reserve(ids.len())?;
+        let mut before = None;
+        let mut chain = Vec::new();
+        chain.try_reserve_exact(ids.len())?;
+        for &id in ids {
+            let next = u32::try_from(self.known.len()).unwrap_or(Content::UNNAMED);
+            if next == Content::UNNAMED {
+                bail!("the trace names {} contents already, as many as can be told apart", next);
+            }
+            let content = *self.known.entry((before, id)).or_insert(Content(next));
+            before = Some(content);
+            chain.push(content);
+        }
+        Ok(chain.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_is_an_id_behind_the_ids_before_it() {
+        let mut contents = Contents::default();
+        let mut chain = |ids: &[u64]| contents.chain(ids).unwrap();
+        let first = chain(&[1, 2, 3]);
+        assert_eq!(chain(&[1, 2, 3]), first);
+        assert_eq!(chain(&[1, 2, 4])[..2], first[..2]);
+        assert_ne!(chain(&[1, 2, 4])[2], first[2]);
+        let turned = chain(&[3, 2, 1]);
+        assert!(turned.iter().all(|content| !first.contains(content)));
+        assert!(!first.contains(&chain(&[2, 3])[0]), "an id in another place is another content");
+    }
+
+    #[test]
+    fn ids_keep_all_their_bits() {
+        let mut contents = Contents::default();
+        let bits = (0..64).map(|bit| contents.chain(&[1 << bit]).unwrap()[0]);
+        let bits: std::collections::HashSet<_> = bits.collect();
+        assert_eq!(bits.len(), 64);
+    }
+}
