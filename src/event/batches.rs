@@ -120,7 +120,7 @@ impl Batches {
             return;
         }
         let blocks = event.hashes().len() as u64;
-        if !state.open.push(event) {
+        if !state.open.push(event, self.format.salts) {
             state.unwritten += blocks;
             return;
         }
@@ -251,7 +251,8 @@ mod tests {
     }
 
     fn batches_in(ring_bytes: usize, batch_blocks: usize, ring_batches: usize) -> Batches {
-        let format = WireFormat { dialect: Dialect::Array, medium: "GPU".to_owned(), rank: 0 };
+        let format =
+            WireFormat { dialect: Dialect::Array, medium: "GPU".to_owned(), rank: 0, salts: true };
         let batch_age = Duration::from_secs(60);
         Batches::new(format, Bounds { batch_blocks, batch_age, ring_batches, ring_bytes })
     }

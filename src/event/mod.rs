@@ -18,18 +18,32 @@ pub(crate) mod announcer;
 #[cfg(feature = "events")]
 mod batches;
 pub(crate) mod claimed_sink;
+#[cfg(feature = "events")]
+mod connections;
 pub(crate) mod kv_event;
+#[cfg(feature = "events")]
+mod listener;
 #[cfg(feature = "events")]
 mod notes;
 #[cfg(feature = "events")]
+mod peer;
+#[cfg(feature = "events")]
 mod publisher;
+#[cfg(feature = "events")]
+mod recent;
+#[cfg(feature = "events")]
+mod replayer;
 #[cfg(feature = "events")]
 mod ring;
 #[cfg(feature = "events")]
 mod sockets;
+#[cfg(feature = "events")]
+mod subscriber;
 pub(crate) mod tree;
 #[cfg(feature = "events")]
 mod wire;
+#[cfg(feature = "events")]
+mod zmtp;
 
 pub use self::kv_event::{EventSink, KvEvent};
 #[cfg(feature = "events")]

@@ -47,16 +47,17 @@ impl Notes {
         }
     }
 
-    /// Notes an event. False for one that no consumer could use: blocks without tokens.
-    pub(super) fn push(&mut self, event: &KvEvent<'_>) -> bool {
+    /// Notes an event, without salts unless `salts` says so. False for one that no consumer could use:
+    /// blocks without tokens.
+    pub(super) fn push(&mut self, event: &KvEvent<'_>, salts: bool) -> bool {
         let entry = match *event {
             KvEvent::BlockStored { tokens: [], .. } => return false,
             KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
                 self.hashes.extend_from_slice(hashes);
                 self.tokens.extend_from_slice(tokens);
                 let blocks = index..index + hashes.len();
-                let extra =
-                    extra.map(|extra| write_extra(extra, blocks, block_size, &mut self.extra));
+                let extra = extra
+                    .map(|extra| write_extra(extra, blocks, block_size, salts, &mut self.extra));
                 let (hashes, tokens) = (hashes.len(), tokens.len());
                 Entry::Stored { parent, hashes, tokens, block_size, extra }
             }
@@ -153,7 +154,8 @@ mod tests {
 
     fn written(notes: &Notes) -> Vec<u8> {
         let mut out = Vec::new();
-        let format = WireFormat { dialect: Dialect::Map, medium: "GPU".to_owned(), rank: 0 };
+        let format =
+            WireFormat { dialect: Dialect::Map, medium: "GPU".to_owned(), rank: 0, salts: true };
         notes.write(&format, &mut out);
         out
     }
@@ -178,7 +180,7 @@ mod tests {
             2 => stored(None, 0),
             _ => stored(Some(&extra), blocks - 3),
         };
-        assert!(notes.push(&event));
+        assert!(notes.push(&event, true));
     }
 
     #[test]
@@ -224,6 +226,6 @@ mod tests {
             extra: None,
             index: 0,
         };
-        assert!(!notes.push(&unknown) && notes.is_empty() && notes.bytes() == 0);
+        assert!(!notes.push(&unknown, true) && notes.is_empty() && notes.bytes() == 0);
     }
 }

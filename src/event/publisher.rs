@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use super::batches::{Batches, Bounds};
 use super::kv_event::{EventSink, KvEvent};
-use super::sockets::{self, Open, Place};
+use super::sockets::{self, Open, Place, Watched};
 use super::wire::{Dialect, WireFormat};
 use crate::sync::outside::{Arc, Mutex};
 
 /// The most batches that wait for one subscriber.
 const QUEUE_MAX: usize = 1_000;
+
+/// The most connections that are open at one endpoint, unless other options say so.
+const CONNECTIONS: usize = 2_048;
 
 /// How a publisher speaks, and how much it keeps.
 ///
@@ -41,23 +44,30 @@ pub struct PublisherOptions {
     topic: String,
     format: WireFormat,
     bounds: Bounds,
+    connections: usize,
 }
 
 impl Default for PublisherOptions {
     /// On `tcp://*:5557`, without replay, without a topic, in maps; batches of 512 blocks or 10 ms; the
-    /// last 10,000 batches, of at most 64 MiB.
+    /// last 10,000 batches, of at most 64 MiB; 2,048 connections at each endpoint.
     fn default() -> Self {
         Self {
             endpoint: "tcp://*:5557".to_owned(),
             replay_endpoint: None,
             topic: String::new(),
-            format: WireFormat { dialect: Dialect::default(), medium: "GPU".to_owned(), rank: 0 },
+            format: WireFormat {
+                dialect: Dialect::default(),
+                medium: "GPU".to_owned(),
+                rank: 0,
+                salts: true,
+            },
             bounds: Bounds {
                 batch_blocks: 512,
                 batch_age: Duration::from_millis(10),
                 ring_batches: 10_000,
                 ring_bytes: 64 << 20,
             },
+            connections: CONNECTIONS,
         }
     }
 }
@@ -172,6 +182,35 @@ impl PublisherOptions {
         self.bounds.ring_bytes = bytes;
         self
     }
+
+    /// Connections that may be open at each endpoint, by default 2,048. Each takes a file descriptor:
+    /// keep both endpoints together below the limit of the process. When all are taken, a new peer gets
+    /// the place of one that does not subscribe, ask or read; if there is none, it is refused. Both
+    /// show in [`PublisherStats::peers_refused`].
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().connections(64);
+    /// # let _ = options;
+    /// ```
+    pub fn connections(self, connections: usize) -> Self {
+        Self { connections: connections.max(1), ..self }
+    }
+
+    /// Whether events name the salts of prompts ([`ExtraKeys::with_salt`]), by default true, as vLLM
+    /// does. **A published salt travels in clear**: every peer that reaches an endpoint can read it,
+    /// and what is told of tokens too. Without salts, blocks that differ by their salt alone still have
+    /// different hashes; a router that compares tokens and keys instead cannot tell them apart.
+    ///
+    /// ```
+    /// let options = paged_kv::event::PublisherOptions::default().publish_salts(false);
+    /// # let _ = options;
+    /// ```
+    ///
+    /// [`ExtraKeys::with_salt`]: crate::ExtraKeys::with_salt
+    pub fn publish_salts(mut self, publish_salts: bool) -> Self {
+        self.format.salts = publish_salts;
+        self
+    }
 }
 
 /// What a publisher has done so far.
@@ -195,6 +234,13 @@ pub struct PublisherStats {
     /// Batches that the ring let go of before they could be sent: a gap in the numbers that every
     /// subscriber sees.
     pub batches_lost: u64,
+    /// Batches that subscribers missed because they did not read in time, counted for each of them.
+    pub batches_missed: u64,
+    /// Connections that were refused or closed because all places were taken; see
+    /// [`PublisherOptions::connections`].
+    pub peers_refused: u64,
+    /// Listening sockets that failed. The publisher binds to the address again by itself.
+    pub sockets_lost: u64,
 }
 
 /// Publishes the events of a cache to routers, as vLLM does: ZeroMQ, MessagePack, and replay.
@@ -218,6 +264,7 @@ pub struct PublisherStats {
 pub struct EventPublisher {
     batches: Arc<Batches>,
     addresses: Vec<SocketAddr>,
+    watched: Watched,
     open: Mutex<Option<Open>>,
 }
 
@@ -243,10 +290,13 @@ impl EventPublisher {
             replay: options.replay_endpoint.as_deref().map(address_of).transpose()?,
             topic: options.topic.clone().into(),
             queue: options.bounds.ring_batches.min(QUEUE_MAX),
+            queue_bytes: options.bounds.ring_bytes,
+            connections: options.connections,
         };
         let batches = Arc::new(Batches::new(options.format.clone(), options.bounds));
-        let (open, addresses) = sockets::open(place, Arc::clone(&batches))?;
-        Ok(Self { batches, addresses, open: Mutex::new(Some(open)) })
+        let open = sockets::open(place, Arc::clone(&batches))?;
+        let (addresses, watched) = (open.addresses().to_vec(), open.watched().clone());
+        Ok(Self { batches, addresses, watched, open: Mutex::new(Some(open)) })
     }
 
     /// Where subscribers connect.
@@ -291,6 +341,9 @@ impl EventPublisher {
             blocks: totals.blocks,
             blocks_without_tokens: totals.unwritten,
             batches_lost: totals.lost,
+            batches_missed: self.watched.missed(),
+            peers_refused: self.watched.refused(),
+            sockets_lost: self.watched.lost(),
         }
     }
 
@@ -350,12 +403,12 @@ impl std::fmt::Debug for EventPublisher {
     }
 }
 
-/// The endpoint as `sockets` takes it.
+/// The address of an endpoint, as `sockets` takes it.
 fn address_of(endpoint: &str) -> io::Result<String> {
     match endpoint.strip_prefix("tcp://") {
         Some(address) => Ok(match address.strip_prefix("*:") {
-            Some(port) => format!("tcp://0.0.0.0:{port}"),
-            None => endpoint.to_owned(),
+            Some(port) => format!("0.0.0.0:{port}"),
+            None => address.to_owned(),
         }),
         None => {
             let reason = format!("{endpoint:?} is not tcp://address:port");

@@ -211,7 +211,7 @@ mod tests {
     fn push(ring: &mut Ring, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         let mut notes = ring.room_for(&Notes::default());
-        assert!(notes.is_empty() && notes.push(&KvEvent::BlockRemoved { hashes: &hashes }));
+        assert!(notes.is_empty() && notes.push(&KvEvent::BlockRemoved { hashes: &hashes }, true));
         ring.push(notes, 1.5);
         assert_true(ring);
     }

@@ -44,6 +44,8 @@ pub(super) struct WireFormat {
     pub(super) medium: String,
     /// Which of several data-parallel engines this is.
     pub(super) rank: i32,
+    /// Whether salts are written.
+    pub(super) salts: bool,
 }
 
 /// An event to be written. What it tells of never is nothing.
@@ -238,11 +240,12 @@ fn write_each(out: &mut Vec<u8>, tokens: &[u32]) {
 }
 
 /// Appends what these blocks of a prompt depend on besides their tokens: the adapter's name, or nil, and
-/// the keys. Returns the bytes of each.
+/// the keys, without the salt unless `salts` says so. Returns the bytes of each.
 pub(super) fn write_extra(
     extra: &ExtraKeys,
     blocks: Range<usize>,
     block_size: usize,
+    salts: bool,
     out: &mut Vec<u8>,
 ) -> (usize, usize) {
     let start = out.len();
@@ -251,7 +254,7 @@ pub(super) fn write_extra(
         None => write_nil_of(out),
     };
     let middle = out.len();
-    let written = written.and_then(|()| write_keys(out, extra, blocks, block_size));
+    let written = written.and_then(|()| write_keys(out, extra, blocks, block_size, salts));
     written.expect("writing to memory does not fail");
     (middle - start, out.len() - middle)
 }
@@ -262,17 +265,18 @@ fn write_keys(
     extra: &ExtraKeys,
     blocks: Range<usize>,
     block_size: usize,
+    salts: bool,
 ) -> Written {
     write_array_len(out, blocks.len() as u32)?;
     for block in blocks {
         let positions = block * block_size..(block + 1) * block_size;
-        if !extra.concern(&positions) {
+        let salt = extra.salt().filter(|_| salts && block == 0);
+        let media = extra.media_in(&positions).count();
+        let keys = media + usize::from(extra.lora_name().is_some()) + usize::from(salt.is_some());
+        if keys == 0 {
             write_nil_of(out)?;
             continue;
         }
-        let salt = extra.salt().filter(|_| block == 0);
-        let media = extra.media_in(&positions).count();
-        let keys = media + usize::from(extra.lora_name().is_some()) + usize::from(salt.is_some());
         write_array_len(out, keys as u32)?;
         if let Some(name) = extra.lora_name() {
             write_str(out, name)?;
@@ -322,9 +326,13 @@ mod tests {
     const HASHES: [u64; 2] = [0xfedc_ba98_7654_3210, 0x0123_4567_89ab_cdef];
 
     fn payload(dialect: Dialect, event: &KvEvent<'_>) -> String {
-        let format = WireFormat { dialect, medium: "GPU".to_owned(), rank: 0 };
+        payload_with(dialect, event, true)
+    }
+
+    fn payload_with(dialect: Dialect, event: &KvEvent<'_>, salts: bool) -> String {
+        let format = WireFormat { dialect, medium: "GPU".to_owned(), rank: 0, salts };
         let (mut notes, mut bytes) = (Notes::default(), Vec::new());
-        assert!(notes.push(event));
+        assert!(notes.push(event, format.salts));
         WireFormat::write_start(1.5, 1, &mut bytes);
         notes.write(&format, &mut bytes);
         format.write_end(&mut bytes);
@@ -414,5 +422,42 @@ mod tests {
         assert!(payload(Dialect::Array, &event(7)).contains("92c0c000ae"));
         let mapped = payload(Dialect::Map, &event(0));
         assert!(mapped.contains("aa65787472615f6b657973929292a363617403"), "extra_keys: {mapped}");
+    }
+
+    #[test]
+    fn salts_are_left_out_where_they_are_not_published() {
+        let hashes = hashes();
+        let KvEvent::BlockStored { parent, tokens, block_size, .. } = stored(&hashes) else {
+            unreachable!()
+        };
+        let media = ExtraKeys::default().with_media("cat", 3..6);
+        let salted = ExtraKeys::default().with_salt("s");
+        for (extra, same) in [
+            (media.clone().with_salt("s"), media),
+            (salted.clone().with_lora("l", "/l"), ExtraKeys::default().with_lora("l", "/l")),
+        ] {
+            for dialect in [Dialect::Map, Dialect::Array] {
+                let written = |extra, salts| {
+                    let hashes = &hashes;
+                    let extra = Some(extra);
+                    let event = KvEvent::BlockStored {
+                        hashes,
+                        parent,
+                        tokens,
+                        block_size,
+                        extra,
+                        index: 0,
+                    };
+                    payload_with(dialect, &event, salts)
+                };
+                assert_eq!(written(&extra, false), written(&same, true));
+                assert_ne!(written(&extra, true), written(&same, true));
+            }
+        }
+        let extra = Some(&salted);
+        let event =
+            KvEvent::BlockStored { hashes: &hashes, parent, tokens, block_size, extra, index: 0 };
+        let written = payload_with(Dialect::Array, &event, false);
+        assert!(written.contains("c092c0c000ae"), "no keys: {written}");
     }
 }

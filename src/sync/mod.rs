@@ -45,5 +45,5 @@ pub(crate) use parking_lot::Mutex as PlainMutex;
 pub(crate) mod outside {
     pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::{Arc, mpsc};
-    pub(crate) use tokio::sync::Notify;
+    pub(crate) use tokio::sync::{Notify, watch};
 }

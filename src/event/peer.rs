@@ -1,0 +1,113 @@
+//! `Peer`: one connection that speaks ZMTP: its handshake, what it asks for, and what is sent to it.
+//!
+//! A peer is served by one task, which does not read while it writes. So a peer that does not read
+//! holds the task, at most one message and a few kilobytes that it sent, and delays no other peer.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
+use tokio::time::timeout;
+
+use super::connections::{Connection, Use};
+use super::zmtp::{self, Frame, Input, Kind};
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Bytes that are read from a peer at once.
+const READ: usize = 4096;
+
+/// One connection.
+pub(super) struct Peer {
+    stream: TcpStream,
+    input: Input,
+    connection: Connection,
+}
+
+impl Peer {
+    /// Shakes hands, as a socket of `kind`.
+    pub(super) async fn greet(
+        stream: TcpStream,
+        kind: Kind,
+        connection: Connection,
+    ) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let mut peer = Self { stream, input: Input::default(), connection };
+        timeout(HANDSHAKE, peer.shake_hands(kind)).await??;
+        peer.connection.set_use(Use::Idle);
+        Ok(peer)
+    }
+
+    async fn shake_hands(&mut self, kind: Kind) -> io::Result<()> {
+        // At once: a peer may wait for it before it sends more than its signature.
+        self.stream.write_all(&zmtp::greeting()).await?;
+        while !self.input.greeting()? {
+            self.read().await?;
+        }
+        self.stream.write_all(&zmtp::ready(kind)).await?;
+        self.hear().await?.check_ready(kind)
+    }
+
+    /// The next frame that the peer sends. No byte is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// When the peer closes the connection or breaks the protocol.
+    pub(super) async fn hear(&mut self) -> io::Result<Frame> {
+        loop {
+            if let Some(frame) = self.input.frame()? {
+                return Ok(frame);
+            }
+            self.read().await?;
+        }
+    }
+
+    /// Waits until the peer sends something, and reads what is there.
+    async fn read(&mut self) -> io::Result<()> {
+        if self.input.bytes.is_empty() {
+            self.input.bytes = BytesMut::new(); // a peer that says nothing needs no memory
+        }
+        loop {
+            // A peer that always has something to say must not keep the thread from the others.
+            consume_budget().await;
+            self.stream.readable().await?;
+            self.input.bytes.reserve(READ);
+            match self.stream.try_read_buf(&mut self.input.bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends bytes, and waits as long as the peer does not read.
+    pub(super) async fn send(&mut self, mut bytes: impl Buf) -> io::Result<()> {
+        let mut sending = std::pin::pin!(self.stream.write_all_buf(&mut bytes));
+        tokio::select! {
+            biased;
+            sent = &mut sending => return sent,
+            () = std::future::ready(()) => {}
+        }
+        let state = self.connection.set_use(Use::Stuck);
+        sending.await?;
+        self.connection.set_use(state);
+        Ok(())
+    }
+
+    /// Notes whether the peer waits for something to be sent.
+    pub(super) fn set_served(&mut self, is_served: bool) {
+        self.connection.set_use(if is_served { Use::Served } else { Use::Idle });
+    }
+
+    /// Closes the connection behind what was sent.
+    pub(super) async fn close(mut self) -> io::Result<()> {
+        // The system drops what is sent but not received if something is left to read.
+        let mut rest = [0; READ];
+        while self.stream.try_read(&mut rest).is_ok_and(|len| len > 0) {}
+        self.stream.shutdown().await
+    }
+}

@@ -1,0 +1,152 @@
+//! `Recent`: the last published batches, from which every subscriber is served.
+//!
+//! A subscriber has a position instead of a queue. One that is slow finds that its batch is gone and
+//! goes on with the oldest that there is: it sees a gap in the numbers. So the memory for all slow
+//! subscribers together is that of one queue.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::sync::outside::{Mutex, watch};
+
+/// The last published batches.
+pub(super) struct Recent {
+    batches_max: usize,
+    bytes_max: usize,
+    kept: Mutex<Kept>,
+    end: watch::Sender<End>,
+}
+
+/// How far publishing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct End {
+    /// The position of the next batch.
+    pub(super) position: u64,
+    /// No batch comes any more.
+    pub(super) is_closed: bool,
+}
+
+#[derive(Default)]
+struct Kept {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    /// The position of the oldest one.
+    oldest: u64,
+    /// Batches that subscribers found gone.
+    missed: u64,
+}
+
+/// A batch as it is sent.
+#[derive(Clone)]
+pub(super) struct Message {
+    /// All that comes before the payload.
+    pub(super) head: Bytes,
+    pub(super) payload: Bytes,
+}
+
+/// Returns when no batch comes any more.
+pub(super) async fn closed(end: &mut watch::Receiver<End>) {
+    // An error says that the publisher is gone.
+    let _ = end.wait_for(|end| end.is_closed).await;
+}
+
+impl Message {
+    fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+}
+
+impl Recent {
+    /// Keeps as many batches and bytes at most, but one batch at least.
+    pub(super) fn new(batches_max: usize, bytes_max: usize) -> Self {
+        let end = watch::Sender::new(End::default());
+        Self { batches_max, bytes_max, kept: Mutex::default(), end }
+    }
+
+    /// Adds a batch and wakes the subscribers.
+    pub(super) fn push(&self, message: Message) {
+        let mut kept = self.kept.lock();
+        kept.bytes += message.len();
+        kept.messages.push_back(message);
+        while kept.messages.len() > self.batches_max.max(1)
+            || kept.bytes > self.bytes_max && kept.messages.len() > 1
+        {
+            let oldest = kept.messages.pop_front().expect("it is not empty");
+            kept.bytes -= oldest.len();
+            kept.oldest += 1;
+        }
+        drop(kept);
+        self.end.send_modify(|end| end.position += 1);
+    }
+
+    /// Notes that no batch comes any more.
+    pub(super) fn close(&self) {
+        self.end.send_modify(|end| end.is_closed = true);
+    }
+
+    /// How far publishing is, from now on.
+    pub(super) fn end(&self) -> watch::Receiver<End> {
+        self.end.subscribe()
+    }
+
+    /// Takes the batch at `position`, or the oldest after it that there is, and moves `position` on.
+    pub(super) fn take(&self, position: &mut u64) -> Option<Message> {
+        let mut kept = self.kept.lock();
+        kept.missed += kept.oldest.saturating_sub(*position);
+        *position = kept.oldest.max(*position);
+        let message = kept.messages.get((*position - kept.oldest) as usize)?.clone();
+        *position += 1;
+        Some(message)
+    }
+
+    /// Batches that slow subscribers missed, counted for each.
+    pub(super) fn missed(&self) -> u64 {
+        self.kept.lock().missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(number: u8, len: usize) -> Message {
+        Message { head: Bytes::copy_from_slice(&[number]), payload: vec![number; len].into() }
+    }
+
+    fn take(recent: &Recent, position: &mut u64) -> Option<u8> {
+        recent.take(position).map(|message| message.head[0])
+    }
+
+    #[test]
+    fn who_reads_in_time_gets_every_batch() {
+        let recent = Recent::new(4, 1 << 20);
+        let mut position = recent.end().borrow().position;
+        assert_eq!(take(&recent, &mut position), None);
+        for number in 0..20 {
+            recent.push(message(number, 10));
+            assert_eq!(take(&recent, &mut position), Some(number));
+            assert_eq!(take(&recent, &mut position), None);
+        }
+        assert_eq!(recent.missed(), 0);
+    }
+
+    #[test]
+    fn a_slow_subscriber_misses_what_is_over_the_bounds() {
+        for (recent, kept) in [(Recent::new(4, 1 << 20), 4), (Recent::new(100, 22), 2)] {
+            let mut position = 0;
+            (0..20).for_each(|number| recent.push(message(number, 10)));
+            let taken: Vec<_> = std::iter::from_fn(|| take(&recent, &mut position)).collect();
+            assert_eq!(taken, Vec::from_iter(20 - kept..20));
+            assert_eq!(recent.missed(), 20 - u64::from(kept));
+            assert_eq!(recent.kept.lock().bytes, 11 * usize::from(kept));
+        }
+    }
+
+    #[test]
+    fn a_batch_over_the_bytes_is_kept_alone() {
+        let recent = Recent::new(4, 5);
+        (0..3).for_each(|number| recent.push(message(number, 10)));
+        assert_eq!(take(&recent, &mut 0), Some(2));
+    }
+}

@@ -1,0 +1,67 @@
+//! `Replayer`: a peer that asks for earlier batches, and gets them one request after the other.
+//!
+//! While an answer is being sent nothing is read: further requests wait where the system keeps them,
+//! and an answer is no faster than the peer reads.
+
+use std::io;
+
+use bytes::{Buf, Bytes};
+use tokio::task::yield_now;
+
+use super::batches::Batches;
+use super::peer::Peer;
+use super::recent::{self, End};
+use super::zmtp::{self, Request};
+use crate::sync::outside::{Arc, watch};
+
+/// The end marker of an answer.
+const END_MARKER: &[u8] = &[0xff; 8];
+
+/// A peer that asks for batches.
+pub(super) struct Replayer {
+    pub(super) peer: Peer,
+    pub(super) batches: Arc<Batches>,
+    pub(super) topic: Bytes,
+}
+
+impl Replayer {
+    /// Answers each request, whose last frame is the number of a batch, by the batches from there on
+    /// that there are. Returns after the answer that is being sent when publishing ends.
+    ///
+    /// # Errors
+    /// When the peer closes the connection or breaks the protocol.
+    pub(super) async fn serve(mut self, mut end: watch::Receiver<End>) -> io::Result<()> {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = recent::closed(&mut end) => return self.peer.close().await,
+                frame = self.peer.hear() => frame?,
+            };
+            match frame.request()? {
+                Request::Message(number) => {
+                    // A request without a number asks for nothing.
+                    if let Ok(first) = number[..].try_into() {
+                        self.peer.set_served(true);
+                        self.answer(u64::from_be_bytes(first)).await?;
+                        self.peer.set_served(false);
+                    }
+                }
+                Request::Ping(context) => self.peer.send(zmtp::pong(&context)).await?,
+                Request::Subscribe(_) | Request::Cancel(_) | Request::Nothing => {}
+            }
+        }
+    }
+
+    async fn answer(&mut self, mut next: u64) -> io::Result<()> {
+        let end = self.batches.totals().next_sequence;
+        while let Some(batch) = self.batches.get(next, end) {
+            next = batch.sequence.saturating_add(1);
+            let number = batch.sequence.to_be_bytes();
+            let head = zmtp::head(&[b"", &self.topic, &number], batch.payload.len());
+            self.peer.send(head.chain(batch.payload)).await?;
+            // A peer that reads quickly must not keep the thread from the others.
+            yield_now().await;
+        }
+        self.peer.send(zmtp::head(&[b"", b"", END_MARKER], 0)).await
+    }
+}

@@ -1,0 +1,141 @@
+//! `Subscriber`: a peer that receives each batch from its subscription on.
+//!
+//! A publisher has one topic. Of what a peer subscribes to, only prefixes of that topic matter, and
+//! they differ by their length alone. So the memory for subscriptions is bounded by the topic, and
+//! not by the peer.
+
+use std::io;
+
+use bytes::{Buf, Bytes};
+
+use super::peer::Peer;
+use super::recent::{End, Message, Recent};
+use super::zmtp::{self, Request};
+use crate::sync::outside::Arc;
+
+/// A peer that receives batches.
+pub(super) struct Subscriber {
+    peer: Peer,
+    recent: Arc<Recent>,
+    subscriptions: Subscriptions,
+    /// The position of the next batch, while the peer is subscribed.
+    position: Option<u64>,
+}
+
+impl Subscriber {
+    /// Subscribes to nothing so far.
+    pub(super) fn new(peer: Peer, recent: Arc<Recent>, topic: Bytes) -> Self {
+        Self { peer, recent, subscriptions: Subscriptions::to(topic), position: None }
+    }
+
+    /// Serves the peer until the last batch is sent.
+    ///
+    /// # Errors
+    /// When the peer closes the connection or breaks the protocol.
+    pub(super) async fn serve(mut self) -> io::Result<()> {
+        let mut end = self.recent.end();
+        loop {
+            let now = *end.borrow_and_update();
+            let is_behind = self.position.is_some_and(|position| position < now.position);
+            if now.is_closed && !is_behind {
+                return self.peer.close().await;
+            }
+            tokio::select! {
+                biased;
+                frame = self.peer.hear() => {
+                    let request = frame?.subscription()?;
+                    self.take(request, now).await?;
+                }
+                () = std::future::ready(()), if is_behind => self.send_next().await?,
+                changed = end.changed() => changed.map_err(io::Error::other)?,
+            }
+        }
+    }
+
+    async fn send_next(&mut self) -> io::Result<()> {
+        let next = self.position.as_mut().and_then(|position| self.recent.take(position));
+        match next {
+            Some(Message { head, payload }) => self.peer.send(head.chain(payload)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, request: Request, now: End) -> io::Result<()> {
+        match request {
+            Request::Subscribe(prefix) => self.subscriptions.add(&prefix),
+            Request::Cancel(prefix) => self.subscriptions.remove(&prefix),
+            Request::Ping(context) => return self.peer.send(zmtp::pong(&context)).await,
+            Request::Message(_) | Request::Nothing => return Ok(()),
+        }
+        let is_subscribed = self.subscriptions.is_any();
+        if is_subscribed != self.position.is_some() {
+            self.position = is_subscribed.then_some(now.position);
+            self.peer.set_served(is_subscribed);
+        }
+        Ok(())
+    }
+}
+
+/// How often a peer has subscribed to each prefix of the topic.
+struct Subscriptions {
+    topic: Bytes,
+    /// By the length of the prefix; as long as the longest one that was subscribed to.
+    counts: Vec<u32>,
+}
+
+impl Subscriptions {
+    fn to(topic: Bytes) -> Self {
+        Self { topic, counts: Vec::new() }
+    }
+
+    fn add(&mut self, prefix: &[u8]) {
+        if self.topic.starts_with(prefix) {
+            self.counts.resize(self.counts.len().max(prefix.len() + 1), 0);
+            self.counts[prefix.len()] = self.counts[prefix.len()].saturating_add(1);
+        }
+    }
+
+    fn remove(&mut self, prefix: &[u8]) {
+        if let Some(count) = self.counts.get_mut(prefix.len())
+            && self.topic.starts_with(prefix)
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        self.counts.iter().any(|&count| count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_subscription_is_cancelled_by_itself() {
+        let mut subscriptions = Subscriptions::to("kv@pod".into());
+        for prefix in ["", "kv@", "kv@", "kv@pod"] {
+            subscriptions.add(prefix.as_bytes());
+        }
+        for prefix in ["kv@", "kv@pod", "kv@", "kv@", "other", "xv@"] {
+            subscriptions.remove(prefix.as_bytes());
+            assert!(subscriptions.is_any());
+        }
+        subscriptions.remove(b"");
+        assert!(!subscriptions.is_any());
+    }
+
+    #[test]
+    fn any_number_of_subscriptions_needs_no_more_memory_than_the_topic() {
+        let mut subscriptions = Subscriptions::to("kv@pod".into());
+        for number in 0..100_000_u32 {
+            subscriptions.add(&number.to_be_bytes());
+            subscriptions.add(format!("kv@pod{number}").as_bytes());
+            assert!(!subscriptions.is_any());
+            subscriptions.add(&b"kv@pod"[..number as usize % 7]);
+            subscriptions.remove(&b"kv@pod"[..number as usize % 7]);
+        }
+        assert!(subscriptions.counts.capacity() <= 8);
+    }
+}
