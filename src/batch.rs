@@ -1,7 +1,8 @@
 //! Do these sequences all have room to grow? Appends to a whole batch with one allocation.
 //!
-//! Plan every row, take the blocks of all plans at once, then hand them out: all rows grow or
-//! none does, and nothing has to be rolled back. It does not know where the rows come from.
+//! Ask every row once, plan it, take the blocks of all plans in one allocation, then hand them out: all
+//! rows grow or none does, and nothing has to be rolled back. The rows' own code runs while nothing is
+//! taken, so a row that panics has changed nothing. It does not know where the rows come from.
 
 use crate::error::{PagedKvError, Result};
 use crate::sequence::{Append, AppendPlan, Sequence};
@@ -10,7 +11,7 @@ use crate::table::BlockTable;
 /// One row of a batch: a sequence, and how many tokens it is to grow by.
 ///
 /// Implement it for whatever a scheduler keeps its requests in, so that a batch needs no copy of
-/// it. A row is asked several times in a batch, and has to give the same answers.
+/// it. Each row is asked once a batch, before anything changes: if a row panics, no row has grown.
 ///
 /// ```
 /// use paged_kv::{AppendBatch, BatchRow, BlockPool, Sequence, append_batch};
@@ -82,6 +83,14 @@ pub struct AppendBatch {
     pub(crate) appends: Vec<Append>,
     /// Empty between calls: kept for its memory.
     stock: Option<BlockTable>,
+    /// Memory for the rows of a call, which are borrowed.
+    rows: Vec<(usize, usize)>,
+}
+
+/// A row that was asked.
+struct Asked<'a> {
+    sequence: &'a mut Sequence,
+    num_new_tokens: usize,
 }
 
 impl AppendBatch {
@@ -106,7 +115,6 @@ impl AppendBatch {
     pub fn clear(&mut self) {
         self.plans.clear();
         self.appends.clear();
-        // Not empty if a row panicked in the middle of a batch.
         if let Some(stock) = &mut self.stock {
             stock.truncate(0);
         }
@@ -157,7 +165,9 @@ pub struct Fitted {
 /// ```
 pub fn append_batch<R: BatchRow>(rows: &mut [R], batch: &mut AppendBatch) -> Result<()> {
     batch.clear();
-    let grown = grow_all(rows, parts_of_row, batch);
+    let mut asked = ask(rows, batch);
+    let grown = grow_all(&mut asked, batch);
+    batch.rows = emptied(asked);
     if grown.is_err() {
         batch.clear();
     }
@@ -185,32 +195,42 @@ pub fn append_batch_fitting<R: BatchRow>(
     rows: &mut [R],
     batch: &mut AppendBatch,
 ) -> Result<Fitted> {
-    grow_fitting(rows, parts_of_row, batch)
-}
-
-fn parts_of_row<R: BatchRow>(row: &mut R) -> (&mut Sequence, usize) {
-    let num_new_tokens = row.num_new_tokens();
-    (row.sequence(), num_new_tokens)
-}
-
-/// [`append_batch_fitting`] for rows of which `parts` gives the sequence and the tokens to append.
-pub(crate) fn grow_fitting<R>(
-    rows: &mut [R],
-    parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
-    batch: &mut AppendBatch,
-) -> Result<Fitted> {
     batch.clear();
+    let mut asked = ask(rows, batch);
+    let fitted = grow_fitting(&mut asked, batch);
+    batch.rows = emptied(asked);
+    if fitted.is_err() {
+        batch.clear();
+    }
+    fitted
+}
+
+/// Asks every row, in the memory of `batch`.
+fn ask<'a, R: BatchRow>(rows: &'a mut [R], batch: &mut AppendBatch) -> Vec<Asked<'a>> {
+    let mut asked = emptied(std::mem::take(&mut batch.rows));
+    asked.extend(rows.iter_mut().map(|row| {
+        let num_new_tokens = row.num_new_tokens();
+        Asked { sequence: row.sequence(), num_new_tokens }
+    }));
+    asked
+}
+
+/// The memory of `elements` for elements of the same layout: collecting in place keeps it, as
+/// `tests/no_allocation.rs` sees.
+pub(crate) fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
+    elements.clear();
+    elements.into_iter().map(|_| unreachable!("the vector was cleared")).collect()
+}
+
+fn grow_fitting(rows: &mut [Asked<'_>], batch: &mut AppendBatch) -> Result<Fitted> {
     let mut fitted = Fitted { done: rows.len(), short_by: 0 };
     loop {
-        match grow_all(&mut rows[..fitted.done], parts, batch) {
+        match grow_all(&mut rows[..fitted.done], batch) {
             Ok(()) => return Ok(fitted),
             Err(PagedKvError::OutOfMemory { available, .. }) => {
                 fitted = longest_fit(&batch.plans, available);
             }
-            Err(refusal) => {
-                batch.clear();
-                return Err(refusal);
-            }
+            Err(refusal) => return Err(refusal),
         }
     }
 }
@@ -227,49 +247,39 @@ fn longest_fit(plans: &[AppendPlan], available: usize) -> Fitted {
     unreachable!("a refusal says that fewer blocks are available than the plans need")
 }
 
-fn grow_all<R>(
-    rows: &mut [R],
-    parts: impl Fn(&mut R) -> (&mut Sequence, usize) + Copy,
-    batch: &mut AppendBatch,
-) -> Result<()> {
-    let Some(first) = rows.first_mut() else {
+fn grow_all(rows: &mut [Asked<'_>], batch: &mut AppendBatch) -> Result<()> {
+    let Some(first) = rows.first() else {
         return Ok(());
     };
-    let table = parts(first).0.table();
+    let table = first.sequence.table();
     let pool = table.pool();
     if !batch.stock.as_ref().is_some_and(|stock| stock.pool().is_of_same_pool(pool)) {
         batch.stock = Some(table.new_sibling());
     }
     let stock = batch.stock.as_mut().expect("the stock was just made");
-    let mut need = plan_all(rows, parts, stock, &mut batch.plans)?;
+    let mut need = plan_all(rows, stock, &mut batch.plans)?;
     while let Err(refusal) = stock.grow(need) {
         // Sharers outside the batch may have left since: then fewer copies are needed.
-        let again = plan_all(rows, parts, stock, &mut batch.plans)?;
+        let again = plan_all(rows, stock, &mut batch.plans)?;
         if again >= need {
             return Err(refusal);
         }
         need = again;
     }
     let row_plans = rows.iter_mut().zip(&batch.plans);
-    batch.appends.extend(row_plans.map(|(row, &plan)| parts(row).0.append_from(plan, stock)));
+    batch.appends.extend(row_plans.map(|(row, &plan)| row.sequence.append_from(plan, stock)));
     Ok(())
 }
 
 /// Plans every row and returns the blocks needed together.
-fn plan_all<R>(
-    rows: &mut [R],
-    parts: impl Fn(&mut R) -> (&mut Sequence, usize),
-    stock: &BlockTable,
-    plans: &mut Vec<AppendPlan>,
-) -> Result<usize> {
+fn plan_all(rows: &[Asked<'_>], stock: &BlockTable, plans: &mut Vec<AppendPlan>) -> Result<usize> {
     plans.clear();
     let mut need = 0_usize;
-    for row in rows {
-        let (sequence, num_new_tokens) = parts(row);
+    for Asked { sequence, num_new_tokens } in rows {
         if !sequence.table().pool().is_of_same_pool(stock.pool()) {
             return Err(PagedKvError::WrongCache { value: "row" });
         }
-        let plan = sequence.plan_append(num_new_tokens)?;
+        let plan = sequence.plan_append(*num_new_tokens)?;
         need = need.saturating_add(plan.blocks());
         plans.push(plan);
     }

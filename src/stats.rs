@@ -58,6 +58,9 @@ pub struct CacheStats {
     pub blocks_idle: usize,
     /// Blocks whose contents were given up for room.
     pub blocks_reclaimed: u64,
+    /// Events that the sink was not told, because it panicked or was too slow. It was told everything
+    /// anew instead; see [`EventSink`](crate::EventSink).
+    pub events_dropped: u64,
 }
 
 impl fmt::Display for CacheStats {

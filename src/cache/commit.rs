@@ -8,6 +8,7 @@ use super::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Append;
+use crate::sync::Later;
 
 impl PagedKvCache {
     /// Says that the keys and values of the first `num_tokens` tokens of a sequence are computed;
@@ -30,6 +31,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn commit(&self, id: SeqId, num_tokens: usize) -> Result<usize> {
+        let _later = Later::begin();
         self.update_if(id, |_| false, |live| live.commit(num_tokens))?
     }
 
@@ -53,6 +55,7 @@ impl PagedKvCache {
         let commit = |live: &mut Live| {
             if live.epoch == epoch { live.commit(num_tokens) } else { Ok(0) }
         };
+        let _later = Later::begin();
         self.update_if(id, |_| false, commit)?
     }
 
@@ -73,6 +76,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn commit_tokens(&self, id: SeqId, tokens: &[u32]) -> Result<usize> {
+        let _later = Later::begin();
         self.update_if(id, |_| false, |live| live.commit_tokens(tokens))?
     }
 
@@ -99,6 +103,7 @@ impl PagedKvCache {
             live.note_use(self.clock.stamp());
             Ok(append)
         };
+        let _later = Later::begin();
         self.update_if(id, |_| false, append)?
     }
 }

@@ -9,6 +9,7 @@ use super::{PagedKvCache, naming};
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::{Append, Sequence};
+use crate::sync::Later;
 
 impl Sequence {
     /// `n` more sequences of the same tokens and blocks, or none; see [`fork`](Self::fork).
@@ -91,7 +92,11 @@ impl PagedKvCache {
         let fork = |live: &mut Live| -> Result<Vec<Live>> {
             dsts.iter().map(|_| live.fork(self.clock.stamp())).collect()
         };
-        let forks = self.update_if(src, Live::is_brief, fork)??;
+        // A refusal drops those that were made, under the lock of the source.
+        let forks = {
+            let _later = Later::begin();
+            self.update_if(src, Live::is_brief, fork)??
+        };
         let mut inserted = Vec::with_capacity(dsts.len());
         for (&dst, fork) in dsts.iter().zip(forks) {
             let epoch = fork.epoch;

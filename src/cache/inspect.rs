@@ -11,7 +11,7 @@ use crate::id::SeqId;
 use crate::pool::BlockPool;
 use crate::sequence::Sequence;
 use crate::stats::{CacheStats, SequenceInfo};
-use crate::sync::Arc;
+use crate::sync::{Arc, Later};
 
 impl PagedKvCache {
     /// A snapshot of a sequence, or `None` if the cache has none of that id. Takes one shard
@@ -43,7 +43,9 @@ impl PagedKvCache {
     /// the same sequence again. A call that needs to change or remove this very sequence waits for
     /// `read` to end; made by `read` itself, it waits forever. Such are append, fork, truncate, trim,
     /// touch, set_priority and free of it, a batch with it, and an eviction that may choose it. Nor
-    /// should `read` change other sequences: two closures that change each other's wait forever.
+    /// should `read` change other sequences: two closures that change each other's wait forever. Wakers
+    /// and event sinks that `read` gives cause to are called when it has ended, or when it waits for
+    /// room. If `read` panics, the sequence is as it was, and unlocked.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -55,6 +57,8 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn with_sequence<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> R) -> Option<R> {
+        // What `read` does may wake waiters, who may want this sequence.
+        let _later = Later::begin();
         let shared = self.sequences.get_mut(&id)?.share();
         shared.show(read)
     }
@@ -125,6 +129,7 @@ impl PagedKvCache {
             prompt_tokens_too_short,
             blocks_idle: idle.idle,
             blocks_reclaimed: idle.reclaimed,
+            events_dropped: self.published().events_dropped(),
         }
     }
 

@@ -7,12 +7,12 @@
 
 use super::PagedKvCache;
 use super::slot::{Live, SharedSlot};
-use crate::batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
+use crate::batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting, emptied};
 use crate::clock::RecencyClock;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Sequence;
-use crate::sync::{Arc, RwLockWriteGuard};
+use crate::sync::{Arc, Later, RwLockWriteGuard};
 
 /// A counted claim on some sequences: while it lives they cannot be freed, trimmed or evicted.
 ///
@@ -294,6 +294,7 @@ impl Lease {
         change: impl FnOnce(&mut [LockedRow<'_>], &RecencyClock) -> Result<R>,
     ) -> Result<R> {
         self.check_rows("num_new_tokens", num_new_tokens)?;
+        let _later = Later::begin();
         let mut rows: Vec<LockedRow<'_>> = emptied(std::mem::take(&mut self.rows));
         let ids = self.leased.iter().map(|leased| leased.id);
         let unlocked = ids.zip(num_new_tokens);
@@ -343,13 +344,6 @@ pub(super) struct LockedRow<'a> {
     live: Option<RwLockWriteGuard<'a, Option<Live>>>,
     id: SeqId,
     num_new_tokens: usize,
-}
-
-/// The memory of `elements` for elements of the same layout: collecting in place keeps it, as
-/// `tests/no_allocation.rs` sees.
-fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
-    elements.clear();
-    elements.into_iter().map(|_| unreachable!("the vector was cleared")).collect()
 }
 
 const STAYS: &str = "a leased sequence stays where it is";

@@ -7,7 +7,9 @@
 //!
 //! Invariants: no map lock is held while another is taken, while a thread searches for blocks, or
 //! while the caller's code runs (but that of the evicted ids, behind which none is taken); whoever waits for a sequence's lock holds no other sequence's, but
-//! for a caller's closure; an operation that fails has changed nothing.
+//! for a caller's closure; an operation that fails has changed nothing. An operation under whose locks
+//! blocks can come back or contents can change begins a [`Later`] before it takes the first of them:
+//! wakers and event sinks are called once the last of them is left.
 
 mod admission;
 mod admit_options;
@@ -60,7 +62,7 @@ use crate::pool::BlockPool;
 use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sequence::Sequence;
-use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Entry, Mutex, thread_ordinal};
+use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Entry, Later, Mutex, thread_ordinal};
 
 /// Shards of the map. Many more than cores, because a thread that is descheduled inside one holds
 /// up the requests of that shard for a time slice: sixteen neighbours, and whom the hash put beside
@@ -130,6 +132,8 @@ pub struct PagedKvCache {
     /// What new sequences must leave for those that grow.
     gate: Gate,
     hash_algorithm: HashAlgorithm,
+    /// True if an event sink is told what is stored and removed.
+    is_heard: bool,
     block_size: usize,
     block_bytes: usize,
     eviction_strategy: EvictionStrategy,
@@ -181,7 +185,7 @@ impl PagedKvCache {
         eviction_threshold: f64,
     ) -> Self {
         let hasher = IdHash::default();
-        let published = Arc::new(published);
+        let (is_heard, published) = (published.is_heard(), Arc::new(published));
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
             published: (0..REFERENCES).map(reference).collect(),
@@ -197,6 +201,7 @@ impl PagedKvCache {
             evictions_over: AtomicU64::new(0),
             assessing: Mutex::new(()),
             undone: ShardedCounter::new(),
+            is_heard,
             block_size,
             block_bytes,
             eviction_strategy,
@@ -320,6 +325,7 @@ impl PagedKvCache {
         epoch: Option<AdmissionEpoch>,
         trim: impl Fn(&mut Sequence) -> R,
     ) -> Result<R> {
+        let _later = Later::begin();
         let trim = |live: &mut Live| {
             let had_blocks = live.has_blocks();
             let trimmed = trim(live.sequence_mut());

@@ -8,6 +8,7 @@ use super::{Asking, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::id::{Owner, SeqId};
 use crate::sequence::{Append, Sequence};
+use crate::sync::Later;
 use crate::table::BlockTable;
 
 impl PagedKvCache {
@@ -70,6 +71,7 @@ impl PagedKvCache {
     /// which it matched while they were in use, neither left room nor come back.
     #[cold]
     pub(super) fn undo(&self, table: BlockTable) {
+        let _later = Later::begin();
         let num_blocks = table.num_blocks_freed();
         drop(table);
         self.undone.add(num_blocks as u64);
@@ -113,6 +115,21 @@ impl PagedKvCache {
     /// ```
     #[inline]
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        if self.is_heard {
+            return self.append_aloud(id, num_new_tokens);
+        }
+        self.append_in_silence(id, num_new_tokens)
+    }
+
+    /// Its new blocks may end contents, of which the sink is told once the locks are left.
+    #[inline(never)]
+    fn append_aloud(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        let _later = Later::begin();
+        self.append_in_silence(id, num_new_tokens)
+    }
+
+    #[inline]
+    fn append_in_silence(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         // Two steps, because the common one then passes its answer in registers; and no `Append`
         // before both have met, or it would be built in memory and copied from there at once.
         let (start, end, copy) = match self.append_near(id, num_new_tokens) {
@@ -270,6 +287,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn truncate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
+        let _later = Later::begin();
         let brief = |live: &Live| live.truncates_briefly(num_tokens);
         self.update_if(id, brief, |live| live.truncate(num_tokens))?
     }

@@ -7,6 +7,7 @@ use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::waiters::{Grower, Short, Shortage};
 use crate::sequence::Append;
+use crate::sync::Later;
 
 impl PagedKvCache {
     /// [`append`](Self::append) to the sequence of that epoch, or of any if none is known yet. What it lacks,
@@ -17,6 +18,7 @@ impl PagedKvCache {
         epoch: Option<AdmissionEpoch>,
         num_new_tokens: usize,
     ) -> Result<Result<Append>, Short> {
+        let _later = Later::begin();
         let shared = {
             let Some(mut slot) = self.sequences.get_mut(&id) else {
                 return Ok(Err(self.missing(id)()));

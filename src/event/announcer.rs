@@ -1,15 +1,20 @@
-//! In which order is told what changed? One lock, under which a change is noted and told.
+//! In which order is told what changed? `Announcer`: one lock, under which a change is made and its event
+//! is noted.
 //!
 //! ```text
-//!   commit ──> lock { name blocks, note them in the tree ──> sink }
-//!   take   ──> a block that was a home? ──> lock { remove it from the tree ──> sink }
-//!   reset  ──> lock { next generation, empty tree ──> sink }
+//!   commit ──> lock { name blocks, note them in the tree, note the event } ──> sink
+//!   take   ──> a block that was a home? ──> lock { remove it from the tree, note the event } ──> sink
+//!   reset  ──> lock { next generation, empty tree, note the event } ──> sink
 //! ```
 //!
 //! There is no announcer unless somebody listens: then what can be matched is told in one order, which
-//! is why there is one lock. It is held while a commit names its blocks and while a sink takes an event,
+//! is why there is one lock. It is held while a commit names its blocks,
 //! and taken by no allocation whose blocks were nobody's home. Whoever holds it may claim a home shard;
 //! nobody who holds a claim wants it.
+//!
+//! The sink is told outside all locks, in the order of the notes (see [`delivery`](super::delivery)): by
+//! the thread that noted an event, before its operation returns, unless another thread is telling, or the
+//! operation was called by a sink, a waker or a closure of the cache. Then soon after.
 //!
 //! What the order promises, and why:
 //!
@@ -32,19 +37,28 @@
 //! finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
 
 use super::claimed_sink::ClaimedSink;
-use super::kv_event::KvEvent;
+use super::delivery::Delivery;
+use super::noted::{NotedEvents, StoredBlocks};
 use super::tree::{AnnouncedTree, Content};
 use crate::id::BlockId;
 use crate::pool::TakeObserver;
 use crate::prefix::{BlockHash, Told};
-use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, PlainArc};
+use crate::sync::later::{self, Postponed};
+use crate::sync::{AtomicBool, AtomicUsize, Backoff, Mutex, Ordering, PlainArc, foreign};
 
 /// The most blocks of one event.
 const MOST_BLOCKS: usize = 1024;
 
+/// Looks of a thread at how far another one is that tells events, before it goes on all the same.
+const MOST_LOOKS: usize = 128;
+
+/// Batches that a thread tells before another one, which waits, takes over.
+const MOST_BATCHES: usize = 16;
+
 /// Tells a sink what can be matched.
 pub(crate) struct Announcer {
-    sink: ClaimedSink,
+    /// `None` only once it is dropped.
+    sink: Option<ClaimedSink>,
     /// Blocks that may be homes or copies: false only for those that are none.
     homes: Box<[AtomicBool]>,
     /// Contents whose tokens are not known, at least: written under the lock only.
@@ -61,6 +75,7 @@ struct State {
     joined: Vec<u32>,
     removed: Vec<BlockHash>,
     found: Vec<BlockId>,
+    delivery: Delivery,
 }
 
 struct Run {
@@ -87,9 +102,10 @@ impl Announcer {
             joined: Vec::new(),
             removed: Vec::new(),
             found: Vec::new(),
+            delivery: Delivery::new(num_blocks),
         };
         Self {
-            sink,
+            sink: Some(sink),
             homes: (0..num_blocks).map(|_| AtomicBool::new(false)).collect(),
             untold: AtomicUsize::new(0),
             state: Mutex::new(state),
@@ -97,18 +113,25 @@ impl Announcer {
     }
 
     /// Tells a sink that listened to an earlier cache that nothing of that one can be matched.
-    pub(crate) fn begin(&self) {
-        if self.sink.begin() {
+    pub(crate) fn begin(self: &PlainArc<Self>) {
+        if self.sink.as_ref().is_some_and(ClaimedSink::begin) {
             self.announce(|announcing| announcing.clear());
         }
     }
 
-    /// Changes what is announced.
-    pub(crate) fn announce<R>(&self, change: impl FnOnce(&mut Announcing<'_>) -> R) -> R {
-        let mut state = self.state.lock();
-        let result = change(&mut Announcing { announcer: self, state: &mut state });
-        self.set_untold(state.tree.num_untold());
-        result
+    /// Changes what is announced, and tells the sink.
+    pub(crate) fn announce<R>(
+        self: &PlainArc<Self>,
+        change: impl FnOnce(&mut Announcing<'_>) -> R,
+    ) -> R {
+        let (changed, due) = {
+            let mut state = self.state.lock();
+            let changed = change(&mut Announcing { announcer: self, state: &mut state });
+            self.set_untold(state.tree.num_untold());
+            (changed, self.due(&mut state))
+        };
+        self.deliver(due);
+        changed
     }
 
     /// True if there are contents whose tokens are not known, for a thread that has matched one of them.
@@ -125,9 +148,127 @@ impl Announcer {
         }
     }
 
-    /// The one place where the sink is called, in the order of the changes.
-    fn emit(&self, event: &KvEvent<'_>) {
-        self.sink.on_event(event);
+    /// Events that were noted and could not be told.
+    pub(crate) fn events_dropped(&self) -> u64 {
+        self.state.lock().delivery.dropped()
+    }
+
+    /// What this thread has to do once it has left the lock.
+    #[inline]
+    fn due(self: &PlainArc<Self>, state: &mut State) -> Due {
+        if later::is_open() {
+            later::postpone(PlainArc::clone(self) as PlainArc<dyn Postponed>);
+            return Due::Nothing;
+        }
+        state.due()
+    }
+
+    /// Does what is due. The caller holds no lock.
+    #[inline]
+    fn deliver(&self, due: Due) {
+        match due {
+            Due::Nothing => {}
+            Due::Tell(noted) => self.tell(noted),
+            Due::Wait => self.wait(),
+        }
+    }
+
+    /// Tells the sink what was taken, and what is noted in the meantime.
+    #[inline(never)]
+    fn tell(&self, mut noted: NotedEvents) {
+        let Some(sink) = &self.sink else { return };
+        for batches in 1.. {
+            foreign::call(|| noted.tell(sink));
+            let mut state = self.state.lock();
+            state.delivery.end(noted);
+            if batches >= MOST_BATCHES && state.delivery.is_awaited() {
+                return;
+            }
+            match state.due() {
+                Due::Tell(next) => noted = next,
+                _ => return,
+            }
+        }
+    }
+
+    /// Waits, but not for long, for the thread that tells events, or takes over from it: so threads note
+    /// no more than a slow sink can take.
+    #[cold]
+    fn wait(&self) {
+        let mut backoff = Backoff::new();
+        self.state.lock().delivery.begin_waiting();
+        for looks in 1.. {
+            backoff.wait();
+            let mut state = self.state.lock();
+            let due = state.due();
+            if looks < MOST_LOOKS && matches!(due, Due::Wait) {
+                continue;
+            }
+            state.delivery.end_waiting();
+            drop(state);
+            if let Due::Tell(noted) = due {
+                self.tell(noted);
+            }
+            return;
+        }
+    }
+}
+
+impl Postponed for Announcer {
+    fn perform(self: PlainArc<Self>) {
+        let due = self.state.lock().due();
+        self.deliver(due);
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        foreign::discard(self.sink.take());
+    }
+}
+
+/// What a thread that has noted events does next.
+enum Due {
+    Nothing,
+    Tell(NotedEvents),
+    /// Another thread tells, and is far behind.
+    Wait,
+}
+
+impl State {
+    #[inline]
+    fn due(&mut self) -> Due {
+        if self.delivery.begin_again() {
+            self.repeat();
+        }
+        match self.delivery.take() {
+            Some(noted) => Due::Tell(noted),
+            None if self.delivery.is_behind() => Due::Wait,
+            None => Due::Nothing,
+        }
+    }
+
+    /// Notes everything once more, behind a clearing.
+    #[cold]
+    fn repeat(&mut self) {
+        self.delivery.note_cleared();
+        self.tree.list(&mut self.found);
+        self.note_each();
+    }
+
+    /// Notes each of `found` by itself.
+    fn note_each(&mut self) {
+        for id in self.found.drain(..) {
+            let content = self.tree.content(id);
+            self.delivery.note_stored(&StoredBlocks {
+                hashes: &[content.hash],
+                parent: content.parent,
+                tokens: content.tokens,
+                block_size: self.block_size,
+                extra: content.extra,
+                index: content.index,
+            });
+        }
     }
 }
 
@@ -169,12 +310,12 @@ impl Announcing<'_> {
         parent: Option<BlockId>,
         told: &Told<'_>,
     ) {
-        let mut found = std::mem::take(&mut self.state.found);
-        self.state.tree.learn(home, content, parent, &mut found);
+        let State { tree, found, .. } = &mut *self.state;
+        tree.learn(home, content, parent, found);
         if !found.is_empty() {
             self.tell_run(told);
         }
-        self.tell_each(&mut found);
+        self.state.note_each();
     }
 
     /// Notes a content that can be found in `id` now and nowhere else; `parent` is the home of what
@@ -201,41 +342,23 @@ impl Announcing<'_> {
     /// Everything announced has ended.
     pub(crate) fn clear(&mut self) {
         self.state.tree.clear();
-        self.announcer.emit(&KvEvent::AllBlocksCleared);
+        self.state.delivery.note_cleared();
     }
 
     /// Tells everything once more, behind a clearing.
     pub(crate) fn repeat(&mut self) {
-        self.announcer.emit(&KvEvent::AllBlocksCleared);
-        let mut found = std::mem::take(&mut self.state.found);
-        self.state.tree.list(&mut found);
-        self.tell_each(&mut found);
+        self.state.delivery.try_again();
+        self.state.repeat();
     }
 
     #[cold]
     fn adopt(&mut self, id: BlockId, told: &Told<'_>) {
-        let mut found = std::mem::take(&mut self.state.found);
-        self.state.tree.adopt(id, &mut found);
+        let State { tree, found, .. } = &mut *self.state;
+        tree.adopt(id, found);
         if !found.is_empty() {
             self.tell_run(told);
         }
-        self.tell_each(&mut found);
-    }
-
-    /// Tells of each of `found` by itself.
-    fn tell_each(&mut self, found: &mut Vec<BlockId>) {
-        for id in found.drain(..) {
-            let content = self.state.tree.content(id);
-            self.announcer.emit(&KvEvent::BlockStored {
-                hashes: &[content.hash],
-                parent: content.parent,
-                tokens: content.tokens,
-                block_size: self.state.block_size,
-                extra: content.extra.map(|extra| &**extra),
-                index: content.index,
-            });
-        }
-        self.state.found = std::mem::take(found);
+        self.state.note_each();
     }
 
     fn add_to_run(
@@ -259,15 +382,15 @@ impl Announcing<'_> {
 
     /// Tells of the contents that are noted and not told yet, which are some of those that are `told`.
     pub(crate) fn tell_run(&mut self, told: &Told<'_>) {
-        let State { run, joined, block_size, .. } = &mut *self.state;
+        let State { run, joined, block_size, delivery, .. } = &mut *self.state;
         if !run.hashes.is_empty() {
             let first = run.index - told.index;
-            self.announcer.emit(&KvEvent::BlockStored {
+            delivery.note_stored(&StoredBlocks {
                 hashes: &run.hashes,
                 parent: run.parent,
                 tokens: told.tokens_of(first..first + run.hashes.len(), joined),
                 block_size: *block_size,
-                extra: told.extra.as_deref(),
+                extra: told.extra.as_ref(),
                 index: run.index,
             });
         }
@@ -293,9 +416,9 @@ impl TakeObserver for Taken {
 
 impl Announcer {
     /// Ends what `ids`, which have a new owner, held.
-    fn end(&self, ids: &[BlockId]) {
+    fn end(self: &PlainArc<Self>, ids: &[BlockId]) {
         let mut state = self.state.lock();
-        let State { tree, removed, .. } = &mut *state;
+        let State { tree, removed, delivery, .. } = &mut *state;
         for &id in ids {
             // Relaxed: see `Announcing::store`.
             if self.homes[id.index()].load(Ordering::Relaxed) {
@@ -305,8 +428,11 @@ impl Announcer {
         }
         self.set_untold(tree.num_untold());
         for part in removed.chunks(MOST_BLOCKS) {
-            self.emit(&KvEvent::BlockRemoved { hashes: part });
+            delivery.note_removed(part);
         }
         removed.clear();
+        let due = self.due(&mut state);
+        drop(state);
+        self.deliver(due);
     }
 }

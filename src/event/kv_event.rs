@@ -60,9 +60,18 @@ impl<'a> KvEvent<'a> {
 
 /// Takes the events of a cache, in one order that is true for every content.
 ///
-/// It is called by the threads that commit, allocate and reset, one at a time: whoever has an event to
-/// tell waits for the one before. So it must be brief, must not block, must not panic, and must not
-/// call the cache.
+/// The threads that commit, allocate and reset call it, one at a time and with no lock of the cache held:
+/// before their operation returns, mostly. A thread that finds another one in the sink leaves its event
+/// to that one, and goes on. So a sink should be brief: it holds up one thread, and later events.
+///
+/// A sink may call the cache. Events of what it does come after the one that it is told.
+///
+/// A sink that panics costs no operation anything: the panic is caught (the panic hook has reported it),
+/// what is still to be told is dropped, and the sink is told
+/// [`AllBlocksCleared`](KvEvent::AllBlocksCleared) and then everything that can be matched, at once. If it
+/// panics again, it is tried again after 4, 8, .. and at most 1,024 further changes. The same, where a
+/// sink is so slow that more waits for it than there is to be matched. Both are counted in
+/// [`CacheStats::events_dropped`](crate::CacheStats::events_dropped).
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};

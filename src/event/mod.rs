@@ -20,9 +20,11 @@ mod batches;
 pub(crate) mod claimed_sink;
 #[cfg(feature = "events")]
 mod connections;
+pub(crate) mod delivery;
 pub(crate) mod kv_event;
 #[cfg(feature = "events")]
 mod listener;
+pub(crate) mod noted;
 #[cfg(feature = "events")]
 mod notes;
 #[cfg(feature = "events")]

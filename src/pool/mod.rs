@@ -43,6 +43,8 @@ use self::waiters::Waiters;
 pub use self::waiters::model as wait_model;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
+#[cfg(feature = "async")]
+use crate::sync::PlainArc;
 use crate::sync::{Arc, thread_ordinal};
 
 /// The most blocks a pool can have.
@@ -88,7 +90,7 @@ pub(crate) struct Blocks {
     fences: Fences,
     observer: Option<Box<dyn TakeObserver>>,
     #[cfg(feature = "async")]
-    waiters: Waiters,
+    waiters: PlainArc<Waiters>,
 }
 
 impl BlockPool {
@@ -162,7 +164,7 @@ impl BlockPool {
             fences: Fences::new(),
             observer,
             #[cfg(feature = "async")]
-            waiters: Waiters::new(),
+            waiters: PlainArc::new(Waiters::new()),
         });
         let stripes = (0..shards).map(|_| PoolHandle::new(Arc::clone(&blocks))).collect();
         Ok(Self { blocks, stripes })
@@ -382,6 +384,12 @@ impl Blocks {
     pub(crate) fn give(&self, ids: &[BlockId]) {
         self.free.give(ids, &self.words);
         self.announce_room();
+    }
+
+    /// Takes an owner off each of `ids`, which all have others. So no room appears, and no waiter is woken.
+    #[cold]
+    pub(crate) fn release_extra(&self, ids: &[BlockId]) {
+        self.free.give(ids, &self.words);
     }
 
     /// True when `id` has one owner: whoever owns it may write it.

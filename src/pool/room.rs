@@ -7,6 +7,8 @@ use super::Blocks;
 #[cfg(feature = "async")]
 use super::waiters::Waiters;
 use crate::id::SeqId;
+#[cfg(feature = "async")]
+use crate::sync::PlainArc;
 
 impl Blocks {
     /// Wakes the waiter in turn, if there is room for it. Called after every claim under which
@@ -68,7 +70,7 @@ impl Blocks {
     }
 
     #[cfg(feature = "async")]
-    pub(crate) fn waiters(&self) -> &Waiters {
+    pub(crate) fn waiters(&self) -> &PlainArc<Waiters> {
         &self.waiters
     }
 

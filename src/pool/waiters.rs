@@ -27,12 +27,14 @@
 //! | growing sequence | another owner of its last block leaves: no copy | the claim under which that happens |
 //! | growing sequence | any other change of the sequence | the sequence's lock |
 //!
-//! Invariants: wakers are cloned, called and dropped outside the queue's lock; `demand` is 0 exactly
-//! when the queue is empty. While no operation runs and every waiter that was woken has been polled, the
-//! first in turn would be refused, and so would all that may pass it.
+//! Invariants: wakers are cloned, called and dropped outside the queue's lock, and called while the
+//! thread holds no lock of a cache (see [`calling`]); `demand` is 0 exactly when the queue is empty of
+//! waiters that can be woken. While no operation runs and every waiter that was woken has been polled,
+//! the first in turn would be refused, and so would all that may pass it.
 //!
 //! It does not know what the room is for, but for two classes: sequences that grow go before new ones.
 
+mod calling;
 mod calls;
 #[cfg(paged_kv_loom)]
 pub mod model;
@@ -42,11 +44,12 @@ mod turn;
 use std::collections::BTreeSet;
 use std::task::Waker;
 
+use self::calling::Called;
 use self::queue::{Call, Queue};
 pub(crate) use self::turn::{Ask, Turn, Unserved};
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
-use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainArc, foreign};
 
 /// In which order requests that wait for room are served.
 ///
@@ -183,26 +186,31 @@ impl Waiters {
     }
 
     /// Tells the waiters of a sequence that it is gone, with the refusal that they return.
-    pub(crate) fn tell_gone(&self, grower: Grower, refusal: &PagedKvError) {
-        self.wake(|queue| queue.tell_gone(grower, refusal));
+    pub(crate) fn tell_gone(self: &PlainArc<Self>, grower: Grower, refusal: &PagedKvError) {
+        self.wake_by(|queue| queue.tell_gone(grower, refusal));
     }
 
     /// Tells the first waiter of `victim` that all sequences wait for each other, if that still holds of
     /// the set `growing` and so much room does not suffice for the first.
-    pub(crate) fn stall(&self, victim: Grower, growing: &BTreeSet<Grower>, room: usize) {
-        self.wake(|queue| queue.stall(victim, growing, room));
+    pub(crate) fn stall(
+        self: &PlainArc<Self>,
+        victim: Grower,
+        growing: &BTreeSet<Grower>,
+        room: usize,
+    ) {
+        self.wake_by(|queue| queue.stall(victim, growing, room));
     }
 
     /// Wakes the waiter that is to be woken while there is so much room.
-    fn call_next(&self, room: usize) {
-        self.wake(|queue| queue.next(room));
+    fn call_next(self: &PlainArc<Self>, room: usize) {
+        self.wake_by(|queue| queue.next(room));
     }
 
     /// Wakes the waiter in turn after blocks came back.
-    fn call_after_release(&self, room: usize) {
+    fn call_after_release(self: &PlainArc<Self>, room: usize) {
         // Relaxed: as `demand`.
         if room >= self.demand() || self.is_growing.load(Ordering::Relaxed) {
-            self.wake(|queue| {
+            self.wake_by(|queue| {
                 queue.note_release();
                 queue.next(room)
             });
@@ -210,16 +218,16 @@ impl Waiters {
     }
 
     /// Wakes the waiter in turn after a change of what can be matched.
-    fn call_after_contents(&self, room: usize) {
-        self.wake(|queue| {
+    fn call_after_contents(self: &PlainArc<Self>, room: usize) {
+        self.wake_by(|queue| {
             queue.note_contents();
             queue.next(room)
         });
     }
 
     /// Wakes the waiter in turn, if it is of that sequence, after the sequence changed.
-    fn call_after_change_of(&self, id: SeqId, room: usize) {
-        self.wake(|queue| {
+    fn call_after_change_of(self: &PlainArc<Self>, id: SeqId, room: usize) {
+        self.wake_by(|queue| {
             queue.note_change_of(id);
             queue.next(room)
         });
@@ -232,7 +240,7 @@ impl Waiters {
     /// Leaves the waker of a waiter that is about to ask or to sleep.
     fn register(&self, place: Place, waker: Waker) -> Call {
         let (call, old) = self.change(|queue| queue.register(place, waker));
-        drop(old);
+        foreign::discard(old);
         call
     }
 
@@ -243,12 +251,15 @@ impl Waiters {
 
     fn leave(&self, place: Place, served: bool) {
         let left = self.change(|queue| queue.leave(place, served));
-        drop(left);
+        foreign::discard(left.waker);
     }
 
     /// Changes the queue, and wakes the waiters that this names, outside the queue's lock.
-    fn wake<W: IntoIterator<Item = Waker>>(&self, change: impl FnOnce(&mut Queue) -> W) {
-        call(self.change(change));
+    fn wake_by<W>(self: &PlainArc<Self>, change: impl FnOnce(&mut Queue) -> W)
+    where
+        W: IntoIterator<Item = Called>,
+    {
+        self.change(change).into_iter().for_each(|called| self.wake(called));
     }
 
     /// Changes the queue, and then the demand.
@@ -261,9 +272,4 @@ impl Waiters {
         self.may_gain_by_loss.store(queue.may_gain_by_loss(), Ordering::Relaxed);
         changed
     }
-}
-
-/// Calls wakers: the only place that does, with no lock of the queue held.
-fn call(wakers: impl IntoIterator<Item = Waker>) {
-    wakers.into_iter().for_each(Waker::wake);
 }

@@ -83,6 +83,11 @@ impl PublishedBlocks {
         }
     }
 
+    /// Events that could not be told, of those that were noted.
+    pub(crate) fn events_dropped(&self) -> u64 {
+        self.announcer.as_ref().map_or(0, |announcer| announcer.events_dropped())
+    }
+
     /// True if somebody listens.
     pub(crate) fn is_heard(&self) -> bool {
         self.announcer.is_some()

@@ -186,7 +186,7 @@ impl Sequence {
     #[inline]
     pub(crate) fn append_from(&mut self, plan: AppendPlan, stock: &mut BlockTable) -> Append {
         let planned_here = plan.start_tokens == self.num_tokens;
-        assert!(planned_here, "a row of a batch shows the same sequence each time it is asked");
+        assert!(planned_here, "a sequence does not change between its plan and its append");
         let len = self.table.len();
         if plan.blocks() > 0 {
             self.table.grow_from(stock, plan.blocks());

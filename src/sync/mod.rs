@@ -8,6 +8,8 @@
 
 #[cfg(paged_kv_census)]
 pub mod census;
+pub(crate) mod foreign;
+pub(crate) mod later;
 #[cfg(paged_kv_loom)]
 pub mod model;
 #[cfg(not(any(paged_kv_loom, paged_kv_shuttle)))]
@@ -19,6 +21,7 @@ mod scheduled;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod waking;
 
+pub(crate) use self::later::Later;
 #[cfg(paged_kv_census)]
 pub(crate) use census::*;
 #[cfg(paged_kv_loom)]

@@ -15,6 +15,7 @@ pub use super::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::MutexGuard;
+pub(crate) use loom::thread_local;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 
@@ -25,7 +26,7 @@ pub(super) mod ground {
     pub(crate) use loom::thread::yield_now;
 }
 
-loom::thread_local! {
+thread_local! {
     static ORDINAL: Cell<Option<usize>> = Cell::new(None);
 }
 

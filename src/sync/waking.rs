@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
+use super::{foreign, later};
+
 /// Polls a future on this thread until it is done, or (`None`) until the deadline has passed.
 pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -17,6 +19,8 @@ pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) ->
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
         }
+        // Inside a closure of the caller's: whom this thread waits for may wait to be woken by it.
+        later::perform_now();
         let Some(deadline) = deadline else {
             thread::park();
             continue;
@@ -81,7 +85,7 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         let waker = alarms().lock().wakers.remove(&self.key);
-        drop(waker);
+        foreign::discard(waker);
     }
 }
 
@@ -106,7 +110,8 @@ impl Alarms {
                 _ => {
                     let waker = set.wakers.remove(&(at, number));
                     drop(set);
-                    waker.into_iter().for_each(Waker::wake);
+                    // One that panics has lost its own wake-up: the thread serves all tasks.
+                    waker.map(foreign::wake);
                     set = self.lock();
                 }
             }
@@ -155,5 +160,27 @@ mod tests {
         let (_late, never, _early) = (alarm(40), alarm(30), alarm(20));
         drop(never);
         assert_eq!((rung.recv(), rung.recv()), (Ok(20), Ok(40)));
+    }
+
+    #[test]
+    fn an_alarm_whose_waker_panics_leaves_the_others_set() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                panic!("on purpose");
+            }
+        }
+        let (sender, rung) = std::sync::mpsc::channel();
+        struct Ring(std::sync::mpsc::Sender<()>);
+        impl Wake for Ring {
+            fn wake(self: Arc<Self>) {
+                self.0.send(()).unwrap();
+            }
+        }
+        let now = Instant::now();
+        let _broken = Alarm::set(now, Waker::from(Arc::new(Panics)));
+        let later = now + Duration::from_millis(20);
+        let _good = Alarm::set(later, Waker::from(Arc::new(Ring(sender))));
+        assert_eq!(rung.recv_timeout(Duration::from_secs(30)), Ok(()));
     }
 }

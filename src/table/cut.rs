@@ -37,8 +37,9 @@ impl BlockTable {
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         if len >= self.shared_len && len <= self.ids.len() {
-            self.pool.give_after(self.fence, &self.ids[len..]);
-            self.ids.truncate(len);
+            // They are out of the table before they have another owner.
+            let dropped = self.ids.drain(len..);
+            self.pool.give_after(self.fence, dropped.as_slice());
         } else {
             self.remove(len..self.len());
         }
@@ -81,13 +82,21 @@ impl BlockTable {
     #[inline]
     pub(crate) fn cut(&mut self, keep: usize, removed: Range<usize>) -> Result<()> {
         let private = removed.start.max(self.shared_len)..removed.end;
-        if keep < self.shared_len {
-            self.leave_runs(keep, &removed)?;
+        let left =
+            if keep < self.shared_len { self.leave_runs(keep, &removed)? } else { Vec::new() };
+        // They are out of the table before they have another owner.
+        let start = removed.start;
+        let dropped = self.ids.drain(removed);
+        for run in left {
+            match run {
+                Left::Thawed(ids, part) => self.pool.give_after(self.fence, &ids[part]),
+                Left::Shared(run) => self.pool.let_go_after(self.fence, run),
+            }
         }
         if !private.is_empty() {
-            self.pool.give_after(self.fence, &self.ids[private]);
+            let private = private.start - start..private.end - start;
+            self.pool.give_after(self.fence, &dropped.as_slice()[private]);
         }
-        self.ids.drain(removed);
         Ok(())
     }
 
@@ -114,9 +123,10 @@ impl BlockTable {
         std::mem::take(&mut self.ids)
     }
 
-    /// Lets go of every run that reaches beyond `keep`, so that the blocks from there on are
-    /// private (but for those in `removed`: given back, or never this table's own).
-    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<()> {
+    /// Leaves every run that reaches beyond `keep`, so that the blocks from there on are private (but
+    /// for those in `removed`). Returns what the caller has to give back, the last run first.
+    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<Vec<Left>> {
+        let mut left = Vec::new();
         let mut sole = self.retain_shared(keep, removed)?;
         while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
             self.shared_len = run.start();
@@ -126,13 +136,13 @@ impl BlockTable {
                 let run = into_last(run).expect("the only holder of a run stays the only one");
                 let (ids, parent) = run.thaw();
                 self.shared = parent;
-                self.pool.give_after(self.fence, &ids[part]);
+                left.push(Left::Thawed(ids, part));
             } else {
                 self.shared = run.parent().cloned();
-                self.pool.let_go_after(self.fence, run);
+                left.push(Left::Shared(run));
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Of the runs that reach beyond `keep`, takes the blocks outside `removed` by their own words
@@ -172,17 +182,25 @@ impl BlockTable {
     }
 }
 
+/// A run that a table has left.
+enum Left {
+    /// It was the table's alone. Of its blocks those of the range go back.
+    Thawed(Box<[BlockId]>, Range<usize>),
+    /// Others hold it too.
+    Shared(Arc<Run>),
+}
+
 /// The blocks of `run` that are in `range` of a table, as indices of the run.
 fn part_of(run: &Run, range: &Range<usize>) -> Range<usize> {
     let (start, end) = (run.start(), run.end());
     range.start.clamp(start, end) - start..range.end.clamp(start, end) - start
 }
 
-/// One more owner for each of `ids`, or for none.
+/// One more owner for each of `ids`, or for none. The caller owns them: none becomes room again.
 pub(super) fn retain_all(pool: &PoolHandle, ids: &[BlockId]) -> Result<()> {
     for (done, &id) in ids.iter().enumerate() {
         if let Err(refusal) = pool.retain(id) {
-            pool.give(&ids[..done]);
+            pool.release_extra(&ids[..done]);
             return Err(refusal);
         }
     }

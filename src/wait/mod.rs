@@ -39,8 +39,15 @@
 //! is room for it. A future that is neither polled nor dropped after it was woken keeps its place, and
 //! with it those behind; do not `mem::forget` one.
 //!
-//! The futures need no runtime. Their wakers are called by whoever gives room, possibly while it holds
-//! a lock of the cache: a waker may schedule a task, but not poll it.
+//! # Wakers
+//!
+//! The futures need no runtime. A waker is called by the thread that gives room, which holds no lock of
+//! the cache then: a waker may poll its task, or call the cache. Inside a closure of
+//! [`with_sequence`](crate::PagedKvCache::with_sequence) wake-ups wait for its end.
+//!
+//! A waker that panics costs its own task that wake-up, and nothing else: the panic is caught (the panic
+//! hook has reported it), and the next waiter is woken instead. The task keeps its place for the
+//! time when it is polled again.
 //!
 //! # When everybody waits
 //!

@@ -10,7 +10,7 @@ use crate::cache::PagedKvCache;
 use crate::cache::slot::{Live, SharedSlot, Slot};
 use crate::evict::EvictionKey;
 use crate::id::{Owner, SeqId};
-use crate::sync::{Arc, AtomicU64, Ordering, thread_local};
+use crate::sync::{Arc, AtomicU64, Later, Ordering, thread_local};
 
 thread_local! {
     /// Evictions that this thread has begun and not ended: more than one if a waker evicts.
@@ -60,6 +60,8 @@ impl PagedKvCache {
         owner: Option<Owner>,
         look: impl FnOnce(&Live) -> R,
     ) -> Option<R> {
+        // A waiter that is woken by this eviction finds it over.
+        let _later = Later::begin();
         let live = loop {
             match self.try_take_victim(key, owner) {
                 Attempt::Out(live) => break live,

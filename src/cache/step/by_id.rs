@@ -11,6 +11,7 @@ use crate::cache::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::export::{Gaps, KernelInt, SlotMapping};
 use crate::id::SeqId;
+use crate::sync::Later;
 
 impl PagedKvCache {
     /// Has a sequence by id take part in a step: what it lets go of from now on, or is freed or evicted
@@ -135,6 +136,7 @@ impl PagedKvCache {
             }
             step.commit_parts(live.parts(), num_tokens)
         };
+        let _later = Later::begin();
         self.update_if(id, |_| false, commit)?
     }
 
@@ -168,6 +170,7 @@ impl PagedKvCache {
             true => step.settle_parts(row, live.parts(), accepted),
             false => Err(PagedKvError::SequenceNotFound(id)),
         };
+        let _later = Later::begin();
         self.update_if(id, |_| false, settle)?
     }
 

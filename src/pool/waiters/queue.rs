@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::task::Waker;
 
+use super::calling::Called;
 use super::{Class, Fairness, Grower, Place, Short, Shortage};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
@@ -64,13 +65,17 @@ pub(super) struct Queue {
     /// Prompts in the queue that may need less when less can be matched.
     chunked: usize,
     arrivals: u64,
+    /// Waiters whose waker panicked, until they ask again: they are in no order.
+    deaf: BTreeMap<Place, Waiting>,
+    /// Waiters that are woken when a thread has left its locks.
+    to_wake: Vec<Called>,
 }
 
 /// A waiter, as the queue knows it.
 pub(super) struct Waiting {
     short: Short,
     /// `None` once it was woken, until it registers.
-    waker: Option<Waker>,
+    pub(super) waker: Option<Called>,
     /// Changes of contents before it asked last; 0 if it has not asked since it is in the queue.
     asked_at: u64,
     /// It grows, and its need may have fallen since it asked last.
@@ -95,6 +100,8 @@ impl Queue {
             looker: None,
             chunked: 0,
             arrivals: 0,
+            deaf: BTreeMap::new(),
+            to_wake: Vec::new(),
         }
     }
 
@@ -103,13 +110,16 @@ impl Queue {
     }
 
     pub(super) fn len(&self, class: Class) -> usize {
-        self.places.range((class, 0)..=(class, u64::MAX)).count()
+        let of_class = |places: &BTreeMap<Place, Waiting>| {
+            places.range((class, 0)..=(class, u64::MAX)).count()
+        };
+        of_class(&self.places) + of_class(&self.deaf)
     }
 
     /// The sequences that wait to grow and are still there.
     pub(super) fn growing(&self) -> BTreeSet<Grower> {
-        let there = self.places.values().filter(|waiting| waiting.gone.is_none());
-        there.filter_map(Waiting::grower).collect()
+        let all = self.places.values().chain(self.deaf.values());
+        all.filter(|waiting| waiting.gone.is_none()).filter_map(Waiting::grower).collect()
     }
 
     /// 0 if no request waits, else the least room with which a waiter is to be woken.
@@ -138,7 +148,6 @@ impl Queue {
     pub(super) fn enter(&mut self, short: Short) -> Place {
         let place = (short.class(), self.arrivals);
         self.arrivals += 1;
-        self.chunked += usize::from(short.shortage == Shortage::ChunkOfPrompt);
         let waiting = Waiting {
             short,
             waker: None,
@@ -149,6 +158,12 @@ impl Queue {
             stalled: false,
             gone: None,
         };
+        self.insert(place, waiting);
+        place
+    }
+
+    fn insert(&mut self, place: Place, waiting: Waiting) {
+        self.chunked += usize::from(waiting.short.shortage == Shortage::ChunkOfPrompt);
         if self.lists(place) {
             self.by_need.insert((waiting.short.need, place));
             if waiting.is_prompt() {
@@ -156,13 +171,15 @@ impl Queue {
             }
         }
         self.places.insert(place, waiting);
-        place
     }
 
     /// Keeps the waker of a waiter, and says what the waiter does next. Returns the waker it had.
-    pub(super) fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Waker>) {
+    pub(super) fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Called>) {
+        if let Some(deaf) = self.deaf.remove(&place) {
+            self.insert(place, deaf);
+        }
         let waiting = self.waiting(place);
-        let old = waiting.waker.replace(waker);
+        let old = waiting.waker.replace(Called { place, waker });
         if let Some(gone) = waiting.gone.clone() {
             return (Call::Gone(gone), old);
         }
@@ -182,6 +199,11 @@ impl Queue {
 
     /// Notes that a waiter was refused, and what it lacks now. True if another may be due.
     pub(super) fn refused(&mut self, place: Place, short: Short) -> bool {
+        if let Some(deaf) = self.deaf.get_mut(&place) {
+            // It was called while it asked, and its waker panicked.
+            deaf.short = short;
+            return true;
+        }
         self.return_leave(place);
         let old = mem::replace(&mut self.waiting(place).short, short);
         if self.by_need.remove(&(old.need, place)) {
@@ -192,6 +214,9 @@ impl Queue {
 
     /// Removes a waiter, which was served or not. The next in turn may be due.
     pub(super) fn leave(&mut self, place: Place, served: bool) -> Waiting {
+        if let Some(deaf) = self.deaf.remove(&place) {
+            return deaf;
+        }
         let was_first = self.is_first(place);
         if !served {
             self.return_leave(place);
@@ -214,7 +239,7 @@ impl Queue {
     }
 
     /// The waker of the waiter that is to be woken while there is so much room, if any is.
-    pub(super) fn next(&mut self, room: usize) -> Option<Waker> {
+    pub(super) fn next(&mut self, room: usize) -> Option<Called> {
         let contents = self.contents;
         let first = self.places.first_entry()?.into_mut();
         if first.waker.is_none() || first.short.need <= room || first.has_to_look(contents) {
@@ -227,6 +252,38 @@ impl Queue {
         }
         self.allow_to_pass(place);
         self.waiting(place).waker.take()
+    }
+
+    /// Takes a waiter whose waker panicked out of the order, if it missed its call by that. Returns those
+    /// that are due instead: the first, and one that may pass it. They find out whether there is room.
+    pub(super) fn pass_over(&mut self, place: Place) -> Vec<Called> {
+        // One that has left, or has asked since it was called, has missed nothing.
+        let missed = self.places.get(&place).is_some_and(|waiting| waiting.waker.is_none());
+        if !missed {
+            return Vec::new();
+        }
+        let left = self.leave(place, false);
+        let deaf = Waiting { passed_last: 0, must_look: true, asked_at: 0, ..left };
+        self.deaf.insert(place, deaf);
+        let first = self.places.first_entry().and_then(|mut first| first.get_mut().waker.take());
+        let passer = self.passer().map(|(_, place)| place);
+        let looker = if passer.is_none() { self.next_looker() } else { None };
+        self.looker = self.looker.or(looker);
+        let passer = passer.or(looker).and_then(|place| {
+            self.allow_to_pass(place);
+            self.waiting(place).waker.take()
+        });
+        first.into_iter().chain(passer).collect()
+    }
+
+    /// Keeps a waiter that is to be woken when a thread has left its locks.
+    pub(super) fn wake_later(&mut self, called: Called) {
+        self.to_wake.push(called);
+    }
+
+    /// Takes the waiters that are to be woken when a thread has left its locks.
+    pub(super) fn take_to_wake(&mut self) -> Vec<Called> {
+        mem::take(&mut self.to_wake)
     }
 
     /// Notes that blocks came back: a growing sequence may need no copy any more, or may be stalled.
@@ -249,9 +306,9 @@ impl Queue {
     }
 
     /// Tells the waiters of a sequence that it is gone. Returns their wakers.
-    pub(super) fn tell_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Waker> {
-        let of_sequence =
-            self.places.values_mut().filter(|waiting| waiting.grower() == Some(grower));
+    pub(super) fn tell_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Called> {
+        let all = self.places.values_mut().chain(self.deaf.values_mut());
+        let of_sequence = all.filter(|waiting| waiting.grower() == Some(grower));
         let tell = |waiting: &mut Waiting| {
             waiting.gone.get_or_insert_with(|| refusal.clone());
             waiting.waker.take()
@@ -268,15 +325,22 @@ impl Queue {
         victim: Grower,
         growing: &BTreeSet<Grower>,
         room: usize,
-    ) -> Option<Waker> {
+    ) -> Option<Called> {
         let (_, first) = self.places.first_key_value()?;
         let is_called = first.waker.is_none() || first.short.need <= room;
         let told = self.places.values().any(|waiting| waiting.stalled);
         if is_called || told || self.growing() != *growing {
             return None;
         }
+        let is_victims = |waiting: &Waiting| waiting.grower() == Some(victim);
+        let hears = self.places.values().any(is_victims);
         let mut waiters = self.places.values_mut();
-        let waiting = waiters.find(|waiting| waiting.grower() == Some(victim))?;
+        let waiting = match hears {
+            true => waiters.find(|waiting| is_victims(waiting)),
+            // Its waker has panicked: another one is told.
+            false => waiters.rfind(|waiting| waiting.grower().is_some()),
+        };
+        let waiting = waiting?;
         waiting.stalled = true;
         waiting.waker.take()
     }

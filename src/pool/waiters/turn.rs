@@ -7,10 +7,11 @@
 use std::task::{Context, Poll};
 
 use super::queue::Call;
-use super::{Place, Short, Shortage, call};
+use super::{Place, Short, Shortage};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
 use crate::pool::PoolHandle;
+use crate::sync::foreign;
 
 /// Times that a waiter asks in a row, if it finds room between and then none, before others run.
 const ATTEMPTS: usize = 8;
@@ -62,18 +63,23 @@ impl Turn {
         context: &Context<'_>,
         mut attempt: impl FnMut(Ask) -> Result<T, Short>,
     ) -> Poll<Result<T, Unserved>> {
+        let mut waker = None;
         let place = match self.place {
             Some(place) => place,
             None => match attempt(Ask::AtOnce) {
                 Ok(done) => return Poll::Ready(Ok(done)),
                 Err(short) => {
                     self.may_need_less = short.shortage != Shortage::Blocks;
+                    // Before it enters the queue: a clone may panic.
+                    waker = Some(self.pool.waiters.waker_of(context, None));
                     *self.place.insert(self.pool.waiters.enter(short))
                 }
             },
         };
         for _ in 0..ATTEMPTS {
-            let unserved = match self.pool.waiters.register(place, context.waker().clone()) {
+            let waiters = &self.pool.waiters;
+            let waker = waker.take().unwrap_or_else(|| waiters.waker_of(context, Some(place)));
+            let unserved = match waiters.register(place, waker) {
                 Call::Sleep => return Poll::Pending,
                 Call::Ask => None,
                 Call::Stalled(id) => Some(Unserved::Stalled(id)),
@@ -105,7 +111,7 @@ impl Turn {
                 return Poll::Pending;
             }
         }
-        call([context.waker().clone()]);
+        foreign::call(|| context.waker().wake_by_ref());
         Poll::Pending
     }
 

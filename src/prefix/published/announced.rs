@@ -43,7 +43,7 @@ impl PublishedBlocks {
     #[inline(never)]
     pub(super) fn publish_aloud(
         &self,
-        announcer: &Announcer,
+        announcer: &PlainArc<Announcer>,
         blocks: &Blocks,
         ids: &[BlockId],
         hash_of: &impl Fn(usize) -> BlockHash,

@@ -72,7 +72,7 @@ fn two_that_grow() -> (Queue, [Waiter; 2]) {
 
 /// Wakes the next, if there is one. True if there was.
 fn wakes_next(queue: &mut Queue, room: usize) -> bool {
-    queue.next(room).map(Waker::wake).is_some()
+    queue.next(room).map(|called| called.waker.wake()).is_some()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn of_those_that_wait_for_each_other_one_is_told_and_once() {
     assert!(queue.stall(grower(2), &all, 2).is_none(), "there is room for the first");
     let one = [grower(1)].into();
     assert!(queue.stall(grower(2), &one, 1).is_none(), "others wait than was thought");
-    queue.stall(grower(2), &all, 1).expect("all wait").wake();
+    queue.stall(grower(2), &all, 1).expect("all wait").waker.wake();
     assert_eq!(second.wakes(), 1);
     assert!(queue.stall(grower(1), &all, 1).is_none(), "the one that was told has not left yet");
     assert!(matches!(second.register(&mut queue), Call::Stalled(SeqId(2))));
@@ -115,7 +115,7 @@ fn all_waiters_of_a_sequence_that_is_gone_are_told_and_no_other() {
     let refusal = PagedKvError::SequenceEvicted(SeqId(2));
     let later = Grower { epoch: AdmissionEpoch(9), ..grower(2) };
     assert!(queue.tell_gone(later, &refusal).is_empty(), "another admission of the id");
-    queue.tell_gone(grower(2), &refusal).into_iter().for_each(Waker::wake);
+    queue.tell_gone(grower(2), &refusal).into_iter().for_each(|called| called.waker.wake());
     assert_eq!([first.wakes(), second.wakes(), third.wakes()], [0, 1, 1]);
     assert_eq!(queue.growing(), [grower(1)].into());
     assert!(matches!(second.register(&mut queue), Call::Gone(gone) if gone == refusal));

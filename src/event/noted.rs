@@ -1,0 +1,134 @@
+//! How does an event wait until the sink is told? In `NotedEvents`, as a copy.
+//!
+//! The announcer notes an event under its lock, and a thread tells it outside. Hashes and tokens of all
+//! events lie in two vectors, so that noting allocates only to grow.
+//!
+//! Invariant: what is told is what was noted, in that order. It does not know which thread tells.
+
+use super::claimed_sink::ClaimedSink;
+use super::kv_event::KvEvent;
+use crate::prefix::{BlockHash, ExtraKeys};
+use crate::sync::PlainArc;
+
+/// Bytes of memory that are kept for the next events.
+const KEPT_BYTES: usize = 1 << 20;
+
+#[derive(Default)]
+pub(crate) struct NotedEvents {
+    entries: Vec<Entry>,
+    hashes: Vec<BlockHash>,
+    tokens: Vec<u32>,
+    /// Events that were told already, of those at the beginning.
+    told: usize,
+}
+
+/// An event, and how much of the vectors is its own.
+enum Entry {
+    Stored {
+        parent: Option<BlockHash>,
+        hashes: usize,
+        tokens: usize,
+        block_size: usize,
+        extra: Option<PlainArc<ExtraKeys>>,
+        index: usize,
+    },
+    Removed {
+        hashes: usize,
+    },
+    Cleared,
+}
+
+/// Blocks that can be matched from now on: a [`KvEvent::BlockStored`], with its keys to keep.
+pub(crate) struct StoredBlocks<'a> {
+    pub(crate) hashes: &'a [BlockHash],
+    pub(crate) parent: Option<BlockHash>,
+    pub(crate) tokens: &'a [u32],
+    pub(crate) block_size: usize,
+    pub(crate) extra: Option<&'a PlainArc<ExtraKeys>>,
+    pub(crate) index: usize,
+}
+
+impl NotedEvents {
+    pub(crate) fn push_stored(&mut self, stored: &StoredBlocks<'_>) {
+        let StoredBlocks { hashes, parent, tokens, block_size, extra, index } = *stored;
+        self.hashes.extend_from_slice(hashes);
+        self.tokens.extend_from_slice(tokens);
+        let (hashes, tokens, extra) = (hashes.len(), tokens.len(), extra.cloned());
+        self.entries.push(Entry::Stored { parent, hashes, tokens, block_size, extra, index });
+    }
+
+    pub(crate) fn push_removed(&mut self, hashes: &[BlockHash]) {
+        self.hashes.extend_from_slice(hashes);
+        self.entries.push(Entry::Removed { hashes: hashes.len() });
+    }
+
+    pub(crate) fn push_cleared(&mut self) {
+        self.entries.push(Entry::Cleared);
+    }
+
+    /// Tells the sink of each. One that panics ends it; [`untold`](Self::untold) counts from that one on.
+    pub(crate) fn tell(&mut self, sink: &ClaimedSink) {
+        let Self { entries, hashes, tokens, told } = self;
+        let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
+        for entry in entries {
+            let event = match entry {
+                Entry::Stored {
+                    parent,
+                    hashes: blocks,
+                    tokens: of_blocks,
+                    block_size,
+                    extra,
+                    index,
+                } => KvEvent::BlockStored {
+                    hashes: next(&mut hashes, *blocks),
+                    parent: *parent,
+                    tokens: next(&mut tokens, *of_blocks),
+                    block_size: *block_size,
+                    extra: extra.as_deref(),
+                    index: *index,
+                },
+                Entry::Removed { hashes: blocks } => {
+                    KvEvent::BlockRemoved { hashes: next(&mut hashes, *blocks) }
+                }
+                Entry::Cleared => KvEvent::AllBlocksCleared,
+            };
+            sink.on_event(&event);
+            *told += 1;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Events that were noted and not told.
+    pub(crate) fn untold(&self) -> usize {
+        self.entries.len() - self.told
+    }
+
+    /// What is noted, in events and blocks.
+    #[inline]
+    pub(crate) fn weight(&self) -> usize {
+        self.entries.len() + self.hashes.len()
+    }
+
+    /// Forgets all, and keeps the memory unless it is large.
+    pub(crate) fn clear(&mut self) {
+        let held = self.entries.capacity() * size_of::<Entry>()
+            + self.hashes.capacity() * size_of::<BlockHash>()
+            + self.tokens.capacity() * size_of::<u32>();
+        if held > KEPT_BYTES {
+            *self = Self::default();
+            return;
+        }
+        self.entries.clear();
+        self.hashes.clear();
+        self.tokens.clear();
+        self.told = 0;
+    }
+}
+
+/// Takes the first `len` of `rest` off.
+fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
+    rest.split_off(..len).expect("what an entry tells of is noted")
+}

@@ -1,0 +1,88 @@
+//! `Called`: a waiter whose turn has come, on its way out of the queue to its waker.
+//!
+//! ```text
+//!   queue ──> Called ── is a scope open? ── no ──> wake
+//!                          │ yes                     │ it panics
+//!                          └─> the scope's end       └─> the waiter is deaf; call the next
+//! ```
+//!
+//! A thread may give blocks back while it holds a lock of the cache. Its scope ([`later`]) is open then,
+//! and the waiter is woken when the scope ends.
+//!
+//! A waiter whose waker panicked is *deaf*: it has missed its call, and would block those behind it. It
+//! leaves its place until its task polls it, or drops it. Its sequence counts as waiting all the while.
+//! In which order waiters are called, the queue says.
+
+use std::mem;
+use std::task::{Context, Waker};
+
+use super::{Place, Waiters};
+use crate::sync::later::{self, Postponed};
+use crate::sync::{PlainArc, foreign};
+
+/// A waiter to be woken.
+#[derive(Debug)]
+pub(super) struct Called {
+    pub(super) place: Place,
+    pub(super) waker: Waker,
+}
+
+impl Waiters {
+    /// Wakes a waiter that was called: now, or when this thread holds no lock.
+    pub(super) fn wake(self: &PlainArc<Self>, called: Called) {
+        if later::is_open() {
+            self.queue.lock().wake_later(called);
+            later::postpone(PlainArc::clone(self) as PlainArc<dyn Postponed>);
+        } else {
+            self.wake_now(called);
+        }
+    }
+
+    /// A waker of the task that polls the waiter of `place`. If there is none because its clone panics,
+    /// the poll panics, and the waiter passes its turn on.
+    pub(super) fn waker_of(
+        self: &PlainArc<Self>,
+        context: &Context<'_>,
+        place: Option<Place>,
+    ) -> Waker {
+        struct PassedOver<'a>(&'a PlainArc<Waiters>, Option<Place>);
+        impl Drop for PassedOver<'_> {
+            fn drop(&mut self) {
+                let Self(waiters, Some(place)) = *self else { return };
+                waiters.wake_by(|queue| queue.pass_over(place));
+            }
+        }
+        let unless_cloned = PassedOver(self, place);
+        let waker = context.waker().clone();
+        mem::forget(unless_cloned);
+        waker
+    }
+
+    fn wake_now(&self, Called { place, waker }: Called) {
+        if !foreign::wake(waker) {
+            self.call_instead_of(place);
+        }
+    }
+
+    /// Calls those who are due now that the waiter of `place` is deaf. They look themselves whether
+    /// there is room.
+    #[cold]
+    fn call_instead_of(&self, place: Place) {
+        let mut deaf = vec![place];
+        while let Some(place) = deaf.pop() {
+            let due = self.change(|queue| queue.pass_over(place));
+            for Called { place, waker } in due {
+                if !foreign::wake(waker) {
+                    deaf.push(place);
+                }
+            }
+        }
+    }
+}
+
+impl Postponed for Waiters {
+    fn perform(self: PlainArc<Self>) {
+        let called = self.queue.lock().take_to_wake();
+        called.into_iter().for_each(|called| self.wake_now(called));
+    }
+}
