@@ -1,0 +1,207 @@
+//! Wakers that panic, and wakers that poll: single cases.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use paged_kv::wait::Patience;
+use paged_kv::{Fairness, PagedKvCache, PagedKvError, Reservation, Result, SeqId};
+
+use crate::{BLOCK_SIZE, HANG, panic_quietly, watched};
+
+/// A waker that panics.
+struct Broken;
+
+impl Wake for Broken {
+    fn wake(self: Arc<Self>) {
+        panic_quietly();
+    }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+struct Counts(AtomicUsize);
+
+impl Wake for Counts {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Counts {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn poll<F: Future + Unpin>(
+    future: &mut F,
+    waker: &Arc<impl Wake + Send + Sync + 'static>,
+) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(&Waker::from(Arc::clone(waker))))
+}
+
+fn cache(num_blocks: usize) -> PagedKvCache {
+    PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
+}
+
+fn patient() -> Patience {
+    Patience::default().timeout(HANG)
+}
+
+#[test]
+fn a_truncation_whose_waker_panics_gives_no_block_to_two_owners() {
+    let cache = cache(2);
+    cache.allocate(SeqId(1), 8).unwrap();
+    let mut waiting = Box::pin(cache.reserve_wait(1, patient()));
+    assert!(poll(&mut waiting, &Arc::new(Broken)).is_pending());
+    let truncated = catch_unwind(AssertUnwindSafe(|| cache.truncate(SeqId(1), 4)));
+    assert_eq!(truncated.ok(), Some(Ok(())));
+    assert_eq!(cache.get_sequence(SeqId(1)).unwrap().num_blocks(), 1);
+    cache.allocate(SeqId(2), 4).unwrap();
+    cache.validate().unwrap();
+    drop(waiting);
+    let blocks = |id| cache.get_sequence(SeqId(id)).unwrap().block_ids;
+    assert_ne!(blocks(1), blocks(2));
+    [1, 2].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
+    assert_eq!(cache.used_block_count(), 0);
+}
+
+#[test]
+fn a_deadline_passes_although_the_waker_of_an_earlier_one_panics() {
+    watched(|| {
+        let cache = cache(1);
+        let _all = cache.reserve(1).unwrap();
+        let brief = |millis| Patience::default().timeout(Duration::from_millis(millis));
+        let mut first = Box::pin(cache.reserve_wait(1, brief(1)));
+        assert!(poll(&mut first, &Arc::new(Broken)).is_pending());
+        std::thread::sleep(Duration::from_millis(20)); // the alarm has rung
+        let (rings, rung) = std::sync::mpsc::channel();
+        struct Rings(std::sync::mpsc::Sender<()>);
+        impl Wake for Rings {
+            fn wake(self: Arc<Self>) {
+                self.0.send(()).unwrap();
+            }
+        }
+        let (mut second, waker) =
+            (Box::pin(cache.reserve_wait(1, brief(1))), Arc::new(Rings(rings)));
+        if poll(&mut second, &waker).is_pending() {
+            rung.recv_timeout(HANG).expect("it is woken at its deadline");
+        }
+        let late = poll(&mut second, &waker).map(|late| late.map(drop));
+        assert_eq!(late, Poll::Ready(Err(PagedKvError::DeadlinePassed)));
+    });
+}
+
+#[test]
+fn behind_ten_thousand_wakers_that_panic_the_next_is_woken() {
+    watched(|| {
+        let cache = cache(1);
+        let all = cache.reserve(1).unwrap();
+        let mut deaf: Vec<_> =
+            (0..10_000).map(|_| cache.reserve_wait(1, Patience::default())).collect();
+        for waiting in &mut deaf {
+            assert!(poll(waiting, &Arc::new(Broken)).is_pending());
+        }
+        let (mut last, waker) = (cache.reserve_wait(1, patient()), Arc::<Counts>::default());
+        assert!(poll(&mut last, &waker).is_pending());
+        drop(all);
+        assert_eq!(waker.get(), 1);
+        assert!(poll(&mut last, &waker).is_ready());
+        assert_eq!(cache.num_waiting(), 10_000, "they wait still");
+        let mut first = deaf.remove(0);
+        assert!(poll(&mut first, &waker).is_ready(), "and are served when they ask");
+    });
+}
+
+#[test]
+fn one_that_may_pass_is_woken_although_the_waker_in_front_panics() {
+    let fairness = Fairness::Bypass { at_most: 1 };
+    let builder = PagedKvCache::builder().num_blocks(4).block_size(BLOCK_SIZE);
+    let cache = builder.with_fairness(fairness).build().unwrap();
+    let mut all = cache.reserve(4).unwrap();
+    let mut waiting = [2, 4, 1].map(|need| cache.reserve_wait(need, patient()));
+    assert!(poll(&mut waiting[0], &Arc::new(Broken)).is_pending());
+    let wakers = [Arc::<Counts>::default(), Arc::default()];
+    for (waiting, waker) in waiting[1..].iter_mut().zip(&wakers) {
+        assert!(poll(waiting, waker).is_pending());
+    }
+    all.shrink_to(2);
+    assert!(poll(&mut waiting[1], &wakers[0]).is_pending(), "it needs more");
+    assert_eq!(wakers[1].get(), 1);
+    assert!(poll(&mut waiting[2], &wakers[1]).is_ready());
+}
+
+#[test]
+fn another_is_told_that_all_wait_if_the_one_that_was_chosen_does_not_hear() {
+    let cache = cache(2);
+    cache.allocate(SeqId(1), 4).unwrap();
+    cache.allocate(SeqId(2), 4).unwrap();
+    cache.touch(SeqId(2)).unwrap(); // sequence 1 is to go
+    let mut first = cache.append_wait(SeqId(1), 1, patient());
+    assert!(poll(&mut first, &Arc::new(Broken)).is_pending());
+    let (mut second, waker) = (cache.append_wait(SeqId(2), 1, patient()), Arc::<Counts>::default());
+    let mut polled = poll(&mut second, &waker);
+    while polled.is_pending() {
+        assert!(waker.0.swap(0, Ordering::SeqCst) > 0, "it is woken, or it waits for ever");
+        polled = poll(&mut second, &waker);
+    }
+    let told = polled.map(|appended| appended.map(drop));
+    assert_eq!(told, Poll::Ready(Err(PagedKvError::Stalled(SeqId(2)))));
+    cache.free(SeqId(2)).unwrap();
+    assert!(poll(&mut first, &waker).is_ready());
+}
+
+/// A task that its waker polls, wherever it is woken.
+struct Inline<F: Future>(Mutex<(Pin<Box<F>>, Option<F::Output>)>);
+
+impl<F> Inline<F>
+where
+    F: Future<Output = Result<Reservation>> + Send + 'static,
+{
+    fn start(future: F) -> Arc<Self> {
+        let task = Arc::new(Self(Mutex::new((Box::pin(future), None))));
+        task.clone().wake();
+        task
+    }
+
+    fn is_served(&self) -> bool {
+        matches!(self.0.lock().unwrap().1, Some(Ok(_)))
+    }
+}
+
+impl<F> Wake for Inline<F>
+where
+    F: Future<Output = Result<Reservation>> + Send + 'static,
+{
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut task = self.0.lock().unwrap();
+        if task.1.is_none()
+            && let Poll::Ready(served) = task.0.as_mut().poll(&mut Context::from_waker(&waker))
+        {
+            task.1 = Some(served);
+        }
+    }
+}
+
+#[test]
+fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
+    watched(|| {
+        let cache = cache(8);
+        cache.allocate(SeqId(1), 32).unwrap();
+        let tasks: Vec<_> =
+            (0..4).map(|_| Inline::start(cache.reserve_wait(2, patient()))).collect();
+        assert!(tasks.iter().all(|task| !task.is_served()));
+        cache.truncate(SeqId(1), 16).unwrap();
+        let served = tasks.iter().filter(|task| task.is_served()).count();
+        assert_eq!((served, cache.num_waiting()), (2, 2));
+        cache.free(SeqId(1)).unwrap();
+        assert!(tasks.iter().all(|task| task.is_served()));
+        drop(tasks);
+        assert_eq!(cache.used_block_count(), 0);
+    });
+}
