@@ -191,10 +191,15 @@ where
 #[test]
 fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
     watched(|| {
-        let cache = cache(8);
+        let cache = Arc::new(cache(8));
         cache.allocate(SeqId(1), 32).unwrap();
-        let tasks: Vec<_> =
-            (0..4).map(|_| Inline::start(cache.reserve_wait(2, patient()))).collect();
+        let reads = |cache: Arc<PagedKvCache>| async move {
+            let reserved = cache.reserve_wait(2, patient()).await;
+            // The sequence that is being truncated, when it is.
+            _ = cache.get_sequence(SeqId(1)).map(|_| cache.touch(SeqId(1)));
+            reserved
+        };
+        let tasks: Vec<_> = (0..4).map(|_| Inline::start(reads(cache.clone()))).collect();
         assert!(tasks.iter().all(|task| !task.is_served()));
         cache.truncate(SeqId(1), 16).unwrap();
         let served = tasks.iter().filter(|task| task.is_served()).count();
