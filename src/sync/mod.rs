@@ -9,6 +9,7 @@
 #[cfg(paged_kv_census)]
 pub mod census;
 pub(crate) mod foreign;
+#[cfg_attr(paged_kv_loom, path = "model/later.rs")]
 pub(crate) mod later;
 #[cfg(paged_kv_loom)]
 pub mod model;
@@ -21,6 +22,7 @@ mod scheduled;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod waking;
 
+#[cfg(not(paged_kv_loom))]
 pub(crate) use self::later::Later;
 #[cfg(paged_kv_census)]
 pub(crate) use census::*;

@@ -15,7 +15,6 @@ pub use super::queue::ArrayQueue;
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::MutexGuard;
-pub(crate) use loom::thread_local;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 
@@ -26,7 +25,7 @@ pub(super) mod ground {
     pub(crate) use loom::thread::yield_now;
 }
 
-thread_local! {
+loom::thread_local! {
     static ORDINAL: Cell<Option<usize>> = Cell::new(None);
 }
 

@@ -36,10 +36,12 @@ fn the_commit_after_a_sink_panicked_tells_its_own_tokens() {
     }
 }
 
+type With = dyn Fn(&PagedKvCache, &KvEvent<'_>) + Send + Sync;
+
 /// A sink that does something with the cache at each event.
 struct CallsBack {
     cache: OnceLock<Weak<PagedKvCache>>,
-    with: Box<dyn Fn(&PagedKvCache, &KvEvent<'_>) + Send + Sync>,
+    with: Box<With>,
 }
 
 impl EventSink for CallsBack {

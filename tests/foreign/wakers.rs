@@ -156,7 +156,10 @@ fn another_is_told_that_all_wait_if_the_one_that_was_chosen_does_not_hear() {
 }
 
 /// A task that its waker polls, wherever it is woken.
-struct Inline<F: Future>(Mutex<(Pin<Box<F>>, Option<F::Output>)>);
+struct Inline<F: Future>(Mutex<Running<F>>);
+
+/// A future, and what came out.
+type Running<F> = (Pin<Box<F>>, Option<<F as Future>::Output>);
 
 impl<F> Inline<F>
 where
