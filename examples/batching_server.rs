@@ -12,7 +12,7 @@ mod server;
 
 use std::time::Duration;
 
-use server::{Config, HashModel, Server};
+use server::{Config, HashModel, Limits, Server};
 
 const HELP: &str = "\
 usage: batching_server [--OPTION VALUE]...
@@ -23,6 +23,11 @@ usage: batching_server [--OPTION VALUE]...
   --workers N         scheduler workers that share the cache [2]
   --step-us N         microseconds that a step of the model takes [1000]
   --watermark SHARE   share of the blocks kept for running requests to grow [0.01]
+  --connections N     connections at one time [512]
+  --drain-seconds N   seconds that a shutdown leaves for answers under way [10]
+
+A client has 5 s for the headers of a request, 5 s for its body of at most 512 KiB, and 10 s to
+read some of an answer.
 
   POST /v1/completions   {\"prompt\": \"text\" or [tokens], \"max_tokens\": 16, \"n\": 1, \"stream\": false}
   GET  /healthz, /metrics";
@@ -30,6 +35,7 @@ usage: batching_server [--OPTION VALUE]...
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::default();
+    let mut limits = Limits::default();
     let mut listen = "127.0.0.1:8000".to_owned();
     let mut step = Duration::from_millis(1);
     let mut arguments = std::env::args().skip(1);
@@ -45,11 +51,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--block-size" => config.block_size = value.parse()?,
             "--workers" => config.workers = value.parse()?,
             "--watermark" => config.watermark = value.parse()?,
+            "--connections" => limits.connections = value.parse()?,
+            "--drain-seconds" => limits.drain_time = Duration::from_secs(value.parse()?),
             "--step-us" => step = Duration::from_micros(value.parse()?),
             _ => return Err(format!("{option}: unknown\n\n{HELP}").into()),
         }
     }
-    let server = Server::start(&listen, config, HashModel { step }).await?;
+    let server = Server::start_within(&listen, config, limits, HashModel { step }).await?;
     println!("listening on http://{}", server.address());
     tokio::signal::ctrl_c().await?;
     println!("draining");

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Json, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Json, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,12 +24,19 @@ use tokio_stream::Stream;
 use super::job::{Event, Job, Sample};
 use super::{Model, Shared, intake};
 
+/// Tokens of an answer, at most, all samples together: a slow reader leaves them in memory.
+const ANSWER_TOKENS: usize = 1 << 16;
+
+/// Bytes of a model's name, which every part of an answer repeats.
+const NAME_BYTES: usize = 256;
+
 /// The routes.
 pub fn router<M: Model>(shared: Arc<Shared<M>>) -> Router {
     Router::new()
         .route("/v1/completions", post(complete::<M>))
         .route("/healthz", get(health::<M>))
         .route("/metrics", get(metrics::<M>))
+        .layer(DefaultBodyLimit::max(shared.limits.body_bytes))
         .with_state(shared)
 }
 
@@ -74,10 +81,13 @@ async fn metrics<M: Model>(State(shared): State<Arc<Shared<M>>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn complete<M: Model>(
-    State(shared): State<Arc<Shared<M>>>,
-    Json(request): Json<Completion>,
-) -> Response {
+async fn complete<M: Model>(State(shared): State<Arc<Shared<M>>>, request: Request) -> Response {
+    let body = Json::<Completion>::from_request(request, &());
+    let Json(request) = match tokio::time::timeout(shared.limits.body_time, body).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(rejection)) => return error(rejection.status(), &rejection.body_text()),
+        Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+    };
     if shared.draining.load(Ordering::SeqCst) {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
     }
@@ -85,6 +95,9 @@ async fn complete<M: Model>(
         Prompt::Text(text) => text.bytes().map(u32::from).collect(),
         Prompt::Tokens(tokens) => tokens,
     };
+    if request.model.as_ref().is_some_and(|name| name.len() > NAME_BYTES) {
+        return error(StatusCode::BAD_REQUEST, "a shorter name of the model, please");
+    }
     if let Some(reason) = refusal(&shared, prompt.len(), request.max_tokens, request.n) {
         return error(StatusCode::BAD_REQUEST, &reason);
     }
@@ -115,6 +128,9 @@ fn refusal<M>(shared: &Shared<M>, prompt: usize, max_tokens: usize, n: u32) -> O
         return Some(
             "prompt and max_tokens of at least one token, and n of 1 to 64, please".to_owned(),
         );
+    }
+    if max_tokens.saturating_mul(n as usize) > ANSWER_TOKENS {
+        return Some(format!("at most {ANSWER_TOKENS} tokens in all samples together, please"));
     }
     let cache = &shared.cache;
     let needed = prompt.saturating_add(max_tokens).div_ceil(cache.block_size());

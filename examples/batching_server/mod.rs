@@ -6,6 +6,7 @@
 //!                        └────────────── evicted: comes in again ────────┘
 //! ```
 
+mod connections;
 mod http;
 mod intake;
 mod job;
@@ -23,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
+pub use self::connections::Limits;
 pub use self::model::{HashModel, Model};
 
 use self::metrics::Metrics;
@@ -54,6 +56,7 @@ pub struct Shared<M> {
     pub tensor: Tensor,
     pub model: M,
     pub metrics: Metrics,
+    limits: Limits,
     draining: AtomicBool,
     ids: AtomicU64,
     /// Where admitted sequences go, a queue a worker.
@@ -71,18 +74,31 @@ pub struct Server<M> {
     shared: Arc<Shared<M>>,
     address: SocketAddr,
     stop: Arc<Notify>,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl<M: Model> Server<M> {
-    /// Listens and serves.
+    /// Listens and serves, within the usual limits.
     ///
     /// # Errors
     /// When the address cannot be listened at, or the configuration makes no sense.
     pub async fn start(
         listen: &str,
         config: Config,
+        model: M,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::start_within(listen, config, Limits::default(), model).await
+    }
+
+    /// Listens and serves, within `limits`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_within(
+        listen: &str,
+        config: Config,
+        limits: Limits,
         model: M,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let cache = PagedKvCache::builder()
@@ -97,6 +113,7 @@ impl<M: Model> Server<M> {
             tensor: Tensor::new(config.num_blocks, config.block_size),
             model,
             metrics: Metrics::default(),
+            limits,
             draining: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             workers: senders,
@@ -107,9 +124,9 @@ impl<M: Model> Server<M> {
         let address = listener.local_addr()?;
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
-        let service = axum::serve(listener, http::router(Arc::clone(&shared)))
-            .with_graceful_shutdown(async move { stopped.notified().await });
-        let http = tokio::spawn(async move { service.await });
+        let router = http::router(Arc::clone(&shared));
+        let stopped = async move { stopped.notified().await };
+        let http = tokio::spawn(connections::serve(listener, router, limits, stopped));
         Ok(Self { shared, address, stop, http, workers })
     }
 
@@ -123,11 +140,12 @@ impl<M: Model> Server<M> {
         &self.shared.cache
     }
 
-    /// Refuses new requests, serves those that are in to their end, and stops.
+    /// Refuses new requests, serves those that are in to their end, and stops: within
+    /// [`Limits::drain_time`] and a step, whatever clients do.
     pub async fn shut_down(self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         self.stop.notify_one();
-        // Connections end when their responses have been sent.
+        // Connections end when their responses have been sent, or their time is over.
         let _ = self.http.await;
         for worker in &self.shared.workers {
             let _ = worker.send(Admitted::Stop);

@@ -7,6 +7,8 @@ mod server;
 #[path = "../../examples/batching_server/client.rs"]
 mod client;
 
+mod hostile;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,101 @@
+//! `serve`: HTTP/1.1 connections, each within limits of time and size, and a shutdown that ends in time
+//! whatever clients do.
+//!
+//! A connection holds at most the bytes of one request's headers and body, one answer's tokens, and a
+//! buffer; there are at most [`Limits::connections`]. Clients beyond wait in the listener's queue.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+
+/// Bytes of a request's first line and headers, at most.
+const HEADER_BYTES: usize = 16 << 10;
+
+/// Bytes that a connection buffers, at most.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Pause after a connection that could not be accepted, as without a free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may take of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at one time.
+    pub connections: usize,
+    /// Time in which a client sends the headers of a request, from the end of the one before.
+    pub header_time: Duration,
+    /// Time in which it then sends the body.
+    pub body_time: Duration,
+    /// Bytes of the body.
+    pub body_bytes: usize,
+    /// Time in which it reads some of an answer that is ready.
+    pub read_time: Duration,
+    /// Time that a shutdown leaves for answers under way. Then their connections are closed.
+    pub drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            header_time: Duration::from_secs(5),
+            body_time: Duration::from_secs(5),
+            body_bytes: 512 << 10,
+            read_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `stop`, and then those that are in for [`Limits::drain_time`].
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .max_header_size(HEADER_BYTES)
+        .max_buf_size(BUFFER_BYTES);
+    let service = TowerToHyperService::new(router);
+    let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
+    let places = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let accept = async {
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
+            while connections.try_join_next().is_some() {}
+            let Ok((socket, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let mut socket = TimeoutStream::new(socket);
+            socket.set_write_timeout(Some(limits.read_time));
+            let io = TokioIo::new(Box::pin(socket));
+            let connection = graceful.watch(http.serve_connection(io, service.clone()));
+            connections.spawn(async move {
+                // Why a client's connection ended is of no interest here.
+                let _ = connection.await;
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        () = pin!(accept) => {}
+        () = stop => {}
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(limits.drain_time, graceful.shutdown()).await;
+    connections.shutdown().await;
+}
