@@ -92,11 +92,16 @@ impl Coming {
 
     /// Blocks of runs, and those that had several owners, that only steps own.
     fn sole_of_shared(&self, blocks: &Blocks, holdings: &Holdings<'_>) -> usize {
-        let mut owned = Owned::default();
-        self.shared.iter().for_each(|&id| owned.add(id));
+        let (mut sole, mut owned) = (0, Owned::default());
         let runs = held_only_by(holdings.runs().map(|run| (run, 1)));
-        runs.iter().flat_map(|run| run.ids()).for_each(|&id| owned.add(id));
-        owned.num_blocks_of_no_others(blocks)
+        for &id in self.shared.iter().chain(runs.iter().flat_map(|run| run.ids())) {
+            // Mostly this one, and there is nothing to add up.
+            match blocks.owners(id) {
+                1 => sole += 1,
+                _ => owned.add(id),
+            }
+        }
+        sole + owned.num_blocks_of_no_others(blocks)
     }
 }
 
