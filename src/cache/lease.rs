@@ -287,7 +287,7 @@ impl Lease {
         Err(PagedKvError::BufferSize { buffer, required, actual })
     }
 
-    /// Locks every row for the time of `change`.
+    /// Locks every row for the time of `change`. Afterwards the waiters learn of the change.
     pub(super) fn with_locked_rows<R>(
         &mut self,
         num_new_tokens: &[usize],
@@ -301,7 +301,12 @@ impl Lease {
         rows.extend(unlocked.map(|(id, &n)| LockedRow { live: None, id, num_new_tokens: n }));
         self.lock_all(&mut rows);
         let changed = change(&mut rows, &self.clock);
+        let pool = rows.first().map(|row| row.look().sequence().table().pool());
+        let waited_for = pool.filter(|pool| pool.is_waited_for()).cloned();
         self.rows = emptied(rows);
+        if let Some(pool) = waited_for {
+            self.ids().for_each(|id| pool.announce_change_of(id));
+        }
         changed
     }
 

@@ -139,6 +139,11 @@ impl PagedKvCache {
                 (new_blocks.start, new_blocks.end, copy)
             }
         };
+        // An append that waits for this sequence may have needed the same block. One that stays within the
+        // last block lowers no need.
+        if start != end || copy.is_some() {
+            self.pool.blocks().announce_change_of(id);
+        }
         Ok(Append { new_blocks: start..end, copy })
     }
 

@@ -139,7 +139,8 @@ impl Blocks {
             held.ids.clear();
             held.runs.clear();
         });
-        // Also if nothing was held: the step may have been aborted, and then its sequences are shorter.
+        // Also if nothing was held: the step may have been aborted, and then a sequence may have no block
+        // any more, so that all that have blocks wait.
         self.announce_room();
     }
 }

@@ -18,6 +18,7 @@ use crate::sequence::Append;
 /// A request to grow, which checks whether all sequences wait when it begins to wait and when it stops.
 struct Growth<'a, A> {
     cache: &'a PagedKvCache,
+    id: SeqId,
     request: Request<A>,
 }
 
@@ -101,7 +102,7 @@ impl PagedKvCache {
             appended
         };
         let turn = Turn::new(self.handle());
-        Growth { cache: self, request: Request::new(turn, patience, ask) }
+        Growth { cache: self, id, request: Request::new(turn, patience, ask) }
     }
 }
 
@@ -112,6 +113,10 @@ impl<A: FnMut(Ask) -> Attempt<Append> + Unpin> Future for Growth<'_, A> {
         let this = self.get_mut();
         let waited = this.request.is_waiting();
         let polled = Pin::new(&mut this.request).poll(context);
+        if let Poll::Ready(Ok(_)) = polled {
+            // Another append that waits for the same sequence may have needed the same block.
+            this.cache.blocks().announce_change_of(this.id);
+        }
         if waited || polled.is_pending() {
             this.cache.tell_if_stalled();
         }

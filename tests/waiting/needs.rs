@@ -314,3 +314,35 @@ fn an_append_out_of_a_reservation_wakes_one_that_waits_for_the_same_sequence() {
     cache.free(SeqId(1)).unwrap();
     assert_all_back(&cache);
 }
+
+/// The second append to a sequence waits for its turn only: the first brings the block that both need.
+#[test]
+fn an_append_wakes_another_that_waits_for_the_same_sequence() {
+    let ways: [fn(&PagedKvCache); 3] = [
+        |cache| drop(cache.append(SeqId(1), 1).unwrap()),
+        |cache| {
+            let mut batch = paged_kv::AppendBatch::default();
+            cache.append_batch(&[(SeqId(1), 1)], &mut batch).unwrap();
+        },
+        |cache| {
+            let mut first = Task::new(cache.append_wait(SeqId(1), 1, patient()));
+            assert!(first.poll().is_ready());
+        },
+    ];
+    for append in ways {
+        let cache = cache(6);
+        cache.allocate(SeqId(1), 4).unwrap();
+        cache.allocate(SeqId(2), 4).unwrap();
+        let mut room = cache.reserve(4).unwrap();
+        let front = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
+        let mut second = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        room.shrink_to(3);
+        append(&cache);
+        drop(front);
+        assert!(second.served().unwrap().new_blocks.is_empty());
+        drop(room);
+        cache.free(SeqId(1)).unwrap();
+        cache.free(SeqId(2)).unwrap();
+        assert_all_back(&cache);
+    }
+}

@@ -325,10 +325,7 @@ impl Lease {
 
     fn undo(&mut self, step: &mut Step, rows_of: &[Option<usize>]) -> Result<()> {
         let num_new_tokens = vec![0; self.len()];
-        self.with_locked_rows(&num_new_tokens, |rows, _| step.undo(rows, rows_of))?;
-        // They are shorter: an append that waits may need less.
-        self.ids().for_each(|id| step.pool.announce_change_of(id));
-        Ok(())
+        self.with_locked_rows(&num_new_tokens, |rows, _| step.undo(rows, rows_of))
     }
 }
 

@@ -12,7 +12,7 @@ impl World<'_> {
     /// Does something.
     pub fn operate(&mut self) {
         let operation = self.random.below(40);
-        let id = self.random.below(IDS as usize) as u64;
+        let id = self.base + self.random.below(IDS as usize) as u64;
         let n = self.random.below(10);
         self.log.push(format!("operation {operation}, {id}, {n}"));
         match operation {
@@ -65,7 +65,7 @@ impl World<'_> {
                 self.wait(Kind::Admit { id, prompt: n % 4, chunk }, Box::pin(wait));
             }
             _ => {
-                let Some(admission) = self.admissions[id as usize] else {
+                let Some(admission) = self.admission(id) else {
                     return;
                 };
                 let wait = cache.append_wait(seq_id, n, patience);
@@ -77,7 +77,9 @@ impl World<'_> {
 
     fn change_map(&mut self, id: u64, n: usize) {
         let (cache, seq_id) = (self.cache, SeqId(id));
-        let other = (id + 1 + n as u64 % (IDS - 1)) % IDS;
+        let after = |by: u64| self.base + (id - self.base + by) % IDS;
+        let others = [1, 2].map(|by| after(by + n as u64 % (IDS - 2)));
+        let other = others[0];
         match self.random.below(14) {
             0 | 1 if cache.allocate(seq_id, 2 * n).is_ok() => self.admitted(id),
             2 => {
@@ -95,7 +97,7 @@ impl World<'_> {
             }
             5 if cache.fork(seq_id, SeqId(other)).is_ok() => self.admitted(other),
             6 => {
-                let dsts = [other, (other + 1) % IDS].map(SeqId);
+                let dsts = others.map(SeqId);
                 if cache.fork_n(seq_id, &dsts).is_ok() {
                     dsts.iter().for_each(|dst| self.admitted(dst.0));
                 }
@@ -284,12 +286,14 @@ impl World<'_> {
         match self.random.below(5) {
             0 | 1 => drop(self.take_any(|world| &mut world.tasks)),
             2 => {
-                if !self.tasks.is_empty() {
+                if !self.tasks.is_empty() && self.is_alone {
                     let at = n % self.tasks.len();
                     self.poll_unwoken(at);
                 }
             }
             3 => self.cache.reset_prefix_cache(),
+            // A block that another thread may release must not be counted by id.
+            _ if !self.is_alone => {}
             _ => {
                 let (pool, id) = (self.cache.pool(), BlockId(n as u32));
                 if pool.retain(id).is_ok() {

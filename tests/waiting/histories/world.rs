@@ -20,7 +20,7 @@ pub enum Outcome {
     Grown(Append),
 }
 
-pub type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Outcome, PagedKvError>> + 'a>>;
+pub type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Outcome, PagedKvError>> + Send + 'a>>;
 
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,10 @@ pub struct World<'a> {
     pub appends: Vec<Append>,
     pub leases: Vec<Lease>,
     pub steps: Vec<(Step, Vec<(u64, usize)>)>,
+    /// The first of its ids.
+    pub base: u64,
+    /// True if no other thread uses the cache.
+    pub is_alone: bool,
     /// The number of each id's last admission, if it is there.
     pub admissions: [Option<usize>; IDS as usize],
     pub num_admissions: usize,
@@ -122,6 +126,8 @@ impl<'a> World<'a> {
             appends: Vec::new(),
             leases: Vec::new(),
             steps: Vec::new(),
+            base: 0,
+            is_alone: true,
             admissions: [None; IDS as usize],
             num_admissions: 0,
             freed_leased: false,
@@ -135,13 +141,18 @@ impl<'a> World<'a> {
     /// Notes that a sequence has come under an id.
     pub fn admitted(&mut self, id: u64) {
         self.num_admissions += 1;
-        self.admissions[id as usize] = Some(self.num_admissions);
+        self.admissions[(id - self.base) as usize] = Some(self.num_admissions);
+    }
+
+    /// The number of an id's last admission, if it is there.
+    pub fn admission(&self, id: u64) -> Option<usize> {
+        self.admissions[(id - self.base) as usize]
     }
 
     /// Notes which sequences have gone.
     pub fn note_gone(&mut self) {
         for id in 0..IDS {
-            if self.cache.with_sequence(SeqId(id), |_| ()).is_none() {
+            if self.cache.with_sequence(SeqId(self.base + id), |_| ()).is_none() {
                 self.admissions[id as usize] = None;
             }
         }
@@ -173,14 +184,14 @@ impl<'a> World<'a> {
         self.poll(self.tasks.len() - 1, true);
     }
 
-    /// Polls all tasks that were woken, until none is.
-    pub fn run_woken(&mut self) {
-        for _ in 0..1_000 {
+    /// Polls all tasks that were woken, until none is. True if there were any.
+    pub fn run_woken(&mut self) -> bool {
+        for polled in 0..1_000 {
             let woken = |task: &Task<'_>| task.wakes.0.load(Ordering::SeqCst) > task.seen;
             let woken: Vec<usize> =
                 (0..self.tasks.len()).filter(|&at| woken(&self.tasks[at])).collect();
             if woken.is_empty() {
-                return;
+                return polled > 0;
             }
             let at = woken[self.random.below(woken.len())];
             self.poll(at, false);
@@ -215,6 +226,15 @@ impl<'a> World<'a> {
 
     /// Drops all that was taken, and then nothing is left.
     pub fn end(&mut self) {
+        self.drop_all();
+        for id in self.cache.sequence_ids() {
+            self.cache.free(id).unwrap();
+        }
+        super::super::assert_all_back(self.cache);
+    }
+
+    /// Drops all that was taken.
+    pub fn drop_all(&mut self) {
         self.tasks.clear();
         self.steps.clear();
         self.leases.clear();
@@ -222,9 +242,5 @@ impl<'a> World<'a> {
         self.named.clear();
         self.rooms.clear();
         self.appends.clear();
-        for id in self.cache.sequence_ids() {
-            self.cache.free(id).unwrap();
-        }
-        super::super::assert_all_back(self.cache);
     }
 }
