@@ -24,7 +24,9 @@ impl ShardedCounter {
     }
 
     pub(crate) fn sum(&self) -> u64 {
-        self.cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
+        // Wrapping, as the cells do.
+        let cells = self.cells.iter().map(|cell| cell.load(Ordering::Relaxed));
+        cells.fold(0, u64::wrapping_add)
     }
 }
 

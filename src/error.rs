@@ -37,6 +37,12 @@ pub enum PagedKvError {
         /// Blocks there was room for.
         available: usize,
     },
+    /// The memory allocator has no room for the arrays of a cache or pool of so many blocks.
+    #[error("out of host memory: {bytes} bytes requested")]
+    OutOfHostMemory {
+        /// Bytes of the array that was refused.
+        bytes: usize,
+    },
     /// No sequence of that id is in the cache.
     #[error("sequence {0} not found")]
     SequenceNotFound(SeqId),

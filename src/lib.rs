@@ -55,6 +55,7 @@
     allow(dead_code, reason = "the tiers that use the rest are not in the modelled build")
 )]
 
+mod array;
 mod batch;
 #[cfg_attr(paged_kv_loom, path = "cache/model.rs")]
 mod cache;

@@ -160,6 +160,7 @@ fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
     assert!(two_queue <= 96.0, "{two_queue:.1}");
     assert!(with <= 96.0, "{with:.1}");
     assert!(without <= 32.0, "{without:.1}");
+    assert!(with >= 80.0 && without >= 12.0, "the builder refuses what cannot have so much");
 }
 
 /// The tokens of every block, and what hangs together, are there for listeners only.

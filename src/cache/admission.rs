@@ -290,7 +290,10 @@ impl PagedKvCache {
             Source::Reserved(stock) => self.refuse_beyond(stock.num_blocks(), prompt, options)?,
         }
         let generation = published.generation();
-        let mut hits = Vec::with_capacity(prompt.num_tokens().div_ceil(self.block_size) + 4);
+        // There is room for all of these, if not for the rest of the prompt.
+        let most = options.room_for(prompt, hashes.len() * self.block_size);
+        let most = most.div_ceil(self.block_size).min(self.pool.total_blocks());
+        let mut hits = Vec::with_capacity(most + most / 8 + 4);
         published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
         match hits.is_empty() {
             true => self.pool.blocks().announce_room(),

@@ -2,28 +2,25 @@
 //!
 //! The builder refuses with an error what [`PagedKvCache::new`] refuses with a panic.
 
+mod checks;
+
 use std::fmt;
 
+use self::checks::{Checked, invalid};
 use super::{Gate, PagedKvCache};
-use crate::error::{PagedKvError, Result};
+use crate::error::Result;
 use crate::event::announcer::{Announcer, Taken};
 use crate::event::claimed_sink::ClaimedSink;
 use crate::event::kv_event::EventSink;
 use crate::evict::EvictionStrategy;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
-use crate::pool::{
-    BlockPool, Keep, MOST_BLOCKS, ReclaimPolicy, TakeObserver, default_shards,
-    default_shards_of_cache,
-};
+use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
 
 /// Utilization at which a cache says that it needs eviction, unless told otherwise.
 const DEFAULT_THRESHOLD: f64 = 0.9;
-
-/// Bytes of one element of K or V, unless a block's bytes are given: f16.
-const ELEMENT_BYTES: usize = 2;
 
 /// Builds a [`PagedKvCache`], refusing what makes no sense.
 ///
@@ -332,10 +329,12 @@ impl PagedKvCacheBuilder {
     /// The cache, all blocks free. `O(num_blocks)`.
     ///
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) names the first parameter that makes no
+    /// [`InvalidConfig`](crate::PagedKvError::InvalidConfig) names the first parameter that makes no
     /// sense: a size of 0, more than `u32::MAX - 1` blocks, more than 1024 home shards, a threshold
-    /// outside 0..=1, no priority level, a watermark that leaves no block, slots that do not fit a `u64`, or bytes a `usize`,
-    /// and an event sink that another cache has.
+    /// outside 0..=1, no priority level, a watermark that leaves no block, slots that do not fit a `u64`,
+    /// or bytes a `usize`, and an event sink that another cache has.
+    /// [`OutOfHostMemory`](crate::PagedKvError::OutOfHostMemory): the allocator refuses memory for so many
+    /// blocks, some 80 bytes each.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder();
@@ -344,62 +343,33 @@ impl PagedKvCacheBuilder {
     /// assert_eq!(refused.to_string(), "invalid num_blocks: 0, at least 1 needed");
     /// ```
     pub fn build(self) -> Result<PagedKvCache> {
-        for (parameter, value) in [
-            ("num_blocks", self.num_blocks),
-            ("block_size", self.block_size),
-            ("num_heads", self.num_heads),
-            ("head_dim", self.head_dim),
-            ("block_bytes", self.block_bytes.unwrap_or(1)),
-            ("home_shards", self.home_shards.unwrap_or(1)),
-        ] {
-            if value == 0 {
-                return invalid(parameter, "0, at least 1 needed".to_owned());
-            }
-        }
-        if self.num_blocks > MOST_BLOCKS {
-            return invalid(
-                "num_blocks",
-                format!("{}, at most {MOST_BLOCKS} have ids", self.num_blocks),
-            );
-        }
-        if !(0.0..=1.0).contains(&self.eviction_threshold) {
-            return invalid(
-                "eviction_threshold",
-                format!("{} is not in 0..=1", self.eviction_threshold),
-            );
-        }
-        if self.eviction_strategy == (EvictionStrategy::Priority { levels: 0 }) {
-            return invalid("eviction_strategy", "0 priority levels, at least 1 needed".to_owned());
-        }
-        if (self.num_blocks as u64).checked_mul(self.block_size as u64).is_none() {
-            return invalid("block_size", format!("{}: slots overflow 64 bits", self.block_size));
-        }
-        let block_bytes = self.checked_block_bytes()?;
-        let (keep, shards, indexed) = if self.prefix_reuse {
-            let keep = Keep::Contents(self.reclaim_policy);
-            (keep, default_shards_of_cache(self.num_blocks), self.num_blocks)
-        } else {
-            (Keep::Nothing, default_shards(self.num_blocks), 0)
+        let Checked { block_bytes, shards, watermark } = self.check()?;
+        let (keep, indexed) = match self.prefix_reuse {
+            true => (Keep::Contents(self.reclaim_policy), self.num_blocks),
+            false => (Keep::Nothing, 0),
         };
-        let shards = self.home_shards.unwrap_or(shards);
         let listener = self.event_sink.clone().filter(|_| self.prefix_reuse);
-        let claim = |Sink(sink)| match ClaimedSink::claim(sink) {
-            Some(sink) => Ok(sink),
-            None => invalid("event_sink", "another cache tells its events to it".to_owned()),
+        self.refuse_beyond_memory(listener.is_some())?;
+        let announcer = match listener {
+            Some(Sink(sink)) => {
+                let Some(sink) = ClaimedSink::claim(sink) else {
+                    return invalid(
+                        "event_sink",
+                        "another cache tells its events to it".to_owned(),
+                    );
+                };
+                Some(PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size)?))
+            }
+            None => None,
         };
-        let announcer = listener
-            .map(claim)
-            .transpose()?
-            .map(|sink| PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size)));
         let observer =
             announcer.clone().map(|announcer| Box::new(Taken(announcer)) as Box<dyn TakeObserver>);
         let pool = BlockPool::build(self.num_blocks, shards, keep, self.null_block, observer)?;
-        let watermark = self.checked_watermark(pool.total_blocks())?;
         #[cfg(feature = "async")]
         pool.blocks().waiters().set_fairness(self.fairness);
         let mut cache = PagedKvCache::from_parts(
             pool,
-            PublishedBlocks::new(indexed, announcer.clone()),
+            PublishedBlocks::new(indexed, announcer.clone())?,
             self.hash_algorithm,
             self.block_size,
             block_bytes,
@@ -412,35 +382,4 @@ impl PagedKvCacheBuilder {
         }
         Ok(cache)
     }
-
-    fn checked_watermark(&self, total: usize) -> Result<usize> {
-        let blocks = match self.watermark {
-            Watermark::Blocks(blocks) => blocks,
-            Watermark::Share(share) if (0.0..=1.0).contains(&share) => {
-                (share * total as f64).ceil() as usize
-            }
-            Watermark::Share(share) => {
-                return invalid("watermark", format!("{share} is not in 0..=1"));
-            }
-        };
-        if blocks < total {
-            return Ok(blocks);
-        }
-        invalid("watermark", format!("{blocks} of {total} blocks, which leaves none to come in"))
-    }
-
-    fn checked_block_bytes(&self) -> Result<usize> {
-        let elements = [self.num_heads, self.head_dim, 2, ELEMENT_BYTES]
-            .into_iter()
-            .try_fold(self.block_size, usize::checked_mul);
-        let block_bytes = self.block_bytes.or(elements);
-        match block_bytes.filter(|bytes| bytes.checked_mul(self.num_blocks).is_some()) {
-            Some(bytes) => Ok(bytes),
-            None => invalid("block_bytes", "the bytes of all blocks overflow".to_owned()),
-        }
-    }
-}
-
-fn invalid<T>(parameter: &'static str, reason: String) -> Result<T> {
-    Err(PagedKvError::InvalidConfig { parameter, reason })
 }

@@ -11,11 +11,15 @@ use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::{Append, Sequence};
 use crate::sync::Later;
 
+/// Owners that a block can have.
+const MOST_FORKS: usize = (1 << 20) - 1;
+
 impl Sequence {
     /// `n` more sequences of the same tokens and blocks, or none; see [`fork`](Self::fork).
     ///
     /// # Errors
-    /// As [`fork`](Self::fork).
+    /// As [`fork`](Self::fork), and [`InvalidConfig`](PagedKvError::InvalidConfig) for more forks than a
+    /// block can have owners: 2^20 - 1.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -27,6 +31,10 @@ impl Sequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn fork_n(&mut self, n: usize) -> Result<Vec<Sequence>> {
+        if n > MOST_FORKS {
+            let reason = format!("{n}, at most {MOST_FORKS} forks are made in one call");
+            return Err(PagedKvError::InvalidConfig { parameter: "n", reason });
+        }
         // Collecting stops at the first refusal and drops the forks made so far.
         let forks = (0..n).map(|_| self.fork_uncounted()).collect::<Result<Vec<_>>>()?;
         forks.iter().for_each(|fork| fork.table().pool().count_fork());
@@ -99,15 +107,14 @@ impl PagedKvCache {
         };
         let mut inserted = Vec::with_capacity(dsts.len());
         for (&dst, fork) in dsts.iter().zip(forks) {
-            let epoch = fork.epoch;
-            match self.insert_over_evicted(dst, fork) {
-                Ok(evicted) => inserted.push(Inserted { id: dst, epoch, evicted }),
-                Err(late) => {
-                    drop(late);
-                    inserted.into_iter().for_each(|fork| self.take_back(fork));
-                    return Err(PagedKvError::SequenceExists(dst));
-                }
+            let mut as_inserted = Inserted { id: dst, epoch: fork.epoch, evicted: None };
+            let late = self.insert_over_evicted(dst, fork, &mut as_inserted.evicted);
+            if let Some(late) = late {
+                drop(late);
+                inserted.into_iter().for_each(|fork| self.take_back(fork));
+                return Err(PagedKvError::SequenceExists(dst));
             }
+            inserted.push(as_inserted);
         }
         dsts.iter().for_each(|_| self.pool.count_fork());
         Ok(())

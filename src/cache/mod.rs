@@ -398,18 +398,24 @@ impl PagedKvCache {
 
     /// Puts a new sequence in the map, or returns it if one of that id came first.
     fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
-        self.insert_over_evicted(id, live).err()
+        self.insert_over_evicted(id, live, &mut None)
     }
 
-    /// [`try_insert`](Self::try_insert), which returns the sequence of the id that was known as evicted before.
-    fn insert_over_evicted(&self, id: SeqId, live: Live) -> Result<Option<AdmissionEpoch>, Live> {
+    /// [`try_insert`](Self::try_insert), which sets `evicted` to the sequence of the id that was known as
+    /// evicted before.
+    fn insert_over_evicted(
+        &self,
+        id: SeqId,
+        live: Live,
+        evicted: &mut Option<AdmissionEpoch>,
+    ) -> Option<Live> {
         match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
-                let was_evicted = self.evicted.forget(id);
+                *evicted = self.evicted.forget(id);
                 vacant.insert(Slot::Owned(live));
-                Ok(was_evicted)
+                None
             }
-            Entry::Occupied(_) => Err(live),
+            Entry::Occupied(_) => Some(live),
         }
     }
 

@@ -55,7 +55,7 @@ impl Naming {
         Self {
             prompt_tokens: prompt.num_tokens(),
             knows_tokens: prompt.hasher().is_some(),
-            full_at: prompt.num_tokens() + 1,
+            full_at: prompt.num_tokens().saturating_add(1),
             tokens: Vec::new(),
             offered: matched,
             unsure_from: matched,
@@ -70,7 +70,8 @@ impl Naming {
     }
 
     pub(super) fn num_named(&self) -> usize {
-        self.prompt_tokens + self.tokens.len()
+        // A prompt that is known by its hashes may have any length, and then no tokens follow.
+        self.prompt_tokens.saturating_add(self.tokens.len())
     }
 
     /// Publishes the full blocks of the first `num_tokens` tokens, which are computed.
@@ -160,7 +161,7 @@ impl Naming {
     /// Names the next tokens, for which there are slots. Of a prompt of which only hashes are known,
     /// none is named.
     pub(super) fn name_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
-        refuse_beyond_end(sequence, self.num_named() + tokens.len())?;
+        refuse_beyond_end(sequence, self.num_named().saturating_add(tokens.len()))?;
         if self.knows_tokens {
             self.tokens.extend_from_slice(tokens);
             if self.num_named() >= self.full_at {

@@ -40,6 +40,8 @@ use super::claimed_sink::ClaimedSink;
 use super::delivery::Delivery;
 use super::noted::{NotedEvents, StoredBlocks};
 use super::tree::{AnnouncedTree, Content};
+use crate::array::array_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::TakeObserver;
 use crate::prefix::{BlockHash, Told};
@@ -94,9 +96,9 @@ pub(crate) struct Announcing<'a> {
 
 impl Announcer {
     /// For the blocks `0..num_blocks` of a cache. Some 100 bytes a block, and its tokens.
-    pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Self {
+    pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Result<Self> {
         let state = State {
-            tree: AnnouncedTree::new(num_blocks, block_size),
+            tree: AnnouncedTree::new(num_blocks, block_size)?,
             block_size,
             run: Run { parent: None, hashes: Vec::new(), index: 0, last: None },
             joined: Vec::new(),
@@ -104,12 +106,9 @@ impl Announcer {
             found: Vec::new(),
             delivery: Delivery::new(num_blocks),
         };
-        Self {
-            sink: Some(sink),
-            homes: (0..num_blocks).map(|_| AtomicBool::new(false)).collect(),
-            untold: AtomicUsize::new(0),
-            state: Mutex::new(state),
-        }
+        let homes = array_of(num_blocks, || AtomicBool::new(false))?;
+        let (sink, untold) = (Some(sink), AtomicUsize::new(0));
+        Ok(Self { sink, homes, untold, state: Mutex::new(state) })
     }
 
     /// Tells a sink that listened to an earlier cache that nothing of that one can be matched.

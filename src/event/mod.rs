@@ -21,6 +21,7 @@ pub(crate) mod claimed_sink;
 #[cfg(feature = "events")]
 mod connections;
 pub(crate) mod delivery;
+mod kept_tokens;
 pub(crate) mod kv_event;
 #[cfg(feature = "events")]
 mod listener;

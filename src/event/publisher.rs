@@ -21,6 +21,8 @@ const QUEUE_MAX: usize = 1_000;
 
 /// The most connections that are open at one endpoint, unless other options say so.
 const CONNECTIONS: usize = 2_048;
+/// The longest age of a batch: the clock counts on beyond that.
+const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 
 /// How a publisher speaks, and how much it keeps.
 ///
@@ -163,7 +165,7 @@ impl PublisherOptions {
     /// # let _ = options;
     /// ```
     pub fn batch_age(mut self, age: Duration) -> Self {
-        self.bounds.batch_age = age;
+        self.bounds.batch_age = age.min(FOR_EVER);
         self
     }
 

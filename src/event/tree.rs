@@ -12,6 +12,9 @@
 
 use std::collections::HashMap;
 
+use super::kept_tokens::KeptTokens;
+use crate::array::array_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
@@ -39,8 +42,7 @@ pub(crate) struct Content<'a> {
 pub(crate) struct AnnouncedTree {
     nodes: Box<[Node]>,
     /// Of each block, while it is a home.
-    tokens: Box<[u32]>,
-    block_size: usize,
+    tokens: KeptTokens,
     /// The first of the contents that follow one without a home.
     orphans: HashMap<BlockHash, u32>,
     /// Counts on when everything ends at once; nodes of an earlier count are none.
@@ -90,16 +92,15 @@ impl Node {
 
 impl AnnouncedTree {
     /// Of the blocks `0..num_blocks`, none of which is a home.
-    pub(crate) fn new(num_blocks: usize, block_size: usize) -> Self {
-        Self {
-            nodes: vec![Node::EMPTY; num_blocks].into(),
-            tokens: vec![0; num_blocks * block_size].into(),
-            block_size,
+    pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
+        Ok(Self {
+            nodes: array_of(num_blocks, || Node::EMPTY)?,
+            tokens: KeptTokens::new(num_blocks, block_size)?,
             orphans: HashMap::new(),
             era: NO_ERA + 1,
             untold: 0,
             open: Vec::new(),
-        }
+        })
     }
 
     /// True if `id` is the home or a copy of `hash`.
@@ -182,8 +183,7 @@ impl AnnouncedTree {
     }
 
     fn set_tokens(&mut self, id: BlockId, tokens: &[u32]) {
-        let start = id.index() * self.block_size;
-        self.tokens[start..start + self.block_size].copy_from_slice(tokens);
+        self.tokens.store(id, tokens);
     }
 
     /// Learns the tokens of the content of `home`, and with them, from a caller that knows more, what
@@ -317,8 +317,9 @@ impl AnnouncedTree {
         self.unlink(old.0);
         let next_copy = self.nodes[new.index()].next_copy;
         let node = std::mem::replace(&mut self.nodes[old.index()], Node::EMPTY);
-        let start = old.index() * self.block_size;
-        self.tokens.copy_within(start..start + self.block_size, new.index() * self.block_size);
+        if node.has_tokens {
+            self.tokens.copy(old, new);
+        }
         self.set_parent_of_all(node.first_child, new.0);
         self.nodes[new.index()] = Node { next_copy, ..node };
         self.link(new.0);
@@ -348,12 +349,10 @@ impl AnnouncedTree {
     /// What lives in `id`.
     pub(crate) fn content(&self, id: BlockId) -> Content<'_> {
         let node = &self.nodes[id.index()];
-        let start = id.index() * self.block_size;
-        let end = if node.has_tokens { start + self.block_size } else { start };
         Content {
             hash: node.hash,
             parent: node.parent_hash,
-            tokens: &self.tokens[start..end],
+            tokens: if node.has_tokens { self.tokens.get(id) } else { &[] },
             extra: node.extra.as_ref(),
             index: node.index as usize,
         }

@@ -38,6 +38,8 @@ use super::capacity::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_mos
 use super::name::Name;
 use super::reclaim::Keep;
 use super::state::{BlockWords, Left};
+use crate::array::queue_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{ArrayQueue, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
 
@@ -57,16 +59,17 @@ pub(crate) struct FreeList {
 impl FreeList {
     /// A list in which the blocks `first..first + total` are free, over `shards` (a power of two)
     /// home shards, of whose contents is kept what `keep` says.
-    pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Keep) -> Self {
+    pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Keep) -> Result<Self> {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
         // A lone shard holds everything, and a batch still being released, and needs no depot.
         let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
+        let shard = |_| Shard::new(loose, keep).map(CachePadded::new);
         let list = Self {
             total,
-            shards: (0..shards).map(|_| CachePadded::new(Shard::new(loose, keep))).collect(),
             // Only full batches go in: never more than total / BATCH.
-            depot: ArrayQueue::new(if shards == 1 { 1 } else { total / BATCH + shards }),
-            idle: IdleLists::new(total, shards, keep),
+            depot: queue_of(if shards == 1 { 1 } else { total / BATCH + shards })?,
+            idle: IdleLists::new(total, shards, keep)?,
+            shards: (0..shards).map(shard).collect::<Result<_>>()?,
             shortage: Mutex::new(()),
             peak: Peak::new(),
         };
@@ -76,7 +79,7 @@ impl FreeList {
             home.push(BlockId(id), &list.depot);
         }
         drop(home);
-        list
+        Ok(list)
     }
 
     /// Moves `n` free blocks to the end of `out`, each with one owner: all, or (refused with the

@@ -2,6 +2,8 @@
 //!
 //! It does not know tables: their owners are none of its.
 
+use crate::array::array_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{AtomicU32, Ordering};
 
@@ -11,8 +13,8 @@ pub(crate) struct IdCounts {
 }
 
 impl IdCounts {
-    pub(crate) fn new(num_blocks: usize) -> Self {
-        Self { counts: (0..num_blocks).map(|_| AtomicU32::new(0)).collect() }
+    pub(crate) fn new(num_blocks: usize) -> Result<Self> {
+        Ok(Self { counts: array_of(num_blocks, || AtomicU32::new(0))? })
     }
 
     /// Counts an owner that the block's word has counted already.

@@ -148,19 +148,15 @@ impl BlockPool {
         if num_blocks > MOST_BLOCKS {
             return refuse(format!("{num_blocks}, at most {MOST_BLOCKS} have ids"));
         }
-        if shards > MOST_SHARDS {
-            let reason = format!("{shards}, at most {MOST_SHARDS} are of use");
-            return Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason });
-        }
-        let shards = shards.next_power_of_two();
+        let shards = checked_shards(shards)?.next_power_of_two();
         let blocks = Arc::new(Blocks {
             first,
             words: match keep {
-                Keep::Nothing => BlockWords::new(num_blocks),
-                Keep::Contents(_) => BlockWords::with_names(num_blocks),
+                Keep::Nothing => BlockWords::new(num_blocks)?,
+                Keep::Contents(_) => BlockWords::with_names(num_blocks)?,
             },
-            free: FreeList::new(first, num_blocks - first as usize, shards, keep),
-            id_counts: IdCounts::new(num_blocks),
+            free: FreeList::new(first, num_blocks - first as usize, shards, keep)?,
+            id_counts: IdCounts::new(num_blocks)?,
             fences: Fences::new(),
             observer,
             #[cfg(feature = "async")]
@@ -416,6 +412,15 @@ impl Blocks {
     pub(crate) fn owners(&self, id: BlockId) -> u32 {
         self.words.state(id).owners()
     }
+}
+
+/// Refuses more home shards than there can be.
+pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
+    if shards <= MOST_SHARDS {
+        return Ok(shards);
+    }
+    let reason = format!("{shards}, at most {MOST_SHARDS} are of use");
+    Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason })
 }
 
 /// Blocks a home shard where contents are kept: what other shards' magazines hold free is not cached.

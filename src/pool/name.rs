@@ -229,7 +229,8 @@ mod tests {
 
     /// Blocks 0 to 4, of one owner each.
     fn owned_blocks() -> (BlockWords, Vec<BlockId>) {
-        let (words, ids) = (BlockWords::with_names(5), (0..5).map(BlockId).collect::<Vec<_>>());
+        let (words, ids) =
+            (BlockWords::with_names(5).unwrap(), (0..5).map(BlockId).collect::<Vec<_>>());
         ids.iter().for_each(|&id| words.view().occupy(id));
         (words, ids)
     }

@@ -18,6 +18,8 @@
 //! Invariant: the table may forget, and never lies about what the caller then compares. It does not
 //! know whether a block is idle or used.
 
+use crate::array::array_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::name::Name;
 use crate::sync::{AtomicU64, Ordering, bring_near};
@@ -74,20 +76,20 @@ impl Place {
 
 impl PrefixIndex {
     /// For a pool of so many blocks; of 0 blocks, it holds nothing.
-    pub(crate) fn new(num_blocks: usize) -> Self {
+    pub(crate) fn new(num_blocks: usize) -> Result<Self> {
         let buckets = num_blocks - num_blocks / 25;
         let buckets = if num_blocks == 0 { 0 } else { buckets.max(WINDOW) };
-        Self {
-            buckets: (0..buckets).map(|_| Bucket::new()).collect(),
+        Ok(Self {
+            buckets: array_of(buckets, Bucket::new)?,
             #[cfg(test)]
             bits: u64::MAX,
-        }
+        })
     }
 
     /// One that tells only 8 names apart.
     #[cfg(test)]
     pub(crate) fn of_3_bits(num_blocks: usize) -> Self {
-        Self { bits: 0x7 << 61, ..Self::new(num_blocks) }
+        Self { bits: 0x7 << 61, ..Self::new(num_blocks).expect("there is memory") }
     }
 
     /// Each entry with its tag and the bucket in which it is.
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_table_of_as_many_names_as_blocks_forgets_none() {
-        let index = PrefixIndex::new(100_000);
+        let index = PrefixIndex::new(100_000).unwrap();
         assert!((0..100_000).all(|n| index.insert(index.place(name(n + 1)), BlockId(n as u32))));
         for n in 0..100_000 {
             assert_eq!(
@@ -348,7 +350,7 @@ mod tests {
     #[test]
     fn few_buckets_have_entries_beyond_also_when_names_change() {
         const BLOCKS: usize = if cfg!(miri) { 500 } else { 50_000 };
-        let index = PrefixIndex::new(BLOCKS);
+        let index = PrefixIndex::new(BLOCKS).unwrap();
         let place = |n: usize| index.place(name(n as u64 + 1));
         let beyond = || (0..index.buckets.len()).filter(|&at| index.counted_beyond(at) > 0).count();
         assert!((0..BLOCKS).all(|n| index.insert(place(n), BlockId(n as u32))));
@@ -367,7 +369,7 @@ mod tests {
 
     #[test]
     fn what_was_removed_is_not_found() {
-        let index = PrefixIndex::new(4);
+        let index = PrefixIndex::new(4).unwrap();
         assert!(index.insert(index.place(name(1)), BlockId(0)));
         index.remove(index.place(name(1)), BlockId(1)); // another block's entry
         assert_eq!(index.find(index.place(name(1)), |_| true), Some(BlockId(0)));

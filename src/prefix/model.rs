@@ -80,7 +80,7 @@ impl ReusePool {
     pub fn with_policy(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
         let pool = BlockPool::build(num_blocks, shards, Keep::Contents(policy), false, None);
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
-        Self { pool, published: PublishedBlocks::new(num_blocks, None) }
+        Self { pool, published: PublishedBlocks::new(num_blocks, None).expect("there is memory") }
     }
 
     /// As [`new`](Self::new), with who listens; each content is the beginning of a prompt.
@@ -89,12 +89,16 @@ impl ReusePool {
     /// As [`new`](Self::new).
     pub fn with_listener(num_blocks: usize, shards: usize, sink: PlainArc<dyn EventSink>) -> Self {
         let sink = ClaimedSink::claim(sink).expect("each pool has a sink of its own");
-        let announcer = PlainArc::new(Announcer::new(sink, num_blocks, 1));
+        let announcer = Announcer::new(sink, num_blocks, 1).expect("there is memory");
+        let announcer = PlainArc::new(announcer);
         let observer: Box<dyn TakeObserver> = Box::new(Taken(announcer.clone()));
         let keep = Keep::Contents(ReclaimPolicy::default());
         let pool = BlockPool::build(num_blocks, shards, keep, false, Some(observer));
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
-        Self { pool, published: PublishedBlocks::new(num_blocks, Some(announcer)) }
+        Self {
+            pool,
+            published: PublishedBlocks::new(num_blocks, Some(announcer)).expect("there is memory"),
+        }
     }
 
     /// The blocks of `hashes` that are cached, and as many new ones as then are missing.

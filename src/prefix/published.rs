@@ -23,6 +23,7 @@ use self::trail::Trail;
 use super::generation::{Generation, Generations};
 use super::hash::BlockHash;
 use super::index::{Place, PrefixIndex};
+use crate::error::Result;
 use crate::event::announcer::Announcer;
 use crate::id::BlockId;
 use crate::pool::Blocks;
@@ -74,13 +75,13 @@ pub(crate) struct PublishedBlocks {
 
 impl PublishedBlocks {
     /// For a pool of so many blocks; of 0 blocks, nothing is ever published.
-    pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Self {
-        Self {
-            index: PrefixIndex::new(num_blocks),
+    pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Result<Self> {
+        Ok(Self {
+            index: PrefixIndex::new(num_blocks)?,
             generations: Generations::new(),
             failed_steps: AtomicU64::new(0),
             announcer,
-        }
+        })
     }
 
     /// Events that could not be told, of those that were noted.

@@ -66,11 +66,12 @@ impl BlockPool {
     /// A sequence of `num_tokens` tokens in blocks of `block_size` tokens.
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) and
-    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory),
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens), and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a block so large that slots overflow a `u64`.
     ///
     /// # Panics
-    /// If `block_size` is 0, or so large that slots overflow a `u64`.
+    /// If `block_size` is 0.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -80,8 +81,10 @@ impl BlockPool {
     /// ```
     pub fn allocate_sequence(&self, num_tokens: usize, block_size: usize) -> Result<Sequence> {
         assert!(block_size > 0, "a block has room for at least one token, block_size is 0");
-        let slots = (self.total_blocks() as u64 + 1).checked_mul(block_size as u64);
-        assert!(slots.is_some(), "slots are counted in 64 bits, block_size is {block_size}");
+        if (self.total_blocks() as u64 + 1).checked_mul(block_size as u64).is_none() {
+            let reason = format!("{block_size}: slots overflow 64 bits");
+            return Err(PagedKvError::InvalidConfig { parameter: "block_size", reason });
+        }
         if num_tokens.checked_add(block_size).is_none() {
             return Err(PagedKvError::TooManyTokens { num_tokens: 0, additional: num_tokens });
         }

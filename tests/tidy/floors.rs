@@ -9,6 +9,7 @@ use crate::rust::{Source, paths};
 const FLOORS: &[(&str, u8)] = &[
     ("id", 0),
     ("error", 0),
+    ("array", 0),
     ("sync/*", 0),
     ("counter", 0),
     ("clock", 0),
@@ -37,6 +38,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("step", 4),
     ("event/kv_event", 3),
     ("event/tree", 3),
+    ("event/kept_tokens", 3),
     ("event/announcer", 3),
     ("event/claimed_sink", 3),
     ("event/delivery", 3),
@@ -49,6 +51,8 @@ const FLOORS: &[(&str, u8)] = &[
 /// Who may import whom on one floor. What is not here may not: not `sequence` and `prefix`.
 const NEIGHBOURS: &[(&str, &str)] = &[
     ("error", "id"),
+    ("array", "error"),
+    ("array", "sync/*"),
     ("counter", "sync/*"),
     ("clock", "sync/*"),
     ("sync/*", "sync/*"),
@@ -95,6 +99,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("event/announcer", "event/tree"),
     ("event/claimed_sink", "event/kv_event"),
     ("event/tree", "prefix/*"),
+    ("event/tree", "event/kept_tokens"),
     ("event/kv_event", "prefix/*"),
     ("event/announcer", "prefix/*"),
     ("event/delivery", "prefix/*"),

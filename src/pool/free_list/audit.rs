@@ -111,7 +111,7 @@ mod tests {
 
     /// Blocks 1 to 3 in a lone shard, block 1 on top.
     fn three_blocks() -> (FreeList, BlockWords) {
-        (FreeList::new(FIRST, 3, 1, Keep::Nothing), BlockWords::new(4))
+        (FreeList::new(FIRST, 3, 1, Keep::Nothing).unwrap(), BlockWords::new(4).unwrap())
     }
 
     /// Such a list that holds `ids` instead.
@@ -130,7 +130,10 @@ mod tests {
 
     fn with_contents(total: usize, shards: usize) -> (FreeList, BlockWords) {
         let keep = Keep::Contents(ReclaimPolicy::Lru);
-        (FreeList::new(FIRST, total, shards, keep), BlockWords::with_names(total + 1))
+        (
+            FreeList::new(FIRST, total, shards, keep).unwrap(),
+            BlockWords::with_names(total + 1).unwrap(),
+        )
     }
 
     fn take(list: &FreeList, n: usize, words: &BlockWords) -> Vec<BlockId> {
@@ -223,7 +226,12 @@ mod tests {
     #[test]
     fn a_look_at_the_depot_finds_faults_and_leaves_it_as_it_was() {
         const TOTAL: usize = 4 * BATCH;
-        let fresh = || (FreeList::new(FIRST, TOTAL, 2, Keep::Nothing), BlockWords::new(TOTAL + 1));
+        let fresh = || {
+            (
+                FreeList::new(FIRST, TOTAL, 2, Keep::Nothing).unwrap(),
+                BlockWords::new(TOTAL + 1).unwrap(),
+            )
+        };
         let (list, words) = fresh();
         let in_depot = list.depot.len();
         assert!(in_depot >= 2, "more than the home shard holds");

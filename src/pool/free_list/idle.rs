@@ -29,6 +29,7 @@ use self::batches::{IdleBatch, IdleQueue};
 use self::ghosts::Ghosts;
 use super::FreeList;
 use super::shard::{BATCH, Claim};
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::name::Name;
 use crate::pool::reclaim::{Keep, ReclaimPolicy};
@@ -74,13 +75,14 @@ struct Entries {
 
 impl IdleLists {
     /// For a pool of `total` blocks and so many shards; without memory where nothing is kept.
-    pub(super) fn new(total: usize, shards: usize, keep: Keep) -> Self {
+    pub(super) fn new(total: usize, shards: usize, keep: Keep) -> Result<Self> {
         let classes = classes(keep);
-        Self {
-            queues: (0..classes).map(|_| IdleQueue::new(total, shards)).collect(),
-            ghosts: Ghosts::new(if classes == CLASSES { total } else { 0 }),
+        let queues = (0..classes).map(|_| IdleQueue::new(total, shards));
+        Ok(Self {
+            queues: queues.collect::<Result<_>>()?,
+            ghosts: Ghosts::new(if classes == CLASSES { total } else { 0 })?,
             clock: AtomicU32::new(0),
-        }
+        })
     }
 
     /// True if what is called `name` was reclaimed of late, as far as that is remembered.

@@ -5,6 +5,8 @@
 //! shards.
 
 use super::idle::IdleShard;
+use crate::array::array_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::capacity::Ledger;
 use crate::pool::reclaim::Keep;
@@ -34,14 +36,14 @@ pub(super) struct Shard {
 
 impl Shard {
     /// With room for so many loose ids, and for idle blocks as far as `keep` needs it.
-    pub(super) fn new(loose: usize, keep: Keep) -> Self {
-        Self {
+    pub(super) fn new(loose: usize, keep: Keep) -> Result<Self> {
+        Ok(Self {
             claimed: AtomicBool::new(false),
             len: AtomicUsize::new(0),
             ledger: Ledger::new(),
-            ids: (0..loose).map(|_| AtomicU32::new(0)).collect(),
+            ids: array_of(loose, || AtomicU32::new(0))?,
             idle: IdleShard::new(keep),
-        }
+        })
     }
 
     /// A claim on this very shard. Only a holder of `shortage` may wait so while it holds other

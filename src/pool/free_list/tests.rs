@@ -19,10 +19,10 @@ impl Spread {
     fn new(free: [usize; SHARDS], keep: Keep) -> Self {
         let total = free.iter().sum();
         let words = match keep {
-            Keep::Nothing => BlockWords::new(total),
-            Keep::Contents(_) => BlockWords::with_names(total),
+            Keep::Nothing => BlockWords::new(total).unwrap(),
+            Keep::Contents(_) => BlockWords::with_names(total).unwrap(),
         };
-        let list = FreeList::new(0, total, SHARDS, keep);
+        let list = FreeList::new(0, total, SHARDS, keep).unwrap();
         while list.depot.pop().is_some() {}
         list.shards.iter().for_each(|shard| shard.claim().set_len(0));
         let spread = Self { list, words };

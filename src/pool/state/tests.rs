@@ -19,7 +19,7 @@ fn a_full_count_is_refused() {
 /// Of every word that can be: an idle block is not full, and a full one is not idle.
 #[test]
 fn a_retain_is_refused_with_the_state_that_refused_it() {
-    let words = BlockWords::with_names(1);
+    let words = BlockWords::with_names(1).unwrap();
     let (word, id) = (&words.named[0].word, BlockId(0));
     for flags in [0, CACHED, CACHED | AGAIN, NAMING] {
         for owners in [0, 1, MAX_OWNERS - 1, MAX_OWNERS] {
@@ -98,7 +98,7 @@ fn a_reclaim_is_finished_or_undone() {
     assert_eq!(BlockState::SOLE.undo_reclaim(), word(0, CACHED, 0));
     assert_eq!(word(1, AGAIN, 0).undo_reclaim(), word(0, CACHED | AGAIN, 0));
     for again in [false, true] {
-        let words = BlockWords::with_names(2);
+        let words = BlockWords::with_names(2).unwrap();
         let (view, id) = (words.view(), BlockId(1));
         view.occupy(id);
         assert!(view.begin_naming(id));
@@ -145,7 +145,7 @@ fn a_block_is_spare_until_it_is_asked_for_and_after_a_reclaim_that_is_undone() {
         assert_eq!(reclaimed.undo_reclaim(), word(0, CACHED | SPARE | again, 0));
     }
     for spare in [false, true] {
-        let words = BlockWords::with_names(1);
+        let words = BlockWords::with_names(1).unwrap();
         let (view, id) = (words.view(), BlockId(0));
         view.occupy(id);
         view.end_naming(id, false, spare);
@@ -167,7 +167,7 @@ fn an_entry_is_read_as_it_is_written() {
 
 #[test]
 fn a_block_says_whether_it_was_idle_and_since_when() {
-    let words = BlockWords::with_names(2);
+    let words = BlockWords::with_names(2).unwrap();
     let (view, id) = (words.view(), BlockId(1));
     view.occupy(id);
     assert!(view.begin_naming(id) && !view.begin_naming(id));
@@ -195,7 +195,7 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
 #[test]
 fn a_block_with_its_name_is_half_a_cache_line() {
     for num_blocks in [1, 2, 3, 200] {
-        let words = BlockWords::with_names(num_blocks);
+        let words = BlockWords::with_names(num_blocks).unwrap();
         assert_eq!(size_of_val(&words.named[0]), 32);
         for id in [0, num_blocks as u32 / 2, num_blocks as u32 - 1].map(BlockId) {
             let address = std::ptr::from_ref(&words.named[id.index()]).addr();
@@ -207,7 +207,7 @@ fn a_block_with_its_name_is_half_a_cache_line() {
 #[test]
 #[should_panic(expected = "released once by each of its owners")]
 fn a_second_release_is_an_assert() {
-    let words = BlockWords::new(1);
+    let words = BlockWords::new(1).unwrap();
     words.view().occupy(BlockId(0));
     assert!(words.view().release_sole(BlockId(0)));
     assert!(!words.view().release_sole(BlockId(0)));
@@ -217,7 +217,7 @@ fn a_second_release_is_an_assert() {
 #[test]
 #[should_panic(expected = "in the free list has no owner")]
 fn occupying_an_owned_block_is_an_assert() {
-    let words = BlockWords::new(1);
+    let words = BlockWords::new(1).unwrap();
     words.view().occupy(BlockId(0));
     words.view().occupy(BlockId(0));
 }

@@ -4,6 +4,8 @@
 //! It does not know which transition is right when: its callers do.
 
 use super::{BlockState, IdleBlock, Left, LeftIdle, SPARE, WasIdle};
+use crate::array::array_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, bring_near};
 
@@ -39,18 +41,18 @@ pub(crate) struct BlockWords {
 
 impl BlockWords {
     /// Words of blocks without names.
-    pub(crate) fn new(num_blocks: usize) -> Self {
-        Self {
-            bare: (0..num_blocks).map(|_| AtomicU32::new(0)).collect(),
+    pub(crate) fn new(num_blocks: usize) -> Result<Self> {
+        Ok(Self {
+            bare: array_of(num_blocks, || AtomicU32::new(0))?,
             named: Box::new([]),
             counted_by_id: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Words of blocks that can have names.
-    pub(crate) fn with_names(num_blocks: usize) -> Self {
-        let named = (0..num_blocks).map(|_| NamedBlock::new()).collect();
-        Self { named, ..Self::new(0) }
+    pub(crate) fn with_names(num_blocks: usize) -> Result<Self> {
+        let named = array_of(num_blocks, NamedBlock::new)?;
+        Ok(Self { named, ..Self::new(0)? })
     }
 
     /// True if blocks can have names.

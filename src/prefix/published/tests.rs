@@ -8,7 +8,7 @@ use crate::table::BlockTable;
 #[test]
 fn hashes_that_collide_in_the_index_never_match() {
     let pool = BlockPool::build(2_000, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
-    let mut published = PublishedBlocks::new(2_000, None);
+    let mut published = PublishedBlocks::new(2_000, None).unwrap();
     published.index = PrefixIndex::of_3_bits(2_000);
     let generation = published.generation();
     let hash = |n: u128| BlockHash::from_u128(n * 0x1234_5678_9abc_def1_0fed_cba9);
@@ -38,7 +38,10 @@ fn hashes_that_collide_in_the_index_never_match() {
 
 fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
     let keep = Keep::Contents(ReclaimPolicy::Lru);
-    (BlockPool::build(blocks, 1, keep, false, None).unwrap(), PublishedBlocks::new(blocks, None))
+    (
+        BlockPool::build(blocks, 1, keep, false, None).unwrap(),
+        PublishedBlocks::new(blocks, None).unwrap(),
+    )
 }
 
 /// Publishes the blocks of a table under one hash each, from `first` on. Returns what became matchable.
@@ -125,7 +128,7 @@ fn a_block_is_no_copy_of_itself() {
 #[test]
 fn a_content_that_was_often_reclaimed_finds_room_again() {
     let pool = BlockPool::build(200, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
-    let published = PublishedBlocks::new(200, None);
+    let published = PublishedBlocks::new(200, None).unwrap();
     let (hash, generation) = (BlockHash::from_u128(7), published.generation());
     let mut held = pool.allocate(0).unwrap();
     for _ in 0..190 {
@@ -149,7 +152,7 @@ fn entries_do_not_pile_up_however_often_blocks_are_named() {
     const ROUNDS: u64 = if cfg!(miri) { 400 } else { 100_000 };
     let keep = Keep::Contents(ReclaimPolicy::Lru);
     let pool = BlockPool::build(BLOCKS, 4, keep, false, None).unwrap();
-    let published = PublishedBlocks::new(BLOCKS, None);
+    let published = PublishedBlocks::new(BLOCKS, None).unwrap();
     let generation = published.generation();
     let serve = |content: u128| {
         let hash = BlockHash::from_u128(content.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C061));

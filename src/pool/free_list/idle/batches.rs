@@ -4,6 +4,8 @@
 //! it is turned over once without them.
 
 use super::BATCH;
+use crate::array::queue_of;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::state::{BlockWords, IdleBlock};
 use crate::sync::ArrayQueue;
@@ -48,9 +50,9 @@ impl IdleBatch {
 
 impl IdleQueue {
     /// For a pool of `total` blocks and so many shards.
-    pub(super) fn new(total: usize, shards: usize) -> Self {
+    pub(super) fn new(total: usize, shards: usize) -> Result<Self> {
         let full = 2 * total.div_ceil(BATCH) + shards;
-        Self { batches: ArrayQueue::new(full + 2 * shards), full }
+        Ok(Self { batches: queue_of(full + 2 * shards)?, full })
     }
 
     pub(super) fn pop(&self) -> Option<IdleBatch> {
@@ -113,7 +115,7 @@ mod tests {
 
     /// Words of a batch of blocks, all idle, and their entries.
     fn idle_blocks() -> (BlockWords, Vec<IdleBlock>) {
-        let words = BlockWords::with_names(BATCH);
+        let words = BlockWords::with_names(BATCH).unwrap();
         let make_idle = |id: BlockId| {
             words.view().occupy(id);
             assert!(words.give_name(id, NewName::only(Name::new(7)), true, |_| {}));
@@ -142,7 +144,7 @@ mod tests {
         let (words, entries) = idle_blocks();
         let stale: Vec<IdleBlock> = entries.iter().copied().map(left_behind).collect();
         for shards in [1, 4] {
-            let queue = IdleQueue::new(BATCH, shards);
+            let queue = IdleQueue::new(BATCH, shards).unwrap();
             assert_eq!(queue.full, 2 + shards);
             for turn in 0..3 {
                 for len in 1..=queue.full {
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn a_queue_that_is_turned_over_keeps_the_order_and_the_time_of_the_oldest() {
         let (words, entries) = idle_blocks();
-        let queue = IdleQueue::new(BATCH, 1);
+        let queue = IdleQueue::new(BATCH, 1).unwrap();
         // Four batches, half of each left behind: what stands fills two.
         for (stamp, part) in entries.chunks(BATCH / 4).enumerate() {
             let half: Vec<IdleBlock> =

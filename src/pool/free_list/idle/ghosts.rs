@@ -6,6 +6,8 @@
 //!
 //! It may err either way, and only an order hangs on it.
 
+use crate::array::array_of;
+use crate::error::Result;
 use crate::pool::name::Name;
 use crate::sync::{AtomicU32, Ordering};
 
@@ -15,8 +17,8 @@ pub(super) struct Ghosts {
 
 // All accesses are Relaxed: a slot is a hint by itself and guards nothing.
 impl Ghosts {
-    pub(super) fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| AtomicU32::new(0)).collect() }
+    pub(super) fn new(slots: usize) -> Result<Self> {
+        Ok(Self { slots: array_of(slots, || AtomicU32::new(0))? })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -54,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_newest_names_are_remembered() {
-        let ghosts = Ghosts::new(1_000);
+        let ghosts = Ghosts::new(1_000).unwrap();
         let name = |n: u128| Name::new(n << 64 | n);
         (1..=NAMES).for_each(|n| ghosts.remember(name(n)));
         let recalled = |from: u128, to| (from..=to).filter(|&n| ghosts.recall(name(n))).count();
@@ -65,6 +67,6 @@ mod tests {
 
     #[test]
     fn without_slots_nothing_is() {
-        assert!(!Ghosts::new(0).recall(Name::new(7)));
+        assert!(!Ghosts::new(0).unwrap().recall(Name::new(7)));
     }
 }

@@ -1,0 +1,103 @@
+//! Which tokens are in the contents that are announced? `KeptTokens` keeps them by the blocks that they
+//! live in.
+//!
+//! A cache has room for `blocks * block_size` tokens, which may be far more than it ever holds. So their
+//! memory comes in segments of a few blocks, each allocated when a block of it gets its first tokens.
+//!
+//! Invariant: a segment is empty, or has `block_size` tokens for each of its blocks.
+
+use crate::array::array_of;
+use crate::error::Result;
+use crate::id::BlockId;
+
+/// The most tokens of a segment, unless one block has more.
+const SEGMENT_TOKENS: usize = 1 << 14;
+
+pub(crate) struct KeptTokens {
+    segments: Box<[Box<[u32]>]>,
+    blocks_a_segment: usize,
+    block_size: usize,
+}
+
+impl KeptTokens {
+    /// Room for the tokens of the blocks `0..num_blocks`, without any.
+    pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
+        let blocks_a_segment = (SEGMENT_TOKENS / block_size).max(1);
+        let segments = array_of(num_blocks.div_ceil(blocks_a_segment), Box::default)?;
+        Ok(Self { segments, blocks_a_segment, block_size })
+    }
+
+    /// Keeps the tokens of a block: `block_size` of them.
+    pub(crate) fn store(&mut self, id: BlockId, tokens: &[u32]) {
+        let (segment, start) = self.place(id);
+        self.allocate(segment);
+        self.segments[segment][start..start + self.block_size].copy_from_slice(tokens);
+    }
+
+    /// Returns the tokens that were stored for a block.
+    pub(crate) fn get(&self, id: BlockId) -> &[u32] {
+        let (segment, start) = self.place(id);
+        &self.segments[segment][start..start + self.block_size]
+    }
+
+    /// Stores the tokens of `old` for `new` also.
+    pub(crate) fn copy(&mut self, old: BlockId, new: BlockId) {
+        let ((from, start), (to, new_start)) = (self.place(old), self.place(new));
+        let range = start..start + self.block_size;
+        self.allocate(to);
+        match self.segments.get_disjoint_mut([from, to]) {
+            Ok([from, to]) => {
+                to[new_start..new_start + self.block_size].copy_from_slice(&from[range]);
+            }
+            Err(_) => self.segments[from].copy_within(range, new_start),
+        }
+    }
+
+    /// Returns the segment of a block, and where its tokens begin there.
+    #[inline]
+    fn place(&self, id: BlockId) -> (usize, usize) {
+        let (segment, block) =
+            (id.index() / self.blocks_a_segment, id.index() % self.blocks_a_segment);
+        (segment, block * self.block_size)
+    }
+
+    #[inline]
+    fn allocate(&mut self, segment: usize) {
+        if self.segments[segment].is_empty() {
+            // As much as one content that is in memory, or little.
+            self.segments[segment] = vec![0; self.blocks_a_segment * self.block_size].into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_block_has_tokens_of_its_own() {
+        for (num_blocks, block_size) in [(1, 1), (3, 5_000), (40, 5_000), (3, 20_000), (99, 16)] {
+            let mut kept = KeptTokens::new(num_blocks, block_size).unwrap();
+            let tokens = |id: u32| vec![id + 7; block_size];
+            let ids = 0..num_blocks as u32;
+            ids.clone().rev().for_each(|id| kept.store(BlockId(id), &tokens(id)));
+            assert!(ids.clone().all(|id| kept.get(BlockId(id)) == tokens(id)));
+            for old in ids.clone() {
+                let new = (old * 7 + 1) % num_blocks as u32;
+                kept.copy(BlockId(old), BlockId(new));
+                assert_eq!(kept.get(BlockId(new)), tokens(old));
+                kept.store(BlockId(new), &tokens(new));
+            }
+            assert!(ids.clone().all(|id| kept.get(BlockId(id)) == tokens(id)));
+        }
+    }
+
+    #[test]
+    fn memory_is_allocated_for_what_is_stored() {
+        let mut kept = KeptTokens::new(1_000, 1_000).unwrap();
+        kept.store(BlockId(999), &[7; 1_000]);
+        let held: usize = kept.segments.iter().map(|segment| segment.len()).sum();
+        assert!((1_000..=SEGMENT_TOKENS).contains(&held), "{held}");
+        assert_eq!(KeptTokens::new(8, 1 << 60).unwrap().blocks_a_segment, 1);
+    }
+}
