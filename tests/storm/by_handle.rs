@@ -174,7 +174,7 @@ impl<'a> Handles<'a> {
             let accepted = self.scripts[at].tokens(start..start + random.below(*n + 1));
             step.settle(at, sequence, &accepted).expect("it is at its tokens");
         }
-        if random.below(3) == 0 {
+        if done > 0 && random.below(3) == 0 {
             // The client has left: the step holds what its kernels write.
             let (sequence, script) = (&self.rows[0].0, self.scripts[0]);
             let blocks = (0..sequence.num_logical_blocks())

@@ -52,8 +52,10 @@ impl Script {
     }
 
     pub fn tokens(self, positions: std::ops::Range<usize>) -> Vec<u32> {
-        let token =
-            |at: usize| self.content(at / BLOCK_SIZE).wrapping_mul(0x9e37_79b9) as u32 ^ at as u32;
+        let token = |at: usize| {
+            let content = self.content(at / BLOCK_SIZE).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (content.wrapping_add((at % BLOCK_SIZE) as u64) >> 20) as u32
+        };
         positions.map(token).collect()
     }
 }

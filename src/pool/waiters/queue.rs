@@ -26,6 +26,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::ops::Bound;
 use std::task::Waker;
 
 use super::calling::Called;
@@ -177,6 +178,7 @@ impl Queue {
     pub(super) fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Called>) {
         if let Some(deaf) = self.deaf.remove(&place) {
             self.insert(place, deaf);
+            self.count_leave_behind(place);
         }
         let waiting = self.waiting(place);
         let old = waiting.waker.replace(Called { place, waker });
@@ -427,6 +429,21 @@ impl Queue {
         self.waiting(before).passed_last += 1;
         self.passed += 1;
         self.waiting(place).passing = true;
+    }
+
+    /// Counts the leave to pass that the waiter behind a returned one may have on the returned one: it was
+    /// counted on the waiter before, or on none.
+    fn count_leave_behind(&mut self, place: Place) {
+        let behind = self.places.range((Bound::Excluded(place), Bound::Unbounded)).next();
+        let passes = behind.is_some_and(|(_, waiting)| waiting.passing);
+        if !passes || place.0 != Class::New {
+            return;
+        }
+        match self.before(place) {
+            Some(before) => self.waiting(before).passed_last -= 1,
+            None => self.passed += 1,
+        }
+        self.waiting(place).passed_last += 1;
     }
 
     /// Takes back the leave to pass of a waiter that did not use it, if it had one.
