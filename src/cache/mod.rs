@@ -8,9 +8,10 @@
 //! Invariants: no map lock is held while another is taken, while a thread searches for blocks, or
 //! while the caller's code runs (but that of the evicted ids, behind which none is taken); whoever waits for a sequence's lock holds no other sequence's, but
 //! for a caller's closure; an operation that fails has changed nothing. An operation under whose locks
-//! blocks can come back or contents can change begins a [`Later`] before it takes the first of them:
+//! blocks can come back or contents can change begins a [`Later`](crate::sync::Later) before it takes the first of them:
 //! wakers and event sinks are called once the last of them is left.
 
+mod access;
 mod admission;
 mod admit_options;
 mod audit;
@@ -50,19 +51,17 @@ pub use self::lease::Lease;
 pub use self::prompt::Prompt;
 pub use self::reservation::Reservation;
 pub(crate) use self::room::{Asking, Gate};
-use self::slot::{Live, SharedSlot, Slot};
+use self::slot::Slot;
 pub use self::step::{Grown, Step, StepBuffers, StepRow};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
-use crate::error::{PagedKvError, Result};
 use crate::evict::EvictionStrategy;
-use crate::id::{AdmissionEpoch, SeqId};
+use crate::id::SeqId;
 use crate::pool::BlockPool;
 #[cfg(feature = "async")]
 use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
-use crate::sequence::Sequence;
-use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Entry, Later, Mutex, thread_ordinal};
+use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Mutex, thread_ordinal};
 
 /// Shards of the map. Many more than cores, because a thread that is descheduled inside one holds
 /// up the requests of that shard for a time slice: sixteen neighbours, and whom the hash put beside
@@ -253,211 +252,12 @@ impl PagedKvCache {
     fn published(&self) -> &Published {
         &self.published[thread_ordinal() % REFERENCES]
     }
-
-    /// Changes a sequence, briefly: under the map's lock if it is alone there, else its own.
-    fn update<R>(&self, id: SeqId, change: impl FnOnce(&mut Live) -> R) -> Result<R> {
-        self.update_if(id, |_| true, change)
-    }
-
-    /// As [`update`](Self::update), but under the map's lock only if that will be `brief`. Afterwards the
-    /// waiters learn of the change.
-    fn update_if<R>(
-        &self,
-        id: SeqId,
-        brief: impl FnOnce(&Live) -> bool,
-        change: impl FnOnce(&mut Live) -> R,
-    ) -> Result<R> {
-        let mut emptied = false;
-        let changed = self.update_unannounced(id, brief, |live| {
-            let had_blocks = live.has_blocks();
-            let changed = change(live);
-            emptied = had_blocks && !live.has_blocks();
-            changed
-        })?;
-        self.announce_change(id, emptied);
-        Ok(changed)
-    }
-
-    /// Says what a change of the sequence of that id means to waiters. `emptied` if it lost its last block.
-    #[inline]
-    fn announce_change(&self, id: SeqId, emptied: bool) {
-        self.pool.blocks().announce_change_of(id);
-        if emptied {
-            self.tell_if_stalled();
-        }
-    }
-
-    fn update_unannounced<R>(
-        &self,
-        id: SeqId,
-        brief: impl FnOnce(&Live) -> bool,
-        change: impl FnOnce(&mut Live) -> R,
-    ) -> Result<R> {
-        let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
-            if let Slot::Owned(live) = slot.settle()
-                && brief(live)
-            {
-                return Ok(change(live));
-            }
-            slot.share()
-        };
-        self.update_shared(id, &shared, change)
-    }
-
-    /// Changes a sequence under its own lock, unless it was taken out of there meanwhile.
-    fn update_shared<R>(
-        &self,
-        id: SeqId,
-        shared: &SharedSlot,
-        change: impl FnOnce(&mut Live) -> R,
-    ) -> Result<R> {
-        let mut live = shared.write();
-        live.as_mut().map(change).ok_or_else(self.missing(id))
-    }
-
-    /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock. Of `Some`
-    /// epoch only; another sequence under the id counts as not found. Afterwards the waiters learn of the
-    /// change.
-    fn trim_unleased<R>(
-        &self,
-        id: SeqId,
-        epoch: Option<AdmissionEpoch>,
-        trim: impl Fn(&mut Sequence) -> R,
-    ) -> Result<R> {
-        let _later = Later::begin();
-        let trim = |live: &mut Live| {
-            let had_blocks = live.has_blocks();
-            let trimmed = trim(live.sequence_mut());
-            (trimmed, had_blocks && !live.has_blocks())
-        };
-        let (trimmed, emptied) = self.trim_unannounced(id, epoch, trim)?;
-        self.announce_change(id, emptied);
-        Ok(trimmed)
-    }
-
-    fn trim_unannounced<R>(
-        &self,
-        id: SeqId,
-        epoch: Option<AdmissionEpoch>,
-        trim: impl Fn(&mut Live) -> R,
-    ) -> Result<R> {
-        loop {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing_of(id, epoch))?;
-            if epoch.is_some_and(|epoch| slot.epoch() != epoch) {
-                return Err(PagedKvError::SequenceNotFound(id));
-            }
-            let shared = match slot.settle() {
-                Slot::Owned(live) => return Ok(trim(live)),
-                Slot::Shared(shared) if shared.leases() > 0 => {
-                    return Err(PagedKvError::SequenceLeased(id));
-                }
-                Slot::Shared(shared) => Arc::clone(shared),
-            };
-            if let Some(mut live) = shared.try_write() {
-                return live.as_mut().map(&trim).ok_or_else(self.missing(id));
-            }
-            // Somebody is at it: wait for them without the map's lock.
-            drop(slot);
-            drop(shared.write());
-        }
-    }
-
-    /// The refusal of an id that is not there, made only when it is needed.
-    fn missing(&self, id: SeqId) -> impl FnOnce() -> PagedKvError + '_ {
-        self.missing_of(id, None)
-    }
-
-    /// The same; of the sequence of `Some` epoch, that it was evicted only if that was the one.
-    fn missing_of(
-        &self,
-        id: SeqId,
-        epoch: Option<AdmissionEpoch>,
-    ) -> impl FnOnce() -> PagedKvError + '_ {
-        move || match self.evicted.contains(id, epoch) {
-            true => PagedKvError::SequenceEvicted(id),
-            false => PagedKvError::SequenceNotFound(id),
-        }
-    }
-
-    /// Puts a new sequence in the map. If one of that id came first, `live` is given back.
-    fn insert(&self, id: SeqId, live: Live) -> Result<()> {
-        // What is late is dropped outside the shard's lock.
-        let late = self.try_insert(id, live);
-        late.map_or(Ok(()), |_| Err(PagedKvError::SequenceExists(id)))
-    }
-
-    /// The same, of a sequence for which blocks were taken or matched.
-    fn insert_taken(&self, id: SeqId, live: Live) -> Result<()> {
-        let Some(late) = self.try_insert(id, live) else {
-            return Ok(());
-        };
-        self.undo(late.into_sequence().into_table());
-        Err(PagedKvError::SequenceExists(id))
-    }
-
-    /// Puts a new sequence in the map, or returns it if one of that id came first.
-    fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
-        self.insert_over_evicted(id, live, &mut None)
-    }
-
-    /// [`try_insert`](Self::try_insert), which sets `evicted` to the sequence of the id that was known as
-    /// evicted before.
-    fn insert_over_evicted(
-        &self,
-        id: SeqId,
-        live: Live,
-        evicted: &mut Option<AdmissionEpoch>,
-    ) -> Option<Live> {
-        match self.sequences.entry(id) {
-            Entry::Vacant(vacant) => {
-                *evicted = self.evicted.forget(id);
-                vacant.insert(Slot::Owned(live));
-                None
-            }
-            Entry::Occupied(_) => Some(live),
-        }
-    }
-
-    /// Takes a sequence that nobody leases out of the map.
-    fn take_out(&self, id: SeqId) -> Result<Live> {
-        self.take_out_if(id, None, || {})
-    }
-
-    /// [`take_out`](Self::take_out) of the sequence of that epoch only (`None` stands for any), and
-    /// notes that under the map's lock. Another sequence under the id stays, and counts as not found.
-    fn take_out_if(
-        &self,
-        id: SeqId,
-        epoch: Option<AdmissionEpoch>,
-        note: impl Fn(),
-    ) -> Result<Live> {
-        let is_meant = |slot: &Slot| epoch.is_none_or(|epoch| slot.epoch() == epoch);
-        let may_go = |_: &SeqId, slot: &Slot| {
-            let may_go = slot.leases() == 0 && is_meant(slot);
-            if may_go {
-                note();
-            }
-            may_go
-        };
-        loop {
-            if let Some((_, slot)) = self.sequences.remove_if(&id, may_go) {
-                return slot.into_live().ok_or_else(self.missing(id));
-            }
-            match self.sequences.get(&id) {
-                None => return Err(self.missing_of(id, epoch)()),
-                Some(slot) if !is_meant(&slot) => return Err(PagedKvError::SequenceNotFound(id)),
-                Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
-                // Its lease has ended since, or it is a new one.
-                Some(_) => {}
-            }
-        }
-    }
 }
 
 #[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod tests {
     use super::*;
+    use crate::error::PagedKvError;
 
     #[test]
     fn a_sequence_that_somebody_looks_at_is_trimmed_and_freed_all_the_same() {

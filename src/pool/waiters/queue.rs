@@ -9,24 +9,18 @@
 //! - a prompt that is the first or may pass the first, after each change of what can be matched;
 //! - a request of a fixed number of blocks never.
 //!
-//! **Passing.** A new request may pass while each waiter that it passes was passed by fewer than
-//! `at_most`. A waiter that arrived earlier was passed by all that passed a later one, so the first new
-//! request decides. Each waiter counts the passes over it that passed no waiter behind it. The passes
-//! over a waiter are the sum of these counts over itself and all behind it. `passed` is that sum for the
-//! first. A waiter that leaves adds its count to the waiter before it, so all sums stay right.
-//!
 //! A prompt that only has to look takes a leave to pass too, and returns it if it is refused. One such
 //! prompt is awake at a time, however many wait: a change of contents costs one wake-up behind the first.
 //!
 //! Invariants: sequences that grow come before new requests; a leave to pass is counted from the moment
 //! that it is given; `passed` is at most `at_most`.
 
+mod passing;
 #[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::ops::Bound;
 use std::task::Waker;
 
 use super::calling::Called;
@@ -353,110 +347,6 @@ impl Queue {
 
     fn is_first(&self, place: Place) -> bool {
         self.places.first_key_value().is_some_and(|(&first, _)| first == place)
-    }
-
-    /// The new request before a new request.
-    fn before(&self, place: Place) -> Option<Place> {
-        let before = self.places.range((Class::New, 0)..place.max((Class::New, 0)));
-        before.last().map(|(&before, _)| before)
-    }
-
-    /// True if new requests may pass each other, and so are listed by need.
-    fn lists(&self, place: Place) -> bool {
-        self.fairness != Fairness::Fifo && place.0 == Class::New
-    }
-
-    /// True if a new request may pass the first waiter.
-    fn may_pass(&self) -> bool {
-        let Fairness::Bypass { at_most } = self.fairness else {
-            return false;
-        };
-        let first = self.places.first_key_value();
-        self.passed < at_most && first.is_some_and(|(first, _)| first.0 == Class::New)
-    }
-
-    /// True if the waiter, which is awake, may ask now. Gives it leave to pass if it needs that.
-    fn has_turn(&mut self, place: Place) -> bool {
-        // A sequence that grows asks once more when it is in the queue, where changes of it are noted.
-        let is_entering = place.0 == Class::Growing && self.places[&place].asked_at == 0;
-        if self.is_first(place) || is_entering {
-            return true;
-        }
-        if self.places[&place].passing {
-            let first = self.places.first_key_value();
-            return first.is_some_and(|(first, _)| first.0 == Class::New);
-        }
-        let is_passer = self.passer().is_some_and(|(_, passer)| passer == place);
-        if !is_passer {
-            let has_to_look = self.places[&place].has_to_look(self.contents);
-            if !has_to_look || self.looker.is_some() || !self.may_pass() {
-                return false;
-            }
-            self.looker = Some(place);
-        }
-        self.allow_to_pass(place);
-        true
-    }
-
-    /// The smallest new request and its need, if it may pass the first and is asleep.
-    fn passer(&self) -> Option<(usize, Place)> {
-        let &(need, place) = self.by_need.first().filter(|_| self.may_pass())?;
-        (!self.is_first(place) && self.places[&place].waker.is_some()).then_some((need, place))
-    }
-
-    /// The next prompt that may pass the first, is asleep, and has to look.
-    fn next_looker(&self) -> Option<Place> {
-        if self.looker.is_some() || !self.may_pass() {
-            return None;
-        }
-        let old = self.by_look.iter().take_while(|(asked_at, _)| *asked_at < self.contents);
-        let is_asleep = |place: &Place| self.places[place].waker.is_some();
-        old.map(|&(_, place)| place).find(|place| !self.is_first(*place) && is_asleep(place))
-    }
-
-    fn note_asking(&mut self, place: Place) {
-        let contents = self.contents;
-        let waiting = self.waiting(place);
-        waiting.must_look = false;
-        let before = mem::replace(&mut waiting.asked_at, contents);
-        if self.by_look.remove(&(before, place)) {
-            self.by_look.insert((contents, place));
-        }
-    }
-
-    fn allow_to_pass(&mut self, place: Place) {
-        let before = self.before(place).expect("a waiter passes the one before it");
-        self.waiting(before).passed_last += 1;
-        self.passed += 1;
-        self.waiting(place).passing = true;
-    }
-
-    /// Counts the leave to pass that the waiter behind a returned one may have on the returned one: it was
-    /// counted on the waiter before, or on none.
-    fn count_leave_behind(&mut self, place: Place) {
-        let behind = self.places.range((Bound::Excluded(place), Bound::Unbounded)).next();
-        let passes = behind.is_some_and(|(_, waiting)| waiting.passing);
-        if !passes || place.0 != Class::New {
-            return;
-        }
-        match self.before(place) {
-            Some(before) => self.waiting(before).passed_last -= 1,
-            None => self.passed += 1,
-        }
-        self.waiting(place).passed_last += 1;
-    }
-
-    /// Takes back the leave to pass of a waiter that did not use it, if it had one.
-    fn return_leave(&mut self, place: Place) {
-        self.looker = self.looker.filter(|&looker| looker != place);
-        if !mem::take(&mut self.waiting(place).passing) {
-            return;
-        }
-        // If none is before it any more, its leave was counted off with the last that left.
-        if let Some(before) = self.before(place) {
-            self.waiting(before).passed_last -= 1;
-            self.passed -= 1;
-        }
     }
 }
 
