@@ -103,11 +103,15 @@ impl Peer {
         self.connection.set_use(if is_served { Use::Served } else { Use::Idle });
     }
 
-    /// Closes the connection behind what was sent.
+    /// Closes the connection after what was sent.
     pub(super) async fn close(mut self) -> io::Result<()> {
-        // The system drops what is sent but not received if something is left to read.
+        self.read_rest();
+        self.stream.shutdown().await
+    }
+
+    /// Reads what is there: the system drops what it has not sent yet if something is left to read.
+    fn read_rest(&self) {
         let mut rest = [0; READ];
         while self.stream.try_read(&mut rest).is_ok_and(|len| len > 0) {}
-        self.stream.shutdown().await
     }
 }

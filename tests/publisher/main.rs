@@ -1,10 +1,16 @@
 //! Does a router at the other end of the sockets hold what a probe finds? Also after losses, when it
 //! comes late, and when the publisher is started again.
 
+#[cfg(target_os = "linux")] // whose loopback has many addresses
+mod attacks;
 mod client;
 mod decode;
+#[cfg(target_os = "linux")]
+mod hostile;
 #[path = "../common/random.rs"]
 mod random;
+#[cfg(target_os = "linux")]
+mod victim;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

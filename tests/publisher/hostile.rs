@@ -1,0 +1,370 @@
+//! Does a publisher survive every peer? Each test attacks one for two seconds, or for as many as
+//! `PAGED_KV_HOSTILE_SECONDS` says, while honest subscribers and routers are served.
+//!
+//! During and after every attack: what is published reaches four subscribers without a gap, 95 of 100
+//! batches within a second and all within five; new subscribers and replays are served within five;
+//! the publisher's memory stays bounded and comes back.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{env, fs, io, thread};
+
+use crate::attacks::{
+    At, Attacker, COMMAND, MORE, frame, greeting, is_refused, read_frame, ready, request,
+    subscription,
+};
+use crate::client::Client;
+use crate::victim::{Counted, Victim};
+
+/// Within which everything is served.
+const ALL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Within which 95 of 100 batches are delivered.
+const MOST_WITHIN: Duration = Duration::from_secs(1);
+
+/// KiB that an attack may take while it goes on. The publisher keeps up to 8 MiB of batches twice.
+const RISE_MAX: u64 = 64 << 10;
+
+/// KiB that an attack may leave.
+const REST_MAX: u64 = 32 << 10;
+
+/// Connections of a publisher, if the test says nothing else.
+const CONNECTIONS: usize = 2_048;
+
+/// Blocks of a batch: 9 bytes each.
+const BLOCKS: usize = 100;
+
+/// How long an attack takes.
+fn duration() -> Duration {
+    let seconds = env::var("PAGED_KV_HOSTILE_SECONDS").ok();
+    Duration::from_secs(seconds.and_then(|seconds| seconds.parse().ok()).unwrap_or(2))
+}
+
+/// One attack at a time, or they would measure each other.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Attacks a publisher of so many connections, and checks what must hold. Whatever `attack` returns
+/// stays open until the end.
+fn survives<T>(
+    (blocks, connections): (usize, usize),
+    attack: impl FnOnce(&mut Attacker) -> T,
+) -> (Counted, T) {
+    let _one = one_at_a_time();
+    let victim = Victim::start(blocks, connections);
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ends = &ends;
+        let _at_panic = Ending(ends);
+        let observers: Vec<_> = (0..4)
+            .map(|_| Client::subscribe(victim.publish, ""))
+            .map(|subscriber| scope.spawn(move || delays(subscriber, ends)))
+            .collect();
+        thread::sleep(Duration::from_millis(300));
+        let (before, _) = victim.memory();
+        let until = Instant::now() + duration();
+        let (publish, replay) = (victim.publish, victim.replay);
+        let newcomers = scope.spawn(move || {
+            while Instant::now() < until {
+                serve_newcomers(publish, replay);
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let held = attack(&mut Attacker { publish, replay, until, opened: 0 });
+        newcomers.join().expect("new peers are served during the attack");
+        serve_newcomers(publish, replay);
+        thread::sleep(Duration::from_millis(500));
+        ends.store(true, Ordering::Relaxed);
+        for observer in observers {
+            check_delays(observer.join().expect("a subscriber is served"));
+        }
+        let (after, most) = victim.memory();
+        println!("{before} KiB before the attack, {most} at most, {after} after");
+        assert!(most <= before + RISE_MAX, "{most} KiB during the attack, {before} before");
+        assert!(after <= before + REST_MAX, "{after} KiB after the attack, {before} before");
+        (victim.stop(), held)
+    })
+}
+
+/// Ends the observers also when a check fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Receives until the end. Returns how long each batch was on its way.
+fn delays(mut subscriber: Client, ends: &AtomicBool) -> Vec<Duration> {
+    let (mut delays, mut next) = (Vec::new(), None);
+    while !ends.load(Ordering::Relaxed) {
+        let (_, (number, payload)) = subscriber.receive().expect("batches come");
+        assert!(next.is_none_or(|next| next == number), "no gap: {next:?} {number}");
+        next = Some(number + 1);
+        delays.push(age_of(&payload));
+    }
+    delays
+}
+
+/// How long ago a batch was sealed, on the clock that both processes read.
+fn age_of(payload: &[u8]) -> Duration {
+    let seconds = f64::from_be_bytes(payload[2..10].try_into().unwrap());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.saturating_sub(Duration::from_secs_f64(seconds))
+}
+
+fn check_delays(mut delays: Vec<Duration>) {
+    delays.sort_unstable();
+    let (most, all) = (delays[delays.len() * 95 / 100], delays[delays.len() - 1]);
+    println!("{} batches, 95 of 100 within {most:?}, all within {all:?}", delays.len());
+    assert!(most <= MOST_WITHIN, "95 of 100 within {most:?}");
+    assert!(all <= ALL_WITHIN, "all within {all:?}");
+}
+
+/// A new subscriber receives a batch, and a new router gets that batch again.
+fn serve_newcomers(publish: SocketAddr, replay: SocketAddr) {
+    let start = Instant::now();
+    let batch = Client::subscribe(publish, "").receive().expect("a batch comes");
+    assert!(start.elapsed() <= ALL_WITHIN, "subscribed for {:?}", start.elapsed());
+    let start = Instant::now();
+    let again = Client::connect(replay, "DEALER").replay(batch.1.0);
+    assert!(start.elapsed() <= ALL_WITHIN, "asked for {:?}", start.elapsed());
+    assert_eq!(again.first(), Some(&batch.1));
+}
+
+#[test]
+fn connections_that_are_aborted_silence_no_endpoint() {
+    let (counted, opened) = survives((BLOCKS, CONNECTIONS), |attacker| {
+        while attacker.goes_on() {
+            attacker.connect(attacker.turn(), true).expect("it is accepted");
+        }
+        attacker.opened
+    });
+    println!("{opened} connections were opened and aborted");
+    assert!(u64::from(opened) >= 200 * duration().as_secs(), "only {opened}");
+    assert_eq!(counted.lost, 0);
+}
+
+#[test]
+fn connections_that_are_aborted_after_the_handshake_keep_no_memory() {
+    let (counted, opened) = survives((BLOCKS, CONNECTIONS), |attacker| {
+        while attacker.goes_on() {
+            let at = attacker.turn();
+            let asked = if at == At::Publish { subscription() } else { request() };
+            let mut stream = attacker.shake_hands(at, true).expect("it is served");
+            stream.write_all(&asked).unwrap();
+        }
+        attacker.opened
+    });
+    println!("{opened} connections were opened and aborted");
+    assert!(u64::from(opened) >= 50 * duration().as_secs(), "only {opened}");
+    assert_eq!(counted.lost, 0);
+}
+
+/// Needs 1,000 file descriptors and some; runs itself again where it may have them.
+#[test]
+fn a_thousand_subscribers_at_once_are_served() {
+    const RAISED: &str = "PAGED_KV_RAISED";
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let files: u64 = files.split_whitespace().next().unwrap().parse().unwrap_or(u64::MAX);
+    if files < 2_500 {
+        if env::var(RAISED).is_ok() {
+            println!("skipped: no more than {files} files may be open");
+            return;
+        }
+        let test = "hostile::a_thousand_subscribers_at_once_are_served";
+        let again = Command::new("sh")
+            .args(["-c", "ulimit -n 4096; exec \"$0\" --exact \"$1\" --nocapture"])
+            .arg(env::current_exe().unwrap())
+            .arg(test)
+            .env(RAISED, "1")
+            .status();
+        assert!(again.unwrap().success());
+        return;
+    }
+    let (counted, ()) = survives((BLOCKS, CONNECTIONS), |attacker| {
+        let connect = |_| attacker.connect(At::Publish, false).expect("it is accepted");
+        let mut all: Vec<TcpStream> = (0..1_000).map(connect).collect();
+        let start = Instant::now();
+        let mut each = |step: &dyn Fn(&mut TcpStream) -> io::Result<()>| {
+            all.iter_mut().for_each(|stream| step(stream).expect("it is served"));
+        };
+        each(&|stream| stream.write_all(&greeting()));
+        each(&|stream| stream.read_exact(&mut [0; 64]));
+        each(&|stream| stream.write_all(&ready(At::Publish)));
+        each(&|stream| read_frame(stream).map(drop));
+        each(&|stream| stream.write_all(&subscription()));
+        each(&|stream| (0..3).try_for_each(|_| read_frame(stream).map(drop)));
+        println!("1,000 were served within {:?}", start.elapsed());
+        assert!(start.elapsed() <= ALL_WITHIN, "they took {:?}", start.elapsed());
+        each(&|stream| stream.set_nonblocking(true));
+        while attacker.goes_on() {
+            let mut bytes = [0; 1 << 14];
+            for stream in &mut all {
+                while stream.read(&mut bytes).is_ok_and(|len| len == bytes.len()) {}
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_eq!((counted.missed, counted.refused, counted.lost), (0, 0, 0));
+}
+
+#[test]
+fn garbage_is_refused_wherever_it_comes() {
+    survives((BLOCKS, CONNECTIONS), |attacker| {
+        let mut random = crate::random::Random::new(1);
+        while attacker.goes_on() {
+            let at = attacker.turn();
+            let (greeting, ready) = (greeting(), ready(at));
+            let before = [&b""[..], &greeting, &[&greeting[..], &ready].concat()];
+            let garbage: Vec<u8> = (0..4_096).map(|_| random.below(256) as u8).collect();
+            let sent = [before[random.below(3)], &garbage].concat();
+            let mut stream = attacker.connect(at, false).expect("it is accepted");
+            assert!(is_refused(&mut stream, &sent));
+        }
+    });
+}
+
+/// More of them than the publisher has connections.
+#[test]
+fn half_handshakes_hold_no_place_from_others() {
+    let (counted, _) = survives((BLOCKS, 64), |attacker| {
+        let mut held = Vec::new();
+        while attacker.goes_on() {
+            let at = attacker.turn();
+            let mut stream = attacker.connect(at, false).expect("it is accepted");
+            let sent = [0, 10, 64][attacker.opened as usize % 3];
+            let _ = stream.write_all(&greeting()[..sent]);
+            held.push(stream);
+            if held.len() == 300 {
+                held.clear();
+            }
+            // A handshake of an honest peer has some milliseconds until its place goes to another.
+            thread::sleep(Duration::from_millis(1));
+        }
+        held
+    });
+    assert!(counted.refused > 0, "they wanted each other's places");
+}
+
+#[test]
+fn a_handshake_ends_by_time() {
+    let _one = one_at_a_time();
+    let victim = Victim::start(BLOCKS, CONNECTIONS);
+    let (publish, replay, until) = (victim.publish, victim.replay, Instant::now());
+    let mut attacker = Attacker { publish, replay, until, opened: 0 };
+    let mut held: Vec<_> = [(At::Publish, 0), (At::Replay, 64), (At::Publish, 10)]
+        .into_iter()
+        .map(|(at, bytes)| {
+            let mut stream = attacker.connect(at, false).unwrap();
+            stream.write_all(&greeting()[..bytes]).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        })
+        .collect();
+    for stream in &mut held {
+        let mut answer = Vec::new();
+        assert!(stream.read_to_end(&mut answer).is_ok(), "it is closed");
+        assert!(answer.len() >= 64, "and was greeted");
+    }
+    victim.stop();
+}
+
+#[test]
+fn subscriptions_without_end_need_no_memory() {
+    for len in [20, 3_000] {
+        survives((BLOCKS, CONNECTIONS), |attacker| {
+            attacker.flood(At::Publish, |round| {
+                let mut topic = vec![7; len];
+                let subscriptions = (0..60_000 / len as u64).flat_map(|number| {
+                    topic[1..9].copy_from_slice(&(round << 16 | number).to_be_bytes());
+                    topic[0] = 1;
+                    frame(0, &topic)
+                });
+                subscriptions.collect()
+            })
+        });
+    }
+}
+
+#[test]
+fn huge_frames_are_refused_by_their_header() {
+    survives((BLOCKS, CONNECTIONS), |attacker| {
+        while attacker.goes_on() {
+            let len = [1 << 63, u64::MAX, 1 << 62, 1 << 32, 1 << 31, 1 << 20, 1 << 16];
+            let len = len[attacker.opened as usize / 6 % 7];
+            let flags = 2 | [0, MORE, COMMAND][attacker.opened as usize / 2 % 3];
+            let mut stream = attacker.shake_hands(attacker.turn(), false).expect("it is served");
+            assert!(is_refused(&mut stream, &[&[flags], &len.to_be_bytes()[..]].concat()));
+        }
+    });
+}
+
+#[test]
+fn messages_of_too_many_frames_are_refused() {
+    survives((BLOCKS, CONNECTIONS), |attacker| {
+        while attacker.goes_on() {
+            let many = [frame(MORE, b"x").repeat(300), frame(0, b"x")].concat();
+            let mut stream = attacker.shake_hands(attacker.turn(), false).expect("it is served");
+            assert!(is_refused(&mut stream, &many));
+        }
+    });
+    for at in [At::Publish, At::Replay] {
+        survives((BLOCKS, CONNECTIONS), |attacker| {
+            attacker.flood(at, |_| frame(MORE, &[1; 200]).repeat(300))
+        });
+    }
+}
+
+#[test]
+fn subscribers_that_do_not_read_miss_batches_and_delay_no_other() {
+    // 180 kB a batch, so that a subscriber's connection is full after some dozens.
+    let (counted, held) = survives((20_000, CONNECTIONS), |attacker| {
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            let stream = attacker.shake_hands(At::Publish, false).expect("it is served");
+            socket2::SockRef::from(&stream).set_recv_buffer_size(4_096).unwrap();
+            (&stream).write_all(&subscription()).unwrap();
+            held.push(stream);
+        }
+        while attacker.goes_on() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        held
+    });
+    println!("{} slow subscribers missed {} batches", held.len(), counted.missed);
+}
+
+#[test]
+fn answers_that_are_not_read_hold_no_memory() {
+    let ping = frame(COMMAND, b"\x04PING\0\x10beatbeatbeat");
+    for (at, asked) in [(At::Replay, request()), (At::Replay, ping.clone()), (At::Publish, ping)] {
+        let bytes = asked.repeat(500);
+        survives((BLOCKS, CONNECTIONS), |attacker| attacker.flood(at, |_| bytes.clone()));
+    }
+}
+
+/// Peers that keep every rule and do nothing: they have to leave their places to those that subscribe.
+#[test]
+fn idle_peers_hold_no_place_from_others() {
+    let (counted, _) = survives((BLOCKS, 64), |attacker| {
+        let mut held = Vec::new();
+        while attacker.goes_on() {
+            held.extend(attacker.shake_hands(attacker.turn(), false));
+            if held.len() == 300 {
+                held.clear();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        held
+    });
+    assert!(counted.refused > 0, "they wanted each other's places");
+}
