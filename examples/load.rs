@@ -2,9 +2,9 @@
 //! run --release --features async --example load -- --help`.
 //!
 //! The trace is synthetic unless one is given: requests whose prompts begin alike in groups, as those
-//! of chats with one system prompt do. A trace file has one JSON object a line, with `timestamp`
-//! (milliseconds), `input_length`, `output_length` and, if it has them, `hash_ids` (Mooncake's format):
-//! blocks of 512 tokens with one id are the same tokens.
+//! of chats with one system prompt do. A trace file has one JSON object a line, with `input_length`,
+//! `output_length` and, if it has them, `hash_ids` (Mooncake's format): prompts are equal as far as
+//! their ids are.
 
 #[path = "batching_server/mod.rs"]
 #[allow(dead_code, reason = "a client knows the model only")]
@@ -13,6 +13,9 @@ mod server;
 #[path = "batching_server/client.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod client;
+
+#[path = "load/trace.rs"]
+mod trace;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,16 +29,14 @@ const HELP: &str = "\
 usage: load [--OPTION VALUE]...
 
   --server ADDRESS     where the server listens [127.0.0.1:8000]
-  --trace FILE         a trace; a synthetic one by default
+  --trace FILE         a trace, - for standard input; a synthetic one by default
+  --id-tokens N        tokens that one of the trace's hash ids names [512]
   --requests N         requests of a synthetic trace, or the most of a file [1000]
   --seconds N          instead: a synthetic trace for so long
   --concurrency N      requests under way at most [256]
   --disconnect PERCENT clients that hang up in the middle [0]
   --patience SECONDS   an answer that takes longer hangs, and fails [60]
   --longest N          longest prompt and longest answer of a trace, in tokens [4096]";
-
-/// Tokens behind one of a trace's `hash_ids`.
-const TRACE_BLOCK: usize = 512;
 
 struct Options {
     server: SocketAddr,
@@ -46,6 +47,7 @@ struct Options {
     disconnect: usize,
     patience: Duration,
     longest: usize,
+    id_tokens: usize,
 }
 
 #[derive(Default)]
@@ -64,7 +66,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     let start = Instant::now();
-    let slots = Arc::new(Semaphore::new(options.concurrency));
+    let slots = Arc::new(Semaphore::new(options.concurrency.min(Semaphore::MAX_PERMITS)));
     let mut asks: JoinSet<(std::io::Result<Outcome>, Duration)> = JoinSet::new();
     let mut tally = Tally::default();
     for (number, request) in requests(&options)?.enumerate() {
@@ -104,6 +106,7 @@ fn options() -> Result<Option<Options>, Box<dyn std::error::Error>> {
         disconnect: 0,
         patience: Duration::from_secs(60),
         longest: 4096,
+        id_tokens: 512,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(option) = arguments.next() {
@@ -114,14 +117,20 @@ fn options() -> Result<Option<Options>, Box<dyn std::error::Error>> {
             "--trace" => options.trace = Some(value),
             "--requests" => options.requests = value.parse()?,
             "--seconds" => options.time = Some(Duration::from_secs(value.parse()?)),
-            "--concurrency" => options.concurrency = value.parse()?,
+            "--concurrency" => options.concurrency = above_0(&option, &value)?,
             "--disconnect" => options.disconnect = value.parse()?,
             "--patience" => options.patience = Duration::from_secs(value.parse()?),
-            "--longest" => options.longest = value.parse()?,
+            "--longest" => options.longest = above_0(&option, &value)?,
+            "--id-tokens" => options.id_tokens = above_0(&option, &value)?,
             _ => return Err(format!("{option}: unknown\n\n{HELP}").into()),
         }
     }
     Ok(Some(options))
+}
+
+fn above_0(option: &str, value: &str) -> Result<usize, String> {
+    let number = value.parse::<std::num::NonZeroUsize>();
+    number.map(Into::into).map_err(|error| format!("{option} {value}: {error}"))
 }
 
 fn requests(
@@ -131,10 +140,9 @@ fn requests(
         let most = if options.time.is_some() { usize::MAX } else { options.requests };
         return Ok(Box::new((0..most).map(synthetic)));
     };
-    let text = std::fs::read_to_string(path)?;
-    let lines = text.lines().filter(|line| !line.trim().is_empty()).take(options.requests);
-    let asks = lines.enumerate().map(|(number, line)| from_trace(number, line, options.longest));
-    Ok(Box::new(asks.collect::<Result<Vec<_>, _>>()?.into_iter()))
+    let Options { requests, longest, id_tokens, .. } = *options;
+    let asks = trace::read(path, &trace::Cut { requests, longest, id_tokens })?;
+    Ok(Box::new(asks.into_iter()))
 }
 
 /// A prompt that begins as those of its group do.
@@ -146,20 +154,6 @@ fn synthetic(number: usize) -> Ask {
     let samples = if number % 25 == 7 { 3 } else { 1 };
     let max_tokens = 8 + number * 13 % 56;
     Ask { prompt, max_tokens, samples, stream: number % 4 != 3, leave_after: None }
-}
-
-fn from_trace(number: usize, line: &str, longest: usize) -> Result<Ask, String> {
-    let row: serde_json::Value =
-        serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?;
-    let length = |field: &str| {
-        let length = row[field].as_u64().ok_or(format!("line {}: no {field}", number + 1))?;
-        Ok::<_, String>((length as usize).clamp(1, longest))
-    };
-    let (input, output) = (length("input_length")?, length("output_length")?);
-    let id_of = |block: usize| row["hash_ids"][block].as_u64().unwrap_or((number as u64) << 32);
-    let token = |at: usize| (id_of(at / TRACE_BLOCK) as usize * TRACE_BLOCK + at) as u32;
-    let prompt = (0..input).map(token).collect();
-    Ok(Ask { prompt, max_tokens: output, samples: 1, stream: true, leave_after: None })
 }
 
 impl Tally {

@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 
 use super::server::HashModel;
 
+/// The largest part of an answer, in bytes.
+const CHUNK_BYTES: usize = 16 << 20;
+
 /// One request to make.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -169,6 +172,9 @@ impl Received {
             return Ok(false);
         }
         let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
+        if size > CHUNK_BYTES {
+            return Err(io::Error::other(format!("a chunk of {size} bytes")));
+        }
         let start = self.buffer.len();
         // The chunk and the line end behind it.
         self.buffer.resize(start + size + 2, 0);

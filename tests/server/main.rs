@@ -8,6 +8,10 @@ mod server;
 mod client;
 
 mod hostile;
+mod load;
+
+#[path = "../../examples/load/trace.rs"]
+mod trace;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
