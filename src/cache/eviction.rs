@@ -99,6 +99,10 @@ impl PagedKvCache {
     /// Removes one whole sequence, chosen by the strategy, and says which. Cost as
     /// [`select_eviction_target`](Self::select_eviction_target).
     ///
+    /// What an open step may touch is free when the step ends. So a caller that evicts again and again
+    /// asks [`needs_eviction`](Self::needs_eviction), which counts that, and not
+    /// [`utilization`](Self::utilization).
+    ///
     /// # Errors
     /// [`NothingToEvict`](PagedKvError::NothingToEvict) when
     /// [`select_eviction_target`](Self::select_eviction_target) finds none.
