@@ -145,6 +145,53 @@ fn what_a_leased_sequence_shares_with_a_step_is_not_coming() {
     assert_eq!(cache.used_block_count(), 0);
 }
 
+/// Prompts of two blocks whose step is at their last token: the step owns what it will publish.
+fn all_committed_in_a_step(cache: &PagedKvCache, sequences: u64) -> Step {
+    let mut step = cache.step();
+    for id in 0..sequences {
+        cache.admit(s(id), &[id as u32; 8]).unwrap();
+        cache.set_owner(s(id), Owner(1)).unwrap();
+        cache.take_part(s(id), &step).unwrap();
+        assert_eq!(cache.commit_in(s(id), 8, &mut step), Ok(2));
+    }
+    step
+}
+
+#[test]
+fn what_a_step_will_publish_is_given_up_with_its_sequence() {
+    let ends: [fn(Step); 2] = [|step| _ = step.complete(), drop];
+    for end in ends {
+        let cache = cache(20).with_eviction_threshold(0.8);
+        let step = all_committed_in_a_step(&cache, 10);
+        assert_eq!(cache.select_eviction_target(), Some(s(0)));
+        assert_eq!(cache.evict_to_threshold(0.8), Ok(ids(0..2)));
+        assert_eq!(cache.evict(), Ok(s(2)));
+        assert!(!cache.needs_eviction());
+        let mut out = Vec::new();
+        assert_eq!(cache.evict_for(Owner(1), 3, &mut out), Ok(4));
+        assert_eq!(out, [3, 4].map(|id| Evicted { seq_id: s(id), blocks: 2 }));
+        assert_eq!(cache.utilization(), 1.0);
+        assert_eq!(cache.evict_to_threshold(0.5), Ok(vec![]));
+        end(step);
+        assert_eq!(cache.used_block_count(), 10);
+        cache.validate().unwrap();
+    }
+}
+
+#[test]
+fn what_a_step_publishes_waits_for_no_older_step() {
+    let cache = cache(4);
+    let older = cache.step();
+    let step = all_committed_in_a_step(&cache, 2);
+    assert_eq!(step.complete(), 4);
+    cache.free(s(0)).unwrap();
+    assert_eq!(cache.used_block_count(), 4, "the older step may be at the sequence");
+    older.complete();
+    assert_eq!(cache.used_block_count(), 2);
+    cache.free(s(1)).unwrap();
+    assert_eq!((cache.used_block_count(), cache.stats().blocks_idle), (0, 4));
+}
+
 /// A block that a step holds may be matched again, and then it is in use.
 #[test]
 fn a_block_that_was_matched_while_a_step_held_it_is_not_coming() {
@@ -325,12 +372,18 @@ impl History {
     }
 
     fn operate(&mut self) {
-        let kind = self.random.below(14);
+        let kind = self.random.below(17);
         let some = self.any();
         match (kind, some) {
             (0..3, _) => {
                 let (id, num_tokens) = (self.new_id(), self.random.below(30));
-                if self.cache.allocate(id, num_tokens).is_ok() {
+                let tokens: Vec<u32> =
+                    (0..num_tokens).map(|at| (at / 6 * self.random.below(2)) as u32).collect();
+                let added = match self.random.below(2) {
+                    0 => self.cache.allocate(id, num_tokens),
+                    _ => self.cache.admit(id, &tokens).map(drop),
+                };
+                if added.is_ok() {
                     let owner = self.random.below(3) as u32;
                     if owner > 0 {
                         self.cache.set_owner(id, Owner(owner)).unwrap();
@@ -374,6 +427,13 @@ impl History {
             (11, _) => self.handle(),
             (12, Some(id)) => _ = self.cache.apply_streaming_llm(id, 4, 8),
             (13, _) if self.random.below(2) == 0 => self.leases.clear(),
+            (14.., Some(id)) if !self.steps.is_empty() => {
+                let step = self.random.below(self.steps.len());
+                let step = &mut self.steps[step];
+                self.cache.take_part(id, step).unwrap();
+                let num_tokens = self.cache.get_sequence(id).unwrap().num_tokens;
+                self.cache.commit_in(id, num_tokens, step).unwrap();
+            }
             _ => {}
         }
     }

@@ -341,7 +341,9 @@ impl Step {
         if let Some(published) = self.published.take() {
             published.count_failed_step();
         }
-        self.pool.give(&self.buffers.ids);
+        if !self.buffers.ids.is_empty() {
+            self.pool.release_in_step(self.fence, 0);
+        }
         let StepBuffers { rows, growth, reclaimed, ids, hashes, tokens, groups } =
             &mut self.buffers;
         rows.clear();

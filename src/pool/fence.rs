@@ -35,6 +35,7 @@ mod tests;
 use self::slots::Slots;
 use super::Blocks;
 use super::run::Run;
+use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{Arc, AtomicU64, Ordering, thread_ordinal};
 
@@ -80,6 +81,8 @@ pub(crate) struct Fences {
 pub(crate) struct Held {
     pub(crate) ids: Vec<BlockId>,
     pub(crate) runs: Vec<Arc<Run>>,
+    /// Those of the step itself, which end with it whatever other steps are open.
+    own: Vec<BlockId>,
 }
 
 impl Fence {
@@ -98,7 +101,11 @@ impl Fence {
 }
 
 impl Held {
-    /// Takes what `other` holds.
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.runs.is_empty()
+    }
+
+    /// Takes what `other` holds for tables.
     fn append(&mut self, other: &mut Held) {
         self.ids.append(&mut other.ids);
         self.runs.append(&mut other.runs);
@@ -130,6 +137,31 @@ impl Blocks {
     /// Opens a step.
     pub(crate) fn open_step(&self) -> Fence {
         self.fences.open()
+    }
+
+    /// Makes an open step one more owner of each of `ids`, or of none. Takes the slot's lock.
+    pub(crate) fn retain_in_step(&self, step: Fence, ids: &[BlockId]) -> Result<()> {
+        let mut held = self.fences.slots.held(step.slot()).lock();
+        assert!(self.fences.mark(step), "a step that is open owns blocks");
+        for (done, &id) in ids.iter().enumerate() {
+            if let Err(refusal) = self.retain(id) {
+                drop(held);
+                self.give(&ids[..done]);
+                return Err(refusal);
+            }
+        }
+        held.own.extend_from_slice(ids);
+        Ok(())
+    }
+
+    /// Ends what an open step owns, but for the first `keep`. Takes the slot's lock, so that who counts
+    /// what steps own finds a block among that, or released.
+    pub(crate) fn release_in_step(&self, step: Fence, keep: usize) {
+        let mut held = self.fences.slots.held(step.slot()).lock();
+        self.free.give(&held.own[keep..], &self.words);
+        held.own.truncate(keep);
+        drop(held);
+        self.announce_room();
     }
 
     /// Ends a step, and gives back what was held for it.
@@ -221,11 +253,13 @@ impl Fences {
             std::mem::take(&mut *held)
         };
         let _over = SetOnDrop { word, value: over };
-        let older = self.newest_open(fence.number);
-        let is_held = older.is_some_and(|older| self.hold(older, |held| held.append(&mut waiting)));
-        if !is_held {
-            // Outside of the lock: who waits for room is woken by it.
-            give(&mut waiting);
+        assert!(waiting.own.is_empty(), "a step releases what it owns before it ends");
+        if !waiting.is_empty() {
+            let older = self.newest_open(fence.number);
+            if !older.is_some_and(|older| self.hold(older, |held| held.append(&mut waiting))) {
+                // Outside of the lock: who waits for room is woken by it.
+                give(&mut waiting);
+            }
         }
         // The memory is for the next step here.
         *held.lock() = waiting;
@@ -255,6 +289,10 @@ impl Fences {
     fn mark(&self, fence: Fence) -> bool {
         let word = self.slots.word(fence.slot());
         let open = fence.number << NUMBER | OPEN;
+        // Relaxed: the lock orders it; only a holder of the lock changes a word that says so.
+        if word.load(Ordering::Relaxed) == open | HOLDS {
+            return true;
+        }
         // Relaxed: who ends the step finds the mark by the atomicity, and the rest under the lock; who
         // finds it over looks again in `newest_open`.
         match word.compare_exchange(open, open | HOLDS, Ordering::Relaxed, Ordering::Relaxed) {

@@ -114,7 +114,7 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 
 /// The place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
-    const PLACE_OF: [(&str, Place); 21] = [
+    const PLACE_OF: &[(&str, Place)] = &[
         ("pool/handle.rs", Place::Statistic),
         ("free_list/idle.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),

@@ -28,7 +28,7 @@ impl Step {
     /// Says that the keys and values of the first `num_tokens` tokens of a sequence are computed once
     /// this step completes: as [`CachedSequence::commit`](crate::CachedSequence::commit), but published only
     /// then. Returns how many blocks wait for it, none of a sequence without names. One atomic operation
-    /// a block.
+    /// a block, and the lock of the step's slot.
     ///
     /// If the step is dropped or aborted nothing is published, and the same can be committed again.
     ///
@@ -76,15 +76,9 @@ impl Step {
         }
         let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
         // One more owner: a block stays, and is not written any more but as a copy.
-        let start = ids.len();
-        for &id in &sequence.block_ids()[offered..full] {
-            if let Err(refusal) = self.pool.retain(id) {
-                self.pool.give(&ids[start..]);
-                ids.truncate(start);
-                return Err(refusal);
-            }
-            ids.push(id);
-        }
+        let committed = &sequence.block_ids()[offered..full];
+        self.pool.retain_in_step(self.fence, committed)?;
+        ids.extend_from_slice(committed);
         hashes.extend((offered..full).map(|at| naming.hash(at)));
         let told = naming.told(offered, sequence.block_size());
         if naming.published().is_heard() {
@@ -112,7 +106,7 @@ impl Step {
         groups.pop();
         let (end, end_of_tokens) =
             groups.last().map_or((0, 0), |last| (last.end, last.end_of_tokens));
-        self.pool.give(&ids[end..]);
+        self.pool.release_in_step(self.fence, end);
         ids.truncate(end);
         hashes.truncate(end);
         tokens.truncate(end_of_tokens);

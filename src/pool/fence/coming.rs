@@ -17,12 +17,12 @@ use crate::sync::Arc;
 /// How many blocks are coming, for a thread that asks again and again while it evicts: of what steps
 /// hold it reads again only what was not the last reference of its block.
 pub(crate) struct Coming {
-    /// By slot: the number of its step, and how many of the ids that it holds have been read.
-    read: BTreeMap<u32, (u64, usize)>,
+    /// By slot: the number of its step, and how many of the ids that it holds and owns have been read.
+    read: BTreeMap<u32, (u64, [usize; 2])>,
     /// Ids among these that had no other owner.
     sole: usize,
     /// The others.
-    shared: Vec<BlockId>,
+    shared: Owned,
     /// True if an earlier look counted some that this one did not look at.
     is_continued: bool,
     patience: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Coming {
 
 impl Coming {
     pub(crate) fn new() -> Self {
-        let (read, shared) = (BTreeMap::new(), Vec::new());
+        let (read, shared) = (BTreeMap::new(), Owned::default());
         Self { read, sole: 0, shared, is_continued: false, patience: PATIENCE }
     }
 
@@ -63,7 +63,7 @@ impl Coming {
 
     fn forget(&mut self) {
         self.read.clear();
-        self.shared.clear();
+        self.shared.0.clear();
         (self.sole, self.is_continued) = (0, false);
     }
 
@@ -73,35 +73,46 @@ impl Coming {
         !self.read.is_empty()
             && self.read.iter().all(|(&slot, &(number, read))| {
                 let step = held.find(|(fence, _)| fence.slot == slot);
-                step.is_some_and(|(fence, held)| fence.number == number && held.ids.len() >= read)
+                step.is_some_and(|(fence, held)| {
+                    let lens = [held.ids.len(), held.own.len()];
+                    fence.number == number && (0..2).all(|at| lens[at] >= read[at])
+                })
             })
     }
 
     fn read_on(&mut self, blocks: &Blocks, holdings: &Holdings<'_>) {
         for (fence, held) in holdings.steps() {
-            let (_, read) = self.read.entry(fence.slot).or_insert((fence.number, 0));
-            for &id in &held.ids[*read..] {
-                match blocks.owners(id) {
-                    1 => self.sole += 1,
-                    _ => self.shared.push(id),
+            let (_, read) = self.read.entry(fence.slot).or_insert((fence.number, [0; 2]));
+            for (read, ids) in read.iter_mut().zip([&held.ids, &held.own]) {
+                for &id in &ids[*read..] {
+                    match blocks.owners(id) {
+                        1 => self.sole += 1,
+                        _ => self.shared.add(id),
+                    }
                 }
+                *read = ids.len();
             }
-            *read = held.ids.len();
         }
     }
 
     /// Blocks of runs, and those that had several owners, that only steps own.
     fn sole_of_shared(&self, blocks: &Blocks, holdings: &Holdings<'_>) -> usize {
-        let (mut sole, mut owned) = (0, Owned::default());
+        let (mut sole, mut in_runs) = (0, Owned::default());
         let runs = held_only_by(holdings.runs().map(|run| (run, 1)));
-        for &id in self.shared.iter().chain(runs.iter().flat_map(|run| run.ids())) {
+        for &id in runs.iter().flat_map(|run| run.ids()) {
             // Mostly this one, and there is nothing to add up.
             match blocks.owners(id) {
                 1 => sole += 1,
-                _ => owned.add(id),
+                _ => in_runs.add(id),
             }
         }
-        sole + owned.num_blocks_of_no_others(blocks)
+        for (&id, &known) in &self.shared.0 {
+            match in_runs.0.get_mut(&id) {
+                Some(in_runs) => *in_runs += known,
+                None => sole += usize::from(known >= blocks.owners(id)),
+            }
+        }
+        sole + in_runs.num_blocks_of_no_others(blocks)
     }
 }
 

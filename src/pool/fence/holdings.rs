@@ -1,4 +1,5 @@
-//! What do open steps hold, all of them at one moment? [`Holdings`]: the references of all slots.
+//! What do open steps hold, all of them at one moment? [`Holdings`]: the references of all slots, of what
+//! tables released and of what a step owns itself, because it will be published.
 //!
 //! Invariant: while a thread has the holdings, no step ends that holds something, and what one holds
 //! only becomes more by slots that are not among them. So a block is among the holdings, or a table
@@ -31,9 +32,9 @@ impl Holdings<'_> {
         self.steps.iter().map(|(fence, held)| (*fence, &**held))
     }
 
-    /// The blocks that are held by their words, once a reference.
+    /// The blocks that are held or owned by their words, once a reference.
     pub(crate) fn ids(&self) -> impl Iterator<Item = BlockId> {
-        self.steps().flat_map(|(_, held)| held.ids.iter().copied())
+        self.steps().flat_map(|(_, held)| held.ids.iter().chain(&held.own).copied())
     }
 
     /// The runs that are held, once a reference.
