@@ -124,11 +124,13 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("pool/name.rs", Place::BlockWord),
         ("prefix/index.rs", Place::Index),
         ("prefix/published.rs", Place::Rare),
+        ("prefix/generation.rs", Place::Rare),
         ("pool/free_list/shard.rs", Place::HomeShard),
         ("pool/free_list.rs", Place::HomeShard),
         ("pool/capacity.rs", Place::Ledger),
         ("pool/waiters.rs", Place::Rare),
         ("pool/state.rs", Place::BlockWord),
+        ("state/words.rs", Place::BlockWord),
         ("pool/mod.rs", Place::Statistic),
         ("src/counter.rs", Place::Statistic),
         ("cache/leases.rs", Place::Sequence),
@@ -137,6 +139,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("cache/eviction.rs", Place::Rare),
         ("eviction/removal.rs", Place::Rare),
         ("event/announcer.rs", Place::Rare),
+        ("event/claimed_sink.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];
     let file = Path::new(caller.file());
