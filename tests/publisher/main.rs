@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use client::{Batch, Client};
 use decode::Event;
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
-use paged_kv::{AdmitOptions, BlockHash, EventSink, KvEvent, PagedKvCache};
+use paged_kv::{AdmitOptions, BlockHash, EventSink, KvEvent, PagedKvCache, Prompt};
 use random::Random;
 
 const BLOCK_SIZE: usize = 4;
@@ -200,6 +200,72 @@ fn what_was_lost_on_the_way_is_recovered_by_number() {
         }
         router.assert_true(&cache);
     }
+}
+
+/// Requests by hashes are told to nobody, until one comes that knows the tokens of what it matches.
+#[test]
+fn contents_of_hashes_only_reach_a_router_with_their_tokens() {
+    for is_known in [false, true] {
+        let publisher = publisher(Dialect::Map);
+        let cache = cache_of(&publisher);
+        let (mut subscriber, mut replay) = subscribe(&publisher);
+        for family in 0..8 {
+            let prompt = cache.prompt(&prompt_of(family, 7, 12));
+            let hashed = Prompt::from_hashes(&prompt.hashes()[..8], prompt.num_tokens());
+            let options = AdmitOptions::default();
+            let (mut sequence, _) = cache.admit_sequence(&hashed, &options).unwrap();
+            sequence.commit(prompt.num_tokens()).unwrap();
+            if is_known {
+                let (mut sequence, admission) = cache.admit_sequence(&prompt, &options).unwrap();
+                assert_eq!(admission.cached_tokens, 8 * BLOCK_SIZE);
+                sequence.commit(prompt.num_tokens()).unwrap();
+            }
+        }
+        // The last of them, which takes blocks of others.
+        let mark = prompt_of(19, 0, 16);
+        let (mut last, _) =
+            cache.admit_sequence(&cache.prompt(&mark), &AdmitOptions::default()).unwrap();
+        last.commit(mark.len()).unwrap();
+        let _rest = cache.allocate_sequence(cache.free_block_count() / 2 * BLOCK_SIZE).unwrap();
+        publisher.shutdown();
+        let mut router = Router::default();
+        while let Some((_, batch)) = subscriber.receive() {
+            router.take_or_recover(&batch, &mut replay);
+        }
+        if is_known {
+            router.assert_true(&cache);
+        } else {
+            assert_eq!(router.contents.len(), 16, "only the last");
+        }
+    }
+}
+
+#[test]
+fn a_publisher_has_one_cache_at_a_time_and_says_when_the_next_begins() {
+    let publisher = publisher(Dialect::Map);
+    let (mut subscriber, mut replay) = subscribe(&publisher);
+    let builder = PagedKvCache::builder().num_blocks(64).block_size(BLOCK_SIZE);
+    let builder = builder.with_event_sink(publisher.clone());
+    let serve = |cache: &PagedKvCache, family| {
+        let tokens = prompt_of(family, 7, 16);
+        let prompt = cache.prompt(&tokens);
+        let admitted = cache.admit_sequence(&prompt, &AdmitOptions::default());
+        admitted.unwrap().0.commit(tokens.len()).unwrap();
+    };
+    let first = builder.clone().build().unwrap();
+    serve(&first, 1);
+    assert!(builder.clone().build().is_err(), "it would end what the first has");
+    serve(&first, 2);
+    drop(first);
+    let second = builder.build().unwrap();
+    serve(&second, 1);
+    publisher.shutdown();
+    let mut router = Router::default();
+    while let Some((_, batch)) = subscriber.receive() {
+        router.take_or_recover(&batch, &mut replay);
+    }
+    router.assert_true(&second);
+    assert_eq!(router.contents.len(), 16);
 }
 
 #[test]
