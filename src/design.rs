@@ -179,16 +179,27 @@
 //! modulo 256: of a block that was left a multiple of 256 times meanwhile an old entry is taken for the
 //! last one, and it goes too early. That is a matter of order only.
 //!
-//! Of two threads that publish one content at once, each names its block, notes it, and looks again
-//! behind a fence: whoever is there second sees both and lets the lower id stay. A *generation* is mixed
-//! into every name; a reset counts it on, and nothing of an earlier one can match.
+//! Each block that holds a content is named and noted in the index, up to four of them: so a content that
+//! is in use or idle in one block stays matchable when another is reclaimed. A block that is named while
+//! another is cached under the same name is *spare* until a match asks for it: its word says so, and when
+//! its last owner leaves its entry goes to a list of the shard that is reclaimed first. Nothing has to be
+//! decided when a copy ends. Threads that publish one content at the same time may each miss the others:
+//! then no copy is spare, and more than four may be noted. A block that the index has no room for gives
+//! its name back.
+//!
+//! A *generation* is mixed into every name, by a mask that is a keyed function of its number, and the key
+//! is the cache's own; a reset counts the generation on, and no hash that a caller makes up matches
+//! anything of an earlier one. A name is stored with 12 bits of the number, by which contents of earlier
+//! generations are told when their blocks are overwritten.
 //!
 //! # Events
 //!
 //! Where somebody listens, publishers exclude each other by one lock, and note there which block is the
-//! *home* of each content, in a tree of what follows what. A content ends when its home is taken: the
-//! pool tells that to an observer, outside all claims and before the new owner can name the block. So one
-//! order is true for every content, and it is the lock's; see `event`. A router's index is one order too,
+//! *home* of each content and which are its copies, in a tree of what follows what. When the home is taken
+//! a copy becomes the home, in silence; the content ends when its last block is taken. The pool tells
+//! that to an observer, outside all claims and before the new owner can name the block. A content whose
+//! tokens are not known is hidden, with what follows it, until a request publishes or matches it that
+//! knows them. So one order is true for every content, and it is the lock's; see `event`. A router's index is one order too,
 //! which is why one lock is no less than sharded ones would give. Nobody listens: a branch a commit, and
 //! one an allocation.
 //!
@@ -207,7 +218,6 @@
 //! | a step's word, store, Release, in `SetOnDrop::drop` | its Acquire load in `try_holdings` | what a step gave back, to who counts what is in use but for steps |
 //! | the number of slots, store, Release, in `Slots::grow` | its Acquire load in `Slots::len` | the words of the new slots |
 //! | `evictions_over`, Release, in `evict_one` | its Acquire load in `evict` | what an eviction gave back, to who looks for the next victim |
-//! | `fence(SeqCst)` in `publish` | itself | of two publishers of one content one sees both |
 //! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |
 //! | `fence(SeqCst)` in `leaves_enough` | itself | of two that come in above the watermark one counts what both took |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |

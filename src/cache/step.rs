@@ -139,9 +139,10 @@ impl Step {
     /// Cached contents that this step is about to overwrite: the blocks that its rows grew into and that
     /// were cached until then, and what they hold. For a tier below, which has to copy them before the
     /// kernels of the step are launched. (An admission takes blocks too, unless its first chunk is 0
-    /// tokens and steps do the rest.) After a
-    /// [`reset_prefix_cache`](crate::PagedKvCache::reset_prefix_cache), until all from before it is gone,
-    /// some come under a hash that nothing has.
+    /// tokens and steps do the rest.) What was published before the last
+    /// [`reset_prefix_cache`](crate::PagedKvCache::reset_prefix_cache) that came before this step is not
+    /// among them. (Resets are told apart modulo 4,096: of a content that outlived exactly so many
+    /// unused, the hash is one that nothing has.)
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
