@@ -7,11 +7,16 @@
 //!
 //! Invariant: the hash of block b is a function of the tokens before and in b, which the sequence holds.
 
+use std::ops::Range;
+
 use super::Published;
 use super::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
 use crate::prefix::{BlockHash, BlockHasher, Generation, Offer, Told};
 use crate::sequence::Sequence;
+
+/// Blocks that are offered again in one go.
+const AT_ONCE: usize = 64;
 
 /// The named tokens of a sequence.
 ///
@@ -33,6 +38,10 @@ pub struct Naming {
     unsure_from: usize,
     /// Failed steps of the cache when the first of these was offered.
     failures_seen: u64,
+    /// All blocks before this one were seen to be published.
+    published_to: usize,
+    /// Copies that the cache had left out when the sequence was admitted.
+    left_out_seen: u64,
     /// Hashes of the blocks that end among the tokens behind the prompt.
     hashes: Vec<BlockHash>,
     /// How many of those tokens were hashed.
@@ -60,6 +69,8 @@ impl Naming {
             offered: matched,
             unsure_from: matched,
             failures_seen: 0,
+            published_to: matched,
+            left_out_seen: published_blocks.left_out(),
             hashes: Vec::new(),
             num_hashed: 0,
             hasher: None,
@@ -85,16 +96,55 @@ impl Naming {
         if self.unsure_from == offered {
             self.unsure_from = full;
         }
-        let (before, ids) = sequence.block_ids()[..full].split_at(offered);
+        let mut again = 0;
+        while let Some(left_out) = self.left_out(sequence, offered) {
+            let first = left_out.start;
+            again += self.publish(sequence, left_out);
+            if !self.is_published(sequence, first) {
+                break;
+            }
+        }
+        again + self.publish(sequence, offered..full)
+    }
+
+    fn publish(&self, sequence: &Sequence, range: Range<usize>) -> usize {
+        let start = range.start;
+        let (before, ids) = sequence.block_ids()[..range.end].split_at(start);
         let offer = Offer {
             ids,
             before: before.last().copied(),
-            private_from: sequence.table().shared_len().saturating_sub(offered),
+            private_from: sequence.table().shared_len().saturating_sub(start),
             generation: self.generation,
         };
-        let hash_of = |at: usize| self.hash(offered + at);
-        let told = || self.told(offered, sequence.block_size());
+        let hash_of = |at: usize| self.hash(start + at);
+        let told = || self.told(start, sequence.block_size());
         self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, told)
+    }
+
+    fn is_published(&self, sequence: &Sequence, block: usize) -> bool {
+        let (id, pool) = (sequence.block_ids()[block], sequence.table().pool());
+        self.published_blocks.is_published(pool, id, self.hash(block), self.generation)
+    }
+
+    /// The first blocks, of those before `end` that were offered, whose copies were left out because
+    /// there were enough: to be offered again, at commits that fill a block. (They may be some of a step
+    /// that is still open: to publish them twice changes nothing.)
+    #[inline]
+    pub(super) fn left_out(&mut self, sequence: &Sequence, end: usize) -> Option<Range<usize>> {
+        if self.published_blocks.left_out() == self.left_out_seen {
+            return None;
+        }
+        self.look_for_left_out(sequence, end)
+    }
+
+    #[cold]
+    fn look_for_left_out(&mut self, sequence: &Sequence, end: usize) -> Option<Range<usize>> {
+        let end = end.min(sequence.whole_blocks());
+        while self.published_to < end && self.is_published(sequence, self.published_to) {
+            self.published_to += 1;
+        }
+        let end = end.min(self.published_to + AT_ONCE);
+        (self.published_to < end).then_some(self.published_to..end)
     }
 
     /// What listeners are told of the blocks from `block` on.
@@ -148,12 +198,7 @@ impl Naming {
     fn look_for_failed(&mut self, sequence: &Sequence, failures: u64) {
         self.failures_seen = failures;
         let end = self.offered.min(sequence.whole_blocks());
-        let (ids, pool) = (sequence.block_ids(), sequence.table().pool());
-        let is_published = |at: usize| {
-            let hash = self.hash(at);
-            self.published_blocks.is_published(pool, ids[at], hash, self.generation)
-        };
-        let failed = (self.unsure_from..end).find(|&at| !is_published(at));
+        let failed = (self.unsure_from..end).find(|&at| !self.is_published(sequence, at));
         self.offered = failed.unwrap_or(self.offered);
         self.unsure_from = self.offered;
     }
@@ -212,6 +257,7 @@ impl Naming {
         self.truncate(num_tokens.max(self.prompt_tokens), block_size);
         self.offered = self.offered.min(num_tokens / block_size);
         self.unsure_from = self.unsure_from.min(self.offered);
+        self.published_to = self.published_to.min(self.offered);
     }
 
     /// True if the named ones of the tokens from `start` on are those of `tokens`, as far as that goes.
@@ -247,6 +293,7 @@ impl Naming {
         self.hash_tokens(block_size);
         self.offered = self.offered.min(num_tokens / block_size);
         self.unsure_from = self.unsure_from.min(self.offered);
+        self.published_to = self.published_to.min(self.offered);
     }
 
     /// True if truncating to `num_tokens` meets named tokens.

@@ -63,12 +63,24 @@ struct Moved {
     is_private: bool,
 }
 
+/// What became of a block that was offered.
+enum Outcome {
+    /// Its content can be matched, and could not before.
+    New,
+    /// Its content could be matched before, or cannot be.
+    Passed,
+    /// Enough other blocks hold its content.
+    LeftOut,
+}
+
 /// The contents that can be matched.
 pub(crate) struct PublishedBlocks {
     index: PrefixIndex,
     generations: Generations,
     /// Steps that ended without publishing what was committed through them.
     failed_steps: AtomicU64,
+    /// Copies of contents that got no name, because there were enough.
+    left_out: AtomicU64,
     /// There only if somebody listens.
     announcer: Option<PlainArc<Announcer>>,
 }
@@ -80,6 +92,7 @@ impl PublishedBlocks {
             index: PrefixIndex::new(num_blocks)?,
             generations: Generations::new(),
             failed_steps: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
             announcer,
         })
     }
@@ -109,6 +122,20 @@ impl PublishedBlocks {
     pub(crate) fn count_failed_step(&self) {
         // Relaxed: as in `failed_steps`.
         self.failed_steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes when copies of contents are left out: no sequence that was admitted since then, and saw no
+    /// change, has one.
+    pub(crate) fn left_out(&self) -> u64 {
+        // Relaxed: a sequence's own commit, which left a copy of it out, comes before its next one.
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    fn count_left_out(&self, copies: usize) {
+        if copies > 0 {
+            // Relaxed: as in `left_out`.
+            self.left_out.fetch_add(copies as u64, Ordering::Relaxed);
+        }
     }
 
     /// True if `id`, which the caller owns, is published under `hash`.
@@ -233,7 +260,7 @@ impl PublishedBlocks {
         let first = before.zip(ids.first().copied());
         let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
         first.into_iter().chain(others).for_each(|(id, next)| named.set_follower(id, next));
-        let mut published = 0;
+        let (mut published, mut left_out) = (0, 0);
         // From the end: if a content has been asked for again, so have those before it.
         let (mut again, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
@@ -255,10 +282,15 @@ impl PublishedBlocks {
                 let new = NewName { name, mark: generation.mark(), again, spare: false };
                 let is_private = start + at >= private_from;
                 let moved = Moved { id, from: were[at], to: places[at], is_private };
-                published += usize::from(self.publish_one(blocks, moved, new, &mut again));
+                match self.publish_one(blocks, moved, new, &mut again) {
+                    Outcome::New => published += 1,
+                    Outcome::Passed => {}
+                    Outcome::LeftOut => left_out += 1,
+                }
             }
             end = start;
         }
+        self.count_left_out(left_out);
         published
     }
 
@@ -275,32 +307,41 @@ impl PublishedBlocks {
         Trail::new(self.index.view(), blocks.named(), generation, follows)
     }
 
-    /// Lets a block be matched by its new name. True if no other block is cached under it.
+    /// Lets a block be matched by its new name.
     #[inline]
-    fn publish_one(&self, blocks: &Blocks, moved: Moved, new: NewName, again: &mut bool) -> bool {
+    fn publish_one(
+        &self,
+        blocks: &Blocks,
+        moved: Moved,
+        new: NewName,
+        again: &mut bool,
+    ) -> Outcome {
         let is_cached = |other| blocks.is_cached_as(other, new.name);
         match self.index.find(moved.to, is_cached) {
-            None => self.name(blocks, moved, new),
+            None if self.name(blocks, moved, new) => Outcome::New,
+            None => Outcome::Passed,
             Some(other) => {
                 *again |= blocks.is_again(other);
-                self.publish_copy(blocks, moved, new, other);
-                false
+                self.publish_copy(blocks, moved, new, other)
             }
         }
     }
 
     /// Lets a block be matched by its new name, under which `other` is cached, which counts as a use of
-    /// that one. True if it is then, and was not before.
+    /// that one.
     #[cold]
-    fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewName, other: BlockId) -> bool {
+    fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewName, other: BlockId) -> Outcome {
         if blocks.is_cached(moved.id) {
-            return false;
+            return Outcome::Passed;
         }
         if blocks.is_idle(other) {
             blocks.matching().touch(other, new.name);
         }
-        self.count_copies(blocks, moved.to, new.name, MOST_COPIES) < MOST_COPIES
-            && self.name(blocks, moved, NewName { spare: true, ..new })
+        if self.count_copies(blocks, moved.to, new.name, MOST_COPIES) == MOST_COPIES {
+            return Outcome::LeftOut;
+        }
+        self.name(blocks, moved, NewName { spare: true, ..new });
+        Outcome::Passed
     }
 
     /// How many blocks are cached under `name`, as far as `most`.

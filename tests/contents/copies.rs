@@ -111,3 +111,59 @@ fn a_refused_allocation_costs_no_copy() {
         assert_empties(&cache);
     }
 }
+
+/// Four copies are enough, as long as they are there; the fifth is offered again when its sequence
+/// fills a block.
+#[test]
+fn a_copy_beyond_the_fourth_is_found_after_a_later_commit() {
+    for by_step in [false, true] {
+        for (cache, mirror) in caches(7 * 3) {
+            let tokens = prompt(5, 2);
+            // The third block of each is its own.
+            let longer = |id: u64| [&tokens[..], &[id as u32; 3]].concat();
+            (1..=6).for_each(|id| _ = cache.admit(s(id), &longer(id)).unwrap());
+            let commit = |id, num_tokens| {
+                if !by_step {
+                    return cache.commit(s(id), num_tokens).unwrap();
+                }
+                let mut step = cache.step();
+                cache.commit_in(s(id), num_tokens, &mut step).unwrap();
+                step.complete()
+            };
+            let new: Vec<usize> = (1..=6).map(|id| commit(id, 9)).collect();
+            assert_eq!(new, [2, 0, 0, 0, 0, 0]);
+            (1..=4).for_each(|id| cache.free(s(id)).unwrap());
+            reclaim_all(&cache);
+            assert_eq!(cache.probe(&tokens), 0, "neither of the others has a name");
+            assert_eq!((commit(5, 11), cache.probe(&tokens)), (0, 0), "no block was filled");
+            assert_eq!((commit(5, 12), cache.probe(&tokens)), (3, 8));
+            assert_eq!((commit(6, 12), cache.probe(&tokens)), (1, 8));
+            cache.free(s(5)).unwrap();
+            reclaim_all(&cache);
+            assert_eq!(cache.probe(&tokens), 8, "the sixth has it");
+            if let Some(mirror) = mirror {
+                assert_eq!(mirror.held().contents.len(), 3);
+            }
+            assert_empties(&cache);
+        }
+    }
+}
+
+/// Prompts of more blocks than are offered again in one go.
+#[test]
+fn a_long_prompt_beyond_the_fourth_copy_is_found_after_one_later_commit() {
+    let cache = PagedKvCache::new(6 * 202, BLOCK_SIZE, 1, 1);
+    let tokens: Vec<u32> = (0..200 * BLOCK_SIZE as u32).collect();
+    (1..=5).for_each(|id| _ = cache.admit(s(id), &tokens).unwrap());
+    let new: Vec<usize> = (1..=5).map(|id| cache.commit(s(id), 800).unwrap()).collect();
+    assert_eq!(new, [200, 0, 0, 0, 0]);
+    (1..=4).for_each(|id| cache.free(s(id)).unwrap());
+    reclaim_all(&cache);
+    let longer = [&tokens[..], &[0]].concat();
+    assert_eq!(cache.probe(&longer), 0);
+    drop(cache.append_tokens(s(5), &[1, 2, 3]).unwrap());
+    assert_eq!(cache.probe(&longer), 0, "no block was filled");
+    drop(cache.append_tokens(s(5), &[4]).unwrap());
+    assert_eq!(cache.probe(&longer), 800);
+    assert_empties(&cache);
+}

@@ -1,11 +1,14 @@
 //! What can be matched once a step completes? Blocks that were committed through it, each with the step
 //! as one more owner, so that they stay and are not written until then.
 
+use std::ops::Range;
+
 use super::{Parts, Step, StepBuffers, StepRow};
-use crate::cache::naming::refuse_beyond_end;
+use crate::cache::naming::{Naming, refuse_beyond_end};
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
+use crate::sequence::Sequence;
 use crate::sync::PlainArc;
 
 /// Blocks of one commit, in order.
@@ -74,29 +77,44 @@ impl Step {
         if full <= offered {
             return Ok(0);
         }
+        if let Some(left_out) = naming.left_out(sequence, offered) {
+            // If they are refused, the step does without them.
+            let _ = self.hold_until_published(sequence, naming, left_out);
+        }
+        self.hold_until_published(sequence, naming, offered..full)?;
+        naming.offer_to_step(full);
+        Ok(full - offered)
+    }
+
+    /// Notes consecutive blocks of a sequence, to be published when the step completes.
+    fn hold_until_published(
+        &mut self,
+        sequence: &Sequence,
+        naming: &Naming,
+        blocks: Range<usize>,
+    ) -> Result<()> {
         let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
         // One more owner: a block stays, and is not written any more but as a copy.
-        let committed = &sequence.block_ids()[offered..full];
+        let committed = &sequence.block_ids()[blocks.clone()];
         self.pool.retain_in_step(self.fence, committed)?;
         ids.extend_from_slice(committed);
-        hashes.extend((offered..full).map(|at| naming.hash(at)));
-        let told = naming.told(offered, sequence.block_size());
+        hashes.extend(blocks.clone().map(|at| naming.hash(at)));
+        let told = naming.told(blocks.start, sequence.block_size());
         if naming.published().is_heard() {
-            tokens.extend_from_slice(told.tokens_of(0..full - offered, &mut Vec::new()));
+            tokens.extend_from_slice(told.tokens_of(0..blocks.len(), &mut Vec::new()));
         }
         groups.push(Committed {
             end: ids.len(),
             end_of_tokens: tokens.len(),
             generation: naming.generation(),
-            before: sequence.block_ids()[..offered].last().copied(),
+            before: sequence.block_ids()[..blocks.start].last().copied(),
             parent: told.parent,
             block_size: told.block_size,
             extra: told.extra.clone(),
-            index: offered,
+            index: blocks.start,
         });
-        naming.offer_to_step(full);
         self.published.get_or_insert_with(|| naming.published().clone());
-        Ok(full - offered)
+        Ok(())
     }
 
     /// Takes the last commit back, of a sequence that could not be cut.

@@ -34,6 +34,8 @@ struct Offered {
     is_named: bool,
     /// No other block was cached under that name.
     is_new: bool,
+    /// Enough other blocks hold its content.
+    is_left_out: bool,
     /// Another block by which the announcer knows the content.
     known_by: Option<BlockId>,
 }
@@ -66,6 +68,7 @@ impl PublishedBlocks {
                 offered[at] = self.offer(announcing, blocks, id, (hash, generation), &mut again);
             }
             self.note_offered(announcing, ids, &offered, hash_of, generation, told);
+            self.count_left_out(offered.iter().filter(|offered| offered.is_left_out).count());
             offered.iter().filter(|offered| offered.is_new).count()
         })
     }
@@ -187,13 +190,13 @@ impl PublishedBlocks {
                 blocks.matching().touch(other, name);
             }
             if has_name || copies >= MOST_COPIES {
-                return Offered { known_by, ..Offered::default() };
+                return Offered { known_by, is_left_out: !has_name, ..Offered::default() };
             }
         }
         let new = NewName { name, mark: generation.mark(), again: *again, spare };
         let from = self.index.place(blocks.named().name(id));
         let is_named = self.name(blocks, Moved { id, from, to, is_private: false }, new);
-        Offered { is_named, is_new: is_named && !spare, known_by }
+        Offered { is_named, is_new: is_named && !spare, is_left_out: false, known_by }
     }
 }
 
