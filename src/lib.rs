@@ -64,6 +64,8 @@ mod clock;
 #[cfg(not(paged_kv_loom))]
 mod counter;
 pub mod design;
+#[cfg(not(paged_kv_loom))]
+mod epochs;
 mod error;
 pub mod event;
 mod evict;

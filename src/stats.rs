@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::id::{BlockId, Owner, SeqId};
+use crate::id::{AdmissionEpoch, BlockId, Owner, SeqId};
 
 /// Counts since the cache was made, and what is in use, of one moment where nothing else runs.
 ///
@@ -112,6 +112,9 @@ pub struct SequenceInfo {
     /// Tokens that are named, of a sequence that was admitted by its tokens or hashes, else 0: see
     /// [`CachedSequence::num_named_tokens`](crate::CachedSequence::num_named_tokens).
     pub num_named_tokens: usize,
+    /// This sequence, told from others of the same id: what
+    /// [`commit_of`](crate::PagedKvCache::commit_of) takes. A fork has its own.
+    pub epoch: AdmissionEpoch,
 }
 
 impl SequenceInfo {

@@ -13,6 +13,7 @@ use super::prompt::Prompt;
 use super::reservation::Reservation;
 use super::room::Asking;
 use super::slot::Live;
+use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::prefix::{BlockHash, ExtraKeys};
@@ -320,7 +321,7 @@ impl PagedKvCache {
         let matched = &sequence.block_ids()[..num_hits];
         let told = || naming.told(0, self.block_size);
         published.tell_matched(matched, |at| naming.hash(at), generation, told);
-        let epoch = AdmissionEpoch(self.clock.stamp());
+        let epoch = next_epoch();
         let admission = Admission { cached_tokens, num_tokens, epoch };
         Ok((CachedSequence::new(sequence, naming), admission))
     }

@@ -263,6 +263,7 @@ impl Live {
             owner: self.owner,
             leases,
             num_named_tokens: self.num_named_tokens(),
+            epoch: self.epoch,
         }
     }
 }

@@ -82,3 +82,31 @@ impl Gate {
         PagedKvError::OutOfMemory { requested, available }
     }
 }
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pool::BlockPool;
+
+    #[test]
+    fn what_came_in_leaves_the_watermark_or_goes_again() {
+        for watermark in 0..=4 {
+            let (pool, gate) = (BlockPool::new(8), Gate { watermark });
+            for taken in 0..=8 {
+                let _taken = pool.allocate(taken).expect("there is room");
+                let leaves_enough = gate.leaves_enough(pool.blocks());
+                assert_eq!(leaves_enough, 8 - taken >= watermark, "{taken} taken, {watermark}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_race_is_refused_with_less_room_than_was_asked() {
+        let (pool, gate) = (BlockPool::new(8), Gate { watermark: 3 });
+        let _taken = pool.allocate(2).expect("there is room");
+        for (requested, available) in [(4, 3), (3, 2), (2, 1), (1, 0)] {
+            let refusal = PagedKvError::OutOfMemory { requested, available };
+            assert_eq!(gate.lost(pool.blocks(), requested), refusal);
+        }
+    }
+}

@@ -17,6 +17,7 @@ use super::cached_sequence::CachedSequence;
 use super::leases::Leases;
 use super::naming::{Naming, truncate_parts};
 use super::step::Parts;
+use crate::epochs::next_epoch;
 use crate::error::Result;
 use crate::evict::Candidate;
 use crate::id::{AdmissionEpoch, Owner, SeqId};
@@ -44,13 +45,14 @@ pub(super) struct Live {
 /// What two states of the cache's sequences do not have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
+    epoch: AdmissionEpoch,
     last_access: u64,
     changes: u32,
 }
 
 impl Live {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
-        let (naming, epoch) = (None, AdmissionEpoch(stamp));
+        let (naming, epoch) = (None, next_epoch());
         let (access_count, last_access, owner, changes) = (1, stamp, None, 0);
         Self { sequence, naming, epoch, access_count, last_access, priority, owner, changes }
     }
@@ -118,9 +120,10 @@ impl Live {
         &mut self.sequence
     }
 
-    /// Stamps are unique, so a sequence made anew under the same id has another version too.
+    /// A sequence made anew under the same id has another version too.
     pub(super) fn version(&self) -> Version {
-        Version { last_access: self.last_access, changes: self.changes }
+        let Self { epoch, last_access, changes, .. } = *self;
+        Version { epoch, last_access, changes }
     }
 
     /// True if an operation in proportion to the blocks may go on under the map's lock.

@@ -10,6 +10,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("id", 0),
     ("error", 0),
     ("array", 0),
+    ("epochs", 0),
     ("sync/*", 0),
     ("counter", 0),
     ("clock", 0),
@@ -52,6 +53,8 @@ const FLOORS: &[(&str, u8)] = &[
 const NEIGHBOURS: &[(&str, &str)] = &[
     ("error", "id"),
     ("array", "error"),
+    ("epochs", "id"),
+    ("epochs", "sync/*"),
     ("array", "sync/*"),
     ("counter", "sync/*"),
     ("clock", "sync/*"),
