@@ -34,6 +34,18 @@ impl ShardedCounter {
 mod tests {
     use super::*;
 
+    /// A prompt may have any length.
+    #[test]
+    fn a_sum_beyond_64_bits_begins_anew() {
+        let counter = ShardedCounter::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| counter.add(u64::MAX - 1));
+            }
+        });
+        assert_eq!(counter.sum(), u64::MAX - 7);
+    }
+
     #[test]
     fn no_addition_is_lost_between_threads() {
         let counter = ShardedCounter::new();

@@ -283,7 +283,8 @@ impl BlockPool {
     /// who wait for it meanwhile. `O(blocks)`.
     ///
     /// # Errors
-    /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found.
+    /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found, and
+    /// [`OutOfHostMemory`](PagedKvError::OutOfHostMemory) for two bytes a block.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(64);
@@ -292,8 +293,7 @@ impl BlockPool {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn validate(&self) -> Result<()> {
-        let audit = self.blocks.free.audit(self.blocks.first, &self.blocks.words);
-        audit.map_err(PagedKvError::Inconsistent)
+        self.blocks.free.audit(self.blocks.first, &self.blocks.words)
     }
 
     pub(crate) fn blocks(&self) -> &Blocks {

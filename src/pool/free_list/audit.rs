@@ -4,6 +4,8 @@
 //! claim. Everybody who needs a claim waits meanwhile: for tests and audits, not for a hot path.
 
 use super::{Claim, FreeList};
+use crate::array::array_of;
+use crate::error::PagedKvError;
 use crate::id::BlockId;
 use crate::pool::capacity::totals;
 use crate::pool::state::{BlockState, BlockWords, IdleBlock};
@@ -18,9 +20,13 @@ impl FreeList {
     }
 
     /// What is wrong, or nothing.
-    pub(crate) fn audit(&self, first: u32, words: &BlockWords) -> Result<(), String> {
-        let (free, idle) = (vec![false; self.total], vec![false; self.total]);
-        let mut census = Census { first, free, idle, words };
+    pub(crate) fn audit(&self, first: u32, words: &BlockWords) -> crate::error::Result<()> {
+        let seen = || array_of(self.total, || false);
+        let census = Census { first, free: seen()?, idle: seen()?, words };
+        self.compare(census).map_err(PagedKvError::Inconsistent)
+    }
+
+    fn compare(&self, mut census: Census<'_>) -> Result<(), String> {
         let _sole_collector = self.shortage.lock();
         let claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
         for claim in &claims {
@@ -54,8 +60,8 @@ impl FreeList {
 /// The free and idle ids seen so far.
 struct Census<'a> {
     first: u32,
-    free: Vec<bool>,
-    idle: Vec<bool>,
+    free: Box<[bool]>,
+    idle: Box<[bool]>,
     words: &'a BlockWords,
 }
 
@@ -125,7 +131,10 @@ mod tests {
     }
 
     fn finding(list: &FreeList, words: &BlockWords) -> String {
-        list.audit(FIRST, words).expect_err("something is wrong")
+        match list.audit(FIRST, words) {
+            Err(PagedKvError::Inconsistent(fault)) => fault,
+            other => panic!("something is wrong, and it says {other:?}"),
+        }
     }
 
     fn with_contents(total: usize, shards: usize) -> (FreeList, BlockWords) {
