@@ -115,21 +115,6 @@ impl PagedKvCache {
     /// ```
     #[inline]
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        if self.is_heard {
-            return self.append_aloud(id, num_new_tokens);
-        }
-        self.append_in_silence(id, num_new_tokens)
-    }
-
-    /// Its new blocks may end contents, of which the sink is told once the locks are left.
-    #[inline(never)]
-    fn append_aloud(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        let _later = Later::begin();
-        self.append_in_silence(id, num_new_tokens)
-    }
-
-    #[inline]
-    fn append_in_silence(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         // Two steps, because the common one then passes its answer in registers; and no `Append`
         // before both have met, or it would be built in memory and copied from there at once.
         let (start, end, copy) = match self.append_near(id, num_new_tokens) {
@@ -149,6 +134,10 @@ impl PagedKvCache {
 
     /// The append under the map's lock, if it is a short one; see [`Sequence::append_near`].
     fn append_near(&self, id: SeqId, num_new_tokens: usize) -> Option<(u32, u32)> {
+        if self.is_heard {
+            // New blocks may end contents, of which the sink is told behind the locks: at leisure.
+            return None;
+        }
         let mut slot = self.sequences.get_mut(&id)?;
         let Slot::Owned(live) = slot.settle() else {
             return None;
@@ -161,6 +150,7 @@ impl PagedKvCache {
     /// The append that copies, under the map's lock, and the one that has to search for blocks, under
     /// the sequence's own.
     fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+        let _later = self.is_heard.then(Later::begin);
         let shared = {
             let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
             if let Slot::Owned(live) = slot.settle()

@@ -174,7 +174,7 @@ impl Announcer {
 
     /// Tells the sink what was taken, and what is noted in the meantime.
     #[inline(never)]
-    fn tell(&self, mut noted: NotedEvents) {
+    fn tell(&self, mut noted: Box<NotedEvents>) {
         let Some(sink) = &self.sink else { return };
         for batches in 1.. {
             foreign::call(|| noted.tell(sink));
@@ -229,7 +229,7 @@ impl Drop for Announcer {
 /// What a thread that has noted events does next.
 enum Due {
     Nothing,
-    Tell(NotedEvents),
+    Tell(Box<NotedEvents>),
     /// Another thread tells, and is far behind.
     Wait,
 }

@@ -29,9 +29,9 @@ const LEAST_LIMIT: usize = 1024;
 const MOST_PAUSES: u32 = 1024;
 
 pub(crate) struct Delivery {
-    noted: NotedEvents,
-    /// Memory for the next ones.
-    spare: NotedEvents,
+    noted: Box<NotedEvents>,
+    /// Memory for the next ones, unless a thread tells.
+    spare: Option<Box<NotedEvents>>,
     limit: usize,
     is_telling: bool,
     /// The thread that took events last.
@@ -50,8 +50,8 @@ pub(crate) struct Delivery {
 impl Delivery {
     pub(crate) fn new(num_blocks: usize) -> Self {
         Self {
-            noted: NotedEvents::default(),
-            spare: NotedEvents::default(),
+            noted: Box::default(),
+            spare: None,
             // Telling everything takes an event and a block for each block.
             limit: num_blocks.saturating_mul(4).saturating_add(LEAST_LIMIT),
             is_telling: false,
@@ -104,18 +104,19 @@ impl Delivery {
     /// Everything noted, for the caller to tell outside the lock. `None` if nothing is, or if another
     /// thread tells: that one takes it.
     #[inline]
-    pub(crate) fn take(&mut self) -> Option<NotedEvents> {
+    pub(crate) fn take(&mut self) -> Option<Box<NotedEvents>> {
         if self.is_telling || self.noted.is_empty() {
             return None;
         }
         self.is_telling = true;
         self.teller = thread_ordinal();
-        Some(mem::replace(&mut self.noted, mem::take(&mut self.spare)))
+        let next = self.spare.take().unwrap_or_default();
+        Some(mem::replace(&mut self.noted, next))
     }
 
     /// Ends what [`take`](Self::take) began.
     #[inline]
-    pub(crate) fn end(&mut self, mut taken: NotedEvents) {
+    pub(crate) fn end(&mut self, mut taken: Box<NotedEvents>) {
         self.is_telling = false;
         if taken.untold() == 0 {
             self.failures = 0;
@@ -123,7 +124,7 @@ impl Delivery {
             self.fail(taken.untold());
         }
         taken.clear();
-        self.spare = taken;
+        self.spare = Some(taken);
     }
 
     /// Makes the next change try to tell, however often the sink has panicked.

@@ -88,6 +88,7 @@ pub(crate) fn block_on_until<F: Future>(
     future: F,
     _deadline: Option<std::time::Instant>,
 ) -> Option<F::Output> {
+    super::later::perform_now();
     Some(shuttle::future::block_on(future))
 }
 

@@ -37,9 +37,7 @@ impl BlockTable {
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         if len >= self.shared_len && len <= self.ids.len() {
-            // They are out of the table before they have another owner.
-            let dropped = self.ids.drain(len..);
-            self.pool.give_after(self.fence, dropped.as_slice());
+            self.give_tail(len);
         } else {
             self.remove(len..self.len());
         }
@@ -81,6 +79,32 @@ impl BlockTable {
     /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); the table is as it was.
     #[inline]
     pub(crate) fn cut(&mut self, keep: usize, removed: Range<usize>) -> Result<()> {
+        if keep.min(removed.start) >= self.shared_len && removed.end == self.ids.len() {
+            self.give_tail(removed.start);
+            return Ok(());
+        }
+        self.cut_out(keep, removed)
+    }
+
+    /// Gives back the private blocks from `len` on. They are out of the table whatever comes of that.
+    #[inline]
+    fn give_tail(&mut self, len: usize) {
+        struct Truncated<'a>(&'a mut Vec<BlockId>, usize);
+        impl Drop for Truncated<'_> {
+            #[inline]
+            fn drop(&mut self) {
+                self.0.truncate(self.1);
+            }
+        }
+        if len < self.ids.len() {
+            let truncated = Truncated(&mut self.ids, len);
+            self.pool.give_after(self.fence, &truncated.0[len..]);
+        }
+    }
+
+    /// [`cut`](Self::cut) in the general case.
+    #[inline(never)]
+    fn cut_out(&mut self, keep: usize, removed: Range<usize>) -> Result<()> {
         let private = removed.start.max(self.shared_len)..removed.end;
         let left =
             if keep < self.shared_len { self.leave_runs(keep, &removed)? } else { Vec::new() };
