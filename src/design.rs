@@ -203,6 +203,22 @@
 //! which is why one lock is no less than sharded ones would give. Nobody listens: a branch a commit, and
 //! one an allocation.
 //!
+//! Under the lock an event is noted only. A thread that has left its locks takes all that is noted and
+//! tells the sink, one thread at a time; events that are noted meanwhile are taken when it comes back.
+//! Events that cannot be told (the sink panicked, or more are noted than everything that can be matched)
+//! are dropped and counted, and the sink is told everything anew.
+//!
+//! # Foreign code
+//!
+//! Wakers and event sinks are called through one door, `sync::foreign`, which catches their panics, and
+//! by threads that hold no claim and no lock. Blocks come back deep inside an operation, where a map shard
+//! or a sequence may be locked. So an operation that locks one begins a scope first (`sync::later`):
+//! inside, wake-ups and events are noted, and the end of the thread's outermost scope performs them. A
+//! closure of `with_sequence` runs in such a scope too. Operations on handles hold no lock, and begin none.
+//!
+//! A waiter whose waker panics is *deaf*: it leaves the order until its task asks again, and the next one
+//! is called. Rows of a batch are asked once, before anything is taken.
+//!
 //! # Orderings
 //!
 //! | write | read | what it carries |

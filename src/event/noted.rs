@@ -132,3 +132,77 @@ impl NotedEvents {
 fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
     rest.split_off(..len).expect("what an entry tells of is noted")
 }
+
+#[cfg(all(test, not(paged_kv_loom)))]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::sync::Mutex;
+
+    /// Writes down what it is told, and panics at the event of that number.
+    struct Notebook(Mutex<Vec<String>>, usize);
+
+    impl EventSink for Notebook {
+        fn on_event(&self, event: &KvEvent<'_>) {
+            assert!(self.0.lock().len() != self.1, "on purpose");
+            self.0.lock().push(format!("{event:?}"));
+        }
+    }
+
+    fn push_all(noted: &mut NotedEvents) -> Vec<String> {
+        let hashes: Vec<_> = (1..=3).map(BlockHash::from_u128).collect();
+        let extra = PlainArc::new(ExtraKeys::default().with_salt("tenant"));
+        let stored = StoredBlocks {
+            hashes: &hashes[..2],
+            parent: Some(hashes[2]),
+            tokens: &[1, 2, 3, 4],
+            block_size: 2,
+            extra: Some(&extra),
+            index: 7,
+        };
+        noted.push_stored(&stored);
+        noted.push_cleared();
+        noted.push_removed(&hashes);
+        noted.push_stored(&StoredBlocks { parent: None, tokens: &[], extra: None, ..stored });
+        let StoredBlocks { hashes: two, parent, tokens, block_size, index, .. } = stored;
+        let of = |parent, tokens, extra| KvEvent::BlockStored {
+            hashes: two,
+            parent,
+            tokens,
+            block_size,
+            extra,
+            index,
+        };
+        let removed = KvEvent::BlockRemoved { hashes: &hashes };
+        let (first, last) = (of(parent, tokens, Some(&*extra)), of(None, &[], None));
+        [first, KvEvent::AllBlocksCleared, removed, last].map(|event| format!("{event:?}")).into()
+    }
+
+    #[test]
+    fn what_was_noted_is_told_in_order_and_memory_is_used_again() {
+        let mut noted = NotedEvents::default();
+        for _ in 0..2 {
+            let expected = push_all(&mut noted);
+            assert_eq!((noted.untold(), noted.weight()), (4, 4 + 7));
+            let sink = Notebook(Mutex::new(Vec::new()), usize::MAX);
+            noted.tell(&sink);
+            assert_eq!(*sink.0.lock(), expected);
+            assert_eq!(noted.untold(), 0);
+            noted.clear();
+            assert!(noted.is_empty() && noted.entries.capacity() > 0);
+        }
+    }
+
+    #[test]
+    fn events_from_the_one_that_panicked_on_are_untold() {
+        for panics_at in 0..4 {
+            let mut noted = NotedEvents::default();
+            push_all(&mut noted);
+            let sink = Notebook(Mutex::new(Vec::new()), panics_at);
+            let told = catch_unwind(AssertUnwindSafe(|| noted.tell(&sink)));
+            assert!(told.is_err());
+            assert_eq!(noted.untold(), 4 - panics_at);
+        }
+    }
+}
