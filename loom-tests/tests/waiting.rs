@@ -9,7 +9,12 @@ use std::task::{Context, Waker};
 use loom::future::block_on;
 use loom_tests::{assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::BlockPool;
+use paged_kv::reuse_model::{AdmitWait, ReusePool};
 use paged_kv::wait_model::{RoomWait, num_waiting};
+
+/// Contents, by their hashes.
+const A: u128 = 0xA << 100 | 0xA;
+const B: u128 = 0xB << 100 | 0xB;
 
 /// One that is in the queue, and whose task never runs again.
 fn asleep(pool: &BlockPool, num_blocks: usize) -> RoomWait {
@@ -122,5 +127,64 @@ fn who_is_passed_is_woken_again() {
         drop(pool.allocate(1));
         waiter.join().unwrap();
         assert_all_free(&pool);
+    });
+}
+
+/// What another thread publishes beside it is most of its prompt, and then there is room for the rest.
+#[test]
+fn a_publication_wakes_a_prompt_that_goes_to_sleep() {
+    explore(|| {
+        let pool = Arc::new(ReusePool::new(2, 1));
+        let admitted = pool.admit(&[A]).expect("there is room");
+        let their_pool = Arc::clone(&pool);
+        let waiter = spawn_at(1, move || {
+            let waited = block_on(AdmitWait::new(&their_pool, &[A, B]));
+            assert_eq!(waited.hits, 1);
+        });
+        assert_eq!(pool.publish(&admitted, 0, A), 1);
+        waiter.join().unwrap();
+        drop(admitted);
+        assert_all_free(&pool.pool);
+    });
+}
+
+/// The first waits for all there is; behind it nothing is published in vain once it has left.
+#[test]
+fn a_prompt_that_becomes_the_first_sees_what_was_published_beside_that() {
+    explore(|| {
+        let pool = Arc::new(ReusePool::new(2, 1));
+        let admitted = pool.admit(&[A]).expect("there is room");
+        let front = asleep(&pool.pool, 2);
+        let their_pool = Arc::clone(&pool);
+        let waiter = spawn_at(1, move || drop(block_on(AdmitWait::new(&their_pool, &[A, B]))));
+        let their_pool = Arc::clone(&pool);
+        let publisher = spawn_at(1, move || {
+            assert_eq!(their_pool.publish(&admitted, 0, A), 1);
+            admitted
+        });
+        drop(front);
+        waiter.join().unwrap();
+        drop(publisher.join().unwrap());
+        assert_all_free(&pool.pool);
+    });
+}
+
+/// A match of idle blocks takes room and need alike, and the room that comes back is enough then.
+#[test]
+fn a_match_beside_a_prompt_that_goes_to_sleep_is_seen_by_it() {
+    explore(|| {
+        let pool = Arc::new(ReusePool::new(3, 1));
+        let admitted = pool.admit(&[A]).expect("there is room");
+        pool.publish(&admitted, 0, A);
+        drop(admitted);
+        let held = [(); 2].map(|()| pool.pool.allocate(1).expect("there is room"));
+        let [one, other] = held;
+        let their_pool = Arc::clone(&pool);
+        let waiter = spawn_at(1, move || drop(block_on(AdmitWait::new(&their_pool, &[A, B]))));
+        let matched = pool.admit(&[A]).expect("it is idle, and needs no other");
+        drop(one);
+        waiter.join().unwrap();
+        drop((matched, other));
+        assert_all_free(&pool.pool);
     });
 }

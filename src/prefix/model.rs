@@ -4,6 +4,11 @@
 //! It adds nothing to the operations of [`published`](super::published); admissions by tokens do the
 //! same.
 
+#[cfg(feature = "async")]
+use std::pin::Pin;
+#[cfg(feature = "async")]
+use std::task::{Context, Poll};
+
 use super::generation::Generation;
 use super::hash::BlockHash;
 use super::published::{Offer, PublishedBlocks, Told};
@@ -12,6 +17,8 @@ use crate::event::announcer::{Announcer, Taken};
 use crate::event::claimed_sink::ClaimedSink;
 use crate::event::kv_event::EventSink;
 use crate::id::BlockId;
+#[cfg(feature = "async")]
+use crate::pool::waiters::{Short, Shortage, Turn};
 use crate::pool::{BlockPool, Keep, PoolHandle, ReclaimPolicy, TakeObserver};
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
@@ -32,6 +39,14 @@ pub struct Admitted {
     generation: Generation,
 }
 
+/// Waits to admit a prompt, as an admission does.
+#[cfg(feature = "async")]
+pub struct AdmitWait {
+    pool: PlainArc<ReusePool>,
+    hashes: Vec<u128>,
+    turn: Turn,
+}
+
 /// A block that a step will publish, with the step as one more owner.
 pub struct Queued {
     id: BlockId,
@@ -42,6 +57,34 @@ pub struct Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         self.pool.give(&[self.id]);
+    }
+}
+
+#[cfg(feature = "async")]
+impl AdmitWait {
+    /// To this pool.
+    pub fn new(pool: &PlainArc<ReusePool>, hashes: &[u128]) -> Self {
+        let turn = Turn::new(pool.pool.handle());
+        Self { pool: PlainArc::clone(pool), hashes: hashes.to_vec(), turn }
+    }
+}
+
+#[cfg(feature = "async")]
+impl Future for AdmitWait {
+    type Output = Admitted;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Admitted> {
+        let Self { pool, hashes, turn } = self.get_mut();
+        let admit = |_| {
+            // Of hits that no table owns the need is the same.
+            let need = hashes.len() - pool.probe_in_use(hashes);
+            if pool.pool.blocks().room() < need {
+                return Err(Short { need, shortage: Shortage::Prompt });
+            }
+            pool.admit(hashes).map_err(|_| Short { need, shortage: Shortage::Prompt })
+        };
+        let admitted = turn.poll(context, admit);
+        admitted.map(|admitted| admitted.unwrap_or_else(|_| unreachable!("it holds nothing")))
     }
 }
 
@@ -110,6 +153,11 @@ impl ReusePool {
         let generation = self.published.generation();
         let mut ids = Vec::new();
         self.published.acquire(self.pool.blocks(), &hashes, generation, &mut ids);
+        if ids.is_empty() {
+            self.pool.blocks().announce_room();
+        } else {
+            self.pool.blocks().announce_contents();
+        }
         let hits = ids.len();
         let mut table = self.pool.table_of(ids);
         table.grow(hashes.len() - hits)?;
@@ -164,6 +212,13 @@ impl ReusePool {
     pub fn probe(&self, hashes: &[u128]) -> usize {
         let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
         self.published.probe(self.pool.blocks(), &hashes).cached
+    }
+
+    #[cfg(feature = "async")]
+    fn probe_in_use(&self, hashes: &[u128]) -> usize {
+        let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
+        let probed = self.published.probe(self.pool.blocks(), &hashes);
+        probed.cached - probed.idle
     }
 
     /// True if a look at the block finds it cached under `hash`, as a probe does that comes by an entry.

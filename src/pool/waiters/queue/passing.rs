@@ -83,10 +83,13 @@ impl Queue {
     }
 
     pub(super) fn allow_to_pass(&mut self, place: Place) {
+        // It may be called once more while it asks.
+        if mem::replace(&mut self.waiting(place).passing, true) {
+            return;
+        }
         let before = self.before(place).expect("a waiter passes the one before it");
         self.waiting(before).passed_last += 1;
         self.passed += 1;
-        self.waiting(place).passing = true;
     }
 
     /// Counts the leave to pass that the waiter behind a returned one may have on the returned one: it was

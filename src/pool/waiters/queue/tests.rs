@@ -222,6 +222,15 @@ fn no_waiter_is_passed_by_more_than_allowed_of_those_behind_it() {
                 _ => {
                     let place = known[chosen].waiter.place;
                     let asks = matches!(known[chosen].waiter.register(&mut queue), Call::Ask);
+                    // What other threads do while it asks.
+                    match below(4) {
+                        0 => drop(queue.next(below(6))),
+                        1 => {
+                            queue.note_contents();
+                            drop(queue.next(below(6)));
+                        }
+                        _ => {}
+                    }
                     if asks && below(2) == 0 {
                         known.remove(chosen);
                         let passed = known.iter_mut().filter(|other| other.waiter.place < place);
