@@ -3,9 +3,9 @@
 
 use super::PagedKvCache;
 use super::slot::{Live, Slot};
-use crate::error::{PagedKvError, Result};
+use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
-use crate::pool::waiters::{Grower, Short, Shortage};
+use crate::pool::waiters::{Attempt, Grower, Short, Shortage};
 use crate::sequence::Append;
 use crate::sync::Later;
 
@@ -17,7 +17,7 @@ impl PagedKvCache {
         id: SeqId,
         epoch: Option<AdmissionEpoch>,
         num_new_tokens: usize,
-    ) -> Result<Result<Append>, Short> {
+    ) -> Attempt<Append> {
         let _later = Later::begin();
         let shared = {
             let Some(mut slot) = self.sequences.get_mut(&id) else {
@@ -40,12 +40,7 @@ impl PagedKvCache {
         }
     }
 
-    fn append_to(
-        &self,
-        id: SeqId,
-        live: &mut Live,
-        num_new_tokens: usize,
-    ) -> Result<Result<Append>, Short> {
+    fn append_to(&self, id: SeqId, live: &mut Live, num_new_tokens: usize) -> Attempt<Append> {
         let appended = live.sequence_mut().append(num_new_tokens);
         match appended {
             Ok(append) => {

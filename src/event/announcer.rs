@@ -177,7 +177,7 @@ impl Announcer {
     fn tell(&self, mut noted: Box<NotedEvents>) {
         let Some(sink) = &self.sink else { return };
         for batches in 1.. {
-            foreign::call(|| noted.tell(sink));
+            foreign::call(|| noted.tell(sink.sink()));
             let mut state = self.state.lock();
             state.delivery.end(noted);
             if batches >= MOST_BATCHES && state.delivery.is_awaited() {

@@ -8,7 +8,7 @@
 //! the address of their value, which is one allocation's own as long as somebody holds it, also for a
 //! type without size. A sink that hands events on to another one is another sink.
 
-use super::kv_event::{EventSink, KvEvent};
+use super::kv_event::EventSink;
 use crate::sync::{PlainArc, PlainMutex, PlainWeak};
 
 /// Sinks that listen or have listened, as long as they live.
@@ -52,8 +52,9 @@ impl ClaimedSink {
         self.change_claim(|claim| std::mem::replace(&mut claim.has_begun, true))
     }
 
-    pub(crate) fn on_event(&self, event: &KvEvent<'_>) {
-        self.0.on_event(event);
+    /// The sink, to be told events.
+    pub(crate) fn sink(&self) -> &dyn EventSink {
+        &*self.0
     }
 
     fn change_claim<R>(&self, change: impl FnOnce(&mut Claim) -> R) -> R {
@@ -73,6 +74,7 @@ impl Drop for ClaimedSink {
 #[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod tests {
     use super::*;
+    use crate::event::kv_event::KvEvent;
 
     /// Without size, as several of one may be thought to share an address.
     struct Deaf;

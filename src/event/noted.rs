@@ -5,8 +5,7 @@
 //!
 //! Invariant: what is told is what was noted, in that order. It does not know which thread tells.
 
-use super::claimed_sink::ClaimedSink;
-use super::kv_event::KvEvent;
+use super::kv_event::{EventSink, KvEvent};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
 
@@ -67,7 +66,7 @@ impl NotedEvents {
     }
 
     /// Tells the sink of each. One that panics ends it; [`untold`](Self::untold) counts from that one on.
-    pub(crate) fn tell(&mut self, sink: &ClaimedSink) {
+    pub(crate) fn tell(&mut self, sink: &dyn EventSink) {
         let Self { entries, hashes, tokens, told } = self;
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
         for entry in entries {

@@ -46,7 +46,7 @@ use std::task::Waker;
 
 use self::calling::Called;
 use self::queue::{Call, Queue};
-pub(crate) use self::turn::{Ask, Turn, Unserved};
+pub(crate) use self::turn::{Ask, Attempt, Turn};
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainArc, foreign};

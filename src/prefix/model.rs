@@ -81,7 +81,7 @@ impl Future for AdmitWait {
             if pool.pool.blocks().room() < need {
                 return Err(Short { need, shortage: Shortage::Prompt });
             }
-            pool.admit(hashes).map_err(|_| Short { need, shortage: Shortage::Prompt })
+            pool.admit(hashes).map(Ok).map_err(|_| Short { need, shortage: Shortage::Prompt })
         };
         let admitted = turn.poll(context, admit);
         admitted.map(|admitted| admitted.unwrap_or_else(|_| unreachable!("it holds nothing")))

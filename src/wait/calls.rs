@@ -2,13 +2,13 @@
 //! that blocks.
 
 use super::Patience;
-use super::request::{Attempt, Request};
+use super::request::Request;
 use crate::cache::{
     Admission, AdmitOptions, Asking, PagedKvCache, Prompt, Reservation, refuse_salt,
 };
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
-use crate::pool::waiters::{Ask, Class, Short, Shortage, Turn};
+use crate::pool::waiters::{Ask, Attempt, Class, Short, Shortage, Turn};
 
 impl PagedKvCache {
     /// [`reserve`](Self::reserve), when it is this request's turn and there is room for all of it.

@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::Patience;
-use super::request::{Attempt, Request};
+use super::request::Request;
 use crate::cache::PagedKvCache;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
-use crate::pool::waiters::{Ask, Turn};
+use crate::pool::waiters::{Ask, Attempt, Turn};
 use crate::sequence::Append;
 
 /// A request to grow, which checks whether all sequences wait when it begins to wait and when it stops.

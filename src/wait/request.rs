@@ -6,11 +6,8 @@ use std::time::Instant;
 
 use super::Patience;
 use crate::error::{PagedKvError, Result};
-use crate::pool::waiters::{Ask, Short, Turn, Unserved};
+use crate::pool::waiters::{Ask, Attempt, Turn};
 use crate::sync::{Alarm, block_on_until};
-
-/// How an attempt ended: for good, or for want of room.
-pub(super) type Attempt<T> = Result<Result<T>, Short>;
 
 /// A future that asks when it is its turn.
 #[must_use = "a future does nothing until it is polled"]
@@ -64,7 +61,7 @@ impl<T, A: FnMut(Ask) -> Attempt<T> + Unpin> Future for Request<A> {
         // Before the deadline is read: a request that can be served at once is never late.
         if let Poll::Ready(done) = this.turn.poll(context, &mut this.ask) {
             this.alarm = None;
-            return Poll::Ready(done.unwrap_or_else(|unserved| Err(unserved.into())));
+            return Poll::Ready(done);
         }
         if let Some(deadline) = this.deadline {
             if Instant::now() >= deadline {
@@ -76,14 +73,5 @@ impl<T, A: FnMut(Ask) -> Attempt<T> + Unpin> Future for Request<A> {
             this.alarm = Some(Alarm::set(deadline, context.waker().clone()));
         }
         Poll::Pending
-    }
-}
-
-impl From<Unserved> for PagedKvError {
-    fn from(unserved: Unserved) -> Self {
-        match unserved {
-            Unserved::Stalled(id) => Self::Stalled(id),
-            Unserved::Gone(refusal) => refusal,
-        }
     }
 }

@@ -38,7 +38,7 @@ impl Future for RoomWait {
         let take = |_| {
             let mut ids = Vec::new();
             match pool.take(*num_blocks, &mut ids) {
-                Ok(_) => Ok(Granted { ids, pool: pool.clone() }),
+                Ok(_) => Ok(Ok(Granted { ids, pool: pool.clone() })),
                 Err(_) => Err(Short::of_blocks(*num_blocks)),
             }
         };

@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 
 use super::queue::Call;
 use super::{Place, Short, Shortage};
-use crate::error::PagedKvError;
-use crate::id::SeqId;
+use crate::error::{PagedKvError, Result as Answer};
 use crate::pool::PoolHandle;
 use crate::sync::foreign;
 
@@ -33,14 +32,8 @@ pub(crate) enum Ask {
     InTurn,
 }
 
-/// Why a waiter leaves the queue without an answer from the pool.
-#[derive(Debug)]
-pub(crate) enum Unserved {
-    /// All sequences wait for room that only they could release, and this one is to yield.
-    Stalled(SeqId),
-    /// Its sequence was freed or evicted.
-    Gone(PagedKvError),
-}
+/// How an attempt ended: for good, or for want of room.
+pub(crate) type Attempt<T> = Result<Answer<T>, Short>;
 
 impl Turn {
     pub(crate) fn new(pool: PoolHandle) -> Self {
@@ -61,13 +54,13 @@ impl Turn {
     pub(crate) fn poll<T>(
         &mut self,
         context: &Context<'_>,
-        mut attempt: impl FnMut(Ask) -> Result<T, Short>,
-    ) -> Poll<Result<T, Unserved>> {
+        mut attempt: impl FnMut(Ask) -> Attempt<T>,
+    ) -> Poll<Answer<T>> {
         let mut waker = None;
         let place = match self.place {
             Some(place) => place,
             None => match attempt(Ask::AtOnce) {
-                Ok(done) => return Poll::Ready(Ok(done)),
+                Ok(done) => return Poll::Ready(done),
                 Err(short) => {
                     self.may_need_less = short.shortage != Shortage::Blocks;
                     // Before it enters the queue: a clone may panic.
@@ -79,13 +72,13 @@ impl Turn {
         for _ in 0..ATTEMPTS {
             let waiters = &self.pool.waiters;
             let waker = waker.take().unwrap_or_else(|| waiters.waker_of(context, Some(place)));
-            let unserved = match waiters.register(place, waker) {
+            let refusal = match waiters.register(place, waker) {
                 Call::Sleep => return Poll::Pending,
                 Call::Ask => None,
-                Call::Stalled(id) => Some(Unserved::Stalled(id)),
+                Call::Stalled(id) => Some(PagedKvError::Stalled(id)),
                 Call::Gone(refusal) => {
                     self.leave(false);
-                    return Poll::Ready(Err(Unserved::Gone(refusal)));
+                    return Poll::Ready(Err(refusal));
                 }
             };
             if self.may_need_less {
@@ -93,14 +86,14 @@ impl Turn {
             }
             let short = match attempt(Ask::InTurn) {
                 Ok(done) => {
-                    self.leave(true);
-                    return Poll::Ready(Ok(done));
+                    self.leave(done.is_ok());
+                    return Poll::Ready(done);
                 }
                 Err(short) => short,
             };
-            if let Some(unserved) = unserved {
+            if let Some(refusal) = refusal {
                 self.leave(false);
-                return Poll::Ready(Err(unserved));
+                return Poll::Ready(Err(refusal));
             }
             let is_another_due = self.pool.waiters.refused(place, short);
             let room = self.pool.room_after_all_claims();
