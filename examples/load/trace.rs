@@ -1,6 +1,6 @@
 //! `read`: the requests of a trace in Mooncake's format, as prompts of tokens.
 //!
-//! Prompts are equal as far as their ids are: an id behind other ids is another content, and what no
+//! Prompts are equal as far as their ids are: an id after other ids is another content, and what no
 //! id names is in no other prompt. A line is refused by its number.
 
 use std::collections::HashMap;

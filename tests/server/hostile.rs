@@ -54,7 +54,7 @@ fn halves() -> Vec<(&'static str, String)> {
         ("half a body", format!("{HEAD}Content-Length: 100\r\n\r\n{{\"prompt\": ")),
         ("half a chunk", format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n50\r\n{{\"prompt\": ")),
         (
-            "a body nobody asked for",
+            "a body that no route reads",
             "GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n".to_owned(),
         ),
         ("a request, and silence", request(whole)),

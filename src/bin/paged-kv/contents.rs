@@ -1,4 +1,4 @@
-//! `Contents` numbers the contents of a trace: what one hash id names behind the ids before it.
+//! `Contents` numbers the contents of a trace: what one hash id names after the ids before it.
 //!
 //! Equal numbers mean equal chains of ids, and no other ids share a number: chains are compared, not
 //! hashed. How many tokens an id names is not known here.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_content_is_an_id_behind_the_ids_before_it() {
+    fn a_content_is_an_id_after_the_ids_before_it() {
         let mut contents = Contents::default();
         let mut chain = |ids: &[u64]| contents.chain(ids).unwrap();
         let first = chain(&[1, 2, 3]);

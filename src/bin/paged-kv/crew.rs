@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn no_member_works_behind_a_closed_gate() {
+    fn no_member_works_if_the_gate_is_closed() {
         let worked = AtomicUsize::new(0);
         thread::scope(|scope| {
             let gate = Gate::new().unwrap();

@@ -1,4 +1,4 @@
-//! `paged-kv`: runs the cache under a whole day's requests, or under all its operations at once.
+//! `paged-kv`: runs the cache under a whole day's requests, or under all its operations together.
 //!
 //! Every command ends with one of three codes: 0, it did what was asked; 1, the cache failed a
 //! check; 2, the command was refused (a missing file, a malformed line, a size of zero, memory or

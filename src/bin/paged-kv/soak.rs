@@ -32,7 +32,7 @@ use ground::Ground;
 use report::Report;
 use watch::{Plan, watch};
 
-/// Bytes of the cells behind a block, and of the places where its holders lie.
+/// Bytes of the cells of a block, and of its share of the handles that no thread holds.
 const CELL_BYTES: usize = 64;
 
 /// Runs the command and prints its report to standard output.
@@ -63,7 +63,7 @@ pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
     Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
 }
 
-/// Checks that the machine can hold the cache, the cells behind it, and the prompts in the threads'
+/// Checks that the machine can hold the cache, its cells, and the prompts in the threads'
 /// hands.
 fn check_memory(arguments: &SoakArguments) -> Result<()> {
     let (blocks, threads) = (arguments.blocks.get(), arguments.threads().get());

@@ -150,7 +150,7 @@ fn serve_all(
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let serve_cells = || {
-            // Relaxed: the number alone tells who takes which cell.
+            // Relaxed: the number alone tells which thread takes which cell.
             while let Some(&(reclaim, blocks)) = grid.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let cell = serve_one(trace, reclaim, blocks, progress);
                 done.lock().unwrap_or_else(PoisonError::into_inner).push(cell);
