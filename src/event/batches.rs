@@ -251,9 +251,8 @@ mod tests {
     }
 
     fn batches_in(ring_bytes: usize, batch_blocks: usize, ring_batches: usize) -> Batches {
-        let format =
-            WireFormat { dialect: Dialect::Array, medium: "GPU".to_owned(), rank: 0, salts: true };
-        let batch_age = Duration::from_secs(60);
+        let (dialect, batch_age) = (Dialect::Array, Duration::from_secs(60));
+        let format = WireFormat { dialect, medium: "GPU".into(), rank: 0, salts: true };
         Batches::new(format, Bounds { batch_blocks, batch_age, ring_batches, ring_bytes })
     }
 

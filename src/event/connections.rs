@@ -1,9 +1,9 @@
-//! `Connections`: the open connections of one endpoint, bounded in number, and how useful each is.
+//! Which peers keep a place? `Connections`: the open ones of one endpoint, bounded in number.
 //!
-//! When all places are taken, a new peer gets the place of the least useful one: of the oldest whose
-//! handshake is open, else of the one that has asked for nothing for longest, else of the one that
-//! has not read for longest. If every peer is being served, the new one is refused. So peers that do
-//! no more than connect keep no place from a peer that subscribes.
+//! When all places are taken, a new peer gets the place of the one that has waited longest: in its
+//! handshake, without a request, or with an answer that it does not read. If every peer is being
+//! served, the new one is refused. So peers that only connect hold no place from a peer that
+//! subscribes, and a handshake has as much time as the others take to fill all places.
 //!
 //! Invariant: there are at most `max` entries, and one for each [`Connection`] that was not closed
 //! in another's favour.
@@ -14,15 +14,11 @@ use tokio::task::AbortHandle;
 
 use crate::sync::outside::{Arc, Mutex, Notify};
 
-/// How useful a connection is, least first.
+/// Whether a peer has its place for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Use {
-    /// Its handshake is open.
-    New,
-    /// It has asked for nothing, or has been answered.
-    Idle,
-    /// It does not read what it asked for.
-    Stuck,
+    /// Its handshake is open, it asks for nothing, or it does not read what it asked for.
+    Waiting,
     Served,
 }
 
@@ -55,8 +51,8 @@ impl Connections {
         Arc::new(Self { max, open: Mutex::default(), emptied: Notify::new() })
     }
 
-    /// Runs `serve` as a task with a place for a new peer, if need be the place of a less useful one.
-    /// Drops `serve` if every peer is being served.
+    /// Runs `serve` as a task with a place for a new peer, if need be the place of a waiting one. Drops
+    /// `serve` if every peer is being served.
     pub(super) fn admit<F>(self: &Arc<Self>, serve: impl FnOnce(Connection) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send,
@@ -64,11 +60,11 @@ impl Connections {
         let mut open = self.open.lock();
         if open.entries.len() >= self.max {
             open.refused += 1;
-            if !open.close_least_useful() {
+            if !open.close_longest_waiting() {
                 return;
             }
         }
-        let key = open.add(Use::New, None);
+        let key = open.add(Use::Waiting, None);
         drop(open);
         let connection = Connection { all: Arc::clone(self), key };
         let task = tokio::spawn(async move { serve(connection).await });
@@ -77,11 +73,10 @@ impl Connections {
         }
     }
 
-    /// Closes the least useful connection, but none that is being served: the process is short of file
-    /// descriptors.
+    /// Closes the connection that has waited longest: the process is short of file descriptors.
     pub(super) fn make_room(&self) {
         let mut open = self.open.lock();
-        open.refused += u64::from(open.close_least_useful());
+        open.refused += u64::from(open.close_longest_waiting());
     }
 
     /// Peers that were turned away, new ones and those that others got the place of.
@@ -109,9 +104,9 @@ impl Open {
         key
     }
 
-    /// Closes the least useful connection. False if each is being served.
-    fn close_least_useful(&mut self) -> bool {
-        let Some(first) = self.entries.first_entry().filter(|first| first.key().0 < Use::Served)
+    /// Closes the connection that has waited longest. False if each is being served.
+    fn close_longest_waiting(&mut self) -> bool {
+        let Some(first) = self.entries.first_entry().filter(|first| first.key().0 == Use::Waiting)
         else {
             return false;
         };
@@ -123,14 +118,12 @@ impl Open {
 }
 
 impl Connection {
-    /// Notes how useful the connection is from now on. Returns how useful it was.
+    /// Notes the use of the connection from now on. Returns what it was.
     pub(super) fn set_use(&mut self, state: Use) -> Use {
         let before = self.key.0;
-        if before != state {
-            let mut open = self.all.open.lock();
-            if let Some(task) = open.entries.remove(&self.key) {
-                self.key = open.add(state, task);
-            }
+        let mut open = self.all.open.lock();
+        if let Some(task) = open.entries.remove(&self.key) {
+            self.key = open.add(state, task);
         }
         before
     }
@@ -180,30 +173,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_peer_gets_the_place_of_the_least_useful_one() {
+    async fn a_new_peer_gets_the_place_of_the_one_that_waited_longest() {
         let connections = Connections::new(4);
         let (sender, mut closed) = mpsc::unbounded_channel();
-        for (number, state) in
-            [Use::Served, Use::Stuck, Use::Idle, Use::New].into_iter().enumerate()
-        {
+        let states = [Use::Served, Use::Waiting, Use::Waiting, Use::Served];
+        for (number, state) in states.into_iter().enumerate() {
             admit(&connections, number, state, &sender).await;
         }
         assert!(closed.is_empty());
-        for number in [3, 2, 1] {
+        for number in [1, 2] {
             admit(&connections, 10 + number, Use::Served, &sender).await;
             assert_eq!(closed.recv().await, Some(number));
         }
         admit(&connections, 20, Use::Served, &sender).await;
         assert_eq!(closed.recv().await, Some(20), "each is being served");
-        assert_eq!(connections.refused(), 4);
+        assert_eq!(connections.refused(), 3);
     }
 
     #[tokio::test]
-    async fn of_equally_useful_peers_the_oldest_goes() {
+    async fn a_new_peer_has_time_until_all_places_are_taken_again() {
         let connections = Connections::new(3);
         let (sender, mut closed) = mpsc::unbounded_channel();
         for number in 0..6 {
-            admit(&connections, number, Use::New, &sender).await;
+            admit(&connections, number, Use::Waiting, &sender).await;
         }
         for number in 0..3 {
             assert_eq!(closed.recv().await, Some(number));
@@ -211,9 +203,7 @@ mod tests {
         connections.make_room();
         assert_eq!(closed.recv().await, Some(3));
         assert_eq!(connections.refused(), 4);
-        connections.make_room();
-        connections.make_room();
-        connections.make_room();
+        (0..3).for_each(|_| connections.make_room());
         connections.emptied().await;
         assert_eq!(connections.refused(), 6, "there was nothing to close");
     }

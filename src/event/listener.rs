@@ -1,4 +1,4 @@
-//! `Listener`: the listening socket of one endpoint, which binds again when it is lost.
+//! Where do peers connect? `Listener`: the socket of one endpoint, which binds again when it is lost.
 //!
 //! Most errors of `accept` concern one peer, or pass. Those that do not are counted as a lost socket,
 //! and the listener binds to the same address again until it succeeds.

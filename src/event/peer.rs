@@ -1,4 +1,4 @@
-//! `Peer`: one connection that speaks ZMTP: its handshake, what it asks for, and what is sent to it.
+//! How does one connection speak? `Peer`: its handshake, what it asks for, and what is sent to it.
 //!
 //! A peer is served by one task, which does not read while it writes. So a peer that does not read
 //! holds the task, at most one message and a few kilobytes that it sent, and delays no other peer.
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::connections::{Connection, Use};
@@ -38,7 +38,7 @@ impl Peer {
         stream.set_nodelay(true)?;
         let mut peer = Self { stream, input: Input::default(), connection };
         timeout(HANDSHAKE, peer.shake_hands(kind)).await??;
-        peer.connection.set_use(Use::Idle);
+        peer.connection.set_use(Use::Waiting);
         Ok(peer)
     }
 
@@ -72,7 +72,7 @@ impl Peer {
         }
         loop {
             // A peer that always has something to say must not keep the thread from the others.
-            consume_budget().await;
+            yield_now().await;
             self.stream.readable().await?;
             self.input.bytes.reserve(READ);
             match self.stream.try_read_buf(&mut self.input.bytes) {
@@ -92,7 +92,7 @@ impl Peer {
             sent = &mut sending => return sent,
             () = std::future::ready(()) => {}
         }
-        let state = self.connection.set_use(Use::Stuck);
+        let state = self.connection.set_use(Use::Waiting);
         sending.await?;
         self.connection.set_use(state);
         Ok(())
@@ -100,11 +100,11 @@ impl Peer {
 
     /// Notes whether the peer waits for something to be sent.
     pub(super) fn set_served(&mut self, is_served: bool) {
-        self.connection.set_use(if is_served { Use::Served } else { Use::Idle });
+        self.connection.set_use(if is_served { Use::Served } else { Use::Waiting });
     }
 
     /// Closes the connection after what was sent.
-    pub(super) async fn close(mut self) -> io::Result<()> {
+    pub(super) async fn close(&mut self) -> io::Result<()> {
         self.read_rest();
         self.stream.shutdown().await
     }

@@ -172,8 +172,8 @@ impl PublisherOptions {
     /// Batches, and bytes of them, that are kept for replay: whichever is reached first. By default
     /// 10,000 and 64 MiB. Those that are still to be written count too: if more come in than the
     /// publisher's thread can write, the oldest are lost, and every subscriber sees a gap in the numbers.
-    /// As many batches, but at most 1,000, wait for a subscriber that is slow; one for which more would
-    /// have to wait misses some, and sees a gap.
+    /// As many batches, but at most 1,000, and as many bytes wait for subscribers that are slow, once for
+    /// all of them; one for which more would have to wait misses the oldest, and sees a gap.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().ring(1_000, 1 << 20);
@@ -245,7 +245,16 @@ pub struct PublisherStats {
     pub sockets_lost: u64,
 }
 
-/// Publishes the events of a cache to routers, as vLLM does: ZeroMQ, MessagePack, and replay.
+/// Publishes the events of a cache to routers, as vLLM does: ZeroMQ (ZMTP 3, without encryption),
+/// MessagePack, and replay.
+///
+/// **Every host that reaches an endpoint can read everything**: token ids, the names of adapters and
+/// media, and salts in clear ([`PublisherOptions::publish_salts`] leaves those out). So bind to an
+/// address of a private network, or behind a tunnel. What one peer can cost is bounded, whatever it
+/// sends: a handshake of five seconds, frames of 4 KiB, 16 frames a message, no memory for
+/// subscriptions, one batch on the way to it, and a place among
+/// [`connections`](PublisherOptions::connections). A slow subscriber misses batches and sees a gap in
+/// the numbers; none delays another. A listening socket that fails is bound again.
 ///
 /// ```
 /// use std::sync::Arc;

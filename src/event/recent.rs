@@ -1,4 +1,4 @@
-//! `Recent`: the last published batches, from which every subscriber is served.
+//! What waits for slow subscribers? `Recent`: the last batches, from which all of them are served.
 //!
 //! A subscriber has a position instead of a queue. One that is slow finds that its batch is gone and
 //! goes on with the oldest that there is: it sees a gap in the numbers. So the memory for all slow
@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::sync::outside::{Mutex, watch};
+
+/// Bytes up to which batches are sent together.
+const TOGETHER: usize = 16 << 10;
 
 /// The last published batches.
 pub(super) struct Recent {
@@ -91,13 +94,29 @@ impl Recent {
     }
 
     /// Takes the batch at `position`, or the oldest after it that there is, and moves `position` on.
-    pub(super) fn take(&self, position: &mut u64) -> Option<Message> {
+    /// Takes further ones too while all of them have no more than [`TOGETHER`] bytes.
+    pub(super) fn take(&self, position: &mut u64) -> Vec<Message> {
         let mut kept = self.kept.lock();
         kept.missed += kept.oldest.saturating_sub(*position);
         *position = kept.oldest.max(*position);
-        let message = kept.messages.get((*position - kept.oldest) as usize)?.clone();
-        *position += 1;
-        Some(message)
+        let mut bytes = 0;
+        let from = kept.messages.iter().skip((*position - kept.oldest) as usize);
+        let taken: Vec<_> = from
+            .take_while(|message| {
+                let is_first = bytes == 0;
+                bytes += message.len();
+                is_first || bytes <= TOGETHER
+            })
+            .cloned()
+            .collect();
+        *position += taken.len() as u64;
+        taken
+    }
+
+    /// Notes what a subscriber missed that leaves at `position`.
+    pub(super) fn leave(&self, position: u64) {
+        let mut kept = self.kept.lock();
+        kept.missed += kept.oldest.saturating_sub(position);
     }
 
     /// Batches that slow subscribers missed, counted for each.
@@ -114,19 +133,19 @@ mod tests {
         Message { head: Bytes::copy_from_slice(&[number]), payload: vec![number; len].into() }
     }
 
-    fn take(recent: &Recent, position: &mut u64) -> Option<u8> {
-        recent.take(position).map(|message| message.head[0])
+    fn take(recent: &Recent, position: &mut u64) -> Vec<u8> {
+        recent.take(position).iter().map(|message| message.head[0]).collect()
     }
 
     #[test]
     fn who_reads_in_time_gets_every_batch() {
         let recent = Recent::new(4, 1 << 20);
         let mut position = recent.end().borrow().position;
-        assert_eq!(take(&recent, &mut position), None);
+        assert!(take(&recent, &mut position).is_empty());
         for number in 0..20 {
             recent.push(message(number, 10));
-            assert_eq!(take(&recent, &mut position), Some(number));
-            assert_eq!(take(&recent, &mut position), None);
+            assert_eq!(take(&recent, &mut position), [number]);
+            assert!(take(&recent, &mut position).is_empty());
         }
         assert_eq!(recent.missed(), 0);
     }
@@ -136,7 +155,7 @@ mod tests {
         for (recent, kept) in [(Recent::new(4, 1 << 20), 4), (Recent::new(100, 22), 2)] {
             let mut position = 0;
             (0..20).for_each(|number| recent.push(message(number, 10)));
-            let taken: Vec<_> = std::iter::from_fn(|| take(&recent, &mut position)).collect();
+            let taken = take(&recent, &mut position);
             assert_eq!(taken, Vec::from_iter(20 - kept..20));
             assert_eq!(recent.missed(), 20 - u64::from(kept));
             assert_eq!(recent.kept.lock().bytes, 11 * usize::from(kept));
@@ -147,6 +166,26 @@ mod tests {
     fn a_batch_over_the_bytes_is_kept_alone() {
         let recent = Recent::new(4, 5);
         (0..3).for_each(|number| recent.push(message(number, 10)));
-        assert_eq!(take(&recent, &mut 0), Some(2));
+        assert_eq!(take(&recent, &mut 0), [2]);
+    }
+
+    #[test]
+    fn small_batches_are_taken_together_and_large_ones_alone() {
+        let recent = Recent::new(100, 1 << 20);
+        let lens = [100, TOGETHER / 2, TOGETHER / 2, TOGETHER * 2, 1, 1];
+        (0..).zip(lens).for_each(|(number, len)| recent.push(message(number, len)));
+        let mut position = 0;
+        for taken in [&[0, 1][..], &[2], &[3], &[4, 5], &[]] {
+            assert_eq!(take(&recent, &mut position), taken);
+        }
+    }
+
+    #[test]
+    fn what_a_subscriber_did_not_live_to_read_counts_as_missed() {
+        let recent = Recent::new(4, 1 << 20);
+        (0..20).for_each(|number| recent.push(message(number, 10)));
+        recent.leave(3);
+        recent.leave(20);
+        assert_eq!(recent.missed(), 13);
     }
 }

@@ -1,4 +1,4 @@
-//! `Replayer`: a peer that asks for earlier batches, and gets them one request after the other.
+//! How does a peer get earlier batches? `Replayer`: it asks, and is answered one request after another.
 //!
 //! While an answer is being sent nothing is read: further requests wait where the system keeps them,
 //! and an answer is no faster than the peer reads.

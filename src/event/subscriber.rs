@@ -1,4 +1,4 @@
-//! `Subscriber`: a peer that receives each batch from its subscription on.
+//! Which batches does a subscriber receive? `Subscriber`: each from its subscription on.
 //!
 //! A publisher has one topic. Of what a peer subscribes to, only prefixes of that topic matter, and
 //! they differ by their length alone. So the memory for subscriptions is bounded by the topic, and
@@ -6,7 +6,7 @@
 
 use std::io;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::peer::Peer;
 use super::recent::{End, Message, Recent};
@@ -32,7 +32,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// When the peer closes the connection or breaks the protocol.
-    pub(super) async fn serve(mut self) -> io::Result<()> {
+    pub(super) async fn serve(&mut self) -> io::Result<()> {
         let mut end = self.recent.end();
         loop {
             let now = *end.borrow_and_update();
@@ -52,9 +52,16 @@ impl Subscriber {
         }
     }
 
+    /// Sends the next batch, and with it further ones that are small.
     async fn send_next(&mut self) -> io::Result<()> {
-        let next = self.position.as_mut().and_then(|position| self.recent.take(position));
-        match next {
+        let mut next = self.position.as_mut().map_or(Vec::new(), |next| self.recent.take(next));
+        if next.len() > 1 {
+            let parts = next.drain(..).flat_map(|Message { head, payload }| [head, payload]);
+            let mut together = BytesMut::new();
+            parts.for_each(|part| together.extend_from_slice(&part));
+            return self.peer.send(together).await;
+        }
+        match next.pop() {
             Some(Message { head, payload }) => self.peer.send(head.chain(payload)).await,
             None => Ok(()),
         }
@@ -73,6 +80,14 @@ impl Subscriber {
             self.peer.set_served(is_subscribed);
         }
         Ok(())
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if let Some(position) = self.position {
+            self.recent.leave(position);
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! `zmtp`: the bytes of the ZeroMQ message transport protocol, version 3.1 without encryption.
+//! Which bytes do peers send and expect? Those of ZMTP, the transport protocol of ZeroMQ: version 3.1,
+//! without encryption.
 //!
 //! Greeting, commands and frames, as RFC 37/ZMTP has them. Nothing here reads a socket, and nothing
 //! is allocated by a length that a peer names: a frame above [`FRAME_MAX`] is an error as soon as its

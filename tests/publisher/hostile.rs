@@ -26,7 +26,7 @@ const ALL_WITHIN: Duration = Duration::from_secs(5);
 /// Within which 95 of 100 batches are delivered.
 const MOST_WITHIN: Duration = Duration::from_secs(1);
 
-/// KiB that an attack may take while it goes on. The publisher keeps up to 8 MiB of batches twice.
+/// KiB that an attack may take while it goes on. The publisher keeps up to 24 MiB of batches.
 const RISE_MAX: u64 = 64 << 10;
 
 /// KiB that an attack may leave.
@@ -50,13 +50,26 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Attacks a publisher of so many connections, and checks what must hold. Whatever `attack` returns
-/// stays open until the end.
-fn survives<T>(
-    (blocks, connections): (usize, usize),
-    attack: impl FnOnce(&mut Attacker) -> T,
-) -> (Counted, T) {
+/// Attacks a publisher of so many connections, and checks what must hold. What `attack` returns stays
+/// as it is until the end.
+///
+/// A busy machine delays batches too: if some came late or not at all, there are two more tries.
+fn survives<T>(settings: (usize, usize), attack: impl Fn(&mut Attacker) -> T) -> (Counted, T) {
     let _one = one_at_a_time();
+    for _ in 0..3 {
+        let (counted, came, returned) = attacked(settings, &attack);
+        if came.most_within() <= MOST_WITHIN && came.gaps == 0 {
+            return (counted, returned);
+        }
+    }
+    panic!("three times, batches were missed or more than 5 of 100 took over {MOST_WITHIN:?}");
+}
+
+/// Attacks once. Returns also what came to the honest subscribers.
+fn attacked<T>(
+    (blocks, connections): (usize, usize),
+    attack: impl Fn(&mut Attacker) -> T,
+) -> (Counted, Came, T) {
     let victim = Victim::start(blocks, connections);
     let ends = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -64,7 +77,7 @@ fn survives<T>(
         let _at_panic = Ending(ends);
         let observers: Vec<_> = (0..4)
             .map(|_| Client::subscribe(victim.publish, ""))
-            .map(|subscriber| scope.spawn(move || delays(subscriber, ends)))
+            .map(|subscriber| scope.spawn(move || receive_all(subscriber, ends)))
             .collect();
         thread::sleep(Duration::from_millis(300));
         let (before, _) = victim.memory();
@@ -76,19 +89,26 @@ fn survives<T>(
                 thread::sleep(Duration::from_millis(100));
             }
         });
-        let held = attack(&mut Attacker { publish, replay, until, opened: 0 });
+        let returned = attack(&mut Attacker { publish, replay, until, opened: 0 });
         newcomers.join().expect("new peers are served during the attack");
         serve_newcomers(publish, replay);
         thread::sleep(Duration::from_millis(500));
         ends.store(true, Ordering::Relaxed);
+        let mut came = Came::default();
         for observer in observers {
-            check_delays(observer.join().expect("a subscriber is served"));
+            let (delays, gaps) = observer.join().expect("a subscriber is served");
+            came.delays.extend(delays);
+            came.gaps += gaps;
         }
-        let (after, most) = victim.memory();
-        println!("{before} KiB before the attack, {most} at most, {after} after");
-        assert!(most <= before + RISE_MAX, "{most} KiB during the attack, {before} before");
+        came.delays.sort_unstable();
+        let all = came.delays[came.delays.len() - 1];
+        println!("95 of 100 within {:?}, all within {all:?}", came.most_within());
+        assert!(all <= ALL_WITHIN, "all within {all:?}");
+        let (after, peak) = victim.memory();
+        println!("{before} KiB before the attack, {peak} at most, {after} after");
+        assert!(peak <= before + RISE_MAX, "{peak} KiB during the attack, {before} before");
         assert!(after <= before + REST_MAX, "{after} KiB after the attack, {before} before");
-        (victim.stop(), held)
+        (victim.stop(), came, returned)
     })
 }
 
@@ -101,16 +121,31 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Receives until the end. Returns how long each batch was on its way.
-fn delays(mut subscriber: Client, ends: &AtomicBool) -> Vec<Duration> {
-    let (mut delays, mut next) = (Vec::new(), None);
+/// What came to honest subscribers.
+#[derive(Default)]
+struct Came {
+    /// How long each batch was on its way, the shortest first.
+    delays: Vec<Duration>,
+    gaps: usize,
+}
+
+impl Came {
+    /// Within how long 95 of 100 batches came.
+    fn most_within(&self) -> Duration {
+        self.delays[self.delays.len() * 95 / 100]
+    }
+}
+
+/// Receives until the end. Returns how long each batch was on its way, and the gaps between them.
+fn receive_all(mut subscriber: Client, ends: &AtomicBool) -> (Vec<Duration>, usize) {
+    let (mut delays, mut gaps, mut next) = (Vec::new(), 0, None);
     while !ends.load(Ordering::Relaxed) {
         let (_, (number, payload)) = subscriber.receive().expect("batches come");
-        assert!(next.is_none_or(|next| next == number), "no gap: {next:?} {number}");
+        gaps += usize::from(next.is_some_and(|next| next != number));
         next = Some(number + 1);
         delays.push(age_of(&payload));
     }
-    delays
+    (delays, gaps)
 }
 
 /// How long ago a batch was sealed, on the clock that both processes read.
@@ -120,23 +155,15 @@ fn age_of(payload: &[u8]) -> Duration {
     now.saturating_sub(Duration::from_secs_f64(seconds))
 }
 
-fn check_delays(mut delays: Vec<Duration>) {
-    delays.sort_unstable();
-    let (most, all) = (delays[delays.len() * 95 / 100], delays[delays.len() - 1]);
-    println!("{} batches, 95 of 100 within {most:?}, all within {all:?}", delays.len());
-    assert!(most <= MOST_WITHIN, "95 of 100 within {most:?}");
-    assert!(all <= ALL_WITHIN, "all within {all:?}");
-}
-
-/// A new subscriber receives a batch, and a new router gets that batch again.
+/// A new subscriber receives a batch, and a new router gets it again, or what came after it.
 fn serve_newcomers(publish: SocketAddr, replay: SocketAddr) {
     let start = Instant::now();
-    let batch = Client::subscribe(publish, "").receive().expect("a batch comes");
+    let (_, (number, _)) = Client::subscribe(publish, "").receive().expect("a batch comes");
     assert!(start.elapsed() <= ALL_WITHIN, "subscribed for {:?}", start.elapsed());
     let start = Instant::now();
-    let again = Client::connect(replay, "DEALER").replay(batch.1.0);
+    let again = Client::connect(replay, "DEALER").replay(number);
     assert!(start.elapsed() <= ALL_WITHIN, "asked for {:?}", start.elapsed());
-    assert_eq!(again.first(), Some(&batch.1));
+    assert!(again.first().is_some_and(|first| first.0 >= number));
 }
 
 #[test]
@@ -326,10 +353,10 @@ fn messages_of_too_many_frames_are_refused() {
 
 #[test]
 fn subscribers_that_do_not_read_miss_batches_and_delay_no_other() {
-    // 180 kB a batch, so that a subscriber's connection is full after some dozens.
-    let (counted, held) = survives((20_000, CONNECTIONS), |attacker| {
+    // 360 kB a batch, so that what the system keeps for a subscriber is full after some dozens.
+    let (counted, held) = survives((40_000, CONNECTIONS), |attacker| {
         let mut held = Vec::new();
-        for _ in 0..100 {
+        for _ in 0..30 {
             let stream = attacker.shake_hands(At::Publish, false).expect("it is served");
             socket2::SockRef::from(&stream).set_recv_buffer_size(4_096).unwrap();
             (&stream).write_all(&subscription()).unwrap();
@@ -338,9 +365,10 @@ fn subscribers_that_do_not_read_miss_batches_and_delay_no_other() {
         while attacker.goes_on() {
             thread::sleep(Duration::from_millis(10));
         }
-        held
+        held.len()
     });
-    println!("{} slow subscribers missed {} batches", held.len(), counted.missed);
+    println!("{held} slow subscribers missed {} batches", counted.missed);
+    assert!(counted.missed > 0);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use client::{Batch, Client};
 use decode::Event;
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
-use paged_kv::{AdmitOptions, BlockHash, EventSink, KvEvent, PagedKvCache, Prompt};
+use paged_kv::{AdmitOptions, BlockHash, EventSink, ExtraKeys, KvEvent, PagedKvCache, Prompt};
 use random::Random;
 
 const BLOCK_SIZE: usize = 4;
@@ -429,6 +429,33 @@ fn whoever_breaks_the_rules_is_let_go() {
 /// Blocks of 16 tokens at the beginning of a prompt.
 fn stored<'a>(hashes: &'a [BlockHash], tokens: &'a [u32]) -> KvEvent<'a> {
     KvEvent::BlockStored { hashes, parent: None, tokens, block_size: 16, extra: None, index: 0 }
+}
+
+#[test]
+fn a_salt_is_published_in_clear_or_not_at_all() {
+    let salt = "salt-of-one-tenant";
+    for (dialect, publishes) in
+        [Dialect::Map, Dialect::Array].map(|d| [(d, true), (d, false)]).concat()
+    {
+        let options = options(dialect).publish_salts(publishes);
+        let publisher = Arc::new(EventPublisher::bind(&options).unwrap());
+        let cache = cache_of(&publisher);
+        let mut subscriber = Client::subscribe(publisher.address(), "");
+        let prompt = cache.prompt_with(&[7; 9], &ExtraKeys::default().with_salt(salt));
+        let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+        sequence.commit(9).unwrap();
+        publisher.flush();
+        let (_, (number, payload)) = subscriber.receive().unwrap();
+        let mut replay = Client::connect(publisher.replay_address().unwrap(), "DEALER");
+        assert_eq!(replay.replay(number), [(number, payload.clone())]);
+        assert!(contains(&payload, b"BlockStored"));
+        assert_eq!(contains(&payload, salt.as_bytes()), publishes);
+        assert!(contains(&payload, &prompt.hashes()[0].event_hash().to_be_bytes()));
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// As fast as they can be told: what a subscriber misses is missing from the numbers, and nothing else.

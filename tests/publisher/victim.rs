@@ -20,7 +20,7 @@ const SETTINGS: &str = "PAGED_KV_VICTIM";
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// Bytes of batches that the publisher keeps, for replay and for slow subscribers alike.
-const RING_BYTES: usize = 8 << 20;
+const RING_BYTES: usize = 24 << 20;
 
 /// A publisher in another process.
 pub struct Victim {
