@@ -45,6 +45,7 @@ fn a_prompt_truncated_to_any_length_keeps_its_extra_keys() {
                 cache.truncate(s(1), kept).unwrap();
                 cache.fork(s(1), s(2)).unwrap();
                 drop(cache.append_tokens(s(1), &TOKENS[kept..]).unwrap());
+                cache.commit(s(1), 9).unwrap();
                 assert_found_with(&cache, &extra, &said);
                 cache.free(s(1)).unwrap();
                 cache.reset_prefix_cache();
@@ -74,6 +75,7 @@ fn a_handle_truncated_to_any_length_keeps_its_extra_keys() {
                 sequence.truncate(kept).unwrap();
                 drop(sequence.append(9 - kept).unwrap());
                 sequence.commit_tokens(&TOKENS[kept..]).unwrap();
+                sequence.commit(9).unwrap();
                 assert_found_with(&cache, &extra, &format!("{extra:?}, {kept} kept"));
                 drop(sequence);
                 cache.reset_prefix_cache();

@@ -157,7 +157,8 @@ fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
     println!(
         "{with:.1} bytes a block with prefix reuse, {two_queue:.1} of two queues, {without:.1} without"
     );
-    assert!(two_queue <= 96.0, "{two_queue:.1}");
+    // And some 30 KiB that do not grow with the pool.
+    assert!(two_queue <= 96.0 + 32.0 / 1024.0, "{two_queue:.4}");
     assert!(with <= 96.0, "{with:.1}");
     assert!(without <= 32.0, "{without:.1}");
     assert!(with >= 80.0 && without >= 12.0, "the builder refuses what cannot have so much");

@@ -230,7 +230,9 @@ fn an_enormous_prompt_lives_as_others_do() {
                 world.room.shrink_to(0);
                 world.handle.truncate(0).expect(&said);
                 let options = AdmitOptions::default().first_chunk(2);
-                let prompt = Prompt::from_hashes(&hashes(2), of_prompt);
+                // No more hashes than full blocks.
+                let full = (of_prompt / world.cache.block_size()).min(2);
+                let prompt = Prompt::from_hashes(&hashes(full), of_prompt);
                 world.cache.admit_prompt(NEW, &prompt, &options).expect(&said);
                 let before = world.picture();
                 if let Err(refusal) = in_little_memory(&said, || call(&mut world, n)) {

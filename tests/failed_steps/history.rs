@@ -185,13 +185,10 @@ impl Side {
     }
 
     /// All that can be seen from outside but which blocks they are.
-    fn state(&self) -> (Vec<Option<SequenceInfo>>, usize, Vec<usize>) {
-        let mut infos: Vec<_> = (0..IDS).map(|id| self.cache.get_sequence(SeqId(id))).collect();
-        for info in infos.iter_mut().flatten() {
-            let held = info.block_ids.len() as u32;
-            info.block_ids = (0..held).map(paged_kv::BlockId).collect();
-            info.access_count = 0;
-        }
+    fn state(&self) -> (Vec<Option<[usize; 3]>>, usize, Vec<usize>) {
+        let lengths =
+            |info: SequenceInfo| [info.num_tokens, info.num_named_tokens, info.num_blocks()];
+        let infos = (0..IDS).map(|id| self.cache.get_sequence(SeqId(id)).map(lengths)).collect();
         let prompt = |family| (0..25).map(|at| token(family, at)).collect::<Vec<u32>>();
         let probes = (0..2).map(|family| self.cache.probe(&prompt(family))).collect();
         (infos, self.cache.used_block_count(), probes)

@@ -38,7 +38,7 @@ impl Step {
     /// [`TooManyOwners`](PagedKvError::TooManyOwners). The step and the rows are as they were.
     ///
     /// ```
-    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
     /// let mut rows = [(cache.allocate_sequence(3)?, 9)];
     /// let mut step = cache.step();
     /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);

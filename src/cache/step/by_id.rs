@@ -308,7 +308,7 @@ impl Lease {
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
     ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
     /// cache.allocate(SeqId(1), 4)?;
     /// let mut lease = cache.lease(&[SeqId(1)])?;
     /// let mut step = cache.step();
