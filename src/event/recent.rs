@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::sync::outside::{Mutex, watch};
 
 /// Bytes up to which batches are sent together.
-const TOGETHER: usize = 16 << 10;
+pub(super) const TOGETHER: usize = 16 << 10;
 
 /// The last published batches.
 pub(super) struct Recent {

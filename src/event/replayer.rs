@@ -5,12 +5,12 @@
 
 use std::io;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::task::yield_now;
 
 use super::batches::Batches;
 use super::peer::Peer;
-use super::recent::{self, End};
+use super::recent::{self, End, TOGETHER};
 use super::zmtp::{self, Request};
 use crate::sync::outside::{Arc, watch};
 
@@ -54,14 +54,21 @@ impl Replayer {
 
     async fn answer(&mut self, mut next: u64) -> io::Result<()> {
         let end = self.batches.totals().next_sequence;
+        let mut together = BytesMut::new();
         while let Some(batch) = self.batches.get(next, end) {
             next = batch.sequence.saturating_add(1);
             let number = batch.sequence.to_be_bytes();
             let head = zmtp::head(&[b"", &self.topic, &number], batch.payload.len());
-            self.peer.send(head.chain(batch.payload)).await?;
-            // A peer that reads quickly must not keep the thread from the others.
-            yield_now().await;
+            together.extend_from_slice(&head);
+            if together.len() + batch.payload.len() <= TOGETHER {
+                together.extend_from_slice(&batch.payload);
+            } else {
+                self.peer.send(together.split().chain(batch.payload)).await?;
+                // A peer that reads quickly must not keep the thread from the others.
+                yield_now().await;
+            }
         }
-        self.peer.send(zmtp::head(&[b"", b"", END_MARKER], 0)).await
+        together.extend_from_slice(&zmtp::head(&[b"", b"", END_MARKER], 0));
+        self.peer.send(together).await
     }
 }
