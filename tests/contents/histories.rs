@@ -32,7 +32,8 @@ impl History {
 
     fn admit(&mut self) {
         let (family, branch) = (self.random.below(2), self.random.below(2));
-        let len = 1 + self.random.below(4 * BLOCK_SIZE);
+        let most = if self.random.below(2) == 0 { 2 } else { 4 };
+        let len = 1 + self.random.below(most * BLOCK_SIZE);
         let tokens: Vec<u32> = (0..len).map(|at| token(family, branch, at)).collect();
         let is_hashed = self.random.below(5) == 0;
         self.next += 1;
@@ -131,7 +132,7 @@ impl History {
 fn what_some_block_holds_is_found_and_told_and_nothing_else() {
     let histories = if cfg!(debug_assertions) { 6 } else { 60 };
     for seed in 0..histories {
-        for num_blocks in [3, 5, 8, 12, 20] {
+        for num_blocks in [3, 5, 8, 12, 20, 40] {
             for (cache, mirror) in caches(num_blocks) {
                 let (reference, random) = (Reference::default(), Random::new(seed * 100 + 7));
                 let prompts = BTreeSet::new();

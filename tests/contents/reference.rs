@@ -84,7 +84,11 @@ impl Reference {
         let sequence = sequence.clone();
         let mut new = 0;
         if sequence.generation == self.generation {
-            for at in from..full {
+            // Those that were left out because there were enough are offered again.
+            let is_left_out = |at: &usize| !self.holds.contains_key(&sequence.blocks[*at]);
+            let again = if from < full { 0..from } else { 0..0 };
+            let offered: Vec<usize> = again.filter(is_left_out).chain(from..full).collect();
+            for at in offered {
                 let (block, hash) = (sequence.blocks[at], sequence.hashes[at]);
                 let copies = self.copies(hash);
                 if copies < MOST_COPIES {
