@@ -204,9 +204,9 @@
 //! one an allocation.
 //!
 //! Under the lock an event is noted only. A thread that has left its locks takes all that is noted and
-//! tells the sink, one thread at a time; events that are noted meanwhile are taken when it comes back.
+//! tells the sink, one thread at a time; events noted in that time are taken when it comes back.
 //! Events that cannot be told (the sink panicked, or more are noted than everything that can be matched)
-//! are dropped and counted, and the sink is told everything anew.
+//! are dropped and counted, and the sink is told everything again.
 //!
 //! # Foreign code
 //!

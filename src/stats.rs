@@ -59,7 +59,7 @@ pub struct CacheStats {
     /// Blocks whose contents were given up for room.
     pub blocks_reclaimed: u64,
     /// Events that the sink was not told, because it panicked or was too slow. It was told everything
-    /// anew instead; see [`EventSink`](crate::EventSink).
+    /// again instead; see [`EventSink`](crate::EventSink).
     pub events_dropped: u64,
 }
 

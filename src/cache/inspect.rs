@@ -57,7 +57,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn with_sequence<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> R) -> Option<R> {
-        // What `read` does may wake waiters, who may want this sequence.
+        // What `read` does may wake waiters, whose wakers may want this sequence.
         let _later = Later::begin();
         let shared = self.sequences.get_mut(&id)?.share();
         shared.show(read)

@@ -9,7 +9,7 @@
 //! One thread tells at a time, so events are told in the order in which they were noted. A thread that
 //! notes events while another one tells leaves them to that one; so does a sink that calls the cache.
 //!
-//! Events are lost if the sink panics, or if more are noted than telling everything anew would take. Then
+//! Events are lost if the sink panics, or if more are noted than telling everything again would take. Then
 //! those that are noted are dropped and counted, and the sink is told `AllBlocksCleared` and everything
 //! that can be matched.
 //!
@@ -36,7 +36,7 @@ pub(crate) struct Delivery {
     is_telling: bool,
     /// The thread that took events last.
     teller: usize,
-    /// True if the sink has to be told everything anew: until then nothing is noted.
+    /// True if the sink has to be told everything again: until then nothing is noted.
     is_lost: bool,
     /// How often in a row the sink has panicked.
     failures: u32,
@@ -87,7 +87,7 @@ impl Delivery {
         }
     }
 
-    /// True if everything is to be told anew now. The caller notes it.
+    /// True if everything is to be told again now. The caller notes it.
     #[inline]
     pub(crate) fn begin_again(&mut self) -> bool {
         if !self.is_lost || self.is_telling {

@@ -246,7 +246,7 @@ impl<'c> World<'c> {
         self
     }
 
-    /// Lets go of all handles, waiters last, and frees all sequences: nothing is left.
+    /// Drops all handles, waiters last, and frees all sequences: nothing is left.
     #[track_caller]
     pub fn end(mut self) {
         let Self { cache, .. } = self;

@@ -64,7 +64,7 @@ impl Waiters {
         }
     }
 
-    /// Calls those who are due now that the waiter of `place` is deaf. They look themselves whether
+    /// Calls the waiters that are due now that the one of `place` is deaf. They look themselves whether
     /// there is room.
     #[cold]
     fn call_instead_of(&self, place: Place) {
