@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::coming::Coming;
 use super::slots::FIRST;
 use super::*;
+use crate::pool::BlockPool;
 
 /// Has the step, or an older open one, hold a block. False if none is open.
 fn hold(fences: &Fences, step: Fence, id: u32) -> bool {
@@ -163,4 +165,31 @@ fn holdings_are_what_all_open_steps_hold() {
         });
     });
     assert_eq!(ids_of(&fences), (None, 3));
+}
+
+/// Another thread matches it, or counts it by id, while a thread evicts.
+#[test]
+fn a_block_that_has_another_owner_since_it_was_read_is_found_by_a_closer_look() {
+    let pool = BlockPool::new(4);
+    let (blocks, mut coming) = (pool.blocks(), Coming::new());
+    let step = blocks.open_step();
+    let mut table = pool.allocate(2).unwrap();
+    let id = table.as_slice()[0];
+    table.take_part(step);
+    assert_eq!((coming.in_use(blocks), coming.in_use_anew(blocks)), (2, None), "nothing is held");
+    drop(table);
+    assert_eq!((coming.in_use(blocks), coming.in_use_anew(blocks)), (0, None), "it was all read");
+    pool.retain(id).unwrap();
+    assert_eq!(coming.in_use(blocks), 0, "what was read is not read again");
+    assert_eq!(coming.in_use_anew(blocks), Some(1));
+    blocks.close_step(step);
+    assert_eq!((coming.in_use(blocks), pool.used_block_count()), (1, 1));
+    let next = blocks.open_step();
+    blocks.retain_in_step(next, &[id]).unwrap();
+    pool.release(id).unwrap();
+    assert_eq!((coming.in_use(blocks), pool.used_block_count()), (0, 1), "it is the step's alone");
+    assert!(blocks.retain_in_step(next, &[id, BlockId(3)]).is_err(), "no one owns the other");
+    blocks.release_in_step(next, 0);
+    blocks.close_step(next);
+    assert_eq!(pool.used_block_count(), 0);
 }
