@@ -134,13 +134,17 @@
 //!
 //! # Waiting
 //!
-//! With the feature `async`, those who wait for room are in a queue that holds nothing but their wakers
-//! and what they need; one word, the *demand*, says how much room the next of them needs, 0 if nobody
-//! waits. A release loads it behind the claim under which it gave blocks back, and that needs no fence:
-//! who is about to sleep states its demand, then takes and lets go every claim once, and then counts the
-//! room. A claim that came before was counted; one that comes after sees the demand. Who is woken asks
-//! like anybody else and, served or gone, wakes the next: one wake-up a release. A sequence that grows is
-//! also woken by a release that does not suffice for it: it looks whether all wait for each other now.
+//! With the feature `async`, requests that wait for room are in a queue that holds their wakers
+//! and their needs only. One word, the *demand*, says how much room the next of them needs, 0 if none
+//! waits. A release loads it after the claim under which it gave blocks back, and that needs no fence:
+//! a waiter that is about to sleep states its demand, then claims and unlocks each shard once, and then counts the
+//! room. A claim that came before was counted; one that comes after sees the demand. A waiter that is woken asks
+//! as any other caller does and, served or gone, wakes the next: one wake-up a release. A sequence that grows is
+//! also woken by a release that does not suffice for it: it checks whether all wait for each other now.
+//!
+//! The need of a waiter may fall although no block comes back; `pool::waiters` lists by what. Then the first
+//! in turn asks again and, where waiters may pass it, one prompt after the other behind it. A request to grow
+//! names the admission epoch of its sequence. When that sequence leaves the map, its waiters are told.
 //!
 //! # Prefix reuse
 //!
@@ -234,7 +238,8 @@
 //! | a step's word, store, Release, in `SetOnDrop::drop` | its Acquire load in `try_holdings` | what a step gave back, to who counts what is in use but for steps |
 //! | the number of slots, store, Release, in `Slots::grow` | its Acquire load in `Slots::len` | the words of the new slots |
 //! | `evictions_over`, Release, in `evict_one` | its Acquire load in `evict` | what an eviction gave back, to who looks for the next victim |
-//! | `fence(SeqCst)` in `wake_next` | itself, and that in `room_after_all_claims` | of two who give back, or one who does and one about to sleep, one counts both parts |
+//! | `fence(SeqCst)` in `announce_publication` | that in `see_all_changes` | of a publisher and a prompt about to sleep one sees the other |
+//! | `fence(SeqCst)` in `wake_next` | itself, and that in `see_all_changes` | of two who give back, or one who does and one about to sleep, one counts both parts |
 //! | `fence(SeqCst)` in `leaves_enough` | itself | of two that come in above the watermark one counts what both took |
 //! | the run's reference count (`Arc`) | the same | what each holder did with the run's blocks, to the one that gives them back |
 //! | a step's word, exchange or store, Release, in `Fences::close` | the Acquire loads in `newest_open`, the Acquire exchange in `open` | what the device did with a step's blocks, to who gives them back itself because it finds the step over |

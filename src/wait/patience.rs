@@ -23,7 +23,8 @@ pub struct Patience {
 
 impl Patience {
     /// Until `deadline`: a request that was not served by then is refused with
-    /// [`DeadlinePassed`](crate::PagedKvError::DeadlinePassed), and holds nothing.
+    /// [`DeadlinePassed`](crate::PagedKvError::DeadlinePassed), and holds nothing. It asks once also if
+    /// `deadline` has passed already, and is served if that is possible at once.
     ///
     /// ```
     /// use std::time::Instant;
