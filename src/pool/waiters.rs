@@ -46,7 +46,9 @@ use std::task::Waker;
 
 use self::calling::Called;
 use self::queue::{Call, Queue};
-pub(crate) use self::turn::{Ask, Attempt, Turn};
+pub(crate) use self::turn::Turn;
+#[cfg(not(paged_kv_loom))]
+pub(crate) use self::turn::{Ask, Attempt};
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainArc, foreign};

@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::task::{Context, Waker};
 
-use paged_kv::PagedKvError::{OutOfMemory, Stalled};
+use paged_kv::PagedKvError::{OutOfMemory, SequenceNotFound, Stalled};
 use paged_kv::wait::Patience;
 use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
 use shuttle::thread::scope;
@@ -141,6 +141,76 @@ fn a_stream_of_small_requests_ends_when_a_large_one_waits() {
             drop(cache.reserve_blocking(3, FOR_EVER()).expect("its turn comes"));
             stream.join().expect("it ends");
         });
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// The sequence is freed and its id comes back, beside the append that begins to wait: the append ends, and
+/// grows the first sequence of the id or none.
+#[test]
+fn an_append_that_waits_for_a_sequence_that_is_freed_ends_and_grows_no_other() {
+    for comes_back in [false, true] {
+        explore(move || {
+            let cache = cache(3);
+            cache.allocate(A, 2).expect("there is room");
+            let mut room = cache.reserve(2).expect("there is room");
+            scope(|scope| {
+                let waiter = scope.spawn(|| cache.append_blocking(A, 4, FOR_EVER()).map(drop));
+                cache.free(A).expect("no other thread frees it");
+                if comes_back {
+                    room.allocate(&cache, A, 2).expect("it has room of its own");
+                }
+                let told = waiter.join().expect("it ends");
+                let of_the_later = comes_back && told.is_ok();
+                if let Some(later) = cache.get_sequence(A) {
+                    let num_tokens = if of_the_later { 6 } else { 2 };
+                    assert_eq!(later.num_tokens, num_tokens, "{told:?}");
+                } else {
+                    assert_eq!(told, Err(SequenceNotFound(A)));
+                }
+            });
+            drop(room);
+            assert_all_free_at_end(&cache);
+        });
+    }
+}
+
+/// Two wait for each other as soon as the sharer of one of them is emptied, which releases no block.
+#[test]
+fn one_is_told_when_a_sharer_is_emptied() {
+    explore(|| {
+        let cache = cache(3);
+        cache.allocate(A, 4).expect("there is room");
+        cache.allocate(B, 2).expect("there is room");
+        cache.fork(A, C).expect("it is there");
+        scope(|scope| {
+            let other = scope.spawn(|| grow_or_leave(&cache, A, 1));
+            let last = scope.spawn(|| grow_or_leave(&cache, B, 1));
+            cache.truncate(C, 0).expect("it is there");
+            let told = [other.join().expect("it ends"), last.join().expect("it ends")];
+            assert_eq!(told.iter().filter(|&&told| told).count(), 1);
+        });
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// What is committed beside the prompt that waits leaves it one block short, and there is one.
+#[test]
+fn a_commit_beside_a_prompt_that_begins_to_wait_serves_it() {
+    explore(|| {
+        let cache = cache(4);
+        cache.admit(A, &[7; 4]).expect("there is room");
+        let room = cache.reserve(1).expect("there is room");
+        scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let (prompt, options) = (cache.prompt(&[7; 5]), AdmitOptions::default());
+                cache.admit_blocking(B, &prompt, &options, FOR_EVER())
+            });
+            cache.commit(A, 4).expect("it is there");
+            let admitted = waiter.join().expect("it ends").expect("its turn comes");
+            assert_eq!(admitted.cached_tokens, 4);
+        });
+        drop(room);
         assert_all_free_at_end(&cache);
     });
 }
