@@ -167,3 +167,30 @@ fn a_long_prompt_beyond_the_fourth_copy_is_found_after_one_later_commit() {
     assert_eq!(cache.probe(&longer), 800);
     assert_empties(&cache);
 }
+
+/// More copies than a shard's list holds: they go through the queue of the spare ones.
+#[test]
+fn a_burst_of_one_long_prompt_costs_no_other_content() {
+    let cache = PagedKvCache::new(4_096, BLOCK_SIZE, 1, 1);
+    let tokens =
+        |from: u32, blocks: usize| -> Vec<u32> { (from..).take(blocks * BLOCK_SIZE + 1).collect() };
+    let (once, burst) = (tokens(0, 1_000), tokens(1_000_000, 300));
+    cache.admit(s(1), &once).unwrap();
+    cache.commit(s(1), once.len()).unwrap();
+    cache.free(s(1)).unwrap();
+    (2..=5).for_each(|id| _ = cache.admit(s(id), &burst).unwrap());
+    for id in 2..=5 {
+        cache.commit(s(id), burst.len()).unwrap();
+    }
+    (2..=5).for_each(|id| cache.free(s(id)).unwrap());
+    assert_eq!(cache.stats().blocks_idle, 1_000 + 4 * 300);
+    cache.validate().unwrap();
+    // All that is free, and all copies but one.
+    let blocks = 4_096 - 1_000 - 300;
+    cache.allocate(s(9), blocks * BLOCK_SIZE).unwrap();
+    assert_eq!((cache.probe(&once), cache.probe(&burst)), (4_000, 1_200));
+    cache.validate().unwrap();
+    cache.allocate(s(10), BLOCK_SIZE).unwrap();
+    assert_eq!((cache.probe(&once), cache.probe(&burst)), (3_996, 1_200));
+    assert_empties(&cache);
+}

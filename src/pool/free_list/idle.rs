@@ -16,8 +16,9 @@
 //! counts a third.
 //!
 //! A *spare* block is one copy more of a content that another block was cached under, and no match has
-//! asked for it. Its entry goes to a list of the home shard whose entries are reclaimed before all
-//! others there. Where that list is full, the spare block is one like any other.
+//! asked for it. Its entry goes to a list of the home shard, and from there to a queue, both of which are
+//! reclaimed before all others. Where they are full the spare block is one like any other: beyond a
+//! quarter of the blocks, or beyond 32 a shard under `ReclaimPolicy::TwoQueue`, whose memory is short.
 //!
 //! Invariant: an idle block has an entry of its epoch in a shard or in a queue, for anyone who
 //! holds all claims. Entries do not know why blocks are cached.
@@ -29,15 +30,22 @@ use self::batches::{IdleBatch, IdleQueue};
 use self::ghosts::Ghosts;
 use super::FreeList;
 use super::shard::{BATCH, Claim};
+use crate::array::queue_of;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::name::Name;
 use crate::pool::reclaim::{Keep, ReclaimPolicy};
 use crate::pool::state::{BlockWords, IdleBlock, LeftIdle};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, thread_ordinal};
+use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, AtomicUsize, Ordering, thread_ordinal};
 
 /// How many times as long as others a block stays that was asked for again.
 const AGAIN_STAYS: u32 = 3;
+
+/// Which part of the blocks at most are spare ones that wait between the shards.
+const SPARE_SHARE: usize = 4;
+
+/// Spare ones of a shard where none wait between the shards.
+const SPARE_ALONE: usize = if BATCH < 32 { BATCH } else { 32 };
 
 /// How many orders there can be side by side: of blocks asked for once, and again.
 const CLASSES: usize = 2;
@@ -46,6 +54,8 @@ const CLASSES: usize = 2;
 pub(super) struct IdleLists {
     /// One a class.
     queues: Box<[IdleQueue]>,
+    /// Of spare blocks, and how many batches have room there.
+    spare: Option<(ArrayQueue<IdleBatch>, usize)>,
     ghosts: Ghosts,
     /// Batches that became old so far, modulo 2^32: the time.
     clock: AtomicU32,
@@ -78,8 +88,11 @@ impl IdleLists {
     pub(super) fn new(total: usize, shards: usize, keep: Keep) -> Result<Self> {
         let classes = classes(keep);
         let queues = (0..classes).map(|_| IdleQueue::new(total, shards));
+        let batches = (total / BATCH / SPARE_SHARE).max(1);
+        let spare = (classes == 1).then(|| queue_of(batches)).transpose()?;
         Ok(Self {
             queues: queues.collect::<Result<_>>()?,
+            spare: spare.map(|queue| (queue, batches)),
             ghosts: Ghosts::new(if classes == CLASSES { total } else { 0 })?,
             clock: AtomicU32::new(0),
         })
@@ -105,6 +118,12 @@ impl IdleLists {
     /// Shows every entry to `look` and leaves the queues as they were, for who holds all claims.
     pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
         self.queues.iter().for_each(|queue| queue.inspect(&mut look));
+        let spare = self.spare.iter().flat_map(|(queue, _)| (0..queue.len()).map(move |_| queue));
+        for queue in spare {
+            let batch = queue.pop().expect("only a claim's holder takes from the queue");
+            batch.entries().for_each(&mut look);
+            assert!(queue.push(batch).is_ok(), "the queue has room for what came out of it");
+        }
     }
 
     /// Moves all entries of a shard to the queue. Out of line, as `pop_of_next_batch`.
@@ -134,8 +153,13 @@ impl IdleShard {
     /// Without memory where contents are not kept.
     pub(super) fn new(keep: Keep) -> Self {
         let slots = |class| if class < classes(keep) { BATCH } else { 0 };
+        let of_spare = match classes(keep) {
+            0 => 0,
+            1 => BATCH,
+            _ => SPARE_ALONE,
+        };
         let classes = std::array::from_fn(|class| ClassShard::new(slots(class)));
-        Self { classes, spare: Entries::new(slots(0)) }
+        Self { classes, spare: Entries::new(of_spare) }
     }
 
     /// Shows every entry to `look`, for the holder of the claim.
@@ -302,7 +326,7 @@ impl Claim<'_> {
     /// Notes that a block has become idle.
     #[inline]
     pub(super) fn push_idle(&mut self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
-        if left.spare && self.shard.idle.spare.try_push(left.block, lists.now()) {
+        if left.spare && self.push_spare(left.block, lists) {
             return;
         }
         let class = usize::from(left.again).min(lists.queues.len() - 1);
@@ -340,8 +364,36 @@ impl Claim<'_> {
         }
     }
 
+    /// Notes that a spare block has become idle. False where there is no room.
+    #[cold]
+    fn push_spare(&mut self, idle: IdleBlock, lists: &IdleLists) -> bool {
+        let (spare, now) = (&self.shard.idle.spare, lists.now());
+        if spare.try_push(idle, now) {
+            return true;
+        }
+        // Others may push at the same time: what finds no room stays here.
+        let has_room = |(queue, batches): &&(ArrayQueue<IdleBatch>, usize)| queue.len() < *batches;
+        let Some((queue, _)) = lists.spare.as_ref().filter(has_room) else {
+            return false;
+        };
+        if let Err(batch) = queue.push(spare.drain()) {
+            spare.refill(&batch);
+        }
+        spare.try_push(idle, now)
+    }
+
+    fn pop_spare(&mut self, lists: &IdleLists) -> Option<IdleBlock> {
+        let spare = &self.shard.idle.spare;
+        spare.pop().or_else(|| {
+            // Mostly there are none, which one look says.
+            let (queue, _) = lists.spare.as_ref().filter(|(queue, _)| !queue.is_empty())?;
+            spare.refill(&queue.pop()?);
+            spare.pop()
+        })
+    }
+
     fn pop_idle(&mut self, lists: &IdleLists) -> Option<IdleBlock> {
-        if let Some(spare) = self.shard.idle.spare.pop() {
+        if let Some(spare) = self.pop_spare(lists) {
             return Some(spare);
         }
         let [once, again] = &self.shard.idle.classes;

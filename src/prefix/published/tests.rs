@@ -116,6 +116,24 @@ fn a_spare_copy_is_reclaimed_before_all_else_and_as_others_once_it_was_asked_for
     }
 }
 
+/// The content is there all the while: a commit of it would not be its return.
+#[test]
+fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
+    let keep = Keep::Contents(ReclaimPolicy::TwoQueue);
+    let (pool, published) =
+        (BlockPool::build(3, 1, keep, false, None).unwrap(), PublishedBlocks::new(3, None));
+    let name = published.generation().name_of(BlockHash::from_u128(7));
+    let [first, copy] = [(); 2].map(|()| pool.allocate(1).unwrap());
+    [&first, &copy].map(|table| publish(&pool, &published, table, 7));
+    drop(copy);
+    drop(pool.allocate(2).unwrap());
+    assert_eq!(copies(&pool, &published, 7), 1);
+    assert!(!pool.blocks().was_reclaimed_of_late(name));
+    drop(first);
+    drop(pool.allocate(3).unwrap());
+    assert!(pool.blocks().was_reclaimed_of_late(name), "with the last copy it is");
+}
+
 /// Both forks of a sequence commit the block that they share.
 #[test]
 fn a_block_is_no_copy_of_itself() {
