@@ -120,8 +120,10 @@ fn a_spare_copy_is_reclaimed_before_all_else_and_as_others_once_it_was_asked_for
 #[test]
 fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
     let keep = Keep::Contents(ReclaimPolicy::TwoQueue);
-    let (pool, published) =
-        (BlockPool::build(3, 1, keep, false, None).unwrap(), PublishedBlocks::new(3, None));
+    let (pool, published) = (
+        BlockPool::build(3, 1, keep, false, None).unwrap(),
+        PublishedBlocks::new(3, None).unwrap(),
+    );
     let name = published.generation().name_of(BlockHash::from_u128(7));
     let [first, copy] = [(); 2].map(|()| pool.allocate(1).unwrap());
     [&first, &copy].map(|table| publish(&pool, &published, table, 7));
