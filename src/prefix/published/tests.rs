@@ -126,7 +126,9 @@ fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
     );
     let name = published.generation().name_of(BlockHash::from_u128(7));
     let [first, copy] = [(); 2].map(|()| pool.allocate(1).unwrap());
-    [&first, &copy].map(|table| publish(&pool, &published, table, 7));
+    for table in [&first, &copy] {
+        publish(&pool, &published, table, 7);
+    }
     drop(copy);
     drop(pool.allocate(2).unwrap());
     assert_eq!(copies(&pool, &published, 7), 1);
