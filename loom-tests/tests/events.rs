@@ -103,12 +103,8 @@ fn a_content_is_removed_with_the_last_of_its_copies() {
         drop((home, copy));
         let theirs = Arc::clone(&pool);
         race(
-            || {
-                let table = pool.pool.allocate(1).unwrap();
-                let held = listener.0.lock().unwrap().len();
-                drop(table);
-                assert!(held <= 1);
-            },
+            // The listener may learn of it a little later, from the other thread.
+            || drop(pool.pool.allocate(1).unwrap()),
             move || serve(&theirs, B),
         );
         assert_true(&pool, &listener);
