@@ -7,11 +7,11 @@ use super::{Task, assert_all_back, cache, patient};
 
 const S: SeqId = SeqId(1);
 
-/// A full cache: a sequence of one block, and what others hold.
-fn full() -> (PagedKvCache, Reservation) {
+/// A full cache: a sequence of so many blocks, and what others hold.
+fn full(num_blocks: usize) -> (PagedKvCache, Reservation) {
     let cache = cache(4);
-    cache.allocate(S, 4).unwrap();
-    let room = cache.reserve(3).unwrap();
+    cache.allocate(S, 4 * num_blocks).unwrap();
+    let room = cache.reserve(4 - num_blocks).unwrap();
     (cache, room)
 }
 
@@ -31,10 +31,14 @@ const WAYS: [Remove; 5] = [
     },
 ];
 
+/// Ways to remove a sequence without blocks, which releases none.
+const WAYS_OF_EMPTY: [Remove; 3] = [WAYS[0], WAYS[1], WAYS[4]];
+
 #[test]
 fn a_freed_or_evicted_id_wakes_its_waiting_append() {
-    for remove in WAYS {
-        let (cache, room) = full();
+    let ways = WAYS.map(|remove| (1, remove)).into_iter();
+    for (num_blocks, remove) in ways.chain(WAYS_OF_EMPTY.map(|remove| (0, remove))) {
+        let (cache, room) = full(num_blocks);
         let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
         remove(&cache);
         assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
@@ -52,7 +56,7 @@ fn the_owner_of_an_evicted_sequence_is_told_that_it_was_evicted() {
     ];
     for evict in ways {
         for is_admitted_again in [false, true] {
-            let (cache, room) = full();
+            let (cache, room) = full(1);
             cache.set_owner(S, Owner(3)).unwrap();
             let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
             evict(&cache);
@@ -71,7 +75,7 @@ fn the_owner_of_an_evicted_sequence_is_told_that_it_was_evicted() {
 #[test]
 fn a_waiting_append_never_grows_a_later_sequence_of_its_id() {
     for remove in WAYS {
-        let (cache, mut room) = full();
+        let (cache, mut room) = full(1);
         let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
         remove(&cache);
         room.allocate(&cache, S, 4).unwrap();
@@ -132,8 +136,8 @@ fn a_victim_of_a_stall_that_is_freed_is_told_so_and_the_others_go_on() {
 
 #[test]
 fn a_blocking_append_ends_when_its_sequence_is_freed() {
-    for remove in WAYS {
-        let (cache, room) = full();
+    for remove in WAYS_OF_EMPTY {
+        let (cache, room) = full(0);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| cache.append_blocking(S, 8, patient()).map(drop));
             while cache.num_waiting() == 0 {
