@@ -1,7 +1,7 @@
 //! When all that live wait for room that only the others could give, is one of them told?
 
-use paged_kv::PagedKvError::Stalled;
-use paged_kv::{EvictionStrategy, PagedKvCache, SeqId};
+use paged_kv::PagedKvError::{SequenceNotFound, Stalled};
+use paged_kv::{AdmitOptions, EvictionStrategy, PagedKvCache, SeqId};
 
 use super::{Task, assert_all_back, cache, patient};
 
@@ -226,5 +226,52 @@ fn a_sequence_with_blocks_is_told_where_all_are_leased() {
     assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
     drop((lease, first, empty));
     [1, 2, 9].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
+    assert_all_back(&cache);
+}
+
+/// The victim shares all of its blocks with another: it goes and releases none, and the other is told.
+#[test]
+fn a_victim_that_goes_without_giving_room_leaves_the_next_to_be_told() {
+    for is_polled in [false, true] {
+        let cache = cache(5);
+        cache.allocate(SeqId(1), 16).unwrap();
+        cache.fork(SeqId(1), SeqId(2)).unwrap();
+        cache.allocate(SeqId(3), 4).unwrap();
+        let wait = |id| Task::new(cache.append_wait(SeqId(id), 1, patient()));
+        let (mut first, mut second, mut third) = (wait(1), wait(2), wait(3));
+        assert!(first.poll().is_pending() && second.poll().is_pending());
+        assert!(third.poll().is_pending());
+        cache.free(SeqId(1)).unwrap();
+        assert_eq!((first.wakes(), second.wakes(), third.wakes()), (1, 0, 0));
+        if is_polled {
+            assert_eq!(first.served().unwrap_err(), SequenceNotFound(SeqId(1)));
+        }
+        drop(first);
+        assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
+        cache.free(SeqId(2)).unwrap();
+        drop(third.served().unwrap());
+        cache.free(SeqId(3)).unwrap();
+        assert_all_back(&cache);
+    }
+}
+
+/// What is cached is copied before it is written, however few own it: a handle that shares the block has
+/// nothing to give.
+#[test]
+fn a_sequence_is_told_though_a_handle_shares_the_cached_block_that_it_would_copy() {
+    let cache = cache(3);
+    cache.admit(SeqId(1), &[7; 4]).unwrap();
+    cache.commit(SeqId(1), 4).unwrap();
+    let options = AdmitOptions::default().first_chunk(0);
+    let (handle, _) = cache.admit_sequence(&cache.prompt(&[7; 5]), &options).unwrap();
+    assert_eq!(handle.num_blocks(), 1);
+    cache.truncate(SeqId(1), 3).unwrap();
+    cache.allocate(SeqId(2), 8).unwrap();
+    let first = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    let mut second = Task::new(cache.append_wait(SeqId(2), 1, patient()));
+    assert!(second.poll().is_pending());
+    assert_eq!(first.wakes() + second.wakes(), 1);
+    drop((first, second, handle));
+    [1, 2].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
     assert_all_back(&cache);
 }
