@@ -1,6 +1,6 @@
 //! Where is request r? The sequences of all scheduler threads, by id.
 //!
-//! A thin layer over [`Sequence`]: look the id up, do the handle's operation, note the use. Every
+//! A thin layer over [`Sequence`](crate::Sequence): look the id up, do the handle's operation, note the use. Every
 //! operation is linearizable per sequence. What may take long (a search for blocks, a caller's
 //! closure, a fork or truncation of a very long table) happens outside the map's locks; see
 //! [`slot`].

@@ -159,3 +159,25 @@ fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens(
     assert_eq!(held.contents[&hashes[1]], (Some(hashes[0]), tokens[4..8].to_vec()));
     assert_eq!(held.contents[&hashes[2]], (Some(hashes[1]), tokens[8..].to_vec()));
 }
+
+/// What follows a content that goes, and was not told, is not called removed with it.
+#[test]
+fn an_untold_child_of_a_told_content_ends_in_silence() {
+    let (cache, mirror) = heard(16);
+    let tokens = tokens(3);
+    cache.admit(s(1), &tokens[..4]).unwrap();
+    cache.commit(s(1), 4).unwrap();
+    cache.free(s(1)).unwrap();
+    let hashed = Prompt::from_hashes(cache.prompt(&tokens).hashes(), 12);
+    let (mut sequence, admission) =
+        cache.admit_sequence(&hashed, &AdmitOptions::default()).unwrap();
+    assert_eq!((admission.cached_tokens, sequence.commit(12)), (4, Ok(2)));
+    assert_told(&cache, &mirror, &tokens[..4]);
+    sequence.apply_streaming_llm(0, 8); // keeps the two that are not told
+    cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
+    assert_eq!(mirror.held().counts(), (1, 1));
+    cache.free(s(9)).unwrap();
+    drop(sequence);
+    cache.allocate(s(9), 16 * BLOCK_SIZE).unwrap();
+    assert_eq!(mirror.held().counts(), (1, 1));
+}
