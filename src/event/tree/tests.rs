@@ -1,0 +1,71 @@
+//! Are copies, untold contents and what follows them kept as they should be?
+
+use super::*;
+
+fn hash(n: u128) -> BlockHash {
+    BlockHash::from_u128(n)
+}
+
+/// The content `n`, which follows the content before it, if `n` is above 1.
+fn content(n: u128, tokens: &[u32]) -> Content<'_> {
+    let parent = n.checked_sub(1).filter(|&n| n > 0).map(hash);
+    Content { hash: hash(n), parent, tokens, extra: None, index: n as usize - 1 }
+}
+
+fn removed(tree: &mut AnnouncedTree, id: u32) -> Vec<BlockHash> {
+    let mut removed = Vec::new();
+    tree.remove(BlockId(id), &mut removed);
+    removed
+}
+
+#[test]
+fn a_content_ends_with_its_last_block_in_whatever_order_they_go() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 0, 1, 3], [0, 2, 3, 1]] {
+        let mut tree = AnnouncedTree::new(5, 1);
+        assert!(tree.insert(BlockId(0), &content(1, &[7]), None));
+        (1..4).for_each(|id| tree.add_copy(BlockId(0), BlockId(id)));
+        assert!(tree.insert(BlockId(4), &content(2, &[8]), Some(BlockId(0))));
+        for (left, id) in (0..4).rev().zip(order) {
+            let gone = removed(&mut tree, id);
+            assert!(!tree.holds(BlockId(id), hash(1)), "{id} holds nothing");
+            let holders: Vec<_> =
+                (0..4).map(BlockId).filter(|&id| tree.holds(id, hash(1))).collect();
+            assert_eq!(holders.len(), left);
+            if let Some(&first) = holders.first() {
+                assert!(gone.is_empty(), "{order:?}");
+                let home = tree.home(first);
+                assert!(holders.iter().all(|&id| tree.home(id) == home), "{order:?}");
+                let told = tree.content(home);
+                assert_eq!((told.hash, told.tokens, told.index), (hash(1), &[7][..], 0));
+            } else {
+                assert_eq!(gone, [hash(2), hash(1)], "{order:?}");
+            }
+        }
+        assert!(tree.has_orphans(), "what follows it waits for it");
+    }
+}
+
+#[test]
+fn untold_contents_are_counted_until_they_are_told_or_end() {
+    let mut tree = AnnouncedTree::new(6, 1);
+    assert!(tree.insert(BlockId(0), &content(1, &[7]), None));
+    for id in 1..5_u32 {
+        let parent = Some(BlockId(id - 1));
+        assert!(!tree.insert(BlockId(id), &content(u128::from(id) + 1, &[]), parent));
+        assert_eq!(tree.num_untold(), id as usize);
+    }
+    tree.add_copy(BlockId(2), BlockId(5));
+    let mut found = Vec::new();
+    // The third before the second: it has to wait.
+    tree.learn(BlockId(2), &content(3, &[9]), Some(BlockId(1)), &mut found);
+    assert_eq!((tree.num_untold(), found.len()), (3, 0));
+    tree.learn(BlockId(1), &content(2, &[8]), Some(BlockId(0)), &mut found);
+    assert_eq!((tree.num_untold(), &found[..]), (2, &[BlockId(1), BlockId(2)][..]));
+    assert!(removed(&mut tree, 2).is_empty(), "it has a copy");
+    assert!(removed(&mut tree, 4).is_empty(), "it was not told");
+    assert_eq!(tree.num_untold(), 1);
+    assert_eq!(removed(&mut tree, 0), [hash(3), hash(2), hash(1)]);
+    assert_eq!(tree.num_untold(), 1);
+    tree.clear();
+    assert_eq!((tree.num_untold(), tree.has_orphans()), (0, false));
+}
