@@ -167,6 +167,10 @@ impl<T> ArrayQueue<T> {
         self.0.pop()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -67,6 +67,26 @@ fn copies_are_reclaimed_before_any_other_content() {
     }
 }
 
+/// What is computed again was asked for again.
+#[test]
+fn a_copy_that_is_committed_counts_as_a_use_of_the_idle_one() {
+    for (cache, _) in caches(16) {
+        let [twice, once] = [prompt(1, 1), prompt(2, 1)];
+        (1..=2).for_each(|id| _ = cache.admit(s(id), &twice).unwrap());
+        for (id, tokens) in [(1, &twice), (3, &once)] {
+            let _ = cache.admit(s(id), tokens);
+            cache.commit(s(id), 5).unwrap();
+            cache.free(s(id)).unwrap();
+        }
+        cache.commit(s(2), 5).unwrap();
+        let free = cache.free_block_count() - cache.stats().blocks_idle;
+        cache.allocate(s(9), (free + 1) * BLOCK_SIZE).unwrap();
+        assert_eq!((cache.probe(&once), cache.probe(&twice)), (0, 4), "the other lay longer");
+        cache.free(s(2)).unwrap();
+        assert_empties(&cache);
+    }
+}
+
 /// What it shared the block with is gone, and it has the block alone.
 #[test]
 fn a_copy_that_is_truncated_and_written_anew_keeps_its_content_to_itself() {

@@ -21,7 +21,7 @@ fn removed(tree: &mut AnnouncedTree, id: u32) -> Vec<BlockHash> {
 #[test]
 fn a_content_ends_with_its_last_block_in_whatever_order_they_go() {
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 0, 1, 3], [0, 2, 3, 1]] {
-        let mut tree = AnnouncedTree::new(5, 1);
+        let mut tree = AnnouncedTree::new(5, 1).unwrap();
         assert!(tree.insert(BlockId(0), &content(1, &[7]), None));
         (1..4).for_each(|id| tree.add_copy(BlockId(0), BlockId(id)));
         assert!(tree.insert(BlockId(4), &content(2, &[8]), Some(BlockId(0))));
@@ -47,7 +47,7 @@ fn a_content_ends_with_its_last_block_in_whatever_order_they_go() {
 
 #[test]
 fn untold_contents_are_counted_until_they_are_told_or_end() {
-    let mut tree = AnnouncedTree::new(6, 1);
+    let mut tree = AnnouncedTree::new(6, 1).unwrap();
     assert!(tree.insert(BlockId(0), &content(1, &[7]), None));
     for id in 1..5_u32 {
         let parent = Some(BlockId(id - 1));

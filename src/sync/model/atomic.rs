@@ -5,7 +5,7 @@
 //! - `PAGED_KV_LOOM_SC=1`: every load and store is a read-modify-write of the newest value, with
 //!   the ordering it was written with. loom remembers one access of a kind for each atomic, and so
 //!   misses interleavings of a load with an exchange; of exchanges it misses none.
-//! - `PAGED_KV_DEMOTE=src/pool/state.rs:61`: the operations written on that line are `Relaxed`,
+//! - `PAGED_KV_DEMOTE=src/pool/state/words.rs:61`: the operations written on that line are `Relaxed`,
 //!   or as `PAGED_KV_DEMOTE_TO` says (`acquire`, `release`, `acqrel`). A `Relaxed` fence is none.
 //! - `PAGED_KV_LIST_SITES=FILE`: each line with an atomic operation that is not `Relaxed` is
 //!   appended to the file: place, operation, ordering.
