@@ -133,7 +133,7 @@ fn a_victim_that_another_thread_is_at_goes_when_that_is_through() {
         let at_it = shared.write();
         std::thread::scope(|scope| {
             let eviction = scope.spawn(|| cache.evict_one(&key, Some(OURS), |_| ()));
-            while !eviction.is_finished() && std::sync::Arc::strong_count(&shared) < 3 {
+            while !eviction.is_finished() && crate::sync::Arc::strong_count(&shared) < 3 {
                 std::thread::yield_now();
             }
             assert!(!eviction.is_finished(), "another thread is at the victim");

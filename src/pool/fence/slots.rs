@@ -137,7 +137,8 @@ mod tests {
             assert_eq!(slots.len(), len, "another thread has been quicker");
             slots.grow(len);
             for slot in len..2 * len {
-                assert_eq!(slots.word(slot).swap(slot as u64, Ordering::Relaxed), 0, "it is new");
+                assert_eq!(slots.word(slot).load(Ordering::Relaxed), 0, "it is new");
+                slots.word(slot).store(slot as u64, Ordering::Relaxed);
             }
         }
         let words = slots.words(slots.len()).map(|word| word.load(Ordering::Relaxed));

@@ -76,7 +76,8 @@ fn more_steps_are_open_than_the_first_slots_each_of_them_newer() {
 /// A step in the slot, as another thread opens it at the same time: of the number that is given.
 fn open_at_once(fences: &Fences, slot: u32, number: u64) -> Fence {
     let word = fences.slots.word(slot as usize);
-    assert_eq!(word.swap(number << NUMBER | OPEN, Ordering::Relaxed) & (OPEN | HOLDS), 0);
+    assert_eq!(word.load(Ordering::Relaxed) & (OPEN | HOLDS), 0);
+    word.store(number << NUMBER | OPEN, Ordering::Relaxed);
     Fence { number, slot }
 }
 
