@@ -275,3 +275,24 @@ fn a_sequence_is_told_though_a_handle_shares_the_cached_block_that_it_would_copy
     [1, 2].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
     assert_all_back(&cache);
 }
+
+/// A step that is aborted takes the only block of a sequence back, which a fork shares and which waits.
+#[test]
+fn a_sequence_that_an_abort_empties_may_leave_the_others_stalled() {
+    let cache = cache(3);
+    cache.allocate(SeqId(1), 0).unwrap();
+    let mut step = cache.step();
+    assert_eq!(cache.grow_batch(&[(SeqId(1), 4)], &mut step).unwrap().done, 1);
+    cache.fork(SeqId(1), SeqId(2)).unwrap();
+    cache.allocate(SeqId(3), 8).unwrap();
+    let mut first = Task::waiting(cache.append_wait(SeqId(2), 1, patient()));
+    let mut second = Task::waiting(cache.append_wait(SeqId(3), 1, patient()));
+    cache.abort(step, &[SeqId(1)]).unwrap();
+    assert_eq!((cache.free_block_count(), first.wakes()), (0, 1), "it is to look");
+    assert!(first.poll().is_pending());
+    assert_eq!(first.served().unwrap_err(), Stalled(SeqId(2)));
+    cache.free(SeqId(2)).unwrap();
+    drop(second.served().unwrap());
+    [1, 3].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
+    assert_all_back(&cache);
+}
