@@ -36,7 +36,8 @@ impl<'a> Ids<'a> {
             }
             Err(refusal) => panic!("{refusal}"),
             Ok(lease) => {
-                let length = cache.get_sequence(own).expect("it is leased").num_tokens;
+                // Another thread may have freed it for when it is released.
+                let length = cache.get_sequence(own).map_or(0, |info| info.num_tokens);
                 if !(3..=12 * BLOCK_SIZE).contains(&length) {
                     drop(lease);
                     fair(cache.free(own));
@@ -54,7 +55,7 @@ impl<'a> Ids<'a> {
         let admitted = cache.admit_with(own, &script.tokens(0..num_tokens), &options);
         let Some(admission) = fair(admitted) else { return };
         let Some(lease) = fair(cache.lease(&[own])) else { return };
-        let info = cache.get_sequence(own).expect("it is leased");
+        let Some(info) = cache.get_sequence(own) else { return };
         if info.num_tokens >= 3 {
             let hits = admission.cached_tokens / BLOCK_SIZE;
             for (block, &id) in info.block_ids.iter().enumerate() {
