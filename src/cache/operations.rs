@@ -127,9 +127,18 @@ impl PagedKvCache {
         // An append that waits for this sequence may have needed the same block. One that stays within the
         // last block lowers no need.
         if start != end || copy.is_some() {
-            self.pool.blocks().announce_change_of(id);
+            self.announce_append(id);
         }
         Ok(Append { new_blocks: start..end, copy })
+    }
+
+    /// Says what an append that took blocks means to waiters, after its locks were released.
+    #[inline]
+    pub(super) fn announce_append(&self, id: SeqId) {
+        let blocks = self.pool.blocks();
+        blocks.announce_change_of(id);
+        // The blocks may have been cached until then.
+        blocks.announce_loss();
     }
 
     /// The append under the map's lock, if it is a short one; see [`Sequence::append_near`].
@@ -150,7 +159,7 @@ impl PagedKvCache {
     /// The append that copies, under the map's lock, and the one that has to search for blocks, under
     /// the sequence's own.
     fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        let _later = self.is_heard.then(Later::begin);
+        let _later = Later::begin();
         let shared = {
             let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
             if let Slot::Owned(live) = slot.settle()

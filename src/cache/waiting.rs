@@ -30,6 +30,8 @@ impl PagedKvCache {
                 && let Some(append) = live.sequence_mut().append_or_copy_near(num_new_tokens)
             {
                 live.note_use(self.clock.stamp());
+                drop(slot);
+                self.announce_append(id);
                 return Ok(Ok(append));
             }
             slot.share()

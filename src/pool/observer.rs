@@ -29,18 +29,17 @@ impl Blocks {
         Ok(reclaimed)
     }
 
-    /// Appends `n` blocks to `out` if that takes no search and no waiting.
+    /// Appends `n` blocks to `out` if that takes no search and no waiting. The caller may hold a lock, and
+    /// announces the contents that may be lost by it, with [`announce_loss`](Self::announce_loss), once it
+    /// has released that.
     #[inline]
     pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
         let start = out.len();
-        let Some(reclaimed) = self.free.try_take_near(n, &self.words, out) else {
-            return false;
-        };
-        self.observe(&out[start..]);
-        if reclaimed > 0 {
-            self.announce_loss();
+        let taken = self.free.try_take_near(n, &self.words, out).is_some();
+        if taken {
+            self.observe(&out[start..]);
         }
-        true
+        taken
     }
 
     #[inline]

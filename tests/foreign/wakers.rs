@@ -213,3 +213,39 @@ fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
         assert_eq!(cache.used_block_count(), 0);
     });
 }
+
+/// A waker that reads a sequence, as a task may that is polled at once.
+struct Reads {
+    cache: std::sync::Weak<PagedKvCache>,
+    wakes: AtomicUsize,
+}
+
+impl Wake for Reads {
+    fn wake(self: Arc<Self>) {
+        let cache = self.cache.upgrade().expect("the cache lives");
+        assert!(cache.get_sequence(SeqId(1)).is_some());
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A chunked prompt that waits looks again when contents are reclaimed: by an append, here.
+#[test]
+fn an_append_that_reclaims_contents_holds_no_lock_when_it_wakes() {
+    for grows_by in [1, BLOCK_SIZE, 5 * BLOCK_SIZE] {
+        watched(move || {
+            let cache = Arc::new(cache(12));
+            cache.admit(SeqId(9), &[7; 9 * BLOCK_SIZE]).unwrap();
+            cache.commit(SeqId(9), 9 * BLOCK_SIZE).unwrap();
+            cache.free(SeqId(9)).unwrap(); // nine idle blocks, three free
+            cache.allocate(SeqId(1), 3 * BLOCK_SIZE).unwrap();
+            let options = paged_kv::AdmitOptions::default().first_chunk(3 * BLOCK_SIZE);
+            let prompt = cache.prompt(&[7; 13 * BLOCK_SIZE]);
+            let mut waiting = cache.admit_wait(SeqId(2), &prompt, &options, patient());
+            let waker =
+                Arc::new(Reads { cache: Arc::downgrade(&cache), wakes: AtomicUsize::new(0) });
+            assert!(poll(&mut waiting, &waker).is_pending());
+            drop(cache.append(SeqId(1), grows_by).unwrap());
+            assert!(waker.wakes.load(Ordering::SeqCst) > 0, "it may need less now");
+        });
+    }
+}
