@@ -55,10 +55,16 @@ impl<'a> Ids<'a> {
         let admitted = cache.admit_with(own, &script.tokens(0..num_tokens), &options);
         let Some(admission) = fair(admitted) else { return };
         let Some(lease) = fair(cache.lease(&[own])) else { return };
-        let Some(info) = cache.get_sequence(own) else { return };
-        if info.num_tokens >= 3 {
+        // An eviction may have trimmed it before it was leased.
+        let blocks = cache.with_sequence(own, |sequence| {
+            let at = |block| sequence.block_at(block);
+            (sequence.num_tokens(), (0..sequence.num_logical_blocks()).map(at).collect::<Vec<_>>())
+        });
+        let Some((length, blocks)) = blocks else { return };
+        if length >= 3 {
             let hits = admission.cached_tokens / BLOCK_SIZE;
-            for (block, &id) in info.block_ids.iter().enumerate() {
+            for (block, id) in blocks.into_iter().enumerate() {
+                let Some(id) = id else { continue };
                 match block < hits {
                     true => shadow.check(id, script.content(block)),
                     false => shadow.write(id, script.content(block)),
