@@ -2,10 +2,11 @@
 
 use std::task::Poll;
 
+use paged_kv::wait::Patience;
 use paged_kv::{AdmitOptions, BlockId, PagedKvCache, SeqId, append_batch, append_batch_fitting};
 
-use crate::BLOCK_SIZE;
 use crate::world::{World, tokens};
+use crate::{BLOCK_SIZE, HANG};
 
 pub type Operation = fn(&mut World<'_>) -> String;
 
@@ -16,6 +17,11 @@ fn told<T, E: std::fmt::Debug>(result: Result<T, E>, outcome: impl FnOnce(T) -> 
 
 fn done<E: std::fmt::Debug>(result: Result<(), E>) -> String {
     told(result, |()| 0)
+}
+
+/// For ever, but for a defect.
+fn patience() -> Patience {
+    Patience::default().timeout(HANG)
 }
 
 fn admit(cache: &PagedKvCache, id: u64, number: u32, len: usize) -> String {
@@ -121,6 +127,30 @@ pub const TELLING: &[(&str, Operation)] = &[
     }),
     ("append to what is leased", |world| {
         told(world.cache.append(SeqId(6), 8), |append| append.new_blocks.len())
+    }),
+    ("append over idle blocks, ready to wait", |world| {
+        let appended = world.cache.append_blocking(SeqId(3), 5, patience());
+        told(appended, |append| append.new_blocks.len())
+    }),
+    ("append that copies, ready to wait", |world| {
+        let appended = world.cache.append_blocking(SeqId(2), 1, patience());
+        told(appended, |append| append.new_blocks.len())
+    }),
+    ("append to what is leased, ready to wait", |world| {
+        let appended = world.cache.append_blocking(SeqId(6), 8, patience());
+        told(appended, |append| append.new_blocks.len())
+    }),
+    ("allocate over idle blocks, ready to wait", |world| {
+        done(world.cache.allocate_blocking(SeqId(8), 8, patience()))
+    }),
+    ("admit over idle blocks, ready to wait", |world| {
+        let (prompt, options) = (world.cache.prompt(&tokens(8, 8)), AdmitOptions::default());
+        let admitted = world.cache.admit_blocking(SeqId(8), &prompt, &options, patience());
+        told(admitted, |admission| admission.cached_tokens)
+    }),
+    ("reserve over idle blocks, ready to wait", |world| {
+        let reserved = world.cache.reserve_blocking(2, patience());
+        told(reserved, |reservation| reservation.num_blocks())
     }),
     ("append tokens", |world| {
         let named = told(world.cache.commit_tokens(SeqId(1), &[]), |blocks| blocks);
