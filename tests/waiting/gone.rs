@@ -1,5 +1,9 @@
 //! Does an append that waits end with the sequence that it waits for, and never grow another?
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
 use paged_kv::PagedKvError::{SequenceEvicted, SequenceNotFound};
 use paged_kv::{EvictionStrategy, Owner, PagedKvCache, PagedKvError, Reservation, SeqId};
 
@@ -83,6 +87,32 @@ fn a_waiting_append_never_grows_a_later_sequence_of_its_id() {
         assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
         assert_eq!(cache.get_sequence(S).unwrap().num_tokens, 4);
         cache.free(S).unwrap();
+        assert_all_back(&cache);
+    }
+}
+
+/// Room wakes the first that waits, whose waker admits the id again.
+#[test]
+fn an_append_ends_although_its_id_is_admitted_again_at_once() {
+    struct Admits(Arc<PagedKvCache>);
+    impl Wake for Admits {
+        fn wake(self: Arc<Self>) {
+            self.0.allocate(S, 0).unwrap(); // which takes no block, and passes all that wait
+        }
+    }
+    for remove in WAYS {
+        let cache = Arc::new(cache(4));
+        [S, SeqId(2)].into_iter().for_each(|id| cache.allocate(id, 4).unwrap());
+        let room = cache.reserve(2).unwrap();
+        let mut first = cache.append_wait(SeqId(2), 4, patient());
+        let admits = Waker::from(Arc::new(Admits(Arc::clone(&cache))));
+        assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&admits)).is_pending());
+        let mut waiter = Task::waiting(cache.append_wait(S, 12, patient()));
+        remove(&cache);
+        assert_eq!(cache.get_sequence(S).map(|admitted| admitted.num_tokens), Some(0));
+        assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
+        drop((first, room, waiter));
+        [S, SeqId(2)].into_iter().for_each(|id| cache.free(id).unwrap());
         assert_all_back(&cache);
     }
 }

@@ -121,6 +121,23 @@ fn leased_sequences_that_all_wait_are_told_too() {
     assert_all_back(&cache);
 }
 
+/// Two appends wait for one sequence. The one that was told leaves without having been polled.
+#[test]
+fn a_waiter_that_was_told_and_leaves_has_another_of_its_sequence_told() {
+    let cache = full(EvictionStrategy::LRU);
+    let told = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
+    let mut again = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    let mut other = Task::new(cache.append_wait(SeqId(2), 4, patient()));
+    assert!(other.poll().is_pending());
+    assert_eq!((told.wakes(), again.wakes(), other.wakes()), (1, 0, 0));
+    drop(told);
+    assert_eq!(again.served().unwrap_err(), Stalled(SeqId(1)));
+    cache.free(SeqId(1)).unwrap();
+    drop(other.served().unwrap());
+    cache.free(SeqId(2)).unwrap();
+    assert_all_back(&cache);
+}
+
 /// Five blocks, of which sequences 1 and 2 share four, and sequences 1 and 3 wait for one more each.
 fn sharers_and_one_that_does_not_wait(cut: impl FnOnce(&PagedKvCache)) {
     let cache = cache(5);
