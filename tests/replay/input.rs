@@ -46,6 +46,7 @@ fn a_malformed_line_is_named_with_file_line_and_reason() {
     let good = mooncake([(10, 1)]);
     let line = |fields: &str| format!("{good}\n{{{fields}}}\n{good}");
     let azure = |rows: &str| format!("{AZURE_HEADER}\n2023-11-16 18:17:03,10,1\n{rows}\n");
+    let long = "2023-11-16 18:17:04,4000000000000000000,3000000000000000000"; // two can be counted
     let cases = [
         ("text.jsonl", format!("{good}{good}hello\n"), 3, "expected"),
         ("cut.jsonl", good.trim_end().replace('}', ""), 1, "EOF"),
@@ -80,6 +81,7 @@ fn a_malformed_line_is_named_with_file_line_and_reason() {
         ("nothing.csv", String::new(), 1, AZURE_HEADER),
         ("fields.csv", azure("2023-11-16 18:17:04,10"), 3, "expected 3 fields"),
         ("minus.csv", azure("2023-11-16 18:17:04,10,-1"), 3, "GeneratedTokens \"-1\""),
+        ("sum.csv", azure(&[long; 3].join("\n")), 5, "before them, are too many to count"),
         ("time.csv", azure("yesterday,10,1"), 3, "TIMESTAMP \"yesterday\""),
         ("back.csv", azure("2023-11-16 18:17:02.999,10,1"), 3, "timestamp goes backwards"),
     ];
