@@ -235,8 +235,13 @@ impl Waiters {
         });
     }
 
-    fn enter(&self, short: Short) -> Place {
-        self.change(|queue| queue.enter(short))
+    /// Enters the queue, with a waker from the first: no waiter is in it whose waker could not be cloned.
+    fn enter(&self, short: Short, waker: Waker) -> (Place, Call) {
+        self.change(|queue| {
+            let place = queue.enter(short);
+            let (call, _) = queue.register(place, waker);
+            (place, call)
+        })
     }
 
     /// Leaves the waker of a waiter that is about to ask or to sleep.

@@ -40,15 +40,11 @@ impl Waiters {
 
     /// A waker of the task that polls the waiter of `place`. If there is none because its clone panics,
     /// the poll panics, and the waiter passes its turn on.
-    pub(super) fn waker_of(
-        self: &PlainArc<Self>,
-        context: &Context<'_>,
-        place: Option<Place>,
-    ) -> Waker {
-        struct PassedOver<'a>(&'a PlainArc<Waiters>, Option<Place>);
+    pub(super) fn waker_of(self: &PlainArc<Self>, context: &Context<'_>, place: Place) -> Waker {
+        struct PassedOver<'a>(&'a PlainArc<Waiters>, Place);
         impl Drop for PassedOver<'_> {
             fn drop(&mut self) {
-                let Self(waiters, Some(place)) = *self else { return };
+                let Self(waiters, place) = *self;
                 waiters.wake_by(|queue| queue.pass_over(place));
             }
         }

@@ -56,7 +56,7 @@ impl Turn {
         context: &Context<'_>,
         mut attempt: impl FnMut(Ask) -> Attempt<T>,
     ) -> Poll<Answer<T>> {
-        let mut waker = None;
+        let mut entered = None;
         let place = match self.place {
             Some(place) => place,
             None => match attempt(Ask::AtOnce) {
@@ -64,15 +64,19 @@ impl Turn {
                 Err(short) => {
                     self.may_need_less = short.shortage != Shortage::Blocks;
                     // Before it enters the queue: a clone may panic.
-                    waker = Some(self.pool.waiters.waker_of(context, None));
-                    *self.place.insert(self.pool.waiters.enter(short))
+                    let waker = context.waker().clone();
+                    let (place, call) = self.pool.waiters.enter(short, waker);
+                    entered = Some(call);
+                    *self.place.insert(place)
                 }
             },
         };
         for _ in 0..ATTEMPTS {
             let waiters = &self.pool.waiters;
-            let waker = waker.take().unwrap_or_else(|| waiters.waker_of(context, Some(place)));
-            let refusal = match waiters.register(place, waker) {
+            let call = entered.take();
+            let call =
+                call.unwrap_or_else(|| waiters.register(place, waiters.waker_of(context, place)));
+            let refusal = match call {
                 Call::Sleep => return Poll::Pending,
                 Call::Ask => None,
                 Call::Stalled(id) => Some(PagedKvError::Stalled(id)),
