@@ -13,7 +13,7 @@ mod random;
 mod victim;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -346,6 +346,28 @@ fn a_slow_subscriber_sees_a_gap_and_delays_nobody() {
     assert!((slow.len() as u64) < last + 1 - begun, "{} came, and no gap", slow.len());
 }
 
+/// While it is slow others may take its place, and afterwards only those that wait lose theirs.
+#[test]
+fn a_subscriber_that_was_slow_and_has_read_keeps_its_place() {
+    let options = options(Dialect::Map).batch_blocks(1).ring(10_000, 64 << 20).connections(2);
+    let publisher = EventPublisher::bind(&options).unwrap();
+    let mut slow = Client::subscribe(publisher.address(), "");
+    let hashes: Vec<_> = (1..=1_000).map(BlockHash::from_u128).collect();
+    for _ in 0..4_000 {
+        publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
+    }
+    publisher.flush();
+    thread::sleep(Duration::from_millis(200)); // what the system keeps for it is full
+    let last = publisher.stats().next_sequence - 1;
+    assert_eq!(numbers_to(&mut slow, last).last(), Some(&last));
+    slow.ping();
+    let _idle = [(); 4].map(|()| Client::connect(publisher.address(), "SUB"));
+    slow.ping();
+    publisher.on_event(&KvEvent::AllBlocksCleared);
+    assert_eq!(numbers_to(&mut slow, last + 1), [last + 1]);
+    assert_eq!(publisher.stats().peers_refused, 3, "each took the place of the one before it");
+}
+
 /// Sends small batches until a subscriber has enough.
 fn go_on_until_heard(
     publisher: &EventPublisher,
@@ -531,9 +553,14 @@ fn what_waits_for_a_subscriber_goes_out_before_the_end() {
         }
         assert_eq!(publisher.stats().next_sequence, first + 900);
         thread::sleep(Duration::from_millis(200));
-        let heard = thread::spawn(move || std::iter::from_fn(|| subscriber.receive()).count());
-        publisher.shutdown();
-        heard.join().unwrap() == 900
+        let address = publisher.address();
+        let ending = thread::spawn(move || publisher.shutdown());
+        while TcpStream::connect(address).is_ok() {
+            thread::sleep(Duration::from_millis(1)); // until it has begun to end
+        }
+        let came = std::iter::from_fn(|| subscriber.receive()).count();
+        ending.join().unwrap();
+        came == 900
     };
     assert!((0..5).any(|_| all_came()));
 }
