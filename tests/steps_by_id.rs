@@ -168,3 +168,25 @@ fn a_step_names_the_cached_contents_that_it_overwrites() -> Result<()> {
     assert_eq!(step.reclaimed(), [], "blocks that were not cached, whatever they once held");
     Ok(())
 }
+
+#[test]
+fn a_row_whose_copy_was_shared_and_copied_again_in_the_step_is_reverted() -> Result<()> {
+    let cache = cache(8);
+    cache.allocate(s(1), 3)?;
+    cache.fork(s(1), s(2))?;
+    let mut step = cache.step();
+    assert_eq!(cache.grow_batch(&[(s(2), 1)], &mut step)?.done, 1, "with a copy");
+    cache.truncate(s(2), 3)?;
+    cache.fork(s(2), s(3))?;
+    assert_eq!(cache.grow_batch(&[(s(2), 1)], &mut step)?.done, 1, "with a copy of the copy");
+    let mut copies: Vec<[i32; 2]> = Vec::new();
+    assert_eq!(step.copies(&mut copies)?, 2);
+    assert_eq!(copies[1][0], copies[0][1]);
+    cache.revert(&mut step, &[s(2), s(2)])?;
+    let blocks_of = |id| cache.get_sequence(s(id)).unwrap().block_ids;
+    assert_eq!(blocks_of(2), blocks_of(1), "as before the step");
+    drop(step);
+    (1..=3).for_each(|id| cache.free(s(id)).unwrap());
+    assert_eq!(cache.used_block_count(), 0);
+    cache.validate()
+}

@@ -6,7 +6,9 @@ mod common;
 mod history;
 
 use common::s;
-use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, PagedKvError, Result, StepBuffers};
+use paged_kv::{
+    AdmitOptions, BlockId, CachedSequence, PagedKvCache, PagedKvError, Result, Step, StepBuffers,
+};
 
 fn cache() -> PagedKvCache {
     PagedKvCache::new(16, 4, 1, 1)
@@ -150,6 +152,22 @@ fn a_row_with_a_named_token_and_drafts_behind_it_is_settled() -> Result<()> {
 }
 
 #[test]
+fn a_row_is_settled_only_with_the_tokens_that_it_has_named_since() -> Result<()> {
+    let cache = cache();
+    let mut rows = [(admitted(&cache, &[1, 2], 2), 5)];
+    let mut step = cache.step();
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let row = &mut rows[0].0;
+    row.commit_tokens(&[3])?;
+    assert!(step.settle(0, row, &[9, 4]).is_err(), "it is named 3");
+    assert_eq!((row.num_tokens(), row.num_named_tokens()), (7, 3));
+    assert_eq!(step.settle(0, row, &[3, 4])?, 1);
+    assert_eq!(step.complete(), 1);
+    assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    Ok(())
+}
+
+#[test]
 fn rows_that_were_refused_are_not_held_by_the_step() -> Result<()> {
     let cache = PagedKvCache::new(4, 4, 1, 1);
     let of = |num_tokens, n| Ok::<_, PagedKvError>((cache.allocate_sequence(num_tokens)?, n));
@@ -272,5 +290,97 @@ fn a_settlement_that_is_refused_changes_nothing() -> Result<()> {
     assert_eq!(step.settle(0, &mut rows[0].0, &[4, 5])?, 1);
     assert_eq!(step.complete(), 1);
     assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    Ok(())
+}
+
+/// A row of 3 tokens that grew into a block which it shares since with a fork, and which can have no more
+/// owners: it is not cut within that block. Settled at 5 tokens.
+fn row_that_is_not_cut(
+    step: &mut Step,
+    cache: &PagedKvCache,
+    named: &[u32],
+) -> ([CachedSequence; 2], Vec<BlockId>) {
+    let mut rows = [(admitted(cache, named, 3), 5)];
+    assert_eq!(step.grow_batch(&mut rows).unwrap().done, 1);
+    let [(mut row, _)] = rows;
+    let (fork, last) = (row.fork().unwrap(), row.block_ids()[1]);
+    let retained = (0..).take_while(|_| cache.pool().retain(last).is_ok()).map(|_| last).collect();
+    assert_eq!(step.settle(0, &mut row, &[4, 5]), Err(PagedKvError::TooManyOwners(last)));
+    ([row, fork], retained)
+}
+
+#[test]
+fn a_settlement_whose_cut_is_refused_can_be_repeated() -> Result<()> {
+    // The tokens are the row's, or the prompt's.
+    for named in [3, 4, 5] {
+        let cache = cache();
+        let mut step = cache.step();
+        let row = row_that_is_not_cut(&mut step, &cache, &[1, 2, 3, 4, 5][..named]);
+        let ([mut row, _fork], retained) = row;
+        assert_eq!((row.num_tokens(), row.num_named_tokens()), (8, named));
+        retained.into_iter().for_each(|id| cache.pool().release(id).unwrap());
+        assert_eq!(step.settle(0, &mut row, &[4, 5])?, 1, "its first block is offered again");
+        assert_eq!(step.complete(), 1);
+        assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_commit_behind_a_refused_settlement_is_published_under_its_own_hashes() -> Result<()> {
+    let cache = cache();
+    let mut step = cache.step();
+    let (_row, _) = row_that_is_not_cut(&mut step, &cache, &[1, 2, 3]);
+    let mut other = admitted(&cache, &[9; 5], 5);
+    step.take_part(&mut other);
+    assert_eq!(step.commit(&mut other, 5)?, 1);
+    assert_eq!(step.complete(), 1);
+    assert_eq!((cache.probe(&[1, 2, 3, 4, 5]), cache.probe(&[9; 5])), (0, 4));
+    Ok(())
+}
+
+#[test]
+fn a_commit_behind_one_in_a_step_that_fails_leaves_it_to_be_repeated() -> Result<()> {
+    let cache = cache();
+    let mut sequence = admitted(&cache, &[7; 9], 9);
+    let mut failed = cache.step();
+    assert_eq!(failed.commit(&mut sequence, 4)?, 1);
+    assert_eq!(sequence.commit(8)?, 1, "the first waits for the step");
+    drop(failed);
+    assert_eq!(cache.probe(&[7; 9]), 0);
+    sequence.commit(9)?;
+    assert_eq!(cache.probe(&[7; 9]), 8);
+    Ok(())
+}
+
+#[test]
+fn a_step_commits_no_tokens_that_have_no_slots() -> Result<()> {
+    let cache = cache();
+    let mut sequence = admitted(&cache, &[7; 9], 6);
+    let options = AdmitOptions::default().first_chunk(6);
+    cache.admit_with(s(1), &[8; 9], &options)?;
+    let refused = Err(PagedKvError::CommitBeyondEnd { requested: 8, num_tokens: 6 });
+    let mut step = cache.step();
+    assert_eq!(step.commit(&mut sequence, 8), refused);
+    assert_eq!(cache.commit_in(s(1), 8, &mut step), refused);
+    assert_eq!(step.complete(), 0);
+    assert_eq!((cache.probe(&[7; 9]), cache.probe(&[8; 9])), (0, 0));
+    Ok(())
+}
+
+#[test]
+fn a_revert_with_one_row_cut_below_its_start_undoes_no_row() -> Result<()> {
+    let cache = cache();
+    let [long, cut] = [(); 2].map(|()| cache.allocate_sequence(8).unwrap());
+    let mut rows = [(long, 5), (cut, 1)];
+    for by in [0, 1] {
+        let mut step = cache.step();
+        assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+        rows[by].0.truncate(4)?;
+        let lengths = [0, 1].map(|row: usize| rows[row].0.num_tokens());
+        let refused = step.revert(&mut rows);
+        assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "rows", .. })));
+        assert_eq!([0, 1].map(|row: usize| rows[row].0.num_tokens()), lengths);
+    }
     Ok(())
 }
