@@ -122,6 +122,7 @@ fn tokens_are_named_only_behind_named_ones() -> Result<()> {
     // Before a prompt's own tokens have slots, none comes behind them.
     cache.admit_with(s(2), &[7; 9], &AdmitOptions::default().first_chunk(4))?;
     assert!(cache.append_tokens(s(2), &[8]).is_err());
+    assert_eq!(cache.get_sequence(s(2)).unwrap().num_tokens, 4);
     // Where only hashes are known, none is named, and all are appended.
     cache.admit_hashed(s(3), &[], 3)?;
     for _ in 0..3 {
