@@ -233,3 +233,23 @@ fn more_hashes_than_full_blocks_are_refused_by_every_way_in() {
     }
     assert_eq!(cache.used_block_count(), 0);
 }
+
+#[test]
+fn an_export_that_refused_a_row_goes_on_with_those_of_its_cache_only() -> Result<()> {
+    let (one, other) = (cache().allocate_sequence(3)?, cache().allocate_sequence(3)?);
+    let rows = [(&one, true), (&other, false), (&other, false), (&one, true)];
+    let shape = TableShape { stride: 1, pad: -1, gaps: Gaps::Show };
+    let (mut table, mut slots) = ([0_i32; 4], [0_i64; 12]);
+    let mut tables = export::BlockTables::new(&mut table, shape)?;
+    let buffers =
+        CsrBuffers { indptr: &mut [0_i32; 5], indices: &mut [0; 4], last_page_len: &mut [0; 4] };
+    let mut csr = export::Csr::new(buffers, -1, Gaps::Show)?;
+    let mut mapping = export::SlotMapping::new(&mut slots, Gaps::Show);
+    for (row, is_taken) in rows {
+        let pushed = [tables.push(row), csr.push(row), mapping.push(row, 0..3)];
+        let answer = if is_taken { Ok(()) } else { Err(PagedKvError::WrongCache { value: "row" }) };
+        assert_eq!(pushed, [answer.clone(), answer.clone(), answer]);
+    }
+    assert_eq!((tables.finish(), csr.finish(), mapping.finish()), (2, 2, 6));
+    Ok(())
+}

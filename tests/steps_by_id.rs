@@ -190,3 +190,19 @@ fn a_row_whose_copy_was_shared_and_copied_again_in_the_step_is_reverted() -> Res
     assert_eq!(cache.used_block_count(), 0);
     cache.validate()
 }
+
+#[test]
+fn a_row_that_found_no_room_in_a_step_was_not_used() -> Result<()> {
+    for leases in [false, true] {
+        let cache = cache(4);
+        (1..=3).try_for_each(|id| cache.allocate(s(id), 4))?;
+        let mut step = cache.step();
+        let grown = match leases {
+            true => cache.lease(&[s(1), s(2)])?.grow_batch(&[1, 5], &mut step)?,
+            false => cache.grow_batch(&[(s(1), 1), (s(2), 5)], &mut step)?,
+        };
+        assert_eq!((grown.done, grown.short_by), (1, 2));
+        assert_eq!(cache.select_eviction_target(), Some(s(2)), "1 has been used since");
+    }
+    Ok(())
+}
