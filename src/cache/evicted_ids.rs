@@ -132,15 +132,16 @@ mod tests {
 
     #[test]
     fn ids_that_their_owners_freed_take_no_place() {
+        const IDS: u64 = if cfg!(miri) { 1_000 } else { 10_000 };
         let mut latest = Latest::new(100);
-        for id in 0..10_000 {
+        for id in 0..IDS {
             latest.note(SeqId(id), AdmissionEpoch(id));
             if id % 1_000 != 0 {
                 assert!(latest.ids.remove(&SeqId(id)).is_some());
             }
             assert!(latest.order.len() <= 64, "{} places for {}", latest.order.len(), id);
         }
-        assert_eq!((latest.ids.len(), latest.forgotten), (10, 0));
+        assert_eq!((latest.ids.len() as u64, latest.forgotten), (IDS / 1_000, 0));
     }
 
     #[test]
