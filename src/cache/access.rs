@@ -63,7 +63,7 @@ impl PagedKvCache {
         self.update_shared(id, &shared, change)
     }
 
-    /// Changes a sequence under its own lock, unless it was taken out of there meanwhile.
+    /// Changes a sequence under its own lock, unless another thread has taken it out.
     pub(super) fn update_shared<R>(
         &self,
         id: SeqId,
@@ -74,7 +74,7 @@ impl PagedKvCache {
         live.as_mut().map(change).ok_or_else(self.missing(id))
     }
 
-    /// Changes a sequence that nobody leases, and keeps leases out meanwhile by the map's lock. Of `Some`
+    /// Changes a sequence without leases, and keeps leases out by the map's lock during the change. Of `Some`
     /// epoch only; another sequence under the id counts as not found. Afterwards the waiters learn of the
     /// change.
     pub(super) fn trim_unleased<R>(
@@ -115,7 +115,7 @@ impl PagedKvCache {
             if let Some(mut live) = shared.try_write() {
                 return live.as_mut().map(&trim).ok_or_else(self.missing(id));
             }
-            // Somebody is at it: wait for them without the map's lock.
+            // Another thread uses it: wait for that thread without the map's lock.
             drop(slot);
             drop(shared.write());
         }
@@ -177,7 +177,7 @@ impl PagedKvCache {
         }
     }
 
-    /// Takes a sequence that nobody leases out of the map.
+    /// Takes a sequence without leases out of the map.
     pub(super) fn take_out(&self, id: SeqId) -> Result<Live> {
         self.take_out_if(id, None, || {})
     }
