@@ -241,8 +241,10 @@ impl Step {
         let start_tokens = num_tokens - accepted.len();
         // Named, committed, and only then cut: what each of them did before can be undone.
         let was_named = named.map(Naming::num_named);
-        if let (Some(naming), Some(named)) = (&mut naming, was_named) {
-            naming.name_tokens(sequence, accepted.get(named - start_tokens..).unwrap_or(&[]))?;
+        if let (Some(naming), Some(named)) = (&mut naming, was_named)
+            && named < num_tokens
+        {
+            naming.name_tokens(sequence, &accepted[named - start_tokens..])?;
         }
         let num_new_tokens = self.buffers.rows[row].num_new_tokens;
         if num_new_tokens == 0 {

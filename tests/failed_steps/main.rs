@@ -153,6 +153,27 @@ fn a_row_with_a_named_token_and_drafts_behind_it_is_settled() -> Result<()> {
 }
 
 #[test]
+fn a_chunk_of_a_prompt_that_goes_on_is_settled() -> Result<()> {
+    let prompt: Vec<u32> = (0..17).collect();
+    for accepted in 0..=6 {
+        let cache = cache();
+        let mut rows = [(admitted(&cache, &prompt, 2), 6)];
+        let mut step = cache.step();
+        assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+        let tokens = &prompt[2..2 + accepted];
+        let full = (2 + accepted) / 4;
+        assert_eq!(step.settle(0, &mut rows[0].0, tokens)?, full, "{accepted} accepted");
+        assert_eq!((step.complete(), rows[0].0.num_tokens()), (full, 2 + accepted));
+        // The rest of the prompt is named as before.
+        assert_eq!(rows[0].0.num_named_tokens(), 17);
+        drop(rows[0].0.append(15 - accepted)?);
+        rows[0].0.commit(17)?;
+        assert_eq!(cache.probe(&prompt), 16);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_row_is_settled_only_with_the_tokens_that_it_has_named_since() -> Result<()> {
     let cache = cache();
     let mut rows = [(admitted(&cache, &[1, 2], 2), 5)];
