@@ -383,6 +383,29 @@ fn what_was_cut_since_cannot_be_undone() -> Result<()> {
 }
 
 #[test]
+fn a_copy_that_a_fork_made_since_does_not_stand_for_one_of_the_row() -> Result<()> {
+    let cache = cache(16);
+    let mut sequence = cache.allocate_sequence(6)?;
+    let other = sequence.fork()?;
+    let mut step = cache.step();
+    let mut rows = [(&mut sequence, 1)];
+    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    // The fork copies what the row has copied to, and the row has another last block by then.
+    let mut fork = sequence.fork()?;
+    assert_eq!(step.grow_batch(&mut [(&mut fork, 1)])?.done, 1);
+    sequence.truncate(4)?;
+    drop(sequence.append(3)?);
+    let before = sequence.block_ids().to_vec();
+    let mut rows = [(&mut sequence, 1), (&mut fork, 1)];
+    assert!(matches!(step.revert(&mut rows), Err(PagedKvError::InvalidConfig { .. })));
+    assert_eq!((sequence.num_tokens(), sequence.block_ids()), (7, &*before));
+    assert_eq!(fork.num_tokens(), 8);
+    drop((step, sequence, other, fork));
+    assert_all_room(&cache);
+    Ok(())
+}
+
+#[test]
 fn what_was_cut_back_to_where_it_began_can_be_undone_and_no_less() -> Result<()> {
     for (cut, is_undone) in [(7, true), (6, true), (5, false)] {
         let cache = cache(16);

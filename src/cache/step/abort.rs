@@ -66,7 +66,7 @@ impl Step {
         }
         let numbers = || (0..grown).rev().filter_map(|number| Some((number, rows_of[number]?)));
         for (number, row) in numbers() {
-            self.check_undo(number, &mut rows[row])?;
+            self.check_undo(number, &mut rows[row], rows_of)?;
         }
         // The sources of copies get their owner back first: that can be refused.
         let copies = numbers().filter_map(|(number, _)| self.buffers.rows[number].copy);
@@ -95,15 +95,22 @@ impl Step {
 
     /// Refuses a row that is not the one that grew, or that has been cut or trimmed since into what it
     /// had before.
-    fn check_undo<R: GrowingRow>(&self, number: usize, row: &mut R) -> Result<()> {
+    fn check_undo<R: GrowingRow>(
+        &self,
+        number: usize,
+        row: &mut R,
+        rows_of: &[Option<usize>],
+    ) -> Result<()> {
         let grown = &self.buffers.rows[number];
         let identity = row.identity();
         let sequence = row.parts().0;
         self.refuse_other_cache(sequence)?;
         let (start, len) = (grown.start_tokens, sequence.num_tokens());
+        // By this very sequence, whose later growth is undone first. A fork's copy of the block says nothing.
         let was_copied_since = |id: BlockId| {
-            let mut later = self.buffers.rows[number + 1..].iter().filter_map(|row| row.copy);
-            later.any(|(src, _)| src == id)
+            let numbers = number + 1..rows_of.len();
+            let mut later = numbers.filter(|&later| rows_of[later] == rows_of[number]);
+            later.any(|later| self.buffers.rows[later].copy.is_some_and(|(src, _)| src == id))
         };
         let tail = sequence.block_at(start / sequence.block_size());
         let has_tail = match grown.copy {
