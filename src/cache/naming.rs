@@ -87,16 +87,16 @@ impl Naming {
 
     /// Publishes the full blocks of the first `num_tokens` tokens, which are computed.
     pub(super) fn commit(&mut self, sequence: &Sequence, num_tokens: usize) -> usize {
-        self.offer_failed_again(sequence);
         let full = self.full_blocks(sequence, num_tokens);
+        let promised = self.publish_promised(sequence, full);
         if self.offered >= full {
-            return 0;
+            return promised;
         }
         let offered = std::mem::replace(&mut self.offered, full);
         if self.unsure_from == offered {
             self.unsure_from = full;
         }
-        let mut again = 0;
+        let mut again = promised;
         while let Some(left_out) = self.left_out(sequence, offered) {
             let first = left_out.start;
             again += self.publish(sequence, left_out);
@@ -105,6 +105,18 @@ impl Naming {
             }
         }
         again + self.publish(sequence, offered..full)
+    }
+
+    /// Publishes those of the first `full` blocks that only steps have promised to publish, which may be
+    /// open yet, or have failed.
+    #[inline]
+    fn publish_promised(&mut self, sequence: &Sequence, full: usize) -> usize {
+        let end = full.min(self.offered);
+        if self.unsure_from >= end {
+            return 0;
+        }
+        let promised = std::mem::replace(&mut self.unsure_from, end)..end;
+        self.publish(sequence, promised)
     }
 
     fn publish(&self, sequence: &Sequence, range: Range<usize>) -> usize {

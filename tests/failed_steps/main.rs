@@ -362,16 +362,25 @@ fn a_commit_behind_a_refused_settlement_is_published_under_its_own_hashes() -> R
 }
 
 #[test]
-fn a_commit_behind_one_in_a_step_that_fails_leaves_it_to_be_repeated() -> Result<()> {
-    let cache = cache();
-    let mut sequence = admitted(&cache, &[7; 9], 9);
-    let mut failed = cache.step();
-    assert_eq!(failed.commit(&mut sequence, 4)?, 1);
-    assert_eq!(sequence.commit(8)?, 1, "the first waits for the step");
-    drop(failed);
-    assert_eq!(cache.probe(&[7; 9]), 0);
-    sequence.commit(9)?;
-    assert_eq!(cache.probe(&[7; 9]), 8);
+fn a_commit_publishes_what_an_open_step_has_promised_as_if_there_were_no_step() -> Result<()> {
+    for (in_step, completes) in [(4, false), (4, true), (9, false), (9, true)] {
+        let cache = cache();
+        let mut sequence = admitted(&cache, &[7; 9], 9);
+        let mut step = cache.step();
+        assert_eq!(step.commit(&mut sequence, in_step)?, in_step / 4);
+        assert_eq!(sequence.commit(3)?, 0);
+        assert_eq!(sequence.commit(9)?, 2, "they are computed, whatever becomes of the step");
+        assert_eq!(cache.probe(&[7; 9]), 8);
+        if completes {
+            assert_eq!(step.complete(), 0);
+        } else {
+            drop(step);
+        }
+        assert_eq!((cache.probe(&[7; 9]), sequence.commit(9)?), (8, 0));
+        drop(sequence);
+        assert_eq!(cache.used_block_count(), 0);
+        cache.validate()?;
+    }
     Ok(())
 }
 
