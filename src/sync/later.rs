@@ -13,6 +13,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ptr::addr_eq;
 
 use super::{PlainArc, thread_local};
@@ -38,8 +39,14 @@ const ONE: usize = 2;
 
 thread_local! {
     static SCOPES: Cell<usize> = const { Cell::new(0) };
-    static POSTPONED: RefCell<Vec<PlainArc<dyn Postponed>>> = const { RefCell::new(Vec::new()) };
+    static POSTPONED: RefCell<Noted> = const { RefCell::new(Vec::new()) };
+    /// For a thread that ends, whose `POSTPONED` is gone: this one is never dropped. Mostly empty, and
+    /// then without memory.
+    static AT_THE_END: ManuallyDrop<RefCell<Noted>> =
+        const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
+
+type Noted = Vec<PlainArc<dyn Postponed>>;
 
 impl Later {
     #[inline]
@@ -68,27 +75,37 @@ pub(crate) fn is_open() -> bool {
     SCOPES.with(Cell::get) >= ONE
 }
 
-/// Notes what the end of the thread's outermost scope is to perform. Once is enough.
+/// Notes what the end of the thread's outermost scope, which is open, is to perform. Once is enough.
 pub(crate) fn postpone(postponed: PlainArc<dyn Postponed>) {
-    let mut noted = Some(postponed);
-    // A thread that ends has no list any more. It holds no lock either.
-    _ = POSTPONED.try_with(|list| {
-        let mut list = list.borrow_mut();
+    let again = change_noted(|list| {
         let is_same = |other: &PlainArc<dyn Postponed>| {
-            noted
-                .as_ref()
-                .is_some_and(|new| addr_eq(PlainArc::as_ptr(other), PlainArc::as_ptr(new)))
+            addr_eq(PlainArc::as_ptr(other), PlainArc::as_ptr(&postponed))
         };
-        if !list.iter().any(is_same) {
-            list.extend(noted.take());
-            SCOPES.with(|scopes| scopes.set(scopes.get() | NOTED));
-        } else {
-            noted = None;
+        if list.iter().any(is_same) {
+            return Some(postponed);
         }
+        list.push(postponed);
+        SCOPES.with(|scopes| scopes.set(scopes.get() | NOTED));
+        None
     });
-    if let Some(postponed) = noted {
-        postponed.perform();
-    }
+    drop(again);
+}
+
+/// Changes what is noted, also while the thread ends: the destructors of its variables may use a cache.
+fn change_noted<R>(change: impl FnOnce(&mut Noted) -> R) -> R {
+    let mut change = Some(change);
+    let mut change = |list: &mut Noted| change.take().expect("it is called once")(list);
+    let changed = POSTPONED.try_with(|list| change(&mut list.borrow_mut()));
+    changed.unwrap_or_else(|_| {
+        AT_THE_END.with(|list| {
+            let mut list = list.borrow_mut();
+            let changed = change(&mut list);
+            if list.is_empty() {
+                *list = Vec::new();
+            }
+            changed
+        })
+    })
 }
 
 /// Performs what is noted now, inside a scope: for a thread that is about to wait for other threads,
@@ -104,15 +121,13 @@ pub(crate) fn perform_now() {
 #[cold]
 fn perform_postponed() {
     let next = || {
-        let next = POSTPONED.try_with(|list| {
-            let mut list = list.borrow_mut();
+        change_noted(|list| {
             let next = (!list.is_empty()).then(|| list.remove(0));
             if next.is_none() {
                 SCOPES.with(|scopes| scopes.set(scopes.get() & !NOTED));
             }
             next
-        });
-        next.ok().flatten()
+        })
     };
     while let Some(postponed) = next() {
         postponed.perform();
@@ -171,6 +186,37 @@ mod tests {
         assert!(unwound.is_err());
         assert_eq!(calls.count(), 1);
         assert!(!is_open());
+    }
+
+    #[test]
+    fn a_thread_that_ends_postpones_as_before() {
+        struct OnExit(RefCell<Option<PlainArc<Calls>>>);
+        impl Drop for OnExit {
+            fn drop(&mut self) {
+                let calls = self.0.take().expect("it is set");
+                for count in 1..3 {
+                    let later = Later::begin();
+                    postpone(calls.clone());
+                    postpone(calls.clone());
+                    assert_eq!(calls.count(), count);
+                    drop(later);
+                    assert_eq!(calls.count(), count + 1);
+                }
+            }
+        }
+        std::thread_local! {
+            static ON_EXIT: OnExit = const { OnExit(RefCell::new(None)) };
+        }
+        let calls = PlainArc::new(Calls::default());
+        let of_thread = calls.clone();
+        let thread = std::thread::spawn(move || {
+            // Known to the thread before its list is, and so dropped after that.
+            ON_EXIT.with(|on_exit| on_exit.0.replace(Some(of_thread.clone())));
+            let _later = Later::begin();
+            postpone(of_thread);
+        });
+        thread.join().expect("it does not panic");
+        assert_eq!(calls.count(), 3);
     }
 
     #[test]

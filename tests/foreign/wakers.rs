@@ -1,10 +1,12 @@
 //! Wakers that panic, and wakers that poll: single cases.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
 use paged_kv::wait::Patience;
@@ -248,4 +250,43 @@ fn an_append_that_reclaims_contents_holds_no_lock_when_it_wakes() {
             assert!(waker.wakes.load(Ordering::SeqCst) > 0, "it may need less now");
         });
     }
+}
+
+#[test]
+fn a_waker_called_by_a_thread_that_ends_finds_no_lock_held() {
+    /// Changes sequence 1 of its cache, as one that holds a lock of the cache could not.
+    struct Touches(Arc<PagedKvCache>);
+    impl Wake for Touches {
+        fn wake(self: Arc<Self>) {
+            self.0.touch(SeqId(1)).unwrap();
+        }
+    }
+    struct OnExit(Arc<PagedKvCache>);
+    impl Drop for OnExit {
+        fn drop(&mut self) {
+            self.0.truncate(SeqId(1), 0).unwrap();
+        }
+    }
+    thread_local! {
+        static ON_EXIT: RefCell<Option<OnExit>> = const { RefCell::new(None) };
+    }
+    watched(|| {
+        let [last, other] = [(); 2].map(|()| Arc::new(cache(1)));
+        for cache in [&last, &other] {
+            cache.allocate(SeqId(1), 4).unwrap();
+        }
+        let mut waiting = Box::pin(last.reserve_wait(1, patient()));
+        let waker = Arc::new(Touches(last.clone()));
+        assert!(poll(&mut waiting, &waker).is_pending());
+        let mut waiting_for_other = Box::pin(other.reserve_wait(1, patient()));
+        assert!(poll(&mut waiting_for_other, &Arc::new(Counts::default())).is_pending());
+        let of_thread = last.clone();
+        let thread = thread::spawn(move || {
+            ON_EXIT.set(Some(OnExit(of_thread)));
+            // What the library keeps for the thread is younger, and so dropped before that.
+            other.truncate(SeqId(1), 0).unwrap();
+        });
+        thread.join().unwrap();
+        assert!(poll(&mut waiting, &waker).is_ready());
+    });
 }
