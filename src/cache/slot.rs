@@ -12,6 +12,7 @@
 //! A slot does not know its map.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 
 use super::cached_sequence::CachedSequence;
 use super::leases::Leases;
@@ -167,14 +168,32 @@ pub(super) struct SharedSlot {
     live: RwLock<Option<Live>>,
 }
 
-/// True while a closure of this thread's caller looks at a sequence, whose lock is held meanwhile.
-pub(super) fn is_looking() -> bool {
-    LOOKING.with(Cell::get) > 0
+thread_local! {
+    static LOOKING: Cell<usize> = const { Cell::new(0) };
 }
 
-thread_local! {
-    /// Sequences whose locks this thread holds while a caller's closure looks at them.
-    static LOOKING: Cell<usize> = const { Cell::new(0) };
+/// While there is one, this thread reads sequences before threads that wait to change them: those may wait
+/// for a closure that looks at the sequence, and the closure for this very thread.
+pub(super) struct Looking {
+    /// It belongs to one thread.
+    _of_thread: PhantomData<*const ()>,
+}
+
+impl Looking {
+    pub(super) fn begin() -> Self {
+        LOOKING.with(|looking| looking.set(looking.get() + 1));
+        Self { _of_thread: PhantomData }
+    }
+
+    fn is_any() -> bool {
+        LOOKING.with(Cell::get) > 0
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        LOOKING.with(|looking| looking.set(looking.get() - 1));
+    }
 }
 
 impl Slot {
@@ -240,20 +259,13 @@ impl SharedSlot {
     /// The sequence, to be read. Takes its turn behind threads that wait to change it, unless
     /// they might be waiting for this very thread.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
-        if is_looking() { self.live.read_recursive() } else { self.live.read() }
+        if Looking::is_any() { self.live.read_recursive() } else { self.live.read() }
     }
 
     /// Shows the sequence to a caller's closure, which may read again.
     pub(super) fn show<R>(&self, look: impl FnOnce(&Sequence) -> R) -> Option<R> {
-        struct Looking;
-        impl Drop for Looking {
-            fn drop(&mut self) {
-                LOOKING.with(|looking| looking.set(looking.get() - 1));
-            }
-        }
         let live = self.read();
-        LOOKING.with(|looking| looking.set(looking.get() + 1));
-        let _looking = Looking;
+        let _looking = Looking::begin();
         live.as_ref().map(|live| look(&live.sequence))
     }
 
@@ -286,15 +298,15 @@ mod tests {
         };
         let (outer, inner) = (slot(), slot());
         for _ in 0..2 {
-            assert!(!is_looking());
+            assert!(!Looking::is_any());
             outer.show(|_| {
-                inner.show(|_| assert!(is_looking()));
-                assert!(is_looking(), "still at the outer one");
+                inner.show(|_| assert!(Looking::is_any()));
+                assert!(Looking::is_any(), "still at the outer one");
             });
         }
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             outer.show(|_| panic!("of the caller's"));
         }));
-        assert!(panicked.is_err() && !is_looking());
+        assert!(panicked.is_err() && !Looking::is_any());
     }
 }

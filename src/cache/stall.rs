@@ -20,7 +20,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::PagedKvCache;
 #[cfg(feature = "async")]
-use super::slot::{Live, Slot};
+use super::slot::{Live, Looking, Slot};
 #[cfg(feature = "async")]
 use crate::error::PagedKvError;
 #[cfg(feature = "async")]
@@ -59,6 +59,9 @@ impl PagedKvCache {
 
     #[cold]
     fn tell_growing(&self) {
+        // Not behind a closure that looks at a sequence: it may wait for a waiter that this thread has
+        // yet to wake.
+        let _looking = Looking::begin();
         let waiters = self.pool.blocks().waiters();
         for grower in waiters.growing() {
             if let Some(refusal) = self.refusal_of_gone(grower) {

@@ -7,6 +7,7 @@
 mod common;
 
 mod calls_back;
+mod closures;
 mod operations;
 mod panics;
 mod rows;

@@ -9,7 +9,7 @@ use std::iter;
 
 use crate::cache::PagedKvCache;
 use crate::cache::prospects::Prospects;
-use crate::cache::slot::{Live, Slot, is_looking};
+use crate::cache::slot::{Live, Looking, Slot};
 use crate::evict::EvictionKey;
 use crate::id::SeqId;
 use crate::sync::Arc;
@@ -74,9 +74,9 @@ impl PagedKvCache {
 
     /// What evicting all unleased sequences of some would free.
     pub(super) fn prospects(&self, is_one: impl Fn(&Live) -> bool) -> Prospects {
-        // One at a time: an assessment holds the runs it counts, and another would count it. But
-        // whoever holds a sequence's lock must not wait for one that may want it.
-        let alone = (!is_looking()).then(|| self.assessing.lock());
+        // One at a time: an assessment holds the runs it counts, and another would count it. It waits for
+        // no closure that looks at a sequence, so such a closure may wait for it.
+        let alone = self.assessing.lock();
         let mut prospects = Prospects::default();
         self.for_each_unleased(|id, live| {
             if is_one(live) {
@@ -89,7 +89,8 @@ impl PagedKvCache {
         prospects
     }
 
-    /// Shows every sequence that nobody leases, those that are in use by another thread last.
+    /// Shows every sequence that nobody leases, those that are in use by another thread last. Waits for
+    /// no closure that looks at one: it may wait for the room that an eviction gives.
     pub(super) fn for_each_unleased(&self, mut look: impl FnMut(SeqId, &Live)) {
         let mut in_use = Vec::new();
         for entry in &self.sequences {
@@ -100,6 +101,7 @@ impl PagedKvCache {
                 Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
             }
         }
+        let _looking = Looking::begin();
         for (id, shared) in in_use {
             if let Some(live) = &*shared.read() {
                 look(id, live);
