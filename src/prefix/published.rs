@@ -231,30 +231,32 @@ impl PublishedBlocks {
         hash_of: impl Fn(usize) -> BlockHash,
         told: impl FnOnce() -> Told<'a>,
     ) -> usize {
-        let published = self.publish_all(blocks, offer, hash_of, told);
-        if published > 0 {
-            blocks.announce_publication();
-        }
+        let Some(published) = self.publish_all(blocks, offer, hash_of, told) else {
+            return 0;
+        };
+        // Also of copies alone: one that is in use may be found from now on instead of an idle one, and
+        // then a prompt that waits needs less.
+        blocks.announce_publication();
         published
     }
 
-    /// [`publish`](Self::publish), of which no waiter learns.
+    /// [`publish`](Self::publish), of which no waiter learns. `None` if nothing can have changed.
     fn publish_all<'a>(
         &self,
         blocks: &Blocks,
         offer: &Offer<'_>,
         hash_of: impl Fn(usize) -> BlockHash,
         told: impl FnOnce() -> Told<'a>,
-    ) -> usize {
+    ) -> Option<usize> {
         let Offer { ids, before, private_from, generation } = *offer;
         if self.index.is_empty() {
-            return 0;
+            return None;
         }
         if let Some(announcer) = &self.announcer {
             return self.publish_aloud(announcer, blocks, ids, &hash_of, generation, &told());
         }
         if generation != self.generation() {
-            return 0;
+            return None;
         }
         let (named, index) = (blocks.named(), self.index.view());
         let first = before.zip(ids.first().copied());
@@ -291,7 +293,7 @@ impl PublishedBlocks {
             end = start;
         }
         self.count_left_out(left_out);
-        published
+        Some(published)
     }
 
     /// Blocks that can be found under `hash`.

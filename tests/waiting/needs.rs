@@ -359,3 +359,23 @@ fn an_append_wakes_another_that_waits_for_the_same_sequence() {
         assert_all_back(&cache);
     }
 }
+
+#[test]
+fn a_copy_in_use_of_what_is_idle_wakes_a_prompt_that_needs_less_for_it() {
+    let cache = cache(5);
+    cache.admit(SeqId(1), &TOKENS).unwrap();
+    cache.commit(SeqId(1), 4).unwrap();
+    cache.admit(SeqId(2), &TOKENS).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    cache.free(SeqId(1)).unwrap();
+    let rest = cache.reserve(1).unwrap();
+    // Sequence 2 uses the first block of the prompt; the second is idle, and the only room.
+    assert_eq!((cache.free_block_count(), cache.stats().blocks_idle), (1, 1));
+    let (prompt, options) = (cache.prompt(&TOKENS), AdmitOptions::default());
+    let mut waiting = Task::waiting(cache.admit_wait(SeqId(3), &prompt, &options, patient()));
+    assert_eq!(cache.commit(SeqId(2), 8), Ok(0), "it is a copy");
+    assert_eq!(waiting.served().unwrap().cached_tokens, 8);
+    drop(rest);
+    [2, 3].iter().for_each(|&id| cache.free(SeqId(id)).unwrap());
+    assert_all_back(&cache);
+}

@@ -51,10 +51,10 @@ impl PublishedBlocks {
         hash_of: &impl Fn(usize) -> BlockHash,
         generation: Generation,
         told: &Told<'_>,
-    ) -> usize {
+    ) -> Option<usize> {
         announcer.announce(|announcing| {
             if generation != self.generation() {
-                return 0;
+                return None;
             }
             if !told.has_tokens() {
                 announcing.expect_untold(ids.len());
@@ -69,7 +69,7 @@ impl PublishedBlocks {
             }
             self.note_offered(announcing, ids, &offered, hash_of, generation, told);
             self.count_left_out(offered.iter().filter(|offered| offered.is_left_out).count());
-            offered.iter().filter(|offered| offered.is_new).count()
+            Some(offered.iter().filter(|offered| offered.is_new).count())
         })
     }
 
