@@ -8,6 +8,10 @@
 //! event to be told. Inside, what has foreign code to call is noted; the end of the outermost scope of
 //! the thread performs it. A scope that nothing was noted in costs two writes of a word of the thread.
 //!
+//! Foreign code that is called may use the cache, which may have more foreign code to call, and so on
+//! without end: a waker that polls its task serves it, and that wakes the next one. So from a few such
+//! calls inside each other on, what is noted waits for the innermost of them to return.
+//!
 //! Invariant: while a thread holds a lock of a map shard or of a sequence and may call foreign code, a
 //! scope of it is open that began before. It does not know what is noted.
 
@@ -37,7 +41,11 @@ const NOTED: usize = 1;
 /// What one open scope adds to `SCOPES`.
 const ONE: usize = 2;
 
+/// Foreign calls inside each other, from which on what else there is to call waits.
+const MOST_NESTED: usize = 16;
+
 thread_local! {
+    static NESTED: Cell<usize> = const { Cell::new(0) };
     static SCOPES: Cell<usize> = const { Cell::new(0) };
     static POSTPONED: RefCell<Noted> = const { RefCell::new(Vec::new()) };
     /// For a thread that ends, whose `POSTPONED` is gone: this one is never dropped. Mostly empty, and
@@ -63,19 +71,52 @@ impl Drop for Later {
             scopes.set(scopes.get() - ONE);
             scopes.get()
         });
-        if left == NOTED {
+        if left == NOTED && !is_deep() {
             perform_postponed();
         }
     }
 }
 
-/// True while a scope of this thread is open.
+/// True while a scope of this thread is open, or it is deep in foreign calls: then it may note, and not
+/// call.
 #[inline]
 pub(crate) fn is_open() -> bool {
-    SCOPES.with(Cell::get) >= ONE
+    SCOPES.with(Cell::get) >= ONE || is_deep()
 }
 
-/// Notes what the end of the thread's outermost scope, which is open, is to perform. Once is enough.
+fn is_deep() -> bool {
+    NESTED.with(Cell::get) >= MOST_NESTED
+}
+
+/// One more foreign call inside the others of this thread, until it is dropped.
+struct Nested;
+
+impl Nested {
+    fn begin() -> Self {
+        NESTED.with(|nested| nested.set(nested.get() + 1));
+        Self
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        NESTED.with(|nested| nested.set(nested.get() - 1));
+    }
+}
+
+/// Calls foreign code, while no scope is open, and performs what waited for its return.
+#[cfg(feature = "async")]
+pub(crate) fn call_nested(foreign: impl FnOnce()) {
+    let nested = Nested::begin();
+    foreign();
+    drop(nested);
+    if SCOPES.with(Cell::get) == NOTED && !is_deep() {
+        perform_postponed();
+    }
+}
+
+/// Notes what is to be performed at the end of the thread's outermost scope, or by the innermost of deep
+/// foreign calls. Once is enough. One of the two is there: [`is_open`] says so.
 pub(crate) fn postpone(postponed: PlainArc<dyn Postponed>) {
     let again = change_noted(|list| {
         let is_same = |other: &PlainArc<dyn Postponed>| {
@@ -120,6 +161,7 @@ pub(crate) fn perform_now() {
 /// Performs what is noted, in order.
 #[cold]
 fn perform_postponed() {
+    let _nested = Nested::begin();
     let next = || {
         change_noted(|list| {
             let next = (!list.is_empty()).then(|| list.remove(0));

@@ -290,3 +290,35 @@ fn a_waker_called_by_a_thread_that_ends_finds_no_lock_held() {
         assert!(poll(&mut waiting, &waker).is_ready());
     });
 }
+
+#[test]
+fn wakers_that_poll_serve_any_number_of_waiters_on_one_stack() {
+    type Waiting = Pin<Box<dyn Future<Output = Result<Reservation>> + Send>>;
+    /// Polls its task when it is woken, and keeps what came of it.
+    #[derive(Default)]
+    struct Polls(Mutex<Option<Waiting>>, Mutex<Option<Reservation>>);
+    impl Wake for Polls {
+        fn wake(self: Arc<Self>) {
+            let Some(mut waiting) = self.0.lock().unwrap().take() else { return };
+            match poll(&mut waiting, &self) {
+                Poll::Ready(served) => *self.1.lock().unwrap() = Some(served.unwrap()),
+                Poll::Pending => *self.0.lock().unwrap() = Some(waiting),
+            }
+        }
+    }
+    watched(|| {
+        const WAITERS: usize = 2000;
+        let cache = cache(WAITERS);
+        let all = cache.reserve(WAITERS).unwrap();
+        let tasks: Vec<Arc<Polls>> = (0..WAITERS).map(|_| Arc::default()).collect();
+        for task in &tasks {
+            *task.0.lock().unwrap() = Some(Box::pin(cache.reserve_wait(1, patient())));
+            Arc::clone(task).wake();
+        }
+        assert_eq!(cache.num_waiting(), WAITERS);
+        drop(all);
+        assert_eq!((cache.num_waiting(), cache.used_block_count()), (0, WAITERS));
+        drop(tasks);
+        assert_eq!(cache.used_block_count(), 0);
+    });
+}

@@ -34,7 +34,7 @@ impl Waiters {
             self.queue.lock().wake_later(called);
             later::postpone(PlainArc::clone(self) as PlainArc<dyn Postponed>);
         } else {
-            self.wake_now(called);
+            later::call_nested(|| self.wake_now(called));
         }
     }
 

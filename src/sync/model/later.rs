@@ -16,3 +16,8 @@ pub(crate) fn is_open() -> bool {
 pub(crate) fn postpone(postponed: PlainArc<dyn Postponed>) {
     postponed.perform();
 }
+
+#[cfg(feature = "async")]
+pub(crate) fn call_nested(foreign: impl FnOnce()) {
+    foreign();
+}
