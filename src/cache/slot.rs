@@ -23,7 +23,9 @@ use crate::error::Result;
 use crate::evict::Candidate;
 use crate::id::{AdmissionEpoch, Owner, SeqId};
 use crate::sequence::Sequence;
-use crate::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, thread_local};
+use crate::sync::{
+    Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers, thread_local,
+};
 
 /// Longer tables are forked, truncated and read outside the map's lock. (A trim keeps leases out by
 /// that lock, however long it takes.)
@@ -259,7 +261,7 @@ impl SharedSlot {
     /// The sequence, to be read. Takes its turn behind threads that wait to change it, unless
     /// they might be waiting for this very thread.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
-        if Looking::is_any() { self.live.read_recursive() } else { self.live.read() }
+        if Looking::is_any() { read_past_writers(&self.live) } else { self.live.read() }
     }
 
     /// Shows the sequence to a caller's closure, which may read again.

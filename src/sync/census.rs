@@ -190,6 +190,11 @@ impl<T> Mutex<T> {
     }
 }
 
+pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    count_shared(Place::Sequence, 2);
+    native::read_past_writers(&lock.0)
+}
+
 /// A lock whose guards count for both their ends.
 pub(crate) struct RwLock<T>(native::RwLock<T>);
 
@@ -205,11 +210,6 @@ impl<T> RwLock<T> {
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         count_shared(Place::Sequence, 2);
         self.0.read()
-    }
-
-    pub(crate) fn read_recursive(&self) -> RwLockReadGuard<'_, T> {
-        count_shared(Place::Sequence, 2);
-        self.0.read_recursive()
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {

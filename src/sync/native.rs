@@ -54,6 +54,21 @@ pub(crate) fn bring_near(looks: impl Iterator<Item = u64>) {
     std::hint::black_box(looks.fold(0, |all, word| all ^ word));
 }
 
+/// Reads what no thread is changing at the moment, before threads that wait to change it.
+///
+/// Tries again instead of waiting in the lock's queue, where a thread behind a waiting writer stays behind it
+/// even if other readers hold the lock: [`RwLock::read_recursive`] is served at once only where this thread
+/// itself has the lock. A thread that changes a sequence never waits for a caller's closure.
+pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    let mut backoff = Backoff::new();
+    loop {
+        match lock.try_read_recursive() {
+            Some(guard) => return guard,
+            None => backoff.wait(),
+        }
+    }
+}
+
 /// Waiting for a thread that is inside a few instructions, or was descheduled there.
 ///
 /// Spins, then yields, then sleeps: sleeping lets a thread of lower real-time priority finish.

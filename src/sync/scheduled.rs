@@ -27,6 +27,10 @@ pub(crate) use shuttle::thread_local;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 
+pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read_past_writers()
+}
+
 /// What the queue runs on.
 pub(super) mod ground {
     pub(crate) use shuttle::sync::atomic::AtomicUsize;

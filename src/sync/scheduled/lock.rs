@@ -76,7 +76,8 @@ impl<T> RwLock<T> {
         self.read_once(Holders::admits_reader)
     }
 
-    pub(crate) fn read_recursive(&self) -> RwLockReadGuard<'_, T> {
+    /// Reads before threads that wait to write.
+    pub(crate) fn read_past_writers(&self) -> RwLockReadGuard<'_, T> {
         self.read_once(Holders::admits_recursive_reader)
     }
 
