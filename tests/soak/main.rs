@@ -36,11 +36,22 @@ fn assert_some(report: &Value, fields: &[&str]) {
 
 #[test]
 fn a_short_soak_does_everything_and_finds_nothing() {
-    let report = report(&["--minutes", "0.04", "--threads", "4"]);
     let done = ["operations", "refusals", "admissions", "hit_blocks", "reclaimed_blocks", "forks"];
-    assert_some(&report, &done);
-    assert_some(&report, &["evicted_sequences", "audits", "injected_panics"]);
-    assert!(report["wall_seconds"].as_f64().is_some_and(|seconds| seconds >= 2.4), "{report}");
+    let rare = ["evicted_sequences", "audits", "injected_panics"];
+    let are_some = |report: &Value| {
+        done.iter().chain(&rare).all(|field| report[field].as_u64().is_some_and(|count| count > 0))
+    };
+    // A busy machine may do little in a short time.
+    let mut last = Value::Null;
+    for minutes in ["0.04", "0.2", "1"] {
+        last = report(&["--minutes", minutes, "--threads", "4"]);
+        if are_some(&last) {
+            break;
+        }
+    }
+    assert_some(&last, &done);
+    assert_some(&last, &rare);
+    assert!(last["wall_seconds"].as_f64().is_some_and(|seconds| seconds >= 2.4), "{last}");
 }
 
 #[test]
