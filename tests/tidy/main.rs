@@ -5,12 +5,15 @@
 
 mod cuts;
 mod floors;
+mod names;
 mod opening;
+mod persons;
 mod root;
 mod rust;
 mod stages;
 mod words;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +21,12 @@ use rust::Source;
 
 /// The longest file that needs no excuse, in lines.
 const LINES_MAX: usize = 450;
+
+/// Documents in the repository's root.
+const DOCUMENTS: &[&str] = &["README.md", "BENCHMARKS.md", "VERIFICATION.md", "CHANGELOG.md"];
+
+/// Folders with Rust files.
+const FOLDERS: &[&str] = &["src", "tests", "benches", "examples", "loom-tests", "fuzz"];
 
 #[test]
 fn imports_only_go_down_the_floors() {
@@ -32,7 +41,7 @@ fn lib_rs_holds_documentation_and_exports_only() {
 #[test]
 fn every_file_opens_by_saying_what_it_is_for() {
     let mut faults = Vec::new();
-    for folder in ["src", "tests", "benches", "examples", "loom-tests", "fuzz"] {
+    for folder in FOLDERS {
         for source in sources(folder) {
             faults.extend(opening::faults_of_any(&source, &format!("{folder}/")));
         }
@@ -66,6 +75,66 @@ fn what_the_readme_cuts_from_an_example_is_in_it() {
     assert_clean(cuts::faults(&read("README.md"), read));
 }
 
+#[test]
+fn mutants_and_models_that_are_named_exist() {
+    let known = names::known(&everything());
+    let mut faults = names::faults_of_mutants(&read(".cargo/mutants.toml"), &known);
+    let models = names::known(&sources("loom-tests"));
+    faults
+        .extend(sources("src").iter().flat_map(|source| names::faults_of_models(source, &models)));
+    assert_clean(faults);
+}
+
+#[test]
+fn names_in_verification_md_exist() {
+    let mut known = names::known(&everything());
+    known.extend(FOLDERS.iter().map(|folder| folder.to_string()));
+    assert_clean(names::faults_of_document("VERIFICATION.md", &read("VERIFICATION.md"), &known));
+}
+
+#[test]
+fn paths_and_targets_in_scripts_and_documents_exist() {
+    let mut faults = Vec::new();
+    let scripts = [
+        ".ci/run",
+        ".ci/mutants",
+        "loom-tests/mutants",
+        "loom-tests/run",
+        "loom-tests/run-shuttle",
+    ];
+    for title in scripts.iter().chain(DOCUMENTS) {
+        let folder = Path::new(title).parent().expect("a path of a file");
+        let manifest = read("Cargo.toml") + &read("loom-tests/Cargo.toml");
+        let exists = |path: &str| {
+            let is_in = |top: &Path| repository().join(top).join(path).exists();
+            let is_named = path.starts_with("name = ") && manifest.contains(path);
+            is_in(Path::new("")) || is_in(folder) || is_named
+        };
+        faults.extend(names::faults_of_paths(title, &read(title), exists));
+    }
+    assert_clean(faults);
+}
+
+#[test]
+fn comments_name_the_actor() {
+    let mut faults = Vec::new();
+    for (folder, sources) in by_folder() {
+        let texts = sources.iter().map(|source| &source.text);
+        let found = texts.clone().map(|text| persons::in_comments(text)).sum();
+        let words = texts.map(|text| persons::words_of_comments(text)).sum();
+        faults.extend(persons::fault(&folder, found, words));
+    }
+    for title in DOCUMENTS {
+        let text = read(title);
+        faults.extend(persons::fault(
+            title,
+            persons::in_prose(&text),
+            persons::words_of_prose(&text),
+        ));
+    }
+    assert_clean(faults);
+}
+
 fn assert_clean(faults: Vec<String>) {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
@@ -75,6 +144,25 @@ fn library() -> Vec<Source> {
     let mut sources = sources("src");
     sources.retain(|source| !source.path.starts_with("bin/") && !source.is_tests());
     sources
+}
+
+/// Every Rust file of the repository.
+fn everything() -> Vec<Source> {
+    FOLDERS.iter().flat_map(|folder| sources(folder)).collect()
+}
+
+/// Every Rust file by its folder: the ones below `src` each by itself, the others whole.
+fn by_folder() -> BTreeMap<String, Vec<Source>> {
+    let mut folders: BTreeMap<String, Vec<Source>> = BTreeMap::new();
+    for folder in FOLDERS {
+        for source in sources(folder) {
+            let inside = source.path.split_once('/').filter(|_| *folder == "src");
+            let name =
+                inside.map_or(folder.to_string(), |(inside, _)| format!("{folder}/{inside}"));
+            folders.entry(name).or_default().push(source);
+        }
+    }
+    folders
 }
 
 /// Every Rust file under a folder of the repository, by its path inside that folder.

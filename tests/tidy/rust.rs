@@ -52,6 +52,24 @@ pub fn code(text: &str) -> String {
     code
 }
 
+/// The comments of `text`, without their slashes, one a line.
+pub fn comments(text: &str) -> String {
+    let mut comments = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let comment = comment(rest);
+        if let Some(len) = comment {
+            comments.push_str(rest[..len].trim_start_matches(['/', '!', '*']).trim());
+            comments.push('\n');
+        }
+        let literal = || string(rest).or_else(|| character(rest));
+        let name = rest.find(|c: char| !is_name(c)).unwrap_or(rest.len());
+        let len = comment.or_else(literal).unwrap_or(name.max(first.len_utf8()));
+        rest = &rest[len..];
+    }
+    comments
+}
+
 /// The length of the comment `text` begins with.
 fn comment(text: &str) -> Option<usize> {
     if text.starts_with("//") {
@@ -299,6 +317,12 @@ fn comments_and_literals_are_no_code() {
     "##;
     let left = tokens(&code(text)).join(" ");
     assert_eq!(left, "a f ( , , , , , ) , for < ' m > n :: < ' o >");
+}
+
+#[test]
+fn comments_are_taken_without_code_and_literals() {
+    let text = "//! One.\nlet a = \"// b\"; // Two.\n    /// Three.\nfn c() {}";
+    assert_eq!(comments(text), "One.\nTwo.\nThree.\n");
 }
 
 #[test]

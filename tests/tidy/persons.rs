@@ -1,0 +1,101 @@
+//! Persons in comments: "who", "nobody" and the like hide which thread, caller or sequence acts. Each
+//! folder has a budget of such words, which only falls.
+
+use crate::rust::comments;
+
+/// Words that stand for an actor without naming it.
+const PERSONS: &[&str] = &["what", "who", "whoever", "nobody", "somebody", "everybody", "anybody"];
+
+/// How many such words a folder's comments, or a document, may have.
+pub const BUDGETS: &[(&str, usize)] = &[
+    ("benches", 50),
+    ("examples", 36),
+    ("fuzz", 2),
+    ("loom-tests", 93),
+    ("src", 76),
+    ("src/bin", 116),
+    ("src/cache", 134),
+    ("src/event", 131),
+    ("src/export", 10),
+    ("src/pool", 178),
+    ("src/prefix", 49),
+    ("src/sequence", 8),
+    ("src/sync", 38),
+    ("src/table", 13),
+    ("src/wait", 7),
+    ("tests", 210),
+    ("README.md", 31),
+    ("BENCHMARKS.md", 23),
+    ("VERIFICATION.md", 76),
+    ("CHANGELOG.md", 12),
+];
+
+/// Such words in the comments of a Rust file, code and questions left out.
+pub fn in_comments(text: &str) -> usize {
+    in_prose(&comments(text))
+}
+
+/// Such words in a document.
+pub fn in_prose(text: &str) -> usize {
+    let prose = without_code(text);
+    prose
+        .split_inclusive(['.', '?', '!'])
+        .filter(|sentence| !sentence.ends_with('?'))
+        .map(count)
+        .sum()
+}
+
+/// Words of a Rust file's comments, code left out.
+pub fn words_of_comments(text: &str) -> usize {
+    words_of_prose(&comments(text))
+}
+
+/// Words of a document, code left out.
+pub fn words_of_prose(text: &str) -> usize {
+    without_code(text).split_whitespace().filter(|word| word.contains(char::is_alphabetic)).count()
+}
+
+/// A count that is not the budget: above it a text has to be mended, below it the budget has to fall.
+pub fn fault(folder: &str, found: usize, words: usize) -> Option<String> {
+    let budget = BUDGETS.iter().find(|(name, _)| *name == folder).map_or(0, |(_, budget)| *budget);
+    let share = found as f64 * 1000.0 / words.max(1) as f64;
+    let figures = format!("{found} of {PERSONS:?} in {words} words ({share:.1} in 1,000)");
+    match found.cmp(&budget) {
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => {
+            Some(format!("{folder}: {figures}, {budget} allowed; name the actor"))
+        }
+        std::cmp::Ordering::Less => {
+            Some(format!("{folder}: {figures}; lower its budget from {budget} to {found}"))
+        }
+    }
+}
+
+fn count(sentence: &str) -> usize {
+    let words = sentence.split(|c: char| !c.is_alphanumeric());
+    words.filter(|word| PERSONS.contains(&word.to_lowercase().as_str())).count()
+}
+
+/// `text` without code blocks and without what stands between backticks.
+fn without_code(text: &str) -> String {
+    let prose: String = text.split("```").step_by(2).collect();
+    prose.split('`').step_by(2).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn persons_are_counted_and_questions_are_not() {
+    let text =
+        "// Whoever waits, and nobody else. Who is it? `what`\nlet who = \"who\"; // What a state.";
+    assert_eq!(in_comments(text), 3);
+    assert_eq!(in_prose("Who asks? What is told.\n```sh\nwho\n```\n"), 1);
+}
+
+#[test]
+fn a_count_above_or_below_the_budget_is_a_fault() {
+    assert_eq!(fault("nowhere", 0, 100), None);
+    assert!(fault("nowhere", 1, 100).is_some());
+    let (folder, budget) = BUDGETS[0];
+    assert_eq!(fault(folder, budget, 100), None);
+    assert!(fault(folder, budget + 1, 100).is_some());
+    assert!(budget == 0 || fault(folder, budget - 1, 100).is_some());
+}
