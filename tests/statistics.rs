@@ -333,3 +333,49 @@ fn of_racing_admissions_of_one_id_only_the_winner_counts() {
     assert_eq!((stats.total_allocations, stats.total_frees), (cached + new, new));
     assert_empties(&cache);
 }
+
+/// Four threads ask for 20 blocks each of 64, of which new sequences leave 10: most calls are refused, some
+/// of them after a lost race for the last blocks.
+fn granted_and_counted(take: impl Fn(&PagedKvCache, u64) -> bool + Sync) -> (u64, u64) {
+    let cache = PagedKvCache::builder().num_blocks(64).block_size(4).with_watermark(10).build();
+    let cache = cache.expect("it is valid");
+    let granted = std::thread::scope(|scope| {
+        let worker = |thread| {
+            let (cache, take) = (&cache, &take);
+            scope.spawn(move || (0..50_000).filter(|_| take(cache, thread)).count() as u64)
+        };
+        let workers: Vec<_> = (0..4).map(worker).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).sum::<u64>()
+    });
+    let stats = cache.stats();
+    assert_eq!((stats.blocks_used, stats.total_frees), (0, stats.total_allocations));
+    (granted * 20, stats.total_allocations)
+}
+
+#[test]
+fn reservations_refused_after_a_lost_race_are_not_counted() {
+    let (granted, counted) = granted_and_counted(|cache, _| cache.reserve(20).is_ok());
+    assert_eq!(granted, counted);
+}
+
+#[test]
+fn allocations_refused_after_a_lost_race_are_not_counted() {
+    let (granted, counted) = granted_and_counted(|cache, _| cache.allocate_sequence(80).is_ok());
+    assert_eq!(granted, counted);
+    let by_id = |cache: &PagedKvCache, thread| {
+        let granted = cache.allocate(s(thread), 80).is_ok();
+        granted.then(|| cache.free(s(thread)).expect("it is there")).is_some()
+    };
+    let (granted, counted) = granted_and_counted(by_id);
+    assert_eq!(granted, counted);
+}
+
+#[test]
+fn admissions_refused_after_a_lost_race_are_not_counted() {
+    let admit = |cache: &PagedKvCache, thread| {
+        let granted = cache.admit(s(thread), &[thread as u32; 80]).is_ok();
+        granted.then(|| cache.free(s(thread)).expect("it is there")).is_some()
+    };
+    let (granted, counted) = granted_and_counted(admit);
+    assert_eq!(granted, counted);
+}

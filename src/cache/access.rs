@@ -150,7 +150,7 @@ impl PagedKvCache {
         let Some(late) = self.try_insert(id, live) else {
             return Ok(());
         };
-        self.undo(late.into_sequence().into_table());
+        self.pool.blocks().undo(late.into_sequence().into_table());
         Err(PagedKvError::SequenceExists(id))
     }
 

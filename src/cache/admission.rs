@@ -10,13 +10,13 @@ use super::admit_options::AdmitOptions;
 use super::cached_sequence::CachedSequence;
 use super::naming::Naming;
 use super::prompt::Prompt;
-use super::reservation::Reservation;
-use super::room::Asking;
 use super::slot::Live;
 use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
-use crate::prefix::{BlockHash, ExtraKeys};
+use crate::pool::watermark::{Admit, Need, NewBlocks};
+use crate::prefix::{BlockHash, ExtraKeys, Generation};
+use crate::sequence::Sequence;
 
 /// What an admission found.
 ///
@@ -94,7 +94,7 @@ impl PagedKvCache {
             Some(salt) => extra.with_salt(salt),
             None => extra,
         };
-        self.admit_prompt_as(id, &self.prompt_with(tokens, &extra), options, Asking::AtOnce)
+        self.admit_prompt_as(id, &self.prompt_with(tokens, &extra), options, Admit::Now)
     }
 
     /// [`admit`](Self::admit), of a prompt that is hashed already.
@@ -121,7 +121,7 @@ impl PagedKvCache {
         options: &AdmitOptions,
     ) -> Result<Admission> {
         refuse_salt(options)?;
-        self.admit_prompt_as(id, prompt, options, Asking::AtOnce)
+        self.admit_prompt_as(id, prompt, options, Admit::Now)
     }
 
     /// [`admit`](Self::admit), for a caller that hashes itself: one hash for each full block of a
@@ -149,7 +149,7 @@ impl PagedKvCache {
         num_tokens: usize,
     ) -> Result<Admission> {
         let (prompt, options) = (Prompt::from_hashes(hashes, num_tokens), AdmitOptions::default());
-        self.admit_prompt_as(id, &prompt, &options, Asking::AtOnce)
+        self.admit_prompt_as(id, &prompt, &options, Admit::Now)
     }
 
     /// [`admit`](Self::admit) as an owned handle, which the map does not know: freed by dropping it,
@@ -176,7 +176,7 @@ impl PagedKvCache {
         options: &AdmitOptions,
     ) -> Result<(CachedSequence, Admission)> {
         refuse_salt(options)?;
-        let (sequence, admission) = self.match_and_allocate(prompt, options, Asking::AtOnce)?;
+        let (sequence, admission) = self.match_and_allocate(prompt, options, Admit::Now)?;
         self.note_prompt(prompt, admission.cached_tokens);
         Ok((sequence, admission))
     }
@@ -251,12 +251,12 @@ impl PagedKvCache {
         id: SeqId,
         prompt: &Prompt,
         options: &AdmitOptions,
-        asking: Asking,
+        admit: Admit,
     ) -> Result<Admission> {
         if self.sequences.contains_key(&id) {
             return Err(PagedKvError::SequenceExists(id));
         }
-        let admitted = self.match_and_allocate(prompt, options, asking)?;
+        let admitted = self.match_and_allocate(prompt, options, admit)?;
         let (live, admission) = self.admitted(admitted, options);
         self.insert_taken(id, live)?;
         self.note_prompt(prompt, admission.cached_tokens);
@@ -275,21 +275,46 @@ impl PagedKvCache {
         (live, admission)
     }
 
-    pub(super) fn match_and_allocate<'a>(
+    pub(super) fn match_and_allocate(
         &self,
         prompt: &Prompt,
         options: &AdmitOptions,
-        source: impl Into<Source<'a>>,
+        admit: Admit,
     ) -> Result<(CachedSequence, Admission)> {
         self.check_prompt(prompt)?;
+        let need = NeedOfPrompt { cache: self, prompt, options };
+        let matched = self.watermark.take(self.pool.blocks(), need, admit, || {
+            self.match_and_grow(prompt, options, |sequence, num_tokens| {
+                sequence.append(num_tokens).map(drop)
+            })
+        })?;
+        Ok(self.admission_of(prompt, options, matched))
+    }
+
+    /// [`match_and_allocate`](Self::match_and_allocate), whose new blocks come from a stock of `available`
+    /// blocks by `grow`, which takes the sequence and its new tokens.
+    pub(super) fn match_and_grow_from(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        available: usize,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<(CachedSequence, Admission)> {
+        self.check_prompt(prompt)?;
+        self.refuse_beyond(available, prompt, options)?;
+        let matched = self.match_and_grow(prompt, options, grow)?;
+        Ok(self.admission_of(prompt, options, matched))
+    }
+
+    /// Acquires the blocks of the prompt that are cached, and grows by the rest, or neither.
+    fn match_and_grow(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<Matched> {
         let published = self.published();
-        let source = source.into();
-        let is_from_pool = matches!(source, Source::Pool(_));
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
-        match &source {
-            Source::Pool(asking) => self.refuse_if_short(prompt, hashes, options, *asking)?,
-            Source::Reserved(stock) => self.refuse_beyond(stock.num_blocks(), prompt, options)?,
-        }
         let generation = published.generation();
         // There is room for all of these, if not for the rest of the prompt.
         let most = options.room_for(prompt, hashes.len() * self.block_size);
@@ -304,51 +329,34 @@ impl PagedKvCache {
         let cached_tokens = num_hits * self.block_size;
         let num_tokens = options.room_for(prompt, cached_tokens);
         let mut sequence = self.pool.sequence_of(hits, self.block_size);
-        let grown = match source {
-            Source::Pool(_) => sequence.grow_to(num_tokens),
-            Source::Reserved(stock) => {
-                stock.grow(&mut sequence, num_tokens - cached_tokens).map(drop)
+        match grow(&mut sequence, num_tokens - cached_tokens) {
+            Ok(()) => Ok(Matched { sequence, num_hits, generation }),
+            Err(refusal) => {
+                self.pool.blocks().undo(sequence.into_table());
+                Err(refusal)
             }
-        };
-        if let Err(refusal) = grown {
-            self.undo(sequence.into_table());
-            return Err(refusal);
         }
-        if is_from_pool && !self.leaves_enough(&sequence) {
-            return Err(self.undo_new(sequence));
-        }
+    }
+
+    /// The admitted sequence. Tells the event sink of contents that it matched untold.
+    fn admission_of(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        Matched { sequence, num_hits, generation }: Matched,
+    ) -> (CachedSequence, Admission) {
+        let published = self.published();
         let naming = Naming::new(published.clone(), prompt.clone(), num_hits, generation);
         let matched = &sequence.block_ids()[..num_hits];
         let told = || naming.told(0, self.block_size);
         published.tell_matched(matched, |at| naming.hash(at), generation, told);
-        let epoch = next_epoch();
-        let admission = Admission { cached_tokens, num_tokens, epoch };
-        Ok((CachedSequence::new(sequence, naming), admission))
+        let cached_tokens = num_hits * self.block_size;
+        let num_tokens = options.room_for(prompt, cached_tokens);
+        let admission = Admission { cached_tokens, num_tokens, epoch: next_epoch() };
+        (CachedSequence::new(sequence, naming), admission)
     }
 
-    /// Refuses before anything is acquired, if there is no room for the request as things stand.
-    fn refuse_if_short(
-        &self,
-        prompt: &Prompt,
-        hashes: &[BlockHash],
-        options: &AdmitOptions,
-        asking: Asking,
-    ) -> Result<()> {
-        let blocks = self.pool.blocks();
-        let most = options.room_for(prompt, hashes.len() * self.block_size);
-        let most = most.div_ceil(self.block_size);
-        if most <= blocks.room() && self.gate.refuse(blocks, most, asking).is_ok() {
-            return Ok(());
-        }
-        let requested = self.room_required(prompt, options);
-        let available = self.gate.room(blocks);
-        if requested > available {
-            return Err(PagedKvError::OutOfMemory { requested, available });
-        }
-        self.gate.refuse(blocks, requested, asking)
-    }
-
-    /// The same for one that has `available` blocks of its own.
+    /// Refuses a request that needs more than the `available` blocks of its own.
     fn refuse_beyond(
         &self,
         available: usize,
@@ -397,21 +405,44 @@ impl PagedKvCache {
     }
 }
 
-/// Where the blocks of an admission come from.
-pub(super) enum Source<'a> {
-    Pool(Asking),
-    Reserved(&'a mut Reservation),
+/// A sequence that holds what was cached of its prompt, and room for the rest.
+struct Matched {
+    sequence: Sequence,
+    num_hits: usize,
+    generation: Generation,
 }
 
-impl From<Asking> for Source<'_> {
-    fn from(asking: Asking) -> Self {
-        Self::Pool(asking)
+impl NewBlocks for Matched {
+    fn num_blocks(&self) -> usize {
+        self.sequence.num_blocks()
+    }
+
+    fn num_blocks_freed(&self) -> usize {
+        self.sequence.table().num_blocks_freed()
     }
 }
 
-impl<'a> From<&'a mut Reservation> for Source<'a> {
-    fn from(reservation: &'a mut Reservation) -> Self {
-        Self::Reserved(reservation)
+/// The room that a prompt needs: all that could be matched may be idle, until it is looked up.
+struct NeedOfPrompt<'a> {
+    cache: &'a PagedKvCache,
+    prompt: &'a Prompt,
+    options: &'a AdmitOptions,
+}
+
+impl Need for NeedOfPrompt<'_> {
+    fn at_most(&self) -> usize {
+        let block_size = self.cache.block_size;
+        let most_hits = self.options.most_hits(self.prompt, block_size);
+        self.options.room_for(self.prompt, most_hits * block_size).div_ceil(block_size)
+    }
+
+    fn exactly(&self) -> usize {
+        self.cache.room_required(self.prompt, self.options)
+    }
+
+    /// A refusal in the middle would have taken idle contents out of their order.
+    fn refuses_early(&self) -> bool {
+        true
     }
 }
 

@@ -7,7 +7,7 @@ mod checks;
 use std::fmt;
 
 use self::checks::{Checked, invalid};
-use super::{Gate, PagedKvCache};
+use super::PagedKvCache;
 use crate::error::Result;
 use crate::event::announcer::{Announcer, Taken};
 use crate::event::claimed_sink::ClaimedSink;
@@ -15,6 +15,7 @@ use crate::event::kv_event::EventSink;
 use crate::evict::EvictionStrategy;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
+use crate::pool::watermark::BlockWatermark;
 use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
@@ -376,7 +377,7 @@ impl PagedKvCacheBuilder {
             self.eviction_strategy,
             self.eviction_threshold,
         );
-        cache.gate = Gate { watermark };
+        cache.watermark = BlockWatermark::new(watermark);
         if let Some(announcer) = announcer {
             announcer.begin();
         }

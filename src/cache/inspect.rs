@@ -105,8 +105,6 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn stats(&self) -> CacheStats {
-        // First: what is undone after this look is in the totals too, if only for a moment.
-        let undone = self.undone.sum();
         let totals = self.pool.totals();
         let idle = self.pool.idle_totals();
         let (evicted_ids, evicted_ids_forgotten) = self.evicted.counts();
@@ -114,8 +112,8 @@ impl PagedKvCache {
         let (prompt_tokens_hit, prompt_tokens_too_short) =
             (self.reuse.hit.sum(), self.reuse.too_short.sum());
         CacheStats {
-            total_allocations: totals.taken.saturating_sub(undone),
-            total_frees: totals.given.saturating_sub(undone),
+            total_allocations: totals.taken,
+            total_frees: totals.given,
             total_evictions: self.evictions.sum(),
             evicted_ids,
             evicted_ids_forgotten,

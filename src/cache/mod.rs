@@ -31,7 +31,6 @@ mod operations;
 mod prompt;
 mod prospects;
 mod reservation;
-mod room;
 mod slot;
 mod stall;
 mod step;
@@ -50,7 +49,6 @@ use self::id_hash::IdHash;
 pub use self::lease::Lease;
 pub use self::prompt::Prompt;
 pub use self::reservation::Reservation;
-pub(crate) use self::room::{Asking, Gate};
 use self::slot::Slot;
 pub use self::step::{Grown, Step, StepBuffers, StepRow};
 use crate::clock::RecencyClock;
@@ -58,6 +56,7 @@ use crate::counter::ShardedCounter;
 use crate::evict::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
+use crate::pool::watermark::BlockWatermark;
 #[cfg(feature = "async")]
 use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
@@ -123,13 +122,11 @@ pub struct PagedKvCache {
     evictions_over: AtomicU64,
     /// Held by whoever assesses the prospects of evictions.
     assessing: Mutex<()>,
-    /// Blocks that a losing racer took and gave back unseen: in the ledgers, in no statistic.
-    undone: ShardedCounter,
     /// One of several references for each thread, as the pool's stripes are.
     published: Box<[Published]>,
     reuse: ReuseCounts,
-    /// What new sequences must leave for those that grow.
-    gate: Gate,
+    /// Blocks that new sequences leave to those that grow.
+    watermark: BlockWatermark,
     hash_algorithm: HashAlgorithm,
     /// True if an event sink is told what is stored and removed.
     is_heard: bool,
@@ -189,7 +186,7 @@ impl PagedKvCache {
         Self {
             published: (0..REFERENCES).map(reference).collect(),
             reuse: ReuseCounts::new(),
-            gate: Gate::default(),
+            watermark: BlockWatermark::default(),
             hash_algorithm,
             pool,
             sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
@@ -199,7 +196,6 @@ impl PagedKvCache {
             evictions_begun: AtomicU64::new(0),
             evictions_over: AtomicU64::new(0),
             assessing: Mutex::new(()),
-            undone: ShardedCounter::new(),
             is_heard,
             block_size,
             block_bytes,
@@ -235,8 +231,8 @@ impl PagedKvCache {
     }
 
     #[cfg(feature = "async")]
-    pub(crate) fn gate(&self) -> Gate {
-        self.gate
+    pub(crate) fn watermark(&self) -> BlockWatermark {
+        self.watermark
     }
 
     #[cfg(feature = "async")]

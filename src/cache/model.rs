@@ -4,12 +4,11 @@
 //! The map is not in that build: a lock stands for that of its shard.
 
 mod leases;
-mod room;
 
 use self::leases::Leases;
-use self::room::{Asking, Gate};
 use crate::error::Result;
 use crate::pool::BlockPool;
+use crate::pool::watermark::{Admit, BlockWatermark};
 use crate::sync::Mutex;
 use crate::table::BlockTable;
 
@@ -17,7 +16,7 @@ use crate::table::BlockTable;
 pub struct GatedPool {
     /// Its blocks.
     pub pool: BlockPool,
-    gate: Gate,
+    watermark: BlockWatermark,
 }
 
 /// A table that may be leased, and evicted if it is not.
@@ -30,7 +29,7 @@ impl GatedPool {
     /// All free.
     pub fn new(num_blocks: usize, shards: usize, watermark: usize) -> Self {
         let pool = BlockPool::with_home_shards(num_blocks, shards);
-        Self { pool, gate: Gate { watermark } }
+        Self { pool, watermark: BlockWatermark::new(watermark) }
     }
 
     /// As a reservation comes by its blocks.
@@ -38,14 +37,8 @@ impl GatedPool {
     /// # Errors
     /// If less than the watermark were left.
     pub fn allocate(&self, num_blocks: usize) -> Result<BlockTable> {
-        let blocks = self.pool.blocks();
-        self.gate.refuse(blocks, num_blocks, Asking::AtOnce)?;
-        let table = self.pool.allocate(num_blocks)?;
-        if num_blocks == 0 || self.gate.leaves_enough(blocks) {
-            return Ok(table);
-        }
-        drop(table);
-        Err(self.gate.lost(blocks, num_blocks))
+        let allocate = || self.pool.allocate(num_blocks);
+        self.watermark.take(self.pool.blocks(), num_blocks, Admit::Now, allocate)
     }
 }
 

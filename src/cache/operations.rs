@@ -3,13 +3,13 @@
 //! Look the id up, do the handle's operation, note the use. Counted in the statistics only when it
 //! succeeds.
 
+use super::PagedKvCache;
 use super::slot::{Live, Slot};
-use super::{Asking, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::id::{Owner, SeqId};
+use crate::pool::watermark::Admit;
 use crate::sequence::{Append, Sequence};
 use crate::sync::Later;
-use crate::table::BlockTable;
 
 impl PagedKvCache {
     /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
@@ -33,48 +33,22 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn allocate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
-        self.allocate_as(id, num_tokens, Asking::AtOnce)
+        self.allocate_as(id, num_tokens, Admit::Now)
     }
 
-    pub(crate) fn allocate_as(&self, id: SeqId, num_tokens: usize, asking: Asking) -> Result<()> {
+    pub(crate) fn allocate_as(&self, id: SeqId, num_tokens: usize, admit: Admit) -> Result<()> {
         if self.sequences.contains_key(&id) {
             return Err(PagedKvError::SequenceExists(id));
         }
         // Outside the map's lock, because it may have to search for blocks.
-        let sequence = self.allocate_sequence_as(num_tokens, asking)?;
+        let sequence = self.allocate_sequence_as(num_tokens, admit)?;
         self.insert_taken(id, Live::new(sequence, 0, self.clock.stamp()))
     }
 
-    fn allocate_sequence_as(&self, num_tokens: usize, asking: Asking) -> Result<Sequence> {
-        self.gate.refuse(self.pool.blocks(), num_tokens.div_ceil(self.block_size), asking)?;
-        let sequence = self.pool.allocate_sequence(num_tokens, self.block_size)?;
-        if self.leaves_enough(&sequence) {
-            return Ok(sequence);
-        }
-        Err(self.undo_new(sequence))
-    }
-
-    /// True if a new sequence leaves enough room for others to grow, or took none.
-    pub(super) fn leaves_enough(&self, sequence: &Sequence) -> bool {
-        self.gate.leaves_enough(self.pool.blocks()) || sequence.table().num_blocks_freed() == 0
-    }
-
-    /// Gives a new sequence back that left too little room for others to grow.
-    #[cold]
-    pub(super) fn undo_new(&self, sequence: Sequence) -> PagedKvError {
-        let num_blocks = sequence.num_blocks();
-        self.undo(sequence.into_table());
-        self.gate.lost(self.pool.blocks(), num_blocks)
-    }
-
-    /// Gives the blocks of a new sequence back as if they had not been taken. Those that others own too,
-    /// which it matched while they were in use, neither left room nor come back.
-    #[cold]
-    pub(super) fn undo(&self, table: BlockTable) {
-        let _later = Later::begin();
-        let num_blocks = table.num_blocks_freed();
-        drop(table);
-        self.undone.add(num_blocks as u64);
+    fn allocate_sequence_as(&self, num_tokens: usize, admit: Admit) -> Result<Sequence> {
+        let num_blocks = num_tokens.div_ceil(self.block_size);
+        let allocate = || self.pool.allocate_sequence(num_tokens, self.block_size);
+        self.watermark.take(self.pool.blocks(), num_blocks, admit, allocate)
     }
 
     /// A new sequence as an owned handle, which the map does not know: it is freed by dropping it
@@ -92,7 +66,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn allocate_sequence(&self, num_tokens: usize) -> Result<Sequence> {
-        self.allocate_sequence_as(num_tokens, Asking::AtOnce)
+        self.allocate_sequence_as(num_tokens, Admit::Now)
     }
 
     /// Makes room for `num_new_tokens` more tokens of a sequence, and counts as a use (also with

@@ -8,11 +8,11 @@ use super::PagedKvCache;
 use super::admission::Admission;
 use super::admit_options::AdmitOptions;
 use super::prompt::Prompt;
-use super::room::{Asking, Gate};
 use super::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::pool::PoolHandle;
+use crate::pool::watermark::{Admit, BlockWatermark};
 use crate::sequence::{Append, Sequence};
 use crate::table::BlockTable;
 
@@ -63,8 +63,8 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn reserve(&self, num_blocks: usize) -> Result<Reservation> {
-        let (handle, asking) = (self.pool.handle(), Asking::AtOnce);
-        Reservation::take(handle, self.gate, num_blocks, self.block_size, asking)
+        let (handle, admit) = (self.pool.handle(), Admit::Now);
+        Reservation::take(handle, self.watermark, num_blocks, self.block_size, admit)
     }
 }
 
@@ -72,20 +72,17 @@ impl Reservation {
     /// Takes the blocks as a new sequence does.
     pub(crate) fn take(
         pool: PoolHandle,
-        gate: Gate,
+        watermark: BlockWatermark,
         num_blocks: usize,
         block_size: usize,
-        asking: Asking,
+        admit: Admit,
     ) -> Result<Self> {
-        gate.refuse(&pool, num_blocks, asking)?;
-        let mut stock = BlockTable::new(pool);
-        stock.grow(num_blocks)?;
-        if num_blocks == 0 || gate.leaves_enough(stock.pool()) {
-            return Ok(Self { stock, block_size });
-        }
-        let pool = stock.pool().clone();
-        drop(stock);
-        Err(gate.lost(&pool, num_blocks))
+        let stock = watermark.take(&pool, num_blocks, admit, || {
+            let mut stock = BlockTable::new(pool.clone());
+            stock.grow(num_blocks)?;
+            Ok(stock)
+        })?;
+        Ok(Self { stock, block_size })
     }
 
     /// Blocks that are left.
@@ -184,7 +181,10 @@ impl Reservation {
         self.refuse_other(cache)?;
         cache.refuse_admission(id, options)?;
         let left = self.stock.len();
-        let admitted = cache.match_and_allocate(prompt, options, &mut *self)?;
+        let admitted =
+            cache.match_and_grow_from(prompt, options, left, |sequence, num_tokens| {
+                self.grow(sequence, num_tokens).map(drop)
+            })?;
         let (live, admission) = cache.admitted(admitted, options);
         self.insert(cache, id, live, left - self.stock.len())?;
         cache.note_prompt(prompt, admission.cached_tokens);
@@ -244,7 +244,7 @@ impl Reservation {
             Some(late) => {
                 let mut table = late.into_sequence().into_table();
                 self.stock.grow_from(&mut table, num_blocks);
-                cache.undo(table); // what it had matched
+                self.stock.pool().undo(table); // what it had matched
                 Err(PagedKvError::SequenceExists(id))
             }
         }

@@ -23,6 +23,7 @@ pub(crate) mod state;
 mod tests;
 #[cfg(feature = "async")]
 pub(crate) mod waiters;
+pub(crate) mod watermark;
 
 use std::fmt;
 
@@ -41,6 +42,7 @@ pub use self::waiters::Fairness;
 use self::waiters::Waiters;
 #[cfg(all(paged_kv_loom, feature = "async"))]
 pub use self::waiters::model as wait_model;
+use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 #[cfg(feature = "async")]
@@ -89,6 +91,8 @@ pub(crate) struct Blocks {
     id_counts: IdCounts,
     fences: Fences,
     observer: Option<Box<dyn TakeObserver>>,
+    /// Blocks that were taken for a new sequence and given back because it was refused after all.
+    undone: ShardedCounter,
     #[cfg(feature = "async")]
     waiters: PlainArc<Waiters>,
 }
@@ -159,6 +163,7 @@ impl BlockPool {
             id_counts: IdCounts::new(num_blocks)?,
             fences: Fences::new(),
             observer,
+            undone: ShardedCounter::new(),
             #[cfg(feature = "async")]
             waiters: PlainArc::new(Waiters::new()),
         });
@@ -304,8 +309,12 @@ impl BlockPool {
         self.blocks.free.idle_totals()
     }
 
+    /// Without the blocks that were taken for sequences that were refused after all.
     pub(crate) fn totals(&self) -> Totals {
-        self.blocks.free.totals()
+        // First: blocks that are undone after this read are in the totals too, if only for a moment.
+        let undone = self.blocks.undone.sum();
+        let Totals { taken, given } = self.blocks.free.totals();
+        Totals { taken: taken.saturating_sub(undone), given: given.saturating_sub(undone) }
     }
 
     pub(crate) fn peak(&self) -> usize {

@@ -29,6 +29,7 @@ use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
 use crate::pool::fence::Fence;
+use crate::pool::watermark::NewBlocks;
 use crate::table::BlockTable;
 
 /// One request's KV cache as an owned handle: no id, no map, no lock.
@@ -96,6 +97,16 @@ impl BlockPool {
         let tail_room = num_blocks * block_size - num_tokens;
         let gaps = TrimmedBlocks::default();
         Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole: true, gaps })
+    }
+}
+
+impl NewBlocks for Sequence {
+    fn num_blocks(&self) -> usize {
+        self.table.len()
+    }
+
+    fn num_blocks_freed(&self) -> usize {
+        self.table.num_blocks_freed()
     }
 }
 
@@ -370,13 +381,6 @@ impl Sequence {
     /// Blocks from the first on without a gap.
     pub(crate) fn whole_blocks(&self) -> usize {
         self.gaps.as_slice().first().map_or(self.num_blocks(), |gap| gap.start)
-    }
-
-    /// Makes room up to `num_tokens`, which need no copy: the last block is full.
-    pub(crate) fn grow_to(&mut self, num_tokens: usize) -> Result<()> {
-        let append = self.append(num_tokens - self.num_tokens)?;
-        assert!(append.copy.is_none(), "a full block is not written again");
-        Ok(())
     }
 
     /// No block that this sequence may ever hold has a larger id.

@@ -23,6 +23,7 @@ use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::fence::Fence;
 use crate::pool::fence::coming::num_blocks_given_up;
+use crate::pool::watermark::NewBlocks;
 use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 
@@ -330,6 +331,16 @@ impl BlockTable {
             self.shared = Some(Arc::new(run));
             self.shared_len = end;
         }
+    }
+}
+
+impl NewBlocks for BlockTable {
+    fn num_blocks(&self) -> usize {
+        self.len()
+    }
+
+    fn num_blocks_freed(&self) -> usize {
+        BlockTable::num_blocks_freed(self)
     }
 }
 

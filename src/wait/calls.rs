@@ -3,12 +3,11 @@
 
 use super::Patience;
 use super::request::Request;
-use crate::cache::{
-    Admission, AdmitOptions, Asking, PagedKvCache, Prompt, Reservation, refuse_salt,
-};
+use crate::cache::{Admission, AdmitOptions, PagedKvCache, Prompt, Reservation, refuse_salt};
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::pool::waiters::{Ask, Attempt, Class, Short, Shortage, Turn};
+use crate::pool::watermark::Admit;
 
 impl PagedKvCache {
     /// [`reserve`](Self::reserve), when it is this request's turn and there is room for all of it.
@@ -177,13 +176,13 @@ impl PagedKvCache {
         num_blocks: usize,
         patience: Patience,
     ) -> Request<impl FnMut(Ask) -> Attempt<Reservation> + Send + Unpin + use<>> {
-        let (gate, block_size) = (self.gate(), self.block_size());
+        let (watermark, block_size) = (self.watermark(), self.block_size());
         let turn = Turn::new(self.handle());
         let pool = turn.pool().clone();
         let ask = move |ask: Ask| {
             let pool = pool.clone();
-            let taken = Reservation::take(pool, gate, num_blocks, block_size, ask.into());
-            unless_short(taken, |requested| Short::of_blocks(gate.threshold(requested)))
+            let taken = Reservation::take(pool, watermark, num_blocks, block_size, ask.into());
+            unless_short(taken, |requested| Short::of_blocks(watermark.threshold(requested)))
         };
         Request::new(turn, patience, ask).unless(self.never_fits(num_blocks))
     }
@@ -197,7 +196,9 @@ impl PagedKvCache {
         let num_blocks = num_tokens.div_ceil(self.block_size());
         let ask = move |ask: Ask| {
             let allocated = self.allocate_as(id, num_tokens, ask.into());
-            unless_short(allocated, |requested| Short::of_blocks(self.gate().threshold(requested)))
+            unless_short(allocated, |requested| {
+                Short::of_blocks(self.watermark().threshold(requested))
+            })
         };
         let turn = Turn::new(self.handle());
         Request::new(turn, patience, ask).unless(self.never_fits(num_blocks))
@@ -219,14 +220,14 @@ impl PagedKvCache {
         let ask = move |ask: Ask| {
             let admitted = self.admit_prompt_as(id, &prompt, &options, ask.into());
             // A race that was lost counts what was missing then, without the hits.
-            let need = || self.gate().threshold(self.room_required(&prompt, &options));
+            let need = || self.watermark().threshold(self.room_required(&prompt, &options));
             unless_short(admitted, |_| Short { need: need(), shortage })
         };
         Request::new(Turn::new(self.handle()), patience, ask).unless(refusal)
     }
 
     fn never_fits(&self, requested: usize) -> Option<PagedKvError> {
-        let available = self.gate().most(self.blocks());
+        let available = self.watermark().most(self.blocks());
         (requested > available).then_some(PagedKvError::OutOfMemory { requested, available })
     }
 }
@@ -239,11 +240,11 @@ fn unless_short<T>(result: Result<T>, short: impl FnOnce(usize) -> Short) -> Att
     }
 }
 
-impl From<Ask> for Asking {
+impl From<Ask> for Admit {
     fn from(ask: Ask) -> Self {
         match ask {
-            Ask::AtOnce => Self::AtOnce,
-            Ask::InTurn => Self::InTurn,
+            Ask::AtOnce => Self::Now,
+            Ask::InTurn => Self::FromQueue,
         }
     }
 }

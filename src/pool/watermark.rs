@@ -1,0 +1,233 @@
+//! `BlockWatermark`: the blocks that new sequences leave to running ones, and how a new sequence takes its own.
+//!
+//! [`BlockWatermark::take`] is the only way for a new sequence or a reservation to get blocks from a pool:
+//!
+//! 1. It refuses early while other requests wait, or if too little would be left. So a refusal reclaims no
+//!    contents.
+//! 2. It takes the blocks.
+//! 3. It checks again. So of several new sequences that come in at once none leaves too little.
+//! 4. If too little is left, it gives the blocks back, and the statistics are as if it had not taken them.
+//!
+//! Appends do not come here: the watermark is kept for them.
+
+use super::Blocks;
+use crate::error::{PagedKvError, Result};
+use crate::sync::{Later, Ordering, fence};
+
+/// Blocks of room that new sequences leave.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BlockWatermark {
+    blocks: usize,
+}
+
+/// How a new sequence comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admit {
+    /// Without waiting: not while other requests wait, unless it takes no block.
+    Now,
+    /// It has waited, and it is its turn.
+    #[cfg(feature = "async")]
+    FromQueue,
+}
+
+/// The room that a new sequence needs.
+pub(crate) trait Need {
+    /// An upper bound, known at once.
+    fn at_most(&self) -> usize;
+
+    /// The need itself, which may cost a search.
+    fn exactly(&self) -> usize;
+
+    /// True if more than there is must be refused before anything is taken, also without a watermark.
+    fn refuses_early(&self) -> bool;
+}
+
+/// Blocks that were taken for a new sequence; dropping them gives them back.
+pub(crate) trait NewBlocks {
+    /// All of them.
+    fn num_blocks(&self) -> usize;
+
+    /// Those that no other table owns: they become free, or idle, when this is dropped.
+    fn num_blocks_freed(&self) -> usize;
+}
+
+/// New blocks only: the pool refuses them itself, before it takes any.
+impl Need for usize {
+    fn at_most(&self) -> usize {
+        *self
+    }
+
+    fn exactly(&self) -> usize {
+        *self
+    }
+
+    fn refuses_early(&self) -> bool {
+        false
+    }
+}
+
+impl BlockWatermark {
+    /// A watermark of `blocks` blocks.
+    pub(crate) fn new(blocks: usize) -> Self {
+        Self { blocks }
+    }
+
+    /// Takes blocks for a new sequence by `take`, or refuses it and leaves everything as it was.
+    ///
+    /// # Errors
+    /// Those of `take`, and `OutOfMemory` with the room that a new sequence may take.
+    #[inline]
+    pub(crate) fn take<T: NewBlocks>(
+        self,
+        blocks: &Blocks,
+        need: impl Need,
+        admit: Admit,
+        take: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.refuse_early(blocks, need, admit)?;
+        let taken = take()?;
+        if self.is_kept(blocks) || taken.num_blocks_freed() == 0 {
+            return Ok(taken);
+        }
+        Err(self.give_back(blocks, taken))
+    }
+
+    /// The room of the pool that a new sequence may take.
+    pub(crate) fn available(self, blocks: &Blocks) -> usize {
+        blocks.room().saturating_sub(self.blocks)
+    }
+
+    /// The most blocks that a new sequence can ever take.
+    #[cfg(feature = "async")]
+    pub(crate) fn most(self, blocks: &Blocks) -> usize {
+        blocks.total() - self.blocks
+    }
+
+    /// The room of the pool with which a new sequence of `requested` blocks may come in.
+    #[cfg(feature = "async")]
+    pub(crate) fn threshold(self, requested: usize) -> usize {
+        if requested == 0 { 0 } else { requested.saturating_add(self.blocks) }
+    }
+
+    #[inline]
+    fn refuse_early(self, blocks: &Blocks, need: impl Need, admit: Admit) -> Result<()> {
+        let at_most = need.at_most();
+        let is_short = need.refuses_early() && at_most > blocks.room();
+        if !is_short && self.refuse(blocks, at_most, admit).is_ok() {
+            return Ok(());
+        }
+        let (requested, available) = (need.exactly(), self.available(blocks));
+        if need.refuses_early() && requested > available {
+            return Err(PagedKvError::OutOfMemory { requested, available });
+        }
+        self.refuse(blocks, requested, admit)
+    }
+
+    #[inline]
+    fn refuse(self, blocks: &Blocks, requested: usize, admit: Admit) -> Result<()> {
+        if requested == 0 {
+            return Ok(());
+        }
+        if admit == Admit::Now && blocks.is_waited_for() {
+            return Err(PagedKvError::OutOfMemory { requested, available: 0 });
+        }
+        if self.blocks == 0 {
+            return Ok(());
+        }
+        match self.available(blocks) {
+            available if available < requested => {
+                Err(PagedKvError::OutOfMemory { requested, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True if enough room is left, now that a new sequence has taken its blocks.
+    #[inline]
+    fn is_kept(self, blocks: &Blocks) -> bool {
+        if self.blocks == 0 {
+            return true;
+        }
+        // SeqCst: of two new sequences at once, the second to be here counts the blocks of both.
+        // Loom: of_two_that_come_in_at_once_none_leaves_too_little.
+        fence(Ordering::SeqCst);
+        blocks.room() >= self.blocks
+    }
+
+    /// Gives back what left too little; returns the refusal.
+    #[cold]
+    fn give_back<T: NewBlocks>(self, blocks: &Blocks, taken: T) -> PagedKvError {
+        let requested = taken.num_blocks();
+        blocks.undo(taken);
+        let available = self.available(blocks).min(requested.saturating_sub(1));
+        PagedKvError::OutOfMemory { requested, available }
+    }
+}
+
+impl Blocks {
+    /// Gives the blocks of a new sequence back as if they had not been taken. Those that other tables own
+    /// too, which it matched while they were in use, neither left room nor come back.
+    #[cold]
+    pub(crate) fn undo<T: NewBlocks>(&self, taken: T) {
+        let _later = Later::begin();
+        let num_blocks = taken.num_blocks_freed();
+        drop(taken);
+        self.undone.add(num_blocks as u64);
+    }
+}
+
+#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod tests {
+    use super::*;
+    use crate::pool::BlockPool;
+    use crate::table::BlockTable;
+
+    fn take(pool: &BlockPool, watermark: usize, num_blocks: usize) -> Result<BlockTable> {
+        let take = || pool.allocate(num_blocks);
+        BlockWatermark::new(watermark).take(pool.blocks(), num_blocks, Admit::Now, take)
+    }
+
+    #[test]
+    fn a_new_sequence_leaves_the_watermark_or_is_refused() {
+        for watermark in 0..=4 {
+            for requested in 0..=8 {
+                let pool = BlockPool::new(8);
+                let taken = take(&pool, watermark, requested);
+                let fits = requested == 0 || 8 - requested >= watermark;
+                assert_eq!(taken.is_ok(), fits, "{requested} taken, {watermark}");
+                if let Err(refusal) = taken {
+                    let available = 8 - watermark;
+                    assert_eq!(refusal, PagedKvError::OutOfMemory { requested, available });
+                    assert_eq!(pool.totals().taken, 0, "refused before a block was taken");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_leaves_too_little_gives_back_and_is_not_counted() {
+        for (requested, available) in [(4, 3), (3, 2), (2, 1), (1, 0)] {
+            let pool = BlockPool::new(8);
+            let _used = pool.allocate(2).expect("there is room");
+            let mut beside = None;
+            let refusal =
+                BlockWatermark::new(3).take(pool.blocks(), requested.min(3), Admit::Now, || {
+                    let taken = pool.allocate(requested)?;
+                    // Another thread takes blocks between the two checks.
+                    beside = Some(pool.allocate(6 - requested)?);
+                    Ok(taken)
+                });
+            let _ = beside.take().map(drop);
+            let requested_blocks = requested;
+            match refusal {
+                Err(PagedKvError::OutOfMemory { requested, available: named }) => {
+                    assert_eq!(requested, requested_blocks);
+                    assert!(named <= available, "{named} of {available}");
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(pool.totals().taken, 2 + 6 - requested as u64, "{requested}");
+            assert_eq!(pool.used_block_count(), 2);
+        }
+    }
+}
