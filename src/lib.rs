@@ -61,7 +61,6 @@ mod batch;
 mod cache;
 #[cfg(not(paged_kv_loom))]
 mod clock;
-#[cfg(not(paged_kv_loom))]
 mod counter;
 pub mod design;
 #[cfg(not(paged_kv_loom))]

@@ -154,7 +154,7 @@ impl BlockWatermark {
         blocks.room() >= self.blocks
     }
 
-    /// Gives back what left too little; returns the refusal.
+    /// Gives back blocks that left too little room; returns the refusal.
     #[cold]
     fn give_back<T: NewBlocks>(self, blocks: &Blocks, taken: T) -> PagedKvError {
         let requested = taken.num_blocks();

@@ -22,7 +22,6 @@ mod scheduled;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod waking;
 
-#[cfg(not(paged_kv_loom))]
 pub(crate) use self::later::Later;
 #[cfg(paged_kv_census)]
 pub(crate) use census::*;

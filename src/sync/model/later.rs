@@ -21,3 +21,12 @@ pub(crate) fn postpone(postponed: PlainArc<dyn Postponed>) {
 pub(crate) fn call_nested(foreign: impl FnOnce()) {
     foreign();
 }
+
+/// A scope that postpones nothing.
+pub(crate) struct Later;
+
+impl Later {
+    pub(crate) fn begin() -> Self {
+        Self
+    }
+}
