@@ -71,8 +71,8 @@ fn measure(name: &str, dialect: Dialect, tell: impl FnOnce(Arc<EventPublisher>))
 /// Prompts that nobody had before, computed and let go of.
 fn by_caches(publisher: Arc<EventPublisher>, blocks: usize) {
     let builder = PagedKvCache::builder().num_blocks(1 << 14).block_size(BLOCK_SIZE);
-    let builder = builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
-    let cache = builder.with_event_sink(publisher).build().expect("a sound cache");
+    let builder = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
+    let cache = builder.event_sink(publisher).build().expect("a sound cache");
     let next = AtomicU32::new(0);
     let prompts = (blocks / PROMPT_BLOCKS) as u32;
     thread::scope(|scope| {

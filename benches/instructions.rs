@@ -213,15 +213,15 @@ fn cache_of_contents(listener: Listener) -> PagedKvCache {
     }
 
     let builder = PagedKvCache::builder().num_blocks(1 << 12).block_size(16);
-    let builder = builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
+    let builder = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
     let builder = match listener {
         Listener::Nobody => builder,
-        Listener::Deaf => builder.with_event_sink(Arc::new(Deaf)),
+        Listener::Deaf => builder.event_sink(Arc::new(Deaf)),
         #[cfg(feature = "events")]
         Listener::Publisher => {
             let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
             let publisher = EventPublisher::bind(&options).expect("a port is free");
-            builder.with_event_sink(Arc::new(publisher))
+            builder.event_sink(Arc::new(publisher))
         }
     };
     let cache = builder.build().unwrap();
@@ -286,7 +286,7 @@ fn append_by_id(times: u64) {
     let cache = PagedKvCache::builder()
         .num_blocks(1 << 10)
         .block_size(ENDLESS)
-        .without_prefix_reuse()
+        .prefix_reuse(false)
         .build()
         .unwrap();
     cache.allocate(SeqId(1), 1).unwrap();

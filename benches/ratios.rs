@@ -78,7 +78,7 @@ const FIGURES: &[Figure] = &[
     ("blocks n=64", |name| cycle(name, 64, 0.85)),
     ("blocks fork 512", fork_blocks),
     ("export by handle", export_by_handle),
-    ("export by id", export_by_id),
+    ("export by lease", export_by_lease),
     ("append by handle", append_by_handle),
     ("append by handle /place", append_by_handle_to_place),
     ("append by id", append_by_id),
@@ -176,16 +176,17 @@ fn export_by_handle(name: &str) {
     report(name, SCALES, &ours, &|_, _| exporting_lock(&lock));
 }
 
-fn export_by_id(name: &str) {
+fn export_by_lease(name: &str) {
     let (cache, lock) = (cache(BATCH * STRIDE), batch_lock());
     for row in 0..BATCH {
         cache.allocate(SeqId(row as u64), row_tokens(row)).expect("a fresh cache has room");
     }
     let ours = |_, _| {
-        let (mut out, cache) = (vec![0_i32; BATCH * STRIDE], &cache);
+        let mut out = vec![0_i32; BATCH * STRIDE];
         let ids: Vec<SeqId> = (0..BATCH as u64).map(SeqId).collect();
+        let lease = cache.lease(&ids).expect("all are there");
         let burst: Burst<'_> = Box::new(move || {
-            cache.block_tables(&ids, &mut out, SHAPE).expect("the table fits");
+            lease.block_tables(&mut out, SHAPE).expect("the table fits");
             1
         });
         burst
@@ -271,7 +272,7 @@ fn cache(num_blocks: usize) -> PagedKvCache {
     PagedKvCache::builder()
         .num_blocks(num_blocks)
         .block_size(BLOCK_SIZE)
-        .without_prefix_reuse()
+        .prefix_reuse(false)
         .build()
         .unwrap()
 }

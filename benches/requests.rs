@@ -210,7 +210,7 @@ fn probes(name: &str) {
     let probe_ours = |_, _| {
         let (prompt, ours) = (hit_prompt(0), &ours);
         let burst: Burst<'_> = Box::new(move || {
-            assert_eq!(ours.probe_prompt(black_box(&prompt)), HIT_BLOCKS * HIT_BLOCK_SIZE);
+            assert_eq!(ours.prefix().probe(black_box(&prompt)), HIT_BLOCKS * HIT_BLOCK_SIZE);
             1
         });
         burst

@@ -1,7 +1,7 @@
 //! What does a decode step of 256 rows cost? `cargo bench --bench steps`
 //!
-//! Grow each row by a token, write the block tables and the slots, settle, complete: by handles, by ids
-//! with one call a row, and under one lock, which holds nothing for a device and names no contents, with
+//! Grow each row by a token, write the block tables and the slots, accept, complete: by handles, by ids with
+//! one call a row and a lease for the exports, and under one lock, which holds nothing for a device and names no contents, with
 //! one call a row and with one for all. Each beside the least there is to do, the tables and slots alone,
 //! in slices that lie milliseconds apart; what is printed are medians of the ratios within a round. For
 //! tables of three widths, the rows of each from one block to full. Then a step in which nothing is done.
@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use paged_kv::export::{Gaps, TableShape, block_tables, slot_mapping};
-use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, SeqId, Sequence, StepBuffers, StepRow};
+use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, Row, SeqId, Sequence, StepBuffers};
 
 use baseline::one_lock_cache::OneLockCache;
 
@@ -85,32 +85,32 @@ struct Handles<'a, R> {
     cells: Cells,
     rows: Vec<(R, usize)>,
     buffers: StepBuffers,
-    cut: fn(&mut R, usize),
+    cut: fn(&PagedKvCache, &mut R, usize),
 }
 
-impl<R: StepRow> Design for Handles<'_, R> {
+impl<R: Row> Design for Handles<'_, R> {
     fn step(&mut self) {
         let Cells { shape, table, slots, token } = &mut self.cells;
-        let mut step = self.cache.step_in(&mut self.buffers);
-        let grown = step.grow_batch(&mut self.rows).expect("rows of one cache");
-        assert_eq!(grown.done, ROWS, "there is room for all");
+        let mut step = self.cache.step(std::mem::take(&mut self.buffers));
+        let grown = step.grow(&mut self.rows).expect("rows of one cache");
+        assert_eq!(grown.grown_rows, ROWS, "there is room for all");
         step.block_tables(&self.rows, table, *shape).expect("the table fits");
         step.slots(&self.rows, Gaps::Show, slots).expect("a slot a row");
         for (row, (sequence, _)) in self.rows.iter_mut().enumerate() {
-            step.settle(row, sequence, &[*token]).expect("the row grew by one");
+            step.accept(row, sequence, &[*token]).expect("the row grew by one");
         }
-        step.complete_into(&mut self.buffers);
+        self.buffers = step.complete().buffers;
     }
 
     fn cut(&mut self) {
         self.cells.token += 1;
         for (row, (sequence, _)) in self.rows.iter_mut().enumerate() {
-            (self.cut)(sequence, self.cells.tokens(row));
+            (self.cut)(self.cache, sequence, self.cells.tokens(row));
         }
     }
 }
 
-/// One call a row for each part of a step. Nothing is held for a device.
+/// One call a row to append by id, then one export of a lease. Nothing is held for a device.
 struct Ids<'a> {
     cache: &'a PagedKvCache,
     cells: Cells,
@@ -120,15 +120,17 @@ struct Ids<'a> {
 impl Design for Ids<'_> {
     fn step(&mut self) {
         let Cells { shape, table, slots, token } = &mut self.cells;
-        let rows = table.chunks_exact_mut(shape.stride).zip(slots);
-        for ((row, position), (cells, slot)) in self.positions.iter_mut().enumerate().zip(rows) {
-            let id = SeqId(row as u64);
+        let ids: Vec<SeqId> = (0..self.positions.len() as u64).map(SeqId).collect();
+        for &id in &ids {
             drop(self.cache.append(id, 1).expect("there is room for all"));
-            self.cache.block_tables(&[id], cells, *shape).expect("the table fits");
-            let last = *position..*position + 1;
-            let slot = std::slice::from_mut(slot);
-            self.cache.slot_mapping(&[(id, last)], Gaps::Show, slot).expect("one slot");
-            self.cache.commit_tokens(id, &[*token]).expect("there is a slot for it");
+        }
+        let lease = self.cache.lease(&ids).expect("all are there");
+        lease.block_tables(table, *shape).expect("the table fits");
+        let last = vec![1; ids.len()];
+        lease.last_slots(&last, Gaps::Show, slots).expect("a slot a row");
+        drop(lease);
+        for (&id, position) in ids.iter().zip(&mut self.positions) {
+            self.cache.commit(id, &[*token]).expect("there is a slot for it");
             *position += 1;
         }
     }
@@ -224,14 +226,14 @@ fn report(stride: usize) {
         cells: cells(),
         rows: (0..ROWS).map(|row| (plain(&plain_cache, row), 1)).collect(),
         buffers: StepBuffers::default(),
-        cut: |row: &mut Sequence, len| row.truncate(len).expect("it was that long"),
+        cut: |_, row: &mut Sequence, len| row.truncate(len).expect("it was that long"),
     };
     let mut by_name = Handles {
         cache: &named_cache,
         cells: cells(),
         rows: (0..ROWS).map(|row| (named(row), 1)).collect(),
         buffers: StepBuffers::default(),
-        cut: |row: &mut CachedSequence, len| row.truncate(len).expect("it was that long"),
+        cut: |_, row: &mut CachedSequence, len| row.truncate(len).expect("it was that long"),
     };
     let positions = (0..ROWS).map(|row| tokens(stride, row)).collect();
     let mut by_id = Ids { cache: &cache_by_id, cells: cells(), positions };
@@ -283,8 +285,8 @@ fn empty_step() -> f64 {
     let run = |_| {
         let start = Instant::now();
         for _ in 0..TIMES {
-            let step = black_box(cache.step_in(&mut buffers));
-            step.complete_into(&mut buffers);
+            let step = black_box(cache.step(std::mem::take(&mut buffers)));
+            buffers = step.complete().buffers;
         }
         start.elapsed().as_secs_f64() * 1e9 / TIMES as f64
     };

@@ -56,7 +56,7 @@ fn main() {
         PagedKvCache::builder()
             .num_blocks(BLOCKS)
             .block_size(BLOCK_SIZE)
-            .without_prefix_reuse()
+            .prefix_reuse(false)
             .build()
             .unwrap(),
         OneLockCache::new(BLOCKS, BLOCK_SIZE),

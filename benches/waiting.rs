@@ -48,7 +48,6 @@ mod waiting {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use paged_kv::wait::Patience;
     use paged_kv::{PagedKvCache, SeqId};
 
     use super::{BLOCKS, nanoseconds};
@@ -90,8 +89,7 @@ mod waiting {
         let cache = cache();
         let held = cache.reserve(BLOCKS / 2).expect("there is room");
         cache.allocate(SeqId(1), 16).expect("there is room");
-        let mut waits: Vec<_> =
-            (0..waiters).map(|_| cache.reserve_wait(BLOCKS / 2, Patience::default())).collect();
+        let mut waits: Vec<_> = (0..waiters).map(|_| cache.waiting().reserve(BLOCKS / 2)).collect();
         waits.iter_mut().for_each(|wait| assert!(!poll(wait)));
         let pair = nanoseconds(10, 50_000, || {
             drop(black_box(cache.append(SeqId(1), 16)).expect("it passes"));
@@ -107,7 +105,7 @@ mod waiting {
         let cache = cache();
         let held = cache.reserve(BLOCKS).expect("there is room");
         let mut waits: std::collections::VecDeque<_> =
-            (0..waiters).map(|_| cache.reserve_wait(BLOCKS, Patience::default())).collect();
+            (0..waiters).map(|_| cache.waiting().reserve(BLOCKS)).collect();
         waits.iter_mut().for_each(|wait| assert!(!poll(wait)));
         drop(held);
         let start = Instant::now();
@@ -159,7 +157,7 @@ mod waiting {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::SeqCst) {
-                    let room = cache.reserve_blocking(FEW, Patience::default());
+                    let room = cache.waiting().reserve(FEW).block();
                     let now = epoch.elapsed().as_nanos() as u64;
                     drop(room.expect("its turn comes"));
                     woken.store(now, Ordering::SeqCst);
@@ -174,7 +172,7 @@ mod waiting {
                     held = Some(take_one(&cache));
                     woken.store(0, Ordering::SeqCst);
                 }
-                wait_until(|| cache.num_waiting() == 1);
+                wait_until(|| cache.waiting().len() == 1);
                 let start = epoch.elapsed().as_nanos() as u64;
                 held.take();
                 wait_until_brief(|| woken.load(Ordering::SeqCst) > 0);

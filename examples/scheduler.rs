@@ -116,11 +116,11 @@ impl Scheduler {
             rows.push((sequence, if missing > 0 { missing.min(CHUNK) } else { 1 + DRAFTS }));
             samples.push(sample);
         }
-        let mut step = self.cache.step();
-        let grown = step.grow_batch(&mut rows)?; // as many of the first rows as there is room for
-        rows.truncate(grown.done); // the others yield, and match what is cached when they come again
-        self.yielded += samples.len() - grown.done;
-        samples.drain(grown.done..).rev().for_each(|sample| self.waiting.push_front(sample));
+        let mut step = self.cache.step(Default::default());
+        let grown = step.grow(&mut rows)?; // as many of the first rows as there is room for
+        rows.truncate(grown.grown_rows); // the others yield, and match what is cached when they come again
+        self.yielded += samples.len() - grown.grown_rows;
+        samples.drain(grown.grown_rows..).rev().for_each(|sample| self.waiting.push_front(sample));
         let mut launch = Launch::default();
         step.copies(&mut launch.copies)?; // on write, of blocks that samples share
         launch.slots.resize(rows.iter().map(|(_, num_new_tokens)| num_new_tokens).sum(), 0);
@@ -135,12 +135,12 @@ impl Scheduler {
         Ok((Flight { step, rows, samples }, launch))
     }
 
-    /// The device is through with a step: takes what was right, and sorts the samples.
+    /// Ends a step that the device has done: keeps the tokens that were right, and sorts the samples.
     fn finish(&mut self, Flight { mut step, rows, samples }: Flight) -> Result<()> {
         for (row, ((mut sequence, _), mut sample)) in rows.into_iter().zip(samples).enumerate() {
             let computed = sequence.num_tokens();
             if computed > sample.known {
-                step.settle(row, &mut sequence, sample.accept())?; // drops the slots of the rest
+                step.accept(row, &mut sequence, sample.accept())?; // drops the slots of the rest
             } else {
                 step.commit(&mut sequence, computed)?; // a chunk of a prompt
             }
@@ -154,7 +154,7 @@ impl Scheduler {
                 false => self.finished.push(sample),
             }
         }
-        step.complete(); // publishes, and gives back what was let go of meanwhile
+        step.complete(); // publishes, and returns the blocks that were released meanwhile
         Ok(())
     }
 }

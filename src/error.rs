@@ -46,8 +46,8 @@ pub enum PagedKvError {
     /// No sequence of that id is in the cache.
     #[error("sequence {0} not found")]
     SequenceNotFound(SeqId),
-    /// The sequence has an owner and was evicted. It is said until the owner frees it, which is refused
-    /// with this once more, or something new comes under the id.
+    /// The sequence has a [`Worker`](crate::Worker) and was evicted. Operations on the id return this until
+    /// the worker frees it, which returns this once more, or a new sequence takes the id.
     #[error("sequence {0} was evicted")]
     SequenceEvicted(SeqId),
     /// A sequence of that id is in the cache already.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::id::{AdmissionEpoch, Owner, SeqId};
+use crate::id::{AdmissionEpoch, SeqId, Worker};
 
 /// Which sequence is evicted first.
 ///
@@ -65,7 +65,7 @@ pub(crate) struct Candidate {
     pub(crate) access_count: u64,
     pub(crate) last_access: u64,
     pub(crate) priority: u32,
-    pub(crate) owner: Option<Owner>,
+    pub(crate) worker: Option<Worker>,
     pub(crate) epoch: AdmissionEpoch,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct EvictionKey {
     last_access: u64,
     pub(crate) seq_id: SeqId,
     /// Of no account for the order: ids are told apart before.
-    pub(crate) owner: Option<Owner>,
+    pub(crate) worker: Option<Worker>,
     /// The sequence that was looked at: another one under the id is not meant.
     pub(crate) epoch: AdmissionEpoch,
 }
@@ -91,8 +91,8 @@ impl EvictionStrategy {
                 u64::from(candidate.priority).min(levels.saturating_sub(1) as u64)
             }
         };
-        let &Candidate { seq_id, last_access, owner, epoch, .. } = candidate;
-        EvictionKey { rank, last_access, seq_id, owner, epoch }
+        let &Candidate { seq_id, last_access, worker, epoch, .. } = candidate;
+        EvictionKey { rank, last_access, seq_id, worker, epoch }
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
         access_count: 5,
         last_access: 1,
         priority: 9,
-        owner: None,
+        worker: None,
         epoch: AdmissionEpoch(1),
     };
 

@@ -46,24 +46,24 @@ impl fmt::Display for SeqId {
     }
 }
 
-/// Who is told that a sequence was evicted, and evicts only what is its own: a scheduler thread, or a
-/// tenant. Named by the caller.
+/// The part of a caller that is told of the evictions of its sequences, and evicts only those: a scheduler
+/// thread, say. Numbered by the caller.
 ///
 /// ```
-/// use paged_kv::Owner;
+/// use paged_kv::Worker;
 ///
-/// assert_eq!(Owner(7).to_string(), "owner 7");
+/// assert_eq!(Worker(7).to_string(), "worker 7");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Owner(pub u32);
+pub struct Worker(pub u32);
 
-impl fmt::Display for Owner {
+impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "owner {}", self.0)
+        write!(f, "worker {}", self.0)
     }
 }
 
-/// Which of an id's admissions is meant; see [`PagedKvCache::commit_of`](crate::PagedKvCache::commit_of).
+/// Tells a sequence from every other that was or will be under its id.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, SeqId};

@@ -22,7 +22,7 @@
 //!             }
 //!             let mut table = [0_i32; 2 * 8];
 //!             let shape = TableShape { stride: 8, pad: -1, gaps: Gaps::Show };
-//!             cache.block_tables(&[prompt, sample], &mut table, shape)?;
+//!             cache.lease(&[prompt, sample])?.block_tables(&mut table, shape)?;
 //!             cache.free(prompt)?;
 //!             cache.free(sample)
 //!         });
@@ -56,7 +56,6 @@
 )]
 
 mod array;
-mod batch;
 #[cfg_attr(paged_kv_loom, path = "cache/model.rs")]
 mod cache;
 #[cfg(not(paged_kv_loom))]
@@ -79,18 +78,18 @@ mod table;
 #[cfg(all(feature = "async", not(paged_kv_loom)))]
 pub mod wait;
 
-pub use batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting};
 #[cfg(not(paged_kv_loom))]
 pub use cache::{
-    Admission, AdmitOptions, CachedSequence, Evicted, Grown, Lease, PagedKvCache,
-    PagedKvCacheBuilder, Prompt, Reservation, Step, StepBuffers, StepRow,
+    AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
+    Computed, Evicted, Grown, Lease, LeaseRow, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt,
+    Reservation, Row, Step, StepBuffers, Watermark, append_batch,
 };
 #[cfg(paged_kv_loom)]
 pub use cache::{GatedPool, LeasedTable};
 pub use error::{PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
 pub use evict::EvictionStrategy;
-pub use id::{AdmissionEpoch, BlockId, Owner, SeqId};
+pub use id::{AdmissionEpoch, BlockId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
 #[cfg(all(paged_kv_loom, feature = "async"))]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::id::{AdmissionEpoch, BlockId, Owner, SeqId};
+use crate::id::{AdmissionEpoch, BlockId, SeqId, Worker};
 
 /// Counts since the cache was made, and what is in use, of one moment where nothing else runs.
 ///
@@ -31,7 +31,7 @@ pub struct CacheStats {
     pub total_frees: u64,
     /// Whole sequences evicted.
     pub total_evictions: u64,
-    /// Ids of evicted sequences whose owners have not freed them yet, and so can be told. At most 65,536,
+    /// Ids of evicted sequences whose workers have not freed them yet, and so can be told. At most 65,536,
     /// the latest.
     pub evicted_ids: usize,
     /// Ids that were forgotten to make place for later ones: they count as not found.
@@ -105,15 +105,14 @@ pub struct SequenceInfo {
     pub access_count: u64,
     /// What [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at.
     pub priority: u32,
-    /// Whose it is, if anybody's.
-    pub owner: Option<Owner>,
+    /// The worker that evicts it and is told of its eviction, if one is set.
+    pub worker: Option<Worker>,
     /// Leases held on it.
     pub leases: u32,
     /// Tokens that are named, of a sequence that was admitted by its tokens or hashes, else 0: see
     /// [`CachedSequence::num_named_tokens`](crate::CachedSequence::num_named_tokens).
     pub num_named_tokens: usize,
-    /// This sequence, told from others of the same id: what
-    /// [`commit_of`](crate::PagedKvCache::commit_of) takes. A fork has its own.
+    /// Tells this sequence from others of the same id. A fork has its own.
     pub epoch: AdmissionEpoch,
 }
 

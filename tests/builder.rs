@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{assert_empties, s};
 use paged_kv::{
     AdmitOptions, EventSink, HashAlgorithm, KvEvent, PagedKvCache, PagedKvCacheBuilder,
-    PagedKvError,
+    PagedKvError, Watermark,
 };
 
 /// Of eight blocks of four tokens.
@@ -21,14 +21,15 @@ fn refusal(builder: PagedKvCacheBuilder) -> PagedKvError {
 
 #[test]
 fn new_sequences_leave_the_watermark() {
-    let share = || eight_blocks().with_watermark_share(0.3); // of 8 blocks that is 2.4, and so 3
-    for cache in [eight_blocks().with_watermark(3), share()].map(|builder| builder.build().unwrap())
+    let share = || eight_blocks().watermark(Watermark::Share(0.3)); // of 8 blocks that is 2.4, and so 3
+    for cache in [eight_blocks().watermark(Watermark::Blocks(3)), share()]
+        .map(|builder| builder.build().unwrap())
     {
         let short = PagedKvError::OutOfMemory { requested: 6, available: 5 };
         let prompt = cache.prompt(&[7; 24]);
         let options = AdmitOptions::default();
         assert_eq!(cache.allocate(s(1), 24), Err(short.clone()));
-        assert_eq!(cache.admit_prompt(s(1), &prompt, &options).unwrap_err(), short);
+        assert_eq!(cache.admit_with(s(1), &prompt, &options).unwrap_err(), short);
         assert_eq!(cache.reserve(6).unwrap_err(), short);
         cache.allocate(s(1), 20).unwrap();
         let none_left = PagedKvError::OutOfMemory { requested: 1, available: 0 };
@@ -42,7 +43,7 @@ fn new_sequences_leave_the_watermark() {
 
 #[test]
 fn what_the_watermark_refuses_costs_no_contents() {
-    let cache = eight_blocks().with_watermark(2).build().unwrap();
+    let cache = eight_blocks().watermark(Watermark::Blocks(2)).build().unwrap();
     let tokens: Vec<u32> = (0..21).collect();
     cache.admit(s(1), &tokens).unwrap();
     assert_eq!(cache.commit(s(1), 21), Ok(5));
@@ -51,7 +52,7 @@ fn what_the_watermark_refuses_costs_no_contents() {
     let short = PagedKvError::OutOfMemory { requested: 7, available: 6 };
     assert_eq!(cache.allocate(s(2), 28), Err(short.clone()));
     assert_eq!(cache.reserve(7).unwrap_err(), short);
-    assert_eq!((cache.probe(&tokens), cache.stats()), (20, before));
+    assert_eq!((cache.prefix().probe(&cache.prompt(&tokens)), cache.stats()), (20, before));
     assert_empties(&cache);
 }
 
@@ -62,13 +63,19 @@ fn a_watermark_that_leaves_nothing_is_refused() {
         reason: reason.to_owned(),
     };
     let none_left = "8 of 8 blocks, which leaves none to come in";
-    assert_eq!(refusal(eight_blocks().with_watermark(8)), refused("watermark", none_left));
-    assert_eq!(refusal(eight_blocks().with_watermark_share(1.0)), refused("watermark", none_left));
-    assert!(eight_blocks().with_watermark(7).build().is_ok());
+    assert_eq!(
+        refusal(eight_blocks().watermark(Watermark::Blocks(8))),
+        refused("watermark", none_left)
+    );
+    assert_eq!(
+        refusal(eight_blocks().watermark(Watermark::Share(1.0))),
+        refused("watermark", none_left)
+    );
+    assert!(eight_blocks().watermark(Watermark::Blocks(7)).build().is_ok());
     for share in [-0.1, 1.1, f64::NAN] {
         let expected = format!("{share} is not in 0..=1");
         assert_eq!(
-            refusal(eight_blocks().with_watermark_share(share)),
+            refusal(eight_blocks().watermark(Watermark::Share(share))),
             refused("watermark", &expected)
         );
     }
@@ -77,11 +84,11 @@ fn a_watermark_that_leaves_nothing_is_refused() {
 #[test]
 fn a_cache_without_prefix_reuse_matches_nothing() {
     let tokens = [7; 9];
-    for (builder, cached) in [(eight_blocks(), 8), (eight_blocks().without_prefix_reuse(), 0)] {
+    for (builder, cached) in [(eight_blocks(), 8), (eight_blocks().prefix_reuse(false), 0)] {
         let cache = builder.build().unwrap();
         cache.admit(s(1), &tokens).unwrap();
         let published = cache.commit(s(1), 9).unwrap();
-        assert_eq!((published * 4, cache.probe(&tokens)), (cached, cached));
+        assert_eq!((published * 4, cache.prefix().probe(&cache.prompt(&tokens))), (cached, cached));
         assert_empties(&cache);
     }
 }
@@ -98,7 +105,7 @@ fn prompts_are_hashed_by_the_algorithm_asked_for() {
         HashAlgorithm::Sha256Cbor,
         HashAlgorithm::XxhashCbor,
     ];
-    let all = algorithms.map(|algorithm| hashes(eight_blocks().with_hash_algorithm(algorithm)));
+    let all = algorithms.map(|algorithm| hashes(eight_blocks().hash_algorithm(algorithm)));
     for (at, of_one) in all.iter().enumerate() {
         assert_eq!(of_one.len(), 2);
         assert!(all[..at].iter().all(|other| other != of_one), "{at} is as another");
@@ -114,6 +121,6 @@ impl EventSink for Deaf {
 #[test]
 fn a_builder_that_is_printed_says_whether_somebody_listens() {
     assert!(format!("{:?}", eight_blocks()).contains("event_sink: None"));
-    let heard = eight_blocks().with_event_sink(Arc::new(Deaf));
+    let heard = eight_blocks().event_sink(Arc::new(Deaf));
     assert!(format!("{heard:?}").contains("event_sink: Some(EventSink { .. })"));
 }

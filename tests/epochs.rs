@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::thread::Builder;
 
-use common::{assert_empties, s};
-use paged_kv::{AdmitOptions, AppendBatch, PagedKvCache};
+use common::{assert_empties, lease_row, s};
+use paged_kv::{AdmitOptions, AppendBatch, PagedKvCache, PagedKvError};
 
 #[test]
 fn no_two_sequences_have_one_epoch_however_many_threads_there_were() {
@@ -36,7 +36,7 @@ fn no_two_sequences_have_one_epoch_however_many_threads_there_were() {
 }
 
 #[test]
-fn a_fork_is_committed_by_its_own_epoch() {
+fn a_fork_has_an_epoch_of_its_own_and_is_committed_by_its_own_row() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     let admission = cache.admit(s(1), &[7; 10]).unwrap();
     let epoch_of = |id| cache.get_sequence(id).expect("it is there").epoch;
@@ -45,15 +45,17 @@ fn a_fork_is_committed_by_its_own_epoch() {
     cache.fork_n(s(1), &[s(3), s(4)]).unwrap();
     let epochs: HashSet<_> = (1..5).map(|id| epoch_of(s(id))).collect();
     assert_eq!(epochs.len(), 4);
-    assert_eq!(cache.commit_of(s(2), epoch_of(s(1)), 10), Ok(0), "another's");
-    assert_eq!(cache.probe(&[7; 10]), 0);
-    let late = epoch_of(s(2));
-    assert_eq!(cache.commit_of(s(2), late, 10), Ok(2));
-    assert_eq!(cache.probe(&[7; 10]), 8);
+    let (mut step, mut late) = (cache.step(Default::default()), lease_row(&cache, s(2)));
+    assert_eq!(step.commit(&mut late, 10), Ok(2));
+    assert_eq!((cache.prefix().probe(&cache.prompt(&[7; 10])), step.complete().published), (0, 2));
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 10])), 8);
     cache.free(s(2)).unwrap();
     cache.admit(s(2), &[8; 10]).unwrap();
-    assert_eq!(cache.commit_of(s(2), late, 10), Ok(0), "its predecessor's");
-    assert_eq!(cache.probe(&[8; 10]), 0);
+    let mut step = cache.step(Default::default());
+    let gone = Err(PagedKvError::SequenceNotFound(s(2)));
+    assert_eq!(step.commit(&mut late, 10), gone, "it is its predecessor's");
+    assert_eq!(step.complete().published, 0);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[8; 10])), 0);
     assert_empties(&cache);
 }
 
@@ -64,13 +66,14 @@ fn a_lease_outlives_its_id_and_touches_no_successor() {
     cache.admit(s(1), &[7; 6]).unwrap();
     let mut lease = cache.lease(&[s(1)]).unwrap();
     cache.free_when_released(s(1)).unwrap();
-    cache.admit_with(s(1), &[8; 5], &AdmitOptions::default()).unwrap();
+    cache.admit_with(s(1), &cache.prompt(&[8; 5]), &AdmitOptions::default()).unwrap();
     let (before, mut batch) = (cache.get_sequence(s(1)), AppendBatch::default());
     lease.append_batch(&[7], &mut batch).unwrap();
-    let mut step = cache.step();
-    assert_eq!(lease.grow_batch(&[1], &mut step).unwrap().done, 1);
-    lease.abort(step).unwrap();
-    lease.append_batch_fitting(&[2], &mut batch).unwrap().done.checked_sub(1).unwrap();
+    let mut step = cache.step(Default::default());
+    let mut rows: Vec<_> = lease.rows().map(|row| (row, 1)).collect();
+    assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+    step.abort(&mut rows).unwrap();
+    lease.append_batch(&[2], &mut batch).unwrap();
     assert_eq!(cache.get_sequence(s(1)), before);
     assert_eq!(cache.used_block_count(), 4 + 2);
     let second = cache.lease(&[s(1)]).unwrap();

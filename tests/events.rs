@@ -91,8 +91,8 @@ impl EventSink for Listener {
 fn cache_of(num_blocks: usize, policy: ReclaimPolicy) -> (PagedKvCache, Arc<Listener>) {
     let listener = Arc::new(Listener::default());
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
-    let builder = builder.home_shards(4).with_reclaim_policy(policy);
-    (builder.with_event_sink(listener.clone()).build().unwrap(), listener)
+    let builder = builder.home_shards(4).reclaim_policy(policy);
+    (builder.event_sink(listener.clone()).build().unwrap(), listener)
 }
 
 fn admit(cache: &PagedKvCache, tokens: &[u32]) -> Option<CachedSequence> {
@@ -138,7 +138,7 @@ fn assert_true(cache: &PagedKvCache, heard: &Heard, prompts: &[Vec<u32>]) {
     let mut reachable = std::collections::HashSet::new();
     for tokens in prompts {
         let prompt = cache.prompt(tokens);
-        let hits = cache.probe_prompt(&prompt) / BLOCK_SIZE;
+        let hits = cache.prefix().probe(&prompt) / BLOCK_SIZE;
         assert_eq!(heard.find(prompt.hashes()), hits, "what is heard is what hits");
         for (hash, want) in prompt.hashes()[..hits].iter().zip(tokens.chunks(BLOCK_SIZE)) {
             assert_eq!(heard.contents[hash].1, want, "with its tokens");
@@ -184,7 +184,7 @@ fn generated_tokens_are_told_also_across_the_end_of_the_prompt() {
     let mut sequence = serve(&cache, &tokens(0, 1)[..3]);
     for token in 3..13 {
         drop(sequence.append(1).unwrap());
-        sequence.commit_tokens(&[token]).unwrap();
+        sequence.commit(&[token]).unwrap();
     }
     assert_eq!(listener.heard().stored, 3);
     assert_true(&cache, &listener.heard(), &[tokens(0, 4)]);
@@ -195,7 +195,7 @@ fn a_reset_clears_once_and_later_commits_of_before_are_not_heard() {
     let (cache, listener) = cache_of(16, ReclaimPolicy::Lru);
     let mut running = admit(&cache, &tokens(0, 4)).unwrap();
     running.commit(2 * BLOCK_SIZE).unwrap();
-    cache.reset_prefix_cache();
+    cache.prefix().reset();
     running.commit(4 * BLOCK_SIZE).unwrap();
     drop(running);
     drop(serve(&cache, &tokens(500, 16))); // takes the old blocks
@@ -225,7 +225,11 @@ fn what_follows_a_lost_block_is_hidden_until_it_comes_back() {
     let again = serve(&cache, &tokens(0, 5));
     let heard = listener.heard();
     assert_true(&cache, &heard, &[tokens(0, 8), tokens(500, 8)]);
-    assert_eq!(cache.probe(&tokens(0, 8)), 6 * BLOCK_SIZE, "block 5 was there all the time");
+    assert_eq!(
+        cache.prefix().probe(&cache.prompt(&tokens(0, 8))),
+        6 * BLOCK_SIZE,
+        "block 5 was there all the time"
+    );
     drop((heard, again));
 }
 
@@ -243,8 +247,8 @@ fn contents_of_other_adapters_and_tenants_say_so() {
     }
     let sink = Arc::new(Extras::default());
     let builder = PagedKvCache::builder().num_blocks(8).block_size(BLOCK_SIZE);
-    let cache = builder.with_event_sink(sink.clone()).build().unwrap();
-    let extra = ExtraKeys::default().with_lora("sql", "/sql").with_salt("tenant");
+    let cache = builder.event_sink(sink.clone()).build().unwrap();
+    let extra = ExtraKeys::default().lora("sql", "/sql").salt("tenant");
     let prompt = cache.prompt_with(&tokens(0, 2), &extra);
     let (mut salted, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
     salted.commit(BLOCK_SIZE).unwrap();
@@ -261,7 +265,7 @@ fn a_listener_that_lost_its_place_is_told_everything_again() {
         drop(serve(&cache, &[tokens(0, 3), tokens(from, 4)].concat()));
     }
     let before = std::mem::take(&mut *listener.heard());
-    cache.announce_again();
+    cache.prefix().announce_all();
     let heard = listener.heard();
     assert_eq!(heard.cleared, 1);
     assert_eq!(heard.contents, before.contents);
@@ -298,10 +302,10 @@ fn interleave(num_blocks: usize, most: usize, policy: ReclaimPolicy, resets: boo
                         held.push(fork);
                     }
                     if resets && random.below(200) == 0 {
-                        cache.reset_prefix_cache();
+                        cache.prefix().reset();
                     }
                     if resets && random.below(500) == 0 {
-                        cache.announce_again();
+                        cache.prefix().announce_all();
                     }
                     while held.len() > random.below(4) {
                         drop(held.swap_remove(random.below(held.len())));
@@ -377,9 +381,9 @@ fn a_step_tells_the_tokens_of_the_blocks_that_it_published() {
     let tokens = tokens(7, 4);
     let mut rows = [(serve(&cache, &tokens[..8]), 8)];
     assert_told(&cache, &listener.heard(), &tokens[..8]);
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows).unwrap().done, 1);
-    assert_eq!(step.settle(0, &mut rows[0].0, &tokens[8..]), Ok(2));
-    assert_eq!(step.complete(), 2);
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+    assert_eq!(step.accept(0, &mut rows[0].0, &tokens[8..]), Ok(2));
+    assert_eq!(step.complete().published, 2);
     assert_told(&cache, &listener.heard(), &tokens);
 }

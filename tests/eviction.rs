@@ -4,7 +4,7 @@ mod common;
 
 use common::snapshot::Snapshot;
 use common::{assert_empties, s, shapes, shapes_with};
-use paged_kv::{EvictionStrategy, Owner, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError, SeqId, Worker};
 
 use EvictionStrategy::{LFU, LRU, LongestFirst, Priority, StreamingLLM};
 use PagedKvError::NothingToEvict;
@@ -503,10 +503,10 @@ fn many_small_and_one_large() -> PagedKvCache {
     let cache = PagedKvCache::new(3_300, 4, 1, 1);
     for id in 0..300 {
         cache.allocate(s(id), 4).unwrap();
-        cache.set_owner(s(id), Owner(7)).unwrap();
+        cache.set_worker(s(id), Worker(7)).unwrap();
     }
     cache.allocate(s(300), 12_000).unwrap();
-    cache.set_owner(s(300), Owner(7)).unwrap();
+    cache.set_worker(s(300), Worker(7)).unwrap();
     cache
 }
 
@@ -517,7 +517,7 @@ fn the_order_goes_on_where_the_first_to_go_do_not_suffice() {
     assert_eq!(cache.evict_to_threshold(3_100.0 / 3_300.0), Ok(first.clone()));
     assert_eq!(cache.used_block_count(), 3_100);
     let (cache, mut evicted) = (many_small_and_one_large(), Vec::new());
-    assert_eq!(cache.evict_for(Owner(7), 200, &mut evicted), Ok(200));
+    assert_eq!(cache.evict_for(Worker(7), 200, &mut evicted), Ok(200));
     let went: Vec<SeqId> = evicted.iter().map(|evicted| evicted.seq_id).collect();
     assert_eq!(went, first);
     assert_empties(&cache);
@@ -532,6 +532,6 @@ fn everything_goes_where_there_is_never_enough() {
         assert_eq!(cache.evict_to_threshold(threshold), Err(NothingToEvict));
     }
     let (cache, mut evicted) = (many_small_and_one_large(), Vec::new());
-    assert_eq!(cache.evict_for(Owner(7), usize::MAX, &mut evicted), Ok(3_300));
+    assert_eq!(cache.evict_for(Worker(7), usize::MAX, &mut evicted), Ok(3_300));
     assert_eq!(evicted.last().unwrap().blocks, 3_000);
 }

@@ -6,10 +6,10 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use common::random::Random;
-use common::s;
+use common::{lease_row, s};
 use paged_kv::{
-    BlockId, CachedSequence, Evicted, EvictionStrategy, Lease, Owner, PagedKvCache, PagedKvError,
-    SeqId, Step,
+    BlockId, CachedSequence, Evicted, EvictionStrategy, Lease, PagedKvCache, PagedKvError, SeqId,
+    Step, Worker,
 };
 
 use EvictionStrategy::{LRU, StreamingLLM};
@@ -24,10 +24,10 @@ fn cache(num_blocks: usize) -> PagedKvCache {
 
 /// Sequences of some blocks each, all in a step.
 fn all_in_a_step(cache: &PagedKvCache, num_blocks: &[usize]) -> Step {
-    let step = cache.step();
+    let mut step = cache.step(Default::default());
     for (id, num_blocks) in num_blocks.iter().enumerate() {
         cache.allocate(s(id as u64), num_blocks * BLOCK_SIZE).unwrap();
-        cache.take_part(s(id as u64), &step).unwrap();
+        step.join(&mut lease_row(cache, s(id as u64))).unwrap();
     }
     step
 }
@@ -66,18 +66,18 @@ fn streaming_trims_in_a_step_before_it_evicts() {
 }
 
 #[test]
-fn an_owners_eviction_counts_what_steps_will_give_back() {
+fn an_eviction_for_a_worker_counts_what_steps_will_give_back() {
     let cache = cache(16);
     let step = all_in_a_step(&cache, &[2, 2, 2]);
-    (0..3).for_each(|id| cache.set_owner(s(id), Owner(1)).unwrap());
+    (0..3).for_each(|id| cache.set_worker(s(id), Worker(1)).unwrap());
     cache.fork(s(1), s(3)).unwrap();
     let mut out = Vec::new();
-    assert_eq!(cache.evict_for(Owner(1), 3, &mut out), Ok(4), "the second leaves its to its fork");
+    assert_eq!(cache.evict_for(Worker(1), 3, &mut out), Ok(4), "the second leaves its to its fork");
     let evicted = |id, blocks| Evicted { seq_id: s(id), blocks };
     assert_eq!(out, [evicted(0, 2), evicted(1, 0), evicted(2, 2)]);
     out.clear();
     assert_eq!(
-        cache.evict_for(Owner(1), 1, &mut out),
+        cache.evict_for(Worker(1), 1, &mut out),
         Ok(2),
         "the fork has what only the step has"
     );
@@ -107,16 +107,16 @@ fn a_loop_of_evictions_while_they_are_needed_ends_when_enough_is_coming() {
 fn a_sequence_that_shares_all_with_a_step_is_evicted() {
     for num_tokens in [8, 10] {
         let cache = cache(8);
-        let step = cache.step();
+        let mut step = cache.step(Default::default());
         cache.allocate(s(1), num_tokens).unwrap();
         cache.fork(s(1), s(2)).unwrap();
-        (1..=2).for_each(|id| cache.take_part(s(id), &step).unwrap());
+        (1..=2).for_each(|id| step.join(&mut lease_row(&cache, s(id))).unwrap());
         assert_eq!((cache.evict(), cache.evict()), (Ok(s(1)), Ok(s(2))));
         assert_eq!(cache.evict(), Err(NothingToEvict));
         // Nor is one outside of the step that shares with one inside.
         cache.allocate(s(3), num_tokens).unwrap();
         cache.fork(s(3), s(4)).unwrap();
-        cache.take_part(s(3), &step).unwrap();
+        step.join(&mut lease_row(&cache, s(3))).unwrap();
         cache.free(s(3)).unwrap();
         assert_eq!(cache.select_eviction_target(), Some(s(4)));
         assert_eq!(cache.evict_to_threshold(0.0), Ok(vec![s(4)]));
@@ -130,11 +130,11 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted() {
 #[test]
 fn what_a_leased_sequence_shares_with_a_step_is_not_coming() {
     let cache = cache(8);
-    let step = cache.step();
+    let mut step = cache.step(Default::default());
     cache.allocate(s(1), 10).unwrap();
     cache.fork(s(1), s(2)).unwrap();
     cache.fork(s(1), s(3)).unwrap();
-    (1..=3).for_each(|id| cache.take_part(s(id), &step).unwrap());
+    (1..=3).for_each(|id| step.join(&mut lease_row(&cache, s(id))).unwrap());
     let lease = cache.lease(&[s(2)]).unwrap();
     cache.free(s(1)).unwrap();
     assert_eq!(cache.select_eviction_target(), None, "the leased one uses all its blocks");
@@ -147,12 +147,13 @@ fn what_a_leased_sequence_shares_with_a_step_is_not_coming() {
 
 /// Prompts of two blocks whose step is at their last token: the step owns what it will publish.
 fn all_committed_in_a_step(cache: &PagedKvCache, sequences: u64) -> Step {
-    let mut step = cache.step();
+    let mut step = cache.step(Default::default());
     for id in 0..sequences {
         cache.admit(s(id), &[id as u32; 8]).unwrap();
-        cache.set_owner(s(id), Owner(1)).unwrap();
-        cache.take_part(s(id), &step).unwrap();
-        assert_eq!(cache.commit_in(s(id), 8, &mut step), Ok(2));
+        cache.set_worker(s(id), Worker(1)).unwrap();
+        let mut row = lease_row(cache, s(id));
+        step.join(&mut row).unwrap();
+        assert_eq!(step.commit(&mut row, 8), Ok(2));
     }
     step
 }
@@ -168,7 +169,7 @@ fn what_a_step_will_publish_is_given_up_with_its_sequence() {
         assert_eq!(cache.evict(), Ok(s(2)));
         assert!(!cache.needs_eviction());
         let mut out = Vec::new();
-        assert_eq!(cache.evict_for(Owner(1), 3, &mut out), Ok(4));
+        assert_eq!(cache.evict_for(Worker(1), 3, &mut out), Ok(4));
         assert_eq!(out, [3, 4].map(|id| Evicted { seq_id: s(id), blocks: 2 }));
         assert_eq!(cache.utilization(), 1.0);
         assert_eq!(cache.evict_to_threshold(0.5), Ok(vec![]));
@@ -181,9 +182,9 @@ fn what_a_step_will_publish_is_given_up_with_its_sequence() {
 #[test]
 fn what_a_step_publishes_waits_for_no_older_step() {
     let cache = cache(4);
-    let older = cache.step();
+    let older = cache.step(Default::default());
     let step = all_committed_in_a_step(&cache, 2);
-    assert_eq!(step.complete(), 4);
+    assert_eq!(step.complete().published, 4);
     cache.free(s(0)).unwrap();
     assert_eq!(cache.used_block_count(), 4, "the older step may be at the sequence");
     older.complete();
@@ -196,10 +197,10 @@ fn what_a_step_publishes_waits_for_no_older_step() {
 #[test]
 fn a_block_that_was_matched_while_a_step_held_it_is_not_coming() {
     let cache = cache(4).with_eviction_threshold(0.5);
-    let step = cache.step();
+    let mut step = cache.step(Default::default());
     cache.admit(s(1), &[7; 9]).unwrap();
     cache.commit(s(1), 9).unwrap();
-    cache.take_part(s(1), &step).unwrap();
+    step.join(&mut lease_row(&cache, s(1))).unwrap();
     cache.free(s(1)).unwrap();
     assert!(!cache.needs_eviction(), "three blocks are coming");
     assert_eq!(cache.admit(s(2), &[7; 8]).unwrap().cached_tokens, 4);
@@ -213,10 +214,10 @@ fn a_block_that_was_matched_while_a_step_held_it_is_not_coming() {
 fn many_evictions_in_a_step_cost_one_pass() {
     const SEQUENCES: u64 = 20_000;
     let cache = cache(2 * SEQUENCES as usize);
-    let step = cache.step();
+    let mut step = cache.step(Default::default());
     for id in 0..SEQUENCES {
         cache.allocate(s(id), 1).unwrap();
-        cache.take_part(s(id), &step).unwrap();
+        step.join(&mut lease_row(&cache, s(id))).unwrap();
     }
     // Some that share, so that it does not all count alike.
     for id in 0..100 {
@@ -234,8 +235,8 @@ struct History {
     cache: PagedKvCache,
     random: Random,
     next_id: u64,
-    /// Of each sequence its owner, by the time of its last use.
-    by_use: BTreeMap<u64, (SeqId, Option<Owner>)>,
+    /// Of each sequence its worker, by the time of its last use.
+    by_use: BTreeMap<u64, (SeqId, Option<Worker>)>,
     uses: u64,
     steps: Vec<Step>,
     leases: Vec<(Vec<SeqId>, Lease)>,
@@ -245,7 +246,7 @@ struct History {
 /// What evictions to come look like from outside.
 struct Reference {
     /// The resident blocks of each unleased sequence, by logical index, in the order of eviction.
-    order: Vec<(SeqId, Option<Owner>, BTreeMap<usize, BlockId>)>,
+    order: Vec<(SeqId, Option<Worker>, BTreeMap<usize, BlockId>)>,
     /// Blocks of leased sequences and of handles.
     kept: BTreeSet<BlockId>,
 }
@@ -258,15 +259,15 @@ impl Reference {
     }
 
     /// Removes the first sequence that may go; says which, and how many blocks that gives up.
-    fn evict(&mut self, may_go: impl Fn(Option<Owner>) -> bool) -> Option<(SeqId, usize)> {
-        let others = self.order.iter().filter(|(_, owner, _)| !may_go(*owner));
+    fn evict(&mut self, may_go: impl Fn(Option<Worker>) -> bool) -> Option<(SeqId, usize)> {
+        let others = self.order.iter().filter(|(_, worker, _)| !may_go(*worker));
         let others: BTreeSet<BlockId> =
             others.flat_map(|(_, _, blocks)| blocks.values().copied()).collect();
         let is_worth = |block: &BlockId| !self.kept.contains(block) && !others.contains(block);
         let first = self
             .order
             .iter()
-            .position(|(_, owner, blocks)| may_go(*owner) && blocks.values().any(is_worth))?;
+            .position(|(_, worker, blocks)| may_go(*worker) && blocks.values().any(is_worth))?;
         let before = self.in_use();
         let (id, _, _) = self.order.remove(first);
         Some((id, before - self.in_use()))
@@ -321,10 +322,10 @@ impl History {
     }
 
     fn note_use(&mut self, id: SeqId) {
-        let owner = self.cache.get_sequence(id).unwrap().owner;
+        let worker = self.cache.get_sequence(id).unwrap().worker;
         self.by_use.retain(|_, (used, _)| *used != id);
         self.uses += 1;
-        self.by_use.insert(self.uses, (id, owner));
+        self.by_use.insert(self.uses, (id, worker));
     }
 
     fn any(&mut self) -> Option<SeqId> {
@@ -338,16 +339,17 @@ impl History {
     }
 
     fn join(&mut self, id: SeqId) {
-        for step in &self.steps {
+        let mut row = lease_row(&self.cache, id);
+        for step in &mut self.steps {
             if self.random.below(3) > 0 {
-                self.cache.take_part(id, step).unwrap();
+                step.join(&mut row).unwrap();
             }
         }
     }
 
     fn reference(&self) -> Reference {
         let mut reference = Reference { order: vec![], kept: BTreeSet::new() };
-        for (id, owner) in self.by_use.values() {
+        for (id, worker) in self.by_use.values() {
             let blocks = self.cache.with_sequence(*id, |sequence| {
                 let logical = 0..sequence.num_logical_blocks();
                 logical.filter_map(|at| Some((at, sequence.block_at(at)?))).collect()
@@ -356,7 +358,7 @@ impl History {
             if self.leases.iter().any(|(leased, _)| leased.contains(id)) {
                 reference.kept.extend(blocks.values());
             } else {
-                reference.order.push((*id, *owner, blocks));
+                reference.order.push((*id, *worker, blocks));
             }
         }
         reference.kept.extend(self.handles.iter().flat_map(|handle| handle.block_ids()));
@@ -384,9 +386,9 @@ impl History {
                     _ => self.cache.admit(id, &tokens).map(drop),
                 };
                 if added.is_ok() {
-                    let owner = self.random.below(3) as u32;
-                    if owner > 0 {
-                        self.cache.set_owner(id, Owner(owner)).unwrap();
+                    let worker = self.random.below(3) as u32;
+                    if worker > 0 {
+                        self.cache.set_worker(id, Worker(worker)).unwrap();
                     }
                     self.note_use(id);
                     self.join(id);
@@ -412,7 +414,7 @@ impl History {
                 let freed = self.cache.free(id).is_ok();
                 self.by_use.retain(|_, (used, _)| !freed || *used != id);
             }
-            (8, _) if self.steps.len() < 70 => self.steps.push(self.cache.step()),
+            (8, _) if self.steps.len() < 70 => self.steps.push(self.cache.step(Default::default())),
             (9, _) if !self.steps.is_empty() => {
                 let step = self.random.below(self.steps.len());
                 self.steps.swap_remove(step).complete();
@@ -430,9 +432,10 @@ impl History {
             (14.., Some(id)) if !self.steps.is_empty() => {
                 let step = self.random.below(self.steps.len());
                 let step = &mut self.steps[step];
-                self.cache.take_part(id, step).unwrap();
+                let mut row = lease_row(&self.cache, id);
+                step.join(&mut row).unwrap();
                 let num_tokens = self.cache.get_sequence(id).unwrap().num_tokens;
-                self.cache.commit_in(id, num_tokens, step).unwrap();
+                step.commit(&mut row, num_tokens).unwrap();
             }
             _ => {}
         }
@@ -447,7 +450,7 @@ impl History {
         {
             handle.commit(tokens.len()).unwrap();
             if let Some(step) = self.steps.last_mut() {
-                step.take_part(&mut handle);
+                step.join(&mut handle).unwrap();
             }
             self.handles.push(handle);
         }
@@ -470,17 +473,17 @@ impl History {
                 self.forget(&evicted.unwrap_or_default());
             }
             1 => {
-                let (owner, need) = (Owner(self.random.below(3) as u32), self.random.below(12));
+                let (worker, need) = (Worker(self.random.below(3) as u32), self.random.below(12));
                 let (mut expected, mut freed) = (Vec::new(), 0);
                 while freed < need
-                    && let Some((seq_id, blocks)) = reference.evict(|of| of == Some(owner))
+                    && let Some((seq_id, blocks)) = reference.evict(|of| of == Some(worker))
                 {
                     expected.push(Evicted { seq_id, blocks });
                     freed += blocks;
                 }
                 let mut out = Vec::new();
-                let evicted = self.cache.evict_for(owner, need, &mut out);
-                assert_eq!(out, expected, "{need} for {owner}");
+                let evicted = self.cache.evict_for(worker, need, &mut out);
+                assert_eq!(out, expected, "{need} for {worker}");
                 let nothing = expected.is_empty() && need > 0;
                 assert_eq!(evicted, if nothing { Err(NothingToEvict) } else { Ok(freed) });
                 self.forget(&out.iter().map(|evicted| evicted.seq_id).collect::<Vec<_>>());

@@ -10,16 +10,16 @@ const TOKENS: [u32; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 fn extras() -> [ExtraKeys; 3] {
     [
-        ExtraKeys::default().with_salt("tenant a"),
-        ExtraKeys::default().with_lora("adapter", "/weights/adapter"),
-        ExtraKeys::default().with_media("image", 0..9),
+        ExtraKeys::default().salt("tenant a"),
+        ExtraKeys::default().lora("adapter", "/weights/adapter"),
+        ExtraKeys::default().media("image", 0..9),
     ]
 }
 
 fn caches() -> Vec<PagedKvCache> {
     let of = |algorithm| {
         let builder = PagedKvCache::builder().num_blocks(32).block_size(4);
-        builder.with_hash_algorithm(algorithm).build().unwrap()
+        builder.hash_algorithm(algorithm).build().unwrap()
     };
     [HashAlgorithm::default(), HashAlgorithm::Sha256Cbor, HashAlgorithm::XxhashCbor].map(of).into()
 }
@@ -27,10 +27,10 @@ fn caches() -> Vec<PagedKvCache> {
 /// Asserts that the blocks of [`TOKENS`] are found with these extra keys, and with no others.
 #[track_caller]
 fn assert_found_with(cache: &PagedKvCache, extra: &ExtraKeys, said: &str) {
-    assert_eq!(cache.probe(&TOKENS), 0, "{said}: without extra keys");
+    assert_eq!(cache.prefix().probe(&cache.prompt(&TOKENS)), 0, "{said}: without extra keys");
     for other in extras() {
         let found = if other == *extra { 8 } else { 0 };
-        assert_eq!(cache.probe_prompt(&cache.prompt_with(&TOKENS, &other)), found, "{said}");
+        assert_eq!(cache.prefix().probe(&cache.prompt_with(&TOKENS, &other)), found, "{said}");
     }
 }
 
@@ -41,23 +41,23 @@ fn a_prompt_truncated_to_any_length_keeps_its_extra_keys() {
             for kept in 0..=9 {
                 let said = format!("{extra:?}, {kept} of 9 tokens kept");
                 let prompt = cache.prompt_with(&TOKENS, &extra);
-                cache.admit_prompt(s(1), &prompt, &AdmitOptions::default()).unwrap();
+                cache.admit_with(s(1), &prompt, &AdmitOptions::default()).unwrap();
                 cache.truncate(s(1), kept).unwrap();
                 cache.fork(s(1), s(2)).unwrap();
                 drop(cache.append_tokens(s(1), &TOKENS[kept..]).unwrap());
                 cache.commit(s(1), 9).unwrap();
                 assert_found_with(&cache, &extra, &said);
                 cache.free(s(1)).unwrap();
-                cache.reset_prefix_cache();
+                cache.prefix().reset();
                 // A fork that was made when little was left, token by token.
                 TOKENS[kept..].iter().for_each(|&token| {
                     drop(cache.append(s(2), 1).unwrap());
-                    cache.commit_tokens(s(2), &[token]).unwrap();
+                    cache.commit(s(2), &[token]).unwrap();
                 });
                 cache.commit(s(2), 9).unwrap();
-                assert_eq!(cache.probe(&TOKENS), 0, "{said}");
+                assert_eq!(cache.prefix().probe(&cache.prompt(&TOKENS)), 0, "{said}");
                 cache.free(s(2)).unwrap();
-                cache.reset_prefix_cache();
+                cache.prefix().reset();
             }
         }
         assert_empties(&cache);
@@ -74,11 +74,11 @@ fn a_handle_truncated_to_any_length_keeps_its_extra_keys() {
                 let (mut sequence, _) = admitted.unwrap();
                 sequence.truncate(kept).unwrap();
                 drop(sequence.append(9 - kept).unwrap());
-                sequence.commit_tokens(&TOKENS[kept..]).unwrap();
+                sequence.commit(&TOKENS[kept..]).unwrap();
                 sequence.commit(9).unwrap();
                 assert_found_with(&cache, &extra, &format!("{extra:?}, {kept} kept"));
                 drop(sequence);
-                cache.reset_prefix_cache();
+                cache.prefix().reset();
             }
         }
         assert_empties(&cache);
@@ -88,12 +88,13 @@ fn a_handle_truncated_to_any_length_keeps_its_extra_keys() {
 #[test]
 fn a_salted_admission_by_id_keeps_its_salt_when_it_is_truncated_to_nothing() {
     for cache in caches() {
-        let options = AdmitOptions::default().with_salt("tenant a");
-        cache.admit_with(s(1), &TOKENS, &options).unwrap();
+        let prompt = cache.prompt_with(&TOKENS, &ExtraKeys::default().salt("tenant a"));
+        cache.admit_with(s(1), &prompt, &AdmitOptions::default()).unwrap();
         cache.truncate(s(1), 0).unwrap();
         drop(cache.append_tokens(s(1), &TOKENS).unwrap());
         assert_found_with(&cache, &extras()[0], "admit_with");
-        assert_eq!(cache.admit_with(s(2), &TOKENS, &options).unwrap().cached_tokens, 8);
+        let again = cache.admit_with(s(2), &prompt, &AdmitOptions::default()).unwrap();
+        assert_eq!(again.cached_tokens, 8);
         assert_eq!(cache.admit(s(3), &TOKENS).unwrap().cached_tokens, 0);
         assert_empties(&cache);
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::snapshot::Snapshot;
 use common::{assert_empties, s};
-use paged_kv::{Owner, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{PagedKvCache, PagedKvError, SeqId, Worker};
 
 /// Ids that are refused as a whole, because 100 is listed twice. The first is 2.
 fn refused_ids() -> Vec<SeqId> {
@@ -82,7 +82,7 @@ fn a_refused_fork_n_changes_nothing_that_can_be_seen() {
     cache.allocate(s(5), 4).unwrap();
     let evicted = || {
         cache.allocate(s(2), 4).unwrap();
-        cache.set_owner(s(2), Owner(7)).unwrap();
+        cache.set_worker(s(2), Worker(7)).unwrap();
         (1..10).chain(3..4).for_each(|id| _ = cache.touch(s(id % 2 * 4 + 1)));
         assert_eq!(cache.evict(), Ok(s(2)));
     };
@@ -94,7 +94,7 @@ fn a_refused_fork_n_changes_nothing_that_can_be_seen() {
         assert_eq!(refused, Err(PagedKvError::SequenceExists(*dsts.last().unwrap())), "{ids:?}");
         assert_eq!(Snapshot::of(&cache), before, "{ids:?}");
         let gone = Err(PagedKvError::SequenceEvicted(s(2)));
-        assert_eq!(cache.touch(s(2)), gone, "{ids:?}: its owner has not been told yet");
+        assert_eq!(cache.touch(s(2)), gone, "{ids:?}: its worker has not been told yet");
         assert_eq!(cache.free(s(2)), gone);
     }
     assert_empties(&cache);

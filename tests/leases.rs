@@ -3,11 +3,11 @@
 mod common;
 
 use common::snapshot::Snapshot;
-use common::{assert_empties, s, shapes, shapes_with};
+use common::{assert_empties, lease_rows, s, shapes, shapes_with};
 use paged_kv::export::{self, CsrBuffers, Gaps, KernelInt, TableShape};
 use paged_kv::{
-    AppendBatch, BatchRow, EvictionStrategy, Fitted, PagedKvCache, PagedKvError, SeqId, Sequence,
-    append_batch, append_batch_fitting,
+    AppendBatch, EvictionStrategy, Grown, LeaseRow, PagedKvCache, PagedKvError, SeqId, Sequence,
+    Step, append_batch,
 };
 
 use PagedKvError::{OutOfMemory, SequenceLeased, SequenceNotFound};
@@ -105,7 +105,7 @@ fn one_sequence_leaves_a_lease_early() {
 fn a_sequence_freed_when_released_gives_its_id_back_at_once_and_its_blocks_with_the_last_lease() {
     for cache in shapes(8, 4) {
         cache.allocate(s(1), 20).unwrap();
-        let mut first = cache.lease(&[s(1)]).unwrap();
+        let first = cache.lease(&[s(1)]).unwrap();
         let second = cache.lease(&[s(1)]).unwrap();
         cache.free_when_released(s(1)).unwrap();
         assert_eq!(cache.get_sequence(s(1)), None);
@@ -141,7 +141,7 @@ fn a_lease_ends_on_any_thread_and_outlives_the_cache() {
         assert_eq!(cache.used_block_count(), 0);
 
         cache.allocate(s(1), 20).unwrap();
-        let mut lease = cache.lease(&[s(1)]).unwrap();
+        let lease = cache.lease(&[s(1)]).unwrap();
         cache.validate().unwrap();
         drop(cache);
         let mut batch = AppendBatch::default();
@@ -165,15 +165,16 @@ fn a_lease_of_all_or_of_none() {
     }
 }
 
-/// The three ways to grow the same batch.
+/// The four ways to grow the same batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Ids,
     Lease,
+    RowsOfLease,
     Handles,
 }
 
-const WAYS: [Way; 3] = [Way::Ids, Way::Lease, Way::Handles];
+const WAYS: [Way; 4] = [Way::Ids, Way::Lease, Way::RowsOfLease, Way::Handles];
 
 /// Rows of these lengths, the last a fork of the one before it, in the cache or as handles.
 struct Rows<'a> {
@@ -220,21 +221,27 @@ impl<'a> Rows<'a> {
                 self.cache.append_batch(&rows.collect::<Vec<_>>(), batch)
             }
             Way::Lease => self.cache.lease(&self.ids)?.append_batch(num_new_tokens, batch),
+            Way::RowsOfLease => append_batch(&mut self.of_leases(num_new_tokens), batch),
             Way::Handles => append_batch(self.set(num_new_tokens), batch),
         }
     }
 
-    fn append_fitting(
-        &mut self,
-        num_new_tokens: &[usize],
-        batch: &mut AppendBatch,
-    ) -> Result<Fitted, PagedKvError> {
+    /// Grows as many of the first rows as fit.
+    fn grow(&mut self, num_new_tokens: &[usize], step: &mut Step) -> Result<Grown, PagedKvError> {
         match self.way {
-            Way::Ids | Way::Lease => {
-                self.cache.lease(&self.ids)?.append_batch_fitting(num_new_tokens, batch)
+            Way::Ids | Way::RowsOfLease => step.grow(&mut self.of_leases(num_new_tokens)),
+            Way::Lease => {
+                let lease = self.cache.lease(&self.ids)?;
+                let mut rows: Vec<_> = lease.rows().zip(num_new_tokens.iter().copied()).collect();
+                step.grow(&mut rows)
             }
-            Way::Handles => append_batch_fitting(self.set(num_new_tokens), batch),
+            Way::Handles => step.grow(self.set(num_new_tokens)),
         }
+    }
+
+    fn of_leases(&self, num_new_tokens: &[usize]) -> Vec<(LeaseRow, usize)> {
+        let rows = self.ids.iter().copied().zip(num_new_tokens.iter().copied());
+        lease_rows(self.cache, &rows.collect::<Vec<_>>())
     }
 
     fn set(&mut self, num_new_tokens: &[usize]) -> &mut [(Sequence, usize)] {
@@ -293,18 +300,23 @@ fn a_batch_grows_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_batch_that_may_stop_early_grows_the_rows_that_fit() {
-    // The needs of the rows, one after the other: 2; 1 and a copy; a copy.
-    let fits = [(0, 2), (0, 1), (1, 2), (1, 1), (2, 1), (3, 0), (3, 0)];
-    for (free, (done, short_by)) in fits.into_iter().enumerate() {
+fn a_step_grows_the_rows_that_fit() {
+    // The needs of the rows, one after the other: 2; 1 and a copy; none, as the last sharer.
+    let fits = [(0, 2), (0, 1), (1, 2), (1, 1), (3, 0), (3, 0)];
+    for (free, (done, missing)) in fits.into_iter().enumerate() {
         for way in WAYS {
             for cache in shapes(3 + free, 4) {
                 let mut rows = Rows::new(&cache, way, &[4, 6]);
                 let uses = rows.uses();
-                let mut batch = AppendBatch::default();
-                let fitted = rows.append_fitting(&[5, 3, 1], &mut batch).unwrap();
-                assert_eq!(fitted, Fitted { done, short_by }, "{free} free");
-                assert_eq!(batch.as_slice().len(), done);
+                let mut step = cache.step(Default::default());
+                let grown = rows.grow(&[5, 3, 1], &mut step).unwrap();
+                let stride = [0, 3, 3, 3][done];
+                let expected = (done, missing, stride);
+                assert_eq!(
+                    (grown.grown_rows, grown.missing_blocks, grown.stride),
+                    expected,
+                    "{free} free"
+                );
                 let expected: Vec<_> = (0..3)
                     .map(|row| if row < done { [9, 9, 7][row] } else { [4, 6, 6][row] })
                     .collect();
@@ -314,7 +326,7 @@ fn a_batch_that_may_stop_early_grows_the_rows_that_fit() {
                 }
                 cache.validate().unwrap();
                 drop(rows);
-                drop(batch);
+                drop(step);
                 assert_empties(&cache);
             }
         }
@@ -348,7 +360,7 @@ fn a_batch_of_different_pools_is_refused() {
     let mut batch = AppendBatch::default();
     let refused = append_batch(&mut rows, &mut batch);
     assert_eq!(refused, Err(PagedKvError::WrongCache { value: "row" }));
-    assert!(rows.iter_mut().all(|row| row.sequence().num_tokens() == 4));
+    assert!(rows.iter().all(|row| row.0.num_tokens() == 4));
     // One batch after another may be of different pools.
     append_batch(&mut rows[..1], &mut batch).unwrap();
     append_batch(&mut rows[1..], &mut batch).unwrap();
@@ -362,7 +374,7 @@ fn a_batch_of_different_pools_is_refused() {
 fn the_refusal_of_a_batch_counts_its_rows() {
     for cache in shapes(4, 4) {
         (1..=2).for_each(|id| cache.allocate(s(id), 4).unwrap());
-        let mut lease = cache.lease(&[s(1), s(2)]).unwrap();
+        let lease = cache.lease(&[s(1), s(2)]).unwrap();
         let mut batch = AppendBatch::default();
         let refused = lease.append_batch(&[1], &mut batch);
         let size = PagedKvError::BufferSize { buffer: "num_new_tokens", required: 2, actual: 1 };
@@ -370,16 +382,16 @@ fn the_refusal_of_a_batch_counts_its_rows() {
         let refused = lease.append_batch(&[1, usize::MAX], &mut batch);
         let too_many = PagedKvError::TooManyTokens { num_tokens: 4, additional: usize::MAX };
         assert_eq!(refused, Err(too_many.clone()));
-        let refused = lease.append_batch_fitting(&[1, usize::MAX], &mut batch);
-        assert_eq!(refused, Err(too_many));
+        let mut rows: Vec<_> = lease.rows().zip([1, usize::MAX]).collect();
+        assert_eq!(append_batch(&mut rows, &mut batch), Err(too_many.clone()));
+        assert_eq!(cache.step(Default::default()).grow(&mut rows), Err(too_many));
         assert_eq!(cache.used_block_count(), 2);
         drop(lease);
         assert_empties(&cache);
     }
 }
 
-/// The same requests as a lease, as ids and as handles (whose block ids differ, so the slots and
-/// ids are compared with what the sequence itself says).
+/// The same requests as a lease, as its rows in a step, and one by one by the functions over `&Sequence`.
 fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad: T) {
     const LENGTHS: [(usize, Option<(usize, usize)>); 4] =
         [(9, None), (23, Some((4, 5))), (8, None), (30, Some((0, 3)))];
@@ -394,10 +406,12 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
             }
             let lease = cache.lease(&ids).unwrap();
             let shape = TableShape { stride: 8, pad, gaps };
-            let (mut of_ids, mut of_lease) = ([zero; 5 * 8], [pad; 5 * 8]);
-            cache.block_tables(&ids, &mut of_ids, shape).unwrap();
+            let (mut of_step, mut of_lease) = ([zero; 5 * 8], [pad; 5 * 8]);
+            let step = cache.step(Default::default());
+            let leased: Vec<_> = lease.rows().map(|row| (row, 0)).collect();
+            step.block_tables(&leased, &mut of_step, shape).unwrap();
             lease.block_tables(&mut of_lease, shape).unwrap();
-            assert_eq!(of_ids, of_lease);
+            assert_eq!(of_step, of_lease);
 
             let csr = |of_lease: bool| {
                 let (mut indptr, mut indices, mut last) = ([zero; 6], [pad; 40], [zero; 5]);
@@ -409,7 +423,7 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
                 let pages = if of_lease {
                     lease.csr(buffers, pad, gaps)
                 } else {
-                    cache.csr(&ids, buffers, pad, gaps)
+                    step.csr(&leased, buffers, pad, gaps)
                 };
                 (pages.unwrap(), indptr, indices, last)
             };
@@ -417,23 +431,25 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
 
             let num_last = [2, 7, 1, 3];
             let ranges = LENGTHS.iter().zip(num_last).map(|(&(length, _), n)| length - n..length);
-            let rows: Vec<_> = ids.iter().copied().zip(ranges).collect();
-            let (mut of_ids, mut of_lease) = ([zero; 15], [pad; 15]);
-            let slots = cache.slot_mapping(&rows, gaps, &mut of_ids).unwrap();
+            let ranges: Vec<_> = ranges.collect();
+            let (mut of_ranges, mut of_lease) = ([zero; 15], [pad; 15]);
+            let slots = lease.slot_mapping(&ranges, gaps, &mut of_ranges).unwrap();
             assert_eq!(lease.last_slots(&num_last, gaps, &mut of_lease), Ok(slots));
-            assert_eq!(of_ids, of_lease);
+            assert_eq!(of_ranges, of_lease);
 
             // A handle's exports are the functions over `&Sequence`: compare row by row.
-            for (row, &id) in ids.iter().enumerate() {
+            for (&id, tokens) in ids.iter().zip(ranges) {
+                let lease = cache.lease(&[id]).unwrap();
                 cache.with_sequence(id, |sequence| {
                     let (mut of_id, mut of_handle) = ([zero; 8], [pad; 8]);
-                    cache.block_tables(&ids[row..=row], &mut of_id, shape).unwrap();
+                    lease.block_tables(&mut of_id, shape).unwrap();
                     export::block_tables([sequence], &mut of_handle, shape).unwrap();
                     assert_eq!(of_id, of_handle);
 
                     let (mut of_id, mut of_handle) = ([zero; 15], [pad; 15]);
-                    let tokens = rows[row].1.clone();
-                    let slots = cache.slot_mapping(&rows[row..=row], gaps, &mut of_id).unwrap();
+                    let slots = lease
+                        .slot_mapping(std::slice::from_ref(&tokens), gaps, &mut of_id)
+                        .unwrap();
                     let again = export::slot_mapping([(sequence, tokens)], gaps, &mut of_handle);
                     assert_eq!((again, of_id), (Ok(slots), of_handle));
 
@@ -447,21 +463,21 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
                         let pages = if of_handle {
                             export::csr([sequence], buffers, pad, gaps)
                         } else {
-                            cache.csr(&ids[row..=row], buffers, pad, gaps)
+                            lease.csr(buffers, pad, gaps)
                         };
                         (pages.unwrap(), indptr, indices, last)
                     };
                     assert_eq!(csr(true), csr(false));
                 });
             }
-            drop(lease);
+            drop((lease, leased, step));
             assert_empties(&cache);
         }
     }
 }
 
 #[test]
-fn exports_under_a_lease_are_those_over_ids_and_over_handles() {
+fn exports_under_a_lease_are_those_in_a_step_and_over_handles() {
     assert_exports_agree(0_i32, -1);
     assert_exports_agree(0_u32, 77);
     assert_exports_agree(0_i64, -1);
@@ -491,7 +507,7 @@ fn a_batch_that_appends_nothing_to_a_shared_block_leaves_it_shared() {
     for cache in shapes(16, 4) {
         cache.allocate(s(1), 6).unwrap();
         cache.fork(s(1), s(2)).unwrap();
-        let mut lease = cache.lease(&[s(1)]).unwrap();
+        let lease = cache.lease(&[s(1)]).unwrap();
         let mut batch = AppendBatch::default();
         lease.append_batch(&[0], &mut batch).unwrap();
         assert!(batch.as_slice()[0].copy.is_none());

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_empties, s};
-use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError};
+use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError, Prompt};
 
 #[test]
 fn tokens_that_come_later_are_published_as_their_blocks_fill() {
@@ -13,11 +13,11 @@ fn tokens_that_come_later_are_published_as_their_blocks_fill() {
         cache.admit_sequence(&cache.prompt(&tokens[..5]), &AdmitOptions::default()).unwrap();
     assert_eq!(held.commit(5), Ok(1));
     let _ = held.append(11).unwrap();
-    assert_eq!(held.commit_tokens(&tokens[5..6]), Ok(0), "no block is full by it");
-    assert_eq!(held.commit_tokens(&tokens[6..16]), Ok(3));
-    assert_eq!(cache.probe(&tokens), 16);
+    assert_eq!(held.commit(&tokens[5..6]), Ok(0), "no block is full by it");
+    assert_eq!(held.commit(&tokens[6..16]), Ok(3));
+    assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 16);
     let beyond = PagedKvError::CommitBeyondEnd { requested: 17, num_tokens: 16 };
-    assert_eq!(held.commit_tokens(&tokens[16..]), Err(beyond));
+    assert_eq!(held.commit(&tokens[16..]), Err(beyond));
     drop(held);
     assert_empties(&cache);
 }
@@ -39,7 +39,7 @@ fn a_handle_with_names_is_trimmed_as_one_without() {
 fn tokens_are_not_appended_before_those_of_the_prompt() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     let first_chunk = AdmitOptions::default().first_chunk(4);
-    cache.admit_with(s(1), &[7; 9], &first_chunk).unwrap();
+    cache.admit_with(s(1), &cache.prompt(&[7; 9]), &first_chunk).unwrap();
     let before = cache.get_sequence(s(1)).unwrap();
     let refused = cache.append_tokens(s(1), &[8]);
     let beyond = PagedKvError::CommitBeyondEnd { requested: 9, num_tokens: 4 };
@@ -64,9 +64,9 @@ fn what_is_cut_off_is_not_known_any_more() {
         let mut now = tokens[..cut].to_vec();
         now.extend(others);
         now.push(0);
-        assert_eq!(cache.probe(&now), 12, "cut at {cut}");
+        assert_eq!(cache.prefix().probe(&cache.prompt(&now)), 12, "cut at {cut}");
         cache.free(s(1)).unwrap();
-        cache.reset_prefix_cache();
+        cache.prefix().reset();
     }
     assert_empties(&cache);
 }
@@ -76,13 +76,15 @@ fn of_a_prompt_known_by_its_hashes_those_of_whole_blocks_stay() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     let prompt = cache.prompt(&[7; 13]);
     for (cut, published) in [(13, 3), (12, 3), (9, 2), (8, 2), (7, 1), (3, 0)] {
-        cache.admit_hashed(s(1), prompt.hashes(), 13).unwrap();
+        cache
+            .admit_with(s(1), &Prompt::from_hashes(prompt.hashes(), 13), &AdmitOptions::default())
+            .unwrap();
         cache.truncate(s(1), cut).unwrap();
         assert_eq!(cache.commit(s(1), cut), Ok(published), "cut to {cut}");
         let _ = cache.append(s(1), 4).unwrap();
         assert_eq!(cache.commit(s(1), cut + 4), Ok(0), "tokens whose hashes nobody gave");
         cache.free(s(1)).unwrap();
-        cache.reset_prefix_cache();
+        cache.prefix().reset();
     }
     assert_empties(&cache);
 }

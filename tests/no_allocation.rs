@@ -4,8 +4,8 @@
 use allocation_counter::measure;
 use paged_kv::export::{Gaps, TableShape};
 use paged_kv::{
-    AdmitOptions, AppendBatch, CachedSequence, EventSink, KvEvent, PagedKvCache, ReclaimPolicy,
-    SeqId, Sequence, StepBuffers, append_batch, append_batch_fitting,
+    AdmitOptions, AppendBatch, CachedSequence, EventSink, KvEvent, LeaseRow, PagedKvCache,
+    ReclaimPolicy, Row, SeqId, Sequence, StepBuffers, append_batch,
 };
 
 const ROWS: usize = 16;
@@ -16,35 +16,40 @@ fn cache(home_shards: usize) -> PagedKvCache {
     builder.home_shards(home_shards).build().unwrap()
 }
 
+/// Grows all rows in a step.
+fn grow<R: Row>(cache: &PagedKvCache, rows: &mut [(R, usize)], buffers: &mut StepBuffers) {
+    let mut step = cache.step(std::mem::take(buffers));
+    assert_eq!(step.grow(rows).unwrap().grown_rows, ROWS);
+    *buffers = step.complete().buffers;
+}
+
 #[test]
 fn a_leased_batch_grows_and_is_exported_without_allocating() {
     for home_shards in [1, 4] {
         let cache = cache(home_shards);
         let ids: Vec<SeqId> = (0..ROWS as u64).map(SeqId).collect();
         ids.iter().for_each(|&id| cache.allocate(id, 5).unwrap());
-        let mut lease = cache.lease(&ids).unwrap();
-        let mut batch = AppendBatch::default();
+        let lease = cache.lease(&ids).unwrap();
+        let mut rows: Vec<(LeaseRow, usize)> = lease.rows().map(|row| (row, 1)).collect();
+        let (mut batch, mut buffers) = (AppendBatch::default(), StepBuffers::default());
         let one_each = [1; ROWS];
         let mut table = [0_i32; ROWS * 64];
         let mut slots = [0_i64; ROWS];
         let shape = TableShape { stride: 64, pad: -1, gaps: Gaps::Show };
-        let mut steps = |lease: &mut paged_kv::Lease| {
+        let mut steps = |rows: &mut [(LeaseRow, usize)]| {
             for step in 0..STEPS {
-                if step % 2 == 0 {
-                    lease.append_batch(&one_each, &mut batch).unwrap();
-                } else {
-                    assert_eq!(
-                        lease.append_batch_fitting(&one_each, &mut batch).unwrap().done,
-                        ROWS
-                    );
+                match step % 3 {
+                    0 => lease.append_batch(&one_each, &mut batch).unwrap(),
+                    1 => append_batch(rows, &mut batch).unwrap(),
+                    _ => grow(&cache, rows, &mut buffers),
                 }
                 lease.block_tables(&mut table, shape).unwrap();
                 lease.last_slots(&one_each, Gaps::Show, &mut slots).unwrap();
             }
         };
-        steps(&mut lease);
+        steps(&mut rows);
         ids.iter().for_each(|&id| cache.truncate(id, 5).unwrap());
-        let info = measure(|| steps(&mut lease));
+        let info = measure(|| steps(&mut rows));
         assert_eq!(info.count_total, 0, "{home_shards} home shards: {info:?}");
         drop(lease);
         assert_eq!(cache.used_block_count(), ROWS * (5 + STEPS).div_ceil(4));
@@ -58,13 +63,13 @@ fn a_batch_of_handles_grows_without_allocating() {
         let cache = cache(home_shards);
         let mut rows: Vec<(Sequence, usize)> =
             (0..ROWS).map(|_| (cache.allocate_sequence(5).unwrap(), 1)).collect();
-        let mut batch = AppendBatch::default();
+        let (mut batch, mut buffers) = (AppendBatch::default(), StepBuffers::default());
         let mut steps = |rows: &mut [(Sequence, usize)]| {
             for step in 0..STEPS {
                 if step % 2 == 0 {
                     append_batch(rows, &mut batch).unwrap();
                 } else {
-                    assert_eq!(append_batch_fitting(rows, &mut batch).unwrap().done, ROWS);
+                    grow(&cache, rows, &mut buffers);
                 }
             }
         };
@@ -94,17 +99,17 @@ fn a_decode_step_of_256_rows_allocates_nothing() {
     let mut steps = |rows: &mut [(CachedSequence, usize)], num_steps: usize| {
         for number in 0..num_steps {
             let buffers = &mut buffers[number % 2];
-            let mut step = cache.step_in(buffers);
-            assert_eq!(step.grow_batch(rows).unwrap().done, ROWS);
+            let mut step = cache.step(std::mem::take(buffers));
+            assert_eq!(step.grow(rows).unwrap().grown_rows, ROWS);
             step.block_tables(rows, &mut table, shape).unwrap();
             assert_eq!(step.slots(rows, Gaps::Show, &mut slots).unwrap(), 3 * ROWS);
             for (row, (sequence, _)) in rows.iter_mut().enumerate() {
                 // At first all fill their blocks at once: more than that is never published.
                 let accepted = if number < 8 { 3 } else { 1 + (row + number) % 3 };
                 let tokens = [row as u32, number as u32, 7];
-                step.settle(row, sequence, &tokens[..accepted]).unwrap();
+                step.accept(row, sequence, &tokens[..accepted]).unwrap();
             }
-            step.complete_into(buffers);
+            *buffers = step.complete().buffers;
         }
     };
     steps(&mut rows, 80);
@@ -151,9 +156,8 @@ fn bytes_a_block(builder: paged_kv::PagedKvCacheBuilder) -> f64 {
 #[test]
 fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
     let with = bytes_a_block(PagedKvCache::builder());
-    let two_queue =
-        bytes_a_block(PagedKvCache::builder().with_reclaim_policy(ReclaimPolicy::TwoQueue));
-    let without = bytes_a_block(PagedKvCache::builder().without_prefix_reuse());
+    let two_queue = bytes_a_block(PagedKvCache::builder().reclaim_policy(ReclaimPolicy::TwoQueue));
+    let without = bytes_a_block(PagedKvCache::builder().prefix_reuse(false));
     println!(
         "{with:.1} bytes a block with prefix reuse, {two_queue:.1} of two queues, {without:.1} without"
     );
@@ -179,7 +183,7 @@ fn tokens_are_kept_only_where_somebody_listens() {
         let info = measure(|| {
             let builder = PagedKvCache::builder().num_blocks(64).block_size(BLOCK_SIZE);
             let builder =
-                if listens { builder.with_event_sink(std::sync::Arc::new(Deaf)) } else { builder };
+                if listens { builder.event_sink(std::sync::Arc::new(Deaf)) } else { builder };
             let cache = builder.build().unwrap();
             let tokens: Vec<u32> = (0..64 * BLOCK_SIZE as u32).collect();
             for id in (0..10).map(SeqId) {

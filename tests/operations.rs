@@ -441,7 +441,7 @@ fn the_builder_refuses_by_parameter() {
         ("num_blocks", PagedKvCache::builder()),
         ("num_blocks", good().num_blocks(0)),
         ("num_blocks", good().num_blocks(most + 1)),
-        ("num_blocks", good().num_blocks(1).with_null_block()),
+        ("num_blocks", good().num_blocks(1).null_block(true)),
         ("block_size", good().block_size(0)),
         ("num_heads", good().num_heads(0)),
         ("head_dim", good().head_dim(0)),
@@ -491,7 +491,7 @@ fn new_panics_and_names_the_parameter() {
 fn the_null_block_is_never_handed_out() {
     for home_shards in [1, 4] {
         let builder = PagedKvCache::builder().num_blocks(300).block_size(1);
-        let cache = builder.with_null_block().home_shards(home_shards).build().unwrap();
+        let cache = builder.null_block(true).home_shards(home_shards).build().unwrap();
         assert_eq!(cache.total_blocks(), 299);
         cache.allocate(s(1), 299).unwrap();
         assert!(!blocks(&cache, s(1)).contains(&BlockId(0)));
@@ -549,7 +549,7 @@ fn memory_is_counted_in_blocks_of_keys_and_values() {
 
 #[test]
 fn a_null_blocks_bytes_are_not_counted_as_cache() {
-    let builder = PagedKvCache::builder().num_blocks(10).block_bytes(3).with_null_block();
+    let builder = PagedKvCache::builder().num_blocks(10).block_bytes(3).null_block(true);
     let cache = builder.build().unwrap();
     assert_eq!(cache.total_memory_bytes(), 27);
     cache.allocate(s(1), 9 * 16).unwrap();

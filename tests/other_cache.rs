@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::s;
+use common::{lease_row, lease_rows, s};
 use paged_kv::export::{self, CsrBuffers, Gaps, TableShape};
 use paged_kv::{
     AdmitOptions, AppendBatch, CachedSequence, HashAlgorithm, PagedKvCache, PagedKvError, Prompt,
-    Result, append_batch, append_batch_fitting,
+    Result, append_batch,
 };
 
 fn cache() -> PagedKvCache {
@@ -21,35 +21,35 @@ fn admitted(cache: &PagedKvCache) -> CachedSequence {
 /// A cache with request 1, and what is asked of another one with request 1.
 type Pair = fn(&PagedKvCache, &PagedKvCache) -> Result<()>;
 
-const PAIRS: [(&str, Pair); 22] = [
-    ("step, grow_batch of a sequence", |one, other| {
-        one.step().grow_batch(&mut [(other.allocate_sequence(3)?, 1)]).map(drop)
+const PAIRS: [(&str, Pair); 24] = [
+    ("step, grow of a sequence", |one, other| {
+        one.step(Default::default()).grow(&mut [(other.allocate_sequence(3)?, 1)]).map(drop)
     }),
-    ("step, grow_batch of a cached sequence", |one, other| {
-        one.step().grow_batch(&mut [(admitted(one), 1), (admitted(other), 1)]).map(drop)
+    ("step, grow of a cached sequence", |one, other| {
+        one.step(Default::default()).grow(&mut [(admitted(one), 1), (admitted(other), 1)]).map(drop)
     }),
     ("step, commit of a sequence", |one, other| {
-        one.step().commit(&mut admitted(other), 4).map(drop)
+        one.step(Default::default()).commit(&mut admitted(other), 4).map(drop)
     }),
-    ("step, settle of a sequence", |one, other| {
-        let mut step = one.step();
-        let grown = step.grow_batch(&mut [(admitted(one), 1)])?;
-        assert_eq!(grown.done, 1);
+    ("step, accept of a sequence", |one, other| {
+        let mut step = one.step(Default::default());
+        let grown = step.grow(&mut [(admitted(one), 1)])?;
+        assert_eq!(grown.grown_rows, 1);
         let mut sequence = admitted(other);
         drop(sequence.append(1)?);
-        step.settle(0, &mut sequence, &[9]).map(drop)
+        step.accept(0, &mut sequence, &[9]).map(drop)
     }),
     ("step, slots of a sequence", |one, other| {
-        let mut step = one.step();
-        let grown = step.grow_batch(&mut [(admitted(one), 1)])?;
-        assert_eq!(grown.done, 1);
+        let mut step = one.step(Default::default());
+        let grown = step.grow(&mut [(admitted(one), 1)])?;
+        assert_eq!(grown.grown_rows, 1);
         let mut rows = [(admitted(other), 1)];
         drop(rows[0].0.append(1)?);
         step.slots(&rows, Gaps::Show, &mut [0_i64; 4]).map(drop)
     }),
     ("step, block tables of a sequence", |one, other| {
         let shape = TableShape { stride: 2, pad: -1, gaps: Gaps::Show };
-        one.step().block_tables(&[(admitted(other), 1)], &mut [0_i32; 2], shape)
+        one.step(Default::default()).block_tables(&[(admitted(other), 1)], &mut [0_i32; 2], shape)
     }),
     ("step, csr of a sequence", |one, other| {
         let buffers = CsrBuffers {
@@ -57,38 +57,50 @@ const PAIRS: [(&str, Pair); 22] = [
             indices: &mut [0; 4],
             last_page_len: &mut [0; 1],
         };
-        one.step().csr(&[(admitted(other), 1)], buffers, -1, Gaps::Show).map(drop)
+        one.step(Default::default()).csr(&[(admitted(other), 1)], buffers, -1, Gaps::Show).map(drop)
     }),
     ("step, abort with a sequence", |one, other| {
-        let mut step = one.step();
-        let grown = step.grow_batch(&mut [(admitted(one), 1)])?;
-        assert_eq!(grown.done, 1);
+        let mut step = one.step(Default::default());
+        let grown = step.grow(&mut [(admitted(one), 1)])?;
+        assert_eq!(grown.grown_rows, 1);
         let mut rows = [(admitted(other), 1)];
         drop(rows[0].0.append(1)?);
-        step.abort(&mut rows)
+        step.abort(&mut rows)?;
+        Ok(())
     }),
-    ("cache, grow_batch in a step", |one, other| {
-        one.grow_batch(&[(s(1), 1)], &mut other.step()).map(drop)
+    ("step, grow of a row", |one, other| {
+        other.step(Default::default()).grow(&mut lease_rows(one, &[(s(1), 1)])).map(drop)
     }),
-    ("cache, take_part in a step", |one, other| one.take_part(s(1), &other.step())),
-    ("cache, commit in a step", |one, other| one.commit_in(s(1), 4, &mut other.step()).map(drop)),
-    ("cache, slots of a step", |one, other| {
-        let mut step = other.step();
-        assert_eq!(other.grow_batch(&[(s(1), 1)], &mut step)?.done, 1);
-        one.slots(&[s(1)], &step, Gaps::Show, &mut [0_i64; 4]).map(drop)
+    ("step, grow of rows of two caches", |one, other| {
+        let mut rows = [lease_rows(other, &[(s(1), 1)]), lease_rows(one, &[(s(1), 1)])].concat();
+        other.step(Default::default()).grow(&mut rows).map(drop)
     }),
-    ("cache, settle in a step", |one, other| {
-        let mut step = other.step();
-        assert_eq!(other.grow_batch(&[(s(1), 1)], &mut step)?.done, 1);
-        one.settle(s(1), 0, &[9], &mut step).map(drop)
+    ("step, join of a row", |one, other| {
+        other.step(Default::default()).join(&mut lease_row(one, s(1)))
     }),
-    ("cache, abort of a step", |one, other| {
-        let mut step = other.step();
-        assert_eq!(other.grow_batch(&[(s(1), 1)], &mut step)?.done, 1);
-        one.abort(step, &[s(1)])
+    ("step, commit of a row", |one, other| {
+        other.step(Default::default()).commit(&mut lease_row(one, s(1)), 4).map(drop)
     }),
-    ("lease, grow_batch in a step", |one, other| {
-        one.lease(&[s(1)])?.grow_batch(&[1], &mut other.step()).map(drop)
+    ("step, slots of a row", |one, other| {
+        let mut step = other.step(Default::default());
+        assert_eq!(step.grow(&mut lease_rows(other, &[(s(1), 1)]))?.grown_rows, 1);
+        step.slots(&lease_rows(one, &[(s(1), 1)]), Gaps::Show, &mut [0_i64; 4]).map(drop)
+    }),
+    ("step, accept of a row", |one, other| {
+        let mut step = other.step(Default::default());
+        assert_eq!(step.grow(&mut lease_rows(other, &[(s(1), 1)]))?.grown_rows, 1);
+        step.accept(0, &mut lease_row(one, s(1)), &[9]).map(drop)
+    }),
+    ("step, abort with a row", |one, other| {
+        let mut step = other.step(Default::default());
+        assert_eq!(step.grow(&mut lease_rows(other, &[(s(1), 1)]))?.grown_rows, 1);
+        step.abort(&mut lease_rows(one, &[(s(1), 1)]))?;
+        Ok(())
+    }),
+    ("step, grow of a row under a lease", |one, other| {
+        let lease = one.lease(&[s(1)])?;
+        let mut rows: Vec<_> = lease.rows().map(|row| (row, 1)).collect();
+        other.step(Default::default()).grow(&mut rows).map(drop)
     }),
     ("reservation, append in a cache", |one, other| {
         one.reserve(2)?.append(other, s(1), 4).map(drop)
@@ -103,10 +115,11 @@ const PAIRS: [(&str, Pair); 22] = [
     }),
     ("batch of sequences", |one, other| {
         let mut rows = [(one.allocate_sequence(3)?, 1), (other.allocate_sequence(3)?, 1)];
-        let mut batch = AppendBatch::default();
-        let fitting = append_batch_fitting(&mut rows, &mut batch).map(drop);
-        assert_eq!(fitting, Err(PagedKvError::WrongCache { value: "row" }));
-        append_batch(&mut rows, &mut batch)
+        append_batch(&mut rows, &mut AppendBatch::default())
+    }),
+    ("batch of rows", |one, other| {
+        let mut rows = [lease_rows(one, &[(s(1), 1)]), lease_rows(other, &[(s(1), 1)])].concat();
+        append_batch(&mut rows, &mut AppendBatch::default())
     }),
     ("export of sequences, tables", |one, other| {
         let rows = [one.allocate_sequence(3)?, other.allocate_sequence(3)?];
@@ -138,8 +151,9 @@ fn a_value_of_another_cache_is_refused_and_changes_nothing() {
         }
         // The other one may have grown its request itself, for a step to be given away.
         let state = || {
-            let blocks =
-                [&one, &other].map(|cache| (cache.used_block_count(), cache.probe(&[7; 6])));
+            let blocks = [&one, &other].map(|cache| {
+                (cache.used_block_count(), cache.prefix().probe(&cache.prompt(&[7; 6])))
+            });
             (one.get_sequence(s(1)).unwrap(), blocks)
         };
         let before = state();
@@ -152,12 +166,11 @@ fn a_value_of_another_cache_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_sequence_that_takes_part_in_a_step_of_another_cache_panics() {
+fn a_sequence_that_joins_a_step_of_another_cache_is_refused() {
     let (one, other) = (cache(), cache());
     let mut sequence = admitted(&other);
-    let mut step = one.step();
-    let joined = std::panic::AssertUnwindSafe(|| step.take_part(&mut sequence));
-    assert!(std::panic::catch_unwind(joined).is_err());
+    let mut step = one.step(Default::default());
+    assert_eq!(step.join(&mut sequence), Err(PagedKvError::WrongCache { value: "row" }));
     drop(sequence);
     assert_eq!(other.used_block_count(), 0, "no step holds its blocks");
 }
@@ -166,7 +179,7 @@ fn a_sequence_that_takes_part_in_a_step_of_another_cache_panics() {
 type WayIn = fn(&PagedKvCache, &Prompt) -> Result<usize>;
 const WAYS_IN: [WayIn; 3] = [
     |cache, prompt| {
-        let admission = cache.admit_prompt(s(2), prompt, &AdmitOptions::default())?;
+        let admission = cache.admit_with(s(2), prompt, &AdmitOptions::default())?;
         Ok(admission.cached_tokens)
     },
     |cache, prompt| Ok(cache.admit_sequence(prompt, &AdmitOptions::default())?.1.cached_tokens),
@@ -185,7 +198,7 @@ fn a_prompt_hashed_otherwise_matches_nothing_and_is_refused() {
         .flat_map(|&algorithm| [2, 4, 8].map(|block_size| (algorithm, block_size)))
         .map(|(algorithm, block_size)| {
             let builder = PagedKvCache::builder().num_blocks(64).block_size(block_size);
-            builder.with_hash_algorithm(algorithm).build().unwrap()
+            builder.hash_algorithm(algorithm).build().unwrap()
         })
         .collect();
     let tokens: Vec<u32> = (0..33).collect();
@@ -195,7 +208,7 @@ fn a_prompt_hashed_otherwise_matches_nothing_and_is_refused() {
         for (of, other) in caches.iter().enumerate() {
             let prompt = other.prompt(&tokens);
             let expected = if at == of { 32 } else { 0 };
-            assert_eq!(cache.probe_prompt(&prompt), expected);
+            assert_eq!(cache.prefix().probe(&prompt), expected);
             for way_in in WAYS_IN {
                 match way_in(cache, &prompt) {
                     Ok(cached_tokens) => assert_eq!((at, cached_tokens), (of, 32)),
@@ -229,7 +242,7 @@ fn more_hashes_than_full_blocks_are_refused_by_every_way_in() {
                 "{refused:?}"
             );
         }
-        assert_eq!(cache.probe_prompt(&prompt), 0);
+        assert_eq!(cache.prefix().probe(&prompt), 0);
     }
     assert_eq!(cache.used_block_count(), 0);
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::snapshot::Snapshot;
-use common::{s, shapes_with};
+use common::{lease_row, s, shapes_with};
 use paged_kv::export::{CsrBuffers, Gaps, TableShape};
 use paged_kv::{
     AppendBatch, BlockId, EvictionStrategy, Lease, PagedKvCache, PagedKvCacheBuilder, PagedKvError,
@@ -114,18 +114,17 @@ const CALLS: &[(&str, Call)] = &[
             lease.append_batch(&num_new_tokens, &mut AppendBatch::default())
         })
     }),
-    ("fit rows that the lease lacks", |w| {
+    ("grow what overflows in a step", |w| {
+        let mut step = w.cache.step(Default::default());
         with_lease(w, |lease| {
-            let fitted = lease.append_batch_fitting(&[], &mut AppendBatch::default());
-            fitted.map(|fitted| assert_eq!(fitted.done, 0))
+            let mut rows: Vec<_> = lease.rows().map(|row| (row, usize::MAX)).collect();
+            step.grow(&mut rows).map(|grown| assert_eq!(grown.grown_rows, 0))
         })
     }),
-    ("fit what overflows", |w| {
-        with_lease(w, |lease| {
-            let num_new_tokens = vec![usize::MAX; lease.len()];
-            let fitted = lease.append_batch_fitting(&num_new_tokens, &mut AppendBatch::default());
-            fitted.map(|fitted| assert_eq!(fitted.done, 0))
-        })
+    ("grow a row twice in a step", |w| {
+        let mut step = w.cache.step(Default::default());
+        let row = lease_row(&w.cache, s(1));
+        step.grow(&mut [(row.clone(), 0), (row, 0)]).map(|grown| assert_eq!(grown.grown_rows, 0))
     }),
     ("release what is not leased", |w| with_lease(w, |lease| lease.release(s(MISSING)))),
     ("allocate too many blocks", |w| w.cache.pool().allocate(3).map(drop)),
@@ -144,7 +143,7 @@ const CALLS: &[(&str, Call)] = &[
     }),
     ("export rows to a buffer too small", |w| {
         let shape = TableShape { stride: 1, pad: -1, gaps: Gaps::Close };
-        w.cache.block_tables(&[s(2)], &mut [0_i32; 1], shape)
+        w.cache.lease(&[s(2)])?.block_tables(&mut [0_i32; 1], shape)
     }),
     ("export a row of nothing", |w| {
         let (mut indptr, mut indices, mut last_page_len) = ([0_i64; 2], [0; 9], [0; 1]);
@@ -153,10 +152,11 @@ const CALLS: &[(&str, Call)] = &[
             indices: &mut indices,
             last_page_len: &mut last_page_len,
         };
-        w.cache.csr(&[s(MISSING)], buffers, 0, Gaps::Show).map(drop)
+        w.cache.lease(&[s(MISSING)])?.csr(buffers, 0, Gaps::Show).map(drop)
     }),
     ("export slots past the end", |w| {
-        w.cache.slot_mapping(&[(s(1), 0..100)], Gaps::Show, &mut [0_i64; 100]).map(drop)
+        let lease = w.cache.lease(&[s(1), s(2)])?;
+        lease.slot_mapping(&[0..1, 0..100], Gaps::Show, &mut [0_i64; 101]).map(drop)
     }),
 ];
 

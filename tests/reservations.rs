@@ -39,9 +39,6 @@ fn an_admission_that_is_refused_takes_nothing_of_the_reservation() {
     let cache = PagedKvCache::new(8, 4, 1, 1);
     let prompt = cache.prompt(&tokens);
     let mut room = cache.reserve(3).unwrap();
-    let salted = AdmitOptions::default().with_salt("tenant");
-    let refused = room.admit(&cache, s(1), &prompt, &salted);
-    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "salt", .. })));
     cache.allocate(s(2), 1).unwrap();
     let options = AdmitOptions::default();
     let refused = room.admit(&cache, s(2), &prompt, &options);
@@ -88,10 +85,11 @@ fn a_first_chunk_that_does_not_fit_is_refused_with_the_room_it_needs() {
     cache.allocate(s(2), 1).unwrap();
     let before = cache.stats();
     let options = AdmitOptions::default().first_chunk(8);
-    let refused = cache.admit_with(s(3), &tokens, &options);
+    let refused = cache.admit_with(s(3), &cache.prompt(&tokens), &options);
     assert_eq!(refused.unwrap_err(), PagedKvError::OutOfMemory { requested: 6, available: 5 });
     assert_eq!(cache.stats(), before);
-    let admission = cache.admit_with(s(3), &tokens, &options.first_chunk(4)).unwrap();
+    let admission =
+        cache.admit_with(s(3), &cache.prompt(&tokens), &options.first_chunk(4)).unwrap();
     assert_eq!((admission.cached_tokens, admission.num_tokens), (16, 20));
     assert_empties(&cache);
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::s;
-use paged_kv::{AdmitOptions, BlockPool, PagedKvCache, PagedKvError, ReclaimPolicy};
+use paged_kv::{AdmitOptions, BlockPool, PagedKvCache, ReclaimPolicy};
 
 #[test]
 fn what_is_printed_names_its_type_and_its_numbers() {
@@ -42,13 +42,4 @@ fn lengths_are_those_of_what_is_held() {
     let pool = BlockPool::new(2);
     assert!(!pool.allocate(1).unwrap().is_empty());
     assert!(pool.allocate(0).unwrap().is_empty());
-}
-
-#[test]
-fn a_salt_is_refused_where_the_prompt_is_hashed_already() {
-    let cache = PagedKvCache::new(8, 4, 1, 1);
-    let prompt = cache.prompt(&[1, 2, 3, 4, 5]);
-    let salted = AdmitOptions::default().with_salt("tenant");
-    let refused = cache.admit_prompt(s(1), &prompt, &salted);
-    assert!(matches!(refused, Err(PagedKvError::InvalidConfig { parameter: "salt", .. })));
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use common::{assert_empties, s, shapes};
-use paged_kv::{AdmitOptions, BlockTable, PagedKvCache};
+use paged_kv::{AdmitOptions, BlockTable, PagedKvCache, Watermark};
 
 /// Free blocks that one home shard may keep, and hand out unwatched.
 const MAGAZINE: usize = 256;
@@ -317,7 +317,7 @@ fn of_racing_admissions_of_one_id_only_the_winner_counts() {
             scope.spawn(move || {
                 for _ in 0..ROUNDS {
                     barrier.wait();
-                    let admitted = cache.admit_prompt(s(7), prompt, &AdmitOptions::default());
+                    let admitted = cache.admit_with(s(7), prompt, &AdmitOptions::default());
                     late.fetch_add(u64::from(admitted.is_err()), Ordering::Relaxed);
                     barrier.wait();
                     if is_judge {
@@ -337,7 +337,11 @@ fn of_racing_admissions_of_one_id_only_the_winner_counts() {
 /// Four threads ask for 20 blocks each of 64, of which new sequences leave 10: most calls are refused, some
 /// of them after a lost race for the last blocks.
 fn granted_and_counted(take: impl Fn(&PagedKvCache, u64) -> bool + Sync) -> (u64, u64) {
-    let cache = PagedKvCache::builder().num_blocks(64).block_size(4).with_watermark(10).build();
+    let cache = PagedKvCache::builder()
+        .num_blocks(64)
+        .block_size(4)
+        .watermark(Watermark::Blocks(10))
+        .build();
     let cache = cache.expect("it is valid");
     let granted = std::thread::scope(|scope| {
         let worker = |thread| {

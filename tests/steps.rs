@@ -1,6 +1,9 @@
 //! Does a step hold what its sequences let go of, publish only when it completes, and undo what an
 //! aborted launch grew?
 
+mod common;
+
+use common::lease_row;
 use paged_kv::{
     AdmitOptions, BlockId, CachedSequence, PagedKvCache, PagedKvError, Result, SeqId, Step,
 };
@@ -26,7 +29,7 @@ fn free_around(
     let_go: impl FnOnce(&PagedKvCache, &mut Step),
 ) -> [usize; 2] {
     let cache = cache(16);
-    let mut step = cache.step();
+    let mut step = cache.step(Default::default());
     let_go(&cache, &mut step);
     let before = cache.free_block_count();
     end(step);
@@ -37,12 +40,12 @@ fn free_around(
 fn everything_that_lets_go_of_blocks_waits_for_the_end() {
     let handle = |cache: &PagedKvCache, step: &mut Step| {
         let mut sequence = cache.allocate_sequence(5 * BLOCK_SIZE).unwrap();
-        step.take_part(&mut sequence);
+        step.join(&mut sequence).unwrap();
         sequence
     };
     let by_id = |cache: &PagedKvCache, step: &mut Step| {
         cache.allocate(SeqId(1), 5 * BLOCK_SIZE).unwrap();
-        cache.take_part(SeqId(1), step).unwrap();
+        step.join(&mut lease_row(cache, SeqId(1))).unwrap();
     };
     let ends: [fn(Step); 2] = [|step| _ = step.complete(), drop];
     for end in ends {
@@ -81,7 +84,7 @@ fn everything_that_lets_go_of_blocks_waits_for_the_end() {
 #[test]
 fn who_takes_no_part_is_not_waited_for() {
     let cache = cache(4);
-    let step = cache.step();
+    let step = cache.step(Default::default());
     drop(cache.allocate_sequence(4 * BLOCK_SIZE).unwrap());
     assert_eq!(cache.free_block_count(), 4);
     drop(step);
@@ -94,8 +97,8 @@ fn the_source_of_a_copy_stays_until_the_end() -> Result<()> {
     let src = source.block_ids()[0];
     let mut rows = [(source, 1)];
     let fork = rows[0].0.fork()?;
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     let mut copies: Vec<[u32; 2]> = vec![];
     assert_eq!(step.copies(&mut copies)?, 1);
     assert_eq!(copies[0], [src.0, rows[0].0.block_ids()[0].0]);
@@ -110,9 +113,9 @@ fn the_source_of_a_copy_stays_until_the_end() -> Result<()> {
 fn a_step_waits_for_no_newer_one() -> Result<()> {
     let cache = cache(4);
     let mut sequence = cache.allocate_sequence(BLOCK_SIZE)?;
-    let mut older = cache.step();
-    older.take_part(&mut sequence);
-    let newer = cache.step();
+    let mut older = cache.step(Default::default());
+    older.join(&mut sequence)?;
+    let newer = cache.step(Default::default());
     drop(sequence);
     older.complete();
     assert_eq!(cache.free_block_count(), 4);
@@ -124,9 +127,9 @@ fn a_step_waits_for_no_newer_one() -> Result<()> {
 fn a_step_that_ends_before_an_older_one_passes_on_what_it_held() -> Result<()> {
     let cache = cache(4);
     let mut sequence = cache.allocate_sequence(BLOCK_SIZE)?;
-    let (mut older, mut newer) = (cache.step(), cache.step());
-    older.take_part(&mut sequence);
-    newer.take_part(&mut sequence);
+    let (mut older, mut newer) = (cache.step(Default::default()), cache.step(Default::default()));
+    older.join(&mut sequence)?;
+    newer.join(&mut sequence)?;
     sequence.truncate(0)?;
     newer.complete();
     assert_eq!(cache.free_block_count(), 3);
@@ -141,10 +144,11 @@ fn a_thousand_steps_open_at_once_end_in_any_order() {
     let cache = cache(STEPS);
     let orders = [|at: usize| at, |at| STEPS - 1 - at, |at| at * 377 % STEPS];
     for order in orders {
-        let mut steps: Vec<Option<Step>> = (0..STEPS).map(|_| Some(cache.step())).collect();
+        let mut steps: Vec<Option<Step>> =
+            (0..STEPS).map(|_| Some(cache.step(Default::default()))).collect();
         for step in steps.iter_mut().flatten() {
             let mut sequence = cache.allocate_sequence(BLOCK_SIZE).unwrap();
-            step.take_part(&mut sequence);
+            step.join(&mut sequence).unwrap();
         }
         assert_eq!(cache.free_block_count(), 0);
         for done in 0..STEPS {
@@ -163,9 +167,9 @@ fn a_block_is_held_until_the_last_of_a_thousand_steps_ends_that_may_read_it() {
     let cache = cache(2);
     for last in [0, 63, 64, 500, 999] {
         let mut shared = cache.allocate_sequence(BLOCK_SIZE).unwrap();
-        let mut steps: Vec<Step> = (0..STEPS).map(|_| cache.step()).collect();
-        steps.iter_mut().for_each(|step| step.take_part(&mut shared));
-        let newer = cache.step();
+        let mut steps: Vec<Step> = (0..STEPS).map(|_| cache.step(Default::default())).collect();
+        steps.iter_mut().for_each(|step| step.join(&mut shared).unwrap());
+        let newer = cache.step(Default::default());
         drop(shared);
         let last = steps.remove(last);
         drop(steps);
@@ -188,13 +192,14 @@ fn a_hundred_threads_have_steps_open_at_once() {
             scope.spawn(move || {
                 let mut free = Vec::new();
                 for _ in 0..5 {
-                    let mut older = cache.step();
+                    let mut older = cache.step(Default::default());
                     cache.allocate(SeqId(thread), BLOCK_SIZE).unwrap();
-                    cache.take_part(SeqId(thread), &older).unwrap();
+                    let mut row = lease_row(cache, SeqId(thread));
+                    older.join(&mut row).unwrap();
                     let mut sequence = cache.allocate_sequence(BLOCK_SIZE).unwrap();
-                    older.take_part(&mut sequence);
-                    let newer = cache.step();
-                    cache.take_part(SeqId(thread), &newer).unwrap();
+                    older.join(&mut sequence).unwrap();
+                    let mut newer = cache.step(Default::default());
+                    newer.join(&mut row).unwrap();
                     drop(sequence);
                     cache.free(SeqId(thread)).unwrap();
                     all_open.wait();
@@ -221,17 +226,17 @@ fn commits_are_published_at_completion_only() -> Result<()> {
     for (round, publishes) in [(1, false), (2, true)] {
         let tokens = [round; 9];
         let mut sequence = admitted(&cache, &tokens);
-        let mut step = cache.step();
-        step.take_part(&mut sequence);
+        let mut step = cache.step(Default::default());
+        step.join(&mut sequence).unwrap();
         assert_eq!(step.commit(&mut sequence, 9)?, 2);
-        assert_eq!(cache.probe(&tokens), 0);
+        assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 0);
         drop(sequence);
         if publishes {
-            assert_eq!(step.complete(), 2);
+            assert_eq!(step.complete().published, 2);
         } else {
             drop(step);
         }
-        assert_eq!(cache.probe(&tokens), if publishes { 8 } else { 0 });
+        assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), if publishes { 8 } else { 0 });
         assert_all_room(&cache);
     }
     Ok(())
@@ -241,15 +246,15 @@ fn commits_are_published_at_completion_only() -> Result<()> {
 fn what_waits_to_be_published_is_not_written_in_place() -> Result<()> {
     let cache = cache(8);
     let mut sequence = admitted(&cache, &[7; 8]);
-    let mut step = cache.step();
-    step.take_part(&mut sequence);
+    let mut step = cache.step(Default::default());
+    step.join(&mut sequence).unwrap();
     assert_eq!(step.commit(&mut sequence, 8)?, 2);
     sequence.truncate(6)?;
     let append = sequence.append(2)?;
     assert!(append.copy.is_some(), "the second block is to be published as it is");
     drop(append);
-    assert_eq!(step.complete(), 2);
-    assert_eq!(cache.probe(&[7; 9]), 8);
+    assert_eq!(step.complete().published, 2);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 9])), 8);
     drop(sequence);
     assert_all_room(&cache);
     Ok(())
@@ -259,31 +264,31 @@ fn what_waits_to_be_published_is_not_written_in_place() -> Result<()> {
 fn drafts_that_were_wrong_are_dropped_and_never_named() -> Result<()> {
     let cache = cache(16);
     let mut rows = [(admitted(&cache, &[1, 2]), 5), (admitted(&cache, &[1, 3]), 5)];
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
-    assert_eq!(step.settle(0, &mut rows[0].0, &[3, 4, 5])?, 1);
-    assert_eq!(step.settle(1, &mut rows[1].0, &[])?, 0);
-    assert!(step.settle(1, &mut rows[1].0, &[9; 6]).is_err());
-    assert!(step.settle(2, &mut rows[1].0, &[]).is_err());
-    assert_eq!(step.complete(), 1);
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 2);
+    assert_eq!(step.accept(0, &mut rows[0].0, &[3, 4, 5])?, 1);
+    assert_eq!(step.accept(1, &mut rows[1].0, &[])?, 0);
+    assert!(step.accept(1, &mut rows[1].0, &[9; 6]).is_err());
+    assert!(step.accept(2, &mut rows[1].0, &[]).is_err());
+    assert_eq!(step.complete().published, 1);
     assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (5, 2));
-    assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[1, 2, 3, 4, 5])), 4);
     Ok(())
 }
 
 #[test]
-fn an_older_step_settles_while_a_newer_one_has_grown_the_row() -> Result<()> {
+fn an_older_step_accepts_while_a_newer_one_has_grown_the_row() -> Result<()> {
     let cache = cache(16);
     let mut rows = [(admitted(&cache, &[1, 2, 3]), 1)];
-    let (mut first, mut second) = (cache.step(), cache.step());
-    assert_eq!(first.grow_batch(&mut rows)?.done, 1);
-    assert_eq!(second.grow_batch(&mut rows)?.done, 1);
-    assert!(first.settle(0, &mut rows[0].0, &[]).is_err(), "a slot in the middle");
-    assert!(second.settle(0, &mut rows[0].0, &[5]).is_err(), "a token before it has no name yet");
-    assert_eq!(first.settle(0, &mut rows[0].0, &[4])?, 1);
-    assert_eq!(first.complete(), 1);
-    assert_eq!(second.settle(0, &mut rows[0].0, &[5])?, 0);
-    assert_eq!(second.complete(), 0);
+    let (mut first, mut second) = (cache.step(Default::default()), cache.step(Default::default()));
+    assert_eq!(first.grow(&mut rows)?.grown_rows, 1);
+    assert_eq!(second.grow(&mut rows)?.grown_rows, 1);
+    assert!(first.accept(0, &mut rows[0].0, &[]).is_err(), "a slot in the middle");
+    assert!(second.accept(0, &mut rows[0].0, &[5]).is_err(), "a token before it has no name yet");
+    assert_eq!(first.accept(0, &mut rows[0].0, &[4])?, 1);
+    assert_eq!(first.complete().published, 1);
+    assert_eq!(second.accept(0, &mut rows[0].0, &[5])?, 0);
+    assert_eq!(second.complete().published, 0);
     assert_eq!(rows[0].0.num_tokens(), 5);
     Ok(())
 }
@@ -295,22 +300,22 @@ fn an_aborted_step_leaves_lengths_and_tables_as_they_were() -> Result<()> {
     let fork = rows[0].0.fork()?;
     let before: Vec<Vec<BlockId>> = rows.iter().map(|row| row.0.block_ids().to_vec()).collect();
     let used = cache.used_block_count();
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 2);
     assert_ne!(rows[0].0.block_ids()[0], before[0][0], "the tail was copied");
-    assert_eq!(step.settle(1, &mut rows[1].0, &[9])?, 2);
+    assert_eq!(step.accept(1, &mut rows[1].0, &[9])?, 2);
     step.abort(&mut rows)?;
     let after: Vec<Vec<BlockId>> = rows.iter().map(|row| row.0.block_ids().to_vec()).collect();
     assert_eq!(after, before);
     assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (3, 8));
     assert_eq!(cache.used_block_count(), used);
-    assert_eq!(cache.probe(&[4; 9]), 0);
-    // As if nothing had been: the next step grows, settles and publishes.
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
-    assert_eq!(step.settle(1, &mut rows[1].0, &[9])?, 2);
-    assert_eq!(step.complete(), 2);
-    assert_eq!(cache.probe(&[4; 9]), 8);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[4; 9])), 0);
+    // As if nothing had been: the next step grows, accepts and publishes.
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 2);
+    assert_eq!(step.accept(1, &mut rows[1].0, &[9])?, 2);
+    assert_eq!(step.complete().published, 2);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[4; 9])), 8);
     drop((rows, fork));
     assert_all_room(&cache);
     Ok(())
@@ -325,25 +330,25 @@ fn rows_behind_one_that_found_no_room_have_not_grown() -> Result<()> {
     let lengths = |rows: &[(paged_kv::Sequence, usize)]| -> Vec<usize> {
         rows.iter().map(|(sequence, _)| sequence.num_tokens()).collect()
     };
-    let mut step = cache.step();
-    let grown = step.grow_batch(&mut rows)?;
-    assert_eq!((grown.done, grown.short_by), (1, 1));
+    let mut step = cache.step(Default::default());
+    let grown = step.grow(&mut rows)?;
+    assert_eq!((grown.grown_rows, grown.missing_blocks), (1, 1));
     assert_eq!(lengths(&rows), [3, 4, 2, 4]);
     (rows[0].1, rows[1].1) = (1, 4);
-    let grown = step.grow_batch(&mut rows)?;
-    assert_eq!((grown.done, grown.short_by), (3, 1));
+    let grown = step.grow(&mut rows)?;
+    assert_eq!((grown.grown_rows, grown.missing_blocks), (3, 1));
     assert_eq!(lengths(&rows), [4, 8, 3, 4]);
     (rows[0].1, rows[1].1, rows[2].1) = (0, 0, 1);
     rows[3].1 = usize::MAX;
-    assert!(matches!(step.grow_batch(&mut rows), Err(PagedKvError::TooManyTokens { .. })));
+    assert!(matches!(step.grow(&mut rows), Err(PagedKvError::TooManyTokens { .. })));
     assert_eq!(lengths(&rows), [4, 8, 3, 4], "none has grown");
     let other = PagedKvCache::new(4, BLOCK_SIZE, 1, 1).allocate_sequence(1)?;
     rows[3] = (other, 1);
-    assert!(matches!(step.grow_batch(&mut rows), Err(PagedKvError::WrongCache { .. })));
+    assert!(matches!(step.grow(&mut rows), Err(PagedKvError::WrongCache { .. })));
     assert_eq!(lengths(&rows), [4, 8, 3, 1], "none has grown");
     // The numbers of rows go on where those that grew end.
-    assert!(step.settle(3, &mut rows[2].0, &[]).is_ok());
-    assert!(step.settle(4, &mut rows[2].0, &[]).is_err());
+    assert!(step.accept(3, &mut rows[2].0, &[]).is_ok());
+    assert!(step.accept(4, &mut rows[2].0, &[]).is_err());
     Ok(())
 }
 
@@ -351,17 +356,20 @@ fn rows_behind_one_that_found_no_room_have_not_grown() -> Result<()> {
 fn rows_that_are_not_the_steps_are_refused() -> Result<()> {
     let (cache, other) = (cache(16), PagedKvCache::new(4, BLOCK_SIZE, 1, 1));
     let mut rows = [(cache.allocate_sequence(3)?, 9)];
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     let none: &mut [(paged_kv::Sequence, usize)] = &mut [];
-    assert!(matches!(step.abort(none), Err(PagedKvError::InvalidConfig { parameter: "rows", .. })));
+    let refused = step.abort(none).unwrap_err();
+    assert!(matches!(refused.error, PagedKvError::InvalidConfig { parameter: "rows", .. }));
     assert_eq!(rows[0].0.num_tokens(), 12, "nothing has changed");
+    let mut step = refused.step;
     other.allocate(SeqId(1), 3)?;
-    let mut step = cache.step();
-    let refused = step.grow_batch(&mut [(other.allocate_sequence(3)?, 1)]);
+    let refused = step.grow(&mut [(other.allocate_sequence(3)?, 1)]);
     assert!(matches!(refused, Err(PagedKvError::WrongCache { value: "row" })));
-    let refused = other.take_part(SeqId(1), &step);
-    assert!(matches!(refused, Err(PagedKvError::WrongCache { value: "step" })));
+    let refused = step.join(&mut lease_row(&other, SeqId(1)));
+    assert!(matches!(refused, Err(PagedKvError::WrongCache { value: "row" })));
+    step.abort(&mut rows)?;
+    assert_eq!(rows[0].0.num_tokens(), 3, "a refusal leaves the step what it was");
     Ok(())
 }
 
@@ -370,12 +378,14 @@ fn what_was_cut_since_cannot_be_undone() -> Result<()> {
     let cache = cache(16);
     let mut rows = [(cache.allocate_sequence(6)?, 1)];
     let fork = rows[0].0.fork()?;
-    let mut step = cache.step();
-    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    let mut step = cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     rows[0].0.truncate(4)?;
     drop(rows[0].0.append(5)?);
     let other_tail = rows[0].0.block_ids()[1];
-    assert!(matches!(step.abort(&mut rows), Err(PagedKvError::InvalidConfig { .. })));
+    let refused = step.abort(&mut rows).unwrap_err();
+    assert!(matches!(refused.error, PagedKvError::InvalidConfig { .. }));
+    drop(refused);
     assert_eq!((rows[0].0.num_tokens(), rows[0].0.block_ids()[1]), (9, other_tail));
     drop((rows, fork));
     assert_all_room(&cache);
@@ -387,20 +397,21 @@ fn a_copy_that_a_fork_made_since_does_not_stand_for_one_of_the_row() -> Result<(
     let cache = cache(16);
     let mut sequence = cache.allocate_sequence(6)?;
     let other = sequence.fork()?;
-    let mut step = cache.step();
+    let mut step = cache.step(Default::default());
     let mut rows = [(&mut sequence, 1)];
-    assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     // The fork copies what the row has copied to, and the row has another last block by then.
     let mut fork = sequence.fork()?;
-    assert_eq!(step.grow_batch(&mut [(&mut fork, 1)])?.done, 1);
+    assert_eq!(step.grow(&mut [(&mut fork, 1)])?.grown_rows, 1);
     sequence.truncate(4)?;
     drop(sequence.append(3)?);
     let before = sequence.block_ids().to_vec();
     let mut rows = [(&mut sequence, 1), (&mut fork, 1)];
-    assert!(matches!(step.revert(&mut rows), Err(PagedKvError::InvalidConfig { .. })));
+    let refused = step.abort(&mut rows).unwrap_err();
+    assert!(matches!(refused.error, PagedKvError::InvalidConfig { .. }));
     assert_eq!((sequence.num_tokens(), sequence.block_ids()), (7, &*before));
     assert_eq!(fork.num_tokens(), 8);
-    drop((step, sequence, other, fork));
+    drop((refused, sequence, other, fork));
     assert_all_room(&cache);
     Ok(())
 }
@@ -410,8 +421,8 @@ fn what_was_cut_back_to_where_it_began_can_be_undone_and_no_less() -> Result<()>
     for (cut, is_undone) in [(7, true), (6, true), (5, false)] {
         let cache = cache(16);
         let mut rows = [(cache.allocate_sequence(6)?, 3)];
-        let mut step = cache.step();
-        assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+        let mut step = cache.step(Default::default());
+        assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
         rows[0].0.truncate(cut)?;
         assert_eq!(step.abort(&mut rows).is_ok(), is_undone, "cut to {cut}");
         assert_eq!(rows[0].0.num_tokens(), cut.min(6));
@@ -426,9 +437,9 @@ fn copies_are_added_to_those_that_are_there() -> Result<()> {
     let cache = cache(16);
     let mut rows = [(cache.allocate_sequence(6)?, 1), (cache.allocate_sequence(4)?, 1)];
     let fork = rows[0].0.fork()?;
-    let mut step = cache.step();
+    let mut step = cache.step(Default::default());
     assert_eq!(format!("{step:?}"), "Step { rows: 0, .. }");
-    assert_eq!(step.grow_batch(&mut rows)?.done, 2);
+    assert_eq!(step.grow(&mut rows)?.grown_rows, 2);
     assert_eq!(format!("{step:?}"), "Step { rows: 2, .. }");
     let mut copies = vec![[7_i32; 2]; 3];
     assert_eq!(step.copies(&mut copies)?, 1);
@@ -441,15 +452,17 @@ fn copies_are_added_to_those_that_are_there() -> Result<()> {
 }
 
 #[test]
-fn a_step_that_completes_into_its_buffers_says_how_much_it_published() -> Result<()> {
+fn a_step_returns_its_buffers_and_says_how_much_it_published() -> Result<()> {
     let cache = cache(16);
     let mut rows = [(admitted(&cache, &[1, 2, 3]), 10)];
     let mut buffers = paged_kv::StepBuffers::default();
     for (accepted, published) in [(10, 3), (0, 0)] {
-        let mut step = cache.step_in(&mut buffers);
-        assert_eq!(step.grow_batch(&mut rows)?.done, 1);
-        assert_eq!(step.settle(0, &mut rows[0].0, &vec![9; accepted])?, published);
-        assert_eq!(step.complete_into(&mut buffers), published);
+        let mut step = cache.step(std::mem::take(&mut buffers));
+        assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
+        assert_eq!(step.accept(0, &mut rows[0].0, &vec![9; accepted])?, published);
+        let completed = step.complete();
+        assert_eq!(completed.published, published);
+        buffers = completed.buffers;
     }
     assert_eq!(format!("{buffers:?}"), "StepBuffers { .. }");
     drop(rows);

@@ -238,7 +238,11 @@ impl Server for ById<'_> {
     fn admit(&mut self, row: usize, prompt: &Prompt) -> usize {
         self.next += 1;
         let id = SeqId(self.next);
-        let admitted = self.cache.admit_hashed(id, prompt.hashes(), prompt.num_tokens());
+        let admitted = self.cache.admit_with(
+            id,
+            &Prompt::from_hashes(prompt.hashes(), prompt.num_tokens()),
+            &AdmitOptions::default(),
+        );
         let admission = admitted.expect("room for every request");
         self.cache.commit(id, prompt.num_tokens()).expect("the prompt has its slots");
         self.rows[row] = Some(id);

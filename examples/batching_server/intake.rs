@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use paged_kv::AdmitOptions;
-use paged_kv::wait::Patience;
 
 use super::job::{Event, Sample};
 use super::worker::Admitted;
@@ -19,7 +18,7 @@ pub fn admit<M: Model>(shared: Arc<Shared<M>>, sample: Sample) {
         let options = AdmitOptions::default();
         let job = Arc::clone(&sample.job);
         let admission = tokio::select! {
-            admission = shared.cache.admit_wait(id, &prompt, &options, Patience::default()) => admission,
+            admission = shared.cache.waiting().admit(id, &prompt, &options) => admission,
             () = job.events.closed() => return,
         };
         let admission = match admission {

@@ -26,7 +26,7 @@ impl Metrics {
             ("blocks_used", "gauge", "Blocks in use by sequences", stats.blocks_used as u64),
             ("blocks_idle", "gauge", "Cached blocks that nobody uses", stats.blocks_idle as u64),
             ("sequences", "gauge", "Sequences in the cache", stats.num_sequences as u64),
-            ("waiting", "gauge", "Requests that wait for room", cache.num_waiting() as u64),
+            ("waiting", "gauge", "Requests that wait for room", cache.waiting().len() as u64),
             ("evictions_total", "counter", "Sequences evicted", stats.total_evictions),
             ("forks_total", "counter", "Sequences forked", stats.total_forks),
             ("requests_total", "counter", "Requests accepted", own(&self.requests)),

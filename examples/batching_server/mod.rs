@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use paged_kv::PagedKvCache;
+use paged_kv::{PagedKvCache, Watermark};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -104,7 +104,7 @@ impl<M: Model> Server<M> {
         let cache = PagedKvCache::builder()
             .num_blocks(config.num_blocks)
             .block_size(config.block_size)
-            .with_watermark_share(config.watermark)
+            .watermark(Watermark::Share(config.watermark))
             .build()?;
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..config.workers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();

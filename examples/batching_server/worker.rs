@@ -202,7 +202,7 @@ fn compute<M: Model>(shared: &Shared<M>, run: &mut Running) -> Option<u64> {
     })?;
     // Full blocks may be matched from now on. That it was freed a moment ago is no fault.
     let _ = if std::mem::replace(&mut run.is_named, true) {
-        shared.cache.commit_tokens(run.id, &tokens[run.computed..])
+        shared.cache.commit(run.id, &tokens[run.computed..])
     } else {
         shared.cache.commit(run.id, tokens.len())
     };

@@ -4,10 +4,7 @@
 use std::sync::Arc;
 
 use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
-use paged_kv::{
-    Append, AppendBatch, BlockId, BlockPool, Fitted, PagedKvError, Sequence, append_batch,
-    append_batch_fitting,
-};
+use paged_kv::{Append, BlockId, BlockPool, PagedKvError, Sequence};
 
 const BLOCK_SIZE: usize = 2;
 const SHARED: u64 = 7;
@@ -177,35 +174,6 @@ fn an_append_beside_a_release_by_id_copies_or_writes_in_place() {
     });
 }
 
-/// The first so many rows grow, whatever the sharer does meanwhile, and no block is lost.
-#[test]
-fn a_batch_that_may_stop_early_loses_no_block() {
-    explore(|| {
-        let (pool, kv) = pool_and_kv(4, 2);
-        let (sequence, fork) = sequence_and_fork(&pool, &kv);
-        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
-        let ((), (rows, fitted)) = race(
-            || drop(fork),
-            || {
-                let mut rows = [(sequence, 1), (other, 1)];
-                let mut batch = AppendBatch::default();
-                let fitted = append_batch_fitting(&mut rows, &mut batch).unwrap();
-                assert_eq!(batch.as_slice().len(), fitted.done);
-                (rows, fitted)
-            },
-        );
-        let lengths = rows.each_ref().map(|(sequence, _)| sequence.num_tokens());
-        match fitted {
-            Fitted { done: 2, short_by: 0 } => assert_eq!(lengths, [4, 3]),
-            Fitted { done: 1, short_by: 1 } => assert_eq!(lengths, [4, 2]),
-            _ => panic!("one row fits at least, and is one block short at most: {fitted:?}"),
-        }
-        assert_used(&pool, rows.iter().map(|(sequence, _)| sequence.num_blocks()).sum());
-        drop(rows);
-        assert_all_free(&pool);
-    });
-}
-
 /// Nothing free: whoever asks for a copy's destination is refused, unless the other has left.
 #[test]
 fn an_append_is_not_refused_a_copy_that_it_no_longer_needs() {
@@ -262,30 +230,6 @@ fn an_append_is_not_refused_for_a_copy_planned_too_early() {
     });
 }
 
-/// As above, for a batch of which another row needs a block of its own.
-#[test]
-fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
-    explore(|| {
-        let (pool, kv) = pool_and_kv(5, 2);
-        let (sequence, fork) = sequence_and_fork(&pool, &kv);
-        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
-        let (taken, rows) = race(
-            || {
-                drop(fork);
-                pool.allocate(1)
-            },
-            || {
-                let mut rows = [(sequence, 1), (other, 1)];
-                let mut batch = AppendBatch::default();
-                append_batch(&mut rows, &mut batch).expect("room for a copy, or none to make");
-                rows
-            },
-        );
-        drop((taken, rows));
-        assert_all_free(&pool);
-    });
-}
-
 #[test]
 fn an_append_beside_a_leaving_sharer_copies_or_writes_in_place() {
     explore(|| {
@@ -301,76 +245,6 @@ fn an_append_beside_a_leaving_sharer_copies_or_writes_in_place() {
         );
         assert_used(&pool, 2);
         drop(sequence);
-        assert_all_free(&pool);
-    });
-}
-
-/// The batch plans a copy, and may find room only without it: then it needs one block fewer.
-#[test]
-fn a_batch_beside_a_leaving_sharer_loses_no_block() {
-    explore(|| {
-        let (pool, kv) = pool_and_kv(4, 2);
-        let (sequence, fork) = sequence_and_fork(&pool, &kv);
-        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
-        let their_kv = Arc::clone(&kv);
-        let ((), rows) = race(
-            || {
-                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
-                drop(fork);
-            },
-            move || {
-                let mut rows = [(sequence, 1), (other, 1)];
-                let mut batch = AppendBatch::default();
-                match append_batch(&mut rows, &mut batch) {
-                    Ok(()) => {
-                        let append = &batch.as_slice()[0];
-                        assert!(append.copy.is_none(), "a copy needs a fifth block");
-                        make_copy_and_write(&rows[0].0, append, &their_kv, 1);
-                    }
-                    Err(refusal) => {
-                        let short = PagedKvError::OutOfMemory { requested: 2, available: 1 };
-                        assert_eq!(refusal, short);
-                        assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (3, 2));
-                    }
-                }
-                rows
-            },
-        );
-        assert_used(&pool, rows.iter().map(|(sequence, _)| sequence.num_blocks()).sum());
-        drop(rows);
-        assert_all_free(&pool);
-    });
-}
-
-/// Two rows share the block with each other and with a thread that leaves.
-#[test]
-fn rows_of_a_batch_that_share_a_block_get_blocks_of_their_own() {
-    explore(|| {
-        let (pool, kv) = pool_and_kv(5, 2);
-        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
-        let third = sequence.fork().unwrap();
-        let their_kv = Arc::clone(&kv);
-        let ((), rows) = race(
-            || {
-                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
-                drop(fork);
-            },
-            move || {
-                let mut rows = [(sequence, 1), (third, 1)];
-                let mut batch = AppendBatch::default();
-                append_batch(&mut rows, &mut batch).expect("there is room for three copies");
-                for (row, append) in rows.iter().zip(batch.as_slice()) {
-                    make_copy_and_write(&row.0, append, &their_kv, 1);
-                }
-                rows
-            },
-        );
-        let [(first, _), (second, _)] = &rows;
-        assert_ne!(first.block_ids()[1], second.block_ids()[1]);
-        assert_eq!(pool.owners(first.block_ids()[1]), Ok(1));
-        assert_eq!(pool.owners(second.block_ids()[1]), Ok(1));
-        assert_used(&pool, 3);
-        drop(rows);
         assert_all_free(&pool);
     });
 }

@@ -15,7 +15,6 @@ use super::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::watermark::Admit;
-use crate::prefix::{BlockHash, ExtraKeys};
 
 /// What an admission found.
 ///
@@ -27,7 +26,7 @@ use crate::prefix::{BlockHash, ExtraKeys};
 /// assert_eq!(admission.cached_tokens, 0);
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Admission {
     /// Tokens at the beginning of the prompt whose keys and values are there: a multiple of the
@@ -39,6 +38,7 @@ pub struct Admission {
     pub epoch: AdmissionEpoch,
 }
 
+/// # Prefix reuse: admission
 impl PagedKvCache {
     /// A new sequence of these tokens: what is cached of them is shared, room for the rest is taken,
     /// all or nothing. Their keys and values behind
@@ -65,90 +65,38 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn admit(&self, id: SeqId, tokens: &[u32]) -> Result<Admission> {
-        self.admit_with(id, tokens, &AdmitOptions::default())
+        self.admit_with(id, &self.prompt(tokens), &AdmitOptions::default())
     }
 
-    /// [`admit`](Self::admit), otherwise than by default.
+    /// [`admit`](Self::admit), of a prompt that is hashed already, and otherwise than by default. Keep the
+    /// prompt across retries. For a caller that hashes itself, see
+    /// [`Prompt::from_hashes`](Prompt::from_hashes).
     ///
     /// # Errors
-    /// As [`admit`](Self::admit).
+    /// As [`admit`](Self::admit), [`PromptMismatch`](PagedKvError::PromptMismatch) for a prompt that was
+    /// hashed for another block size, algorithm or key, and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for one with more hashes than full blocks.
     ///
     /// ```
-    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    /// use paged_kv::{AdmitOptions, BlockHash, PagedKvCache, Prompt, SeqId};
     ///
     /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// let options = AdmitOptions::default().first_chunk(4);
-    /// assert_eq!(cache.admit_with(SeqId(1), &[7; 20], &options)?.num_tokens, 4);
-    /// assert!(cache.admit_with(SeqId(1), &[7; 20], &options).is_err());
+    /// let (prompt, options) = (cache.prompt(&[7; 20]), AdmitOptions::default());
+    /// assert!(cache.admit_with(SeqId(1), &prompt, &options).is_err()); // 5 blocks
+    /// let first_chunk = options.first_chunk(4);
+    /// assert_eq!(cache.admit_with(SeqId(1), &prompt, &first_chunk)?.num_tokens, 4);
+    ///
+    /// let hashed = Prompt::from_hashes(&[BlockHash::from_u128(7)], 7);
+    /// cache.admit_with(SeqId(2), &hashed, &AdmitOptions::default())?;
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn admit_with(
         &self,
         id: SeqId,
-        tokens: &[u32],
-        options: &AdmitOptions,
-    ) -> Result<Admission> {
-        let extra = ExtraKeys::default();
-        let extra = match options.salt() {
-            Some(salt) => extra.with_salt(salt),
-            None => extra,
-        };
-        self.admit_prompt_as(id, &self.prompt_with(tokens, &extra), options, Admit::Now)
-    }
-
-    /// [`admit`](Self::admit), of a prompt that is hashed already.
-    ///
-    /// # Errors
-    /// As [`admit`](Self::admit), [`PromptMismatch`](PagedKvError::PromptMismatch) for a prompt that was
-    /// hashed for another block size, algorithm or key, and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for options with a salt: the prompt has its own.
-    ///
-    /// ```
-    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// let prompt = cache.prompt(&[7; 20]);
-    /// while cache.admit_prompt(SeqId(1), &prompt, &AdmitOptions::default()).is_err() {
-    ///     break; // until there is room; the prompt is not hashed again
-    /// }
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn admit_prompt(
-        &self,
-        id: SeqId,
         prompt: &Prompt,
         options: &AdmitOptions,
     ) -> Result<Admission> {
-        refuse_salt(options)?;
-        self.admit_prompt_as(id, prompt, options, Admit::Now)
-    }
-
-    /// [`admit`](Self::admit), for a caller that hashes itself: one hash for each full block of a
-    /// prompt of `num_tokens` tokens, each a function of all tokens up to its end.
-    ///
-    /// # Errors
-    /// As [`admit`](Self::admit), and [`InvalidConfig`](PagedKvError::InvalidConfig) for more hashes
-    /// than full blocks.
-    ///
-    /// ```
-    /// use paged_kv::{BlockHash, PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// let hashes = [BlockHash::from_u128(7), BlockHash::from_u128(8)];
-    /// cache.admit_hashed(SeqId(1), &hashes, 8)?;
-    /// cache.commit(SeqId(1), 8)?;
-    /// assert_eq!(cache.admit_hashed(SeqId(2), &hashes, 9)?.cached_tokens, 8);
-    /// assert!(cache.admit_hashed(SeqId(3), &hashes, 7).is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn admit_hashed(
-        &self,
-        id: SeqId,
-        hashes: &[BlockHash],
-        num_tokens: usize,
-    ) -> Result<Admission> {
-        let (prompt, options) = (Prompt::from_hashes(hashes, num_tokens), AdmitOptions::default());
-        self.admit_prompt_as(id, &prompt, &options, Admit::Now)
+        self.admit_as(id, prompt, options, Admit::Now)
     }
 
     /// [`admit`](Self::admit) as an owned handle, which the map does not know: freed by dropping it,
@@ -157,7 +105,7 @@ impl PagedKvCache {
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) as [`admit`](Self::admit), and
     /// [`PromptMismatch`](PagedKvError::PromptMismatch) and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) as [`admit_prompt`](Self::admit_prompt).
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) as [`admit_with`](Self::admit_with).
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -174,87 +122,20 @@ impl PagedKvCache {
         prompt: &Prompt,
         options: &AdmitOptions,
     ) -> Result<(CachedSequence, Admission)> {
-        refuse_salt(options)?;
         let (sequence, admission) = self.match_and_allocate(prompt, options, Admit::Now)?;
         self.note_prompt(prompt, admission.cached_tokens);
         Ok((sequence, admission))
     }
 
-    /// Tokens at the beginning of `tokens` that an admission would find cached now. Holds and writes
-    /// nothing. `O(tokens)` hashed; one cache line read a block that follows where it did before, else
-    /// up to three.
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// cache.admit(SeqId(1), &[7; 8])?;
-    /// cache.commit(SeqId(1), 8)?;
-    /// assert_eq!(cache.probe(&[7; 9]), 8);
-    /// assert_eq!(cache.probe(&[7; 8]), 4); // the last token is always computed
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn probe(&self, tokens: &[u32]) -> usize {
-        self.probe_prompt(&self.prompt(tokens))
-    }
-
-    /// [`probe`](Self::probe), of a prompt that is hashed already. 0 for one that an admission would
-    /// refuse, because it was hashed for another block size, algorithm or key.
-    ///
-    /// ```
-    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
-    /// assert_eq!(cache.probe_prompt(&cache.prompt(&[7; 9])), 0);
-    /// ```
-    pub fn probe_prompt(&self, prompt: &Prompt) -> usize {
-        if self.check_prompt(prompt).is_err() {
-            return 0;
-        }
-        let most = AdmitOptions::default().most_hits(prompt, self.block_size);
-        let probed = self.published().probe(self.pool.blocks(), &prompt.hashes()[..most]);
-        probed.cached * self.block_size
-    }
-
-    /// From now on nothing matches that was computed before: the weights were updated. Running
-    /// requests keep their blocks; what they commit later is not matched either. `O(1)`.
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// cache.admit(SeqId(1), &[7; 9])?;
-    /// cache.commit(SeqId(1), 4)?;
-    /// cache.reset_prefix_cache();
-    /// cache.commit(SeqId(1), 9)?; // of old weights
-    /// assert_eq!(cache.probe(&[7; 9]), 0);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn reset_prefix_cache(&self) {
-        self.published().reset(self.pool.blocks());
-    }
-
-    /// Tells the event sink everything that is cached once more, behind an
-    /// [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared): for a listener that lost its place.
-    /// `O(blocks)`, under the lock that commits and allocations tell their events under.
-    ///
-    /// ```
-    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
-    /// cache.announce_again(); // nobody listens
-    /// ```
-    pub fn announce_again(&self) {
-        self.published().announce_again();
-    }
-
-    /// [`admit_prompt`](Self::admit_prompt), also for one that waited.
-    pub(crate) fn admit_prompt_as(
+    /// [`admit_with`](Self::admit_with), also of a request that waited.
+    pub(crate) fn admit_as(
         &self,
         id: SeqId,
         prompt: &Prompt,
         options: &AdmitOptions,
         admit: Admit,
     ) -> Result<Admission> {
-        if self.sequences.contains_key(&id) {
-            return Err(PagedKvError::SequenceExists(id));
-        }
+        self.refuse_known(id)?;
         let admitted = self.match_and_allocate(prompt, options, admit)?;
         let (live, admission) = self.admitted(admitted, options);
         self.insert_taken(id, live)?;
@@ -268,14 +149,13 @@ impl PagedKvCache {
         (sequence, admission): (CachedSequence, Admission),
         options: &AdmitOptions,
     ) -> (Live, Admission) {
-        let (priority, stamp) = (options.priority_of_sequence(), self.clock.stamp());
+        let (priority, stamp) = (options.priority_of_sequence(), self.stamp());
         let mut live = Live::of_admitted(sequence, priority, stamp, admission.epoch);
-        live.owner = options.owner_of_sequence();
+        live.worker = options.worker_of_sequence();
         (live, admission)
     }
 
-    pub(super) fn refuse_admission(&self, id: SeqId, options: &AdmitOptions) -> Result<()> {
-        refuse_salt(options)?;
+    pub(super) fn refuse_known(&self, id: SeqId) -> Result<()> {
         if self.sequences.contains_key(&id) {
             return Err(PagedKvError::SequenceExists(id));
         }
@@ -289,12 +169,4 @@ impl PagedKvCache {
             self.reuse.too_short.add(prompt.num_tokens() as u64);
         }
     }
-}
-
-pub(crate) fn refuse_salt(options: &AdmitOptions) -> Result<()> {
-    if options.salt().is_some() {
-        let reason = "a prompt's salt is given when it is hashed".to_owned();
-        return Err(PagedKvError::InvalidConfig { parameter: "salt", reason });
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! How is a request to be admitted? What a caller may ask for besides its tokens.
 
 use super::prompt::Prompt;
-use crate::id::Owner;
+use crate::id::Worker;
 
 /// How a request is to be admitted.
 ///
@@ -10,17 +10,16 @@ use crate::id::Owner;
 ///
 /// let cache = PagedKvCache::new(8, 4, 1, 1);
 /// let options = AdmitOptions::default().first_chunk(8).priority(3);
-/// let admission = cache.admit_with(SeqId(1), &[7; 20], &options)?;
+/// let admission = cache.admit_with(SeqId(1), &cache.prompt(&[7; 20]), &options)?;
 /// assert_eq!(admission.num_tokens, 8);
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct AdmitOptions {
     first_chunk: Option<usize>,
-    most_cached_tokens: Option<usize>,
+    max_cached_tokens: Option<usize>,
     priority: u32,
-    owner: Option<Owner>,
-    salt: Option<String>,
+    worker: Option<Worker>,
 }
 
 impl AdmitOptions {
@@ -32,7 +31,7 @@ impl AdmitOptions {
     ///
     /// let cache = PagedKvCache::new(2, 4, 1, 1);
     /// assert!(cache.admit(SeqId(1), &[7; 20]).is_err());
-    /// cache.admit_with(SeqId(1), &[7; 20], &AdmitOptions::default().first_chunk(8))?;
+    /// cache.admit_with(SeqId(1), &cache.prompt(&[7; 20]), &AdmitOptions::default().first_chunk(8))?;
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn first_chunk(self, num_tokens: usize) -> Self {
@@ -47,12 +46,12 @@ impl AdmitOptions {
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
     /// cache.admit(SeqId(1), &[7; 9])?;
     /// cache.commit(SeqId(1), 9)?;
-    /// let options = AdmitOptions::default().most_cached_tokens(0);
-    /// assert_eq!(cache.admit_with(SeqId(2), &[7; 9], &options)?.cached_tokens, 0);
+    /// let options = AdmitOptions::default().max_cached_tokens(0);
+    /// assert_eq!(cache.admit_with(SeqId(2), &cache.prompt(&[7; 9]), &options)?.cached_tokens, 0);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn most_cached_tokens(self, num_tokens: usize) -> Self {
-        Self { most_cached_tokens: Some(num_tokens), ..self }
+    pub fn max_cached_tokens(self, num_tokens: usize) -> Self {
+        Self { max_cached_tokens: Some(num_tokens), ..self }
     }
 
     /// The priority of a sequence admitted by id, 0 unless told otherwise; see
@@ -62,7 +61,7 @@ impl AdmitOptions {
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
     ///
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// cache.admit_with(SeqId(1), &[7], &AdmitOptions::default().priority(2))?;
+    /// cache.admit_with(SeqId(1), &cache.prompt(&[7]), &AdmitOptions::default().priority(2))?;
     /// assert_eq!(cache.get_sequence(SeqId(1)).unwrap().priority, 2);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
@@ -70,44 +69,26 @@ impl AdmitOptions {
         Self { priority, ..self }
     }
 
-    /// Whose a sequence admitted by id is; see [`PagedKvCache::set_owner`](crate::PagedKvCache::set_owner).
+    /// The worker of a sequence admitted by id; see
+    /// [`PagedKvCache::set_worker`](crate::PagedKvCache::set_worker).
     ///
     /// ```
-    /// use paged_kv::{AdmitOptions, Owner, PagedKvCache, PagedKvError, SeqId};
+    /// use paged_kv::{AdmitOptions, Worker, PagedKvCache, PagedKvError, SeqId};
     ///
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// cache.admit_with(SeqId(1), &[7], &AdmitOptions::default().owner(Owner(3)))?;
+    /// cache.admit_with(SeqId(1), &cache.prompt(&[7]), &AdmitOptions::default().worker(Worker(3)))?;
     /// cache.evict()?;
     /// assert_eq!(cache.touch(SeqId(1)), Err(PagedKvError::SequenceEvicted(SeqId(1))));
     /// # Ok::<(), PagedKvError>(())
     /// ```
-    pub fn owner(self, owner: Owner) -> Self {
-        Self { owner: Some(owner), ..self }
-    }
-
-    /// Isolates a tenant: tokens under one salt never match tokens under another, or under none. For
-    /// admissions by tokens; a [`Prompt`] has its own
-    /// ([`prompt_with`](crate::PagedKvCache::prompt_with)).
-    ///
-    /// ```
-    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// let of_tenant = AdmitOptions::default().with_salt("tenant 7");
-    /// cache.admit_with(SeqId(1), &[7; 9], &of_tenant)?;
-    /// cache.commit(SeqId(1), 9)?;
-    /// assert_eq!(cache.admit(SeqId(2), &[7; 9])?.cached_tokens, 0);
-    /// assert_eq!(cache.admit_with(SeqId(3), &[7; 9], &of_tenant)?.cached_tokens, 8);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn with_salt(self, salt: impl Into<String>) -> Self {
-        Self { salt: Some(salt.into()), ..self }
+    pub fn worker(self, worker: Worker) -> Self {
+        Self { worker: Some(worker), ..self }
     }
 
     /// The most blocks of a prompt that may hit: never its last token.
     pub(super) fn most_hits(&self, prompt: &Prompt, block_size: usize) -> usize {
         let most = prompt.num_tokens().saturating_sub(1);
-        let most = most.min(self.most_cached_tokens.unwrap_or(most)) / block_size;
+        let most = most.min(self.max_cached_tokens.unwrap_or(most)) / block_size;
         most.min(prompt.hashes().len())
     }
 
@@ -123,15 +104,11 @@ impl AdmitOptions {
         self.first_chunk.is_some()
     }
 
-    pub(super) fn salt(&self) -> Option<&str> {
-        self.salt.as_deref()
-    }
-
     pub(super) fn priority_of_sequence(&self) -> u32 {
         self.priority
     }
 
-    pub(super) fn owner_of_sequence(&self) -> Option<Owner> {
-        self.owner
+    pub(super) fn worker_of_sequence(&self) -> Option<Worker> {
+        self.worker
     }
 }

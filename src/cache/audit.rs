@@ -24,6 +24,7 @@ struct Picture {
     runs: HashSet<usize>,
 }
 
+/// # Figures: a check of itself
 impl PagedKvCache {
     /// Checks that every sequence, every block's word and the free list agree. Exact when nothing
     /// else runs. `O(blocks)`, and threads that need blocks wait for part of it.

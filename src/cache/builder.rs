@@ -62,7 +62,7 @@ pub struct PagedKvCacheBuilder {
     fairness: Fairness,
 }
 
-/// Who listens; a sink need not be printable.
+/// An event sink, which need not be printable.
 #[derive(Clone)]
 struct Sink(PlainArc<dyn EventSink>);
 
@@ -72,10 +72,23 @@ impl fmt::Debug for Sink {
     }
 }
 
-/// Room kept for sequences that grow.
-#[derive(Clone, Copy, Debug)]
-enum Watermark {
+/// Blocks that a cache keeps for running sequences to grow: see
+/// [`watermark`](PagedKvCacheBuilder::watermark).
+///
+/// ```
+/// use paged_kv::{PagedKvCache, Watermark};
+///
+/// let builder = PagedKvCache::builder().num_blocks(100);
+/// assert!(builder.clone().watermark(Watermark::Share(0.01)).build()?.reserve(100).is_err());
+/// assert!(builder.watermark(Watermark::Blocks(100)).build().is_err()); // leaves none
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Watermark {
+    /// A number of blocks.
     Blocks(usize),
+    /// A share of all blocks, within 0 and 1, rounded up to whole blocks. vLLM's default is 0.01.
     Share(f64),
 }
 
@@ -184,20 +197,20 @@ impl PagedKvCacheBuilder {
         Self { eviction_threshold, ..self }
     }
 
-    /// Keeps block 0 back, so that padded rows of a batch may write to it. There is one block
-    /// fewer to hand out.
+    /// Whether block 0 is kept back, so that padded rows of a batch may write to it. Then there is one
+    /// block fewer to hand out. By default false.
     ///
     /// ```
     /// use paged_kv::{BlockId, PagedKvCache, SeqId};
     ///
-    /// let cache = PagedKvCache::builder().num_blocks(4).with_null_block().build()?;
+    /// let cache = PagedKvCache::builder().num_blocks(4).null_block(true).build()?;
     /// assert_eq!(cache.total_blocks(), 3);
     /// cache.allocate(SeqId(1), 3 * 16)?;
     /// assert!(!cache.get_sequence(SeqId(1)).unwrap().block_ids.contains(&BlockId(0)));
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn with_null_block(self) -> Self {
-        Self { null_block: true, ..self }
+    pub fn null_block(self, null_block: bool) -> Self {
+        Self { null_block, ..self }
     }
 
     /// Home shards of the pool, rounded up to a power of two; see
@@ -212,20 +225,21 @@ impl PagedKvCacheBuilder {
         Self { home_shards: Some(home_shards), ..self }
     }
 
-    /// Without prefix reuse: nothing stays of a block that its last owner has left. Some 12 bytes
-    /// of memory a block instead of 90; admissions by tokens hit nothing.
+    /// Whether contents of blocks stay matchable after their last owner has released them, by default
+    /// true. Without reuse a block takes some 12 bytes of memory instead of 90, and admissions by tokens
+    /// hit nothing.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
     ///
-    /// let cache = PagedKvCache::builder().num_blocks(8).without_prefix_reuse().build()?;
+    /// let cache = PagedKvCache::builder().num_blocks(8).prefix_reuse(false).build()?;
     /// cache.admit(SeqId(1), &[7; 40])?;
     /// cache.commit(SeqId(1), 40)?;
-    /// assert_eq!(cache.probe(&[7; 40]), 0);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 40])), 0);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn without_prefix_reuse(self) -> Self {
-        Self { prefix_reuse: false, ..self }
+    pub fn prefix_reuse(self, prefix_reuse: bool) -> Self {
+        Self { prefix_reuse, ..self }
     }
 
     /// Which cached contents are given up first when free blocks run out, by default
@@ -235,9 +249,9 @@ impl PagedKvCacheBuilder {
     /// use paged_kv::{PagedKvCache, ReclaimPolicy};
     ///
     /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// assert!(builder.with_reclaim_policy(ReclaimPolicy::TwoQueue).build().is_ok());
+    /// assert!(builder.reclaim_policy(ReclaimPolicy::TwoQueue).build().is_ok());
     /// ```
-    pub fn with_reclaim_policy(self, reclaim_policy: ReclaimPolicy) -> Self {
+    pub fn reclaim_policy(self, reclaim_policy: ReclaimPolicy) -> Self {
         Self { reclaim_policy, ..self }
     }
 
@@ -248,11 +262,11 @@ impl PagedKvCacheBuilder {
     /// use paged_kv::{HashAlgorithm, PagedKvCache};
     ///
     /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// let cache = builder.with_hash_algorithm(HashAlgorithm::Sha256Cbor).build()?;
+    /// let cache = builder.hash_algorithm(HashAlgorithm::Sha256Cbor).build()?;
     /// assert_eq!(cache.prompt(&[7; 40]).hashes().len(), 2);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn with_hash_algorithm(self, hash_algorithm: HashAlgorithm) -> Self {
+    pub fn hash_algorithm(self, hash_algorithm: HashAlgorithm) -> Self {
         Self { hash_algorithm, ..self }
     }
 
@@ -276,42 +290,28 @@ impl PagedKvCacheBuilder {
     /// }
     ///
     /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// assert!(builder.with_event_sink(Arc::new(Deaf)).build().is_ok());
+    /// assert!(builder.event_sink(Arc::new(Deaf)).build().is_ok());
     /// ```
-    pub fn with_event_sink(self, sink: PlainArc<dyn EventSink>) -> Self {
+    pub fn event_sink(self, sink: PlainArc<dyn EventSink>) -> Self {
         Self { event_sink: Some(Sink(sink)), ..self }
     }
 
-    /// Keeps so many blocks of room for running sequences to grow: new ones, and reservations, are
-    /// refused (or wait) when they would leave less. Appends may use it. By default 0.
+    /// Keeps blocks for running sequences to grow: new sequences, and reservations, are refused (or wait)
+    /// when they would leave fewer. Appends may use them. By default 0 blocks.
     ///
     /// ```
-    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId, Watermark};
     ///
-    /// let cache = PagedKvCache::builder().num_blocks(8).block_size(4).with_watermark(2).build()?;
+    /// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+    /// let cache = builder.watermark(Watermark::Blocks(2)).build()?;
     /// cache.allocate(SeqId(1), 16)?;
     /// let refused = cache.allocate(SeqId(2), 12);
     /// assert_eq!(refused, Err(PagedKvError::OutOfMemory { requested: 3, available: 2 }));
     /// assert!(cache.append(SeqId(1), 16).is_ok());
     /// # Ok::<(), PagedKvError>(())
     /// ```
-    pub fn with_watermark(self, blocks: usize) -> Self {
-        Self { watermark: Watermark::Blocks(blocks), ..self }
-    }
-
-    /// [`with_watermark`](Self::with_watermark), as a share of all blocks, within 0 and 1: vLLM's
-    /// default is 0.01.
-    ///
-    /// ```
-    /// use paged_kv::PagedKvCache;
-    ///
-    /// let builder = PagedKvCache::builder().num_blocks(100);
-    /// assert!(builder.clone().with_watermark_share(0.01).build()?.reserve(100).is_err());
-    /// assert!(builder.with_watermark_share(1.5).build().is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn with_watermark_share(self, share: f64) -> Self {
-        Self { watermark: Watermark::Share(share), ..self }
+    pub fn watermark(self, watermark: Watermark) -> Self {
+        Self { watermark, ..self }
     }
 
     /// In which order those who wait for room are served, by default [`Fairness::Fifo`].
@@ -320,10 +320,10 @@ impl PagedKvCacheBuilder {
     /// use paged_kv::{Fairness, PagedKvCache};
     ///
     /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// assert!(builder.with_fairness(Fairness::Bypass { at_most: 4 }).build().is_ok());
+    /// assert!(builder.fairness(Fairness::Bypass { at_most: 4 }).build().is_ok());
     /// ```
     #[cfg(feature = "async")]
-    pub fn with_fairness(self, fairness: Fairness) -> Self {
+    pub fn fairness(self, fairness: Fairness) -> Self {
         Self { fairness, ..self }
     }
 

@@ -1,7 +1,8 @@
-//! Who holds a request whose blocks have names? An owned handle, as a [`Sequence`] with its tokens
+//! `CachedSequence`: an owned handle to a request whose blocks have names, a [`Sequence`] with its tokens
 //! known.
 
-use super::naming::{Naming, refuse_beyond_end, truncate_parts};
+use super::computed::Computed;
+use super::naming::{Naming, truncate_parts};
 use crate::error::Result;
 use crate::sequence::{Append, Sequence};
 
@@ -41,25 +42,28 @@ impl CachedSequence {
         (self.sequence, self.naming)
     }
 
-    /// Says that the keys and values of the first `num_tokens` tokens are computed: full blocks up to
-    /// there may be matched from now on. Returns how many can that could not before. Changes no
-    /// table. `O(blocks published)`.
+    /// Says that keys and values are computed: of the first `computed` tokens if it is a number; of all known
+    /// tokens and the ones given if it is a slice, whose slots were taken by [`append`](Self::append) before.
+    /// Full blocks up to there can be matched from now on. Returns how many can that could not before.
+    /// Changes no table. `O(blocks published)`.
     ///
     /// # Errors
-    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); nothing was published.
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); nothing was named or published.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
-    /// let prompt = cache.prompt(&[1, 2, 3, 4, 5, 6]);
+    /// let prompt = cache.prompt(&[1, 2, 3]);
     /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
-    /// assert_eq!(sequence.commit(3)?, 0);
-    /// assert_eq!(sequence.commit(6)?, 1);
-    /// assert!(sequence.commit(7).is_err());
+    /// assert_eq!(sequence.commit(3)?, 0); // of the prompt
+    /// sequence.append(3)?; // drafts
+    /// assert_eq!(sequence.commit(&[4])?, 1); // one was right
+    /// sequence.truncate(4)?;
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[1, 2, 3, 4, 5])), 4);
+    /// assert!(sequence.commit(5).is_err());
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn commit(&mut self, num_tokens: usize) -> Result<usize> {
-        refuse_beyond_end(&self.sequence, num_tokens)?;
-        Ok(self.naming.commit(&self.sequence, num_tokens))
+    pub fn commit<'a>(&mut self, computed: impl Into<Computed<'a>>) -> Result<usize> {
+        self.naming.commit_computed(&self.sequence, computed.into())
     }
 
     /// Tokens that are named: the prompt's, whether they have slots or not, and those that were accepted.
@@ -70,34 +74,12 @@ impl CachedSequence {
     /// let prompt = cache.prompt(&[1, 2, 3]);
     /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
     /// sequence.append(3)?; // drafts
-    /// sequence.commit_tokens(&[4])?;
+    /// sequence.commit(&[4])?;
     /// assert_eq!((sequence.num_named_tokens(), sequence.num_tokens()), (4, 6));
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn num_named_tokens(&self) -> usize {
         self.naming.num_named()
-    }
-
-    /// Names the tokens that come next, which were accepted and are computed, and publishes the
-    /// blocks they fill. Their slots were taken by [`append`](Self::append) before. Returns how many
-    /// blocks can be matched that could not before.
-    ///
-    /// # Errors
-    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); nothing was named.
-    ///
-    /// ```
-    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
-    /// let prompt = cache.prompt(&[1, 2, 3]);
-    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
-    /// sequence.append(3)?; // drafts
-    /// assert_eq!(sequence.commit_tokens(&[4])?, 1); // one was right
-    /// sequence.truncate(4)?;
-    /// assert_eq!(cache.probe(&[1, 2, 3, 4, 5]), 4);
-    /// assert!(sequence.commit_tokens(&[5]).is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn commit_tokens(&mut self, tokens: &[u32]) -> Result<usize> {
-        self.naming.commit_tokens(&self.sequence, tokens)
     }
 
     /// Makes room for tokens that are not known yet; see [`Sequence::append`].

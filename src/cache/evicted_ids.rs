@@ -1,8 +1,8 @@
-//! Which sequences were evicted, and their owners do not know? [`EvictedIds`]: ids that are said to be
-//! evicted rather than missing, the latest of them.
+//! [`EvictedIds`]: the latest evicted sequences whose workers have not been told. An operation on such an
+//! id is refused with `SequenceEvicted`, not `SequenceNotFound`.
 //!
-//! Ids stay until their owners free them, and at most [`MOST`] stay: then the oldest is forgotten, and is
-//! missing like any other. So owners that never ask cost some 3 MB at most. Every operation is `O(1)`,
+//! Ids stay until their workers free them, and at most [`MOST`] stay: then the oldest is forgotten, and is
+//! missing like any other. So workers that never ask cost some 3 MB at most. Every operation is `O(1)`,
 //! amortized.
 //!
 //! Invariant: an id is here only while no sequence of that id is in the map. It is noted and forgotten
@@ -16,7 +16,7 @@ use crate::sync::{AtomicUsize, Mutex, Ordering};
 /// Ids that are remembered.
 const MOST: usize = 1 << 16;
 
-/// Ids of evicted sequences that had an owner.
+/// Ids of evicted sequences that had a worker.
 pub(super) struct EvictedIds {
     /// How many, so that mostly nobody takes the lock.
     len: AtomicUsize,
@@ -95,7 +95,7 @@ impl Latest {
                 self.forgotten += 1;
             }
         }
-        // Mostly owners do ask, and nothing ever comes to the front.
+        // Mostly workers do ask, and nothing ever comes to the front.
         if self.order.len() > 2 * self.ids.len().max(32) {
             self.order.retain(|(id, epoch)| self.ids.get(id) == Some(epoch));
         }

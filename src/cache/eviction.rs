@@ -16,7 +16,7 @@ use super::PagedKvCache;
 use super::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::evict::{EvictionKey, EvictionStrategy};
-use crate::id::{Owner, SeqId};
+use crate::id::{SeqId, Worker};
 use crate::sequence::Sequence;
 use crate::sync::{Backoff, Ordering};
 
@@ -38,6 +38,7 @@ pub struct Evicted {
     pub blocks: usize,
 }
 
+/// # Eviction
 impl PagedKvCache {
     /// True when utilization is at or above the eviction threshold, not counting the blocks that will be
     /// free when the open steps end: evictions until it is false evict no more than they have to. A few
@@ -197,43 +198,43 @@ impl PagedKvCache {
         Ok(evicted)
     }
 
-    /// Evicts sequences of `owner`, in the strategy's order, until that has freed `need` blocks or none
+    /// Evicts sequences of `worker`, in the strategy's order, until that has freed `need` blocks or none
     /// of them is left that could free any. Appends to `out` who went and how many blocks each freed, and
     /// returns how many all did. (What only open steps hold then counts as freed: it is free when they
-    /// end.) A sequence that has come to another owner since it was chosen stays. Cost as
+    /// end.) A sequence that has come to another worker since it was chosen stays. Cost as
     /// [`evict_to_threshold`](Self::evict_to_threshold).
     ///
     /// # Errors
     /// [`NothingToEvict`](PagedKvError::NothingToEvict) when none went.
     ///
     /// ```
-    /// use paged_kv::{Evicted, Owner, PagedKvCache, PagedKvError, SeqId};
+    /// use paged_kv::{Evicted, Worker, PagedKvCache, PagedKvError, SeqId};
     ///
     /// let cache = PagedKvCache::new(8, 16, 1, 1);
     /// for id in 0..4 {
     ///     cache.allocate(SeqId(id), 32)?;
-    ///     cache.set_owner(SeqId(id), Owner(id as u32 % 2))?;
+    ///     cache.set_worker(SeqId(id), Worker(id as u32 % 2))?;
     /// }
     /// let mut out = Vec::new();
-    /// assert_eq!(cache.evict_for(Owner(1), 1, &mut out)?, 2);
+    /// assert_eq!(cache.evict_for(Worker(1), 1, &mut out)?, 2);
     /// assert_eq!(out, [Evicted { seq_id: SeqId(1), blocks: 2 }]);
     /// assert_eq!(cache.touch(SeqId(1)), Err(PagedKvError::SequenceEvicted(SeqId(1))));
-    /// assert_eq!(cache.evict_for(Owner(2), 1, &mut out), Err(PagedKvError::NothingToEvict));
+    /// assert_eq!(cache.evict_for(Worker(2), 1, &mut out), Err(PagedKvError::NothingToEvict));
     /// # Ok::<(), PagedKvError>(())
     /// ```
-    pub fn evict_for(&self, owner: Owner, need: usize, out: &mut Vec<Evicted>) -> Result<usize> {
-        let is_of_owner = |live: &Live| live.owner == Some(owner);
-        let mut order = self.in_order_of_eviction(need, is_of_owner);
+    pub fn evict_for(&self, worker: Worker, need: usize, out: &mut Vec<Evicted>) -> Result<usize> {
+        let is_of_worker = |live: &Live| live.worker == Some(worker);
+        let mut order = self.in_order_of_eviction(need, is_of_worker);
         let (mut prospects, mut evicted, mut freed) = (None, false, 0);
         while freed < need
             && let Some(key) = order.next()
         {
             let id = key.seq_id;
-            let all = || self.prospects(is_of_owner);
+            let all = || self.prospects(is_of_worker);
             let worth = self.frees_a_block(&key)
                 || prospects.get_or_insert_with(all).is_worth_evicting(id, key.epoch);
             let count = |live: &Live| live.sequence().table().num_blocks_given_up();
-            if worth && let Some(blocks) = self.evict_one(&key, Some(owner), count) {
+            if worth && let Some(blocks) = self.evict_one(&key, Some(worker), count) {
                 out.push(Evicted { seq_id: id, blocks });
                 (evicted, freed) = (true, freed + blocks);
             }

@@ -1,5 +1,4 @@
-//! What does a kernel need to know of these requests? The exports of [`export`](crate::export),
-//! over ids of the cache and over the rows of a lease.
+//! Kernel inputs of leased sequences: the exports of [`export`](crate::export) over the rows of a lease.
 //!
 //! Each row is read at a moment of its own; a lease keeps the rows in place between them. So what
 //! only a later row can refuse is found out with the earlier ones written.
@@ -10,136 +9,19 @@ use super::slot::Slot;
 use super::{Lease, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
-use crate::id::{AdmissionEpoch, SeqId};
+use crate::id::SeqId;
 use crate::sequence::Sequence;
 use crate::sync::Arc;
 
 impl PagedKvCache {
-    /// Writes the block table of the sequences `ids`, a row each; see [`BlockTables`]. Takes one
-    /// shard lock an id; no allocation.
-    ///
-    /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and those of [`BlockTables`].
-    /// The rows before the one that is refused are written then.
-    ///
-    /// ```
-    /// use paged_kv::export::{Gaps, TableShape};
-    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// cache.allocate(SeqId(1), 6)?;
-    /// let shape = TableShape { stride: 3, pad: -1, gaps: Gaps::Show };
-    /// let mut table = [0_i32; 3];
-    /// cache.block_tables(&[SeqId(1)], &mut table, shape)?;
-    /// assert_eq!(table[2], -1);
-    /// let refused = cache.block_tables(&[SeqId(1)], &mut table[..2], shape);
-    /// assert!(matches!(refused, Err(PagedKvError::BufferSize { actual: 2, .. })));
-    /// # Ok::<(), PagedKvError>(())
-    /// ```
-    pub fn block_tables<T: KernelInt>(
-        &self,
-        ids: &[SeqId],
-        out: &mut [T],
-        shape: TableShape<T>,
-    ) -> Result<()> {
-        let mut tables = BlockTables::new(out, shape)?;
-        tables.check_rows(ids.len())?;
-        ids.iter().try_for_each(|&id| self.look(id, |sequence| tables.push(sequence)))?;
-        tables.finish();
-        Ok(())
-    }
-
-    /// Writes the CSR triple of the sequences `ids` and returns the number of pages; see
-    /// [`Csr`]. Takes one shard lock an id; no allocation.
-    ///
-    /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and those of [`Csr`].
-    /// The rows before the one that is refused are written then.
-    ///
-    /// ```
-    /// use paged_kv::export::{CsrBuffers, Gaps};
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// cache.allocate(SeqId(1), 6)?;
-    /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
-    /// let buffers = CsrBuffers {
-    ///     indptr: &mut indptr,
-    ///     indices: &mut indices,
-    ///     last_page_len: &mut last_page_len,
-    /// };
-    /// assert_eq!(cache.csr(&[SeqId(1)], buffers, -1, Gaps::Show)?, 2);
-    /// assert_eq!((indptr, last_page_len), ([0, 2], [2]));
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn csr<T: KernelInt>(
-        &self,
-        ids: &[SeqId],
-        buffers: CsrBuffers<'_, T>,
-        pad: T,
-        gaps: Gaps,
-    ) -> Result<usize> {
-        let mut csr = Csr::new(buffers, pad, gaps)?;
-        csr.check_rows(ids.len())?;
-        ids.iter().try_for_each(|&id| self.look(id, |sequence| csr.push(sequence)))?;
-        Ok(csr.finish())
-    }
-
-    /// Writes the slots of a range of tokens of each row, one row after the other, and returns
-    /// how many; see [`SlotMapping`]. Takes one shard lock a row; no allocation.
-    ///
-    /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and those of [`SlotMapping`].
-    /// The rows before the one that is refused are written then.
-    ///
-    /// ```
-    /// use paged_kv::export::Gaps;
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// cache.allocate(SeqId(1), 6)?;
-    /// let mut slots = [0_i64; 2];
-    /// assert_eq!(cache.slot_mapping(&[(SeqId(1), 4..6)], Gaps::Show, &mut slots)?, 2);
-    /// assert_eq!(slots[1], slots[0] + 1);
-    /// assert!(cache.slot_mapping(&[(SeqId(1), 4..7)], Gaps::Show, &mut slots).is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn slot_mapping<T: KernelInt>(
-        &self,
-        rows: &[(SeqId, Range<usize>)],
-        gaps: Gaps,
-        out: &mut [T],
-    ) -> Result<usize> {
-        let mut mapping = SlotMapping::new(out, gaps);
-        for (id, tokens) in rows {
-            self.look(*id, |sequence| mapping.push(sequence, tokens.clone()))?;
-        }
-        Ok(mapping.finish())
-    }
-
     /// Looks at a sequence where it is; a very long one outside the map's lock.
     pub(super) fn look<R>(
         &self,
         id: SeqId,
         read: impl FnOnce(&Sequence) -> Result<R>,
     ) -> Result<R> {
-        self.look_if(id, None, read)
-    }
-
-    /// [`look`](Self::look) at the sequence of that epoch only; `None` stands for any.
-    pub(super) fn look_if<R>(
-        &self,
-        id: SeqId,
-        epoch: Option<AdmissionEpoch>,
-        read: impl FnOnce(&Sequence) -> Result<R>,
-    ) -> Result<R> {
-        let check = |slot: &Slot| match epoch {
-            Some(epoch) if slot.epoch() != epoch => Err(PagedKvError::SequenceNotFound(id)),
-            _ => Ok(()),
-        };
         let shared = {
             let slot = self.sequences.get(&id).ok_or_else(self.missing(id))?;
-            check(&slot)?;
             match &*slot {
                 Slot::Owned(live) if live.is_brief() => return read(live.sequence()),
                 Slot::Owned(_) => None,
@@ -148,11 +30,7 @@ impl PagedKvCache {
         };
         let shared = match shared {
             Some(shared) => shared,
-            None => {
-                let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
-                check(&slot)?;
-                slot.share()
-            }
+            None => self.sequences.get_mut(&id).ok_or_else(self.missing(id))?.share(),
         };
         match &*shared.read() {
             Some(live) => read(live.sequence()),
@@ -226,6 +104,38 @@ impl Lease {
         Ok(csr.finish())
     }
 
+    /// Writes the slots of a range of tokens of each row, one row after the other, and returns how many; see
+    /// [`SlotMapping`]. Takes each sequence's own lock, no map; no allocation.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) when there is not one range a row, and those of
+    /// [`SlotMapping`]. The rows before the one that is refused are written then.
+    ///
+    /// ```
+    /// use paged_kv::export::Gaps;
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 6)?;
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// let mut slots = [0_i64; 2];
+    /// assert_eq!(lease.slot_mapping(&[4..6], Gaps::Show, &mut slots)?, 2);
+    /// assert_eq!(slots[1], slots[0] + 1);
+    /// assert!(lease.slot_mapping(&[4..7], Gaps::Show, &mut slots).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn slot_mapping<T: KernelInt>(
+        &self,
+        tokens: &[Range<usize>],
+        gaps: Gaps,
+        out: &mut [T],
+    ) -> Result<usize> {
+        self.check_rows("tokens", tokens.len())?;
+        let mut mapping = SlotMapping::new(out, gaps);
+        self.for_each(|row, sequence| mapping.push(sequence, tokens[row].clone()))?;
+        Ok(mapping.finish())
+    }
+
     /// Writes the slots of the last `num_tokens[i]` tokens of each row `i` (what a batch append
     /// added) and returns how many; see [`SlotMapping`]. Takes each sequence's own lock, no map;
     /// no allocation.
@@ -254,7 +164,7 @@ impl Lease {
         gaps: Gaps,
         out: &mut [T],
     ) -> Result<usize> {
-        self.check_rows("num_tokens", num_tokens)?;
+        self.check_rows("num_tokens", num_tokens.len())?;
         let mut mapping = SlotMapping::new(out, gaps);
         self.for_each(|row, sequence| {
             let end = sequence.num_tokens();

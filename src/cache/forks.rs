@@ -3,8 +3,8 @@
 
 use super::cached_sequence::CachedSequence;
 use super::reservation::Reservation;
+use super::rows::{Row, update};
 use super::slot::{Live, Slot};
-use super::step::StepRow;
 use super::{PagedKvCache, naming};
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
@@ -75,9 +75,14 @@ impl CachedSequence {
     }
 }
 
+/// # Sequences: several forks
 impl PagedKvCache {
     /// [`fork`](Self::fork) to several ids: all, or none. (Another thread may see some of them while
     /// others are refused.)
+    ///
+    /// The first append to a fork may need a block for its copy on write.
+    /// [`copies_of_forks`](Sequence::copies_of_forks) counts these blocks: reserve them first, and append
+    /// from the reservation, so that no fork is short of its copy.
     ///
     /// # Errors
     /// As [`fork`](Self::fork).
@@ -93,12 +98,27 @@ impl PagedKvCache {
     /// assert_eq!((cache.num_sequences(), cache.used_block_count()), (3, 3));
     /// # Ok::<(), PagedKvError>(())
     /// ```
+    ///
+    /// With room for the copies:
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(5, 16, 1, 1);
+    /// cache.allocate(SeqId(1), 33)?;
+    /// let copies = cache.with_sequence(SeqId(1), |sequence| sequence.copies_of_forks(2));
+    /// let mut room = cache.reserve(copies.expect("it was allocated above"))?;
+    /// cache.fork_n(SeqId(1), &[SeqId(2), SeqId(3)])?;
+    /// assert!(room.append(&cache, SeqId(2), 1)?.copy.is_some());
+    /// assert!(room.append(&cache, SeqId(3), 1)?.copy.is_some());
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
     pub fn fork_n(&self, src: SeqId, dsts: &[SeqId]) -> Result<()> {
         if let Some(&dst) = dsts.iter().find(|dst| self.sequences.contains_key(dst)) {
             return Err(PagedKvError::SequenceExists(dst));
         }
         let fork = |live: &mut Live| -> Result<Vec<Live>> {
-            dsts.iter().map(|_| live.fork(self.clock.stamp())).collect()
+            dsts.iter().map(|_| live.fork(self.stamp())).collect()
         };
         // A refusal drops those that were made, under the lock of the source.
         let forks = {
@@ -134,30 +154,6 @@ impl PagedKvCache {
         // An error says that another thread has freed or evicted the fork.
         let _ = self.remove_when_released(id, is_meant);
     }
-
-    /// [`fork_n`](Self::fork_n), and room for the copies on write of all forks, to be used by
-    /// [`Reservation::append`]: all or nothing.
-    ///
-    /// # Errors
-    /// As [`fork_n`](Self::fork_n) and [`reserve`](Self::reserve).
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(5, 16, 1, 1);
-    /// cache.allocate(SeqId(1), 33)?;
-    /// let mut room = cache.fork_n_with_room(SeqId(1), &[SeqId(2), SeqId(3)])?;
-    /// assert!(room.append(&cache, SeqId(2), 1)?.copy.is_some());
-    /// assert!(cache.fork_n_with_room(SeqId(1), &[SeqId(4), SeqId(5)]).is_err());
-    /// assert_eq!(cache.num_sequences(), 3);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn fork_n_with_room(&self, src: SeqId, dsts: &[SeqId]) -> Result<Reservation> {
-        let room = self.look(src, |sequence| Ok(sequence.copies_of_forks(dsts.len())))?;
-        let room = self.reserve(room)?;
-        self.fork_n(src, dsts)?;
-        Ok(room)
-    }
 }
 
 /// A fork in the map that is taken back if a later one is refused.
@@ -169,7 +165,7 @@ struct Inserted {
 }
 
 impl Reservation {
-    /// As [`append`](Self::append), to a sequence that is held by its handle.
+    /// As [`append`](Self::append), to a sequence that is held by its handle or leased.
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, and
@@ -184,13 +180,10 @@ impl Reservation {
     /// assert!(room.append_to(&mut sequence, 4).is_err());
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn append_to<R: StepRow>(
-        &mut self,
-        sequence: &mut R,
-        num_new_tokens: usize,
-    ) -> Result<Append> {
-        let sequence = sequence.parts().0;
-        self.refuse_other_pool(sequence.table().pool())?;
-        self.grow(sequence, num_new_tokens)
+    pub fn append_to<R: Row>(&mut self, row: &mut R, num_new_tokens: usize) -> Result<Append> {
+        update(row, |(sequence, _), _| {
+            self.refuse_other_pool(sequence.table().pool())?;
+            self.grow(sequence, num_new_tokens)
+        })
     }
 }

@@ -13,6 +13,7 @@ use crate::sequence::Sequence;
 use crate::stats::{CacheStats, SequenceInfo};
 use crate::sync::{Arc, Later};
 
+/// # Sequences: snapshots
 impl PagedKvCache {
     /// A snapshot of a sequence, or `None` if the cache has none of that id. Takes one shard
     /// lock; `O(blocks)` copied ids.
@@ -90,7 +91,10 @@ impl PagedKvCache {
     pub fn num_sequences(&self) -> usize {
         self.sequences.len()
     }
+}
 
+/// # Figures
+impl PagedKvCache {
     /// The counts so far. Reads each home shard's counts a few times, and takes each map shard's
     /// lock once to count the sequences; see [`CacheStats`] for what holds under load.
     ///
@@ -258,7 +262,7 @@ impl Live {
             block_ids: self.sequence().block_ids().to_vec(),
             access_count: self.access_count,
             priority: self.priority,
-            owner: self.owner,
+            worker: self.worker,
             leases,
             num_named_tokens: self.num_named_tokens(),
             epoch: self.epoch,

@@ -1,18 +1,17 @@
-//! Which sequences does a running batch need in place? A counted claim on them that keeps them
-//! from being freed, trimmed or evicted, and lets a batch grow without the map.
+//! `Lease`: a counted claim on some sequences of the cache, which keeps them from being freed, trimmed or
+//! evicted, and `LeaseRow`: one of these sequences as a row of batches and steps.
 //!
-//! A lease holds the sequences' own slots: taking it looks each id up once, and no later
-//! operation of the lease touches the map. It does not stop other threads from appending to,
-//! forking or truncating a leased sequence.
+//! Both hold the sequences' own slots: taking a lease looks each id up once, and no later operation touches
+//! the map. A lease does not stop other threads from appending to, forking or truncating a leased sequence.
 
 use super::PagedKvCache;
+use super::batch::{AppendBatch, append_leased};
+use super::rows::Identity;
 use super::slot::{Live, SharedSlot};
-use crate::batch::{AppendBatch, BatchRow, Fitted, append_batch, append_batch_fitting, emptied};
-use crate::clock::RecencyClock;
 use crate::error::{PagedKvError, Result};
-use crate::id::{AdmissionEpoch, SeqId};
+use crate::id::SeqId;
 use crate::sequence::Sequence;
-use crate::sync::{Arc, Later, RwLockWriteGuard};
+use crate::sync::Arc;
 
 /// A counted claim on some sequences: while it lives they cannot be freed, trimmed or evicted.
 ///
@@ -38,20 +37,98 @@ use crate::sync::{Arc, Later, RwLockWriteGuard};
 #[must_use = "a lease ends when it is dropped"]
 pub struct Lease {
     leased: Vec<Leased>,
-    /// Empty: the memory of the rows between calls, as elements of their layout that may be sent
-    /// to other threads, which lock guards may not.
-    rows: Vec<(usize, usize, usize)>,
-    clock: Arc<RecencyClock>,
 }
 
-struct Leased {
+struct Leased(LeaseRow);
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.0.slot.end_lease();
+    }
+}
+
+/// One sequence of a [`Lease`], as a row of batches and steps.
+///
+/// A row names the sequence, not its id: when the sequence was freed or evicted, every operation on the row is
+/// refused with [`SequenceNotFound`](PagedKvError::SequenceNotFound), also if another sequence has come under
+/// the id. A row does not keep its sequence; the lease does. So rows may be kept longer than the lease, and a
+/// request may be cancelled or evicted while a step with its row is open.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
+///
+/// let cache = PagedKvCache::new(4, 4, 1, 1);
+/// cache.admit(SeqId(1), &[7; 4])?;
+/// let mut rows: Vec<_> = cache.lease(&[SeqId(1)])?.rows().map(|row| (row, 1)).collect();
+/// let mut step = cache.step(Default::default());
+/// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
+/// cache.free(SeqId(1))?; // the client left
+/// assert_eq!(cache.used_block_count(), 2); // the device still uses its blocks
+/// assert_eq!(step.commit(&mut rows[0].0, 4), Err(PagedKvError::SequenceNotFound(SeqId(1))));
+/// step.complete();
+/// assert_eq!(cache.used_block_count(), 0);
+/// # Ok::<(), PagedKvError>(())
+/// ```
+#[derive(Clone)]
+pub struct LeaseRow {
     id: SeqId,
     slot: Arc<SharedSlot>,
 }
 
-impl Drop for Leased {
-    fn drop(&mut self) {
-        self.slot.end_lease();
+impl LeaseRow {
+    /// The id of the sequence.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// let row = cache.lease(&[SeqId(1)])?.rows().next().expect("one is leased");
+    /// assert_eq!(row.id(), SeqId(1));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn id(&self) -> SeqId {
+        self.id
+    }
+
+    pub(super) fn slot(&self) -> &SharedSlot {
+        &self.slot
+    }
+
+    pub(super) fn is_same_sequence(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot)
+    }
+
+    /// Which sequence of the map it is, or was.
+    pub(super) fn identity(&self) -> Identity {
+        (self.id, self.slot.epoch())
+    }
+
+    /// Changes the sequence under its own lock. Afterwards the waiters learn of the change.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Live) -> T) -> Result<T> {
+        let (changed, waited_for) = {
+            let mut live = self.slot.write();
+            let live = live.as_mut().ok_or_else(|| self.refusal_of_gone())?;
+            let changed = change(live);
+            let pool = live.sequence().table().pool();
+            (changed, pool.is_waited_for().then(|| pool.clone()))
+        };
+        if let Some(pool) = waited_for {
+            pool.announce_change_of(self.id);
+        }
+        Ok(changed)
+    }
+
+    /// Reads the sequence under its own lock.
+    pub(super) fn look<T>(&self, read: impl FnOnce(&Live) -> Result<T>) -> Result<T> {
+        match &*self.slot.read() {
+            Some(live) => read(live),
+            None => Err(self.refusal_of_gone()),
+        }
+    }
+
+    pub(super) fn refusal_of_gone(&self) -> PagedKvError {
+        PagedKvError::SequenceNotFound(self.id)
     }
 }
 
@@ -77,8 +154,8 @@ impl PagedKvCache {
     /// ```
     pub fn lease(&self, ids: &[SeqId]) -> Result<Lease> {
         // Collecting stops at the first refusal and drops the leases taken so far.
-        let leased = ids.iter().map(|&id| self.lease_one(id, None)).collect::<Result<Vec<_>>>()?;
-        let lease = Lease { leased, rows: Vec::new(), clock: Arc::clone(&self.clock) };
+        let leased = ids.iter().map(|&id| self.lease_one(id)).collect::<Result<Vec<_>>>()?;
+        let lease = Lease { leased };
         match lease.first_repetition() {
             None => Ok(lease),
             Some(id) => Err(PagedKvError::InvalidConfig {
@@ -112,31 +189,31 @@ impl PagedKvCache {
         self.lease(&ids)?.append_batch(&num_new_tokens, batch)
     }
 
-    /// Adds the sequence of that epoch to a lease, and returns its row.
-    pub(super) fn lease_more(
-        &self,
-        lease: &mut Lease,
-        id: SeqId,
-        epoch: AdmissionEpoch,
-    ) -> Result<usize> {
-        lease.leased.push(self.lease_one(id, Some(epoch))?);
-        Ok(lease.leased.len() - 1)
-    }
-
-    /// A lease on a sequence, of that epoch if one is given.
-    fn lease_one(&self, id: SeqId, epoch: Option<AdmissionEpoch>) -> Result<Leased> {
-        let slot = self.sequences.get_mut(&id);
-        let mut slot = slot.ok_or_else(self.missing(id))?;
-        if epoch.is_some_and(|epoch| slot.epoch() != epoch) {
-            return Err(PagedKvError::SequenceNotFound(id));
-        }
+    fn lease_one(&self, id: SeqId) -> Result<Leased> {
+        let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
         let shared = slot.share();
-        shared.begin_lease();
-        Ok(Leased { id, slot: shared })
+        shared.begin_lease(); // under the map's lock still
+        Ok(Leased(LeaseRow { id, slot: shared }))
     }
 }
 
 impl Lease {
+    /// The sequences leased, in order, as rows of batches and steps.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.allocate(SeqId(1), 4)?;
+    /// let lease = cache.lease(&[SeqId(1)])?;
+    /// let mut rows: Vec<_> = lease.rows().map(|row| (row, 2)).collect();
+    /// assert_eq!(cache.step(Default::default()).grow(&mut rows)?.grown_rows, 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = LeaseRow> {
+        self.leased.iter().map(|leased| leased.0.clone())
+    }
+
     /// The sequences leased, in order.
     ///
     /// ```
@@ -149,7 +226,7 @@ impl Lease {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn ids(&self) -> impl Iterator<Item = SeqId> {
-        self.leased.iter().map(|leased| leased.id)
+        self.leased.iter().map(|leased| leased.0.id)
     }
 
     /// Number of sequences leased: the rows of the batch.
@@ -200,14 +277,14 @@ impl Lease {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn release(&mut self, id: SeqId) -> Result<()> {
-        let row = self.leased.iter().position(|leased| leased.id == id);
+        let row = self.leased.iter().position(|leased| leased.0.id == id);
         self.leased.remove(row.ok_or(PagedKvError::SequenceNotFound(id))?);
         Ok(())
     }
 
     /// Grows row `i` by `num_new_tokens[i]` tokens, every row or none, and counts a use of each.
     /// One allocation for all rows; takes each sequence's own lock, no map; allocates no memory
-    /// once lease, `batch` and tables have grown.
+    /// once `batch` and tables have grown.
     ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) when there is not one number a row; otherwise as
@@ -219,53 +296,17 @@ impl Lease {
     /// let cache = PagedKvCache::new(4, 4, 1, 1);
     /// cache.allocate(SeqId(1), 4)?;
     /// cache.fork(SeqId(1), SeqId(2))?;
-    /// let mut lease = cache.lease(&[SeqId(1), SeqId(2)])?;
+    /// let lease = cache.lease(&[SeqId(1), SeqId(2)])?;
     /// let mut batch = AppendBatch::default();
     /// lease.append_batch(&[4, 8], &mut batch)?;
     /// let refused = lease.append_batch(&[4, 4], &mut batch);
     /// assert_eq!(refused, Err(PagedKvError::OutOfMemory { requested: 2, available: 0 }));
     /// # Ok::<(), PagedKvError>(())
     /// ```
-    pub fn append_batch(
-        &mut self,
-        num_new_tokens: &[usize],
-        batch: &mut AppendBatch,
-    ) -> Result<()> {
-        self.with_locked_rows(num_new_tokens, |rows, clock| {
-            append_batch(rows, batch)?;
-            rows.iter_mut().for_each(|row| row.live().note_use(clock.stamp()));
-            Ok(())
-        })
-    }
-
-    /// As [`append_batch`](Self::append_batch), but grows as many of the first rows as there is
-    /// room for, and says by how many blocks the next one was short.
-    ///
-    /// # Errors
-    /// As [`append_batch`](Self::append_batch), but for want of room.
-    ///
-    /// ```
-    /// use paged_kv::{AppendBatch, Fitted, PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(3, 4, 1, 1);
-    /// cache.allocate(SeqId(1), 4)?;
-    /// cache.allocate(SeqId(2), 4)?;
-    /// let mut lease = cache.lease(&[SeqId(1), SeqId(2)])?;
-    /// let fitted = lease.append_batch_fitting(&[1, 1], &mut AppendBatch::default())?;
-    /// assert_eq!(fitted, Fitted { done: 1, short_by: 1 });
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn append_batch_fitting(
-        &mut self,
-        num_new_tokens: &[usize],
-        batch: &mut AppendBatch,
-    ) -> Result<Fitted> {
-        self.with_locked_rows(num_new_tokens, |rows, clock| {
-            let fitted = append_batch_fitting(rows, batch)?;
-            let grown = rows.iter_mut().take(fitted.done);
-            grown.for_each(|row| row.live().note_use(clock.stamp()));
-            Ok(fitted)
-        })
+    pub fn append_batch(&self, num_new_tokens: &[usize], batch: &mut AppendBatch) -> Result<()> {
+        self.check_rows("num_new_tokens", num_new_tokens.len())?;
+        let rows = self.leased.iter().map(|leased| &leased.0);
+        append_leased(rows.zip(num_new_tokens.iter().copied()), batch)
     }
 
     /// Shows each row, in order, one lock at a time.
@@ -273,62 +314,18 @@ impl Lease {
         &self,
         mut look: impl FnMut(usize, &Sequence) -> Result<()>,
     ) -> Result<()> {
-        self.leased.iter().enumerate().try_for_each(|(row, leased)| {
-            let live = leased.slot.read();
-            look(row, live.as_ref().expect(STAYS).sequence())
-        })
+        self.leased
+            .iter()
+            .enumerate()
+            .try_for_each(|(row, leased)| leased.0.look(|live| look(row, live.sequence())))
     }
 
-    pub(super) fn check_rows(&self, buffer: &'static str, values: &[usize]) -> Result<()> {
-        let (required, actual) = (self.leased.len(), values.len());
+    pub(super) fn check_rows(&self, buffer: &'static str, actual: usize) -> Result<()> {
+        let required = self.leased.len();
         if required == actual {
             return Ok(());
         }
         Err(PagedKvError::BufferSize { buffer, required, actual })
-    }
-
-    /// Locks every row for the time of `change`. Afterwards the waiters learn of the change.
-    pub(super) fn with_locked_rows<R>(
-        &mut self,
-        num_new_tokens: &[usize],
-        change: impl FnOnce(&mut [LockedRow<'_>], &RecencyClock) -> Result<R>,
-    ) -> Result<R> {
-        self.check_rows("num_new_tokens", num_new_tokens)?;
-        let _later = Later::begin();
-        let mut rows: Vec<LockedRow<'_>> = emptied(std::mem::take(&mut self.rows));
-        let ids = self.leased.iter().map(|leased| leased.id);
-        let unlocked = ids.zip(num_new_tokens);
-        rows.extend(unlocked.map(|(id, &n)| LockedRow { live: None, id, num_new_tokens: n }));
-        self.lock_all(&mut rows);
-        let changed = change(&mut rows, &self.clock);
-        let pool = rows.first().map(|row| row.look().sequence().table().pool());
-        let waited_for = pool.filter(|pool| pool.is_waited_for()).cloned();
-        self.rows = emptied(rows);
-        if let Some(pool) = waited_for {
-            self.ids().for_each(|id| pool.announce_change_of(id));
-        }
-        changed
-    }
-
-    /// Waits for one row at a time, and holds none meanwhile: whoever is at a row may be waiting for
-    /// another, be it a batch with these rows in another order, or a reader that looks further.
-    fn lock_all<'a>(&'a self, rows: &mut [LockedRow<'a>]) {
-        let mut awaited = 0;
-        while awaited < rows.len() {
-            rows[awaited].live = Some(self.leased[awaited].slot.write());
-            let unlocked = rows.iter_mut().zip(&self.leased).filter(|(row, _)| row.live.is_none());
-            for (row, leased) in unlocked {
-                row.live = leased.slot.try_write();
-                if row.live.is_none() {
-                    break;
-                }
-            }
-            match rows.iter().position(|row| row.live.is_none()) {
-                None => return,
-                Some(busy) => awaited = busy,
-            }
-            rows.iter_mut().for_each(|row| row.live = None);
-        }
     }
 
     fn first_repetition(&self) -> Option<SeqId> {
@@ -344,35 +341,9 @@ impl std::fmt::Debug for Lease {
     }
 }
 
-/// A row of a batch with its sequence's lock held.
-pub(super) struct LockedRow<'a> {
-    live: Option<RwLockWriteGuard<'a, Option<Live>>>,
-    id: SeqId,
-    num_new_tokens: usize,
-}
-
-const STAYS: &str = "a leased sequence stays where it is";
-
-impl LockedRow<'_> {
-    pub(super) fn id(&self) -> SeqId {
-        self.id
-    }
-
-    pub(super) fn look(&self) -> &Live {
-        self.live.as_ref().and_then(|guard| guard.as_ref()).expect(STAYS)
-    }
-
-    pub(super) fn live(&mut self) -> &mut Live {
-        self.live.as_mut().and_then(|guard| guard.as_mut()).expect(STAYS)
-    }
-}
-
-impl BatchRow for LockedRow<'_> {
-    fn sequence(&mut self) -> &mut Sequence {
-        self.live().sequence_mut()
-    }
-    fn num_new_tokens(&self) -> usize {
-        self.num_new_tokens
+impl std::fmt::Debug for LeaseRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LeaseRow").field(&self.id).finish()
     }
 }
 
@@ -386,6 +357,7 @@ mod tests {
         is_send_and_sync::<PagedKvCache>();
         is_send_and_sync::<Sequence>();
         is_send_and_sync::<Lease>();
+        is_send_and_sync::<LeaseRow>();
         is_send_and_sync::<AppendBatch>();
     }
 }

@@ -1,8 +1,11 @@
-//! How many hold a lease on a sequence? A count, which says too that what they did can be seen.
+//! `Leases`: the number of leases on one sequence. A thread that reads zero sees all that the holders did.
 //!
-//! It does not know the sequence, nor who must not begin one meanwhile.
+//! A sequence that leaves the map while it is leased is *detached*: the end of its last lease releases it.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, fence};
+
+/// Set once the sequence has left the map.
+const DETACHED: u32 = 1 << 31;
 
 /// The leases on one sequence.
 pub(super) struct Leases(AtomicU32);
@@ -13,21 +16,33 @@ impl Leases {
     }
 
     pub(super) fn count(&self) -> u32 {
-        // Acquire: pairs with `end`; who finds no lease sees what its holder did.
+        // Acquire: pairs with `end`; a thread that finds no lease sees what the holders did.
         // Loom: an_eviction_sees_what_a_lease_did.
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) & !DETACHED
     }
 
     /// One more lease. The caller holds the lock of the map shard.
     pub(super) fn begin(&self) {
         // Relaxed: the shard's lock orders it against removal.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        assert!(before < u32::MAX, "a sequence has at most u32::MAX leases");
+        assert!(before < DETACHED - 1, "a sequence has fewer than 2^31 leases");
     }
 
-    /// One lease fewer. Needs no map.
-    pub(super) fn end(&self) {
+    /// One lease fewer. Needs no map. True if it was the last of a detached sequence.
+    pub(super) fn end(&self) -> bool {
         // Release: pairs with the load in `count`.
-        self.0.fetch_sub(1, Ordering::Release);
+        let was_last = self.0.fetch_sub(1, Ordering::Release) == DETACHED | 1;
+        if was_last {
+            // Acquire: pairs with the other ends; the release of the sequence comes after all holders' acts.
+            fence(Ordering::Acquire);
+        }
+        was_last
+    }
+
+    /// Notes that the sequence has left the map, so that no further lease begins. True if it has none.
+    pub(super) fn detach(&self) -> bool {
+        // Acquire: pairs with `end`, as in `count`. Of this and the end of the last lease, the later one in
+        // the order of this word releases the sequence.
+        self.0.fetch_or(DETACHED, Ordering::Acquire) == 0
     }
 }

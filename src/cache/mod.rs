@@ -15,9 +15,11 @@ mod access;
 mod admission;
 mod admit_options;
 mod audit;
+pub(crate) mod batch;
 mod builder;
 mod cached_sequence;
 mod commit;
+mod computed;
 mod evicted_ids;
 mod eviction;
 mod exports;
@@ -26,11 +28,14 @@ mod id_hash;
 mod inspect;
 mod lease;
 mod leases;
+mod locked_rows;
 mod naming;
 mod operations;
+mod prefix_view;
 mod prompt;
 mod prospects;
 mod reservation;
+mod rows;
 mod slot;
 mod stall;
 mod step;
@@ -38,20 +43,21 @@ mod step;
 mod waiting;
 
 pub use self::admission::Admission;
-#[cfg(feature = "async")]
-pub(crate) use self::admission::refuse_salt;
 pub use self::admit_options::AdmitOptions;
-pub use self::builder::PagedKvCacheBuilder;
+pub use self::batch::{AppendBatch, append_batch};
+pub use self::builder::{PagedKvCacheBuilder, Watermark};
 pub use self::cached_sequence::CachedSequence;
+pub use self::computed::Computed;
 use self::evicted_ids::EvictedIds;
 pub use self::eviction::Evicted;
 use self::id_hash::IdHash;
-pub use self::lease::Lease;
+pub use self::lease::{Lease, LeaseRow};
+pub use self::prefix_view::Prefix;
 pub use self::prompt::Prompt;
 pub use self::reservation::Reservation;
+pub use self::rows::Row;
 use self::slot::Slot;
-pub use self::step::{Grown, Step, StepBuffers, StepRow};
-use crate::clock::RecencyClock;
+pub use self::step::{AbortRefused, Aborted, Completed, Grown, Step, StepBuffers};
 use crate::counter::ShardedCounter;
 use crate::evict::EvictionStrategy;
 use crate::id::SeqId;
@@ -113,9 +119,8 @@ impl ReuseCounts {
 pub struct PagedKvCache {
     pool: BlockPool,
     sequences: DashMap<SeqId, Slot, IdHash>,
-    /// Those of owners who do not know yet.
+    /// Ids of evicted sequences whose worker has not been informed.
     evicted: EvictedIds,
-    clock: Arc<RecencyClock>,
     evictions: ShardedCounter,
     /// Evictions that began and that are over: see `evict`.
     evictions_begun: AtomicU64,
@@ -136,6 +141,7 @@ pub struct PagedKvCache {
     eviction_threshold: f64,
 }
 
+/// # Create
 impl PagedKvCache {
     /// A cache of `num_blocks` blocks of `block_size` tokens. Heads and head size are for the
     /// memory figures only.
@@ -191,7 +197,6 @@ impl PagedKvCache {
             pool,
             sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
             evicted: EvictedIds::new(),
-            clock: Arc::new(RecencyClock::new()),
             evictions: ShardedCounter::new(),
             evictions_begun: AtomicU64::new(0),
             evictions_over: AtomicU64::new(0),
@@ -228,6 +233,12 @@ impl PagedKvCache {
             self.eviction_threshold = threshold.clamp(0.0, 1.0);
         }
         self
+    }
+
+    /// A stamp for a use of a sequence.
+    #[inline]
+    fn stamp(&self) -> u64 {
+        self.pool.blocks().clock().stamp()
     }
 
     #[cfg(feature = "async")]

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::Published;
+use super::computed::Computed;
 use super::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
 use crate::prefix::{BlockHash, BlockHasher, Generation, Offer, Told};
@@ -119,6 +120,21 @@ impl Naming {
         self.publish(sequence, promised)
     }
 
+    /// Publishes the full blocks of the tokens that are computed.
+    pub(super) fn commit_computed(
+        &mut self,
+        sequence: &Sequence,
+        computed: Computed<'_>,
+    ) -> Result<usize> {
+        match computed {
+            Computed::Tokens(num_tokens) => {
+                refuse_beyond_end(sequence, num_tokens)?;
+                Ok(self.commit(sequence, num_tokens))
+            }
+            Computed::Named(tokens) => self.commit_tokens(sequence, tokens),
+        }
+    }
+
     fn publish(&self, sequence: &Sequence, range: Range<usize>) -> usize {
         let start = range.start;
         let (before, ids) = sequence.block_ids()[..range.end].split_at(start);
@@ -186,7 +202,7 @@ impl Naming {
 
     /// Names the next tokens, which are computed as those before them are, and publishes the blocks up to
     /// their end. No token says nothing of those before.
-    pub(super) fn commit_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<usize> {
+    fn commit_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<usize> {
         self.name_tokens(sequence, tokens)?;
         if tokens.is_empty() {
             return Ok(0);
@@ -331,6 +347,14 @@ pub(super) fn truncate_parts(
         naming.truncate(num_tokens, sequence.block_size());
     }
     Ok(())
+}
+
+/// Refuses to call tokens computed that a sequence without names has no slots for. It takes no names.
+pub(super) fn refuse_uncomputable(sequence: &Sequence, computed: Computed<'_>) -> Result<()> {
+    match computed {
+        Computed::Tokens(num_tokens) => refuse_beyond_end(sequence, num_tokens),
+        Computed::Named(_) => Ok(()),
+    }
 }
 
 /// Refuses to call tokens computed that the sequence has no slots for.

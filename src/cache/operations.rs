@@ -6,11 +6,12 @@
 use super::PagedKvCache;
 use super::slot::{Live, Slot};
 use crate::error::{PagedKvError, Result};
-use crate::id::{Owner, SeqId};
+use crate::id::{SeqId, Worker};
 use crate::pool::watermark::Admit;
 use crate::sequence::{Append, Sequence};
 use crate::sync::Later;
 
+/// # Sequences
 impl PagedKvCache {
     /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
     /// otherwise as [`BlockPool::allocate`](crate::BlockPool::allocate).
@@ -42,7 +43,7 @@ impl PagedKvCache {
         }
         // Outside the map's lock, because it may have to search for blocks.
         let sequence = self.allocate_sequence_as(num_tokens, admit)?;
-        self.insert_taken(id, Live::new(sequence, 0, self.clock.stamp()))
+        self.insert_taken(id, Live::new(sequence, 0, self.stamp()))
     }
 
     fn allocate_sequence_as(&self, num_tokens: usize, admit: Admit) -> Result<Sequence> {
@@ -126,7 +127,7 @@ impl PagedKvCache {
             return None;
         };
         let new_blocks = live.sequence_mut().append_near(num_new_tokens)?;
-        live.note_use(self.clock.stamp());
+        live.note_use(self.stamp());
         Some(new_blocks)
     }
 
@@ -139,14 +140,14 @@ impl PagedKvCache {
             if let Slot::Owned(live) = slot.settle()
                 && let Some(append) = live.sequence_mut().append_or_copy_near(num_new_tokens)
             {
-                live.note_use(self.clock.stamp());
+                live.note_use(self.stamp());
                 return Ok(append);
             }
             slot.share()
         };
         self.update_shared(id, &shared, |live| {
             let append = live.sequence_mut().append(num_new_tokens)?;
-            live.note_use(self.clock.stamp());
+            live.note_use(self.stamp());
             Ok(append)
         })?
     }
@@ -208,9 +209,7 @@ impl PagedKvCache {
     ) -> Result<()> {
         let removed = self.sequences.remove_if(&id, |_, slot| is_meant(slot));
         let (_, slot) = removed.ok_or_else(self.missing(id))?;
-        if slot.leases() == 0 {
-            drop(slot.into_live());
-        }
+        slot.release_when_unleased();
         self.tell_if_stalled();
         Ok(())
     }
@@ -235,7 +234,7 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
-        let fork = |live: &mut Live| live.fork(self.clock.stamp());
+        let fork = |live: &mut Live| live.fork(self.stamp());
         let fork = self.update_if(src, Live::is_brief, fork).flatten();
         let fork = fork.map_err(|refusal| match self.sequences.contains_key(&dst) {
             true => PagedKvError::SequenceExists(dst),
@@ -298,7 +297,10 @@ impl PagedKvCache {
             |sequence: &mut Sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens);
         self.trim_unleased(id, None, trim)
     }
+}
 
+/// # Eviction: the uses, worker and priority of a sequence
+impl PagedKvCache {
     /// Counts a use of a sequence. Takes one shard lock.
     ///
     /// # Errors
@@ -316,12 +318,12 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn touch(&self, id: SeqId) -> Result<()> {
-        self.update(id, |live| live.note_use(self.clock.stamp()))
+        self.update(id, |live| live.note_use(self.stamp()))
     }
 
-    /// Says whose a sequence is, and its forks from now on. An owner evicts its own sequences
+    /// Sets the worker of a sequence and of its later forks. A worker evicts its own sequences
     /// ([`evict_for`](Self::evict_for)), and learns of those that were evicted: an operation on one is
-    /// refused with [`SequenceEvicted`](PagedKvError::SequenceEvicted), until its owner frees it (which
+    /// refused with [`SequenceEvicted`](PagedKvError::SequenceEvicted), until its worker frees it (which
     /// says so a last time) or something new comes under its id. The last 65,536 ids are remembered
     /// ([`CacheStats::evicted_ids`](crate::CacheStats::evicted_ids)); older ones count as not found. Takes
     /// one shard lock.
@@ -331,18 +333,18 @@ impl PagedKvCache {
     /// [`SequenceEvicted`](PagedKvError::SequenceEvicted).
     ///
     /// ```
-    /// use paged_kv::{Owner, PagedKvCache, PagedKvError, SeqId};
+    /// use paged_kv::{Worker, PagedKvCache, PagedKvError, SeqId};
     ///
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
     /// cache.allocate(SeqId(1), 4)?;
-    /// cache.set_owner(SeqId(1), Owner(7))?;
+    /// cache.set_worker(SeqId(1), Worker(7))?;
     /// cache.evict()?;
     /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceEvicted(SeqId(1))));
     /// assert_eq!(cache.free(SeqId(1)), Err(PagedKvError::SequenceNotFound(SeqId(1))));
     /// # Ok::<(), PagedKvError>(())
     /// ```
-    pub fn set_owner(&self, id: SeqId, owner: Owner) -> Result<()> {
-        self.update(id, |live| live.owner = Some(owner))
+    pub fn set_worker(&self, id: SeqId, worker: Worker) -> Result<()> {
+        self.update(id, |live| live.worker = Some(worker))
     }
 
     /// Sets what [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at; 0 at first. Takes one shard lock.

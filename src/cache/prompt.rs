@@ -15,10 +15,10 @@ use crate::sync::Arc;
 /// let cache = PagedKvCache::new(8, 4, 1, 1);
 /// let prompt = cache.prompt(&[1, 2, 3, 4, 5, 6]);
 /// assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (6, 1));
-/// assert_eq!(cache.probe_prompt(&prompt), 0);
+/// assert_eq!(cache.prefix().probe(&prompt), 0);
 /// let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
 /// sequence.commit(6)?;
-/// assert_eq!(cache.probe_prompt(&prompt), 4);
+/// assert_eq!(cache.prefix().probe(&prompt), 4);
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone)]
@@ -36,6 +36,7 @@ struct Hashed {
     start: Option<BlockHasher>,
 }
 
+/// # Prefix reuse: prompts
 impl PagedKvCache {
     /// The prompt of these tokens. `O(tokens)`, by the cache's
     /// [`HashAlgorithm`](crate::HashAlgorithm).
@@ -56,7 +57,7 @@ impl PagedKvCache {
     /// use paged_kv::{ExtraKeys, PagedKvCache};
     ///
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// let of_tenant = cache.prompt_with(&[1, 2, 3, 4], &ExtraKeys::default().with_salt("tenant 7"));
+    /// let of_tenant = cache.prompt_with(&[1, 2, 3, 4], &ExtraKeys::default().salt("tenant 7"));
     /// assert_ne!(of_tenant.hashes(), cache.prompt(&[1, 2, 3, 4]).hashes());
     /// ```
     pub fn prompt_with(&self, tokens: &[u32], extra: &ExtraKeys) -> Prompt {

@@ -42,6 +42,7 @@ pub struct Reservation {
     block_size: usize,
 }
 
+/// # Sequences: reservations
 impl PagedKvCache {
     /// Takes `num_blocks` blocks for a request that is to come in, all or none. Refused as a new
     /// sequence is: below the watermark, and while others wait. Cost as
@@ -134,7 +135,7 @@ impl Reservation {
         }
         let sequence = self.allocate_sequence(num_tokens)?;
         let num_blocks = sequence.num_blocks();
-        self.insert(cache, id, Live::new(sequence, 0, cache.clock.stamp()), num_blocks)
+        self.insert(cache, id, Live::new(sequence, 0, cache.stamp()), num_blocks)
     }
 
     /// As [`PagedKvCache::allocate_sequence`], out of this reservation.
@@ -155,11 +156,11 @@ impl Reservation {
         Ok(sequence)
     }
 
-    /// As [`PagedKvCache::admit_prompt`], out of this reservation. Blocks that hit leave as many of
+    /// As [`PagedKvCache::admit_with`], out of this reservation. Blocks that hit leave as many of
     /// the reservation's, for tokens to come; hits that nobody used are room taken besides.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate) and [`PagedKvCache::admit_prompt`]. Nothing has changed.
+    /// As [`allocate`](Self::allocate) and [`PagedKvCache::admit_with`]. Nothing has changed.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -179,7 +180,7 @@ impl Reservation {
         options: &AdmitOptions,
     ) -> Result<Admission> {
         self.refuse_other(cache)?;
-        cache.refuse_admission(id, options)?;
+        cache.refuse_known(id)?;
         let left = self.stock.len();
         let admitted =
             cache.match_and_grow_from(prompt, options, left, |sequence, num_tokens| {
@@ -215,7 +216,7 @@ impl Reservation {
         self.refuse_other(cache)?;
         let append = |live: &mut Live| {
             let append = self.grow(live.sequence_mut(), num_new_tokens)?;
-            live.note_use(cache.clock.stamp());
+            live.note_use(cache.stamp());
             Ok(append)
         };
         cache.update_if(id, |_| false, append)?

@@ -17,11 +17,11 @@ use std::marker::PhantomData;
 use super::cached_sequence::CachedSequence;
 use super::leases::Leases;
 use super::naming::{Naming, truncate_parts};
-use super::step::Parts;
+use super::rows::Parts;
 use crate::epochs::next_epoch;
 use crate::error::Result;
 use crate::evict::Candidate;
-use crate::id::{AdmissionEpoch, Owner, SeqId};
+use crate::id::{AdmissionEpoch, SeqId, Worker};
 use crate::sequence::Sequence;
 use crate::sync::{
     Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers, thread_local,
@@ -41,7 +41,7 @@ pub(super) struct Live {
     pub(super) access_count: u64,
     pub(super) last_access: u64,
     pub(super) priority: u32,
-    pub(super) owner: Option<Owner>,
+    pub(super) worker: Option<Worker>,
     changes: u32,
 }
 
@@ -56,8 +56,8 @@ pub(super) struct Version {
 impl Live {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
         let (naming, epoch) = (None, next_epoch());
-        let (access_count, last_access, owner, changes) = (1, stamp, None, 0);
-        Self { sequence, naming, epoch, access_count, last_access, priority, owner, changes }
+        let (access_count, last_access, worker, changes) = (1, stamp, None, 0);
+        Self { sequence, naming, epoch, access_count, last_access, priority, worker, changes }
     }
 
     pub(super) fn of_admitted(
@@ -71,10 +71,10 @@ impl Live {
         Self { naming: Some(naming), epoch, ..live }
     }
 
-    /// A second sequence of the same tokens, blocks, names, owner and priority.
+    /// A second sequence of the same tokens, blocks, names, worker and priority.
     pub(super) fn fork(&mut self, stamp: u64) -> Result<Self> {
         let fork = Self::new(self.sequence_mut().fork_uncounted()?, self.priority, stamp);
-        Ok(Self { naming: self.naming.clone(), owner: self.owner, ..fork })
+        Ok(Self { naming: self.naming.clone(), worker: self.worker, ..fork })
     }
 
     pub(super) fn truncate(&mut self, num_tokens: usize) -> Result<()> {
@@ -147,7 +147,7 @@ impl Live {
             access_count: self.access_count,
             last_access: self.last_access,
             priority: self.priority,
-            owner: self.owner,
+            worker: self.worker,
             epoch: self.epoch,
         }
     }
@@ -240,7 +240,16 @@ impl Slot {
         }
     }
 
-    /// The sequence, out of a slot that has left the map: waits for whoever is at it.
+    /// Releases a sequence that has left the map as soon as it has no lease.
+    pub(super) fn release_when_unleased(self) {
+        match self {
+            Self::Owned(live) => drop(live),
+            Self::Shared(shared) if shared.leases.detach() => shared.release(),
+            Self::Shared(_) => {}
+        }
+    }
+
+    /// The sequence, out of a slot that has left the map: waits for the threads that use it.
     pub(super) fn into_live(self) -> Option<Live> {
         match self {
             Self::Owned(live) => Some(live),
@@ -271,6 +280,10 @@ impl SharedSlot {
         live.as_ref().map(|live| look(&live.sequence))
     }
 
+    pub(super) fn epoch(&self) -> AdmissionEpoch {
+        self.epoch
+    }
+
     pub(super) fn leases(&self) -> u32 {
         self.leases.count()
     }
@@ -280,9 +293,18 @@ impl SharedSlot {
         self.leases.begin();
     }
 
-    /// One lease fewer. Needs no map.
+    /// One lease fewer. Needs no map. The last one of a sequence that has left the map releases it.
     pub(super) fn end_lease(&self) {
-        self.leases.end();
+        if self.leases.end() {
+            self.release();
+        }
+    }
+
+    /// Releases a sequence that has left the map.
+    #[cold]
+    fn release(&self) {
+        let live = self.live.write().take();
+        drop(live); // after its lock
     }
 }
 

@@ -29,7 +29,7 @@ impl PagedKvCache {
             if let Slot::Owned(live) = slot.settle()
                 && let Some(append) = live.sequence_mut().append_or_copy_near(num_new_tokens)
             {
-                live.note_use(self.clock.stamp());
+                live.note_use(self.stamp());
                 drop(slot);
                 self.announce_append(id);
                 return Ok(Ok(append));
@@ -46,7 +46,7 @@ impl PagedKvCache {
         let appended = live.sequence_mut().append(num_new_tokens);
         match appended {
             Ok(append) => {
-                live.note_use(self.clock.stamp());
+                live.note_use(self.stamp());
                 Ok(Ok(append))
             }
             Err(PagedKvError::OutOfMemory { requested, .. }) => {

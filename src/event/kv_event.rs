@@ -92,7 +92,7 @@ impl<'a> KvEvent<'a> {
 ///
 /// let sink = Arc::new(Stored::default());
 /// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
-/// let cache = builder.with_event_sink(sink.clone()).build()?;
+/// let cache = builder.event_sink(sink.clone()).build()?;
 /// cache.admit(SeqId(1), &[7; 9])?;
 /// cache.commit(SeqId(1), 9)?;
 /// assert_eq!(sink.0.load(Ordering::Relaxed), 2);

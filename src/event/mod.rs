@@ -1,6 +1,6 @@
 //! How does a router learn what is cached here? Events, from where contents come and go to a socket.
 //!
-//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::with_event_sink`]); what they mean
+//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::event_sink`]); what they mean
 //! and in which order they come is the business of `announcer`.
 //!
 //! With the feature `events`, [`EventPublisher`] is a sink that publishes to routers over ZeroMQ, as vLLM
@@ -12,7 +12,7 @@
 //!   └─ threads that use a cache ─┘               └───── the publisher's thread ──────┘
 //! ```
 //!
-//! [`PagedKvCacheBuilder::with_event_sink`]: crate::PagedKvCacheBuilder::with_event_sink
+//! [`PagedKvCacheBuilder::event_sink`]: crate::PagedKvCacheBuilder::event_sink
 
 pub(crate) mod announcer;
 #[cfg(feature = "events")]

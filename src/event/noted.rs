@@ -151,7 +151,7 @@ mod tests {
 
     fn push_all(noted: &mut NotedEvents) -> Vec<String> {
         let hashes: Vec<_> = (1..=3).map(BlockHash::from_u128).collect();
-        let extra = PlainArc::new(ExtraKeys::default().with_salt("tenant"));
+        let extra = PlainArc::new(ExtraKeys::default().salt("tenant"));
         let stored = StoredBlocks {
             hashes: &hashes[..2],
             parent: Some(hashes[2]),

@@ -164,8 +164,7 @@ mod tests {
     fn push(notes: &mut Notes, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         let tokens: Vec<u32> = (40..).step_by(97).take(4 * blocks).collect();
-        let extra =
-            ExtraKeys::default().with_lora("sql", "/sql").with_salt("s").with_media("cat", 1..9);
+        let extra = ExtraKeys::default().lora("sql", "/sql").salt("s").media("cat", 1..9);
         let stored = |extra, index| KvEvent::BlockStored {
             hashes: &hashes,
             parent: (index > 0).then_some(BlockHash::from_u128(99)),

@@ -198,7 +198,7 @@ impl PublisherOptions {
         Self { connections: connections.max(1), ..self }
     }
 
-    /// Whether events name the salts of prompts ([`ExtraKeys::with_salt`]), by default true, as vLLM
+    /// Whether events name the salts of prompts ([`ExtraKeys::salt`]), by default true, as vLLM
     /// does. **A published salt travels in clear**: every peer that reaches an endpoint can read it,
     /// and what is told of tokens too. Without salts, blocks that differ by their salt alone still have
     /// different hashes; a router that compares tokens and keys instead cannot tell them apart.
@@ -208,7 +208,7 @@ impl PublisherOptions {
     /// # let _ = options;
     /// ```
     ///
-    /// [`ExtraKeys::with_salt`]: crate::ExtraKeys::with_salt
+    /// [`ExtraKeys::salt`]: crate::ExtraKeys::salt
     pub fn publish_salts(mut self, publish_salts: bool) -> Self {
         self.format.salts = publish_salts;
         self
@@ -265,7 +265,7 @@ pub struct PublisherStats {
 /// let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
 /// let publisher = Arc::new(EventPublisher::bind(&options)?);
 /// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
-/// let cache = builder.with_event_sink(publisher.clone()).build()?;
+/// let cache = builder.event_sink(publisher.clone()).build()?;
 /// cache.admit(SeqId(1), &[7; 9])?;
 /// cache.commit(SeqId(1), 9)?;
 /// assert_eq!(publisher.stats().blocks, 2);

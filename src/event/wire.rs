@@ -270,7 +270,7 @@ fn write_keys(
     write_array_len(out, blocks.len() as u32)?;
     for block in blocks {
         let positions = block * block_size..(block + 1) * block_size;
-        let salt = extra.salt().filter(|_| salts && block == 0);
+        let salt = extra.salt_text().filter(|_| salts && block == 0);
         let media = extra.media_in(&positions).count();
         let keys = media + usize::from(extra.lora_name().is_some()) + usize::from(salt.is_some());
         if keys == 0 {
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn salt_and_media_are_told_of_the_blocks_they_concern() {
-        let extra = ExtraKeys::default().with_media("cat", 3..6).with_salt("s");
+        let extra = ExtraKeys::default().media("cat", 3..6).salt("s");
         let hashes = hashes();
         let KvEvent::BlockStored { parent, tokens, block_size, .. } = stored(&hashes) else {
             unreachable!()
@@ -437,10 +437,8 @@ mod tests {
             payload_with(dialect, &event, salts)
         };
         let none = ExtraKeys::default();
-        for without in
-            [none.clone().with_media("cat", 3..6), none.clone().with_lora("l", "/l"), none]
-        {
-            let salted = without.clone().with_salt("s");
+        for without in [none.clone().media("cat", 3..6), none.clone().lora("l", "/l"), none] {
+            let salted = without.clone().salt("s");
             for dialect in [Dialect::Map, Dialect::Array] {
                 let [plain, all] = [&without, &salted].map(|extra| written(extra, dialect, true));
                 assert!(written(&salted, dialect, false) == plain && plain != all);

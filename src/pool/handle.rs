@@ -1,6 +1,8 @@
 //! How does a table hold on to its pool? By one of several counted references.
 
 use super::Blocks;
+#[cfg(not(paged_kv_loom))]
+use crate::clock::RecencyClock;
 use crate::sync::{Arc, AtomicU64, CachePadded, Ordering};
 
 /// One of several counted references to a pool.
@@ -38,6 +40,14 @@ impl PoolHandle {
     pub(crate) fn count_fork(&self) {
         // Relaxed: a statistic.
         self.0.forks.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(not(paged_kv_loom))]
+impl Blocks {
+    #[inline]
+    pub(crate) fn clock(&self) -> &RecencyClock {
+        &self.clock
     }
 }
 

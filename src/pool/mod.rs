@@ -42,6 +42,8 @@ pub use self::waiters::Fairness;
 use self::waiters::Waiters;
 #[cfg(all(paged_kv_loom, feature = "async"))]
 pub use self::waiters::model as wait_model;
+#[cfg(not(paged_kv_loom))]
+use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
@@ -91,6 +93,9 @@ pub(crate) struct Blocks {
     id_counts: IdCounts,
     fences: Fences,
     observer: Option<Box<dyn TakeObserver>>,
+    /// Orders the uses of the sequences of a cache.
+    #[cfg(not(paged_kv_loom))]
+    clock: RecencyClock,
     /// Blocks that were taken for a new sequence and given back because it was refused after all.
     undone: ShardedCounter,
     #[cfg(feature = "async")]
@@ -163,6 +168,8 @@ impl BlockPool {
             id_counts: IdCounts::new(num_blocks)?,
             fences: Fences::new(),
             observer,
+            #[cfg(not(paged_kv_loom))]
+            clock: RecencyClock::new(),
             undone: ShardedCounter::new(),
             #[cfg(feature = "async")]
             waiters: PlainArc::new(Waiters::new()),
@@ -327,11 +334,6 @@ impl BlockPool {
 
     pub(crate) fn count_fork(&self) {
         self.stripe().count_fork();
-    }
-
-    /// True if `handle` is one of this pool.
-    pub(crate) fn is_pool_of(&self, handle: &PoolHandle) -> bool {
-        self.stripe().is_of_same_pool(handle)
     }
 
     /// The handle of the calling thread's stripe.

@@ -15,7 +15,7 @@ use std::fmt;
 ///
 /// assert_eq!(ReclaimPolicy::default(), ReclaimPolicy::Lru);
 /// let builder = PagedKvCache::builder().num_blocks(8);
-/// let cache = builder.with_reclaim_policy(ReclaimPolicy::TwoQueue).build()?;
+/// let cache = builder.reclaim_policy(ReclaimPolicy::TwoQueue).build()?;
 /// assert_eq!(cache.free_block_count(), 8);
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```

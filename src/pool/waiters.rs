@@ -59,10 +59,11 @@ use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainAr
 /// use paged_kv::{Fairness, PagedKvCache};
 ///
 /// let builder = PagedKvCache::builder().num_blocks(8);
-/// let cache = builder.with_fairness(Fairness::Bypass { at_most: 4 }).build()?;
+/// let cache = builder.fairness(Fairness::Bypass { at_most: 4 }).build()?;
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fairness {
     /// First come, first served: a large request is never passed by a small one behind it.
     #[default]
@@ -93,7 +94,7 @@ pub(crate) struct Grower {
 
 /// What a request lacks, and so when it has to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Short {
+pub struct Short {
     /// The room that it needs.
     pub(crate) need: usize,
     pub(crate) shortage: Shortage,

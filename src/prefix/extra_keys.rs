@@ -12,7 +12,7 @@ use minicbor::Encoder;
 ///
 /// let cache = PagedKvCache::new(8, 4, 1, 1);
 /// let plain = cache.prompt(&[7; 4]);
-/// let adapted = cache.prompt_with(&[7; 4], &ExtraKeys::default().with_lora("sql", "/lora/sql"));
+/// let adapted = cache.prompt_with(&[7; 4], &ExtraKeys::default().lora("sql", "/lora/sql"));
 /// assert_ne!(plain.hashes(), adapted.hashes());
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,18 +23,18 @@ pub struct ExtraKeys {
 }
 
 impl ExtraKeys {
-    /// With a LoRA adapter: part of every block.
+    /// Adds a LoRA adapter: part of every block.
     ///
     /// ```
     /// use paged_kv::ExtraKeys;
     ///
-    /// assert_ne!(ExtraKeys::default().with_lora("sql", "/lora/sql"), ExtraKeys::default());
+    /// assert_ne!(ExtraKeys::default().lora("sql", "/lora/sql"), ExtraKeys::default());
     /// ```
-    pub fn with_lora(self, name: impl Into<String>, path: impl Into<String>) -> Self {
+    pub fn lora(self, name: impl Into<String>, path: impl Into<String>) -> Self {
         Self { lora: Some((name.into(), path.into())), ..self }
     }
 
-    /// With an image or the like, whose placeholder tokens are at these positions: part of every
+    /// Adds an image or the like, whose placeholder tokens are at these positions: part of every
     /// block that holds some of them, with the place where it begins, counted from the block's first
     /// token.
     ///
@@ -42,24 +42,25 @@ impl ExtraKeys {
     /// use paged_kv::{ExtraKeys, PagedKvCache};
     ///
     /// let cache = PagedKvCache::new(8, 4, 1, 1);
-    /// let seen = cache.prompt_with(&[7; 12], &ExtraKeys::default().with_media("cat", 4..8));
+    /// let seen = cache.prompt_with(&[7; 12], &ExtraKeys::default().media("cat", 4..8));
     /// assert_eq!(seen.hashes()[0], cache.prompt(&[7; 12]).hashes()[0]);
     /// assert_ne!(seen.hashes()[1], cache.prompt(&[7; 12]).hashes()[1]);
     /// ```
-    pub fn with_media(mut self, identifier: impl Into<String>, positions: Range<usize>) -> Self {
+    pub fn media(mut self, identifier: impl Into<String>, positions: Range<usize>) -> Self {
         self.media.push((identifier.into(), positions));
         self.media.sort_by_key(|(_, positions)| positions.start);
         self
     }
 
-    /// With a salt that keeps tenants apart: part of the first block, and by the chain of all.
+    /// A salt isolates hashes: a prompt never matches blocks of another salt, or of none. It is part of the
+    /// first block, and by the chain of all.
     ///
     /// ```
     /// use paged_kv::ExtraKeys;
     ///
-    /// assert_ne!(ExtraKeys::default().with_salt("a"), ExtraKeys::default().with_salt("b"));
+    /// assert_ne!(ExtraKeys::default().salt("a"), ExtraKeys::default().salt("b"));
     /// ```
-    pub fn with_salt(self, salt: impl Into<String>) -> Self {
+    pub fn salt(self, salt: impl Into<String>) -> Self {
         Self { salt: Some(salt.into()), ..self }
     }
 
@@ -70,7 +71,7 @@ impl ExtraKeys {
     }
 
     #[cfg(feature = "events")]
-    pub(crate) fn salt(&self) -> Option<&str> {
+    pub(crate) fn salt_text(&self) -> Option<&str> {
         self.salt.as_deref()
     }
 

@@ -95,7 +95,7 @@ impl fmt::Debug for BlockHash {
 /// let cache = PagedKvCache::builder()
 ///     .num_blocks(8)
 ///     .block_size(4)
-///     .with_hash_algorithm(HashAlgorithm::Sha256Cbor)
+///     .hash_algorithm(HashAlgorithm::Sha256Cbor)
 ///     .build()?;
 /// let first = cache.prompt(&[0, 1, 2, 3]).hashes()[0];
 /// assert_eq!(first.to_string(), "0ba1807e8cac5f940f1a5c4c20741898");
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_salt_is_part_of_the_first_block_as_in_vllm() {
-        let salted = ExtraKeys::default().with_salt("salt1");
+        let salted = ExtraKeys::default().salt("salt1");
         let digest = &digests(HashAlgorithm::Sha256Cbor, salted, &[0, 1, 2, 3])[1];
         assert_eq!(digest, "c6ff4bc1fd5c6b55b756427a15cbb296aaefaf0ce6436c6932c6b2a7ad5fbbaa");
     }
@@ -402,13 +402,13 @@ mod tests {
         let plain = ExtraKeys::default();
         let extras = [
             plain.clone(),
-            plain.clone().with_salt("a"),
-            plain.clone().with_salt("b"),
-            plain.clone().with_lora("a", "p"),
-            plain.clone().with_lora("a", "q"),
-            plain.clone().with_media("a", 0..2),
-            plain.clone().with_media("a", 1..2),
-            plain.with_media("b", 0..2),
+            plain.clone().salt("a"),
+            plain.clone().salt("b"),
+            plain.clone().lora("a", "p"),
+            plain.clone().lora("a", "q"),
+            plain.clone().media("a", 0..2),
+            plain.clone().media("a", 1..2),
+            plain.media("b", 0..2),
         ];
         for algorithm in ALGORITHMS {
             let mut seen: Vec<_> =

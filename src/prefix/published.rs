@@ -161,8 +161,8 @@ impl PublishedBlocks {
         blocks.announce_publication();
     }
 
-    /// Tells who listens everything once more.
-    pub(crate) fn announce_again(&self) {
+    /// Emits the events of everything that is cached once more.
+    pub(crate) fn announce_all(&self) {
         if let Some(announcer) = &self.announcer {
             announcer.announce(|announcing| announcing.repeat());
         }

@@ -22,6 +22,7 @@ use std::ops::Range;
 
 pub use self::append::{Append, BlockCopy};
 use self::gaps::TrimmedBlocks;
+#[cfg(not(paged_kv_loom))]
 pub(crate) use self::grow::AppendPlan;
 #[cfg(not(paged_kv_loom))]
 pub(crate) use self::shared_tails::SharedTails;

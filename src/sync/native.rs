@@ -54,7 +54,7 @@ pub(crate) fn bring_near(looks: impl Iterator<Item = u64>) {
     std::hint::black_box(looks.fold(0, |all, word| all ^ word));
 }
 
-/// Reads what no thread is changing at the moment, before threads that wait to change it.
+/// Reads a value as soon as no thread is changing it, before threads that wait to change it.
 ///
 /// Tries again instead of waiting in the lock's queue, where a thread behind a waiting writer stays behind it
 /// even if other readers hold the lock: [`RwLock::read_recursive`] is served at once only where this thread

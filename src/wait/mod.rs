@@ -1,34 +1,33 @@
-//! When will there be room for me? Futures, and calls that block, which take their turn.
+//! Waiting for room: [`Waiting`] makes requests, each a [`Wait`] that is awaited or blocks, served in turn.
 //!
 //! A request that finds no room asks again when it is its turn and there is room for it, and holds
 //! nothing until then. First come, first served, unless
 //! [`Fairness::Bypass`] says otherwise: a large request is not starved by
 //! small ones behind it. While a request waits, new sequences that ask without waiting are refused, with
 //! `OutOfMemory` and 0 available. Two kinds of requests pass all that wait: appends of sequences that are in
-//! the cache, and what takes no block (an empty sequence or reservation, a prompt all of whose blocks are in
-//! use).
+//! the cache, and requests that take no block (an empty sequence or reservation, a prompt all of whose
+//! blocks are in use).
 //!
 //! ```
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use paged_kv::wait::Patience;
 //! use paged_kv::{PagedKvCache, PagedKvError, SeqId};
 //!
 //! let cache = Arc::new(PagedKvCache::new(8, 16, 1, 1));
 //! cache.allocate(SeqId(1), 7 * 16)?;
-//! let brief = Patience::default().timeout(Duration::from_millis(1));
-//! let refused = cache.allocate_blocking(SeqId(2), 48, brief);
+//! let brief = Duration::from_millis(1);
+//! let refused = cache.waiting().allocate(SeqId(2), 48).timeout(brief).block();
 //! assert_eq!(refused, Err(PagedKvError::DeadlinePassed));
 //! std::thread::scope(|scope| {
-//!     let waiter = scope.spawn(|| cache.allocate_blocking(SeqId(2), 48, Patience::default()));
+//!     let waiter = scope.spawn(|| cache.waiting().allocate(SeqId(2), 48).block());
 //!     cache.free(SeqId(1))?; // and the waiter is served
-//!     waiter.join().expect("it does not panic")
+//!     waiter.join().expect("the thread does not panic")
 //! })?;
 //! # Ok::<(), PagedKvError>(())
 //! ```
 //!
-//! # What wakes a waiter
+//! # Causes of a wake-up
 //!
 //! - Room: free, truncate, trim, evict, a block that becomes idle, a dropped handle, copy or reservation,
 //!   the end of a lease that kept a freed sequence or of a step that held released blocks, and a waiter that
@@ -71,17 +70,18 @@
 //!
 //! # When all sequences wait
 //!
-//! Sequences that wait to grow ([`append_wait`](crate::PagedKvCache::append_wait)) keep their blocks.
+//! Sequences that wait to grow ([`Waiting::append`]) keep their blocks.
 //! If every sequence of the cache that has blocks waits so, and nothing else has blocks, or shares one that
 //! would be copied (handles, reservations, open steps, copies), no room will ever appear. Then one of them fails
 //! with [`Stalled`](crate::PagedKvError::Stalled): the one that
 //! [`select_eviction_target`](crate::PagedKvCache::select_eviction_target) names. Its owner frees it,
 //! which serves the others, and admits it again, waiting.
 
-mod calls;
-mod growth;
-mod patience;
-mod request;
+mod future;
+mod requests;
+mod waiting;
 
-pub use self::patience::Patience;
+pub use self::future::{Request, Wait};
+pub use self::requests::{AdmitRequest, AllocateRequest, AppendRequest, ReserveRequest};
+pub use self::waiting::Waiting;
 pub use crate::pool::Fairness;

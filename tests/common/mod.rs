@@ -5,7 +5,7 @@
 pub mod random;
 pub mod snapshot;
 
-use paged_kv::{PagedKvCache, PagedKvCacheBuilder, SeqId};
+use paged_kv::{LeaseRow, PagedKvCache, PagedKvCacheBuilder, Result, SeqId};
 
 /// The same cache, `num_blocks` blocks to hand out, over one and several home shards and with and
 /// without a null block.
@@ -23,7 +23,7 @@ pub fn shapes_with(
     [
         builder().num_blocks(num_blocks).home_shards(1),
         builder().num_blocks(num_blocks).home_shards(4),
-        builder().num_blocks(num_blocks + 1).with_null_block(),
+        builder().num_blocks(num_blocks + 1).null_block(true),
     ]
     .map(|builder| builder.build().expect("the parameters make sense"))
     .into()
@@ -32,6 +32,25 @@ pub fn shapes_with(
 /// Short for an id.
 pub const fn s(id: u64) -> SeqId {
     SeqId(id)
+}
+
+/// Rows of these sequences, each with its number of new tokens. No lease stays.
+#[track_caller]
+pub fn lease_rows(cache: &PagedKvCache, rows: &[(SeqId, usize)]) -> Vec<(LeaseRow, usize)> {
+    let ids: Vec<SeqId> = rows.iter().map(|(id, _)| *id).collect();
+    let lease = cache.lease(&ids).expect("the sequences are there");
+    lease.rows().zip(rows.iter().map(|(_, num_new_tokens)| *num_new_tokens)).collect()
+}
+
+/// The row of one sequence. No lease stays.
+#[track_caller]
+pub fn lease_row(cache: &PagedKvCache, id: SeqId) -> LeaseRow {
+    lease_rows(cache, &[(id, 0)]).remove(0).0
+}
+
+/// The row of a sequence that may be gone. No lease stays.
+pub fn row_if_there(cache: &PagedKvCache, id: SeqId) -> Result<LeaseRow> {
+    Ok(cache.lease(&[id])?.rows().next().expect("one is leased"))
 }
 
 /// Frees every sequence and checks that nothing is left.

@@ -1,7 +1,7 @@
 //! Is a content found as long as one of its copies is there?
 
 use super::*;
-use crate::common::{assert_empties, s};
+use crate::common::{assert_empties, lease_row, s};
 
 /// Takes all room, and gives it back: every idle content is reclaimed.
 fn reclaim_all(cache: &PagedKvCache) {
@@ -24,17 +24,21 @@ fn a_content_in_use_stays_matchable_when_its_other_copies_are_reclaimed() {
                 for id in (1..=copies).filter(|&id| id != survivor) {
                     cache.free(s(id)).unwrap();
                     reclaim_all(&cache);
-                    assert_eq!(cache.probe(&tokens), 8, "{survivor} of {copies} has it");
+                    assert_eq!(
+                        cache.prefix().probe(&cache.prompt(&tokens)),
+                        8,
+                        "{survivor} of {copies} has it"
+                    );
                 }
                 // In use or idle, until it is reclaimed.
                 cache.free(s(survivor)).unwrap();
-                assert_eq!(cache.probe(&tokens), 8);
+                assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 8);
                 if let Some(mirror) = &mirror {
                     let held = mirror.held();
                     assert_eq!((held.stored, held.removed, held.contents.len()), (2, 0, 2));
                 }
                 reclaim_all(&cache);
-                assert_eq!(cache.probe(&tokens), 0);
+                assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 0);
                 if let Some(mirror) = &mirror {
                     let held = mirror.held();
                     assert_eq!((held.stored, held.removed), (2, 2));
@@ -60,9 +64,21 @@ fn copies_are_reclaimed_before_any_other_content() {
         (2..=4).for_each(|id| cache.free(s(id)).unwrap());
         // Of 20 blocks 12 are idle, of which 6 are copies.
         cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
-        assert_eq!((cache.probe(&once), cache.probe(&twice)), (12, 12));
+        assert_eq!(
+            (
+                cache.prefix().probe(&cache.prompt(&once)),
+                cache.prefix().probe(&cache.prompt(&twice))
+            ),
+            (12, 12)
+        );
         cache.allocate(s(10), BLOCK_SIZE).unwrap();
-        assert_eq!((cache.probe(&once), cache.probe(&twice)), (8, 12));
+        assert_eq!(
+            (
+                cache.prefix().probe(&cache.prompt(&once)),
+                cache.prefix().probe(&cache.prompt(&twice))
+            ),
+            (8, 12)
+        );
         assert_empties(&cache);
     }
 }
@@ -81,7 +97,14 @@ fn a_copy_that_is_committed_counts_as_a_use_of_the_idle_one() {
         cache.commit(s(2), 5).unwrap();
         let free = cache.free_block_count() - cache.stats().blocks_idle;
         cache.allocate(s(9), (free + 1) * BLOCK_SIZE).unwrap();
-        assert_eq!((cache.probe(&once), cache.probe(&twice)), (0, 4), "the other lay longer");
+        assert_eq!(
+            (
+                cache.prefix().probe(&cache.prompt(&once)),
+                cache.prefix().probe(&cache.prompt(&twice))
+            ),
+            (0, 4),
+            "the other lay longer"
+        );
         cache.free(s(2)).unwrap();
         assert_empties(&cache);
     }
@@ -98,11 +121,15 @@ fn a_copy_that_is_truncated_and_written_anew_keeps_its_content_to_itself() {
         let append = cache.append_tokens(s(2), &[7, 7]).unwrap();
         assert!(append.copy.is_some(), "a cached block is never written");
         drop(append);
-        assert_eq!(cache.probe(&tokens), 8);
-        assert_eq!(cache.probe(&[5, 5, 5, 5, 5, 5, 7, 7, 0]), 8);
+        assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 8);
+        assert_eq!(cache.prefix().probe(&cache.prompt(&[5, 5, 5, 5, 5, 5, 7, 7, 0])), 8);
         cache.free(s(1)).unwrap();
         reclaim_all(&cache);
-        assert_eq!(cache.probe(&tokens), 4, "both copies of the second block are gone");
+        assert_eq!(
+            cache.prefix().probe(&cache.prompt(&tokens)),
+            4,
+            "both copies of the second block are gone"
+        );
         if let Some(mirror) = mirror {
             assert_eq!(mirror.held().counts(), (3, 1));
         }
@@ -124,7 +151,10 @@ fn a_refused_allocation_costs_no_copy() {
         }
         cache.free(s(2)).unwrap();
         assert!(cache.allocate(s(9), 8 * BLOCK_SIZE).is_err());
-        assert_eq!((cache.stats().blocks_idle, cache.probe(&tokens)), (4, 8));
+        assert_eq!(
+            (cache.stats().blocks_idle, cache.prefix().probe(&cache.prompt(&tokens))),
+            (4, 8)
+        );
         if let Some(mirror) = mirror {
             assert_eq!(mirror.held().counts(), (2, 0));
         }
@@ -146,21 +176,29 @@ fn a_copy_beyond_the_fourth_is_found_after_a_later_commit() {
                 if !by_step {
                     return cache.commit(s(id), num_tokens).unwrap();
                 }
-                let mut step = cache.step();
-                cache.commit_in(s(id), num_tokens, &mut step).unwrap();
-                step.complete()
+                let mut step = cache.step(Default::default());
+                step.commit(&mut lease_row(&cache, s(id)), num_tokens).unwrap();
+                step.complete().published
             };
             let new: Vec<usize> = (1..=6).map(|id| commit(id, 9)).collect();
             assert_eq!(new, [2, 0, 0, 0, 0, 0]);
             (1..=4).for_each(|id| cache.free(s(id)).unwrap());
             reclaim_all(&cache);
-            assert_eq!(cache.probe(&tokens), 0, "neither of the others has a name");
-            assert_eq!((commit(5, 11), cache.probe(&tokens)), (0, 0), "no block was filled");
-            assert_eq!((commit(5, 12), cache.probe(&tokens)), (3, 8));
-            assert_eq!((commit(6, 12), cache.probe(&tokens)), (1, 8));
+            assert_eq!(
+                cache.prefix().probe(&cache.prompt(&tokens)),
+                0,
+                "neither of the others has a name"
+            );
+            assert_eq!(
+                (commit(5, 11), cache.prefix().probe(&cache.prompt(&tokens))),
+                (0, 0),
+                "no block was filled"
+            );
+            assert_eq!((commit(5, 12), cache.prefix().probe(&cache.prompt(&tokens))), (3, 8));
+            assert_eq!((commit(6, 12), cache.prefix().probe(&cache.prompt(&tokens))), (1, 8));
             cache.free(s(5)).unwrap();
             reclaim_all(&cache);
-            assert_eq!(cache.probe(&tokens), 8, "the sixth has it");
+            assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 8, "the sixth has it");
             if let Some(mirror) = mirror {
                 assert_eq!(mirror.held().contents.len(), 3);
             }
@@ -180,11 +218,11 @@ fn a_long_prompt_beyond_the_fourth_copy_is_found_after_one_later_commit() {
     (1..=4).for_each(|id| cache.free(s(id)).unwrap());
     reclaim_all(&cache);
     let longer = [&tokens[..], &[0]].concat();
-    assert_eq!(cache.probe(&longer), 0);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&longer)), 0);
     drop(cache.append_tokens(s(5), &[1, 2, 3]).unwrap());
-    assert_eq!(cache.probe(&longer), 0, "no block was filled");
+    assert_eq!(cache.prefix().probe(&cache.prompt(&longer)), 0, "no block was filled");
     drop(cache.append_tokens(s(5), &[4]).unwrap());
-    assert_eq!(cache.probe(&longer), 800);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&longer)), 800);
     assert_empties(&cache);
 }
 
@@ -208,9 +246,15 @@ fn a_burst_of_one_long_prompt_costs_no_other_content() {
     // All that is free, and all copies but one.
     let blocks = 4_096 - 1_000 - 300;
     cache.allocate(s(9), blocks * BLOCK_SIZE).unwrap();
-    assert_eq!((cache.probe(&once), cache.probe(&burst)), (4_000, 1_200));
+    assert_eq!(
+        (cache.prefix().probe(&cache.prompt(&once)), cache.prefix().probe(&cache.prompt(&burst))),
+        (4_000, 1_200)
+    );
     cache.validate().unwrap();
     cache.allocate(s(10), BLOCK_SIZE).unwrap();
-    assert_eq!((cache.probe(&once), cache.probe(&burst)), (3_996, 1_200));
+    assert_eq!(
+        (cache.prefix().probe(&cache.prompt(&once)), cache.prefix().probe(&cache.prompt(&burst))),
+        (3_996, 1_200)
+    );
     assert_empties(&cache);
 }

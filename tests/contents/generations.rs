@@ -12,7 +12,7 @@ fn public_mask(generation: u64) -> u128 {
 
 fn cached(cache: &PagedKvCache, hash: u128, id: u64) -> usize {
     let prompt = Prompt::from_hashes(&[BlockHash::from_u128(hash)], BLOCK_SIZE + 1);
-    let admission = cache.admit_prompt(s(id), &prompt, &AdmitOptions::default()).unwrap();
+    let admission = cache.admit_with(s(id), &prompt, &AdmitOptions::default()).unwrap();
     cache.commit(s(id), BLOCK_SIZE + 1).unwrap();
     cache.free(s(id)).unwrap();
     admission.cached_tokens
@@ -25,12 +25,12 @@ fn no_hash_made_up_hits_what_was_published_before_a_reset() {
         assert_eq!(cached(&cache, hash, 1), 0);
         assert_eq!(cached(&cache, hash, 2), BLOCK_SIZE);
         for reset in 1..4 {
-            cache.reset_prefix_cache();
+            cache.prefix().reset();
             for earlier in 0..reset {
                 let made_up = hash ^ public_mask(earlier) ^ public_mask(reset);
                 let probe = |hash: u128| {
                     let hashes = [BlockHash::from_u128(hash)];
-                    cache.probe_prompt(&Prompt::from_hashes(&hashes, BLOCK_SIZE + 1))
+                    cache.prefix().probe(&Prompt::from_hashes(&hashes, BLOCK_SIZE + 1))
                 };
                 assert_eq!((probe(made_up), probe(hash)), (0, 0), "{earlier}, {reset}");
                 assert_eq!(cached(&cache, made_up, 3), 0, "{earlier}, {reset}");
@@ -47,20 +47,20 @@ fn a_step_overwrites_contents_of_earlier_weights_without_a_word() {
     for (cache, _) in caches(6) {
         let grow = |blocks: usize| {
             let mut rows = [(cache.allocate_sequence(0).unwrap(), blocks * BLOCK_SIZE)];
-            let mut step = cache.step();
-            assert_eq!(step.grow_batch(&mut rows).unwrap().done, 1);
-            let reclaimed: Vec<_> = step.reclaimed().iter().map(|&(_, hash)| hash).collect();
+            let mut step = cache.step(Default::default());
+            assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+            let reclaimed: Vec<_> = step.overwritten().iter().map(|&(_, hash)| hash).collect();
             step.complete();
             reclaimed
         };
         cached(&cache, 0xA, 1);
-        cache.reset_prefix_cache();
+        cache.prefix().reset();
         cached(&cache, 0xB, 1);
         cached(&cache, 0xC, 1);
         let mut reclaimed = grow(6);
         reclaimed.sort();
         assert_eq!(reclaimed, [0xB, 0xC].map(BlockHash::from_u128));
-        cache.reset_prefix_cache();
+        cache.prefix().reset();
         assert_eq!(grow(6), [], "what is not cached any more neither");
         assert_empties(&cache);
     }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use paged_kv::{AdmitOptions, Prompt};
+
 use super::*;
 use crate::common::random::Random;
 use crate::common::{assert_empties, s};
@@ -40,7 +42,7 @@ impl History {
         let id = s(self.next);
         let admitted = if is_hashed {
             let hashes = self.cache.prompt(&tokens).hashes().to_vec();
-            self.cache.admit_hashed(id, &hashes, len)
+            self.cache.admit_with(id, &Prompt::from_hashes(&hashes, len), &AdmitOptions::default())
         } else {
             self.cache.admit(id, &tokens)
         };
@@ -101,9 +103,9 @@ impl History {
                 self.reference.truncate(&self.cache, id, num_tokens);
             }
             28 | 29 => self.press(),
-            30 => self.cache.announce_again(),
+            30 => self.cache.prefix().announce_all(),
             _ if self.random.below(4) == 0 => {
-                self.cache.reset_prefix_cache();
+                self.cache.prefix().reset();
                 self.reference.reset();
             }
             _ => {
@@ -118,7 +120,7 @@ impl History {
         for tokens in &self.prompts {
             let longer = [&tokens[..], &[0]].concat();
             let prompt = self.cache.prompt(&longer);
-            let found = self.cache.probe_prompt(&prompt) / BLOCK_SIZE;
+            let found = self.cache.prefix().probe(&prompt) / BLOCK_SIZE;
             assert_eq!(found, self.reference.find(prompt.hashes()), "{tokens:?}");
             told.extend(&prompt.hashes()[..self.reference.told(prompt.hashes())]);
         }

@@ -27,10 +27,10 @@ fn caches(num_blocks: usize) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
         for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue] {
             for has_sink in [false, true] {
                 let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
-                let builder = builder.home_shards(home_shards).with_reclaim_policy(policy);
+                let builder = builder.home_shards(home_shards).reclaim_policy(policy);
                 let mirror = has_sink.then(Arc::<Mirror>::default);
                 let builder = match &mirror {
-                    Some(mirror) => builder.with_event_sink(mirror.clone()),
+                    Some(mirror) => builder.event_sink(mirror.clone()),
                     None => builder,
                 };
                 caches.push((builder.build().expect("the parameters make sense"), mirror));

@@ -25,8 +25,8 @@ fn a_block_without_an_owner_is_not_found_whether_free_idle_or_of_old_weights() {
             }
         };
         assert_not_found();
-        assert_eq!(cache.probe(&tokens), 8, "nothing has changed");
-        cache.reset_prefix_cache();
+        assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 8, "nothing has changed");
+        cache.prefix().reset();
         assert_not_found();
         assert_empties(&cache);
     }

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::common::s;
-use paged_kv::{EventSink, KvEvent, PagedKvCacheBuilder, PagedKvError};
+use paged_kv::{EventSink, KvEvent, PagedKvCacheBuilder, PagedKvError, Watermark};
 
 fn builder(sink: &Arc<impl EventSink + 'static>) -> PagedKvCacheBuilder {
     let builder = PagedKvCache::builder().num_blocks(8).block_size(BLOCK_SIZE);
-    builder.with_event_sink(sink.clone())
+    builder.event_sink(sink.clone())
 }
 
 #[track_caller]
@@ -67,13 +67,13 @@ fn a_sink_stays_taken_as_long_as_a_sequence_may_tell_it_something() {
 fn a_build_that_is_refused_leaves_the_sink_as_it_was() {
     let sink = Arc::new(Mirror::default());
     for _ in 0..2 {
-        assert!(builder(&sink).with_watermark(8).build().is_err());
+        assert!(builder(&sink).watermark(Watermark::Blocks(8)).build().is_err());
     }
     let cache = builder(&sink).build().unwrap();
     assert_eq!(sink.held().cleared, 0, "nothing had been told");
     drop(cache);
     // Without reuse nothing is told, and nobody listens.
-    let quiet = builder(&sink).without_prefix_reuse();
+    let quiet = builder(&sink).prefix_reuse(false);
     let both = [quiet.clone().build().unwrap(), quiet.build().unwrap()];
     assert!(builder(&sink).build().is_ok());
     drop(both);

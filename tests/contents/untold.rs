@@ -18,7 +18,9 @@ fn tokens(blocks: usize) -> Vec<u32> {
 /// Admits and commits by the hashes of these tokens, and frees.
 fn serve_hashed(cache: &PagedKvCache, id: u64, tokens: &[u32]) {
     let hashes = cache.prompt(tokens).hashes().to_vec();
-    cache.admit_hashed(s(id), &hashes, tokens.len()).unwrap();
+    cache
+        .admit_with(s(id), &Prompt::from_hashes(&hashes, tokens.len()), &AdmitOptions::default())
+        .unwrap();
     cache.commit(s(id), tokens.len()).unwrap();
     cache.free(s(id)).unwrap();
 }
@@ -38,7 +40,7 @@ fn assert_told(cache: &PagedKvCache, mirror: &Mirror, tokens: &[u32]) {
 fn contents_of_hashes_only_are_neither_told_nor_called_removed() {
     let (cache, mirror) = heard(8);
     serve_hashed(&cache, 1, &tokens(3));
-    assert_eq!(cache.probe(&[tokens(3), vec![0]].concat()), 12);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[tokens(3), vec![0]].concat())), 12);
     cache.allocate(s(2), 8 * BLOCK_SIZE).unwrap();
     let held = mirror.held();
     assert_eq!((held.stored, held.removed, held.cleared), (0, 0, 0));
@@ -57,10 +59,10 @@ fn a_request_that_knows_the_tokens_of_what_it_matches_tells_them() {
             assert_eq!(admitted.1.cached_tokens, 12);
             assert_told(&cache, &mirror, &longer[..12]);
             let mut rows = [(admitted.0, 0)];
-            let mut step = cache.step();
-            step.take_part(&mut rows[0].0);
+            let mut step = cache.step(Default::default());
+            step.join(&mut rows[0].0).unwrap();
             assert_eq!(step.commit(&mut rows[0].0, 20), Ok(2));
-            assert_eq!(step.complete(), 2);
+            assert_eq!(step.complete().published, 2);
         } else {
             assert_eq!(cache.admit(s(2), &longer).unwrap().cached_tokens, 12);
             assert_told(&cache, &mirror, &longer[..12]);
@@ -80,7 +82,9 @@ fn a_later_publisher_that_knows_the_tokens_tells_them() {
     for first_tells in [false, true] {
         let (cache, mirror) = heard(16);
         let (tokens, hashes) = (tokens(3), cache.prompt(&tokens(3)).hashes().to_vec());
-        cache.admit_hashed(s(1), &hashes, 12).unwrap();
+        cache
+            .admit_with(s(1), &Prompt::from_hashes(&hashes, 12), &AdmitOptions::default())
+            .unwrap();
         cache.admit(s(2), &tokens).unwrap();
         let order = if first_tells { [2, 1] } else { [1, 2] };
         for id in order {
@@ -115,15 +119,15 @@ fn children_of_an_untold_content_are_told_after_it() {
     assert_eq!(mirror.held().contents.len(), 0);
     cache.free(s(9)).unwrap();
     serve_hashed(&cache, 1, &tokens[..8]);
-    assert_eq!(cache.probe(&[&tokens[..], &[0]].concat()), 16);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&[&tokens[..], &[0]].concat())), 16);
     assert_eq!(mirror.held().contents.len(), 0, "those behind are known, those in front are not");
-    cache.announce_again();
+    cache.prefix().announce_all();
     assert_eq!(mirror.held().len_and_cleared(), (0, 1));
     cache.admit(s(2), &tokens[..5]).unwrap(); // knows the first of them
     assert_told(&cache, &mirror, &tokens[..4]);
     cache.admit(s(3), &tokens[..9]).unwrap();
     assert_told(&cache, &mirror, &tokens);
-    cache.announce_again();
+    cache.prefix().announce_all();
     assert_told(&cache, &mirror, &tokens);
     drop(sequence);
     assert_empties(&cache);
@@ -133,7 +137,7 @@ fn children_of_an_untold_content_are_told_after_it() {
 fn a_reset_forgets_what_was_not_told() {
     let (cache, mirror) = heard(16);
     serve_hashed(&cache, 1, &tokens(3));
-    cache.reset_prefix_cache();
+    cache.prefix().reset();
     let sequence = cache.admit(s(2), &tokens(3)).unwrap();
     assert_eq!(sequence.cached_tokens, 0);
     assert_eq!(mirror.held().stored, 0);
@@ -145,11 +149,11 @@ fn a_reset_forgets_what_was_not_told() {
 #[test]
 fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens() {
     let (cache, mirror) = heard(16);
-    let extra = ExtraKeys::default().with_salt("tenant");
+    let extra = ExtraKeys::default().salt("tenant");
     let tokens = tokens(3);
     let prompt = cache.prompt_with(&tokens, &extra);
     let middle = Prompt::from_hashes(&prompt.hashes()[1..2], 4);
-    cache.admit_prompt(s(1), &middle, &AdmitOptions::default()).unwrap();
+    cache.admit_with(s(1), &middle, &AdmitOptions::default()).unwrap();
     cache.commit(s(1), 4).unwrap();
     let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
     sequence.commit(12).unwrap();

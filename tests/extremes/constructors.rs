@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paged_kv::{
     BlockHasher, BlockPool, EventSink, EvictionStrategy, ExtraKeys, HashAlgorithm, KvEvent,
-    PagedKvCache, PagedKvCacheBuilder, PagedKvError, Prompt,
+    PagedKvCache, PagedKvCacheBuilder, PagedKvError, Prompt, Watermark,
 };
 
 use crate::common::s;
@@ -57,7 +57,7 @@ fn use_it(said: &str, cache: &PagedKvCache) {
     assert!(admitted.is_ok() || total * cache.block_size() < 9 || total < 8, "{said}");
     if admitted.is_ok() {
         assert_eq!(cache.commit(s(1), 9).map(|_| ()), Ok(()), "{said}");
-        cache.announce_again();
+        cache.prefix().announce_all();
         cache.free(s(1)).expect("it was admitted");
     }
     cache.validate().expect(said);
@@ -71,11 +71,11 @@ fn block_sizes_of_any_length_are_built_or_refused() {
                 let said = format!("{num_blocks} of {block_size} tokens, heard: {heard}");
                 let builder = builder().num_blocks(num_blocks).block_size(block_size);
                 let builder = builder.block_bytes(1);
-                let builder = if heard { builder.with_event_sink(Arc::new(Deaf)) } else { builder };
+                let builder = if heard { builder.event_sink(Arc::new(Deaf)) } else { builder };
                 let cache = built(&said, builder.clone());
                 let slots = (num_blocks as u128 + 1) * block_size as u128;
                 assert_eq!(cache.is_some(), (1..=1 << 64).contains(&slots) && slots < 1 << 64);
-                built(&said, builder.without_prefix_reuse());
+                built(&said, builder.prefix_reuse(false));
             }
         }
     }
@@ -89,8 +89,8 @@ fn heads_bytes_and_shards_of_any_length_are_built_or_refused() {
         built(&of("head_dim"), builder().head_dim(n));
         built(&of("all"), builder().num_heads(n).head_dim(n).block_size(n.max(1)));
         built(&of("block_bytes"), builder().block_bytes(n));
-        built(&of("home_shards"), builder().home_shards(n.min(1 << 40)).with_null_block());
-        let watermark = built(&of("watermark"), builder().with_watermark(n));
+        built(&of("home_shards"), builder().home_shards(n.min(1 << 40)).null_block(true));
+        let watermark = built(&of("watermark"), builder().watermark(Watermark::Blocks(n)));
         assert_eq!(watermark.is_some(), n < 8, "{n}");
         for strategy in [
             EvictionStrategy::Priority { levels: n },
@@ -102,7 +102,7 @@ fn heads_bytes_and_shards_of_any_length_are_built_or_refused() {
     }
     for share in SHARES {
         let said = format!("{share}");
-        built(&said, builder().with_watermark_share(share));
+        built(&said, builder().watermark(Watermark::Share(share)));
         built(&said, builder().with_eviction_threshold(share));
         use_it(&said, &PagedKvCache::new(8, 4, 1, 1).with_eviction_threshold(share));
     }
@@ -111,7 +111,7 @@ fn heads_bytes_and_shards_of_any_length_are_built_or_refused() {
 #[test]
 fn more_blocks_than_there_are_ids_are_refused_with_what_was_asked() {
     for n in LENGTHS.into_iter().filter(|&n| n == 0 || n >= u32::MAX as usize) {
-        for builder in [builder(), builder().without_prefix_reuse(), builder().with_null_block()] {
+        for builder in [builder(), builder().prefix_reuse(false), builder().null_block(true)] {
             let refused = in_little_memory("num_blocks", || builder.num_blocks(n).build());
             let PagedKvError::InvalidConfig { parameter, reason } = refused.unwrap_err() else {
                 panic!("{n} blocks are too many");
@@ -141,8 +141,8 @@ fn prompts_and_hashers_of_any_length_take_little_memory() {
         in_little_memory(&said, || {
             let prompt = Prompt::from_hashes(&hashes, n);
             assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (n, 3));
-            let media = ExtraKeys::default().with_media("a", n..usize::MAX).with_media("b", 9..n);
-            let media = media.with_media("c", n..0).with_media("d", 0..n).with_media("e", n..n);
+            let media = ExtraKeys::default().media("a", n..usize::MAX).media("b", 9..n);
+            let media = media.media("c", n..0).media("d", 0..n).media("e", n..n);
             for algorithm in
                 [HashAlgorithm::default(), HashAlgorithm::Sha256Cbor, HashAlgorithm::XxhashCbor]
             {

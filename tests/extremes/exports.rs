@@ -3,7 +3,7 @@
 use paged_kv::export::{BlockTables, Csr, CsrBuffers, Gaps, SlotMapping, TableShape, slots};
 use paged_kv::{PagedKvCache, PagedKvError, Sequence};
 
-use crate::common::s;
+use crate::common::{lease_rows, s};
 use crate::{LENGTHS, in_little_memory};
 
 /// Buffers of these lengths.
@@ -27,9 +27,10 @@ fn block_tables_of_any_stride_are_written_or_refused() {
             let said = format!("stride {stride} of {cells}");
             let shape = TableShape { stride, pad: -1, gaps };
             let written = in_little_memory(&said, || {
-                let by_id = cache.block_tables(&[s(1)], &mut out, shape);
+                let step = cache.step(Default::default());
+                let in_step = step.block_tables(&lease_rows(&cache, &[(s(1), 0)]), &mut out, shape);
                 let leased = cache.lease(&[s(1)]).unwrap().block_tables(&mut out, shape);
-                assert_eq!(by_id, leased, "{said}");
+                assert_eq!(in_step, leased, "{said}");
                 BlockTables::new(&mut out, shape).and_then(|mut tables| {
                     let fits = tables.check_rows(stride).is_ok();
                     assert!(!fits || stride.saturating_mul(stride) <= cells, "{said}");
@@ -65,8 +66,8 @@ fn csr_buffers_of_any_length_are_written_or_refused() {
                     }
                 };
             }
-            let by_id = cache.csr(&[s(1)], buffers!(), -1, gaps);
-            assert!(by_id.is_ok_and(|pages| pages <= cells) || cells < 3, "{said}");
+            let leased = cache.lease(&[s(1)]).unwrap().csr(buffers!(), -1, gaps);
+            assert!(leased.is_ok_and(|pages| pages <= cells) || cells < 3, "{said}");
             let mut csr = Csr::new(buffers!(), -1, gaps).expect("the lengths go together");
             assert_eq!(csr.check_rows(rows).is_ok(), rows <= cells, "{said}");
             assert!(csr.push(&handle).is_ok() || cells < 3, "{said}");
@@ -117,8 +118,9 @@ fn check_range(
     let pushed = mapping.push(handle, start..end);
     assert_eq!(pushed.is_ok(), count.is_ok_and(|count| count <= cells), "{said}");
     assert!(mapping.finish() <= cells);
-    let by_id = cache.slot_mapping(&[(s(1), start..end)], gaps, &mut out);
-    assert_eq!(by_id.is_ok(), start <= end && end <= 3 && end - start <= cells, "{said}");
+    let (lease, tokens) = (cache.lease(&[s(1)]).unwrap(), start..end);
+    let leased = lease.slot_mapping(std::slice::from_ref(&tokens), gaps, &mut out);
+    assert_eq!(leased.is_ok(), start <= end && end <= 3 && end - start <= cells, "{said}");
     let mut narrow = vec![0_i32; cells];
     let _ = slots(handle, start..end, gaps, &mut narrow);
 }

@@ -33,9 +33,9 @@ fn most_blocks_are_refused() {
         let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
         for builder in [
             builder.clone(),
-            builder.clone().without_prefix_reuse(),
+            builder.clone().prefix_reuse(false),
             builder.clone().home_shards(1),
-            builder.with_event_sink(std::sync::Arc::new(Deaf)),
+            builder.event_sink(std::sync::Arc::new(Deaf)),
         ] {
             let refused = builder.build().unwrap_err();
             assert!(matches!(refused, PagedKvError::OutOfHostMemory { .. }), "{refused}");

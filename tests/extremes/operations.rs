@@ -1,11 +1,11 @@
 //! Every operation that takes a length, on sequences by id, by handle, under a lease and in a step.
 
 use paged_kv::{
-    AdmitOptions, AppendBatch, BlockId, EvictionStrategy, Owner, PagedKvError, Prompt, SeqId,
-    append_batch, append_batch_fitting,
+    AdmitOptions, AppendBatch, BlockId, EvictionStrategy, PagedKvError, Prompt, SeqId, Worker,
+    append_batch,
 };
 
-use crate::common::s;
+use crate::common::{lease_row, lease_rows, s};
 use crate::world::{HERE, Shape, World, hashes, shapes};
 use crate::{LENGTHS, SHARES, in_little_memory};
 
@@ -35,45 +35,51 @@ const BY_ID: &[(&str, Call)] = &[
     ("trim: both", |w, n| w.cache.apply_streaming_llm(HERE[2], n, n).map(drop)),
     ("commit", |w, n| w.cache.commit(HERE[0], n).map(drop)),
     ("commit an admitted", |w, n| w.cache.commit(HERE[2], n).map(drop)),
-    ("commit_tokens", |w, _| w.cache.commit_tokens(HERE[2], &[7; 9]).map(drop)),
+    ("commit of named tokens", |w, _| w.cache.commit(HERE[2], &[7; 9]).map(drop)),
     ("append_tokens", |w, _| w.cache.append_tokens(HERE[2], &[7; 9]).map(drop)),
-    ("admit_hashed", |w, n| w.cache.admit_hashed(NEW, &hashes(2), n).map(drop)),
-    ("admit_hashed without hashes", |w, n| w.cache.admit_hashed(NEW, &[], n).map(drop)),
-    ("admit_prompt", |w, n| {
+    ("admit_with hashes", |w, n| {
+        w.cache
+            .admit_with(NEW, &Prompt::from_hashes(&hashes(2), n), &AdmitOptions::default())
+            .map(drop)
+    }),
+    ("admit_with a prompt without hashes", |w, n| {
+        w.cache.admit_with(NEW, &Prompt::from_hashes(&[], n), &AdmitOptions::default()).map(drop)
+    }),
+    ("admit_with", |w, n| {
         let (prompt, options) = chunk_of(n, 2, AdmitOptions::default());
-        w.cache.admit_prompt(NEW, &prompt, &options).map(drop)
+        w.cache.admit_with(NEW, &prompt, &options).map(drop)
     }),
     ("admit a first chunk of all", |w, n| {
         let (prompt, options) = chunk_of(usize::MAX, 2, AdmitOptions::default().first_chunk(n));
-        w.cache.admit_prompt(NEW, &prompt, &options).map(drop)
+        w.cache.admit_with(NEW, &prompt, &options).map(drop)
     }),
     ("admit a chunk of any", |w, n| {
         let (prompt, options) = chunk_of(n, 2, AdmitOptions::default().first_chunk(1));
-        w.cache.admit_prompt(NEW, &prompt, &options).map(drop)
+        w.cache.admit_with(NEW, &prompt, &options).map(drop)
     }),
     ("admit a chunk without hashes", |w, n| {
         let (prompt, options) = chunk_of(n, 0, AdmitOptions::default().first_chunk(4));
-        w.cache.admit_prompt(NEW, &prompt, &options).map(drop)
+        w.cache.admit_with(NEW, &prompt, &options).map(drop)
     }),
     ("admit with few cached", |w, n| {
-        let options = AdmitOptions::default().most_cached_tokens(n).first_chunk(1);
+        let options = AdmitOptions::default().max_cached_tokens(n).first_chunk(1);
         let (prompt, options) = chunk_of(usize::MAX, 2, options);
-        w.cache.admit_prompt(NEW, &prompt, &options).map(drop)
+        w.cache.admit_with(NEW, &prompt, &options).map(drop)
     }),
     ("admit more hashes than full blocks", |w, n| {
         let (prompt, options) = chunk_of(n, 90, AdmitOptions::default().first_chunk(1));
-        w.cache.admit_prompt(NEW, &prompt, &options).map(drop)
+        w.cache.admit_with(NEW, &prompt, &options).map(drop)
     }),
     ("admit_sequence", |w, n| {
         let (prompt, options) = chunk_of(n, 2, AdmitOptions::default().first_chunk(2));
         w.cache.admit_sequence(&prompt, &options).map(drop)
     }),
     ("probe", |w, n| {
-        assert!(w.cache.probe_prompt(&Prompt::from_hashes(&hashes(90), n)) <= n);
+        assert!(w.cache.prefix().probe(&Prompt::from_hashes(&hashes(90), n)) <= n);
         Ok(())
     }),
     ("reserve", |w, n| w.cache.reserve(n).map(drop)),
-    ("evict_for", |w, n| w.cache.evict_for(Owner(n as u32), n, &mut Vec::new()).map(drop)),
+    ("evict_for", |w, n| w.cache.evict_for(Worker(n as u32), n, &mut Vec::new()).map(drop)),
     ("set_priority", |w, n| w.cache.set_priority(HERE[0], n as u32)),
     ("a batch", |w, n| {
         w.cache.append_batch(&[(HERE[0], 1), (HERE[1], n)], &mut AppendBatch::default())
@@ -110,9 +116,6 @@ const BY_HANDLE: &[(&str, Call)] = &[
     ("cached: commit", |w, n| w.cached.commit(n).map(drop)),
     ("cached: fork_n", |w, n| w.cached.fork_n(n).map(drop)),
     ("batch", |w, n| append_batch(&mut [(&mut w.handle, n)], &mut AppendBatch::default())),
-    ("fitting batch", |w, n| {
-        append_batch_fitting(&mut [(&mut w.handle, n)], &mut AppendBatch::default()).map(drop)
-    }),
     ("reservation: shrink_to", |w, n| {
         w.room.shrink_to(n);
         Ok(())
@@ -147,22 +150,35 @@ const IN_STEPS: &[(&str, Call)] = &[
     ("lease: append_batch", |w, n| {
         w.cache.lease(&HERE)?.append_batch(&[n, 0, n, 1], &mut AppendBatch::default())
     }),
-    ("lease: append_batch_fitting", |w, n| {
-        let mut lease = w.cache.lease(&HERE)?;
-        lease.append_batch_fitting(&[1, n, n, 1], &mut AppendBatch::default()).map(drop)
+    ("lease: a batch of its rows", |w, n| {
+        let lease = w.cache.lease(&HERE)?;
+        let mut rows: Vec<_> = lease.rows().zip([1, n, n, 1]).collect();
+        append_batch(&mut rows, &mut AppendBatch::default())
     }),
-    ("lease: grow_batch", |w, n| {
-        let mut step = w.cache.step();
-        w.cache.lease(&HERE)?.grow_batch(&[1, n, n, 1], &mut step).map(drop)
+    ("lease: a step of its rows", |w, n| {
+        let lease = w.cache.lease(&HERE)?;
+        let mut rows: Vec<_> = lease.rows().zip([1, n, n, 1]).collect();
+        w.cache.step(Default::default()).grow(&mut rows).map(drop)
     }),
-    ("step: grow_batch", |w, n| w.cache.step().grow_batch(&mut [(&mut w.handle, n)]).map(drop)),
-    ("step: grow_batch by id", |w, n| {
-        w.cache.grow_batch(&HERE.map(|id| (id, n)), &mut w.cache.step()).map(drop)
+    ("step: grow", |w, n| {
+        w.cache.step(Default::default()).grow(&mut [(&mut w.handle, n)]).map(drop)
     }),
-    ("step: commit", |w, n| w.cache.step().commit(&mut w.cached, n).map(drop)),
-    ("step: commit_in", |w, n| w.cache.commit_in(HERE[2], n, &mut w.cache.step()).map(drop)),
-    ("step: settle", |w, n| w.cache.step().settle(n, &mut w.handle, &[]).map(drop)),
-    ("step: settle by id", |w, n| w.cache.settle(HERE[0], n, &[], &mut w.cache.step()).map(drop)),
+    ("step: grow by id", |w, n| {
+        let mut rows = lease_rows(&w.cache, &HERE.map(|id| (id, n)));
+        w.cache.step(Default::default()).grow(&mut rows).map(drop)
+    }),
+    ("step: commit", |w, n| w.cache.step(Default::default()).commit(&mut w.cached, n).map(drop)),
+    ("step: commit by id", |w, n| {
+        let mut row = lease_row(&w.cache, HERE[2]);
+        w.cache.step(Default::default()).commit(&mut row, n).map(drop)
+    }),
+    ("step: accept", |w, n| {
+        w.cache.step(Default::default()).accept(n, &mut w.handle, &[]).map(drop)
+    }),
+    ("step: accept by id", |w, n| {
+        let mut row = lease_row(&w.cache, HERE[0]);
+        w.cache.step(Default::default()).accept(n, &mut row, &[]).map(drop)
+    }),
 ];
 
 /// Calls each of `calls` with each length in a world of each shape.
@@ -205,18 +221,19 @@ fn an_enormous_prompt_lives_as_others_do() {
     let tail: &[(&str, Call)] = &[
         ("append", |w, n| w.cache.append(NEW, n).map(drop)),
         ("commit", |w, n| w.cache.commit(NEW, n).map(drop)),
-        ("commit_tokens", |w, n| w.cache.commit_tokens(NEW, &[7; 9][..n.min(9)]).map(drop)),
+        ("commit of named tokens", |w, n| w.cache.commit(NEW, &[7; 9][..n.min(9)]).map(drop)),
         ("append_tokens", |w, n| w.cache.append_tokens(NEW, &[7; 9][..n.min(9)]).map(drop)),
         ("truncate", |w, n| w.cache.truncate(NEW, n)),
         ("fork_n", |w, n| w.cache.fork_n(NEW, &[s(n as u64 / 2 + 20)])),
         ("trim", |w, n| w.cache.apply_streaming_llm(NEW, 1, n).map(drop)),
-        ("settle", |w, n| {
-            let mut step = w.cache.step();
-            if w.cache.grow_batch(&[(NEW, 1)], &mut step)?.done == 0 {
+        ("accept", |w, n| {
+            let mut step = w.cache.step(Default::default());
+            let mut rows = lease_rows(&w.cache, &[(NEW, 1)]);
+            if step.grow(&mut rows)?.grown_rows == 0 {
                 return Ok(());
             }
-            let settled = w.cache.settle(NEW, 0, &[7; 1][..n.min(1)], &mut step);
-            settled.map(drop).or(Ok(()))
+            let accepted = step.accept(0, &mut rows[0].0, &[7; 1][..n.min(1)]);
+            accepted.map(drop).or(Ok(()))
         }),
     ];
     for shape in shapes() {
@@ -233,7 +250,7 @@ fn an_enormous_prompt_lives_as_others_do() {
                 // No more hashes than full blocks.
                 let full = (of_prompt / world.cache.block_size()).min(2);
                 let prompt = Prompt::from_hashes(&hashes(full), of_prompt);
-                world.cache.admit_prompt(NEW, &prompt, &options).expect(&said);
+                world.cache.admit_with(NEW, &prompt, &options).expect(&said);
                 let before = world.picture();
                 if let Err(refusal) = in_little_memory(&said, || call(&mut world, n)) {
                     assert_eq!(world.picture(), before, "{said}: {refusal}");

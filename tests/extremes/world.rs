@@ -2,7 +2,7 @@
 
 use paged_kv::{
     AdmitOptions, BlockHash, CachedSequence, EvictionStrategy, PagedKvCache, Prompt, Reservation,
-    SeqId, Sequence,
+    SeqId, Sequence, Watermark,
 };
 
 use crate::common::s;
@@ -50,14 +50,14 @@ impl World {
     pub fn new(shape: Shape) -> Self {
         let builder = PagedKvCache::builder().num_blocks(BLOCKS).block_size(shape.block_size);
         let builder = builder.block_bytes(1).home_shards(shape.home_shards);
-        let builder = builder.with_watermark(shape.watermark);
+        let builder = builder.watermark(Watermark::Blocks(shape.watermark));
         let builder = builder.with_eviction_strategy(shape.strategy);
-        let builder = if shape.prefix_reuse { builder } else { builder.without_prefix_reuse() };
+        let builder = builder.prefix_reuse(shape.prefix_reuse);
         let cache = builder.build().expect("the parameters make sense");
         cache.allocate(s(1), 3).expect("there is room");
         cache.fork(s(1), s(2)).expect("it can be forked");
         let prompt = Prompt::from_hashes(&hashes(2), 2 * shape.block_size + 1);
-        cache.admit_prompt(s(3), &prompt, &AdmitOptions::default()).expect("there is room");
+        cache.admit_with(s(3), &prompt, &AdmitOptions::default()).expect("there is room");
         cache.commit(s(3), 2 * shape.block_size).expect("it has so many");
         cache.allocate(s(4), 0).expect("it needs no room");
         let handle = cache.allocate_sequence(3).expect("there is room");

@@ -1,6 +1,6 @@
 //! Random histories, once with steps that fail and once without these steps: both end alike.
 
-use paged_kv::{AdmitOptions, PagedKvCache, SeqId, SequenceInfo, StepBuffers};
+use paged_kv::{AdmitOptions, LeaseRow, PagedKvCache, Result, SeqId, SequenceInfo, StepBuffers};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -11,7 +11,8 @@ const BLOCK_SIZE: usize = 4;
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Abort,
-    Revert,
+    /// Aborted, and a step after it in the same memory.
+    AbortAndGoOn,
     /// Only of one that nothing grew in.
     Drop,
 }
@@ -61,7 +62,8 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let id = || 0..IDS;
-    let failure = prop_oneof![Just(Failure::Abort), Just(Failure::Revert), Just(Failure::Drop)];
+    let failure =
+        prop_oneof![Just(Failure::Abort), Just(Failure::AbortAndGoOn), Just(Failure::Drop)];
     let step = (vec((id(), 0..7_usize, 0..7_usize), 0..3), vec(id(), 0..3))
         .prop_flat_map(move |(rows, commits)| {
             let fails = prop::option::weighted(0.7, failure.clone());
@@ -108,7 +110,7 @@ impl Side {
             Op::Admit { id, family, len, first_chunk } => {
                 let tokens: Vec<u32> = (0..len).map(|at| token(family, at)).collect();
                 let options = AdmitOptions::default().first_chunk(first_chunk);
-                let admitted = cache.admit_with(SeqId(id), &tokens, &options);
+                let admitted = cache.admit_with(SeqId(id), &cache.prompt(&tokens), &options);
                 format!("{:?}", admitted.map(|found| (found.cached_tokens, found.num_tokens)))
             }
             Op::Append { id, n } => {
@@ -119,7 +121,7 @@ impl Side {
                 format!("{:?}", appended.map(|append| append.new_blocks))
             }
             Op::CommitTokens { id, n } => {
-                format!("{:?}", cache.commit_tokens(SeqId(id), &vec![77; n]))
+                format!("{:?}", cache.commit(SeqId(id), &vec![77; n]))
             }
             Op::Commit { id } => {
                 let len = self.len(id);
@@ -131,13 +133,17 @@ impl Side {
             }
             Op::Fork { src, dst } => format!("{:?}", cache.fork(SeqId(src), SeqId(dst))),
             Op::Free { id } => format!("{:?}", cache.free(SeqId(id))),
-            Op::Reset => format!("{:?}", cache.reset_prefix_cache()),
+            Op::Reset => format!("{:?}", cache.prefix().reset()),
             Op::Step { ref rows, ref commits, fails } => self.step(rows, commits, fails),
         }
     }
 
     fn len(&self, id: u64) -> usize {
         self.cache.get_sequence(SeqId(id)).map_or(0, |info| info.num_tokens)
+    }
+
+    fn row(&self, id: u64) -> Result<LeaseRow> {
+        Ok(self.cache.lease(&[SeqId(id)])?.rows().next().expect("one is leased"))
     }
 
     fn step(
@@ -148,37 +154,44 @@ impl Side {
     ) -> Seen {
         let mut seen = String::new();
         let lengths = [0, 1, 2, 3].map(|id| self.len(id));
-        let cache = &self.cache;
-        let mut step = cache.step_in(&mut self.buffers);
-        let mut ids: Vec<SeqId> = Vec::new();
+        let mut step = self.cache.step(std::mem::take(&mut self.buffers));
+        let mut grown_rows: Vec<(LeaseRow, usize)> = Vec::new();
         for &(id, n, accepted) in rows {
-            let grown = match fails {
-                Some(Failure::Drop) => None,
-                _ => cache.grow_batch(&[(SeqId(id), n)], &mut step).ok(),
+            let mut row = self.row(id).map(|row| [(row, n)]);
+            let grown = match (fails, &mut row) {
+                (Some(Failure::Drop), _) | (_, Err(_)) => None,
+                (_, Ok(row)) => step.grow(row).ok(),
             };
             seen += &format!("{grown:?} ");
-            if grown.is_some_and(|grown| grown.done == 1) {
-                ids.push(SeqId(id));
-                let tokens = vec![55; accepted];
-                let settled = cache.settle(SeqId(id), ids.len() - 1, &tokens, &mut step);
-                seen += &format!("{:?} ", settled.map(drop));
+            if let Ok([mut row]) = row
+                && grown.is_some_and(|grown| grown.grown_rows == 1)
+            {
+                let waiting = step.accept(grown_rows.len(), &mut row.0, &vec![55; accepted]);
+                seen += &format!("{:?} ", waiting.map(drop));
+                grown_rows.push(row);
             }
         }
         for &id in commits {
             let len = match fails {
                 Some(_) => lengths[id as usize],
-                None => cache.get_sequence(SeqId(id)).map_or(0, |info| info.num_tokens),
+                None => self.len(id),
             };
-            let committed = cache.commit_in(SeqId(id), len, &mut step);
+            let committed = self.row(id).and_then(|mut row| step.commit(&mut row, len));
             seen += &format!("{:?} ", committed.map(drop));
         }
         match fails {
-            None => seen += &format!("{}", step.complete_into(&mut self.buffers)),
+            None => {
+                let completed = step.complete();
+                seen += &format!("{}", completed.published);
+                self.buffers = completed.buffers;
+            }
             Some(Failure::Drop) => drop(step),
-            Some(Failure::Abort) => cache.abort(step, &ids).unwrap(),
-            Some(Failure::Revert) => {
-                cache.revert(&mut step, &ids).unwrap();
-                assert_eq!(step.complete_into(&mut self.buffers), 0);
+            Some(Failure::Abort) => drop(step.abort(&mut grown_rows).unwrap()),
+            Some(Failure::AbortAndGoOn) => {
+                let aborted = step.abort(&mut grown_rows).unwrap();
+                let completed = self.cache.step(aborted.buffers).complete();
+                assert_eq!(completed.published, 0);
+                self.buffers = completed.buffers;
             }
         }
         seen
@@ -190,7 +203,9 @@ impl Side {
             |info: SequenceInfo| [info.num_tokens, info.num_named_tokens, info.num_blocks()];
         let infos = (0..IDS).map(|id| self.cache.get_sequence(SeqId(id)).map(lengths)).collect();
         let prompt = |family| (0..25).map(|at| token(family, at)).collect::<Vec<u32>>();
-        let probes = (0..2).map(|family| self.cache.probe(&prompt(family))).collect();
+        let probes = (0..2)
+            .map(|family| self.cache.prefix().probe(&self.cache.prompt(&prompt(family))))
+            .collect();
         (infos, self.cache.used_block_count(), probes)
     }
 }
@@ -231,10 +246,13 @@ proptest! {
                 _ = with.cache.truncate(SeqId(id), len);
                 _ = with.cache.append(SeqId(id), 0);
                 _ = with.cache.append_tokens(SeqId(id), &[]);
-                _ = with.cache.commit_tokens(SeqId(id), &[]);
-                let mut step = with.cache.step();
-                _ = with.cache.grow_batch(&[(SeqId(id), 0)], &mut step);
-                _ = with.cache.settle(SeqId(id), 0, &[], &mut step);
+                _ = with.cache.commit(SeqId(id), &[]);
+                let mut step = with.cache.step(Default::default());
+                if let Ok(row) = with.row(id) {
+                    let mut rows = [(row, 0)];
+                    prop_assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+                    _ = step.accept(0, &mut rows[0].0, &[]);
+                }
                 step.complete();
             }
             prop_assert_eq!(with.state(), without.state(), "{:?}", op);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use paged_kv::export::{Gaps, TableShape};
 use paged_kv::{AppendBatch, PagedKvCache, SeqId};
 
+use crate::common::row_if_there;
 use crate::operations::{GIVING, Operation, TELLING, WAITING};
 use crate::trip::{Call, Trip};
 use crate::watched;
@@ -22,29 +23,29 @@ const CALLS_BACK: &[CallBack] = &[
     |cache, id| _ = cache.append(id, 1),
     |cache, id| _ = cache.append_tokens(id, &[7]),
     |cache, id| _ = cache.commit(id, 4),
-    |cache, id| _ = cache.commit_tokens(id, &[]),
+    |cache, id| _ = cache.commit(id, &[]),
     |cache, id| _ = cache.fork(id, SeqId(id.0 + 30)),
     |cache, id| _ = cache.fork_n(id, &[SeqId(id.0 + 40), SeqId(id.0 + 50)]),
     |cache, id| {
-        _ = cache
-            .lease(&[id])
-            .map(|mut lease| lease.append_batch(&[1], &mut AppendBatch::default()))
+        _ = cache.lease(&[id]).map(|lease| lease.append_batch(&[1], &mut AppendBatch::default()))
     },
     |cache, id| {
-        let mut step = cache.step();
-        _ = cache.grow_batch(&[(id, 1)], &mut step);
-        _ = cache.commit_in(id, 4, &mut step);
-        _ = cache.settle(id, 0, &[3], &mut step);
+        let Ok(row) = row_if_there(cache, id) else { return };
+        let (mut step, mut rows) = (cache.step(Default::default()), [(row, 1)]);
+        _ = step.grow(&mut rows);
+        _ = step.commit(&mut rows[0].0, 4);
+        _ = step.accept(0, &mut rows[0].0, &[3]);
         step.complete();
     },
     |cache, id| {
-        let mut step = cache.step();
-        _ = cache.grow_batch(&[(id, 5)], &mut step);
-        _ = cache.abort(step, &[id]);
+        let Ok(row) = row_if_there(cache, id) else { return };
+        let (mut step, mut rows) = (cache.step(Default::default()), [(row, 5)]);
+        _ = step.grow(&mut rows);
+        _ = step.abort(&mut rows);
     },
     |cache, id| {
         let shape = TableShape { stride: NUM_BLOCKS, pad: -1, gaps: Gaps::Show };
-        _ = cache.block_tables(&[id], &mut [0_i32; NUM_BLOCKS], shape);
+        _ = cache.lease(&[id]).map(|lease| lease.block_tables(&mut [0_i32; NUM_BLOCKS], shape));
     },
     |cache, id| _ = cache.set_priority(id, 3),
     |cache, id| _ = cache.truncate(id, 3),
@@ -67,9 +68,9 @@ const OF_CACHE: &[fn(&PagedKvCache)] = &[
     |cache| _ = cache.reserve(1).map(|mut reservation| reservation.shrink_to(0)),
     |cache| _ = cache.pool().allocate(1).map(|mut table| table.truncate(0)),
     |cache| _ = cache.evict_to_threshold(0.8),
-    |cache| _ = cache.probe(&tokens(1, 9)),
-    |cache| cache.announce_again(),
-    |cache| cache.reset_prefix_cache(),
+    |cache| _ = cache.prefix().probe(&cache.prompt(&tokens(1, 9))),
+    |cache| cache.prefix().announce_all(),
+    |cache| cache.prefix().reset(),
 ];
 
 /// Sequences of the world, one that is not there, and the one that operations make.

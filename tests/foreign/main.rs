@@ -1,5 +1,5 @@
 //! What does code of the caller's cost that panics, or that calls the cache? Wakers, event sinks,
-//! closures, rows of batches and iterators, at every call that the library makes of them.
+//! closures and iterators, at every call that the library makes of them.
 //!
 //! A test that hangs fails after a while.
 
@@ -8,9 +8,9 @@ mod common;
 
 mod calls_back;
 mod closures;
+mod iterators;
 mod operations;
 mod panics;
-mod rows;
 mod sinks;
 mod storm;
 mod trip;

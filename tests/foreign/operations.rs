@@ -2,9 +2,9 @@
 
 use std::task::Poll;
 
-use paged_kv::wait::Patience;
-use paged_kv::{AdmitOptions, BlockId, PagedKvCache, SeqId, append_batch, append_batch_fitting};
+use paged_kv::{AdmitOptions, BlockId, PagedKvCache, SeqId, append_batch};
 
+use crate::common::{lease_row, lease_rows};
 use crate::world::{World, tokens};
 use crate::{BLOCK_SIZE, HANG};
 
@@ -17,11 +17,6 @@ fn told<T, E: std::fmt::Debug>(result: Result<T, E>, outcome: impl FnOnce(T) -> 
 
 fn done<E: std::fmt::Debug>(result: Result<(), E>) -> String {
     told(result, |()| 0)
-}
-
-/// For ever, but for a defect.
-fn patience() -> Patience {
-    Patience::default().timeout(HANG)
 }
 
 fn admit(cache: &PagedKvCache, id: u64, number: u32, len: usize) -> String {
@@ -70,16 +65,16 @@ pub const GIVING: &[(&str, Operation)] = &[
         let ids: Vec<BlockId> = world.table.take().unwrap().into_ids();
         done(ids.into_iter().try_for_each(|id| world.cache.pool().release(id)))
     }),
-    ("settle", |world| {
-        let step = world.step.as_mut().unwrap();
-        told(world.cache.settle(SeqId(5), 0, &[], step), |published| published)
+    ("accept nothing", |world| {
+        let World { step, rows, .. } = world;
+        told(step.as_mut().unwrap().accept(0, &mut rows[0].0, &[]), |published| published)
     }),
-    ("settle, and complete", |world| {
+    ("accept nothing, and complete", |world| {
         let mut step = world.step.take().unwrap();
-        let settled = told(world.cache.settle(SeqId(5), 0, &[], &mut step), |blocks| blocks);
-        settled + &step.complete().to_string()
+        let accepted = told(step.accept(0, &mut world.rows[0].0, &[]), |blocks| blocks);
+        accepted + &step.complete().published.to_string()
     }),
-    ("abort", |world| done(world.cache.abort(world.step.take().unwrap(), &[SeqId(5)]))),
+    ("abort", |world| done(world.step.take().unwrap().abort(&mut world.rows).map(drop))),
     ("free in a step, and drop it", |world| {
         let freed = done(world.cache.free(SeqId(5)));
         drop(world.step.take());
@@ -102,7 +97,7 @@ pub const GIVING: &[(&str, Operation)] = &[
 pub const WAITING: &[(&str, Operation)] = &[
     ("drop the first waiter", |world| {
         drop(world.waiting.remove(0));
-        world.cache.num_waiting().to_string()
+        world.cache.waiting().len().to_string()
     }),
     ("give room, and serve the first waiter", |world| {
         drop((world.table.take(), world.reservation.take()));
@@ -110,7 +105,7 @@ pub const WAITING: &[(&str, Operation)] = &[
     }),
     ("poll the first waiter again", |world| {
         let first = world.waiting[0].poll() == Poll::Pending;
-        format!("{first} {}", world.cache.num_waiting())
+        format!("{first} {}", world.cache.waiting().len())
     }),
 ];
 
@@ -129,31 +124,32 @@ pub const TELLING: &[(&str, Operation)] = &[
         told(world.cache.append(SeqId(6), 8), |append| append.new_blocks.len())
     }),
     ("append over idle blocks, ready to wait", |world| {
-        let appended = world.cache.append_blocking(SeqId(3), 5, patience());
+        let appended = world.cache.waiting().append(SeqId(3), 5).timeout(HANG).block();
         told(appended, |append| append.new_blocks.len())
     }),
     ("append that copies, ready to wait", |world| {
-        let appended = world.cache.append_blocking(SeqId(2), 1, patience());
+        let appended = world.cache.waiting().append(SeqId(2), 1).timeout(HANG).block();
         told(appended, |append| append.new_blocks.len())
     }),
     ("append to what is leased, ready to wait", |world| {
-        let appended = world.cache.append_blocking(SeqId(6), 8, patience());
+        let appended = world.cache.waiting().append(SeqId(6), 8).timeout(HANG).block();
         told(appended, |append| append.new_blocks.len())
     }),
     ("allocate over idle blocks, ready to wait", |world| {
-        done(world.cache.allocate_blocking(SeqId(8), 8, patience()))
+        done(world.cache.waiting().allocate(SeqId(8), 8).timeout(HANG).block())
     }),
     ("admit over idle blocks, ready to wait", |world| {
         let (prompt, options) = (world.cache.prompt(&tokens(8, 8)), AdmitOptions::default());
-        let admitted = world.cache.admit_blocking(SeqId(8), &prompt, &options, patience());
+        let admitted =
+            world.cache.waiting().admit(SeqId(8), &prompt, &options).timeout(HANG).block();
         told(admitted, |admission| admission.cached_tokens)
     }),
     ("reserve over idle blocks, ready to wait", |world| {
-        let reserved = world.cache.reserve_blocking(2, patience());
+        let reserved = world.cache.waiting().reserve(2).timeout(HANG).block();
         told(reserved, |reservation| reservation.num_blocks())
     }),
     ("append tokens", |world| {
-        let named = told(world.cache.commit_tokens(SeqId(1), &[]), |blocks| blocks);
+        let named = told(world.cache.commit(SeqId(1), &[]), |blocks| blocks);
         let appended = world.cache.append_tokens(SeqId(1), &tokens(1, 24)[14..]);
         named + &told(appended, |append| append.new_blocks.len())
     }),
@@ -162,27 +158,29 @@ pub const TELLING: &[(&str, Operation)] = &[
     ("commit a handle", |world| told(world.handle.as_mut().unwrap().commit(9), |blocks| blocks)),
     ("commit in a step", |world| {
         let mut step = world.step.take().unwrap();
-        let committed = told(world.cache.commit_in(SeqId(4), 9, &mut step), |blocks| blocks);
-        committed + &step.complete().to_string()
+        let mut row = lease_row(world.cache, SeqId(4));
+        let committed = told(step.commit(&mut row, 9), |blocks| blocks);
+        committed + &step.complete().published.to_string()
     }),
     ("grow a step over idle blocks", |world| {
-        let step = world.step.as_mut().unwrap();
-        told(world.cache.grow_batch(&[(SeqId(3), 5)], step), |grown| grown.done)
+        let mut rows = lease_rows(world.cache, &[(SeqId(3), 5)]);
+        told(world.step.as_mut().unwrap().grow(&mut rows), |grown| grown.grown_rows)
     }),
     ("grow a batch over idle blocks", |world| {
         let World { cache, batch, .. } = world;
         done(cache.append_batch(&[(SeqId(3), 1), (SeqId(4), 4)], batch))
     }),
-    ("grow a batch of handles as far as it goes", |world| {
+    ("grow a step of handles as far as it goes", |world| {
         let mut rows =
             [(world.plain.take().unwrap(), 9), (world.cache.allocate_sequence(0).unwrap(), 9)];
-        told(append_batch_fitting(&mut rows, &mut world.batch), |fitted| fitted.done)
+        told(world.step.as_mut().unwrap().grow(&mut rows), |grown| grown.grown_rows)
     }),
     ("admit what is idle", |world| admit(world.cache, 8, 0, 9)),
     ("admit over idle blocks", |world| admit(world.cache, 8, 8, 8)),
     ("admit what is idle, and reclaim the rest of it", |world| {
-        let options = AdmitOptions::default().most_cached_tokens(4);
-        let admitted = world.cache.admit_with(SeqId(8), &tokens(0, 8), &options);
+        let options = AdmitOptions::default().max_cached_tokens(4);
+        let admitted =
+            world.cache.admit_with(SeqId(8), &world.cache.prompt(&tokens(0, 8)), &options);
         told(admitted, |admission| admission.cached_tokens)
     }),
     ("admit into a reservation", |world| {
@@ -199,16 +197,16 @@ pub const TELLING: &[(&str, Operation)] = &[
         told(world.cache.reserve(2), |reservation| reservation.num_blocks())
     }),
     ("reset", |world| {
-        world.cache.reset_prefix_cache();
+        world.cache.prefix().reset();
         String::new()
     }),
     ("announce again", |world| {
-        world.cache.announce_again();
+        world.cache.prefix().announce_all();
         String::new()
     }),
     ("commit, reset, commit", |world| {
         let before = told(world.cache.commit(SeqId(1), 14), |blocks| blocks);
-        world.cache.reset_prefix_cache();
+        world.cache.prefix().reset();
         before + &told(world.cache.commit(SeqId(4), 9), |blocks| blocks)
     }),
     ("append inside a closure", |world| {

@@ -41,7 +41,9 @@ impl Seen {
             blocks_used: cache.used_block_count(),
             blocks_idle: cache.stats().blocks_idle,
             sequences: ids.iter().map(sequence).collect(),
-            hits: (0..10).map(|number| cache.probe(&tokens(number, 25))).collect(),
+            hits: (0..10)
+                .map(|number| cache.prefix().probe(&cache.prompt(&tokens(number, 25))))
+                .collect(),
         }
     }
 }
@@ -73,10 +75,10 @@ fn serve_the_others(world: &mut World<'_>, panicked: Option<Call>) {
     let Some(mut last) = world.waiting.pop() else { return };
     let room = world.cache.free_block_count();
     if let Some(first) = world.waiting.first_mut() {
-        if room >= 3 && panicked == Some(Call::Wake) && world.cache.num_waiting() == 2 {
+        if room >= 3 && panicked == Some(Call::Wake) && world.cache.waiting().len() == 2 {
             assert!(last.rung() > 0, "the next one is woken if the first could not be");
             assert_eq!(last.poll(), Poll::Ready(true), "and passes it");
-            assert_eq!(world.cache.num_waiting(), 1, "which waits all the same");
+            assert_eq!(world.cache.waiting().len(), 1, "which waits all the same");
             drop(last);
             assert!(first.poll().is_ready(), "and hears when it asks");
             world.waiting.clear();

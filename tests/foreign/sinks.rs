@@ -58,7 +58,7 @@ fn calling_back(
 ) -> Arc<PagedKvCache> {
     let sink = Arc::new(CallsBack { cache: OnceLock::new(), with: Box::new(with) });
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
-    let cache = Arc::new(builder.with_event_sink(sink.clone()).build().unwrap());
+    let cache = Arc::new(builder.event_sink(sink.clone()).build().unwrap());
     sink.cache.set(Arc::downgrade(&cache)).unwrap();
     cache
 }
@@ -124,7 +124,7 @@ fn breaking() -> (PagedKvCache, Arc<Breaks>) {
     let (broken, panics) = (AtomicBool::new(true), AtomicUsize::new(0));
     let sink = Arc::new(Breaks { broken, panics, listener });
     let builder = PagedKvCache::builder().num_blocks(16).block_size(BLOCK_SIZE);
-    (builder.with_event_sink(sink.clone()).build().unwrap(), sink)
+    (builder.event_sink(sink.clone()).build().unwrap(), sink)
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_mended_sink_is_told_at_once_if_the_cache_is_asked_to() {
     let (cache, sink) = breaking();
     (0..100).for_each(|round| serve(&cache, round % 10, 21));
     sink.broken.store(false, Ordering::SeqCst);
-    cache.announce_again();
+    cache.prefix().announce_all();
     assert_heard(&cache, &sink.listener);
 }
 
@@ -190,7 +190,7 @@ fn threads_that_meet_a_slow_sink_are_told_of_in_order() {
     watched(|| {
         let listener = cache_of(1, &Arc::default()).1;
         let builder = PagedKvCache::builder().num_blocks(64).block_size(BLOCK_SIZE);
-        let builder = builder.with_event_sink(Arc::new(Slow(listener.clone())));
+        let builder = builder.event_sink(Arc::new(Slow(listener.clone())));
         let cache = builder.build().unwrap();
         thread::scope(|scope| {
             for number in 0..4 {
@@ -224,7 +224,7 @@ fn a_sink_whose_drop_panics_is_dropped_in_silence() {
     }
     let dropped = Arc::new(AtomicBool::new(false));
     let builder = PagedKvCache::builder().num_blocks(8).block_size(BLOCK_SIZE);
-    let cache = builder.with_event_sink(Arc::new(Dropped(dropped.clone()))).build().unwrap();
+    let cache = builder.event_sink(Arc::new(Dropped(dropped.clone()))).build().unwrap();
     let table = cache.pool().allocate(2).unwrap();
     drop(cache);
     assert!(!dropped.load(Ordering::SeqCst), "the table keeps the pool, and it tells the sink");

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use paged_kv::wait::Patience;
-use paged_kv::{EventSink, KvEvent, PagedKvCache, Reservation, Result, SeqId};
+use paged_kv::{EventSink, KvEvent, PagedKvCache, PagedKvError, Reservation, Result, SeqId};
 
 use crate::common::random::Random;
+use crate::common::row_if_there;
 use crate::world::{Listener, assert_heard, cache_of, tokens};
 use crate::{BLOCK_SIZE, panic_quietly, watched};
 
@@ -77,13 +77,15 @@ fn operate(cache: &PagedKvCache, random: &mut Random) {
         8 => _ = cache.fork(id, other),
         9 => _ = cache.evict(),
         10 => {
-            let mut step = cache.step();
-            _ = cache.grow_batch(&[(id, 1), (other, 2)], &mut step);
-            _ = cache.commit_in(id, len, &mut step);
+            let row = |id, n| Ok::<_, PagedKvError>((row_if_there(cache, id)?, n));
+            let (Ok(row), Ok(other)) = (row(id, 1), row(other, 2)) else { return };
+            let (mut step, mut rows) = (cache.step(Default::default()), [row, other]);
+            _ = step.grow(&mut rows);
+            _ = step.commit(&mut rows[0].0, len);
             step.complete();
         }
         11 => _ = cache.pool().allocate(len / 4),
-        12 if random.below(10) == 0 => cache.reset_prefix_cache(),
+        12 if random.below(10) == 0 => cache.prefix().reset(),
         13 => _ = cache.with_sequence(id, |sequence| sequence.num_blocks()),
         _ => _ = cache.free(id),
     }
@@ -103,7 +105,7 @@ fn storm(num_blocks: usize) {
     let (seed, calm, cache) = (AtomicU64::new(1), AtomicBool::new(false), OnceLock::new());
     let moody = Arc::new(Moody { seed, calm, cache, listener });
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
-    let cache = Arc::new(builder.with_event_sink(moody.clone()).build().unwrap());
+    let cache = Arc::new(builder.event_sink(moody.clone()).build().unwrap());
     moody.cache.set(Arc::downgrade(&cache)).unwrap();
     thread::scope(|scope| {
         for number in 0..THREADS {
@@ -117,7 +119,7 @@ fn storm(num_blocks: usize) {
                     assert!(catch_unwind(work).is_ok(), "no panic of theirs comes through");
                     if waiting.len() < 3 && random.below(4) == 0 {
                         let need = 1 + random.below(3);
-                        waiting.push(Box::pin(cache.reserve_wait(need, Patience::default())));
+                        waiting.push(Box::pin(cache.waiting().reserve(need)));
                     }
                     let waker = Waker::from(Arc::new(MoodyWaker(moody.clone())));
                     waiting.retain_mut(|future| {
@@ -134,13 +136,13 @@ fn storm(num_blocks: usize) {
         }
     });
     moody.calm.store(true, Ordering::SeqCst);
-    cache.announce_again();
+    cache.prefix().announce_all();
     cache.validate().unwrap();
     assert_heard(&cache, &moody.listener);
     for id in cache.sequence_ids() {
         cache.free(id).unwrap();
     }
-    assert_eq!((cache.used_block_count(), cache.num_waiting()), (0, 0));
+    assert_eq!((cache.used_block_count(), cache.waiting().len()), (0, 0));
     let stats = cache.stats();
     assert_eq!(stats.total_allocations, stats.total_frees);
     cache.validate().unwrap();

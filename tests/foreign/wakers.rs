@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use paged_kv::wait::Patience;
 use paged_kv::{Fairness, PagedKvCache, PagedKvError, Reservation, Result, SeqId};
 
 use crate::{BLOCK_SIZE, HANG, panic_quietly, watched};
@@ -50,15 +49,11 @@ fn cache(num_blocks: usize) -> PagedKvCache {
     PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
 }
 
-fn patient() -> Patience {
-    Patience::default().timeout(HANG)
-}
-
 #[test]
 fn a_truncation_whose_waker_panics_gives_no_block_to_two_owners() {
     let cache = cache(2);
     cache.allocate(SeqId(1), 8).unwrap();
-    let mut waiting = Box::pin(cache.reserve_wait(1, patient()));
+    let mut waiting = Box::pin(cache.waiting().reserve(1).timeout(HANG));
     assert!(poll(&mut waiting, &Arc::new(Broken)).is_pending());
     let truncated = catch_unwind(AssertUnwindSafe(|| cache.truncate(SeqId(1), 4)));
     assert_eq!(truncated.ok(), Some(Ok(())));
@@ -77,8 +72,7 @@ fn a_deadline_passes_although_the_waker_of_an_earlier_one_panics() {
     watched(|| {
         let cache = cache(1);
         let _all = cache.reserve(1).unwrap();
-        let brief = |millis| Patience::default().timeout(Duration::from_millis(millis));
-        let mut first = Box::pin(cache.reserve_wait(1, brief(1)));
+        let mut first = Box::pin(cache.waiting().reserve(1).timeout(Duration::from_millis(1)));
         assert!(poll(&mut first, &Arc::new(Broken)).is_pending());
         std::thread::sleep(Duration::from_millis(20)); // the alarm has rung
         let (rings, rung) = std::sync::mpsc::channel();
@@ -88,8 +82,10 @@ fn a_deadline_passes_although_the_waker_of_an_earlier_one_panics() {
                 self.0.send(()).unwrap();
             }
         }
-        let (mut second, waker) =
-            (Box::pin(cache.reserve_wait(1, brief(1))), Arc::new(Rings(rings)));
+        let (mut second, waker) = (
+            Box::pin(cache.waiting().reserve(1).timeout(Duration::from_millis(1))),
+            Arc::new(Rings(rings)),
+        );
         if poll(&mut second, &waker).is_pending() {
             rung.recv_timeout(HANG).expect("it is woken at its deadline");
         }
@@ -103,17 +99,17 @@ fn behind_ten_thousand_wakers_that_panic_the_next_is_woken() {
     watched(|| {
         let cache = cache(1);
         let all = cache.reserve(1).unwrap();
-        let mut deaf: Vec<_> =
-            (0..10_000).map(|_| cache.reserve_wait(1, Patience::default())).collect();
+        let mut deaf: Vec<_> = (0..10_000).map(|_| cache.waiting().reserve(1)).collect();
         for waiting in &mut deaf {
             assert!(poll(waiting, &Arc::new(Broken)).is_pending());
         }
-        let (mut last, waker) = (cache.reserve_wait(1, patient()), Arc::<Counts>::default());
+        let (mut last, waker) =
+            (cache.waiting().reserve(1).timeout(HANG), Arc::<Counts>::default());
         assert!(poll(&mut last, &waker).is_pending());
         drop(all);
         assert_eq!(waker.get(), 1);
         assert!(poll(&mut last, &waker).is_ready());
-        assert_eq!(cache.num_waiting(), 10_000, "they wait still");
+        assert_eq!(cache.waiting().len(), 10_000, "they wait still");
         let mut first = deaf.remove(0);
         assert!(poll(&mut first, &waker).is_ready(), "and are served when they ask");
     });
@@ -123,9 +119,9 @@ fn behind_ten_thousand_wakers_that_panic_the_next_is_woken() {
 fn one_that_may_pass_is_woken_although_the_waker_in_front_panics() {
     let fairness = Fairness::Bypass { at_most: 1 };
     let builder = PagedKvCache::builder().num_blocks(4).block_size(BLOCK_SIZE);
-    let cache = builder.with_fairness(fairness).build().unwrap();
+    let cache = builder.fairness(fairness).build().unwrap();
     let mut all = cache.reserve(4).unwrap();
-    let mut waiting = [2, 4, 1].map(|need| cache.reserve_wait(need, patient()));
+    let mut waiting = [2, 4, 1].map(|need| cache.waiting().reserve(need).timeout(HANG));
     assert!(poll(&mut waiting[0], &Arc::new(Broken)).is_pending());
     let wakers = [Arc::<Counts>::default(), Arc::default()];
     for (waiting, waker) in waiting[1..].iter_mut().zip(&wakers) {
@@ -143,9 +139,10 @@ fn another_is_told_that_all_wait_if_the_one_that_was_chosen_does_not_hear() {
     cache.allocate(SeqId(1), 4).unwrap();
     cache.allocate(SeqId(2), 4).unwrap();
     cache.touch(SeqId(2)).unwrap(); // sequence 1 is to go
-    let mut first = cache.append_wait(SeqId(1), 1, patient());
+    let mut first = cache.waiting().append(SeqId(1), 1).timeout(HANG);
     assert!(poll(&mut first, &Arc::new(Broken)).is_pending());
-    let (mut second, waker) = (cache.append_wait(SeqId(2), 1, patient()), Arc::<Counts>::default());
+    let (mut second, waker) =
+        (cache.waiting().append(SeqId(2), 1).timeout(HANG), Arc::<Counts>::default());
     let mut polled = poll(&mut second, &waker);
     while polled.is_pending() {
         assert!(waker.0.swap(0, Ordering::SeqCst) > 0, "it is woken, or it waits for ever");
@@ -199,7 +196,7 @@ fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
         let cache = Arc::new(cache(8));
         cache.allocate(SeqId(1), 32).unwrap();
         let reads = |cache: Arc<PagedKvCache>| async move {
-            let reserved = cache.reserve_wait(2, patient()).await;
+            let reserved = cache.waiting().reserve(2).timeout(HANG).await;
             // The sequence that is being truncated, when it is.
             _ = cache.get_sequence(SeqId(1)).map(|_| cache.touch(SeqId(1)));
             reserved
@@ -208,7 +205,7 @@ fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
         assert!(tasks.iter().all(|task| !task.is_served()));
         cache.truncate(SeqId(1), 16).unwrap();
         let served = tasks.iter().filter(|task| task.is_served()).count();
-        assert_eq!((served, cache.num_waiting()), (2, 2));
+        assert_eq!((served, cache.waiting().len()), (2, 2));
         cache.free(SeqId(1)).unwrap();
         assert!(tasks.iter().all(|task| task.is_served()));
         drop(tasks);
@@ -242,7 +239,7 @@ fn an_append_that_reclaims_contents_holds_no_lock_when_it_wakes() {
             cache.allocate(SeqId(1), 3 * BLOCK_SIZE).unwrap();
             let options = paged_kv::AdmitOptions::default().first_chunk(3 * BLOCK_SIZE);
             let prompt = cache.prompt(&[7; 13 * BLOCK_SIZE]);
-            let mut waiting = cache.admit_wait(SeqId(2), &prompt, &options, patient());
+            let mut waiting = cache.waiting().admit(SeqId(2), &prompt, &options).timeout(HANG);
             let waker =
                 Arc::new(Reads { cache: Arc::downgrade(&cache), wakes: AtomicUsize::new(0) });
             assert!(poll(&mut waiting, &waker).is_pending());
@@ -275,10 +272,10 @@ fn a_waker_called_by_a_thread_that_ends_finds_no_lock_held() {
         for cache in [&last, &other] {
             cache.allocate(SeqId(1), 4).unwrap();
         }
-        let mut waiting = Box::pin(last.reserve_wait(1, patient()));
+        let mut waiting = Box::pin(last.waiting().reserve(1).timeout(HANG));
         let waker = Arc::new(Touches(last.clone()));
         assert!(poll(&mut waiting, &waker).is_pending());
-        let mut waiting_for_other = Box::pin(other.reserve_wait(1, patient()));
+        let mut waiting_for_other = Box::pin(other.waiting().reserve(1).timeout(HANG));
         assert!(poll(&mut waiting_for_other, &Arc::new(Counts::default())).is_pending());
         let of_thread = last.clone();
         let thread = thread::spawn(move || {
@@ -312,12 +309,12 @@ fn wakers_that_poll_serve_any_number_of_waiters_on_one_stack() {
         let all = cache.reserve(WAITERS).unwrap();
         let tasks: Vec<Arc<Polls>> = (0..WAITERS).map(|_| Arc::default()).collect();
         for task in &tasks {
-            *task.0.lock().unwrap() = Some(Box::pin(cache.reserve_wait(1, patient())));
+            *task.0.lock().unwrap() = Some(Box::pin(cache.waiting().reserve(1).timeout(HANG)));
             Arc::clone(task).wake();
         }
-        assert_eq!(cache.num_waiting(), WAITERS);
+        assert_eq!(cache.waiting().len(), WAITERS);
         drop(all);
-        assert_eq!((cache.num_waiting(), cache.used_block_count()), (0, WAITERS));
+        assert_eq!((cache.waiting().len(), cache.used_block_count()), (0, WAITERS));
         drop(tasks);
         assert_eq!(cache.used_block_count(), 0);
     });

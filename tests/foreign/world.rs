@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use paged_kv::wait::Patience;
 use paged_kv::{
     AdmitOptions, Append, AppendBatch, BlockHash, BlockTable, CachedSequence, EventSink, KvEvent,
-    Lease, PagedKvCache, Reservation, SeqId, Sequence, Step,
+    Lease, LeaseRow, PagedKvCache, Reservation, SeqId, Sequence, Step,
 };
 
 use crate::BLOCK_SIZE;
+use crate::common::lease_rows;
 use crate::trip::{Call, Trip};
 
 /// Blocks of the cache: as many as the world uses, and two idle ones.
@@ -87,7 +87,7 @@ impl Heard {
 pub fn cache_of(num_blocks: usize, trip: &Arc<Trip>) -> (PagedKvCache, Arc<Listener>) {
     let listener = Arc::new(Listener { trip: trip.clone(), heard: Mutex::default() });
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
-    (builder.with_event_sink(listener.clone()).build().unwrap(), listener)
+    (builder.event_sink(listener.clone()).build().unwrap(), listener)
 }
 
 /// Tokens that no other number begins with.
@@ -104,7 +104,7 @@ pub fn assert_heard(cache: &PagedKvCache, listener: &Listener) {
     for number in 0..10 {
         let tokens = tokens(number, 12 * BLOCK_SIZE + 1);
         let prompt = cache.prompt(&tokens);
-        let hits = cache.probe_prompt(&prompt) / BLOCK_SIZE;
+        let hits = cache.prefix().probe(&prompt) / BLOCK_SIZE;
         let is_held = |hash: &&BlockHash| heard.contents.contains_key(*hash);
         let held = prompt.hashes().iter().take_while(is_held).count();
         assert_eq!(held, hits, "of prompt {number} the listener holds what hits");
@@ -178,6 +178,8 @@ pub struct World<'c> {
     pub table: Option<BlockTable>,
     pub reservation: Option<Reservation>,
     pub step: Option<Step>,
+    /// Those of the step.
+    pub rows: Vec<(LeaseRow, usize)>,
     pub lease: Option<Lease>,
     pub copy: Option<Append>,
     pub batch: AppendBatch,
@@ -204,8 +206,9 @@ impl<'c> World<'c> {
         cache.admit(SeqId(4), &tokens(4, 9)).unwrap();
         cache.allocate(SeqId(5), 5).unwrap();
         cache.allocate(SeqId(6), 4).unwrap();
-        let mut step = cache.step();
-        assert_eq!(cache.grow_batch(&[(SeqId(5), 4)], &mut step).unwrap().done, 1);
+        let mut step = cache.step(Default::default());
+        let mut rows = lease_rows(cache, &[(SeqId(5), 4)]);
+        assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
         let mut source = cache.allocate_sequence(6).unwrap();
         let mut plain = source.fork().unwrap();
         let copy = plain.append(1).unwrap();
@@ -219,6 +222,7 @@ impl<'c> World<'c> {
             table: Some(cache.pool().allocate(1).unwrap()),
             reservation: Some(cache.reserve(2).unwrap()),
             step: Some(step),
+            rows,
             lease: Some(cache.lease(&[SeqId(6)]).unwrap()),
             copy: Some(copy),
             batch: AppendBatch::default(),
@@ -231,14 +235,14 @@ impl<'c> World<'c> {
 
     /// The same, with two that wait: `first`, and one behind it that needs no more.
     pub fn with_waiters(mut self, first: First) -> Self {
-        let (cache, patience) = (self.cache, Patience::default());
+        let cache = self.cache;
         let task = match first {
-            First::Reserves => Task::new(&self.trip, cache.reserve_wait(NEED, patience)),
+            First::Reserves => Task::new(&self.trip, cache.waiting().reserve(NEED)),
             First::Grows => {
-                Task::new(&self.trip, cache.append_wait(SeqId(3), NEED * BLOCK_SIZE, patience))
+                Task::new(&self.trip, cache.waiting().append(SeqId(3), NEED * BLOCK_SIZE))
             }
         };
-        let second = Task::new(&Arc::default(), cache.reserve_wait(NEED, patience));
+        let second = Task::new(&Arc::default(), cache.waiting().reserve(NEED));
         self.waiting.extend([task, second]);
         for task in &mut self.waiting {
             assert!(task.poll().is_pending(), "there is no room for it");
@@ -256,7 +260,7 @@ impl<'c> World<'c> {
         for id in cache.sequence_ids() {
             cache.free(id).unwrap();
         }
-        assert_eq!((cache.used_block_count(), cache.num_waiting()), (0, 0));
+        assert_eq!((cache.used_block_count(), cache.waiting().len()), (0, 0));
         let stats = cache.stats();
         assert_eq!(stats.total_allocations, stats.total_frees);
         cache.validate().unwrap();

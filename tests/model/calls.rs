@@ -86,7 +86,7 @@ fn build(shape: &Shape) -> PagedKvCache {
         .block_size(shape.block_size)
         .home_shards(shape.home_shards)
         .with_eviction_strategy(shape.strategy);
-    let builder = if shape.null_block { builder.with_null_block() } else { builder };
+    let builder = builder.null_block(shape.null_block);
     builder.build().unwrap()
 }
 

@@ -77,7 +77,7 @@ impl Router {
             let prompt = cache.prompt(&tokens);
             let hashes = prompt.hashes().iter().map(|hash| hash.event_hash());
             let found = hashes.clone().take_while(|hash| self.contents.contains_key(hash)).count();
-            assert_eq!(found, cache.probe_prompt(&prompt) / BLOCK_SIZE);
+            assert_eq!(found, cache.prefix().probe(&prompt) / BLOCK_SIZE);
             reachable.extend(hashes.take(found));
         }
         assert_eq!(reachable.len(), self.contents.len());
@@ -97,7 +97,7 @@ fn publisher(dialect: Dialect) -> Arc<EventPublisher> {
 
 fn cache_of(publisher: &Arc<EventPublisher>) -> PagedKvCache {
     let builder = PagedKvCache::builder().num_blocks(256).block_size(BLOCK_SIZE).home_shards(4);
-    builder.with_event_sink(publisher.clone()).build().unwrap()
+    builder.event_sink(publisher.clone()).build().unwrap()
 }
 
 fn prompt_of(family: usize, branch: usize, blocks: usize) -> Vec<u32> {
@@ -131,7 +131,7 @@ fn work(cache: &PagedKvCache, rounds: usize) {
                         }
                     }
                     if random.below(300) == 0 {
-                        cache.reset_prefix_cache();
+                        cache.prefix().reset();
                     }
                 }
             });
@@ -245,7 +245,7 @@ fn a_publisher_has_one_cache_at_a_time_and_says_when_the_next_begins() {
     let publisher = publisher(Dialect::Map);
     let (mut subscriber, mut replay) = subscribe(&publisher);
     let builder = PagedKvCache::builder().num_blocks(64).block_size(BLOCK_SIZE);
-    let builder = builder.with_event_sink(publisher.clone());
+    let builder = builder.event_sink(publisher.clone());
     let serve = |cache: &PagedKvCache, family| {
         let tokens = prompt_of(family, 7, 16);
         let prompt = cache.prompt(&tokens);
@@ -463,7 +463,7 @@ fn a_salt_is_published_in_clear_or_not_at_all() {
         let publisher = Arc::new(EventPublisher::bind(&options).unwrap());
         let cache = cache_of(&publisher);
         let mut subscriber = Client::subscribe(publisher.address(), "");
-        let prompt = cache.prompt_with(&[7; 9], &ExtraKeys::default().with_salt(salt));
+        let prompt = cache.prompt_with(&[7; 9], &ExtraKeys::default().salt(salt));
         let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
         sequence.commit(9).unwrap();
         publisher.flush();
@@ -601,7 +601,7 @@ fn python_understands_it() {
         let mut lines = BufReader::new(listener.stdout.take().unwrap()).lines();
         let heard = lines.next().expect("it hears the replay").unwrap();
         assert_eq!(heard, format!("heard {}", router.contents.len()));
-        cache.reset_prefix_cache();
+        cache.prefix().reset();
         assert_eq!(lines.next().expect("it hears what is published").unwrap(), "cleared");
         assert!(listener.wait().unwrap().success());
     }

@@ -4,9 +4,7 @@ use super::*;
 use paged_kv::ReclaimPolicy;
 
 fn two_queues(num_blocks: usize, block_size: usize) -> Vec<PagedKvCache> {
-    shapes_with(num_blocks, block_size, |builder| {
-        builder.with_reclaim_policy(ReclaimPolicy::TwoQueue)
-    })
+    shapes_with(num_blocks, block_size, |builder| builder.reclaim_policy(ReclaimPolicy::TwoQueue))
 }
 
 /// Prompts that never come back.
@@ -19,7 +17,7 @@ fn scan(cache: &PagedKvCache, names: std::ops::Range<u32>, num_tokens: usize) {
 fn assert_cached(cache: &PagedKvCache, tokens: &[u32], cached: usize) {
     let mut longer = tokens.to_vec();
     longer.push(u32::MAX);
-    assert_eq!(cache.probe(&longer), cached);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&longer)), cached);
 }
 
 #[test]
@@ -62,7 +60,7 @@ fn of_two_queues_what_comes_back_soon_after_it_was_reclaimed_counts_as_asked_for
         assert_cached(cache, &back, 0);
         assert_eq!(serve(cache, &back), 0);
         scan(cache, names + 20..names + 60, 12);
-        let stayed = cache.probe(&[&back[..], &[0]].concat()) == 12;
+        let stayed = cache.prefix().probe(&cache.prompt(&[&back[..], &[0]].concat())) == 12;
         assert_empties(cache);
         stayed
     };

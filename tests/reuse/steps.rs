@@ -1,7 +1,7 @@
 //! Does each step do to the cache what it does to the simple one? Who chooses the steps is not known
 //! here.
 
-use paged_kv::{BlockHash, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{AdmitOptions, BlockHash, PagedKvCache, PagedKvError, Prompt, SeqId};
 
 use crate::reference::Reference;
 
@@ -65,7 +65,11 @@ impl Both {
         self.next += 1;
         let (id, room) = (SeqId(self.next), self.reference.room());
         let refused = self.reference.refuses(contents, blocks);
-        match self.cache.admit_hashed(id, &hashes, num_tokens) {
+        match self.cache.admit_with(
+            id,
+            &Prompt::from_hashes(&hashes, num_tokens),
+            &AdmitOptions::default(),
+        ) {
             Ok(admission) => {
                 assert_ne!(refused, Some(true));
                 let info = self.cache.get_sequence(id).expect("it was just admitted");

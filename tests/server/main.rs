@@ -41,8 +41,8 @@ async fn watched<T>(future: impl Future<Output = T>) -> T {
 async fn all_back(server: &Server<HashModel>) {
     let start = Instant::now();
     let cache = server.cache();
-    while cache.used_block_count() > 0 || cache.num_waiting() > 0 || cache.num_sequences() > 0 {
-        assert!(start.elapsed() < WATCHDOG, "{}; {} wait", cache.stats(), cache.num_waiting());
+    while cache.used_block_count() > 0 || !cache.waiting().is_empty() || cache.num_sequences() > 0 {
+        assert!(start.elapsed() < WATCHDOG, "{}; {} wait", cache.stats(), cache.waiting().len());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     cache.validate().expect("the free list and the words agree");

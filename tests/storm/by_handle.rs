@@ -69,7 +69,7 @@ impl<'a> Handles<'a> {
             }
             5 | 6 => self.speak(at, random),
             7 => drop(self.open.pop()),
-            8 if random.below(8) == 0 => self.storm.cache.reset_prefix_cache(),
+            8 if random.below(8) == 0 => self.storm.cache.prefix().reset(),
             _ => self.step(random),
         }
         (0..self.rows.len()).for_each(|at| self.check(at));
@@ -136,7 +136,7 @@ impl<'a> Handles<'a> {
         }
         drop(append);
         let sequence = &mut self.rows[at].0;
-        sequence.commit_tokens(&script.tokens(start..start + n)).expect("they have slots");
+        sequence.commit(&script.tokens(start..start + n)).expect("they have slots");
         sequence.truncate(start + n).expect("the drafts are its own");
     }
 
@@ -146,17 +146,18 @@ impl<'a> Handles<'a> {
             return self.leave(0);
         }
         self.rows.iter_mut().for_each(|row| row.1 = random.below(6));
-        let mut step = self.storm.cache.step_in(&mut self.buffers);
-        let Some(grown) = fair(step.grow_batch(&mut self.rows)) else { return };
-        let done = grown.done;
+        let mut step = self.storm.cache.step(std::mem::take(&mut self.buffers));
+        let Some(grown) = fair(step.grow(&mut self.rows)) else { return };
+        let done = grown.grown_rows;
         let mut slots = [0_i64; 64];
         step.slots(&self.rows[..done], Gaps::Show, &mut slots).expect("there are cells enough");
         (0..done).filter(|&at| self.rows[at].1 > 0).for_each(|at| self.compute(at, starts[at]));
         match random.below(4) {
-            0 => step.abort(&mut self.rows[..done]).expect("these are its rows"),
+            0 => _ = step.abort(&mut self.rows[..done]).expect("these are its rows"),
             1 => {
-                step.revert(&mut self.rows[..done]).expect("these are its rows");
-                self.open.push(step);
+                // In the memory of the one that was aborted the next step opens.
+                let aborted = step.abort(&mut self.rows[..done]).expect("these are its rows");
+                self.open.push(self.storm.cache.step(aborted.buffers));
             }
             2 => {
                 drop(step);
@@ -172,7 +173,7 @@ impl<'a> Handles<'a> {
         for (at, &start) in starts[..done].iter().enumerate() {
             let (sequence, n) = &mut self.rows[at];
             let accepted = self.scripts[at].tokens(start..start + random.below(*n + 1));
-            step.settle(at, sequence, &accepted).expect("it is at its tokens");
+            step.accept(at, sequence, &accepted).expect("it is at its tokens");
         }
         if done > 0 && random.below(3) == 0 {
             // The client has left: the step holds what its kernels write.
@@ -185,7 +186,7 @@ impl<'a> Handles<'a> {
             blocks.iter().for_each(|&(id, content)| self.storm.shadow.check(id, content));
         }
         if random.below(2) == 0 {
-            step.complete_into(&mut self.buffers);
+            self.buffers = step.complete().buffers;
         } else {
             step.complete();
         }

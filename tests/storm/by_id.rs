@@ -5,7 +5,7 @@
 //! lease knows its own.
 
 use paged_kv::export::{Gaps, TableShape};
-use paged_kv::{AdmitOptions, BlockId, Owner, PagedKvError, SeqId};
+use paged_kv::{AdmitOptions, BlockId, Lease, LeaseRow, PagedKvError, Result, SeqId, Step, Worker};
 
 use super::by_handle::fair;
 use super::common::random::Random;
@@ -42,7 +42,7 @@ impl<'a> Ids<'a> {
                     drop(lease);
                     fair(cache.free(own));
                 } else {
-                    self.step(lease, own, length, self.scripts[number], random);
+                    self.step(lease, length, self.scripts[number], random);
                 }
             }
         }
@@ -51,8 +51,9 @@ impl<'a> Ids<'a> {
     fn admit(&self, own: SeqId, number: usize, random: &mut Random) {
         let (Storm { cache, shadow, .. }, script) = (self.storm, self.scripts[number]);
         let num_tokens = 3 + random.below(8 * BLOCK_SIZE);
-        let options = AdmitOptions::default().owner(Owner(self.driver as u32 % 3));
-        let admitted = cache.admit_with(own, &script.tokens(0..num_tokens), &options);
+        let options = AdmitOptions::default().worker(Worker(self.driver as u32 % 3));
+        let admitted =
+            cache.admit_with(own, &cache.prompt(&script.tokens(0..num_tokens)), &options);
         let Some(admission) = fair(admitted) else { return };
         let Some(lease) = fair(cache.lease(&[own])) else { return };
         // An eviction may have trimmed it before it was leased.
@@ -70,26 +71,28 @@ impl<'a> Ids<'a> {
                     false => shadow.write(id, script.content(block)),
                 }
             }
-            fair(cache.commit_of(own, admission.epoch, num_tokens));
+            fair(self.commit(&lease, num_tokens));
         }
         drop(lease);
     }
 
-    fn step(
-        &self,
-        mut lease: paged_kv::Lease,
-        own: SeqId,
-        start: usize,
-        script: Script,
-        random: &mut Random,
-    ) {
+    /// Of the sequence that is leased, whatever is under its id by now.
+    fn commit(&self, lease: &Lease, num_tokens: usize) -> Result<usize> {
+        let mut step = self.storm.cache.step(Default::default());
+        let mut row = lease.rows().next().expect("one is leased");
+        step.commit(&mut row, num_tokens)?;
+        Ok(step.complete().published)
+    }
+
+    fn step(&self, lease: Lease, start: usize, script: Script, random: &mut Random) {
         let Storm { cache, shadow, .. } = self.storm;
         let n = 1 + random.below(5);
-        let mut step = cache.step();
-        let grown = fair(lease.grow_batch(&[n], &mut step));
+        let mut step = cache.step(Default::default());
+        let mut rows: Vec<_> = lease.rows().map(|row| (row, n)).collect();
+        let grown = fair(step.grow(&mut rows));
         // From here on anybody may evict it, and admit another under its id.
         drop(lease);
-        if grown.is_none_or(|grown| grown.done == 0) {
+        if grown.is_none_or(|grown| grown.grown_rows == 0) {
             fair(cache.evict());
             return;
         }
@@ -97,31 +100,36 @@ impl<'a> Ids<'a> {
             std::thread::yield_now();
         }
         let mut slots = [-1_i64; 8];
-        if fair(cache.slots(&[own], &step, Gaps::Show, &mut slots)).is_some() {
+        if fair(step.slots(&rows, Gaps::Show, &mut slots)).is_some() {
             for (at, slot) in slots[..n].iter().enumerate() {
                 let block = BlockId((slot / BLOCK_SIZE as i64) as u32);
                 shadow.write(block, script.content((start + at) / BLOCK_SIZE));
             }
         } else {
             // Its blocks are not known any more: nothing may be published.
-            fair(cache.settle(own, 0, &script.tokens(start..start + n), &mut step));
+            fair(step.accept(0, &mut rows[0].0, &script.tokens(start..start + n)));
             return;
         }
         let accepted = script.tokens(start..start + random.below(n + 1));
+        let accept = |step: &mut Step, row: &mut LeaseRow| fair(step.accept(0, row, &accepted));
         match random.below(5) {
-            0 => _ = fair(cache.abort(step, &[own])),
-            1 => cache.revert(&mut step, &[own]).expect("it is passed over if it is gone"),
+            0 => _ = step.abort(&mut rows).expect("a row is passed over if it is gone"),
+            1 => {
+                // Aborted, and its memory used again.
+                let aborted = step.abort(&mut rows).expect("a row is passed over if it is gone");
+                cache.step(aborted.buffers).complete();
+            }
             2 => {
-                _ = fair(cache.settle(own, 0, &accepted, &mut step));
+                accept(&mut step, &mut rows[0].0);
                 drop(step);
             }
             3 => {
-                _ = fair(cache.settle(own, 0, &accepted, &mut step));
-                _ = fair(cache.commit_in(own, start + accepted.len(), &mut step));
+                accept(&mut step, &mut rows[0].0);
+                fair(step.commit(&mut rows[0].0, start + accepted.len()));
                 step.complete();
             }
             _ => {
-                _ = fair(cache.settle(own, 0, &accepted, &mut step));
+                accept(&mut step, &mut rows[0].0);
                 step.complete();
             }
         }
@@ -138,7 +146,7 @@ impl<'a> Ids<'a> {
             2 => _ = fair(cache.evict_to_threshold(random.below(10) as f64 / 10.0)),
             3 => {
                 _ = fair(cache.evict_for(
-                    Owner(random.below(3) as u32),
+                    Worker(random.below(3) as u32),
                     1 + random.below(4),
                     &mut Vec::new(),
                 ))
@@ -156,11 +164,12 @@ impl<'a> Ids<'a> {
             14 => {
                 _ = fair(cache.touch(other));
                 _ = fair(cache.set_priority(other, random.below(3) as u32));
-                _ = fair(cache.set_owner(other, Owner(random.below(3) as u32)));
+                _ = fair(cache.set_worker(other, Worker(random.below(3) as u32)));
             }
             15 => {
-                _ = cache
-                    .with_sequence(other, |sequence| cache.probe(&[7; 5]) + sequence.num_tokens());
+                _ = cache.with_sequence(other, |sequence| {
+                    cache.prefix().probe(&cache.prompt(&[7; 5])) + sequence.num_tokens()
+                });
                 let looked = std::panic::AssertUnwindSafe(|| {
                     cache
                         .with_sequence(other, |_| std::panic::panic_any(super::listener::OnPurpose))
@@ -170,7 +179,9 @@ impl<'a> Ids<'a> {
             16 => {
                 let mut table = [0_i32; 2 * 64];
                 let shape = TableShape { stride: 64, pad: -1, gaps: Gaps::Show };
-                _ = fair(cache.block_tables(&[other, spare], &mut table, shape));
+                if let Some(lease) = fair(cache.lease(&[other, spare])) {
+                    _ = fair(lease.block_tables(&mut table, shape));
+                }
             }
             17 => {
                 if let Some(mut room) = fair(cache.reserve(random.below(4))) {
@@ -188,7 +199,7 @@ impl<'a> Ids<'a> {
                     Err(fault) => panic!("{fault}"),
                 }
             }
-            _ => cache.announce_again(),
+            _ => cache.prefix().announce_all(),
         }
     }
 }

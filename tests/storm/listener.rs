@@ -53,7 +53,7 @@ impl Listener {
         for script in Script::all() {
             let prompt = cache.prompt(&script.tokens(0..20 * BLOCK_SIZE));
             let told = prompt.hashes().iter().take_while(|hash| held.contains_key(hash)).count();
-            let cached = cache.probe_prompt(&prompt) / BLOCK_SIZE;
+            let cached = cache.prefix().probe(&prompt) / BLOCK_SIZE;
             assert_eq!(told.min(19), cached, "{script:?}");
         }
     }

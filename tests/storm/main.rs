@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use listener::Listener;
-use paged_kv::{EvictionStrategy, PagedKvCache, ReclaimPolicy, SeqId};
+use paged_kv::{EvictionStrategy, PagedKvCache, ReclaimPolicy, SeqId, Watermark};
 use shadow::Shadow;
 
 const BLOCK_SIZE: usize = 4;
@@ -51,18 +51,17 @@ fn storm(round: u64, threads: usize) -> Storm {
         _ => EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 8 },
     });
     if random.below(2) == 0 {
-        builder = builder.with_reclaim_policy(ReclaimPolicy::TwoQueue);
+        builder = builder.reclaim_policy(ReclaimPolicy::TwoQueue);
     }
     if random.below(2) == 0 {
-        builder = builder.with_watermark(random.below(num_blocks));
+        builder = builder.watermark(Watermark::Blocks(random.below(num_blocks)));
     }
     if random.below(2) == 0 {
-        builder =
-            builder.with_fairness(paged_kv::Fairness::Bypass { at_most: random.below(4) as u32 });
+        builder = builder.fairness(paged_kv::Fairness::Bypass { at_most: random.below(4) as u32 });
     }
     let listener = (random.below(2) == 0).then(|| Arc::new(Listener::default()));
     if let Some(listener) = &listener {
-        builder = builder.with_event_sink(Arc::clone(listener) as Arc<dyn paged_kv::EventSink>);
+        builder = builder.event_sink(Arc::clone(listener) as Arc<dyn paged_kv::EventSink>);
     }
     let cache = builder.build().expect("the parameters make sense");
     Storm { cache, shadow: Shadow::new(num_blocks), listener, threads }
@@ -93,7 +92,7 @@ fn blow(storm: &Storm, round: u64, end: Instant) {
 /// Nothing may be left, and all accounts agree.
 fn calm(storm: &Storm, round: u64) {
     let Storm { cache, listener, .. } = storm;
-    assert_eq!(cache.num_waiting(), 0, "round {round}");
+    assert_eq!(cache.waiting().len(), 0, "round {round}");
     cache.sequence_ids().iter().for_each(|&id| cache.free(id).expect("it is not leased"));
     assert_eq!(cache.used_block_count(), 0, "round {round}: blocks have leaked");
     cache.validate().unwrap_or_else(|fault| panic!("round {round}: {fault}"));

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use paged_kv::wait::Patience;
 use paged_kv::{AdmitOptions, PagedKvError, SeqId};
 
 use super::Storm;
@@ -57,22 +56,25 @@ pub fn one(storm: &Storm, number: usize, random: &mut Random) {
     let cache = &storm.cache;
     let own = SeqId((2 << 32 | number << 8 | random.below(2)) as u64);
     let patience = match random.below(3) {
-        0 => Patience::default(),
-        _ => Patience::default().timeout(Duration::from_micros(random.below(300) as u64)),
+        0 => Duration::MAX, // no deadline
+        _ => Duration::from_micros(random.below(300) as u64),
     };
-    let brief = Patience::default().timeout(Duration::from_micros(random.below(300) as u64));
+    let brief = Duration::from_micros(random.below(300) as u64);
     let prompt = || cache.prompt(&Script::all().next().expect("there are some").tokens(0..9));
     let options = AdmitOptions::default();
     let n = random.below(6);
     match random.below(10) {
-        0 => drop(poll_a_while(cache.reserve_wait(n, patience), random)),
-        1 => drop(poll_a_while(cache.append_wait(own, n, patience), random)),
-        2 => drop(poll_a_while(cache.allocate_wait(own, 3 * n, patience), random)),
-        3 => drop(poll_a_while(cache.admit_wait(own, &prompt(), &options, patience), random)),
-        4 => drop(fair(cache.reserve_blocking(n, brief))),
-        5 => drop(fair(cache.append_blocking(own, n, brief))),
-        6 => drop(fair(cache.allocate_blocking(own, 3 * n, brief))),
-        7 => drop(fair(cache.admit_blocking(own, &prompt(), &options, brief))),
+        0 => drop(poll_a_while(cache.waiting().reserve(n).timeout(patience), random)),
+        1 => drop(poll_a_while(cache.waiting().append(own, n).timeout(patience), random)),
+        2 => drop(poll_a_while(cache.waiting().allocate(own, 3 * n).timeout(patience), random)),
+        3 => drop(poll_a_while(
+            cache.waiting().admit(own, &prompt(), &options).timeout(patience),
+            random,
+        )),
+        4 => drop(fair(cache.waiting().reserve(n).timeout(brief).block())),
+        5 => drop(fair(cache.waiting().append(own, n).timeout(brief).block())),
+        6 => drop(fair(cache.waiting().allocate(own, 3 * n).timeout(brief).block())),
+        7 => drop(fair(cache.waiting().admit(own, &prompt(), &options).timeout(brief).block())),
         _ => drop(fair(cache.free(own))),
     }
 }

@@ -43,7 +43,7 @@ fn race_for_the_hot_one(cache: &PagedKvCache, random: &mut Random) {
     }
 }
 
-/// Forks the hot sequence, writes into the fork, and checks that nobody else has what it wrote.
+/// Forks the hot sequence, writes into the fork, and checks that no other thread has the slots written.
 fn fork_and_write(cache: &PagedKvCache, id: SeqId, random: &mut Random, owners: &Owners) {
     // Leased at once, or an evictor could take it while it is being written.
     let Some(()) = fair(cache.fork(HOT, id)) else { return };
@@ -183,7 +183,7 @@ fn a_reader_that_looks_further_and_a_batch_do_not_wait_for_each_other() {
     });
 }
 
-/// Whoever assesses victims waits behind a writer, who waits for a reader, who assesses victims.
+/// A thread that assesses victims waits behind a writer, which waits for a reader that assesses victims.
 #[test]
 fn a_reader_that_chooses_a_victim_and_others_who_do_not_wait_for_each_other() {
     watched(|| {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use paged_kv::{AppendBatch, BlockId, Lease, Owner, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{AppendBatch, BlockId, Lease, PagedKvCache, PagedKvError, SeqId, Worker};
 
 use crate::common::assert_empties;
 use crate::common::random::Random;
@@ -115,10 +115,10 @@ fn no_block_is_ever_in_two_sequences_hands_and_no_leased_one_is_evicted() {
     });
 }
 
-/// Ids come again and again, first without an owner, then the second one's, and at last the first one's.
-/// Only then may an eviction for the first owner take them.
+/// Ids come again and again, first without a worker, then the second one's, and at last the first one's.
+/// Only then may an eviction for the first worker take them.
 #[test]
-fn an_eviction_for_one_owner_never_takes_a_sequence_of_another() {
+fn an_eviction_for_one_worker_never_takes_a_sequence_of_another() {
     const IDS: usize = 4;
     watched(|| {
         // More than the ids need: an eviction under way still has blocks of the one before.
@@ -128,7 +128,7 @@ fn an_eviction_for_one_owner_never_takes_a_sequence_of_another() {
         for_a_while(1, |random, number| {
             if number % 2 == 0 {
                 let mut out = Vec::new();
-                _ = cache.evict_for(Owner(1), 1 + random.below(IDS), &mut out);
+                _ = cache.evict_for(Worker(1), 1 + random.below(IDS), &mut out);
                 evicted.fetch_add(out.len() as u64, Ordering::Relaxed);
                 return;
             }
@@ -141,17 +141,17 @@ fn an_eviction_for_one_owner_never_takes_a_sequence_of_another() {
                 Ok(()) | Err(PagedKvError::SequenceExists(_)) => {}
                 Err(refusal) => panic!("{refusal}: each id has its block"),
             }
-            // It may be the first owner's still, and be evicted until this.
-            if cache.set_owner(id, Owner(2)).is_err() {
+            // It may be the first worker's still, and be evicted until this.
+            if cache.set_worker(id, Worker(2)).is_err() {
                 return;
             }
             if random.below(2) == 0 {
                 drop(cache.lease(&[id]).expect("it is nobody's to evict"));
             }
-            cache.touch(id).expect("an eviction for another owner took it");
-            let owner = cache.get_sequence(id).expect("it is nobody's to evict").owner;
-            assert_eq!(owner, Some(Owner(2)));
-            cache.set_owner(id, Owner(1)).expect("it is nobody's to evict");
+            cache.touch(id).expect("an eviction for another worker took it");
+            let worker = cache.get_sequence(id).expect("it is nobody's to evict").worker;
+            assert_eq!(worker, Some(Worker(2)));
+            cache.set_worker(id, Worker(1)).expect("it is nobody's to evict");
         });
         assert!(evicted.into_inner() > 0, "nothing was ever evicted");
         assert_empties(&cache);
@@ -172,7 +172,7 @@ fn batches_over_the_same_sequences_in_opposite_orders_do_not_wait_for_each_other
             if number % 2 == 0 {
                 mine.reverse();
             }
-            let mut lease = cache.lease(&mine).unwrap();
+            let lease = cache.lease(&mine).unwrap();
             let mut batch = AppendBatch::default();
             for _ in 0..4 {
                 match lease.append_batch(&vec![1; mine.len()], &mut batch) {

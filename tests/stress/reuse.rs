@@ -46,7 +46,7 @@ fn contents(random: &mut Random, most: usize) -> Vec<u64> {
 /// Admits, checks, publishes, holds and drops, on all threads.
 fn reuse(num_blocks: usize, most: usize, resets: bool, policy: ReclaimPolicy) {
     let cache = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
-    let cache = cache.home_shards(4).with_reclaim_policy(policy).build().unwrap();
+    let cache = cache.home_shards(4).reclaim_policy(policy).build().unwrap();
     let cells = Contents((0..num_blocks).map(|_| AtomicU64::new(0)).collect());
     let hits_seen = AtomicU64::new(0);
     for_a_while(1, |random, _| {
@@ -73,7 +73,7 @@ fn reuse(num_blocks: usize, most: usize, resets: bool, policy: ReclaimPolicy) {
                 Err(refusal) => panic!("{refusal}"),
             }
             if resets && random.below(50) == 0 {
-                cache.reset_prefix_cache();
+                cache.prefix().reset();
             }
             while held.len() > random.below(4) {
                 let (mut sequence, contents) = held.swap_remove(random.below(held.len()));

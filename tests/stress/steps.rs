@@ -10,11 +10,12 @@ use std::sync::mpsc;
 use std::thread;
 
 use paged_kv::{
-    AdmitOptions, BlockHash, BlockId, CachedSequence, PagedKvCache, PagedKvError, Prompt, SeqId,
-    Step,
+    AdmitOptions, BlockHash, BlockId, CachedSequence, PagedKvCache, PagedKvError, Prompt, Result,
+    SeqId, Step,
 };
 
 use crate::common::random::Random;
+use crate::common::row_if_there;
 use crate::{for_a_while, threads, watched};
 
 const BLOCK_SIZE: usize = 4;
@@ -120,7 +121,8 @@ impl<'a> Scheduler<'a> {
     fn build(&mut self) -> Launch {
         self.steps += 1;
         let (copies, reads, writes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut launch = Launch { step: self.cache.step(), copies, reads, writes };
+        let mut launch =
+            Launch { step: self.cache.step(Default::default()), copies, reads, writes };
         if self.held.len() < 4 {
             self.admit(&mut launch);
         }
@@ -129,10 +131,10 @@ impl<'a> Scheduler<'a> {
         }
         let mut rows: Vec<(&mut CachedSequence, usize)> =
             self.held.iter_mut().map(|request| (&mut request.sequence, 1)).collect();
-        let grown = launch.step.grow_batch(&mut rows).unwrap().done;
+        let grown = launch.step.grow(&mut rows).unwrap().grown_rows;
         launch.step.copies(&mut launch.copies).unwrap();
         for (row, request) in self.held.iter_mut().enumerate() {
-            launch.step.take_part(&mut request.sequence);
+            launch.step.join(&mut request.sequence).unwrap();
             let ids = request.sequence.block_ids();
             if row < grown && ids.len() > request.contents.len() {
                 request.contents.push(own(self.random));
@@ -142,9 +144,9 @@ impl<'a> Scheduler<'a> {
             launch.reads.extend(ids.iter().copied().zip(request.contents.iter().copied()));
         }
         self.listed.retain(|listed| {
-            let taken = self.cache.take_part(listed.id, &launch.step);
+            let joined = join(self.cache, listed.id, &mut launch.step);
             let ids = self.cache.with_sequence(listed.id, |sequence| sequence.block_ids().to_vec());
-            let (true, Some(ids)) = (taken.is_ok(), ids) else {
+            let (true, Some(ids)) = (joined.is_ok(), ids) else {
                 return false; // evicted
             };
             launch.reads.extend(ids.into_iter().zip(listed.contents.iter().copied()));
@@ -158,7 +160,7 @@ impl<'a> Scheduler<'a> {
         let (prompt, contents) = prompt(self.random);
         match self.cache.admit_sequence(&prompt, &AdmitOptions::default()) {
             Ok((mut sequence, admission)) => {
-                launch.step.take_part(&mut sequence);
+                launch.step.join(&mut sequence).unwrap();
                 let hits = admission.cached_tokens / BLOCK_SIZE;
                 let blocks = || sequence.block_ids().iter().copied().zip(contents.clone());
                 launch.reads.extend(blocks().take(hits));
@@ -174,10 +176,10 @@ impl<'a> Scheduler<'a> {
     fn admit_listed(&mut self, launch: &mut Launch) {
         let ((prompt, contents), id) = (prompt(self.random), SeqId(self.next_id));
         self.next_id += 1;
-        match self.cache.admit_prompt(id, &prompt, &AdmitOptions::default()) {
+        match self.cache.admit_with(id, &prompt, &AdmitOptions::default()) {
             Ok(admission) => {
                 let hits = admission.cached_tokens / BLOCK_SIZE;
-                if self.cache.take_part(id, &launch.step).is_err() {
+                if join(self.cache, id, &mut launch.step).is_err() {
                     return; // evicted already
                 }
                 let ids = self.cache.with_sequence(id, |sequence| sequence.block_ids().to_vec());
@@ -221,6 +223,10 @@ impl<'a> Scheduler<'a> {
             }
         }
     }
+}
+
+fn join(cache: &PagedKvCache, id: SeqId, step: &mut Step) -> Result<()> {
+    step.join(&mut row_if_there(cache, id)?)
 }
 
 /// A prompt of a few full blocks and one token, and what is in them.

@@ -5,17 +5,16 @@ use std::task::{Context, Poll, Waker};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use paged_kv::wait::Patience;
-use paged_kv::{AdmitOptions, Fairness, PagedKvCache, SeqId};
+use paged_kv::{AdmitOptions, Fairness, PagedKvCache, SeqId, Watermark};
 
-use super::{HANG, Task, assert_all_back, cache, patient};
+use super::{HANG, Task, assert_all_back, cache};
 
 #[test]
 fn who_leaves_when_it_was_woken_wakes_the_next() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 16).unwrap();
-    let first = Task::waiting(cache.reserve_wait(4, patient()));
-    let mut second = Task::waiting(cache.reserve_wait(4, patient()));
+    let first = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
+    let mut second = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
     cache.free(SeqId(1)).unwrap();
     assert_eq!((first.wakes(), second.wakes()), (1, 0));
     drop(first);
@@ -27,8 +26,8 @@ fn who_leaves_when_it_was_woken_wakes_the_next() {
 fn who_leaves_asleep_lets_those_in_that_waited_for_it_only() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 8).unwrap();
-    let large = Task::waiting(cache.reserve_wait(4, patient()));
-    let mut small = Task::waiting(cache.reserve_wait(1, patient()));
+    let large = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
+    let mut small = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
     drop(large);
     drop(small.served().unwrap());
     cache.free(SeqId(1)).unwrap();
@@ -38,8 +37,8 @@ fn who_leaves_asleep_lets_those_in_that_waited_for_it_only() {
 #[test]
 fn a_future_that_was_never_polled_leaves_no_trace() {
     let cache = cache(4);
-    drop(cache.reserve_wait(4, patient()));
-    drop(cache.allocate_wait(SeqId(1), 4, patient()));
+    drop(cache.waiting().reserve(4).timeout(HANG));
+    drop(cache.waiting().allocate(SeqId(1), 4).timeout(HANG));
     assert_all_back(&cache);
 }
 
@@ -50,7 +49,7 @@ fn ten_thousand_cancellations_at_random_leak_nothing() {
     const ROUNDS: u64 = 2_500;
     for fairness in [Fairness::Fifo, Fairness::Bypass { at_most: 3 }] {
         let builder = PagedKvCache::builder().num_blocks(16).block_size(4).home_shards(2);
-        let cache = builder.with_watermark(1).with_fairness(fairness).build().unwrap();
+        let cache = builder.watermark(Watermark::Blocks(1)).fairness(fairness).build().unwrap();
         let start = Instant::now();
         scope(|scope| {
             for thread in 0..THREADS {
@@ -73,29 +72,31 @@ fn visit(cache: &PagedKvCache, id: SeqId, random: &mut Random) {
     let tokens = 1 + random.below(40);
     let polls = random.below(12);
     let patience = match random.below(4) {
-        0 => Patience::default().timeout(Duration::from_micros(random.below(200) as u64)),
-        _ => patient(),
+        0 => Duration::from_micros(random.below(200) as u64),
+        _ => HANG,
     };
     match random.below(4) {
         0 => {
-            let _ = give_up_after(polls, cache.reserve_wait(tokens.div_ceil(4), patience));
+            let _ =
+                give_up_after(polls, cache.waiting().reserve(tokens.div_ceil(4)).timeout(patience));
         }
         1 => {
-            let _ = give_up_after(polls, cache.allocate_wait(id, tokens, patience));
+            let _ = give_up_after(polls, cache.waiting().allocate(id, tokens).timeout(patience));
         }
         2 => {
             let prompt = cache.prompt(&vec![tokens as u32 % 3; tokens]);
-            let wait = cache.admit_wait(id, &prompt, &AdmitOptions::default(), patience);
+            let wait =
+                cache.waiting().admit(id, &prompt, &AdmitOptions::default()).timeout(patience);
             if let Some(Ok(_)) = give_up_after(polls, wait) {
                 cache.commit(id, tokens).unwrap();
             }
         }
         _ => {
-            let _ = cache.allocate_blocking(id, tokens, patience);
+            let _ = cache.waiting().allocate(id, tokens).timeout(patience).block();
         }
     }
     if cache.with_sequence(id, |_| ()).is_some() {
-        let _ = give_up_after(polls, cache.append_wait(id, random.below(8), patience));
+        let _ = give_up_after(polls, cache.waiting().append(id, random.below(8)).timeout(patience));
         cache.free(id).unwrap();
     }
 }

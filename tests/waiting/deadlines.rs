@@ -6,20 +6,36 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use paged_kv::PagedKvError::DeadlinePassed;
-use paged_kv::wait::Patience;
+use paged_kv::wait::{Request, Wait};
 use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError, SeqId};
 
-use super::{HANG, Task, Wakes, assert_all_back, cache, patient};
+use super::{HANG, Task, Wakes, assert_all_back, cache};
 
 /// Deadlines that have passed.
-fn late() -> [Patience; 2] {
+fn late() -> [Limit; 2] {
     let now = Instant::now();
     let past = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
-    [Patience::default().timeout(Duration::ZERO), Patience::default().deadline(past)]
+    [Limit::Timeout(Duration::ZERO), Limit::Deadline(past)]
+}
+
+/// When a request is late.
+#[derive(Clone, Copy)]
+enum Limit {
+    Timeout(Duration),
+    Deadline(Instant),
+}
+
+impl Limit {
+    fn of<R: Request>(self, wait: Wait<R>) -> Wait<R> {
+        match self {
+            Limit::Timeout(timeout) => wait.timeout(timeout),
+            Limit::Deadline(deadline) => wait.deadline(deadline),
+        }
+    }
 }
 
 /// What each way to wait comes to, both as a future that is polled once and on this thread.
-fn ask(cache: &PagedKvCache, patience: Patience) -> Vec<Result<(), PagedKvError>> {
+fn ask(cache: &PagedKvCache, limit: Limit) -> Vec<Result<(), PagedKvError>> {
     fn once<T>(
         future: impl Future<Output = Result<T, PagedKvError>> + Unpin,
     ) -> Result<(), PagedKvError> {
@@ -30,25 +46,26 @@ fn ask(cache: &PagedKvCache, patience: Patience) -> Vec<Result<(), PagedKvError>
     }
     let (prompt, options) = (cache.prompt(&[7; 4]), AdmitOptions::default());
     let told = vec![
-        once(cache.reserve_wait(1, patience)),
-        cache.reserve_blocking(1, patience).map(drop),
-        once(cache.append_wait(SeqId(0), 4, patience)),
+        once(limit.of(cache.waiting().reserve(1))),
+        limit.of(cache.waiting().reserve(1)).block().map(drop),
+        once(limit.of(cache.waiting().append(SeqId(0), 4))),
         cache
             .truncate(SeqId(0), 4)
-            .and_then(|()| cache.append_blocking(SeqId(0), 4, patience).map(drop)),
-        cache.truncate(SeqId(0), 4).and_then(|()| once(cache.allocate_wait(SeqId(1), 4, patience))),
+            .and_then(|()| limit.of(cache.waiting().append(SeqId(0), 4)).block().map(drop)),
+        cache
+            .truncate(SeqId(0), 4)
+            .and_then(|()| once(limit.of(cache.waiting().allocate(SeqId(1), 4)))),
         cache
             .free(SeqId(1))
             .or(Ok(()))
-            .and_then(|()| cache.allocate_blocking(SeqId(2), 4, patience)),
+            .and_then(|()| limit.of(cache.waiting().allocate(SeqId(2), 4)).block()),
         cache
             .free(SeqId(2))
             .or(Ok(()))
-            .and_then(|()| once(cache.admit_wait(SeqId(3), &prompt, &options, patience))),
-        cache
-            .free(SeqId(3))
-            .or(Ok(()))
-            .and_then(|()| cache.admit_blocking(SeqId(4), &prompt, &options, patience).map(drop)),
+            .and_then(|()| once(limit.of(cache.waiting().admit(SeqId(3), &prompt, &options)))),
+        cache.free(SeqId(3)).or(Ok(())).and_then(|()| {
+            limit.of(cache.waiting().admit(SeqId(4), &prompt, &options)).block().map(drop)
+        }),
     ];
     let _ = cache.free(SeqId(4));
     told
@@ -58,17 +75,17 @@ fn ask(cache: &PagedKvCache, patience: Patience) -> Vec<Result<(), PagedKvError>
 fn a_late_request_is_served_if_that_is_possible_at_once_and_else_refused_at_once() {
     let cache = cache(3);
     cache.allocate(SeqId(0), 4).unwrap();
-    for patience in late() {
-        assert_eq!(ask(&cache, patience), vec![Ok(()); 8]);
+    for limit in late() {
+        assert_eq!(ask(&cache, limit), vec![Ok(()); 8]);
         let room = cache.reserve(2).unwrap();
-        assert_eq!(ask(&cache, patience), vec![Err(DeadlinePassed); 8]);
+        assert_eq!(ask(&cache, limit), vec![Err(DeadlinePassed); 8]);
         drop(room);
     }
     // Late requests do not pass those that wait.
     let room = cache.reserve(1).unwrap();
-    let waiter = Task::waiting(cache.reserve_wait(2, patient()));
-    for patience in late() {
-        assert_eq!(cache.reserve_blocking(1, patience).unwrap_err(), DeadlinePassed);
+    let waiter = Task::waiting(cache.waiting().reserve(2).timeout(HANG));
+    for limit in late() {
+        assert_eq!(limit.of(cache.waiting().reserve(1)).block().unwrap_err(), DeadlinePassed);
     }
     drop((room, waiter));
     cache.free(SeqId(0)).unwrap();
@@ -80,10 +97,10 @@ fn a_waiter_that_moved_to_another_task_is_woken_there_by_its_deadline() {
     let cache = cache(2);
     let _all = cache.reserve(2).unwrap();
     cache.allocate(SeqId(1), 0).unwrap();
-    let soon = || Patience::default().timeout(Duration::from_millis(20));
+    let soon = || Duration::from_millis(20);
     let (before, after) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
-    let mut reserve = cache.reserve_wait(1, soon());
-    let mut append = cache.append_wait(SeqId(1), 1, soon());
+    let mut reserve = cache.waiting().reserve(1).timeout(soon());
+    let mut append = cache.waiting().append(SeqId(1), 1).timeout(soon());
     let start = Instant::now();
     for wakes in [&before, &after] {
         let waker = Waker::from(Arc::clone(wakes));
@@ -105,16 +122,16 @@ fn a_waiter_that_moved_to_another_task_is_woken_there_by_its_deadline() {
     assert!(matches!(late, Poll::Ready(Err(DeadlinePassed))));
     let late = Pin::new(&mut append).poll(context);
     assert!(matches!(late, Poll::Ready(Err(DeadlinePassed))));
-    assert_eq!(cache.num_waiting(), 0);
+    assert_eq!(cache.waiting().len(), 0);
 }
 
 #[test]
 fn a_late_waiter_that_can_be_served_at_once_is_and_one_that_cannot_wakes_the_next() {
     let cache = cache(2);
     let room = cache.reserve(2).unwrap();
-    let soon = Patience::default().timeout(Duration::from_millis(2));
-    let mut first = Task::new(cache.reserve_wait(2, soon));
-    let mut second = Task::new(cache.reserve_wait(1, patient()));
+    let soon = Duration::from_millis(2);
+    let mut first = Task::new(cache.waiting().reserve(2).timeout(soon));
+    let mut second = Task::new(cache.waiting().reserve(1).timeout(HANG));
     if first.poll().is_ready() {
         return; // late already
     }
@@ -128,8 +145,8 @@ fn a_late_waiter_that_can_be_served_at_once_is_and_one_that_cannot_wakes_the_nex
         Poll::Pending => panic!("it is late"),
     }
     drop(second.served().unwrap());
-    let soon = Patience::default().timeout(Duration::from_millis(2));
-    let mut first = Task::new(cache.reserve_wait(2, soon));
+    let soon = Duration::from_millis(2);
+    let mut first = Task::new(cache.waiting().reserve(2).timeout(soon));
     if first.poll().is_ready() {
         return;
     }

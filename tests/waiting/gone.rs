@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
 use paged_kv::PagedKvError::{SequenceEvicted, SequenceNotFound};
-use paged_kv::{EvictionStrategy, Owner, PagedKvCache, PagedKvError, Reservation, SeqId};
+use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError, Reservation, SeqId, Worker};
 
-use super::{Task, assert_all_back, cache, patient};
+use super::{HANG, Task, assert_all_back, cache};
 
 const S: SeqId = SeqId(1);
 
@@ -43,7 +43,7 @@ fn a_freed_or_evicted_id_wakes_its_waiting_append() {
     let ways = WAYS.map(|remove| (1, remove)).into_iter();
     for (num_blocks, remove) in ways.chain(WAYS_OF_EMPTY.map(|remove| (0, remove))) {
         let (cache, room) = full(num_blocks);
-        let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
+        let mut waiter = Task::waiting(cache.waiting().append(S, 8).timeout(HANG));
         remove(&cache);
         assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
         drop(room);
@@ -56,13 +56,13 @@ fn the_owner_of_an_evicted_sequence_is_told_that_it_was_evicted() {
     let ways: [Remove; 3] = [
         |cache| assert_eq!(cache.evict(), Ok(S)),
         |cache| assert_eq!(cache.evict_to_threshold(0.8), Ok(vec![S])),
-        |cache| assert_eq!(cache.evict_for(Owner(3), 1, &mut Vec::new()), Ok(1)),
+        |cache| assert_eq!(cache.evict_for(Worker(3), 1, &mut Vec::new()), Ok(1)),
     ];
     for evict in ways {
         for is_admitted_again in [false, true] {
             let (cache, room) = full(1);
-            cache.set_owner(S, Owner(3)).unwrap();
-            let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
+            cache.set_worker(S, Worker(3)).unwrap();
+            let mut waiter = Task::waiting(cache.waiting().append(S, 8).timeout(HANG));
             evict(&cache);
             if is_admitted_again {
                 // Not allocated: others come after the one that waits.
@@ -80,7 +80,7 @@ fn the_owner_of_an_evicted_sequence_is_told_that_it_was_evicted() {
 fn a_waiting_append_never_grows_a_later_sequence_of_its_id() {
     for remove in WAYS {
         let (cache, mut room) = full(1);
-        let mut waiter = Task::waiting(cache.append_wait(S, 8, patient()));
+        let mut waiter = Task::waiting(cache.waiting().append(S, 8).timeout(HANG));
         remove(&cache);
         room.allocate(&cache, S, 4).unwrap();
         drop(room); // enough for either
@@ -104,10 +104,10 @@ fn an_append_ends_although_its_id_is_admitted_again_at_once() {
         let cache = Arc::new(cache(4));
         [S, SeqId(2)].into_iter().for_each(|id| cache.allocate(id, 4).unwrap());
         let room = cache.reserve(2).unwrap();
-        let mut first = cache.append_wait(SeqId(2), 4, patient());
+        let mut first = cache.waiting().append(SeqId(2), 4).timeout(HANG);
         let admits = Waker::from(Arc::new(Admits(Arc::clone(&cache))));
         assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&admits)).is_pending());
-        let mut waiter = Task::waiting(cache.append_wait(S, 12, patient()));
+        let mut waiter = Task::waiting(cache.waiting().append(S, 12).timeout(HANG));
         remove(&cache);
         assert_eq!(cache.get_sequence(S).map(|admitted| admitted.num_tokens), Some(0));
         assert_eq!(waiter.served().unwrap_err(), SequenceNotFound(S));
@@ -122,11 +122,11 @@ fn all_appends_to_a_sequence_that_is_gone_are_told_wherever_they_wait() {
     let cache = cache(4).with_eviction_strategy(EvictionStrategy::LRU);
     (0..3).for_each(|id| cache.allocate(SeqId(id), 4).unwrap());
     let room = cache.reserve(1).unwrap();
-    let mut first = Task::waiting(cache.append_wait(SeqId(0), 8, patient()));
+    let mut first = Task::waiting(cache.waiting().append(SeqId(0), 8).timeout(HANG));
     let mut gone: Vec<_> = [1, 2, 1]
         .map(SeqId)
         .into_iter()
-        .map(|id| (id, Task::waiting(cache.append_wait(id, 8, patient()))))
+        .map(|id| (id, Task::waiting(cache.waiting().append(id, 8).timeout(HANG))))
         .collect();
     for id in [1, 2].map(SeqId) {
         cache.free(id).unwrap();
@@ -145,7 +145,7 @@ fn all_appends_to_a_sequence_that_is_gone_are_told_wherever_they_wait() {
 fn a_victim_of_a_stall_that_is_freed_is_told_so_and_the_others_go_on() {
     let cache = cache(3);
     (1..=3).for_each(|id| cache.allocate(SeqId(id), 4).unwrap());
-    let wait = |id| Task::new(cache.append_wait(SeqId(id), 8, patient()));
+    let wait = |id| Task::new(cache.waiting().append(SeqId(id), 8).timeout(HANG));
     let mut tasks = [1, 2, 3].map(wait);
     tasks.iter_mut().for_each(|task| assert!(task.poll().is_pending()));
     let victim = cache.select_eviction_target().unwrap();
@@ -169,8 +169,9 @@ fn a_blocking_append_ends_when_its_sequence_is_freed() {
     for remove in WAYS_OF_EMPTY {
         let (cache, room) = full(0);
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| cache.append_blocking(S, 8, patient()).map(drop));
-            while cache.num_waiting() == 0 {
+            let waiter =
+                scope.spawn(|| cache.waiting().append(S, 8).timeout(HANG).block().map(drop));
+            while cache.waiting().is_empty() {
                 std::thread::yield_now();
             }
             remove(&cache);

@@ -10,7 +10,7 @@ mod threads;
 mod world;
 
 use self::world::World;
-use super::random::Random;
+use super::common::random::Random;
 
 /// Histories of each test; each has up to 40 operations.
 const HISTORIES: u64 = if cfg!(debug_assertions) { 2_000 } else { 60_000 };

@@ -2,14 +2,15 @@
 #![cfg(feature = "async")]
 
 mod cancelled;
+#[path = "../common/mod.rs"]
+mod common;
 mod deadlines;
+mod futures;
 mod gone;
 mod histories;
 mod needs;
 mod nothing;
 mod order;
-#[path = "../common/random.rs"]
-mod random;
 mod room;
 mod stalled;
 
@@ -20,7 +21,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use paged_kv::PagedKvCache;
-use paged_kv::wait::Patience;
 
 /// Long enough that only a defect makes a test wait so.
 const HANG: Duration = Duration::from_secs(30);
@@ -28,11 +28,6 @@ const HANG: Duration = Duration::from_secs(30);
 /// A cache of blocks of 4 tokens.
 fn cache(num_blocks: usize) -> PagedKvCache {
     PagedKvCache::new(num_blocks, 4, 1, 1)
-}
-
-/// For ever, but for a defect.
-fn patient() -> Patience {
-    Patience::default().timeout(HANG)
 }
 
 /// How often a task was woken.
@@ -87,7 +82,7 @@ impl<F: Future + Unpin> Task<F> {
 /// At rest and empty: all blocks are back, and nobody waits.
 #[track_caller]
 fn assert_all_back(cache: &PagedKvCache) {
-    assert_eq!((cache.used_block_count(), cache.num_waiting()), (0, 0));
+    assert_eq!((cache.used_block_count(), cache.waiting().len()), (0, 0));
     cache.validate().expect("the free list and the words agree");
     let stats = cache.stats();
     assert_eq!(stats.total_allocations, stats.total_frees);

@@ -4,7 +4,8 @@ use std::any::Any;
 
 use paged_kv::{AdmitOptions, CachedSequence, Fairness, PagedKvCache, Prompt, SeqId};
 
-use super::{Task, assert_all_back, cache, patient};
+use super::common::{lease_row, lease_rows};
+use super::{HANG, Task, assert_all_back, cache};
 
 const TOKENS: [u32; 9] = [7; 9];
 
@@ -15,31 +16,30 @@ type Publish = fn(&PagedKvCache, &mut CachedSequence) -> Box<dyn Any>;
 const WAYS: [Publish; 8] = [
     |cache, _| Box::new(cache.commit(SeqId(1), 8).unwrap()),
     |cache, _| {
-        let epoch = cache.admit(SeqId(9), &[]).unwrap().epoch;
-        assert_eq!(cache.commit_of(SeqId(9), epoch, 0), Ok(0));
+        cache.admit(SeqId(9), &[]).unwrap();
+        assert_eq!(cache.commit(SeqId(9), 0), Ok(0));
         cache.free(SeqId(9)).unwrap();
         Box::new(cache.commit(SeqId(1), 8).unwrap())
     },
-    |cache, _| Box::new(cache.commit_tokens(SeqId(2), &[7, 7, 7]).unwrap()),
+    |cache, _| Box::new(cache.commit(SeqId(2), &[7, 7, 7]).unwrap()),
     |cache, _| Box::new(cache.append_tokens(SeqId(2), &[7, 7, 7]).unwrap()),
     |_, handle| Box::new(handle.commit(8).unwrap()),
     |cache, _| {
-        let mut step = cache.step();
-        cache.take_part(SeqId(1), &step).unwrap();
-        assert_eq!(cache.commit_in(SeqId(1), 8, &mut step), Ok(2));
+        let mut step = cache.step(Default::default());
+        assert_eq!(step.commit(&mut lease_row(cache, SeqId(1)), 8), Ok(2));
         Box::new(step.complete())
     },
     |cache, handle| {
-        let mut step = cache.step();
-        step.take_part(handle);
+        let mut step = cache.step(Default::default());
         assert_eq!(step.commit(handle, 8), Ok(2));
         Box::new(step.complete())
     },
     |cache, _| {
-        let mut step = cache.step();
+        let mut step = cache.step(Default::default());
         cache.truncate(SeqId(2), 5).unwrap();
-        assert_eq!(cache.grow_batch(&[(SeqId(2), 3)], &mut step).unwrap().done, 1);
-        assert_eq!(cache.settle(SeqId(2), 0, &[7, 7, 7], &mut step), Ok(2));
+        let mut rows = lease_rows(cache, &[(SeqId(2), 3)]);
+        assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+        assert_eq!(step.accept(0, &mut rows[0].0, &[7, 7, 7]), Ok(2));
         Box::new(step.complete())
     },
 ];
@@ -47,7 +47,7 @@ const WAYS: [Publish; 8] = [
 /// A cache of 7 blocks of which one is free, and that holds `TOKENS` three times, in sequences 1 and 2 and in
 /// the handle. Of sequence 2 five tokens are known, and eight have slots, but for a way that appends them.
 fn full(fairness: Fairness, appends: bool) -> (PagedKvCache, CachedSequence) {
-    let builder = PagedKvCache::builder().num_blocks(7).block_size(4).with_fairness(fairness);
+    let builder = PagedKvCache::builder().num_blocks(7).block_size(4).fairness(fairness);
     let cache = builder.build().unwrap();
     cache.admit(SeqId(1), &TOKENS[..8]).unwrap();
     cache.admit(SeqId(2), &TOKENS[..5]).unwrap();
@@ -66,7 +66,7 @@ fn admit(
     tokens: &[u32],
 ) -> Task<impl Future<Output = paged_kv::Result<paged_kv::Admission>> + Unpin> {
     let options = AdmitOptions::default();
-    Task::waiting(cache.admit_wait(SeqId(id), &cache.prompt(tokens), &options, patient()))
+    Task::waiting(cache.waiting().admit(SeqId(id), &cache.prompt(tokens), &options).timeout(HANG))
 }
 
 fn end(cache: &PagedKvCache, handle: CachedSequence) {
@@ -90,7 +90,7 @@ fn a_commit_that_lowers_a_waiting_prompts_need_wakes_it() {
 fn a_commit_wakes_a_prompt_that_may_pass_the_first() {
     for first in [2, 3, 4] {
         let (cache, mut handle) = full(Fairness::Bypass { at_most: 1 }, false);
-        let mut large = Task::waiting(cache.reserve_wait(first, patient()));
+        let mut large = Task::waiting(cache.waiting().reserve(first).timeout(HANG));
         let mut other = admit(&cache, 4, &[8; 12]);
         let mut waiter = admit(&cache, 5, &TOKENS);
         // The one that it does not concern looks and is refused, as the last token is not published.
@@ -113,7 +113,7 @@ fn a_commit_wakes_a_prompt_that_may_pass_the_first() {
 #[test]
 fn a_commit_wakes_no_request_that_it_does_not_concern() {
     let (cache, mut handle) = full(Fairness::Fifo, false);
-    let large = Task::waiting(cache.reserve_wait(3, patient()));
+    let large = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
     let waiter = admit(&cache, 5, &TOKENS);
     handle.commit(8).unwrap();
     assert_eq!((large.wakes(), waiter.wakes()), (0, 0), "it is not its turn");
@@ -124,7 +124,7 @@ fn a_commit_wakes_no_request_that_it_does_not_concern() {
 #[test]
 fn a_prompt_that_becomes_the_first_sees_what_was_published_before() {
     let (cache, mut handle) = full(Fairness::Fifo, false);
-    let large = Task::waiting(cache.reserve_wait(3, patient()));
+    let large = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
     let mut waiter = admit(&cache, 5, &TOKENS);
     handle.commit(8).unwrap();
     drop(large);
@@ -137,7 +137,7 @@ fn admit_chunk<'a>(
     prompt: &Prompt,
 ) -> Task<impl Future<Output = paged_kv::Result<paged_kv::Admission>> + Unpin + use<'a>> {
     let options = AdmitOptions::default().first_chunk(4);
-    Task::waiting(cache.admit_wait(SeqId(5), prompt, &options, patient()))
+    Task::waiting(cache.waiting().admit(SeqId(5), prompt, &options).timeout(HANG))
 }
 
 /// Of a first chunk the cached tokens come before it, and if no sequence uses them they are room.
@@ -150,9 +150,9 @@ fn a_reset_wakes_a_first_chunk_that_needs_less_without_hits() {
     cache.free(SeqId(1)).unwrap();
     drop(cache.reserve(2).unwrap()); // of the two free ones
     let room = cache.reserve(2).unwrap();
-    assert_eq!(cache.probe(&TOKENS), 8);
+    assert_eq!(cache.prefix().probe(&cache.prompt(&TOKENS)), 8);
     let mut waiter = admit_chunk(&cache, &prompt);
-    cache.reset_prefix_cache();
+    cache.prefix().reset();
     assert_eq!(waiter.served().unwrap().num_tokens, 4);
     cache.free(SeqId(5)).unwrap();
     drop(room);
@@ -165,8 +165,9 @@ fn a_reclaim_wakes_a_first_chunk_that_needs_less_without_hits() {
     let ways: [fn(&PagedKvCache); 2] = [
         |cache| drop(cache.append(SeqId(2), 1).unwrap()),
         |cache| {
-            let mut step = cache.step();
-            assert_eq!(cache.grow_batch(&[(SeqId(2), 1)], &mut step).unwrap().done, 1);
+            let mut step = cache.step(Default::default());
+            let mut rows = lease_rows(cache, &[(SeqId(2), 1)]);
+            assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
             step.complete();
         },
     ];
@@ -178,7 +179,7 @@ fn a_reclaim_wakes_a_first_chunk_that_needs_less_without_hits() {
         cache.apply_streaming_llm(SeqId(1), 0, 4).unwrap(); // the first block is idle before the second
         cache.free(SeqId(1)).unwrap();
         cache.allocate(SeqId(2), 8).unwrap();
-        assert_eq!(cache.probe(&TOKENS), 8);
+        assert_eq!(cache.prefix().probe(&cache.prompt(&TOKENS)), 8);
         let mut waiter = admit_chunk(&cache, &prompt);
         reclaim(&cache);
         assert_eq!(waiter.served().unwrap().num_tokens, 4);
@@ -233,15 +234,15 @@ fn a_sharer_that_leaves_wakes_an_append_that_then_needs_no_copy() {
             drop(lease);
         },
         |cache| {
-            let step = cache.step();
-            cache.take_part(SeqId(2), &step).unwrap();
+            let mut step = cache.step(Default::default());
+            step.join(&mut lease_row(cache, SeqId(2))).unwrap();
             cache.free(SeqId(2)).unwrap();
             step.complete();
         },
     ];
     for leave in ways {
         let cache = shared_tail();
-        let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        let mut waiter = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
         leave(&cache);
         while waiter.poll().is_pending() {
             assert!(waiter.wakes() > 0);
@@ -256,7 +257,7 @@ fn an_append_that_lacks_a_block_for_a_copy_only_waits_for_the_sharers() {
     let cache = cache(1);
     cache.allocate(SeqId(1), 2).unwrap();
     cache.fork(SeqId(1), SeqId(2)).unwrap();
-    let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    let mut waiter = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
     cache.free(SeqId(2)).unwrap();
     assert!(waiter.served().unwrap().copy.is_none());
     cache.free(SeqId(1)).unwrap();
@@ -270,7 +271,7 @@ fn an_append_that_always_has_to_copy_and_never_can_is_refused_at_once() {
     cache.admit(SeqId(1), &[7; 4]).unwrap();
     cache.commit(SeqId(1), 4).unwrap();
     cache.truncate(SeqId(1), 3).unwrap();
-    let refused = cache.append_blocking(SeqId(1), 1, patient()).unwrap_err();
+    let refused = cache.waiting().append(SeqId(1), 1).timeout(HANG).block().unwrap_err();
     assert_eq!(refused, paged_kv::PagedKvError::OutOfMemory { requested: 1, available: 0 });
     cache.free(SeqId(1)).unwrap();
     assert_all_back(&cache);
@@ -281,10 +282,11 @@ fn a_sequence_that_is_cut_inside_its_last_block_wakes_its_own_append() {
     let ways: [fn(&PagedKvCache); 2] = [
         |cache| cache.truncate(SeqId(1), 7).unwrap(),
         |cache| {
-            let mut step = cache.step();
+            let mut step = cache.step(Default::default());
             cache.truncate(SeqId(1), 6).unwrap();
-            assert_eq!(cache.grow_batch(&[(SeqId(1), 2)], &mut step).unwrap().done, 1);
-            cache.settle(SeqId(1), 0, &[7], &mut step).unwrap();
+            let mut rows = lease_rows(cache, &[(SeqId(1), 2)]);
+            assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+            step.accept(0, &mut rows[0].0, &[7]).unwrap();
             step.complete();
         },
     ];
@@ -292,7 +294,7 @@ fn a_sequence_that_is_cut_inside_its_last_block_wakes_its_own_append() {
         let cache = cache(3);
         cache.allocate(SeqId(1), 8).unwrap();
         let room = cache.reserve(1).unwrap();
-        let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        let mut waiter = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
         cut(&cache);
         assert!(waiter.served().unwrap().new_blocks.is_empty());
         cache.free(SeqId(1)).unwrap();
@@ -306,10 +308,11 @@ fn an_aborted_step_wakes_the_append_of_a_row() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 7).unwrap();
     let room = cache.reserve(2).unwrap();
-    let mut step = cache.step();
-    assert_eq!(cache.grow_batch(&[(SeqId(1), 1)], &mut step).unwrap().done, 1);
-    let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
-    cache.abort(step, &[SeqId(1)]).unwrap();
+    let mut step = cache.step(Default::default());
+    let mut rows = lease_rows(&cache, &[(SeqId(1), 1)]);
+    assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+    let mut waiter = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
+    step.abort(&mut rows).unwrap();
     assert!(waiter.served().unwrap().new_blocks.is_empty());
     cache.free(SeqId(1)).unwrap();
     drop(room);
@@ -321,7 +324,7 @@ fn an_append_out_of_a_reservation_wakes_one_that_waits_for_the_same_sequence() {
     let cache = cache(3);
     cache.allocate(SeqId(1), 8).unwrap();
     let mut room = cache.reserve(1).unwrap();
-    let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    let mut waiter = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
     drop(room.append(&cache, SeqId(1), 1).unwrap());
     assert!(waiter.served().unwrap().new_blocks.is_empty());
     cache.free(SeqId(1)).unwrap();
@@ -338,7 +341,7 @@ fn an_append_wakes_another_that_waits_for_the_same_sequence() {
             cache.append_batch(&[(SeqId(1), 1)], &mut batch).unwrap();
         },
         |cache| {
-            let mut first = Task::new(cache.append_wait(SeqId(1), 1, patient()));
+            let mut first = Task::new(cache.waiting().append(SeqId(1), 1).timeout(HANG));
             assert!(first.poll().is_ready());
         },
     ];
@@ -347,8 +350,8 @@ fn an_append_wakes_another_that_waits_for_the_same_sequence() {
         cache.allocate(SeqId(1), 4).unwrap();
         cache.allocate(SeqId(2), 4).unwrap();
         let mut room = cache.reserve(4).unwrap();
-        let front = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
-        let mut second = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        let front = Task::waiting(cache.waiting().append(SeqId(2), 8).timeout(HANG));
+        let mut second = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
         room.shrink_to(3);
         append(&cache);
         drop(front);
@@ -372,7 +375,8 @@ fn a_copy_in_use_of_what_is_idle_wakes_a_prompt_that_needs_less_for_it() {
     // Sequence 2 uses the first block of the prompt; the second is idle, and the only room.
     assert_eq!((cache.free_block_count(), cache.stats().blocks_idle), (1, 1));
     let (prompt, options) = (cache.prompt(&TOKENS), AdmitOptions::default());
-    let mut waiting = Task::waiting(cache.admit_wait(SeqId(3), &prompt, &options, patient()));
+    let mut waiting =
+        Task::waiting(cache.waiting().admit(SeqId(3), &prompt, &options).timeout(HANG));
     assert_eq!(cache.commit(SeqId(2), 8), Ok(0), "it is a copy");
     assert_eq!(waiting.served().unwrap().cached_tokens, 8);
     drop(rest);

@@ -1,33 +1,32 @@
 //! Does a request that takes no block succeed, however little room there is and whoever waits?
 
-use paged_kv::wait::Patience;
-use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+use paged_kv::{AdmitOptions, PagedKvCache, Prompt, SeqId, Watermark};
 
-use super::{Task, assert_all_back, patient};
+use super::{HANG, Task, assert_all_back};
 
 /// Takes nothing, by every public way.
 fn take_nothing(cache: &PagedKvCache) {
     let (options, empty) = (AdmitOptions::default(), cache.prompt(&[]));
-    let now = Patience::default().timeout(std::time::Duration::ZERO);
+    let now = std::time::Duration::ZERO;
     cache.allocate(SeqId(10), 0).unwrap();
-    cache.allocate_blocking(SeqId(11), 0, now).unwrap();
+    cache.waiting().allocate(SeqId(11), 0).timeout(now).block().unwrap();
     cache.admit(SeqId(12), &[]).unwrap();
-    cache.admit_prompt(SeqId(13), &empty, &options).unwrap();
-    cache.admit_blocking(SeqId(14), &empty, &options, now).unwrap();
-    cache.admit_hashed(SeqId(15), &[], 0).unwrap();
+    cache.admit_with(SeqId(13), &empty, &options).unwrap();
+    cache.waiting().admit(SeqId(14), &empty, &options).timeout(now).block().unwrap();
+    cache.admit_with(SeqId(15), &Prompt::from_hashes(&[], 0), &AdmitOptions::default()).unwrap();
     assert_eq!(cache.allocate_sequence(0).unwrap().num_tokens(), 0);
     assert_eq!(cache.admit_sequence(&empty, &options).unwrap().1.num_tokens, 0);
     assert_eq!(cache.reserve(0).unwrap().num_blocks(), 0);
-    assert_eq!(cache.reserve_blocking(0, now).unwrap().num_blocks(), 0);
+    assert_eq!(cache.waiting().reserve(0).timeout(now).block().unwrap().num_blocks(), 0);
     for id in 10..16 {
         drop(cache.append(SeqId(id), 0).unwrap());
-        cache.append_blocking(SeqId(id), 0, now).map(drop).unwrap();
+        cache.waiting().append(SeqId(id), 0).timeout(now).block().map(drop).unwrap();
         cache.fork(SeqId(id), SeqId(id + 10)).unwrap();
         [id, id + 10].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
     }
-    assert!(Task::new(cache.reserve_wait(0, patient())).poll().is_ready());
-    assert!(Task::new(cache.allocate_wait(SeqId(10), 0, patient())).poll().is_ready());
-    let admit = cache.admit_wait(SeqId(11), &empty, &options, patient());
+    assert!(Task::new(cache.waiting().reserve(0).timeout(HANG)).poll().is_ready());
+    assert!(Task::new(cache.waiting().allocate(SeqId(10), 0).timeout(HANG)).poll().is_ready());
+    let admit = cache.waiting().admit(SeqId(11), &empty, &options).timeout(HANG);
     assert!(Task::new(admit).poll().is_ready());
     [10, 11].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
 }
@@ -36,9 +35,9 @@ fn take_nothing(cache: &PagedKvCache) {
 fn share(cache: &PagedKvCache) {
     let options = AdmitOptions::default().first_chunk(0);
     let prompt = cache.prompt(&[7; 9]);
-    let admitted = cache.admit_prompt(SeqId(10), &prompt, &options).unwrap();
+    let admitted = cache.admit_with(SeqId(10), &prompt, &options).unwrap();
     assert_eq!((admitted.cached_tokens, admitted.num_tokens), (8, 8));
-    let admit = cache.admit_wait(SeqId(11), &prompt, &options, patient());
+    let admit = cache.waiting().admit(SeqId(11), &prompt, &options).timeout(HANG);
     assert!(Task::new(admit).poll().is_ready());
     let (handle, _) = cache.admit_sequence(&prompt, &options).unwrap();
     assert_eq!(handle.num_blocks(), 2);
@@ -47,7 +46,8 @@ fn share(cache: &PagedKvCache) {
 
 #[test]
 fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
-    let builder = PagedKvCache::builder().num_blocks(4).block_size(4).with_watermark(2);
+    let builder =
+        PagedKvCache::builder().num_blocks(4).block_size(4).watermark(Watermark::Blocks(2));
     let cache = builder.build().unwrap();
     cache.admit(SeqId(1), &[7; 8]).unwrap();
     cache.commit(SeqId(1), 8).unwrap();
@@ -55,7 +55,7 @@ fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
     assert_eq!(cache.free_block_count(), 1);
     take_nothing(&cache);
     share(&cache);
-    let mut waiter = Task::waiting(cache.reserve_wait(2, patient()));
+    let mut waiter = Task::waiting(cache.waiting().reserve(2).timeout(HANG));
     take_nothing(&cache);
     share(&cache);
     drop(cache.append(SeqId(1), 4).unwrap());
@@ -70,7 +70,8 @@ fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
 
 #[test]
 fn what_takes_a_block_is_still_refused_below_the_watermark() {
-    let builder = PagedKvCache::builder().num_blocks(4).block_size(4).with_watermark(2);
+    let builder =
+        PagedKvCache::builder().num_blocks(4).block_size(4).watermark(Watermark::Blocks(2));
     let cache = builder.build().unwrap();
     cache.admit(SeqId(1), &[7; 8]).unwrap();
     cache.commit(SeqId(1), 8).unwrap();
@@ -79,7 +80,7 @@ fn what_takes_a_block_is_still_refused_below_the_watermark() {
     cache.free(SeqId(1)).unwrap();
     cache.allocate_sequence(0).unwrap();
     let room = cache.reserve(1).unwrap();
-    let refused = cache.admit_prompt(SeqId(2), &prompt, &options).unwrap_err();
+    let refused = cache.admit_with(SeqId(2), &prompt, &options).unwrap_err();
     assert!(matches!(refused, paged_kv::PagedKvError::OutOfMemory { requested: 2, .. }));
     drop(room);
     assert_all_back(&cache);

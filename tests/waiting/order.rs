@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use paged_kv::{Fairness, PagedKvCache, SeqId};
 
-use super::{HANG, Task, assert_all_back, cache, patient};
+use super::{HANG, Task, assert_all_back, cache};
 
 #[test]
 fn first_come_first_served_and_one_is_woken_at_a_time() {
     let cache = cache(8);
     cache.allocate(SeqId(0), 32).unwrap();
     let mut tasks: Vec<_> =
-        (0..4).map(|_| Task::waiting(cache.reserve_wait(2, patient()))).collect();
+        (0..4).map(|_| Task::waiting(cache.waiting().reserve(2).timeout(HANG))).collect();
     cache.free(SeqId(0)).unwrap();
     let mut held = Vec::new();
     for first in 0..4 {
@@ -31,8 +31,8 @@ fn a_small_request_does_not_pass_a_large_one() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 4).unwrap();
     cache.allocate(SeqId(2), 12).unwrap();
-    let mut large = Task::waiting(cache.reserve_wait(4, patient()));
-    let mut small = Task::waiting(cache.reserve_wait(1, patient()));
+    let mut large = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
+    let mut small = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
     cache.free(SeqId(1)).unwrap();
     assert_eq!((large.wakes(), small.wakes()), (0, 0));
     cache.free(SeqId(2)).unwrap();
@@ -45,13 +45,13 @@ fn a_small_request_does_not_pass_a_large_one() {
 #[test]
 fn no_more_than_allowed_pass_the_first() {
     let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
-    let cache = builder.with_fairness(Fairness::Bypass { at_most: 2 }).build().unwrap();
+    let cache = builder.fairness(Fairness::Bypass { at_most: 2 }).build().unwrap();
     cache.allocate(SeqId(1), 4).unwrap();
     cache.allocate(SeqId(2), 12).unwrap();
-    let mut large = Task::waiting(cache.reserve_wait(3, patient()));
-    let mut middle = Task::waiting(cache.reserve_wait(2, patient()));
+    let mut large = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
+    let mut middle = Task::waiting(cache.waiting().reserve(2).timeout(HANG));
     let mut small: Vec<_> =
-        (0..3).map(|_| Task::waiting(cache.reserve_wait(1, patient()))).collect();
+        (0..3).map(|_| Task::waiting(cache.waiting().reserve(1).timeout(HANG))).collect();
     cache.free(SeqId(1)).unwrap();
     drop(small[0].served().unwrap()); // the first to pass; what it gives back wakes another
     drop(small[1].served().unwrap());
@@ -70,19 +70,19 @@ fn no_more_than_allowed_pass_the_first() {
 fn who_was_passed_behind_the_first_is_not_passed_again_as_the_first() {
     for at_most in 1..4 {
         let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
-        let cache = builder.with_fairness(Fairness::Bypass { at_most }).build().unwrap();
+        let cache = builder.fairness(Fairness::Bypass { at_most }).build().unwrap();
         cache.allocate(SeqId(1), 4).unwrap();
         cache.allocate(SeqId(2), 12).unwrap();
-        let first = Task::waiting(cache.reserve_wait(4, patient()));
-        let mut second = Task::waiting(cache.reserve_wait(3, patient()));
-        let small = |_| Task::waiting(cache.reserve_wait(1, patient()));
+        let first = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
+        let mut second = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
+        let small = |_| Task::waiting(cache.waiting().reserve(1).timeout(HANG));
         let mut small: Vec<_> = (0..=at_most).map(small).collect();
         let mut last = small.pop().unwrap();
         cache.free(SeqId(1)).unwrap();
         small.iter_mut().for_each(|small| drop(small.served().unwrap()));
         drop(first);
         assert_eq!((second.wakes(), last.wakes()), (0, 0), "{at_most} have passed the second");
-        let mut late = Task::waiting(cache.reserve_wait(1, patient()));
+        let mut late = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
         cache.free(SeqId(2)).unwrap();
         drop(second.served().unwrap());
         drop((last.served().unwrap(), late.served().unwrap()));
@@ -94,11 +94,11 @@ fn who_was_passed_behind_the_first_is_not_passed_again_as_the_first() {
 #[test]
 fn a_first_that_is_refused_lets_a_smaller_one_pass() {
     let builder = PagedKvCache::builder().num_blocks(6).block_size(4);
-    let cache = builder.with_fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
+    let cache = builder.fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
     cache.allocate(SeqId(1), 12).unwrap();
     cache.allocate(SeqId(2), 12).unwrap();
-    let mut large = Task::waiting(cache.reserve_wait(3, patient()));
-    let mut small = Task::waiting(cache.reserve_wait(1, patient()));
+    let mut large = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
+    let mut small = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
     cache.truncate(SeqId(1), 0).unwrap();
     drop(cache.append(SeqId(2), 8).unwrap()); // before the first asks
     assert_eq!((large.wakes(), small.wakes()), (1, 0));
@@ -113,12 +113,12 @@ fn a_first_that_is_refused_lets_a_smaller_one_pass() {
 #[test]
 fn who_had_leave_to_pass_and_did_not_use_it_returns_it() {
     let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
-    let cache = builder.with_fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
+    let cache = builder.fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
     cache.allocate(SeqId(1), 4).unwrap();
     cache.allocate(SeqId(2), 12).unwrap();
-    let large = Task::waiting(cache.reserve_wait(4, patient()));
-    let one = Task::waiting(cache.reserve_wait(1, patient()));
-    let mut other = Task::waiting(cache.reserve_wait(1, patient()));
+    let large = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
+    let one = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
+    let mut other = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
     cache.free(SeqId(1)).unwrap();
     assert_eq!((one.wakes(), other.wakes()), (1, 0));
     drop(one);
@@ -133,8 +133,8 @@ fn sequences_that_grow_go_before_new_ones() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 8).unwrap();
     cache.allocate(SeqId(2), 8).unwrap();
-    let mut new = Task::waiting(cache.allocate_wait(SeqId(3), 4, patient()));
-    let mut growing = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+    let mut new = Task::waiting(cache.waiting().allocate(SeqId(3), 4).timeout(HANG));
+    let mut growing = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
     cache.truncate(SeqId(2), 4).unwrap();
     assert_eq!((growing.wakes(), new.wakes()), (1, 0));
     assert_eq!(growing.served().unwrap().new_blocks, 2..3);
@@ -190,7 +190,7 @@ fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
                 assert!(start.elapsed() < HANG);
                 yield_now();
             }
-            let mut task = Task::new(cache.reserve_wait(BLOCKS / 2, patient()));
+            let mut task = Task::new(cache.waiting().reserve(BLOCKS / 2).timeout(HANG));
             if task.poll().is_pending() {
                 waiting.store(round, Ordering::SeqCst);
                 while task.wakes() == 0 {

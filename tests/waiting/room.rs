@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use paged_kv::PagedKvError::{DeadlinePassed, OutOfMemory, SequenceExists, SequenceNotFound};
-use paged_kv::{AdmitOptions, Owner, PagedKvCache, SeqId, Step};
+use paged_kv::{AdmitOptions, PagedKvCache, SeqId, Step, Watermark, Worker};
 
-use super::{Task, assert_all_back, cache, patient};
+use super::common::lease_row;
+use super::{HANG, Task, assert_all_back, cache};
 
 /// A full cache of 4 blocks, and one that waits for `num_blocks`; `give` lets it in.
 fn wakes(num_blocks: usize, fill: impl FnOnce(&PagedKvCache), give: impl FnOnce(&PagedKvCache)) {
     let cache = cache(4);
     fill(&cache);
-    let mut task = Task::waiting(cache.reserve_wait(num_blocks, patient()));
+    let mut task = Task::waiting(cache.waiting().reserve(num_blocks).timeout(HANG));
     give(&cache);
     assert_eq!(task.wakes(), 1);
     assert_eq!(task.served().unwrap().num_blocks(), num_blocks);
@@ -60,11 +61,11 @@ fn handles_copies_and_reservations_that_are_dropped_wake_who_waits() {
     let mut fork = sequence.fork().unwrap();
     let append = fork.append(1).unwrap();
     drop(sequence);
-    let mut task = Task::waiting(full.reserve_wait(1, patient()));
+    let mut task = Task::waiting(full.waiting().reserve(1).timeout(HANG));
     drop(append); // the source of the copy
     drop(task.served().unwrap());
     let room = full.reserve(1).unwrap();
-    let mut task = Task::waiting(full.reserve_wait(4, patient()));
+    let mut task = Task::waiting(full.waiting().reserve(4).timeout(HANG));
     drop(fork);
     assert_eq!(task.wakes(), 0, "three blocks are not enough");
     drop(room);
@@ -73,20 +74,20 @@ fn handles_copies_and_reservations_that_are_dropped_wake_who_waits() {
 }
 
 #[test]
-fn an_owners_evictions_and_the_end_of_a_step_wake_who_waits() {
+fn evictions_for_a_worker_and_the_end_of_a_step_wake_a_waiter() {
     let fill_for = |cache: &PagedKvCache| {
         fill(cache);
-        cache.set_owner(SeqId(1), Owner(7)).unwrap();
+        cache.set_worker(SeqId(1), Worker(7)).unwrap();
     };
     wakes(4, fill_for, |cache| {
-        assert_eq!(cache.evict_for(Owner(7), 1, &mut Vec::new()), Ok(4));
+        assert_eq!(cache.evict_for(Worker(7), 1, &mut Vec::new()), Ok(4));
     });
     let ends: [fn(Step); 2] = [|step| _ = step.complete(), drop];
     for end in ends {
         for forked in [false, true] {
             wakes(4, fill, |cache| {
-                let step = cache.step();
-                cache.take_part(SeqId(1), &step).unwrap();
+                let mut step = cache.step(Default::default());
+                step.join(&mut lease_row(cache, SeqId(1))).unwrap();
                 if forked {
                     // A run of blocks goes another way than blocks do.
                     cache.fork(SeqId(1), SeqId(2)).unwrap();
@@ -104,7 +105,7 @@ fn an_owners_evictions_and_the_end_of_a_step_wake_who_waits() {
 fn while_one_waits_new_sequences_are_refused_and_appends_pass() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 8).unwrap();
-    let waiting = Task::waiting(cache.reserve_wait(3, patient()));
+    let waiting = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
     let refused = |requested| OutOfMemory { requested, available: 0 };
     assert_eq!(cache.allocate(SeqId(2), 4), Err(refused(1)));
     assert_eq!(cache.allocate_sequence(4).unwrap_err(), refused(1));
@@ -123,19 +124,22 @@ fn while_one_waits_new_sequences_are_refused_and_appends_pass() {
 
 #[test]
 fn what_can_never_fit_is_refused_at_once() {
-    let cache = PagedKvCache::builder().num_blocks(8).block_size(4).with_watermark(2);
+    let cache = PagedKvCache::builder().num_blocks(8).block_size(4).watermark(Watermark::Blocks(2));
     let cache = cache.build().unwrap();
     let refusal = OutOfMemory { requested: 7, available: 6 };
-    assert_eq!(cache.reserve_blocking(7, patient()).unwrap_err(), refusal);
-    assert_eq!(cache.allocate_blocking(SeqId(1), 28, patient()), Err(refusal.clone()));
+    assert_eq!(cache.waiting().reserve(7).timeout(HANG).block().unwrap_err(), refusal);
+    assert_eq!(cache.waiting().allocate(SeqId(1), 28).timeout(HANG).block(), Err(refusal.clone()));
     let (prompt, options) = (cache.prompt(&[7; 28]), AdmitOptions::default());
-    assert_eq!(cache.admit_blocking(SeqId(1), &prompt, &options, patient()), Err(refusal));
+    assert_eq!(
+        cache.waiting().admit(SeqId(1), &prompt, &options).timeout(HANG).block(),
+        Err(refusal)
+    );
     cache.allocate(SeqId(1), 4).unwrap();
-    let grown = cache.append_blocking(SeqId(1), 32, patient());
+    let grown = cache.waiting().append(SeqId(1), 32).timeout(HANG).block();
     assert_eq!(grown.unwrap_err(), OutOfMemory { requested: 8, available: 7 });
-    let missing = cache.append_blocking(SeqId(2), 1, patient()).unwrap_err();
+    let missing = cache.waiting().append(SeqId(2), 1).timeout(HANG).block().unwrap_err();
     assert_eq!(missing, SequenceNotFound(SeqId(2)));
-    let exists = cache.allocate_blocking(SeqId(1), 4, patient());
+    let exists = cache.waiting().allocate(SeqId(1), 4).timeout(HANG).block();
     assert_eq!(exists, Err(SequenceExists(SeqId(1))));
     cache.free(SeqId(1)).unwrap();
     assert_all_back(&cache);
@@ -143,10 +147,10 @@ fn what_can_never_fit_is_refused_at_once() {
 
 #[test]
 fn new_sequences_wait_for_the_watermark_and_appends_use_it() {
-    let cache = PagedKvCache::builder().num_blocks(8).block_size(4).with_watermark(2);
+    let cache = PagedKvCache::builder().num_blocks(8).block_size(4).watermark(Watermark::Blocks(2));
     let cache = cache.build().unwrap();
     cache.allocate(SeqId(1), 20).unwrap();
-    let mut task = Task::waiting(cache.allocate_wait(SeqId(2), 8, patient()));
+    let mut task = Task::waiting(cache.waiting().allocate(SeqId(2), 8).timeout(HANG));
     assert!(cache.append(SeqId(1), 12).is_ok(), "the watermark is for this");
     cache.truncate(SeqId(1), 20).unwrap();
     assert_eq!(task.wakes(), 0, "three blocks are room, two of which are to stay");
@@ -164,7 +168,7 @@ fn the_prefix_is_matched_again_on_waking() {
     cache.admit(SeqId(1), &[7; 9]).unwrap();
     cache.allocate(SeqId(2), 4).unwrap();
     let (prompt, options) = (cache.prompt(&[7; 12]), AdmitOptions::default());
-    let mut task = Task::waiting(cache.admit_wait(SeqId(3), &prompt, &options, patient()));
+    let mut task = Task::waiting(cache.waiting().admit(SeqId(3), &prompt, &options).timeout(HANG));
     cache.commit(SeqId(1), 9).unwrap(); // two blocks of the prompt can be matched now
     cache.free(SeqId(1)).unwrap();
     assert_eq!(task.served().unwrap().cached_tokens, 8);
@@ -178,15 +182,15 @@ fn a_deadline_wakes_and_holds_nothing() {
     let cache = cache(4);
     fill(&cache);
     let start = Instant::now();
-    let soon = paged_kv::wait::Patience::default().timeout(Duration::from_millis(20));
-    assert_eq!(cache.reserve_blocking(1, soon).unwrap_err(), DeadlinePassed);
+    let soon = Duration::from_millis(20);
+    assert_eq!(cache.waiting().reserve(1).timeout(soon).block().unwrap_err(), DeadlinePassed);
     assert_eq!(
-        cache.append_blocking(SeqId(1), 1, soon).unwrap_err(),
+        cache.waiting().append(SeqId(1), 1).timeout(soon).block().unwrap_err(),
         OutOfMemory { requested: 1, available: 0 }
     );
     assert!(start.elapsed() >= Duration::from_millis(20));
-    let soon = paged_kv::wait::Patience::default().timeout(Duration::from_millis(20));
-    let mut task = Task::waiting(cache.reserve_wait(1, soon));
+    let soon = Duration::from_millis(20);
+    let mut task = Task::waiting(cache.waiting().reserve(1).timeout(soon));
     while task.wakes() == 0 {
         assert!(start.elapsed() < super::HANG, "nobody woke it");
         std::thread::sleep(Duration::from_millis(1));

@@ -1,9 +1,10 @@
 //! When all that live wait for room that only the others could give, is one of them told?
 
 use paged_kv::PagedKvError::{SequenceNotFound, Stalled};
-use paged_kv::{AdmitOptions, EvictionStrategy, PagedKvCache, SeqId};
+use paged_kv::{AdmitOptions, EvictionStrategy, LeaseRow, PagedKvCache, SeqId, Step};
 
-use super::{Task, assert_all_back, cache, patient};
+use super::common::{lease_row, lease_rows};
+use super::{HANG, Task, assert_all_back, cache};
 
 /// Two sequences that fill the cache.
 fn full(strategy: EvictionStrategy) -> PagedKvCache {
@@ -20,8 +21,8 @@ fn the_one_that_the_strategy_would_evict_is_told_and_the_others_go_on() {
     {
         let cache = full(strategy);
         let [victim, other] = [victim, other].map(SeqId);
-        let mut first = Task::waiting(cache.append_wait(other, 1, patient()));
-        let mut second = Task::new(cache.append_wait(victim, 1, patient()));
+        let mut first = Task::waiting(cache.waiting().append(other, 1).timeout(HANG));
+        let mut second = Task::new(cache.waiting().append(victim, 1).timeout(HANG));
         assert!(second.poll().is_pending());
         assert_eq!(cache.select_eviction_target(), Some(victim));
         assert_eq!(second.served().unwrap_err(), Stalled(victim));
@@ -40,8 +41,8 @@ fn nobody_is_told_while_somebody_could_give_room() {
     cache.allocate(SeqId(2), 4).unwrap();
     let handle = cache.allocate_sequence(4).unwrap();
     let room = cache.reserve(1).unwrap();
-    let mut first = Task::waiting(cache.append_wait(SeqId(1), 8, patient()));
-    let second = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
+    let mut first = Task::waiting(cache.waiting().append(SeqId(1), 8).timeout(HANG));
+    let second = Task::waiting(cache.waiting().append(SeqId(2), 8).timeout(HANG));
     drop(room);
     assert!(first.poll().is_pending(), "a handle is left");
     assert_eq!(second.wakes(), 0);
@@ -61,9 +62,9 @@ fn who_waits_is_told_when_the_last_that_others_held_has_come_back() {
         |cache| Box::new(cache.allocate_sequence(4).unwrap()),
         |cache| Box::new(cache.reserve(1).unwrap()),
         |cache| {
-            let mut step = cache.step();
+            let mut step = cache.step(Default::default());
             let mut sequence = cache.allocate_sequence(4).unwrap();
-            step.take_part(&mut sequence);
+            step.join(&mut sequence).unwrap();
             drop(sequence); // held by the step
             Box::new(step)
         },
@@ -77,8 +78,8 @@ fn who_waits_is_told_when_the_last_that_others_held_has_come_back() {
         cache.allocate(SeqId(1), 8).unwrap();
         cache.allocate(SeqId(2), 4).unwrap();
         let held = hold(&cache);
-        let mut first = Task::waiting(cache.append_wait(SeqId(1), 8, patient()));
-        let second = Task::waiting(cache.append_wait(SeqId(2), 8, patient()));
+        let mut first = Task::waiting(cache.waiting().append(SeqId(1), 8).timeout(HANG));
+        let second = Task::waiting(cache.waiting().append(SeqId(2), 8).timeout(HANG));
         drop(held);
         assert_eq!(cache.free_block_count(), 1, "not enough for either");
         assert_eq!(first.wakes(), 1, "it is to look");
@@ -96,8 +97,8 @@ fn who_waits_is_told_when_the_last_that_others_held_has_come_back() {
 fn a_sequence_that_leaves_without_giving_room_may_leave_the_others_stalled() {
     let cache = full(EvictionStrategy::LRU);
     cache.fork(SeqId(2), SeqId(3)).unwrap();
-    let mut first = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
-    let mut second = Task::waiting(cache.append_wait(SeqId(2), 4, patient()));
+    let mut first = Task::waiting(cache.waiting().append(SeqId(1), 4).timeout(HANG));
+    let mut second = Task::waiting(cache.waiting().append(SeqId(2), 4).timeout(HANG));
     cache.free(SeqId(3)).unwrap();
     assert_eq!(first.served().unwrap_err(), Stalled(SeqId(1)));
     cache.free(SeqId(1)).unwrap();
@@ -110,8 +111,8 @@ fn a_sequence_that_leaves_without_giving_room_may_leave_the_others_stalled() {
 fn leased_sequences_that_all_wait_are_told_too() {
     let cache = full(EvictionStrategy::LRU);
     let lease = cache.lease(&[SeqId(1), SeqId(2)]).unwrap();
-    let mut first = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
-    let mut second = Task::new(cache.append_wait(SeqId(2), 4, patient()));
+    let mut first = Task::waiting(cache.waiting().append(SeqId(1), 4).timeout(HANG));
+    let mut second = Task::new(cache.waiting().append(SeqId(2), 4).timeout(HANG));
     assert!(second.poll().is_pending());
     assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
     drop(lease);
@@ -125,9 +126,9 @@ fn leased_sequences_that_all_wait_are_told_too() {
 #[test]
 fn a_waiter_that_was_told_and_leaves_has_another_of_its_sequence_told() {
     let cache = full(EvictionStrategy::LRU);
-    let told = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
-    let mut again = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
-    let mut other = Task::new(cache.append_wait(SeqId(2), 4, patient()));
+    let told = Task::waiting(cache.waiting().append(SeqId(1), 4).timeout(HANG));
+    let mut again = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
+    let mut other = Task::new(cache.waiting().append(SeqId(2), 4).timeout(HANG));
     assert!(other.poll().is_pending());
     assert_eq!((told.wakes(), again.wakes(), other.wakes()), (1, 0, 0));
     drop(told);
@@ -144,8 +145,8 @@ fn sharers_and_one_that_does_not_wait(cut: impl FnOnce(&PagedKvCache)) {
     cache.allocate(SeqId(1), 16).unwrap();
     cache.allocate(SeqId(3), 4).unwrap();
     cache.fork(SeqId(1), SeqId(2)).unwrap();
-    let mut first = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
-    let mut second = Task::waiting(cache.append_wait(SeqId(3), 1, patient()));
+    let mut first = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
+    let mut second = Task::waiting(cache.waiting().append(SeqId(3), 1).timeout(HANG));
     cut(&cache);
     assert_eq!(cache.free_block_count(), 0, "only shared blocks were released");
     let victim = cache.select_eviction_target().unwrap();
@@ -180,13 +181,13 @@ fn of_blocking_appends_one_is_told_when_the_last_sharer_is_emptied() {
         let wait = |id| {
             let cache = &cache;
             scope.spawn(move || {
-                let appended = cache.append_blocking(SeqId(id), 1, patient()).map(drop);
+                let appended = cache.waiting().append(SeqId(id), 1).timeout(HANG).block().map(drop);
                 cache.free(SeqId(id)).unwrap();
                 appended
             })
         };
         let waiters = [wait(1), wait(3)];
-        while cache.num_waiting() < 2 {
+        while cache.waiting().len() < 2 {
             std::thread::yield_now();
         }
         cache.truncate(SeqId(2), 0).unwrap();
@@ -210,8 +211,8 @@ fn no_sequence_is_told_while_an_owner_may_leave_that_it_would_copy_for() {
             Box::new(lease)
         },
         |cache| {
-            let step = cache.step();
-            cache.take_part(SeqId(2), &step).unwrap();
+            let mut step = cache.step(Default::default());
+            step.join(&mut lease_row(cache, SeqId(2))).unwrap();
             cache.free(SeqId(2)).unwrap();
             Box::new(step)
         },
@@ -221,7 +222,7 @@ fn no_sequence_is_told_while_an_owner_may_leave_that_it_would_copy_for() {
         cache.allocate(SeqId(1), 6).unwrap();
         cache.fork(SeqId(1), SeqId(2)).unwrap();
         let held = hold(&cache);
-        let mut waiter = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
+        let mut waiter = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
         drop(held);
         assert!(waiter.served().unwrap().copy.is_none());
         cache.free(SeqId(1)).unwrap();
@@ -235,9 +236,9 @@ fn a_sequence_with_blocks_is_told_where_all_are_leased() {
     let cache = full(EvictionStrategy::LRU);
     cache.allocate(SeqId(9), 0).unwrap();
     let lease = cache.lease(&[SeqId(1), SeqId(2), SeqId(9)]).unwrap();
-    let first = Task::waiting(cache.append_wait(SeqId(1), 4, patient()));
-    let empty = Task::waiting(cache.append_wait(SeqId(9), 4, patient()));
-    let mut second = Task::new(cache.append_wait(SeqId(2), 4, patient()));
+    let first = Task::waiting(cache.waiting().append(SeqId(1), 4).timeout(HANG));
+    let empty = Task::waiting(cache.waiting().append(SeqId(9), 4).timeout(HANG));
+    let mut second = Task::new(cache.waiting().append(SeqId(2), 4).timeout(HANG));
     assert!(second.poll().is_pending());
     assert_eq!((first.wakes(), empty.wakes()), (0, 0));
     assert_eq!(second.served().unwrap_err(), Stalled(SeqId(2)));
@@ -254,7 +255,7 @@ fn a_victim_that_goes_without_giving_room_leaves_the_next_to_be_told() {
         cache.allocate(SeqId(1), 16).unwrap();
         cache.fork(SeqId(1), SeqId(2)).unwrap();
         cache.allocate(SeqId(3), 4).unwrap();
-        let wait = |id| Task::new(cache.append_wait(SeqId(id), 1, patient()));
+        let wait = |id| Task::new(cache.waiting().append(SeqId(id), 1).timeout(HANG));
         let (mut first, mut second, mut third) = (wait(1), wait(2), wait(3));
         assert!(first.poll().is_pending() && second.poll().is_pending());
         assert!(third.poll().is_pending());
@@ -284,8 +285,8 @@ fn a_sequence_is_told_though_a_handle_shares_the_cached_block_that_it_would_copy
     assert_eq!(handle.num_blocks(), 1);
     cache.truncate(SeqId(1), 3).unwrap();
     cache.allocate(SeqId(2), 8).unwrap();
-    let first = Task::waiting(cache.append_wait(SeqId(1), 1, patient()));
-    let mut second = Task::new(cache.append_wait(SeqId(2), 1, patient()));
+    let first = Task::waiting(cache.waiting().append(SeqId(1), 1).timeout(HANG));
+    let mut second = Task::new(cache.waiting().append(SeqId(2), 1).timeout(HANG));
     assert!(second.poll().is_pending());
     assert_eq!(first.wakes() + second.wakes(), 1);
     drop((first, second, handle));
@@ -293,18 +294,32 @@ fn a_sequence_is_told_though_a_handle_shares_the_cached_block_that_it_would_copy
     assert_all_back(&cache);
 }
 
-/// A step that is aborted takes the only block of a sequence back, which a fork shares and which waits.
+/// A step that is aborted, or of which nothing is accepted, takes the only block of a sequence back, which a
+/// fork shares and which waits.
 #[test]
-fn a_sequence_that_an_abort_empties_may_leave_the_others_stalled() {
+fn a_sequence_that_a_step_empties_may_leave_the_others_stalled() {
+    type End = fn(Step, &mut [(LeaseRow, usize)]);
+    let ends: [End; 2] = [
+        |step, rows| _ = step.abort(rows).unwrap(),
+        |mut step, rows| {
+            step.accept(0, &mut rows[0].0, &[]).unwrap();
+            step.complete();
+        },
+    ];
+    ends.into_iter().for_each(a_step_that_empties_a_sequence);
+}
+
+fn a_step_that_empties_a_sequence(end: impl Fn(Step, &mut [(LeaseRow, usize)])) {
     let cache = cache(3);
     cache.allocate(SeqId(1), 0).unwrap();
-    let mut step = cache.step();
-    assert_eq!(cache.grow_batch(&[(SeqId(1), 4)], &mut step).unwrap().done, 1);
+    let mut step = cache.step(Default::default());
+    let mut rows = lease_rows(&cache, &[(SeqId(1), 4)]);
+    assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
     cache.fork(SeqId(1), SeqId(2)).unwrap();
     cache.allocate(SeqId(3), 8).unwrap();
-    let mut first = Task::waiting(cache.append_wait(SeqId(2), 1, patient()));
-    let mut second = Task::waiting(cache.append_wait(SeqId(3), 1, patient()));
-    cache.abort(step, &[SeqId(1)]).unwrap();
+    let mut first = Task::waiting(cache.waiting().append(SeqId(2), 1).timeout(HANG));
+    let mut second = Task::waiting(cache.waiting().append(SeqId(3), 1).timeout(HANG));
+    end(step, &mut rows);
     assert_eq!((cache.free_block_count(), first.wakes()), (0, 1), "it is to look");
     assert!(first.poll().is_pending());
     assert_eq!(first.served().unwrap_err(), Stalled(SeqId(2)));

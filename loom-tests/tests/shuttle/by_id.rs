@@ -3,7 +3,7 @@
 use paged_kv::PagedKvError::{
     NothingToEvict, OutOfMemory, SequenceEvicted, SequenceExists, SequenceLeased, SequenceNotFound,
 };
-use paged_kv::{Owner, PagedKvCache, SeqId};
+use paged_kv::{PagedKvCache, SeqId, Worker};
 use shuttle::thread::scope;
 
 use crate::explore::explore;
@@ -165,16 +165,16 @@ fn truncating_trimming_and_touching_meet_an_eviction() {
 /// A sequence that is given away, or that another one comes under the id of, stays: with its own lock or
 /// without.
 #[test]
-fn an_eviction_for_an_owner_takes_nothing_that_is_not_its_own() {
+fn an_eviction_for_a_worker_takes_nothing_that_is_not_its_own() {
     for comes_again in [false, true] {
         explore(move || {
             let cache = cache(6);
             cache.allocate(A, 4).expect("there is room");
-            cache.set_owner(A, Owner(1)).expect("it is there");
+            cache.set_worker(A, Worker(1)).expect("it is there");
             scope(|scope| {
                 let evicted = scope.spawn(|| {
                     let mut out = Vec::new();
-                    let freed = cache.evict_for(Owner(1), 1, &mut out);
+                    let freed = cache.evict_for(Worker(1), 1, &mut out);
                     assert_eq!(freed.is_ok(), !out.is_empty());
                     freed
                 });
@@ -188,7 +188,7 @@ fn an_eviction_for_an_owner_takes_nothing_that_is_not_its_own() {
                     cache.allocate(A, 4).expect("the id and its blocks are free");
                     true
                 } else {
-                    match cache.set_owner(A, Owner(2)) {
+                    match cache.set_worker(A, Worker(2)) {
                         Ok(()) => true,
                         Err(SequenceEvicted(A)) => false,
                         Err(refusal) => panic!("refused with {refusal}"),

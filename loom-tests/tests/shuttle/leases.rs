@@ -16,7 +16,7 @@ fn a_leased_sequence_is_neither_freed_nor_evicted() {
         cache.allocate(B, 4).expect("there is room");
         scope(|scope| {
             scope.spawn(|| {
-                let Ok(mut lease) = cache.lease(&[A]) else { return };
+                let Ok(lease) = cache.lease(&[A]) else { return };
                 let blocks = cache.get_sequence(A).expect("a leased sequence stays").block_ids;
                 blocks.iter().for_each(|&block| contents.write(block, 1));
                 let mut batch = AppendBatch::default();

@@ -6,6 +6,7 @@
 //! was told what, and ask whether some order of the calls, one after another, explains it.
 #![cfg(paged_kv_shuttle)]
 
+mod batches;
 mod by_id;
 mod explore;
 mod history;
@@ -20,7 +21,7 @@ mod workload;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use paged_kv::{BlockId, HashAlgorithm, PagedKvCache, PagedKvCacheBuilder, SeqId};
+use paged_kv::{BlockId, HashAlgorithm, PagedKvCache, PagedKvCacheBuilder, SeqId, Step};
 
 const A: SeqId = SeqId(1);
 const B: SeqId = SeqId(2);
@@ -34,7 +35,13 @@ fn cache(num_blocks: usize) -> PagedKvCache {
 /// As of that cache. Its hashes are the same in every run, so that a failure repeats.
 fn shape(num_blocks: usize) -> PagedKvCacheBuilder {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(2).home_shards(2);
-    builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 0x5EED })
+    builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 0x5EED })
+}
+
+/// A sequence that is there joins the step, and is not leased afterwards.
+fn join(cache: &PagedKvCache, id: SeqId, step: &mut Step) {
+    let mut row = cache.lease(&[id]).expect("it is there").rows().next().expect("one is leased");
+    step.join(&mut row).expect("it is there");
 }
 
 /// What is left in the cache is freed, and then nothing is used, and all agree on it.

@@ -42,7 +42,7 @@ impl Weights {
     /// As an engine does it: first the weights, then the reset, and then that is known.
     fn update(&self, cache: &PagedKvCache) {
         self.in_use.fetch_add(1, Ordering::Relaxed);
-        cache.reset_prefix_cache();
+        cache.prefix().reset();
         self.known.store(self.in_use(), Ordering::Relaxed);
     }
 }
@@ -129,7 +129,7 @@ fn admissions_by_id_meet_evictions_and_a_reset() {
             let possible =
                 matches!(committed, Ok(0..=2) | Err(SequenceNotFound(_) | CommitBeyondEnd { .. }));
             assert!(possible, "{committed:?}");
-            assert!(cache.probe(prompt) <= 4);
+            assert!(cache.prefix().probe(&cache.prompt(prompt)) <= 4);
         };
         scope(|scope| {
             scope.spawn(|| {
@@ -141,15 +141,19 @@ fn admissions_by_id_meet_evictions_and_a_reset() {
             scope.spawn(|| {
                 serve(A, &TWO);
                 serve(B, &ONE);
-                cache.reset_prefix_cache();
-                assert!(cache.probe(&THREE) == 0, "nobody computed it");
+                cache.prefix().reset();
+                assert!(cache.prefix().probe(&cache.prompt(&THREE)) == 0, "nobody computed it");
             });
             for _ in 0..2 {
                 assert!(matches!(cache.evict(), Ok(_) | Err(NothingToEvict)));
             }
         });
-        cache.reset_prefix_cache();
-        assert_eq!((cache.probe(&ONE), cache.probe(&TWO)), (0, 0), "found after a reset");
+        cache.prefix().reset();
+        assert_eq!(
+            (cache.prefix().probe(&cache.prompt(&ONE)), cache.prefix().probe(&cache.prompt(&TWO))),
+            (0, 0),
+            "found after a reset"
+        );
         assert_all_free_at_end(&cache);
     });
 }
@@ -169,9 +173,9 @@ fn what_two_compute_at_once_is_found_afterwards() {
                 cache.free(A).expect("it is there");
             });
             scope.spawn(|| serve(B));
-            assert!([0, 2, 4].contains(&cache.probe(&ONE)));
+            assert!([0, 2, 4].contains(&cache.prefix().probe(&cache.prompt(&ONE))));
         });
-        assert_eq!(cache.probe(&ONE), 4);
+        assert_eq!(cache.prefix().probe(&cache.prompt(&ONE)), 4);
         let admission = cache.admit(C, &ONE).expect("there is room");
         assert_eq!(admission.cached_tokens, 4);
         // Two shared and the tail of each, unless it hit what nobody uses.

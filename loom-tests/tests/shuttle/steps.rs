@@ -4,7 +4,7 @@ use paged_kv::PagedKvError::{NothingToEvict, SequenceNotFound};
 use shuttle::thread::scope;
 
 use crate::explore::explore;
-use crate::{A, B, assert_all_free_at_end, cache};
+use crate::{A, B, assert_all_free_at_end, cache, join};
 
 /// Two of four blocks are held by the step, on their way to the pool, or there.
 #[test]
@@ -12,11 +12,11 @@ fn nobody_is_evicted_for_blocks_that_a_step_gives_back() {
     for has_older in [false, true] {
         explore(move || {
             let cache = cache(4).with_eviction_threshold(0.6);
-            let older = has_older.then(|| cache.step());
-            let step = cache.step();
+            let older = has_older.then(|| cache.step(Default::default()));
+            let mut step = cache.step(Default::default());
             cache.allocate(A, 4).expect("there is room");
             cache.allocate(B, 4).expect("there is room");
-            cache.take_part(A, &step).expect("it is there");
+            join(&cache, A, &mut step);
             cache.free(A).expect("it is there");
             scope(|scope| {
                 scope.spawn(|| drop(step));
@@ -37,8 +37,8 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted_while_the_step_ends() {
         let cache = cache(4);
         cache.allocate(A, 3).expect("there is room");
         cache.fork(A, B).expect("it is there");
-        let step = cache.step();
-        cache.take_part(A, &step).expect("it is there");
+        let mut step = cache.step(Default::default());
+        join(&cache, A, &mut step);
         cache.free(A).expect("it is there");
         scope(|scope| {
             scope.spawn(|| drop(step));
@@ -54,10 +54,10 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted_while_the_step_ends() {
 fn evictions_beside_the_end_of_a_step_leave_what_is_to_be_left() {
     explore(|| {
         let cache = cache(6);
-        let step = cache.step();
+        let mut step = cache.step(Default::default());
         for id in [A, B, crate::C] {
             cache.allocate(id, 4).expect("there is room");
-            cache.take_part(id, &step).expect("it is there");
+            join(&cache, id, &mut step);
         }
         scope(|scope| {
             scope.spawn(|| drop(step));
@@ -71,4 +71,36 @@ fn evictions_beside_the_end_of_a_step_leave_what_is_to_be_left() {
         assert!(cache.num_sequences() >= 1);
         assert_all_free_at_end(&cache);
     });
+}
+
+/// A row goes before the step grows it, before the step is aborted, or amid that: the other row is as it was.
+#[test]
+fn a_step_is_aborted_while_one_of_its_rows_goes() {
+    for evicts in [false, true] {
+        explore(move || {
+            let cache = cache(6);
+            cache.allocate(A, 3).expect("there is room");
+            cache.allocate(B, 3).expect("there is room");
+            let lease = cache.lease(&[A, B]).expect("they are there");
+            let mut rows: Vec<_> = lease.rows().map(|row| (row, 2)).collect();
+            drop(lease);
+            scope(|scope| {
+                scope.spawn(|| match evicts {
+                    false => cache.free(A).expect("it is not leased"),
+                    true => _ = cache.evict().expect("neither is leased"),
+                });
+                let mut step = cache.step(Default::default());
+                match step.grow(&mut rows) {
+                    Ok(grown) => assert_eq!(grown.grown_rows, 2),
+                    Err(gone) => assert!(matches!(gone, SequenceNotFound(A | B)), "{gone}"),
+                }
+                let _ = step.abort(&mut rows).expect("a row that is gone is passed over");
+            });
+            for id in cache.sequence_ids() {
+                assert_eq!(cache.get_sequence(id).expect("one is left").num_tokens, 3);
+            }
+            assert_eq!(cache.num_sequences(), 1);
+            assert_all_free_at_end(&cache);
+        });
+    }
 }

@@ -5,18 +5,15 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 
 use paged_kv::PagedKvError::{OutOfMemory, SequenceNotFound, Stalled};
-use paged_kv::wait::Patience;
 use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
 use shuttle::thread::scope;
 
 use crate::explore::explore;
 use crate::{A, B, C, assert_all_free_at_end, cache};
 
-const FOR_EVER: fn() -> Patience = Patience::default;
-
 /// Asks once, and then gives up.
 fn give_up(cache: &PagedKvCache, num_blocks: usize) {
-    let mut wait = cache.reserve_wait(num_blocks, FOR_EVER());
+    let mut wait = cache.waiting().reserve(num_blocks);
     let _ = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
 }
 
@@ -28,14 +25,14 @@ fn all_who_wait_are_served() {
             for (id, tokens) in [(A, 8), (B, 2), (C, 6)] {
                 let cache = &cache;
                 scope.spawn(move || {
-                    cache.allocate_blocking(id, tokens, FOR_EVER()).expect("its turn comes");
+                    cache.waiting().allocate(id, tokens).block().expect("its turn comes");
                     cache.free(id).expect("nobody else frees it");
                 });
             }
             give_up(&cache, 4);
             give_up(&cache, 1);
         });
-        assert_eq!(cache.num_waiting(), 0);
+        assert_eq!(cache.waiting().len(), 0);
         assert_all_free_at_end(&cache);
     });
 }
@@ -49,13 +46,13 @@ fn all_whose_prompts_are_alike_are_served() {
                 let cache = &cache;
                 scope.spawn(move || {
                     let (prompt, options) = (cache.prompt(&[7; 7]), AdmitOptions::default());
-                    let admitted = cache.admit_blocking(id, &prompt, &options, FOR_EVER());
+                    let admitted = cache.waiting().admit(id, &prompt, &options).block();
                     assert_eq!(admitted.expect("its turn comes").num_tokens, 7);
                     cache.commit(id, 7).expect("it is there");
                     cache.free(id).expect("nobody else frees it");
                 });
             }
-            let room = cache.reserve_blocking(3, FOR_EVER()).expect("its turn comes");
+            let room = cache.waiting().reserve(3).block().expect("its turn comes");
             drop(room);
         });
         assert_all_free_at_end(&cache);
@@ -81,7 +78,7 @@ fn of_those_that_all_wait_to_grow_one_is_told() {
 
 /// Grows and leaves; true if it had to leave without.
 fn grow_or_leave(cache: &PagedKvCache, id: SeqId, num_tokens: usize) -> bool {
-    let appended = cache.append_blocking(id, num_tokens, FOR_EVER());
+    let appended = cache.waiting().append(id, num_tokens).block();
     let told = match appended {
         Ok(append) => {
             drop(append);
@@ -106,9 +103,9 @@ fn one_is_told_when_what_others_held_comes_back_and_does_not_suffice() {
             cache.allocate(A, 4).expect("there is room");
             cache.allocate(B, 2).expect("there is room");
             let mut handle = cache.allocate_sequence(2).expect("there is room");
-            let mut step = cache.step();
+            let mut step = cache.step(Default::default());
             if is_fenced {
-                step.take_part(&mut handle);
+                step.join(&mut handle).unwrap();
             }
             let held_by_handle = (!is_fenced).then_some(handle);
             scope(|scope| {
@@ -138,7 +135,7 @@ fn a_stream_of_small_requests_ends_when_a_large_one_waits() {
                     }
                 }
             });
-            drop(cache.reserve_blocking(3, FOR_EVER()).expect("its turn comes"));
+            drop(cache.waiting().reserve(3).block().expect("its turn comes"));
             stream.join().expect("it ends");
         });
         assert_all_free_at_end(&cache);
@@ -155,7 +152,7 @@ fn an_append_that_waits_for_a_sequence_that_is_freed_ends_and_grows_no_later_one
             cache.allocate(A, 2).expect("there is room");
             let mut room = cache.reserve(2).expect("there is room");
             scope(|scope| {
-                let mut wait = cache.append_wait(A, 4, FOR_EVER());
+                let mut wait = cache.waiting().append(A, 4);
                 let asked = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
                 assert!(asked.is_pending(), "there is no room");
                 let waiter = scope.spawn(|| shuttle::future::block_on(wait).map(drop));
@@ -203,7 +200,7 @@ fn a_commit_beside_a_prompt_that_begins_to_wait_serves_it() {
         scope(|scope| {
             let waiter = scope.spawn(|| {
                 let (prompt, options) = (cache.prompt(&[7; 5]), AdmitOptions::default());
-                cache.admit_blocking(B, &prompt, &options, FOR_EVER())
+                cache.waiting().admit(B, &prompt, &options).block()
             });
             cache.commit(A, 4).expect("it is there");
             let admitted = waiter.join().expect("it ends").expect("its turn comes");

@@ -53,7 +53,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     let builder = cache_builder(arguments);
     #[cfg(feature = "events")]
     let builder = match &publishing {
-        Some(publishing) => builder.with_event_sink(publishing.publisher.clone()),
+        Some(publishing) => builder.event_sink(publishing.publisher.clone()),
         None => builder,
     };
     let cache = builder.build().context("cannot build the cache")?;
@@ -147,7 +147,7 @@ fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
         .head_dim(1)
         .with_eviction_strategy(arguments.strategy)
         .with_eviction_threshold(arguments.threshold)
-        .with_reclaim_policy(arguments.reclaim)
+        .reclaim_policy(arguments.reclaim)
 }
 
 fn print(report: &Report, json: bool) -> io::Result<()> {

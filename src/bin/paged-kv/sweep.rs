@@ -178,7 +178,7 @@ fn serve_one(
     let cache = PagedKvCache::builder()
         .num_blocks(blocks)
         .block_size(block_size)
-        .with_reclaim_policy(reclaim)
+        .reclaim_policy(reclaim)
         .build()
         .with_context(|| format!("cannot build a cache of {blocks} blocks"))?;
     let plan = Plan {

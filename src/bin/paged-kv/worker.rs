@@ -154,13 +154,13 @@ impl<'a> Worker<'a> {
             Prompt::from_hashes(&request.hashes(block_size, id_tokens), prompt_tokens)
         };
         let options = AdmitOptions::default();
-        let admission = self.meter.time(|| cache.admit_prompt(sequence, &prompt, &options))?;
+        let admission = self.meter.time(|| cache.admit_with(sequence, &prompt, &options))?;
         let named_blocks = request.named_blocks(block_size, id_tokens);
         self.meter.prompt_blocks += named_blocks as u64;
         self.meter.hit_blocks += (admission.cached_tokens / block_size) as u64;
         // What no id names is not published, and so shared with no other request.
         let named_tokens = named_blocks * block_size;
-        let commit = || cache.commit_of(sequence, admission.epoch, named_tokens).map(drop);
+        let commit = || cache.commit(sequence, named_tokens).map(drop);
         unless_evicted(self.meter.time(commit))
     }
 

@@ -2,14 +2,14 @@
 //! chosen.
 //!
 //! Invariant: a sequence that is leased at that moment stays, so does another one of the same id, and so
-//! does one that has another owner by now, if it was chosen for its owner.
+//! does one that has another worker by now, if it was chosen for its worker.
 
 use std::cell::Cell;
 
 use crate::cache::PagedKvCache;
 use crate::cache::slot::{Live, SharedSlot, Slot};
 use crate::evict::EvictionKey;
-use crate::id::{Owner, SeqId};
+use crate::id::{SeqId, Worker};
 use crate::sync::{Arc, AtomicU64, Later, Ordering, thread_local};
 
 thread_local! {
@@ -52,18 +52,18 @@ enum Attempt {
 }
 
 impl PagedKvCache {
-    /// Removes the sequence of `key`, if nobody leases it and it is `Some` owner's, and looks at it before
+    /// Removes the sequence of `key`, if nobody leases it and it is `Some` worker's, and looks at it before
     /// its blocks are released.
     pub(super) fn evict_one<R>(
         &self,
         key: &EvictionKey,
-        owner: Option<Owner>,
+        worker: Option<Worker>,
         look: impl FnOnce(&Live) -> R,
     ) -> Option<R> {
         // A waiter that is woken by this eviction finds it over.
         let _later = Later::begin();
         let live = loop {
-            match self.try_take_victim(key, owner) {
+            match self.try_take_victim(key, worker) {
                 Attempt::Out(live) => break live,
                 Attempt::Missed => return None,
                 // Wait for that thread without the map's lock.
@@ -79,20 +79,20 @@ impl PagedKvCache {
         Some(seen)
     }
 
-    fn try_take_victim(&self, key: &EvictionKey, owner: Option<Owner>) -> Attempt {
+    fn try_take_victim(&self, key: &EvictionKey, worker: Option<Worker>) -> Attempt {
         let (mut taken, mut busy) = (None, None);
-        let is_meant = |live: &Live| owner.is_none() || live.owner == owner;
+        let is_meant = |live: &Live| worker.is_none() || live.worker == worker;
         let may_go = |_: &SeqId, slot: &Slot| {
             if slot.epoch() != key.epoch || slot.leases() > 0 {
                 return false;
             }
             let is_owned = match slot {
-                Slot::Owned(live) => is_meant(live).then_some(live.owner.is_some()),
+                Slot::Owned(live) => is_meant(live).then_some(live.worker.is_some()),
                 Slot::Shared(shared) => match shared.try_write() {
                     // Out of there too, so that no one who waits for its lock changes it any more.
                     Some(mut live) => {
                         taken = live.take_if(|live| is_meant(live));
-                        taken.as_ref().map(|live| live.owner.is_some())
+                        taken.as_ref().map(|live| live.worker.is_some())
                     }
                     None => {
                         busy = Some(Arc::clone(shared));

@@ -4,14 +4,14 @@ use super::*;
 use crate::id::AdmissionEpoch;
 
 const A: SeqId = SeqId(1);
-const OURS: Owner = Owner(1);
-const THEIRS: Owner = Owner(2);
+const OURS: Worker = Worker(1);
+const THEIRS: Worker = Worker(2);
 
 /// A sequence of ours of 8 blocks, and its key.
 fn chosen(num_blocks: usize) -> (PagedKvCache, EvictionKey) {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     cache.allocate(A, 4 * num_blocks).unwrap();
-    cache.set_owner(A, OURS).unwrap();
+    cache.set_worker(A, OURS).unwrap();
     let key = cache.eviction_keys(|_| true)[0];
     (cache, key)
 }
@@ -22,7 +22,7 @@ type Between = fn(&PagedKvCache);
 fn another_comes(cache: &PagedKvCache) {
     cache.free(A).unwrap();
     cache.allocate(A, 32).unwrap();
-    cache.set_owner(A, OURS).unwrap();
+    cache.set_worker(A, OURS).unwrap();
 }
 
 fn another_comes_with_a_lock_of_its_own(cache: &PagedKvCache) {
@@ -40,12 +40,12 @@ fn it_is_freed(cache: &PagedKvCache) {
 }
 
 fn it_is_given_away(cache: &PagedKvCache) {
-    cache.set_owner(A, THEIRS).unwrap();
+    cache.set_worker(A, THEIRS).unwrap();
 }
 
 fn it_is_given_away_with_a_lock_of_its_own(cache: &PagedKvCache) {
     let lease = cache.lease(&[A]).unwrap();
-    cache.set_owner(A, THEIRS).unwrap();
+    cache.set_worker(A, THEIRS).unwrap();
     drop(lease);
 }
 
@@ -63,11 +63,11 @@ fn blocks_of(cache: &PagedKvCache) -> Option<usize> {
 #[test]
 fn an_eviction_takes_the_sequence_that_was_chosen_or_none() {
     for between in OTHERS {
-        for owner in [None, Some(OURS)] {
+        for worker in [None, Some(OURS)] {
             let (cache, key) = chosen(8);
             between(&cache);
             let (before, evictions) = (blocks_of(&cache), cache.stats().total_evictions);
-            assert_eq!(cache.evict_one(&key, owner, |_| ()), None);
+            assert_eq!(cache.evict_one(&key, worker, |_| ()), None);
             assert_eq!((blocks_of(&cache), cache.stats().total_evictions), (before, evictions));
             cache.validate().unwrap();
         }
@@ -90,25 +90,25 @@ fn a_trim_by_strategy_takes_the_sequence_that_was_chosen_or_none() {
 }
 
 #[test]
-fn a_sequence_that_was_given_away_stays_if_it_was_chosen_for_its_owner() {
+fn a_sequence_that_was_given_away_stays_if_it_was_chosen_for_its_worker() {
     for between in [it_is_given_away as Between, it_is_given_away_with_a_lock_of_its_own] {
         let (cache, key) = chosen(8);
         between(&cache);
         assert_eq!(cache.evict_one(&key, Some(OURS), |_| ()), None);
-        assert_eq!(cache.get_sequence(A).unwrap().owner, Some(THEIRS));
-        // An eviction for nobody takes it all the same, and its new owner is told.
-        assert_eq!(cache.evict_one(&key, None, |live| live.owner), Some(Some(THEIRS)));
+        assert_eq!(cache.get_sequence(A).unwrap().worker, Some(THEIRS));
+        // An eviction for nobody takes it all the same, and its new worker is told.
+        assert_eq!(cache.evict_one(&key, None, |live| live.worker), Some(Some(THEIRS)));
         assert_eq!(cache.touch(A), Err(PagedKvError::SequenceEvicted(A)));
         assert_eq!(cache.used_block_count(), 0);
     }
 }
 
 #[test]
-fn a_sequence_that_got_an_owner_since_it_was_chosen_is_known_as_evicted() {
+fn a_sequence_that_got_a_worker_since_it_was_chosen_is_known_as_evicted() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     cache.allocate(A, 4).unwrap();
     let key = cache.eviction_keys(|_| true)[0];
-    cache.set_owner(A, OURS).unwrap();
+    cache.set_worker(A, OURS).unwrap();
     assert_eq!(cache.evict_one(&key, None, |_| ()), Some(()));
     assert_eq!(cache.free(A), Err(PagedKvError::SequenceEvicted(A)));
 }
@@ -140,7 +140,7 @@ fn a_victim_that_another_thread_is_at_goes_when_that_is_through() {
             assert!(cache.sequence_ids().contains(&A));
             drop(at_it);
             // Either that comes first, or the eviction.
-            let given_away = gives_away && cache.set_owner(A, THEIRS).is_ok();
+            let given_away = gives_away && cache.set_worker(A, THEIRS).is_ok();
             assert_eq!(eviction.join().unwrap().is_some(), !given_away);
             assert_eq!(cache.sequence_ids().contains(&A), given_away);
         });

@@ -1,69 +1,128 @@
-//! What if the launch failed? Rows as they were before the step grew them, and nothing published.
+//! A step is aborted after its launch failed: its rows are as they were before the step grew them, and nothing
+//! is published.
 //!
-//! What can be refused is refused before any row changes.
+//! A refusal comes before any row changes.
 
-use super::{GrowingRow, Step, StepRow};
+use std::fmt;
+
+use super::{Step, StepBuffers};
+use crate::cache::lease::LeaseRow;
+use crate::cache::locked_rows::with_locked_rows;
+use crate::cache::rows::{GrowingRow, Held, Row};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 
+/// The outcome of a step that was aborted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Aborted {
+    /// The memory of the step, for the next one.
+    pub buffers: StepBuffers,
+}
+
+/// The refusal of an abort: the step is still open, and its rows are as they were.
+///
+/// ```
+/// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+/// let mut rows = [(cache.allocate_sequence(3)?, 9)];
+/// let mut step = cache.step(Default::default());
+/// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
+/// let refused = step.abort(&mut rows[..0]).unwrap_err();
+/// assert!(refused.to_string().contains("the step has 1"));
+/// refused.step.abort(&mut rows)?;
+/// assert_eq!(rows[0].0.num_tokens(), 3);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+pub struct AbortRefused {
+    /// The step.
+    pub step: Step,
+    /// Why it was not aborted.
+    pub error: PagedKvError,
+}
+
 impl Step {
-    /// The launch failed: every row, in the order of their numbers, is as it was before the step grew
-    /// it, nothing is published, and the blocks that were released return to the pool. Of several steps
-    /// that grew the same sequences the newest has to be aborted first.
+    /// Ends the step after its launch failed: every row, in the order of their numbers, is as it was before
+    /// the step grew it, nothing is published, and the blocks that were released return to the pool. Further
+    /// rows, which did not grow, are left alone. Of several steps that grew the same sequences the newest has
+    /// to be aborted first. Rows of leases whose sequences are gone are passed over.
     ///
     /// # Errors
-    /// As [`revert`](Self::revert). The step is dropped then, and no row has changed.
+    /// [`AbortRefused`], which has the step and becomes a [`PagedKvError`] by `?` (the step is dropped then):
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when these are not the rows of the step, or one
+    /// has been cut or trimmed since into what it had before; [`WrongCache`](PagedKvError::WrongCache);
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners). The rows are as they were.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
     /// let mut rows = [(cache.allocate_sequence(3)?, 9)];
-    /// let mut step = cache.step();
-    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    /// let mut step = cache.step(Default::default());
+    /// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     /// step.abort(&mut rows)?;
     /// assert_eq!(rows[0].0.num_tokens(), 3);
     /// assert_eq!(cache.free_block_count(), 3);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn abort<R: StepRow>(mut self, rows: &mut [(R, usize)]) -> Result<()> {
-        self.revert(rows)
+    // The step comes back, and is large; a refusal is rare.
+    #[expect(clippy::result_large_err)]
+    pub fn abort<R: Row>(mut self, rows: &mut [(R, usize)]) -> Result<Aborted, AbortRefused> {
+        match self.undo_rows(rows) {
+            Ok(()) => Ok(Aborted { buffers: std::mem::take(&mut self.buffers) }),
+            Err(error) => Err(AbortRefused { step: self, error }),
+        }
     }
 
-    /// [`abort`](Self::abort), after which the step is open and has no rows: it can be dropped, leave its
-    /// memory by [`complete_into`](Self::complete_into), or grow other rows. What was released stays
-    /// held until it ends.
-    ///
+    fn undo_rows<R: Row>(&mut self, rows: &mut [(R, usize)]) -> Result<()> {
+        let grown = self.buffers.rows.len();
+        self.refuse_fewer_rows(rows.len())?;
+        let rows = &mut rows[..grown];
+        let is_leased = |row: &(R, usize)| matches!(row.0.held(), Held::Leased(_));
+        if !rows.first().is_some_and(is_leased) {
+            let rows_of: Vec<Option<usize>> = (0..grown).map(Some).collect();
+            return self.undo(rows, &rows_of);
+        }
+        // A row may go between the look at it and its lock: then it is passed over at the next look.
+        loop {
+            match self.undo_leased(rows) {
+                Err(PagedKvError::SequenceNotFound(_)) => {}
+                undone => return undone,
+            }
+        }
+    }
+
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when these are not the rows of the step, or one
-    /// has been cut or trimmed since into what it had before; [`WrongCache`](PagedKvError::WrongCache);
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners). The step and the rows are as they were.
-    ///
-    /// ```
-    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
-    /// let mut rows = [(cache.allocate_sequence(3)?, 9)];
-    /// let mut step = cache.step();
-    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
-    /// assert!(step.revert(&mut rows[..0]).is_err());
-    /// step.revert(&mut rows)?;
-    /// assert_eq!(rows[0].0.num_tokens(), 3);
-    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn revert<R: StepRow>(&mut self, rows: &mut [(R, usize)]) -> Result<()> {
-        let rows_of: Vec<Option<usize>> = (0..rows.len()).map(Some).collect();
-        self.undo(rows, &rows_of)
+    /// Those of [`undo`](Self::undo), and `SequenceNotFound` for a row that has gone since the call.
+    fn undo_leased<R: Row>(&mut self, rows: &[(R, usize)]) -> Result<()> {
+        let grown = rows.len();
+        // A sequence that grew twice is locked once, and one that is gone not at all.
+        let (mut distinct, mut rows_of) = (Vec::<&LeaseRow>::new(), Vec::with_capacity(grown));
+        for (number, (row, _)) in rows.iter().enumerate() {
+            let Held::Leased(row) = row.held() else {
+                unreachable!("all rows of a call are of one type");
+            };
+            let known = distinct.iter().position(|known| known.is_same_sequence(row));
+            let is_gone = known.is_none() && row.look(|_| Ok(())).is_err();
+            if is_gone {
+                // `check_undo` looks at the others.
+                self.refuse_other_row(number, Some(row.identity()))?;
+            }
+            rows_of.push((!is_gone).then(|| {
+                known.unwrap_or_else(|| {
+                    distinct.push(row);
+                    distinct.len() - 1
+                })
+            }));
+        }
+        let mut locks = std::mem::take(&mut self.buffers.locks);
+        let leased = distinct.iter().map(|row| (*row, 0));
+        let undone = with_locked_rows(leased, &mut locks, |rows| self.undo(rows, &rows_of));
+        self.buffers.locks = locks;
+        undone
     }
 
     /// Undoes the growth of the rows, the newest first, and forgets all that the step has. `rows_of` says
     /// for each number which of `rows` grew then, or `None` if that sequence is gone.
-    pub(super) fn undo<R: GrowingRow>(
-        &mut self,
-        rows: &mut [R],
-        rows_of: &[Option<usize>],
-    ) -> Result<()> {
+    fn undo<R: GrowingRow>(&mut self, rows: &mut [R], rows_of: &[Option<usize>]) -> Result<()> {
         let grown = self.buffers.rows.len();
-        if rows_of.len() != grown {
-            return refuse(format!("{}, of which the step has {grown}", rows_of.len()));
-        }
         let numbers = || (0..grown).rev().filter_map(|number| Some((number, rows_of[number]?)));
         for (number, row) in numbers() {
             self.check_undo(number, &mut rows[row], rows_of)?;
@@ -128,4 +187,24 @@ impl Step {
 
 fn refuse(reason: String) -> Result<()> {
     Err(PagedKvError::InvalidConfig { parameter: "rows", reason })
+}
+
+impl fmt::Debug for AbortRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AbortRefused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for AbortRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for AbortRefused {}
+
+impl From<AbortRefused> for PagedKvError {
+    fn from(refused: AbortRefused) -> Self {
+        refused.error
+    }
 }

@@ -1,10 +1,12 @@
-//! What can be matched once a step completes? Blocks that were committed through it, each with the step
-//! as one more owner, so that they stay and are not written until then.
+//! Commits through a step: the blocks can be matched once the step completes. Until then the step owns each of
+//! them once more, so that they stay and are not written.
 
 use std::ops::Range;
 
-use super::{Parts, Step, StepBuffers, StepRow};
+use super::{Step, StepBuffers};
+use crate::cache::computed::Computed;
 use crate::cache::naming::{Naming, refuse_beyond_end};
+use crate::cache::rows::{Parts, Row, update};
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
@@ -28,33 +30,69 @@ pub(super) struct Committed {
 }
 
 impl Step {
-    /// Says that the keys and values of the first `num_tokens` tokens of a sequence are computed once
-    /// this step completes: as [`CachedSequence::commit`](crate::CachedSequence::commit), but published only
-    /// then. Returns how many blocks wait for it, none of a sequence without names. One atomic operation
+    /// Says that keys and values of a sequence are computed once this step completes: as
+    /// [`CachedSequence::commit`](crate::CachedSequence::commit), but published only then. Returns how many
+    /// blocks wait for it, none of a sequence without names. The sequence joins the step. One atomic operation
     /// a block, and the lock of the step's slot.
     ///
     /// If the step is dropped or aborted nothing is published, and the same can be committed again.
     ///
     /// # Errors
     /// [`WrongCache`](crate::PagedKvError::WrongCache) for a sequence of another cache,
+    /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound) for a row of a lease whose sequence is gone,
     /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
-    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); nothing is committed.
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); nothing is committed or named.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
     ///
     /// let cache = PagedKvCache::new(4, 4, 1, 1);
     /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 9]), &AdmitOptions::default())?;
-    /// let mut step = cache.step();
-    /// step.take_part(&mut sequence);
+    /// let mut step = cache.step(Default::default());
     /// assert_eq!(step.commit(&mut sequence, 9)?, 2);
-    /// assert_eq!(cache.probe(&[7; 9]), 0);
-    /// assert_eq!(step.complete(), 2);
-    /// assert_eq!(cache.probe(&[7; 9]), 8);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 9])), 0);
+    /// assert_eq!(step.complete().published, 2);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 9])), 8);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn commit<R: StepRow>(&mut self, sequence: &mut R, num_tokens: usize) -> Result<usize> {
-        self.commit_parts(sequence.parts(), num_tokens)
+    pub fn commit<'a, R: Row>(
+        &mut self,
+        row: &mut R,
+        computed: impl Into<Computed<'a>>,
+    ) -> Result<usize> {
+        let computed = computed.into();
+        update(row, |(sequence, naming), _| {
+            self.refuse_other_cache(sequence)?;
+            sequence.take_part(self.fence);
+            match (computed, naming) {
+                (Computed::Tokens(num_tokens), naming) => {
+                    self.commit_parts((sequence, naming), num_tokens)
+                }
+                (Computed::Named(_), None) => Ok(0),
+                (Computed::Named(tokens), Some(naming)) => {
+                    self.commit_named((sequence, naming), tokens)
+                }
+            }
+        })
+    }
+
+    /// Names the next tokens and commits up to their end, or does neither.
+    fn commit_named(
+        &mut self,
+        (sequence, naming): (&mut Sequence, &mut Naming),
+        tokens: &[u32],
+    ) -> Result<usize> {
+        let named = naming.num_named();
+        naming.name_tokens(sequence, tokens)?;
+        if tokens.is_empty() {
+            return Ok(0);
+        }
+        let num_tokens = naming.num_named();
+        let committed = self.commit_parts((sequence, Some(&mut *naming)), num_tokens);
+        if committed.is_err() {
+            naming.forget_generated(named, sequence.block_size());
+        }
+        committed
     }
 
     pub(super) fn commit_parts(

@@ -1,13 +1,14 @@
-//! What does a kernel need to know of the rows of a step? The exports of [`export`], over
-//! rows that the step has grown, into buffers of the caller's.
+//! Kernel inputs of a step: the exports of [`export`](crate::export) over rows that the step has grown, into
+//! buffers of the caller's.
 
-use super::{GrownRow, Step, StepRow};
+use super::{GrownRow, Row, Step, look};
 use crate::error::{PagedKvError, Result};
-use crate::export::{self, BlockTables, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
+use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
 
 impl Step {
     /// Writes the block table of these rows; see [`BlockTables`]. Rows that did not grow are written too:
-    /// leave them out. No lock, no allocation.
+    /// leave them out. A row of a lease takes the
+    /// sequence's own lock; no allocation.
     ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of [`BlockTables`];
@@ -18,15 +19,15 @@ impl Step {
     ///
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
     /// let mut rows = [(cache.allocate_sequence(4)?, 1)];
-    /// let mut step = cache.step();
-    /// let done = step.grow_batch(&mut rows)?.done;
+    /// let mut step = cache.step(Default::default());
+    /// let grown_rows = step.grow(&mut rows)?.grown_rows;
     /// let mut table = [0_i32; 3];
     /// let shape = TableShape { stride: 3, pad: -1, gaps: Gaps::Show };
-    /// step.block_tables(&rows[..done], &mut table, shape)?;
+    /// step.block_tables(&rows[..grown_rows], &mut table, shape)?;
     /// assert_eq!(table[2], -1);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn block_tables<R: StepRow, T: KernelInt>(
+    pub fn block_tables<R: Row, T: KernelInt>(
         &self,
         rows: &[(R, usize)],
         out: &mut [T],
@@ -35,15 +36,17 @@ impl Step {
         let mut tables = BlockTables::new(out, shape)?;
         tables.check_rows(rows.len())?;
         for (row, _) in rows {
-            self.refuse_other_cache(row.held())?;
-            tables.push(row.held())?;
+            look(row, |sequence, _| {
+                self.refuse_other_cache(sequence)?;
+                tables.push(sequence)
+            })?;
         }
         tables.finish();
         Ok(())
     }
 
     /// Writes the CSR triple of these rows and returns the number of pages; see
-    /// [`csr`](crate::export::csr()). No lock, no allocation.
+    /// [`csr`](crate::export::csr()). A row of a lease takes the sequence's own lock; no allocation.
     ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of
@@ -54,8 +57,8 @@ impl Step {
     ///
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
     /// let mut rows = [(cache.allocate_sequence(4)?, 1)];
-    /// let mut step = cache.step();
-    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    /// let mut step = cache.step(Default::default());
+    /// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     /// let (mut indptr, mut indices, mut last_page_len) = ([0_i32; 2], [0; 4], [0; 1]);
     /// let buffers = CsrBuffers {
     ///     indptr: &mut indptr,
@@ -65,20 +68,27 @@ impl Step {
     /// assert_eq!(step.csr(&rows, buffers, -1, Gaps::Show)?, 2);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn csr<R: StepRow, T: KernelInt>(
+    pub fn csr<R: Row, T: KernelInt>(
         &self,
         rows: &[(R, usize)],
         buffers: CsrBuffers<'_, T>,
         pad: T,
         gaps: Gaps,
     ) -> Result<usize> {
-        rows.iter().try_for_each(|(row, _)| self.refuse_other_cache(row.held()))?;
-        export::csr(rows.iter().map(|(row, _)| row.held()), buffers, pad, gaps)
+        let mut csr = Csr::new(buffers, pad, gaps)?;
+        csr.check_rows(rows.len())?;
+        for (row, _) in rows {
+            look(row, |sequence, _| {
+                self.refuse_other_cache(sequence)?;
+                csr.push(sequence)
+            })?;
+        }
+        Ok(csr.finish())
     }
 
     /// Writes the slots of the tokens that the rows of this step grew by, one row after the other, and
     /// returns how many; see [`SlotMapping`]. `rows` are the rows of the step in the order of their
-    /// numbers; those behind did not grow. No lock, no allocation.
+    /// numbers; those after them did not grow. A row of a lease takes the sequence's own lock; no allocation.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) for fewer rows than the step has,
@@ -90,14 +100,14 @@ impl Step {
     ///
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
     /// let mut rows = [(cache.allocate_sequence(4)?, 2)];
-    /// let mut step = cache.step();
-    /// assert_eq!(step.grow_batch(&mut rows)?.done, 1);
+    /// let mut step = cache.step(Default::default());
+    /// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
     /// let mut slots = [0_i64; 3];
     /// assert_eq!(step.slots(&rows, Gaps::Show, &mut slots)?, 2);
     /// assert_eq!((slots[1], slots[2]), (slots[0] + 1, -1));
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn slots<R: StepRow, T: KernelInt>(
+    pub fn slots<R: Row, T: KernelInt>(
         &self,
         rows: &[(R, usize)],
         gaps: Gaps,
@@ -106,12 +116,11 @@ impl Step {
         self.refuse_fewer_rows(rows.len())?;
         let mut mapping = SlotMapping::new(out, gaps);
         for (number, ((row, _), grown)) in rows.iter().zip(&self.buffers.rows).enumerate() {
-            self.refuse_other_cache(row.held())?;
-            if let Some((id, _)) = grown.identity {
-                let reason = format!("row {number} of the step is {id}, not a handle");
-                return Err(PagedKvError::InvalidConfig { parameter: "rows", reason });
-            }
-            mapping.push(row.held(), grown.new_tokens())?;
+            look(row, |sequence, identity| {
+                self.refuse_other_cache(sequence)?;
+                self.refuse_other_row(number, identity)?;
+                mapping.push(sequence, grown.new_tokens())
+            })?;
         }
         Ok(mapping.finish())
     }

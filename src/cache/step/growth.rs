@@ -1,11 +1,11 @@
-//! How do the rows of a step grow? Those that stay in their last blocks on the spot, in one pass; then
-//! one allocation for the others.
+//! The rows of a step grow: those that stay in their last blocks at once, in one pass; then one allocation for
+//! the others.
 //!
-//! Invariant: as many of the first rows as there is room for have grown and take part in the step, and of
-//! the others none does. A row that was refused room takes those behind it back, which costs no more than
-//! a few words each.
+//! Invariant: as many of the first rows as there is room for have grown and joined the step, and of the others
+//! none has. A row that is refused takes back the growth of those after it, a few words each.
 
-use super::{GrowingRow, Grown, GrownRow, Step, StepBuffers};
+use super::{Grown, GrownRow, Step, StepBuffers};
+use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::sequence::{AppendPlan, SharedTails};
@@ -44,12 +44,12 @@ impl Growth {
     }
 
     /// The first row that `available` blocks do not serve, with those before it, and by how many blocks.
-    fn first_unserved(&self, available: usize) -> Grown {
+    fn first_unserved(&self, available: usize) -> (usize, usize) {
         let mut need = 0_usize;
         for &(row, plan) in &self.needy {
             need = need.saturating_add(plan.blocks());
             if need > available {
-                return Grown { done: row, short_by: need - available };
+                return (row, need - available);
             }
         }
         unreachable!("a refusal says that fewer blocks are available than the plans need")
@@ -62,8 +62,26 @@ fn sources_of_copies(grown: &[GrownRow], id: BlockId) -> u32 {
     copies.filter(|&(source, _)| source == id).count() as u32
 }
 
+/// Grows the rows of a call.
+struct GrowRows<'a>(&'a mut Step);
+
+impl Visit for GrowRows<'_> {
+    type Output = Grown;
+
+    fn visit<G: GrowingRow>(self, rows: &mut [G]) -> Result<Grown> {
+        self.0.grow_all(rows)
+    }
+}
+
 impl Step {
-    pub(super) fn grow_rows<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
+    pub(super) fn grow_rows<R: Row>(&mut self, rows: &mut [(R, usize)]) -> Result<Grown> {
+        let mut locks = std::mem::take(&mut self.buffers.locks);
+        let grown = visit_all(rows, &mut locks, GrowRows(self), |grown| grown.grown_rows);
+        self.buffers.locks = locks;
+        grown
+    }
+
+    fn grow_all<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
         let start = self.buffers.rows.len();
         let grown = self.grow_in_place(rows).and_then(|()| self.grow_needy(rows, start));
         if grown.is_err() {
@@ -100,9 +118,9 @@ impl Step {
 
     /// Gives the planned rows their blocks, or those before the first that finds no room.
     fn grow_needy<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) -> Result<Grown> {
-        let mut grown = Grown { done: rows.len(), short_by: 0 };
+        let (mut grown_rows_now, mut missing_blocks) = (rows.len(), 0);
         if self.buffers.growth.needy.is_empty() {
-            return Ok(grown);
+            return Ok(self.grown(rows, grown_rows_now, missing_blocks));
         }
         let mut need = self.buffers.growth.need();
         let mut stock = self.take_stock();
@@ -113,24 +131,37 @@ impl Step {
                     let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
                     let again = growth.plan_again(rows, &grown_rows[..start])?;
                     if again >= need {
-                        grown = self.buffers.growth.first_unserved(available);
-                        self.take_back(rows, start, grown.done);
+                        (grown_rows_now, missing_blocks) =
+                            self.buffers.growth.first_unserved(available);
+                        self.take_back(rows, start, grown_rows_now);
                     }
                     need = self.buffers.growth.need();
                 }
                 Err(refusal) => return Err(refusal),
             }
         };
-        let StepBuffers { growth, rows: grown_rows, reclaimed, .. } = &mut self.buffers;
+        let StepBuffers { growth, rows: grown_rows, overwritten, .. } = &mut self.buffers;
         let hash_of = |id| self.generation.last_hash(&self.pool, id);
-        let overwritten = stock.as_slice()[need - cached..].iter();
-        reclaimed.extend(overwritten.filter_map(|&id| Some((id, hash_of(id)?))));
+        let cached = stock.as_slice()[need - cached..].iter();
+        overwritten.extend(cached.filter_map(|&id| Some((id, hash_of(id)?))));
         for (row, plan) in growth.needy.drain(..) {
             let append = rows[row].parts().0.append_from(plan, &mut stock);
             grown_rows[start + row].copy = append.copy.map(|copy| (copy.src, copy.dst));
         }
         growth.stock = Some(stock);
-        Ok(grown)
+        Ok(self.grown(rows, grown_rows_now, missing_blocks))
+    }
+
+    /// The outcome of a growth of the first `grown_rows` of these rows.
+    fn grown<R: GrowingRow>(
+        &self,
+        rows: &mut [R],
+        grown_rows: usize,
+        missing_blocks: usize,
+    ) -> Grown {
+        let blocks = |row: &mut R| row.parts().0.num_logical_blocks();
+        let stride = rows.iter_mut().take(grown_rows).map(blocks).max().unwrap_or(0);
+        Grown { grown_rows, missing_blocks, stride }
     }
 
     /// Where the blocks come from that are allocated for all rows at once.

@@ -1,15 +1,15 @@
-//! How does a step begin, and in what memory?
+//! A step opens, in the memory that an ended one left; and what a step returns.
 
 use std::fmt;
 
 use super::growth::Growth;
-use super::{Committed, GrownRow, Joined, Step};
+use super::{Committed, GrownRow, Step};
 use crate::cache::PagedKvCache;
+use crate::cache::locked_rows::LockMemory;
 use crate::id::BlockId;
 use crate::prefix::BlockHash;
 
-/// The memory of a step, to be used again by the next: see
-/// [`step_in`](PagedKvCache::step_in).
+/// The memory of a step. [`Completed`] and [`Aborted`](crate::Aborted) return it, for the next step.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, StepBuffers};
@@ -17,76 +17,81 @@ use crate::prefix::BlockHash;
 /// let cache = PagedKvCache::new(4, 4, 1, 1);
 /// let mut buffers = StepBuffers::default();
 /// for _ in 0..3 {
-///     let step = cache.step_in(&mut buffers);
-///     step.complete_into(&mut buffers);
+///     let step = cache.step(buffers);
+///     buffers = step.complete().buffers;
 /// }
 /// ```
 #[derive(Default)]
 pub struct StepBuffers {
     pub(super) rows: Vec<GrownRow>,
     pub(super) growth: Growth,
-    /// What was cached in blocks that rows grew into.
-    pub(super) reclaimed: Vec<(BlockId, BlockHash)>,
+    /// Contents that were cached in blocks that rows grew into.
+    pub(super) overwritten: Vec<(BlockId, BlockHash)>,
     /// Blocks to be published, each owned once for that.
     pub(super) ids: Vec<BlockId>,
     pub(super) hashes: Vec<BlockHash>,
-    /// Their tokens, where somebody listens.
+    /// Their tokens, if there is an event sink.
     pub(super) tokens: Vec<u32>,
     /// Runs of them.
     pub(super) groups: Vec<Committed>,
+    /// Locks of the rows of leases.
+    pub(super) locks: LockMemory,
 }
 
-/// How much of a batch grew in a step.
+/// How many rows of a step grew.
 ///
 /// ```
 /// use paged_kv::PagedKvCache;
 ///
 /// let cache = PagedKvCache::new(2, 4, 1, 1);
 /// let mut rows = [(cache.allocate_sequence(4)?, 1), (cache.allocate_sequence(0)?, 5)];
-/// let mut step = cache.step();
-/// let grown = step.grow_batch(&mut rows)?;
-/// assert_eq!((grown.done, grown.short_by), (1, 2));
+/// let mut step = cache.step(Default::default());
+/// let grown = step.grow(&mut rows)?;
+/// assert_eq!((grown.grown_rows, grown.missing_blocks, grown.stride), (1, 2, 2));
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "rows from `done` on did not grow"]
+#[must_use = "rows from `grown_rows` on did not grow"]
+#[non_exhaustive]
 pub struct Grown {
-    /// Leading rows that grew.
-    pub done: usize,
-    /// Blocks that the next row would have needed besides those there were; 0 if all grew.
-    pub short_by: usize,
+    /// Rows that grew: the first so many.
+    pub grown_rows: usize,
+    /// Blocks that were missing for the next row; 0 if all rows grew.
+    pub missing_blocks: usize,
+    /// Blocks of the longest of the rows that grew, trimmed ones included: the columns that a block table of
+    /// these rows needs.
+    pub stride: usize,
+}
+
+/// The outcome of a step that completed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Completed {
+    /// Blocks that can be matched now and could not before.
+    pub published: usize,
+    /// The memory of the step, for the next one.
+    pub buffers: StepBuffers,
 }
 
 impl PagedKvCache {
-    /// Opens a step. Any number can be open at once: memory for 64 is there from the start, and about 280
-    /// bytes for each further one stay for as long as the pool. Reads one word for each step that was ever
-    /// open at once.
-    ///
-    /// ```
-    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
-    /// let (first, second) = (cache.step(), cache.step());
-    /// second.complete();
-    /// first.complete();
-    /// ```
-    pub fn step(&self) -> Step {
-        self.step_in(&mut StepBuffers::default())
-    }
-
-    /// [`step`](Self::step) in memory that an ended one left; takes it out of `buffers`.
+    /// Opens a step, in memory that an ended one left, or in `StepBuffers::default()`. Any number can be open
+    /// at once: memory for 64 is there from the start, and about 280 bytes for each further one stay for as
+    /// long as the pool. Reads one word for each step that was ever open at once.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, StepBuffers};
     ///
-    /// let mut buffers = StepBuffers::default();
-    /// let step = PagedKvCache::new(4, 4, 1, 1).step_in(&mut buffers);
-    /// step.complete_into(&mut buffers);
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let first = cache.step(StepBuffers::default());
+    /// let second = cache.step(StepBuffers::default());
+    /// second.complete();
+    /// first.complete();
     /// ```
-    pub fn step_in(&self, buffers: &mut StepBuffers) -> Step {
+    pub fn step(&self, buffers: StepBuffers) -> Step {
         let pool = self.pool.handle();
         let fence = pool.open_step();
         let (published, generation) = (None, self.published().generation());
-        let (buffers, joined) = (std::mem::take(buffers), Joined::new());
-        Step { pool, fence, buffers, joined, published, generation }
+        Step { pool, fence, buffers, published, generation }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Turn {
 
 /// How a request asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// As a request that does not wait, before it enters the queue.
     AtOnce,
     /// As the waiter whose turn it is.

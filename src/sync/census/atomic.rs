@@ -53,6 +53,7 @@ counted!(AtomicBool, bool, {
 counted!(AtomicU32, u32, {
     forward!(fetch_add(value: u32, order: Ordering) -> u32);
     forward!(fetch_sub(value: u32, order: Ordering) -> u32);
+    forward!(fetch_or(value: u32, order: Ordering) -> u32);
     forward!(compare_exchange_weak(
         seen: u32,
         next: u32,

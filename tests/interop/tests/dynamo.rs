@@ -81,7 +81,7 @@ impl Router {
         let (mut random, mut blocks) = (Random::new(99), 0);
         for number in 0..1_000 {
             let asked = Asked::of(&mut random, true);
-            let probed = cache.probe_prompt(&asked.prompt(cache)) / BLOCK_SIZE;
+            let probed = cache.prefix().probe(&asked.prompt(cache)) / BLOCK_SIZE;
             assert_eq!(self.find(&asked), probed, "prompt {number}");
             blocks += probed;
         }
@@ -115,11 +115,11 @@ impl Asked {
     fn prompt(&self, cache: &PagedKvCache) -> Prompt {
         let mut extra = ExtraKeys::default();
         if let Some(name) = self.lora {
-            extra = extra.with_lora(name, "/adapters/sql");
+            extra = extra.lora(name, "/adapters/sql");
         }
         if let Some(salt) = self.salt {
             // As Dynamo's frontend gives it to the engine; the array dialect has no other place.
-            extra = extra.with_salt(format!("dynamo-cache-salt:{salt}"));
+            extra = extra.salt(format!("dynamo-cache-salt:{salt}"));
         }
         cache.prompt_with(&self.tokens, &extra)
     }
@@ -133,7 +133,7 @@ fn options(dialect: Dialect) -> PublisherOptions {
 
 fn cache_of(publisher: &Arc<EventPublisher>) -> PagedKvCache {
     let builder = PagedKvCache::builder().num_blocks(1_024).block_size(BLOCK_SIZE).home_shards(4);
-    builder.with_event_sink(publisher.clone()).build().unwrap()
+    builder.event_sink(publisher.clone()).build().unwrap()
 }
 
 fn work(cache: &PagedKvCache, rounds: usize) {
@@ -153,7 +153,7 @@ fn work(cache: &PagedKvCache, rounds: usize) {
                     }
                     // Often, and always followed by enough prompts to fill the pool again.
                     if number == 0 && round % 100 == 50 {
-                        cache.reset_prefix_cache();
+                        cache.prefix().reset();
                     }
                 }
             });
@@ -257,7 +257,7 @@ fn what_no_ring_keeps_is_announced_again() {
         let mut replay = replay_of(&publisher);
         publisher.flush();
         router.next = Some(publisher.stats().next_sequence);
-        cache.announce_again();
+        cache.prefix().announce_all();
         work(&cache, 10);
         drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
         router.assert_true(&cache);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use paged_kv::wait::Patience;
-use paged_kv::{AdmitOptions, AppendBatch, BlockId, Owner, PagedKvError, SeqId};
+use paged_kv::{AdmitOptions, AppendBatch, BlockId, PagedKvError, SeqId, Worker};
 
-use super::super::patient;
+use super::super::HANG;
+use super::super::common::row_if_there;
 use super::world::{IDS, Kind, Outcome, World, prompt};
 
 impl World<'_> {
@@ -29,11 +29,11 @@ impl World<'_> {
         self.note_gone();
     }
 
-    fn patience(&mut self) -> Patience {
+    fn patience(&mut self) -> Duration {
         match self.random.below(12) {
-            0 => Patience::default().timeout(Duration::ZERO),
-            1 => Patience::default(),
-            _ => patient(),
+            0 => Duration::ZERO,
+            1 => Duration::MAX, // no deadline
+            _ => HANG,
         }
     }
 
@@ -48,19 +48,19 @@ impl World<'_> {
         match self.random.below(6) {
             0 => {
                 let kind = Kind::Reserve { blocks: n };
-                let wait = cache.reserve_wait(n, patience);
+                let wait = cache.waiting().reserve(n).timeout(patience);
                 self.wait(kind, Box::pin(async { Ok(Outcome::Room(wait.await?)) }));
             }
             1 => {
                 let tokens = 2 * n;
-                let wait = cache.allocate_wait(seq_id, tokens, patience);
+                let wait = cache.waiting().allocate(seq_id, tokens).timeout(patience);
                 let wait = async { wait.await.map(|()| Outcome::Nothing) };
                 self.wait(Kind::Allocate { id, tokens }, Box::pin(wait));
             }
             2 => {
                 let (options, chunk) = self.options();
                 let tokens = cache.prompt(&prompt(n));
-                let wait = cache.admit_wait(seq_id, &tokens, &options, patience);
+                let wait = cache.waiting().admit(seq_id, &tokens, &options).timeout(patience);
                 let wait = async { wait.await.map(|_| Outcome::Nothing) };
                 self.wait(Kind::Admit { id, prompt: n % 4, chunk }, Box::pin(wait));
             }
@@ -68,7 +68,7 @@ impl World<'_> {
                 let Some(admission) = self.admission(id) else {
                     return;
                 };
-                let wait = cache.append_wait(seq_id, n, patience);
+                let wait = cache.waiting().append(seq_id, n).timeout(patience);
                 let wait = async { Ok(Outcome::Grown(wait.await?)) };
                 self.wait(Kind::Append { id, admission, tokens: n }, Box::pin(wait));
             }
@@ -91,7 +91,7 @@ impl World<'_> {
             }
             3 | 4 => {
                 let tokens = cache.prompt(&prompt(n));
-                if cache.admit_prompt(seq_id, &tokens, &self.options().0).is_ok() {
+                if cache.admit_with(seq_id, &tokens, &self.options().0).is_ok() {
                     self.admitted(id);
                 }
             }
@@ -106,8 +106,8 @@ impl World<'_> {
             9 => self.free_when_released(id),
             10 => _ = cache.evict(),
             11 => _ = cache.evict_to_threshold(n as f64 / 10.0),
-            12 => _ = cache.evict_for(Owner(n as u32 % 2), n, &mut Vec::new()),
-            13 => _ = cache.set_owner(seq_id, Owner(n as u32 % 2)),
+            12 => _ = cache.evict_for(Worker(n as u32 % 2), n, &mut Vec::new()),
+            13 => _ = cache.set_worker(seq_id, Worker(n as u32 % 2)),
             _ => {}
         }
     }
@@ -132,7 +132,7 @@ impl World<'_> {
             4 => _ = cache.truncate(seq_id, 0),
             5 => _ = cache.apply_streaming_llm(seq_id, 4 * (n % 2), 4 * (n / 5)),
             6 | 7 => _ = cache.commit(seq_id, num_tokens.saturating_sub(n % 3)),
-            8 => _ = cache.commit_tokens(seq_id, &vec![7; n % 4]),
+            8 => _ = cache.commit(seq_id, &vec![7; n % 4]),
             9 => {
                 if let Ok(append) = cache.append_tokens(seq_id, &vec![7; n % 5]) {
                     self.keep(append);
@@ -198,32 +198,33 @@ impl World<'_> {
     fn step(&mut self, id: u64, n: usize) {
         let (cache, seq_id) = (self.cache, SeqId(id));
         if self.steps.is_empty() || self.steps.len() < 3 && n == 0 {
-            self.steps.push((cache.step(), Vec::new()));
+            self.steps.push((cache.step(Default::default()), Vec::new()));
             return;
         }
         let at = self.random.below(self.steps.len());
         let (step, rows) = &mut self.steps[at];
+        let row = || row_if_there(cache, seq_id);
         match self.random.below(8) {
-            0 => _ = cache.take_part(seq_id, step),
+            0 => _ = row().and_then(|mut row| step.join(&mut row)),
             1 | 2 => {
-                if cache.grow_batch(&[(seq_id, n)], step).is_ok_and(|grown| grown.done == 1) {
-                    rows.push((id, n));
+                let mut row: Vec<_> = row().into_iter().map(|row| (row, n)).collect();
+                if step.grow(&mut row).is_ok_and(|grown| grown.grown_rows == 1) {
+                    rows.append(&mut row);
                 }
             }
             3 => {
                 let num_tokens = cache.with_sequence(seq_id, |sequence| sequence.num_tokens());
-                _ = cache.commit_in(seq_id, num_tokens.unwrap_or(0), step);
+                _ = row().and_then(|mut row| step.commit(&mut row, num_tokens.unwrap_or(0)));
             }
             4 => {
-                if let Some(&(id, grown)) = rows.last() {
-                    let accepted = vec![7; grown.min(n)];
-                    _ = cache.settle(SeqId(id), rows.len() - 1, &accepted, step);
+                let number = rows.len().saturating_sub(1);
+                if let Some((row, grown)) = rows.last_mut() {
+                    _ = step.accept(number, row, &vec![7; n.min(*grown)]);
                 }
             }
             5 => {
-                let (step, rows) = self.steps.remove(at);
-                let ids: Vec<SeqId> = rows.iter().map(|&(id, _)| SeqId(id)).collect();
-                _ = cache.abort(step, &ids);
+                let (step, mut rows) = self.steps.remove(at);
+                _ = step.abort(&mut rows);
             }
             6 => _ = self.steps.remove(at).0.complete(),
             _ => drop(self.steps.remove(at)),
@@ -291,7 +292,7 @@ impl World<'_> {
                     self.poll_unwoken(at);
                 }
             }
-            3 => self.cache.reset_prefix_cache(),
+            3 => self.cache.prefix().reset(),
             // A block that another thread may release must not be counted by id.
             _ if !self.is_alone => {}
             _ => {

@@ -51,6 +51,7 @@ impl World<'_> {
                 let at_most = match self.shape.fairness {
                     Fairness::Fifo => 0,
                     Fairness::Bypass { at_most } => at_most,
+                    other => panic!("{other:?} has no rule here"),
                 };
                 let is_new = |task: &&mut Task<'_>| !matches!(task.kind, Kind::Append { .. });
                 for before in self.tasks[..at].iter_mut().filter(is_new) {
@@ -66,7 +67,7 @@ impl World<'_> {
 
     /// Checks all that can be seen without asking for the waiters.
     pub fn check(&mut self) {
-        assert_eq!(self.cache.num_waiting(), self.tasks.len());
+        assert_eq!(self.cache.waiting().len(), self.tasks.len());
         self.check_none_is_gone();
         assert!(!self.is_stalled(), "all sequences wait for each other, and none is told");
         self.check_fixed_needs();

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::scope;
 
-use super::super::random::Random;
+use super::super::common::random::Random;
 use super::rules::all_wait;
 use super::world::{self, IDS, World};
 
@@ -61,7 +61,7 @@ fn check(worlds: &mut [World<'_>]) {
         world.check_none_is_gone();
     }
     let cache = worlds[0].cache;
-    assert_eq!(cache.num_waiting(), worlds.iter().map(|world| world.tasks.len()).sum());
+    assert_eq!(cache.waiting().len(), worlds.iter().map(|world| world.tasks.len()).sum::<usize>());
     let is_alone = !worlds.iter().any(World::holds_outside);
     let waits = |id: paged_kv::SeqId| worlds.iter().any(|world| world.waits(id.0));
     assert!(!is_alone || !all_wait(cache, waits), "all sequences wait, and none is told");

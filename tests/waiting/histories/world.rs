@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use paged_kv::{
-    Append, CachedSequence, EvictionStrategy, Fairness, Lease, PagedKvCache, PagedKvError,
-    ReclaimPolicy, Reservation, SeqId, Sequence, Step,
+    Append, CachedSequence, EvictionStrategy, Fairness, Lease, LeaseRow, PagedKvCache,
+    PagedKvError, ReclaimPolicy, Reservation, SeqId, Sequence, Step, Watermark,
 };
 
 use super::super::Wakes;
-use super::super::random::Random;
+use super::super::common::random::Random;
 
 /// What a task came to, kept until it is dropped.
 pub enum Outcome {
@@ -65,7 +65,7 @@ pub struct World<'a> {
     pub rooms: Vec<Reservation>,
     pub appends: Vec<Append>,
     pub leases: Vec<Lease>,
-    pub steps: Vec<(Step, Vec<(u64, usize)>)>,
+    pub steps: Vec<(Step, Vec<(LeaseRow, usize)>)>,
     /// The first of its ids.
     pub base: u64,
     /// True if no other thread uses the cache.
@@ -111,8 +111,8 @@ pub fn cache(random: &mut Random) -> (PagedKvCache, Shape) {
     let policy = [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue][random.below(2)];
     let shards = 1 + random.below(2);
     let builder = PagedKvCache::builder().num_blocks(blocks).block_size(4).home_shards(shards);
-    let builder = builder.with_eviction_strategy(strategy).with_reclaim_policy(policy);
-    let cache = builder.with_fairness(fairness).with_watermark(watermark).build().unwrap();
+    let builder = builder.with_eviction_strategy(strategy).reclaim_policy(policy);
+    let cache = builder.fairness(fairness).watermark(Watermark::Blocks(watermark)).build().unwrap();
     (cache, Shape { fairness, watermark })
 }
 

@@ -57,7 +57,7 @@ impl<'a> ById<'a> {
         let tokens = script.tokens(0..num_tokens);
         let options = AdmitOptions::default().priority(random.below(4) as u32);
         let resets = ground.resets_done();
-        let admission = ground.fair(cache.admit_with(id, &tokens, &options))?;
+        let admission = ground.fair(cache.admit_with(id, &cache.prompt(&tokens), &options))?;
         let updates = ground.resets_begun();
         expect_cached(ground, admission.cached_tokens, num_tokens);
         let lease = ground.fair(cache.lease(&[id]))?;
@@ -71,7 +71,7 @@ impl<'a> ById<'a> {
                 _ => compute(ground, block_id, content, updates),
             }
         }
-        ground.granted(cache.commit_of(id, admission.epoch, num_tokens));
+        ground.granted(cache.commit(id, num_tokens));
         drop(lease);
         if self.remembered.len() == REMEMBERED {
             self.remembered.remove(0);
@@ -131,7 +131,7 @@ impl<'a> ById<'a> {
             }
         }
         drop(append);
-        ground.granted(cache.commit_tokens(id, &script.tokens(start..end))).map(drop)
+        ground.granted(cache.commit(id, &script.tokens(start..end))).map(drop)
     }
 
     /// Of a leased sequence, which is there and has no gaps.

@@ -48,7 +48,7 @@ impl Ground {
     /// From now on nothing may match that was admitted before.
     pub fn reset(&self) {
         self.resets_begun.fetch_add(1, Ordering::SeqCst);
-        self.cache.reset_prefix_cache();
+        self.cache.prefix().reset();
         self.resets_done.fetch_add(1, Ordering::SeqCst);
     }
 

@@ -26,10 +26,10 @@ impl<'a> Request<'a> {
         let num_tokens = 1 + random.below(BLOCKS_MOST * cache.block_size());
         let prompt = cache.prompt(&script.tokens(0..num_tokens));
         if random.one_in(4) {
-            expect_cached(ground, cache.probe_prompt(&prompt), num_tokens);
+            expect_cached(ground, cache.prefix().probe(&prompt), num_tokens);
         }
         let most = if random.one_in(4) { random.below(num_tokens) } else { num_tokens };
-        let options = AdmitOptions::default().most_cached_tokens(most);
+        let options = AdmitOptions::default().max_cached_tokens(most);
         let resets = ground.resets_done();
         let (sequence, admission) = ground.fair(cache.admit_sequence(&prompt, &options))?;
         expect_cached(ground, admission.cached_tokens, num_tokens);
@@ -108,7 +108,7 @@ impl<'a> Request<'a> {
             }
         }
         drop(append);
-        self.ground.granted(self.sequence.commit_tokens(&self.script.tokens(start..end)));
+        self.ground.granted(self.sequence.commit(&self.script.tokens(start..end)));
         if num_drafts > 0 {
             self.ground.fair(self.sequence.truncate(end));
         }

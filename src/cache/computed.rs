@@ -1,0 +1,48 @@
+//! `Computed`: the tokens whose keys and values are computed, as a commit names them.
+
+/// Tokens of a sequence whose keys and values are computed: what a commit says.
+///
+/// ```
+/// use paged_kv::{Computed, PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(4, 4, 1, 1);
+/// cache.admit(SeqId(1), &[1, 2, 3])?;
+/// assert_eq!(cache.commit(SeqId(1), 3)?, 0); // as `Computed::Tokens(3)`
+/// let _ = cache.append(SeqId(1), 1)?;
+/// assert_eq!(cache.commit(SeqId(1), &[4])?, 1); // as `Computed::Named(&[4])`
+/// assert_eq!(Computed::from(3), Computed::Tokens(3));
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Computed<'a> {
+    /// The first so many tokens, whose values are known: a prompt's, and those that were named.
+    Tokens(usize),
+    /// All known tokens, and these after them, which were generated or accepted. There are slots for them. A
+    /// sequence that was not admitted by its tokens takes no names, and nothing of it is published.
+    Named(&'a [u32]),
+}
+
+impl From<usize> for Computed<'_> {
+    fn from(num_tokens: usize) -> Self {
+        Self::Tokens(num_tokens)
+    }
+}
+
+impl<'a> From<&'a [u32]> for Computed<'a> {
+    fn from(tokens: &'a [u32]) -> Self {
+        Self::Named(tokens)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u32; N]> for Computed<'a> {
+    fn from(tokens: &'a [u32; N]) -> Self {
+        Self::Named(tokens)
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for Computed<'a> {
+    fn from(tokens: &'a Vec<u32>) -> Self {
+        Self::Named(tokens)
+    }
+}
