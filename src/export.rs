@@ -35,6 +35,5 @@ pub use block_tables::{BlockTables, TableShape, block_tables};
 pub use csr::{Csr, CsrBuffers, csr};
 pub use gaps::Gaps;
 pub use kernel_int::KernelInt;
-#[cfg(not(paged_kv_loom))]
 pub(crate) use kernel_int::block_number;
 pub use slots::{SlotMapping, slot_mapping, slots};

@@ -50,61 +50,45 @@
 //! orderings suffice, is in [`design`].
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
-#![cfg_attr(
-    paged_kv_loom,
-    allow(dead_code, reason = "the tiers that use the rest are not in the modelled build")
-)]
 
 mod array;
-#[cfg_attr(paged_kv_loom, path = "cache/model.rs")]
 mod cache;
-#[cfg(not(paged_kv_loom))]
 mod clock;
 mod counter;
 pub mod design;
-#[cfg(not(paged_kv_loom))]
 mod epochs;
 mod error;
 pub mod event;
 mod evict;
 pub mod export;
 mod id;
+#[cfg(paged_kv_loom)]
+pub mod loom_api;
 mod pool;
 mod prefix;
 mod sequence;
 mod stats;
 mod sync;
 mod table;
-#[cfg(all(feature = "async", not(paged_kv_loom)))]
+#[cfg(feature = "async")]
 pub mod wait;
 
-#[cfg(not(paged_kv_loom))]
 pub use cache::{
     AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
     Computed, Evicted, Grown, Lease, LeaseRow, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt,
     Reservation, Row, Step, StepBuffers, Watermark, append_batch,
 };
-#[cfg(paged_kv_loom)]
-pub use cache::{GatedPool, LeasedTable};
 pub use error::{PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
 pub use evict::EvictionStrategy;
 pub use id::{AdmissionEpoch, BlockId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
-#[cfg(all(paged_kv_loom, feature = "async"))]
-pub use pool::wait_model;
 pub use pool::{BlockPool, ReclaimPolicy};
-#[cfg(paged_kv_loom)]
-pub use prefix::model as reuse_model;
 pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm};
 pub use sequence::{Append, BlockCopy, Sequence};
 pub use stats::{CacheStats, SequenceInfo};
 #[cfg(paged_kv_census)]
 #[doc(hidden)]
 pub use sync::census;
-#[cfg(paged_kv_loom)]
-pub use sync::model;
 pub use table::BlockTable;
-#[cfg(paged_kv_loom)]
-pub use table::model as step_model;

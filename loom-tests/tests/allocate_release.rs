@@ -1,9 +1,10 @@
 //! Is a block ever in two hands, and does its next owner see what its last one wrote?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, explore, pool_and_kv, race, spawn_at};
+use common::{Kv, assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::BlockPool;
 
 fn allocate_and_use(pool: &BlockPool, kv: &Kv, asks: &[usize], mark: u64) {

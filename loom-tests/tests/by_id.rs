@@ -1,9 +1,10 @@
 //! Are counts by id exact, and is a second release refused?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{assert_all_free, assert_used, explore, pool_and_kv, race};
+use common::{assert_all_free, assert_used, explore, pool_and_kv, race};
 use paged_kv::PagedKvError;
 
 #[test]

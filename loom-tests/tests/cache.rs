@@ -1,77 +1,321 @@
-//! Does the watermark hold, and does an eviction see what a lease did? What loom can hold of the cache.
-#![cfg(paged_kv_loom)]
+//! Models of the cache that ships: new sequences above the watermark, leases, evictions and ids.
+//!
+//! Small doses: two threads, one or two operations each. Every operation passes the map, a lock and some
+//! counters, so that a third thread would be explored for hours. `loom-tests/shuttle` samples those.
+//!
+//! Ordinals of threads tell stamps and epochs apart here, so each thread of a model has its own.
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, explore, race, spawn_at};
-use paged_kv::{BlockPool, GatedPool, LeasedTable};
+use common::{Kv, explore, race, spawn_at};
+use paged_kv::PagedKvError::{NothingToEvict, OutOfMemory, SequenceLeased, SequenceNotFound};
+use paged_kv::{AdmitOptions, BlockHash, EvictionStrategy, PagedKvCache, Prompt, SeqId};
 
-/// Each finds its two blocks at home, so that nothing but the fence lets it count the other's.
+const A: SeqId = SeqId(1);
+/// In the other shard of the map.
+const B: SeqId = SeqId(2);
+
+/// A cache of blocks of one token, and their cells.
+fn cache_and_kv(num_blocks: usize, home_shards: usize) -> (Arc<PagedKvCache>, Arc<Kv>) {
+    (cache(num_blocks, home_shards, 0), Arc::new(Kv::new(num_blocks)))
+}
+
+fn cache(num_blocks: usize, home_shards: usize, watermark: usize) -> Arc<PagedKvCache> {
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
+    let builder = builder.home_shards(home_shards).with_watermark(watermark);
+    Arc::new(builder.without_prefix_reuse().build().expect("a cache of that shape"))
+}
+
+/// Frees what is left. Then nothing is used, and words, ledgers and statistics agree.
+#[track_caller]
+fn assert_all_free_at_end(cache: &PagedKvCache) {
+    for id in [A, B] {
+        let freed = cache.free(id);
+        assert!(!matches!(freed, Err(SequenceLeased(_))), "a lease is left on {id}");
+    }
+    assert_eq!((cache.used_block_count(), cache.sequence_ids()), (0, vec![]));
+    let stats = cache.stats();
+    assert_eq!(stats.total_allocations, stats.total_frees, "{stats:?}");
+    assert_eq!(cache.validate(), Ok(()));
+}
+
+/// Writes and reads every block of the cache, if it gets them all.
+fn use_all(cache: &PagedKvCache, kv: &Kv) {
+    if let Ok(scratch) = cache.pool().allocate(cache.total_blocks()) {
+        kv.use_alone(scratch.as_slice(), 2);
+    }
+}
+
+fn blocks_of(cache: &PagedKvCache, id: SeqId) -> Vec<paged_kv::BlockId> {
+    cache.get_sequence(id).expect("it is there").block_ids
+}
+
+/// Two new sequences of two blocks each come in at once, and two of the four blocks are to be left. Each
+/// finds its blocks at home, so that nothing but the fence lets it count the other's.
+fn two_come_in<T: 'static>(
+    come_in: fn(&PagedKvCache, SeqId) -> paged_kv::Result<T>,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let cache = cache(4, 2, 2);
+        let theirs = Arc::clone(&cache);
+        spawn_at(1, move || drop(theirs.pool().allocate(2).unwrap())).join().unwrap();
+        let theirs = Arc::clone(&cache);
+        let (here, there) = race(|| come_in(&cache, A), move || come_in(&theirs, B));
+        assert!(here.is_err() || there.is_err(), "two of four blocks are to be left");
+        let granted = 2 * [&here, &there].iter().filter(|came_in| came_in.is_ok()).count() as u64;
+        // Two blocks were allocated and given back before.
+        assert_eq!(cache.stats().total_allocations, 2 + granted, "a refusal counts for nothing");
+        drop((here, there));
+        assert_all_free_at_end(&cache);
+    }
+}
+
 #[test]
 fn of_two_that_come_in_at_once_none_leaves_too_little() {
-    explore(|| {
-        let gated = Arc::new(GatedPool::new(4, 2, 2));
-        let theirs = Arc::clone(&gated);
-        spawn_at(1, move || drop(theirs.pool.allocate(2).unwrap())).join().unwrap();
-        let theirs = Arc::clone(&gated);
-        let (here, there) = race(|| gated.allocate(2), move || theirs.allocate(2));
-        assert!(here.is_err() || there.is_err(), "two of four blocks are to be left");
-        drop((here, there));
-        assert_all_free(&gated.pool);
-    });
+    explore(two_come_in(|cache, _| cache.allocate_sequence(2)));
+}
+
+#[test]
+fn of_two_ids_that_come_in_at_once_none_leaves_too_little() {
+    explore(two_come_in(|cache, id| cache.allocate(id, 2)));
+}
+
+#[test]
+fn of_two_reservations_at_once_none_leaves_too_little() {
+    explore(two_come_in(|cache, _| cache.reserve(2)));
 }
 
 #[test]
 fn an_eviction_sees_what_a_lease_did() {
     explore(|| {
-        let (pool, kv) = (BlockPool::with_home_shards(3, 1), Arc::new(Kv::new(3)));
-        let table = pool.allocate(2).unwrap();
-        let ids = table.as_slice().to_vec();
-        let leased = Arc::new(LeasedTable::new(table));
-        assert!(leased.lease());
-        let (theirs, their_kv) = (Arc::clone(&leased), Arc::clone(&kv));
+        let (cache, kv) = cache_and_kv(2, 1);
+        cache.allocate(A, 2).unwrap();
+        let (ids, lease) = (blocks_of(&cache, A), cache.lease(&[A]).unwrap());
+        let their_kv = Arc::clone(&kv);
         race(
             || {
-                if let Some(evicted) = leased.evict() {
-                    assert!(!leased.lease(), "it is gone");
-                    drop(evicted);
-                    kv.use_alone(pool.allocate(3).unwrap().as_slice(), 2);
+                if cache.evict().is_ok() {
+                    assert!(cache.lease(&[A]).is_err(), "it is gone");
+                    use_all(&cache, &kv);
                 }
             },
             move || {
                 their_kv.use_alone(&ids, 1);
-                theirs.end_lease();
+                drop(lease);
             },
         );
-        drop(leased.evict());
-        assert_all_free(&pool);
+        assert_all_free_at_end(&cache);
     });
 }
 
-/// Whoever is first: a lease keeps the table, or there is none to be had.
+/// The lease keeps the sequence, or there is none to be had.
 #[test]
-fn of_a_lease_and_an_eviction_one_has_the_table() {
+fn of_a_lease_and_an_eviction_one_has_the_sequence() {
     explore(|| {
-        let (pool, kv) = (BlockPool::with_home_shards(3, 1), Arc::new(Kv::new(3)));
-        let table = pool.allocate(2).unwrap();
-        let ids = table.as_slice().to_vec();
-        let leased = Arc::new(LeasedTable::new(table));
-        let (theirs, their_kv) = (Arc::clone(&leased), Arc::clone(&kv));
+        let (cache, kv) = cache_and_kv(2, 1);
+        cache.allocate(A, 2).unwrap();
+        let ids = blocks_of(&cache, A);
+        let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
         race(
-            || {
-                if let Some(evicted) = leased.evict() {
-                    drop(evicted);
-                    kv.use_alone(pool.allocate(3).unwrap().as_slice(), 2);
+            || match cache.evict() {
+                Ok(id) => {
+                    assert_eq!(id, A);
+                    use_all(&cache, &kv);
                 }
+                Err(refusal) => assert_eq!(refusal, NothingToEvict),
             },
             move || {
-                if theirs.lease() {
+                if let Ok(lease) = theirs.lease(&[A]) {
                     their_kv.use_alone(&ids, 1);
-                    theirs.end_lease();
+                    drop(lease);
                 }
             },
         );
-        drop(leased.evict());
-        assert_all_free(&pool);
+        assert_all_free_at_end(&cache);
+    });
+}
+
+#[test]
+fn of_a_lease_and_a_free_one_has_the_sequence() {
+    explore(|| {
+        let (cache, kv) = cache_and_kv(2, 1);
+        cache.allocate(A, 2).unwrap();
+        let ids = blocks_of(&cache, A);
+        let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
+        let (freed, leased) = race(
+            || {
+                let freed = cache.free(A);
+                if freed.is_ok() {
+                    use_all(&cache, &kv);
+                }
+                freed
+            },
+            move || {
+                let leased = theirs.lease(&[A]);
+                if leased.is_ok() {
+                    their_kv.use_alone(&ids, 1);
+                }
+                leased.map(drop)
+            },
+        );
+        let is_told = matches!((&freed, &leased), (Ok(()), _) | (Err(SequenceLeased(A)), Ok(())));
+        assert!(is_told, "{freed:?}, {leased:?}");
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// The end of the lease gives the blocks back, or the deferred free does.
+#[test]
+fn a_deferred_free_beside_the_end_of_a_lease_frees_once() {
+    explore(|| {
+        let (cache, kv) = cache_and_kv(2, 1);
+        cache.allocate(A, 2).unwrap();
+        let (ids, lease) = (blocks_of(&cache, A), cache.lease(&[A]).unwrap());
+        let their_kv = Arc::clone(&kv);
+        race(
+            || {
+                assert_eq!(cache.free_when_released(A), Ok(()));
+                use_all(&cache, &kv);
+            },
+            move || {
+                their_kv.use_alone(&ids, 1);
+                drop(lease);
+            },
+        );
+        assert_eq!(cache.free(A), Err(SequenceNotFound(A)));
+        assert_eq!(cache.used_block_count(), 0, "the lease is over");
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// Each frees its block only if the other is gone, and an eviction under way counts as gone when it is
+/// over: of two sequences that share everything, neither eviction may find that there is nothing.
+fn two_evictions_find_one_each(
+    cache: fn() -> Arc<PagedKvCache>,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let cache = cache();
+        assert_eq!(cache.used_block_count(), 1);
+        let theirs = Arc::clone(&cache);
+        let evicted = race(|| cache.evict(), move || theirs.evict());
+        assert!(matches!(evicted, (Ok(A), Ok(B)) | (Ok(B), Ok(A))), "{evicted:?}");
+        assert_eq!(cache.used_block_count(), 0);
+        assert_all_free_at_end(&cache);
+    }
+}
+
+#[test]
+fn of_two_evictions_of_sharers_by_fork_each_finds_one() {
+    explore(two_evictions_find_one_each(|| {
+        let cache = cache(1, 1, 0);
+        cache.allocate(A, 1).unwrap();
+        cache.fork(A, B).unwrap();
+        cache
+    }));
+}
+
+/// They own the block by its word, of which an eviction may see a value from before.
+#[test]
+fn of_two_evictions_of_sharers_by_content_each_finds_one() {
+    explore(two_evictions_find_one_each(|| {
+        let builder = PagedKvCache::builder().num_blocks(1).block_size(1).home_shards(1);
+        let cache = builder.build().expect("a cache of that shape");
+        let hashes = [1, 2].map(BlockHash::from_u128);
+        cache.admit_hashed(A, &hashes[..1], 1).unwrap();
+        assert_eq!(cache.commit(A, 1), Ok(1));
+        let (prompt, options) = (Prompt::from_hashes(&hashes, 2), AdmitOptions::default());
+        cache.admit_prompt(B, &prompt, &options.first_chunk(0)).unwrap();
+        Arc::new(cache)
+    }));
+}
+
+/// The sequence that was chosen is the one that leaves, not a newer one of its id.
+#[test]
+fn an_eviction_leaves_a_newer_sequence_of_the_id_alone() {
+    explore(|| {
+        let builder = PagedKvCache::builder().num_blocks(6).block_size(1).home_shards(1);
+        let builder = builder.with_eviction_strategy(EvictionStrategy::LongestFirst);
+        let cache = Arc::new(builder.without_prefix_reuse().build().unwrap());
+        cache.allocate(A, 3).unwrap();
+        cache.allocate(B, 2).unwrap();
+        let theirs = Arc::clone(&cache);
+        let (evicted, again) = race(
+            || cache.evict(),
+            move || {
+                theirs.free(A).ok()?;
+                theirs.allocate(A, 1).ok()
+            },
+        );
+        match again {
+            Some(()) => assert_eq!(evicted, Ok(B), "the second A is the shortest"),
+            None => assert_eq!(evicted, Ok(A)),
+        }
+        assert_all_free_at_end(&cache);
+    });
+}
+
+#[test]
+fn of_two_frees_of_an_id_one_is_refused() {
+    explore(|| {
+        let (cache, _) = cache_and_kv(1, 1);
+        cache.allocate(A, 1).unwrap();
+        let theirs = Arc::clone(&cache);
+        let freed = race(|| cache.free(A), move || theirs.free(A));
+        let refused = Err(SequenceNotFound(A));
+        assert!(freed == (Ok(()), refused.clone()) || freed == (refused, Ok(())), "{freed:?}");
+        assert_all_free_at_end(&cache);
+    });
+}
+
+#[test]
+fn of_two_sequences_under_one_id_one_comes_in_and_the_other_leaves_no_trace() {
+    explore(|| {
+        let cache = cache(2, 1, 0);
+        let theirs = Arc::clone(&cache);
+        let (here, there) = race(|| cache.allocate(A, 1), move || theirs.allocate(A, 1));
+        assert!(here.is_ok() != there.is_ok(), "{here:?}, {there:?}");
+        assert_eq!((cache.used_block_count(), cache.stats().total_allocations), (1, 1));
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// A fork by id reads its source under the lock that an append takes.
+#[test]
+fn a_fork_by_id_beside_an_append_has_the_tokens_from_before_or_after() {
+    explore(|| {
+        let cache = cache(4, 1, 0);
+        cache.allocate(A, 1).unwrap();
+        let theirs = Arc::clone(&cache);
+        race(|| cache.append(A, 1).map(drop).unwrap(), move || theirs.fork(A, B).unwrap());
+        let (source, fork) = (blocks_of(&cache, A), blocks_of(&cache, B));
+        assert_eq!(source.len(), 2);
+        assert!(fork == source || fork == source[..1], "{fork:?} of {source:?}");
+        assert_all_free_at_end(&cache);
+    });
+}
+
+/// The append grows the sequence that it found, or finds none.
+#[test]
+fn an_append_by_id_beside_a_free_grows_it_or_finds_it_gone() {
+    explore(|| {
+        let (cache, kv) = cache_and_kv(2, 1);
+        cache.allocate(A, 1).unwrap();
+        let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
+        race(
+            || {
+                assert_eq!(cache.free(A), Ok(()));
+                use_all(&cache, &kv);
+            },
+            move || match theirs.append(A, 1) {
+                Ok(append) => assert_eq!(append.new_blocks, 1..2),
+                Err(refusal) => {
+                    assert!(matches!(refusal, SequenceNotFound(A) | OutOfMemory { .. }));
+                    use_all(&theirs, &their_kv);
+                }
+            },
+        );
+        assert_all_free_at_end(&cache);
     });
 }

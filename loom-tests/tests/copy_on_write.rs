@@ -1,9 +1,10 @@
 //! Is a shared block ever written, and a private one ever copied for nothing?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
+use common::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
 use paged_kv::{Append, BlockId, BlockPool, PagedKvError, Sequence};
 
 const BLOCK_SIZE: usize = 2;

@@ -1,9 +1,10 @@
 //! Are counts and audits true while other threads work?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{assert_all_free, explore, pool_and_kv, race, spawn_at};
+use common::{assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::PagedKvError;
 
 /// One block is held throughout, a second one comes and goes.

@@ -1,17 +1,20 @@
-//! Is what a listener holds true, however publishing, reclaiming and resets interleave?
+//! Models of events: what a listener holds is true, however publishing, reclaiming and resets interleave.
 
-#![cfg(paged_kv_loom)]
+mod common;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use common::{explore, race};
 use loom::sync::Mutex;
-use loom_tests::{explore, race};
-use paged_kv::reuse_model::ReusePool;
-use paged_kv::{BlockHash, EventSink, KvEvent};
+use paged_kv::{
+    AdmitOptions, BlockHash, CachedSequence, EventSink, HashAlgorithm, KvEvent, PagedKvCache,
+    Prompt,
+};
 
-const A: u128 = 0xa;
-const B: u128 = 0xb;
+/// Contents: blocks of this one token at the beginning of a prompt.
+const A: u32 = 0xa;
+const B: u32 = 0xb;
 
 /// What it holds: each content once. Others may come between a change and the word of it, for loom
 /// sees the lock.
@@ -32,64 +35,83 @@ impl EventSink for Listener {
     }
 }
 
-fn listening(num_blocks: usize) -> (Arc<ReusePool>, Arc<Listener>) {
+/// A cache of blocks of one token, and its listener.
+fn listening(num_blocks: usize) -> (Arc<PagedKvCache>, Arc<Listener>) {
     let listener = Arc::new(Listener(Mutex::new(HashSet::new())));
-    (Arc::new(ReusePool::with_listener(num_blocks, 1, listener.clone())), listener)
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1).home_shards(1);
+    let builder = builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 7 });
+    let cache = builder.with_event_sink(listener.clone()).build().expect("a cache of that shape");
+    (Arc::new(cache), listener)
+}
+
+/// A prompt that begins with a content. Its last token is computed in any case.
+fn prompt(cache: &PagedKvCache, content: u32) -> Prompt {
+    cache.prompt(&[content, 0])
+}
+
+/// Matches the first block of a prompt, or takes a new one for it. True if it was cached.
+fn admit(cache: &PagedKvCache, prompt: &Prompt) -> Option<(CachedSequence, bool)> {
+    let options = AdmitOptions::default().first_chunk(0);
+    let (mut sequence, admission) = cache.admit_sequence(prompt, &options).ok()?;
+    let is_cached = admission.cached_tokens > 0;
+    if !is_cached {
+        _ = sequence.append(1).ok()?;
+    }
+    Some((sequence, is_cached))
 }
 
 /// Admits, publishes and releases.
-fn serve(pool: &ReusePool, hash: u128) {
-    if let Ok(admitted) = pool.admit(&[hash])
-        && admitted.hits == 0
-    {
-        pool.publish(&admitted, 0, hash);
+fn serve(cache: &PagedKvCache, content: u32) {
+    if let Some((mut sequence, false)) = admit(cache, &prompt(cache, content)) {
+        sequence.commit(1).expect("it has a token");
     }
 }
 
-fn assert_true(pool: &ReusePool, listener: &Listener) {
+fn assert_true(cache: &PagedKvCache, listener: &Listener) {
     let held = listener.0.lock().unwrap();
-    for hash in [A, B] {
-        let is_held = held.contains(&BlockHash::from_u128(hash));
-        assert_eq!(pool.probe(&[hash]), usize::from(is_held), "{hash:x}");
+    for content in [A, B] {
+        let prompt = prompt(cache, content);
+        let is_held = held.contains(&prompt.hashes()[0]);
+        assert_eq!(cache.probe_prompt(&prompt), usize::from(is_held), "{content:x}");
     }
 }
 
 #[test]
 fn a_removal_does_not_overtake_its_announcement() {
     explore(|| {
-        let (pool, listener) = listening(1);
-        serve(&pool, A);
-        let theirs = Arc::clone(&pool);
-        race(|| serve(&pool, B), move || serve(&theirs, A));
-        assert_true(&pool, &listener);
+        let (cache, listener) = listening(1);
+        serve(&cache, A);
+        let theirs = Arc::clone(&cache);
+        race(|| serve(&cache, B), move || serve(&theirs, A));
+        assert_true(&cache, &listener);
     });
 }
 
 #[test]
 fn a_content_that_moves_while_it_is_reclaimed_stays_announced() {
     explore(|| {
-        let (pool, listener) = listening(2);
-        let copy = pool.admit(&[A]).unwrap();
-        serve(&pool, A); // idle, while another copy is being computed
-        let theirs = Arc::clone(&pool);
+        let (cache, listener) = listening(2);
+        let (mut copy, _) = admit(&cache, &prompt(&cache, A)).unwrap();
+        serve(&cache, A); // idle, while another copy is being computed
+        let theirs = Arc::clone(&cache);
         race(
             || {
-                pool.publish(&copy, 0, A);
+                copy.commit(1).unwrap();
                 drop(copy);
             },
             move || serve(&theirs, B),
         );
-        assert_true(&pool, &listener);
+        assert_true(&cache, &listener);
     });
 }
 
 #[test]
 fn a_reset_is_in_order_with_what_is_published() {
     explore(|| {
-        let (pool, listener) = listening(2);
-        let theirs = Arc::clone(&pool);
-        race(|| serve(&pool, A), move || theirs.reset());
-        assert_true(&pool, &listener);
+        let (cache, listener) = listening(2);
+        let theirs = Arc::clone(&cache);
+        race(|| serve(&cache, A), move || theirs.reset_prefix_cache());
+        assert_true(&cache, &listener);
     });
 }
 
@@ -97,40 +119,35 @@ fn a_reset_is_in_order_with_what_is_published() {
 #[test]
 fn a_content_is_removed_with_the_last_of_its_copies() {
     explore(|| {
-        let (pool, listener) = listening(2);
-        let (home, copy) = (pool.admit(&[A]).unwrap(), pool.admit(&[A]).unwrap());
-        assert_eq!((pool.publish(&home, 0, A), pool.publish(&copy, 0, A)), (1, 0));
+        let (cache, listener) = listening(2);
+        let [mut home, mut copy] = [(); 2].map(|()| admit(&cache, &prompt(&cache, A)).unwrap().0);
+        assert_eq!((home.commit(1), copy.commit(1)), (Ok(1), Ok(0)));
         drop((home, copy));
-        let theirs = Arc::clone(&pool);
+        let theirs = Arc::clone(&cache);
         race(
             // The listener may learn of it a little later, from the other thread.
-            || drop(pool.pool.allocate(1).unwrap()),
+            || drop(cache.pool().allocate(1).unwrap()),
             move || serve(&theirs, B),
         );
-        assert_true(&pool, &listener);
+        assert_true(&cache, &listener);
     });
 }
 
-/// Published by one that knows its hash only, and matched at once by one that knows its tokens.
+/// Published by a request of which only the hash is known, and matched at once by one of known tokens.
 #[test]
 fn who_matches_an_untold_content_knows_that_it_is() {
     explore(|| {
-        let (pool, listener) = listening(2);
-        let hashed = pool.admit(&[A]).unwrap();
-        let theirs = Arc::clone(&pool);
+        let (cache, listener) = listening(2);
+        let hash: BlockHash = prompt(&cache, A).hashes()[0];
+        let (mut hashed, _) = admit(&cache, &Prompt::from_hashes(&[hash], 2)).unwrap();
+        let theirs = Arc::clone(&cache);
         race(
             || {
-                pool.publish_untold(&hashed, 0, A);
+                hashed.commit(1).unwrap();
             },
-            move || {
-                let matched = theirs.admit(&[A]).unwrap();
-                theirs.tell_matched(&matched, A);
-                if matched.hits == 0 {
-                    theirs.publish(&matched, 0, A);
-                }
-            },
+            move || serve(&theirs, A),
         );
         drop(hashed);
-        assert_true(&pool, &listener);
+        assert_true(&cache, &listener);
     });
 }

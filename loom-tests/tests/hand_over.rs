@@ -1,12 +1,13 @@
 //! Do blocks change from owners who are counted by tables to ones counted by id, and is a claim given
 //! up by whom a panic ends?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use loom_tests::{assert_all_free, assert_used, explore, pool_and_kv, race};
+use common::{assert_all_free, assert_used, explore, pool_and_kv, race};
 
 const CONTENT: u64 = 7;
 

@@ -2,11 +2,12 @@
 //!
 //! Everything that two or three threads may see of a bounded queue is legal in both; the
 //! model's is checked in every interleaving, `crossbeam`'s in as many as real threads meet.
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{explore, spawn_at};
+use common::{explore, spawn_at};
 
 const ROUNDS: usize = 2_000;
 
@@ -38,7 +39,7 @@ macro_rules! queue {
 }
 
 queue!(crossbeam::queue::ArrayQueue<u32>);
-queue!(paged_kv::model::ArrayQueue<u32>);
+queue!(paged_kv::loom_api::ArrayQueue<u32>);
 
 type Body<T> = Box<dyn FnOnce() -> T + Send>;
 
@@ -146,7 +147,7 @@ fn a_count_is_of_a_moment<Q: Queue, T: Threads>() {
 }
 
 type Shipped = crossbeam::queue::ArrayQueue<u32>;
-type Modelled = paged_kv::model::ArrayQueue<u32>;
+type Modelled = paged_kv::loom_api::ArrayQueue<u32>;
 
 #[test]
 fn both_queues_are_in_order_until_full() {

@@ -1,9 +1,10 @@
 //! Is a refusal always true, and never partial?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{assert_all_free, explore, pool_and_kv, race, spawn_at};
+use common::{assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::PagedKvError;
 
 /// Both ask for 2 of 3 blocks and hold on: exactly one gets them.

@@ -1,10 +1,11 @@
 //! Does a match get what was published, and only that, while others reclaim and publish?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, Told, explore, race, spawn_at};
-use paged_kv::reuse_model::{Admitted, ReusePool};
+use common::{Kv, Told, explore, race, spawn_at};
+use paged_kv::loom_api::{Admitted, ReusePool};
 use paged_kv::{BlockId, ReclaimPolicy};
 
 /// Contents, by their hashes. Their cells hold the same numbers.

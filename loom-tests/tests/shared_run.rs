@@ -1,9 +1,10 @@
 //! Does leaving a part of a shared run leave exactly that part?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
+use common::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
 use paged_kv::{BlockId, BlockPool, BlockTable};
 
 const SHARED: u64 = 7;

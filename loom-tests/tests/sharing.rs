@@ -1,9 +1,10 @@
 //! Are the counts of shared blocks exact, and does the last to leave see what all others did?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
+use common::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
 use paged_kv::{BlockPool, BlockTable};
 
 /// Reads the blocks as one of their owners, lets go, and uses what it can get alone.

@@ -1,15 +1,21 @@
 //! Does a block stay put until the steps that read it are over, and is it back then?
-#![cfg(paged_kv_loom)]
+
+mod common;
 
 use std::sync::Arc;
 
-use loom_tests::{Kv, Told, explore, race, spawn_at};
-use paged_kv::reuse_model::ReusePool;
-use paged_kv::step_model::{OpenStep, blocks_in_use};
-use paged_kv::{BlockPool, BlockTable};
+use common::{Kv, Told, explore, race, spawn_at};
+use paged_kv::loom_api::OpenStep;
+use paged_kv::{AdmitOptions, BlockHash, BlockPool, BlockTable, PagedKvCache, Prompt};
 
 fn pool(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
     (Arc::new(BlockPool::with_home_shards(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
+}
+
+/// A cache of blocks of so many tokens over one home shard.
+fn cache(num_blocks: usize, block_size: usize) -> PagedKvCache {
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(block_size);
+    builder.home_shards(1).build().expect("a cache of that shape")
 }
 
 /// What a kernel does with the blocks of a step, and then the step is over.
@@ -258,22 +264,21 @@ fn a_block_stays_for_both_of_two_steps_that_were_opened_at_once() {
     });
 }
 
-/// Held, on its way back, or back: whoever counts finds it to be none that an eviction could free. It
-/// may be on its way to an older step, too.
+/// Held, on its way back, or back: the cache counts it as a block that no eviction could free. It may be
+/// on its way to an older step, too.
 #[test]
 fn what_a_step_gives_back_is_never_taken_for_in_use() {
     for has_older in [false, true] {
         explore(move || {
-            let (pool, kv) = pool(1, 1);
-            let mut table = written(&pool, &kv, 1, 1);
-            let older = has_older.then(|| OpenStep::new(&pool));
-            let step = OpenStep::new(&pool);
-            step.take_part(&mut table);
-            drop(table);
-            let their_pool = Arc::clone(&pool);
-            race(|| assert_eq!(blocks_in_use(&pool), 0), move || drop((step, their_pool)));
+            let cache = Arc::new(cache(1, 1).with_eviction_threshold(0.5));
+            let mut sequence = cache.allocate_sequence(1).unwrap();
+            let older = has_older.then(|| cache.step());
+            let mut step = cache.step();
+            step.take_part(&mut sequence);
+            drop(sequence);
+            race(|| assert!(!cache.needs_eviction(), "it is coming back"), move || drop(step));
             drop(older);
-            assert_all_free(&pool);
+            assert_all_free(cache.pool());
         });
     }
 }
@@ -281,71 +286,80 @@ fn what_a_step_gives_back_is_never_taken_for_in_use() {
 #[test]
 fn an_aborted_copy_keeps_its_source_while_a_sharer_forks_and_leaves() {
     explore(|| {
-        let (pool, kv) = pool(2, 1);
-        let mut table = written(&pool, &kv, 1, 1);
-        let mut sharer = table.fork(0).unwrap();
-        let src = table.as_slice()[0];
-        let step = OpenStep::new(&pool);
-        let dst = step.copy_tail(&mut table).unwrap();
+        let (cache, kv) = (cache(2, 2), Arc::new(Kv::new(2)));
+        let mut sequence = cache.allocate_sequence(1).unwrap();
+        let src = sequence.block_ids()[0];
+        kv.write(src, 1);
+        let mut sharer = sequence.fork().unwrap();
+        let mut step = cache.step();
+        let mut rows = [(sequence, 1)];
+        assert_eq!(step.grow_batch(&mut rows).unwrap().done, 1);
+        assert_ne!(rows[0].0.block_ids(), [src], "it was copied");
         let their_kv = Arc::clone(&kv);
         race(
             || {
-                step.abort(&mut table, src, dst).unwrap();
+                step.abort(&mut rows).unwrap();
                 assert_eq!(kv.read(src), 1, "it is as it was");
             },
             move || {
-                let fork = sharer.fork(0).unwrap();
+                let mut fork = sharer.fork().unwrap();
                 drop(sharer);
-                // Who is alone with a block writes it in place.
-                if fork.is_exclusive(0) {
+                // The last owner of a block writes it in place.
+                if fork.append(1).is_ok_and(|append| append.copy.is_none()) {
                     their_kv.write(src, 2);
                 }
             },
         );
-        assert_eq!(table.as_slice(), [src]);
-        assert!(table.is_exclusive(0), "the sharers are gone, and the step holds nothing any more");
-        drop(table);
-        assert_all_free(&pool);
+        let [(mut sequence, _)] = rows;
+        assert_eq!((sequence.block_ids(), sequence.num_tokens()), (&[src][..], 1));
+        let append = sequence.append(1).unwrap();
+        assert!(append.copy.is_none(), "the sharers are gone, and the step holds nothing any more");
+        drop((append, sequence));
+        assert_all_free(cache.pool());
     });
 }
 
-/// One step publishes what was committed through it, another is aborted.
+/// One step publishes what was committed through it, another is dropped.
 #[test]
 fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
-    const CONTENT: u128 = 0xA << 100 | 0xA;
     for completes in [false, true] {
         explore(move || {
-            let (pool, kv) = (Arc::new(ReusePool::new(2, 1)), Arc::new(Kv::new(2)));
-            let admitted = pool.admit(&[CONTENT]).unwrap();
-            let id = admitted.table.as_slice()[0];
-            kv.write(id, 1);
-            let step = OpenStep::new(&pool.pool);
-            let queued = pool.queue(&admitted, 0).unwrap();
-            drop(admitted); // the request was cancelled
-            let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+            let (cache, kv) = (Arc::new(cache(2, 1)), Arc::new(Kv::new(2)));
+            let content = BlockHash::from_u128(0xA << 100 | 0xA);
+            let prompt = Prompt::from_hashes(&[content], 1);
+            let (mut sequence, _) =
+                cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+            kv.write(sequence.block_ids()[0], 1);
+            let mut step = cache.step();
+            step.take_part(&mut sequence);
+            assert_eq!(step.commit(&mut sequence, 1), Ok(1));
+            drop(sequence); // the request was cancelled
+            let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
             race(
                 || {
                     if completes {
-                        pool.publish_queued(queued, CONTENT);
+                        step.complete();
                     } else {
-                        drop(queued);
+                        drop(step);
                     }
-                    drop(step);
                 },
                 move || {
-                    let matched = their_pool.admit(&[CONTENT]).unwrap();
-                    let id = matched.table.as_slice()[0];
-                    if matched.hits > 0 {
+                    let prompt = Prompt::from_hashes(&[content], 2);
+                    // What is cached, and no block else.
+                    let options = AdmitOptions::default().first_chunk(0);
+                    let (matched, admission) = theirs.admit_sequence(&prompt, &options).unwrap();
+                    if admission.cached_tokens > 0 {
                         assert!(completes, "it was never published");
-                        assert_eq!(their_kv.read(id), 1);
+                        assert_eq!(their_kv.read(matched.block_ids()[0]), 1);
                     } else {
-                        their_kv.write(id, 2);
+                        let other = theirs.pool().allocate(1).unwrap();
+                        their_kv.use_alone(other.as_slice(), 2);
                     }
                 },
             );
-            assert_eq!(pool.probe(&[CONTENT]), usize::from(completes));
-            assert_eq!(pool.pool.used_block_count(), 0);
-            pool.pool.validate().expect("words, entries and ledgers agree");
+            let prompt = Prompt::from_hashes(&[content], 2);
+            assert_eq!(cache.probe_prompt(&prompt), usize::from(completes));
+            assert_all_free(cache.pool());
         });
     }
 }

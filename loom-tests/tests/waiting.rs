@@ -1,46 +1,103 @@
-//! Is whoever waits for room woken, whoever else leaves, gives or takes meanwhile? loom fails an
-//! execution in which a thread sleeps and nobody is left to wake it.
-#![cfg(paged_kv_loom)]
+//! Models of waiting for room: a waiter is woken, whatever other threads release, take or give up
+//! meanwhile. loom fails an execution in which a thread sleeps and no thread is left to wake it.
+
+mod common;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use common::{Kv, explore, race, spawn_at};
 use loom::future::block_on;
-use loom_tests::{assert_all_free, explore, pool_and_kv, race, spawn_at};
-use paged_kv::BlockPool;
-use paged_kv::reuse_model::{AdmitWait, ReusePool};
-use paged_kv::wait_model::{RoomWait, num_waiting};
+use paged_kv::wait::Patience;
+use paged_kv::{
+    Admission, AdmitOptions, BlockHash, PagedKvCache, Prompt, Reservation, Result, SeqId,
+};
 
-/// Contents, by their hashes.
-const A: u128 = 0xA << 100 | 0xA;
-const B: u128 = 0xB << 100 | 0xB;
+const FIRST: SeqId = SeqId(1);
+const SECOND: SeqId = SeqId(2);
 
-/// One that is in the queue, and whose task never runs again.
-fn asleep(pool: &BlockPool, num_blocks: usize) -> RoomWait {
-    let mut wait = RoomWait::new(pool, num_blocks);
+/// A cache of blocks of one token.
+fn cache(num_blocks: usize, home_shards: usize) -> Arc<PagedKvCache> {
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
+    Arc::new(builder.home_shards(home_shards).build().expect("a cache of that shape"))
+}
+
+fn room(
+    cache: &PagedKvCache,
+    num_blocks: usize,
+) -> impl Future<Output = Result<Reservation>> + Unpin + use<> {
+    cache.reserve_wait(num_blocks, Patience::default())
+}
+
+/// Waits for blocks, and gives them back.
+fn take_when_there_is_room(cache: &PagedKvCache, num_blocks: usize) {
+    drop(block_on(room(cache, num_blocks)).expect("it has no deadline"));
+}
+
+/// Writes and reads the block that was waited for, and gives it back.
+fn use_alone(granted: Result<Reservation>, kv: &Kv, value: u64) {
+    let mut granted = granted.expect("it has no deadline");
+    kv.use_alone(granted.allocate_sequence(1).expect("it holds a block").block_ids(), value);
+}
+
+/// A request in the queue, whose task never runs again.
+fn asleep(
+    cache: &PagedKvCache,
+    num_blocks: usize,
+) -> impl Future<Output = Result<Reservation>> + Unpin + use<> {
+    let mut wait = room(cache, num_blocks);
     let polled = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
     assert!(polled.is_pending(), "there is no room");
     wait
+}
+
+/// The contents A and B, by their hashes.
+fn contents() -> [BlockHash; 2] {
+    [0xA << 100 | 0xA, 0xB << 100 | 0xB].map(BlockHash::from_u128)
+}
+
+fn prompt() -> Prompt {
+    Prompt::from_hashes(&contents(), 2)
+}
+
+/// A sequence of content A, which is not published yet.
+fn admit_first(cache: &PagedKvCache) {
+    cache.admit_hashed(FIRST, &contents()[..1], 1).expect("there is room");
+}
+
+/// Admits the prompt of A and B, as a request that waits for its turn and for room.
+fn admit_when_there_is_room(cache: &PagedKvCache) -> Admission {
+    let (prompt, options) = (prompt(), AdmitOptions::default());
+    let admission = cache.admit_wait(SECOND, &prompt, &options, Patience::default());
+    block_on(admission).expect("it has no deadline")
+}
+
+/// Frees the sequences. Then no request waits, nothing is used, and words, entries and ledgers agree.
+#[track_caller]
+fn assert_all_free(cache: &PagedKvCache) {
+    assert_eq!(cache.num_waiting(), 0);
+    for id in cache.sequence_ids() {
+        assert_eq!(cache.free(id), Ok(()));
+    }
+    assert_eq!((cache.used_block_count(), cache.validate()), (0, Ok(())));
 }
 
 #[test]
 fn a_release_wakes_who_goes_to_sleep_beside_it() {
     for shards in [1, 2] {
         explore(move || {
-            let (pool, kv) = pool_and_kv(1, shards);
-            let held = pool.allocate(1).unwrap();
+            let (cache, kv) = (cache(1, shards), Arc::new(Kv::new(1)));
+            let held = cache.pool().allocate(1).unwrap();
             kv.use_alone(held.as_slice(), 1);
-            let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+            let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
             race(
                 || drop(held),
                 move || {
-                    let granted = block_on(RoomWait::new(&their_pool, 1));
-                    their_kv.use_alone(granted.as_slice(), 2);
+                    use_alone(block_on(room(&theirs, 1)), &their_kv, 2);
                 },
             );
-            assert_eq!(num_waiting(&pool), 0);
-            assert_all_free(&pool);
+            assert_all_free(&cache);
         });
     }
 }
@@ -49,13 +106,13 @@ fn a_release_wakes_who_goes_to_sleep_beside_it() {
 #[test]
 fn two_releases_that_suffice_together_wake_the_waiter() {
     explore(|| {
-        let (pool, _) = pool_and_kv(2, 2);
-        let (one, other) = (pool.allocate(1).unwrap(), pool.allocate(1).unwrap());
-        let their_pool = Arc::clone(&pool);
-        let waiter = spawn_at(0, move || drop(block_on(RoomWait::new(&their_pool, 2))));
+        let cache = cache(2, 2);
+        let (one, other) = (cache.pool().allocate(1).unwrap(), cache.pool().allocate(1).unwrap());
+        let theirs = Arc::clone(&cache);
+        let waiter = spawn_at(0, move || take_when_there_is_room(&theirs, 2));
         race(|| drop(one), move || drop(other));
         waiter.join().unwrap();
-        assert_all_free(&pool);
+        assert_all_free(&cache);
     });
 }
 
@@ -63,18 +120,17 @@ fn two_releases_that_suffice_together_wake_the_waiter() {
 #[test]
 fn who_leaves_in_front_wakes_the_next() {
     explore(|| {
-        let (pool, _) = pool_and_kv(1, 2);
-        let held = pool.allocate(1).unwrap();
-        let front = asleep(&pool, 1);
-        let their_pool = Arc::clone(&pool);
-        let next = spawn_at(1, move || drop(block_on(RoomWait::new(&their_pool, 1))));
+        let cache = cache(1, 2);
+        let held = cache.pool().allocate(1).unwrap();
+        let front = asleep(&cache, 1);
+        let theirs = Arc::clone(&cache);
+        let next = spawn_at(1, move || take_when_there_is_room(&theirs, 1));
         // A deadline that passes beside the wake-up.
         let release = spawn_at(1, move || drop(held));
         drop(front);
         release.join().unwrap();
         next.join().unwrap();
-        assert_eq!(num_waiting(&pool), 0);
-        assert_all_free(&pool);
+        assert_all_free(&cache);
     });
 }
 
@@ -82,13 +138,13 @@ fn who_leaves_in_front_wakes_the_next() {
 #[test]
 fn who_leaves_in_front_lets_the_room_be_used_that_it_waited_to_have_more_of() {
     explore(|| {
-        let (pool, _) = pool_and_kv(2, 1);
-        let held = pool.allocate(1).unwrap();
-        let front = asleep(&pool, 2);
-        let their_pool = Arc::clone(&pool);
-        race(|| drop(front), move || drop(block_on(RoomWait::new(&their_pool, 1))));
+        let cache = cache(2, 1);
+        let held = cache.pool().allocate(1).unwrap();
+        let front = asleep(&cache, 2);
+        let theirs = Arc::clone(&cache);
+        race(|| drop(front), move || take_when_there_is_room(&theirs, 1));
         drop(held);
-        assert_all_free(&pool);
+        assert_all_free(&cache);
     });
 }
 
@@ -96,22 +152,20 @@ fn who_leaves_in_front_lets_the_room_be_used_that_it_waited_to_have_more_of() {
 #[test]
 fn who_is_served_hands_on_what_it_leaves() {
     explore(|| {
-        let (pool, kv) = pool_and_kv(1, 1);
-        let held = pool.allocate(1).unwrap();
-        let first = asleep(&pool, 1);
-        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (cache, kv) = (cache(1, 1), Arc::new(Kv::new(1)));
+        let held = cache.pool().allocate(1).unwrap();
+        let first = asleep(&cache, 1);
+        let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
         race(
             || {
                 drop(held);
-                let granted = block_on(first);
-                kv.use_alone(granted.as_slice(), 1);
+                use_alone(block_on(first), &kv, 1);
             },
             move || {
-                let granted = block_on(RoomWait::new(&their_pool, 1));
-                their_kv.use_alone(granted.as_slice(), 2);
+                use_alone(block_on(room(&theirs, 1)), &their_kv, 2);
             },
         );
-        assert_all_free(&pool);
+        assert_all_free(&cache);
     });
 }
 
@@ -119,14 +173,14 @@ fn who_is_served_hands_on_what_it_leaves() {
 #[test]
 fn who_is_passed_is_woken_again() {
     explore(|| {
-        let (pool, _) = pool_and_kv(1, 1);
-        let held = pool.allocate(1).unwrap();
-        let their_pool = Arc::clone(&pool);
-        let waiter = spawn_at(1, move || drop(block_on(RoomWait::new(&their_pool, 1))));
+        let cache = cache(1, 1);
+        let held = cache.pool().allocate(1).unwrap();
+        let theirs = Arc::clone(&cache);
+        let waiter = spawn_at(1, move || take_when_there_is_room(&theirs, 1));
         drop(held);
-        drop(pool.allocate(1));
+        drop(cache.pool().allocate(1));
         waiter.join().unwrap();
-        assert_all_free(&pool);
+        assert_all_free(&cache);
     });
 }
 
@@ -134,17 +188,15 @@ fn who_is_passed_is_woken_again() {
 #[test]
 fn a_publication_wakes_a_prompt_that_goes_to_sleep() {
     explore(|| {
-        let pool = Arc::new(ReusePool::new(2, 1));
-        let admitted = pool.admit(&[A]).expect("there is room");
-        let their_pool = Arc::clone(&pool);
+        let cache = cache(2, 1);
+        admit_first(&cache);
+        let theirs = Arc::clone(&cache);
         let waiter = spawn_at(1, move || {
-            let waited = block_on(AdmitWait::new(&their_pool, &[A, B]));
-            assert_eq!(waited.hits, 1);
+            assert_eq!(admit_when_there_is_room(&theirs).cached_tokens, 1);
         });
-        assert_eq!(pool.publish(&admitted, 0, A), 1);
+        assert_eq!(cache.commit(FIRST, 1), Ok(1));
         waiter.join().unwrap();
-        drop(admitted);
-        assert_all_free(&pool.pool);
+        assert_all_free(&cache);
     });
 }
 
@@ -152,20 +204,16 @@ fn a_publication_wakes_a_prompt_that_goes_to_sleep() {
 #[test]
 fn a_prompt_that_becomes_the_first_sees_what_was_published_beside_that() {
     explore(|| {
-        let pool = Arc::new(ReusePool::new(2, 1));
-        let admitted = pool.admit(&[A]).expect("there is room");
-        let front = asleep(&pool.pool, 2);
-        let their_pool = Arc::clone(&pool);
-        let waiter = spawn_at(1, move || drop(block_on(AdmitWait::new(&their_pool, &[A, B]))));
-        let their_pool = Arc::clone(&pool);
-        let publisher = spawn_at(1, move || {
-            assert_eq!(their_pool.publish(&admitted, 0, A), 1);
-            admitted
-        });
+        let cache = cache(2, 1);
+        admit_first(&cache);
+        let front = asleep(&cache, 2);
+        let (theirs, publisher) = (Arc::clone(&cache), Arc::clone(&cache));
+        let waiter = spawn_at(1, move || _ = admit_when_there_is_room(&theirs));
+        let publisher = spawn_at(2, move || assert_eq!(publisher.commit(FIRST, 1), Ok(1)));
         drop(front);
         waiter.join().unwrap();
-        drop(publisher.join().unwrap());
-        assert_all_free(&pool.pool);
+        publisher.join().unwrap();
+        assert_all_free(&cache);
     });
 }
 
@@ -173,18 +221,22 @@ fn a_prompt_that_becomes_the_first_sees_what_was_published_beside_that() {
 #[test]
 fn a_match_beside_a_prompt_that_goes_to_sleep_is_seen_by_it() {
     explore(|| {
-        let pool = Arc::new(ReusePool::new(3, 1));
-        let admitted = pool.admit(&[A]).expect("there is room");
-        pool.publish(&admitted, 0, A);
-        drop(admitted);
-        let held = [(); 2].map(|()| pool.pool.allocate(1).expect("there is room"));
+        let cache = cache(3, 1);
+        admit_first(&cache);
+        assert_eq!(cache.commit(FIRST, 1), Ok(1));
+        cache.free(FIRST).expect("it is there");
+        let held = [(); 2].map(|()| cache.pool().allocate(1).expect("there is room"));
         let [one, other] = held;
-        let their_pool = Arc::clone(&pool);
-        let waiter = spawn_at(1, move || drop(block_on(AdmitWait::new(&their_pool, &[A, B]))));
-        let matched = pool.admit(&[A]).expect("it is idle, and needs no other");
+        let theirs = Arc::clone(&cache);
+        let waiter = spawn_at(1, move || _ = admit_when_there_is_room(&theirs));
+        let (prompt, options) = (prompt(), AdmitOptions::default().first_chunk(0));
+        // Not by itself, for requests wait: out of what was reserved, which is nothing here.
+        let mut reserved = cache.reserve(0).expect("it asks for no block");
+        let matched = reserved.admit(&cache, FIRST, &prompt, &options).expect("it is idle");
+        assert_eq!(matched.cached_tokens, 1);
         drop(one);
         waiter.join().unwrap();
-        drop((matched, other));
-        assert_all_free(&pool.pool);
+        drop(other);
+        assert_all_free(&cache);
     });
 }

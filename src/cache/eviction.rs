@@ -124,6 +124,7 @@ impl PagedKvCache {
         let mut backoff = Backoff::new();
         for _ in 0..PATIENCE {
             // Acquire: pairs with the additions in `removal`; what those gave back is seen.
+            // Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
             let over = self.evictions_over.load(Ordering::Acquire);
             let Some(victim) = self.select_victim() else {
                 // Relaxed: what an eviction took out of the map was not found under the map's locks.

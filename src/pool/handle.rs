@@ -1,7 +1,6 @@
 //! How does a table hold on to its pool? By one of several counted references.
 
 use super::Blocks;
-#[cfg(not(paged_kv_loom))]
 use crate::clock::RecencyClock;
 use crate::sync::{Arc, AtomicU64, CachePadded, Ordering};
 
@@ -43,7 +42,6 @@ impl PoolHandle {
     }
 }
 
-#[cfg(not(paged_kv_loom))]
 impl Blocks {
     #[inline]
     pub(crate) fn clock(&self) -> &RecencyClock {

@@ -40,9 +40,6 @@ use self::state::{BlockState, BlockWords};
 pub use self::waiters::Fairness;
 #[cfg(feature = "async")]
 use self::waiters::Waiters;
-#[cfg(all(paged_kv_loom, feature = "async"))]
-pub use self::waiters::model as wait_model;
-#[cfg(not(paged_kv_loom))]
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
@@ -94,7 +91,6 @@ pub(crate) struct Blocks {
     fences: Fences,
     observer: Option<Box<dyn TakeObserver>>,
     /// Orders the uses of the sequences of a cache.
-    #[cfg(not(paged_kv_loom))]
     clock: RecencyClock,
     /// Blocks that were taken for a new sequence and given back because it was refused after all.
     undone: ShardedCounter,
@@ -168,7 +164,6 @@ impl BlockPool {
             id_counts: IdCounts::new(num_blocks)?,
             fences: Fences::new(),
             observer,
-            #[cfg(not(paged_kv_loom))]
             clock: RecencyClock::new(),
             undone: ShardedCounter::new(),
             #[cfg(feature = "async")]

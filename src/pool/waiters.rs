@@ -36,8 +36,6 @@
 
 mod calling;
 mod calls;
-#[cfg(paged_kv_loom)]
-pub mod model;
 mod queue;
 mod turn;
 
@@ -47,7 +45,6 @@ use std::task::Waker;
 use self::calling::Called;
 use self::queue::{Call, Queue};
 pub(crate) use self::turn::Turn;
-#[cfg(not(paged_kv_loom))]
 pub(crate) use self::turn::{Ask, Attempt};
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};

@@ -298,7 +298,7 @@ impl PublishedBlocks {
 
     /// Blocks that can be found under `hash`.
     #[cfg(paged_kv_loom)]
-    pub(super) fn copies(&self, blocks: &Blocks, hash: BlockHash) -> usize {
+    pub(crate) fn copies(&self, blocks: &Blocks, hash: BlockHash) -> usize {
         let name = self.generation().name_of(hash);
         self.count_copies(blocks, self.index.place(name), name, usize::MAX)
     }

@@ -15,16 +15,13 @@
 mod append;
 mod gaps;
 mod grow;
-#[cfg(not(paged_kv_loom))]
 mod shared_tails;
 
 use std::ops::Range;
 
 pub use self::append::{Append, BlockCopy};
 use self::gaps::TrimmedBlocks;
-#[cfg(not(paged_kv_loom))]
 pub(crate) use self::grow::AppendPlan;
-#[cfg(not(paged_kv_loom))]
 pub(crate) use self::shared_tails::SharedTails;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;

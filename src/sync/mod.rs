@@ -1,24 +1,24 @@
 //! Which atomics, locks and queues does the crate run on? The one place that names them.
 //!
-//! A shipped build uses the standard library, `crossbeam` and `parking_lot`; a build with
-//! `--cfg paged_kv_loom` uses loom's models of the same types, so that the model checker explores
-//! the very code that ships; one with `--cfg paged_kv_shuttle` lets shuttle choose who runs next, of
-//! the whole crate, the map by id included; one with `--cfg paged_kv_census` counts what is written
-//! through them. Everything above imports from here and cannot tell which it got.
+//! A shipped build uses the standard library, `crossbeam`, `dashmap` and `parking_lot`. The package
+//! `loom-tests` builds the library with loom's models of the same types, so that the model checker
+//! explores the very code that ships; `loom-tests/shuttle` builds it with types that let shuttle choose
+//! the next thread. Those builds have a cfg that their build scripts set. One with
+//! `--cfg paged_kv_census` counts the writes through them. Everything above imports from here and cannot
+//! tell which it got.
 
 #[cfg(paged_kv_census)]
 pub mod census;
 pub(crate) mod foreign;
-#[cfg_attr(paged_kv_loom, path = "model/later.rs")]
 pub(crate) mod later;
 #[cfg(paged_kv_loom)]
-pub mod model;
+pub(crate) mod model;
 #[cfg(not(any(paged_kv_loom, paged_kv_shuttle)))]
 mod native;
-#[cfg(any(paged_kv_loom, paged_kv_shuttle))]
-mod queue;
 #[cfg(paged_kv_shuttle)]
 mod scheduled;
+#[cfg(any(paged_kv_loom, paged_kv_shuttle))]
+mod stand_ins;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod waking;
 

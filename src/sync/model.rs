@@ -1,9 +1,9 @@
 //! What do the names of [`sync`](super) mean under the model checker?
 //!
 //! loom's types, each behind the interface of the one that ships. Three things are added: atomics
-//! and fences whose orderings a run can change ([`atomic`]), a queue on modelled atomics in place of
-//! `crossbeam`'s, which loom cannot see into ([`ArrayQueue`]), and a home shard for each thread that
-//! the model chooses ([`place_thread`]), so that an execution does not depend on who asked first.
+//! and fences whose orderings a run can change ([`atomic`]), the [`stand_ins`](super::stand_ins) for
+//! types that loom does not see into, and a home shard for each thread that the model chooses
+//! ([`place_thread`]), so that an execution does not depend on which thread asked first.
 
 mod atomic;
 
@@ -11,22 +11,33 @@ use std::cell::Cell;
 use std::fmt;
 
 pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
-pub use super::queue::ArrayQueue;
+pub use super::stand_ins::ArrayQueue;
+pub(crate) use super::stand_ins::{DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::MutexGuard;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 
-/// What the queue runs on.
+/// The stand-ins run on this.
 pub(super) mod ground {
     pub(crate) use super::atomic::every_access_is_an_exchange;
+    pub(crate) use super::{Mutex, MutexGuard};
+    pub(crate) use loom::sync::Condvar;
     pub(crate) use loom::sync::atomic::AtomicUsize;
     pub(crate) use loom::thread::yield_now;
 }
 
-loom::thread_local! {
-    static ORDINAL: Cell<Option<usize>> = Cell::new(None);
+/// loom's variables of a thread, as the library writes them: with a constant to begin with.
+macro_rules! thread_local_of_loom {
+    ($($(#[$attribute:meta])* static $name:ident: $value:ty = const { $first:expr };)*) => {
+        loom::thread_local! { $($(#[$attribute])* static $name: $value = $first;)* }
+    };
+}
+pub(crate) use thread_local_of_loom as thread_local;
+
+thread_local! {
+    static ORDINAL: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Gives the calling thread its ordinal, and so its home shard. Once a thread, before it calls
@@ -68,7 +79,7 @@ impl<T> fmt::Debug for Mutex<T> {
     }
 }
 
-/// Waiting for another thread: the model checker runs somebody else first.
+/// Waiting for another thread: the model checker runs another thread first.
 pub(crate) struct Backoff;
 
 impl Backoff {
@@ -78,5 +89,26 @@ impl Backoff {
 
     pub(crate) fn wait(&mut self) {
         loom::thread::yield_now();
+    }
+}
+
+/// Polls a future on this thread until it is done. Deadlines do not pass here.
+#[cfg(feature = "async")]
+pub(crate) fn block_on_until<F: Future>(
+    future: F,
+    _deadline: Option<std::time::Instant>,
+) -> Option<F::Output> {
+    super::later::perform_now();
+    Some(loom::future::block_on(future))
+}
+
+/// An alarm that never rings.
+#[cfg(feature = "async")]
+pub(crate) struct Alarm;
+
+#[cfg(feature = "async")]
+impl Alarm {
+    pub(crate) fn set(_at: std::time::Instant, _waker: std::task::Waker) -> Self {
+        Self
     }
 }

@@ -2,24 +2,21 @@
 //!
 //! shuttle's types, each behind the interface of the one that ships. One thread runs at a time, and
 //! every atomic access, every lock and every reference count is a place where another may go on.
-//! shuttle is sequentially consistent: orderings are loom's business. Four things are added: the
-//! queue that loom's models use too ([`ArrayQueue`]), a map whose shards are locked one by one
-//! ([`map`]), `parking_lot`'s lock with its rule for readers ([`lock`]), and reference counts that the
-//! scheduler sees ([`arc`]).
+//! shuttle is sequentially consistent: orderings are loom's business. Added are the
+//! [`stand_ins`](super::stand_ins) that loom's models use too, and reference counts that the scheduler
+//! sees ([`arc`]).
 //!
 //! A thread's ordinal is the number shuttle gives it, so that a seed is all that an execution
 //! depends on.
 
 mod arc;
-mod lock;
-mod map;
 
 use std::fmt;
 
 pub(crate) use self::arc::{Arc, into_last};
-pub(crate) use self::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-pub(crate) use self::map::{DashMap, Entry};
-pub(crate) use super::queue::ArrayQueue;
+pub(crate) use super::stand_ins::{
+    ArrayQueue, DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use shuttle::sync::MutexGuard;
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
@@ -31,8 +28,10 @@ pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read_past_writers()
 }
 
-/// What the queue runs on.
+/// The stand-ins run on this.
 pub(super) mod ground {
+    pub(crate) use super::{Mutex, MutexGuard};
+    pub(crate) use shuttle::sync::Condvar;
     pub(crate) use shuttle::sync::atomic::AtomicUsize;
     pub(crate) use shuttle::thread::yield_now;
 

@@ -13,8 +13,6 @@
 //! A table does not know tokens: it counts blocks.
 
 mod cut;
-#[cfg(paged_kv_loom)]
-pub mod model;
 
 use std::fmt;
 use std::ops::Range;

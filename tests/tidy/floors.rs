@@ -48,6 +48,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("wait/*", 5),
     ("event/*", 5),
     ("metrics", 5),
+    ("loom_api", 6),
 ];
 
 /// Who may import whom on one floor. What is not here may not: not `sequence` and `prefix`.

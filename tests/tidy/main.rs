@@ -5,6 +5,7 @@
 
 mod cuts;
 mod floors;
+mod manifests;
 mod names;
 mod opening;
 mod persons;
@@ -108,9 +109,20 @@ fn paths_and_targets_in_scripts_and_documents_exist() {
         let exists = |path: &str| {
             let is_in = |top: &Path| repository().join(top).join(path).exists();
             let is_named = path.starts_with("name = ") && manifest.contains(path);
-            is_in(Path::new("")) || is_in(folder) || is_named
+            let is_model = is_in(Path::new("loom-tests/shuttle"));
+            is_in(Path::new("")) || is_in(folder) || is_model || is_named
         };
         faults.extend(names::faults_of_paths(title, &read(title), exists));
+    }
+    assert_clean(faults);
+}
+
+#[test]
+fn models_are_built_with_the_dependencies_and_features_that_ship() {
+    let root = read("Cargo.toml");
+    let mut faults = manifests::faults_of_root(&root);
+    for title in ["loom-tests/Cargo.toml", "loom-tests/shuttle/Cargo.toml"] {
+        faults.extend(manifests::faults(title, &read(title), &root));
     }
     assert_clean(faults);
 }

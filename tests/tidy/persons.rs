@@ -20,7 +20,7 @@ pub const BUDGETS: &[(&str, usize)] = &[
     ("src/pool", 178),
     ("src/prefix", 48),
     ("src/sequence", 8),
-    ("src/sync", 42),
+    ("src/sync", 32),
     ("src/table", 13),
     ("src/wait", 0),
     ("tests", 208),

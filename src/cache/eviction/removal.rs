@@ -37,6 +37,7 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         UNDER_WAY.with(|under_way| under_way.set(under_way.get() - 1));
         // Release: pairs with the load in `evict`; what this eviction gave back is seen.
+        // Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
         self.0.fetch_add(1, Ordering::Release);
     }
 }

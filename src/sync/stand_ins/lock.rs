@@ -1,25 +1,23 @@
-//! Who may read, who may write, and who waits? `parking_lot`'s lock, made of what shuttle schedules.
+//! A lock for many readers or one writer, in place of `parking_lot`'s, with its rule for readers.
 //!
-//! shuttle's own lock does not let a thread read twice, and knows no difference between a reader that
-//! takes its turn and one that must not. Here it matters: a reader waits behind a writer that
+//! The locks of loom and shuttle do not let a thread read twice, and know no difference between a reader
+//! that takes its turn and one that must not. Here it matters: a reader waits behind a writer that
 //! waits, but not a recursive one, or a thread whose closure looks twice would wait for itself.
 //!
-//! Whom it lets in next is for the scheduler to say.
+//! The checker says which thread the lock admits next.
 
 use std::ops::{Deref, DerefMut};
 
-use shuttle::sync::Condvar;
-
-use super::{Mutex, MutexGuard};
+use super::ground::{Condvar, Mutex, MutexGuard};
 
 /// A lock for many readers or one writer.
 pub(crate) struct RwLock<T> {
     gate: Gate,
-    /// Never contended: the gate lets nobody in who would have to wait.
+    /// Never contended: the gate admits no thread that would have to wait.
     value: parking_lot::RwLock<T>,
 }
 
-/// Who is in, and who waits.
+/// The threads that are in, and those that wait.
 struct Gate {
     holders: Mutex<Holders>,
     changed: Condvar,
@@ -29,6 +27,8 @@ struct Holders {
     readers: usize,
     writing: bool,
     writers_waiting: usize,
+    /// Threads that wait for a change.
+    waiting: usize,
 }
 
 impl Holders {
@@ -46,24 +46,33 @@ impl Holders {
 }
 
 impl Gate {
-    fn wait_until(&self, admits: impl Fn(&Holders) -> bool) -> MutexGuard<'_, Holders> {
-        let mut holders = self.holders.lock();
+    fn wait_from<'a>(
+        &self,
+        mut holders: MutexGuard<'a, Holders>,
+        admits: impl Fn(&Holders) -> bool,
+    ) -> MutexGuard<'a, Holders> {
         while !admits(&holders) {
+            holders.waiting += 1;
             let waited = self.changed.wait(holders);
             holders = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+            holders.waiting -= 1;
         }
         holders
     }
 
     fn leave(&self, leave: impl FnOnce(&mut Holders)) {
-        leave(&mut self.holders.lock());
-        self.changed.notify_all();
+        let mut holders = self.holders.lock();
+        leave(&mut holders);
+        // Mostly no thread waits, and a notification is one more step to schedule.
+        if holders.waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 }
 
 impl<T> RwLock<T> {
     pub(crate) fn new(value: T) -> Self {
-        let holders = Holders { readers: 0, writing: false, writers_waiting: 0 };
+        let holders = Holders { readers: 0, writing: false, writers_waiting: 0, waiting: 0 };
         let gate = Gate { holders: Mutex::new(holders), changed: Condvar::new() };
         Self { gate, value: parking_lot::RwLock::new(value) }
     }
@@ -82,8 +91,9 @@ impl<T> RwLock<T> {
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-        self.gate.holders.lock().writers_waiting += 1;
-        let mut holders = self.gate.wait_until(Holders::admits_writer);
+        let mut holders = self.gate.holders.lock();
+        holders.writers_waiting += 1;
+        let mut holders = self.gate.wait_from(holders, Holders::admits_writer);
         holders.writers_waiting -= 1;
         holders.writing = true;
         drop(holders);
@@ -101,13 +111,13 @@ impl<T> RwLock<T> {
     }
 
     fn read_once(&self, admits: impl Fn(&Holders) -> bool) -> RwLockReadGuard<'_, T> {
-        self.gate.wait_until(admits).readers += 1;
+        self.gate.wait_from(self.gate.holders.lock(), admits).readers += 1;
         let value = self.value.try_read_recursive().expect("no writer is in");
         RwLockReadGuard { value, _pass: ReadPass(&self.gate) }
     }
 
     fn writing(&self) -> RwLockWriteGuard<'_, T> {
-        let value = self.value.try_write().expect("nobody else is in");
+        let value = self.value.try_write().expect("no other thread is in");
         RwLockWriteGuard { value, _pass: WritePass(&self.gate) }
     }
 }

@@ -4,7 +4,6 @@
 //!
 //! Each model ends at rest, with everything accounted for. Two of them record who asked what and who
 //! was told what, and ask whether some order of the calls, one after another, explains it.
-#![cfg(paged_kv_shuttle)]
 
 mod batches;
 mod by_id;

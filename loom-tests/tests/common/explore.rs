@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use loom::sync::atomic::AtomicBool;
 use loom::thread::JoinHandle;
-use paged_kv::model::place_thread;
+use paged_kv::loom_api::place_thread;
 
 /// Preemptions of an execution, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
 const PREEMPTIONS: usize = 2;

@@ -1,0 +1,191 @@
+//! A map of two shards, each with a lock of its own, in place of `DashMap`.
+//!
+//! The map that ships walks shard by shard, and so does this one: a walk sees odd and even ids at
+//! moments of their own. Its shards hold their entries in order of insertion, and its hash is the number
+//! itself: the shipped hash is seeded at random, and executions of a model have to repeat.
+//!
+//! A guard holds the shard's lock and the place of its entry, which nothing moves while the guard lives.
+
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
+use super::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Fewer than ship, so that ids meet in one; more than one, so that not all do.
+const SHARDS: usize = 2;
+
+/// A map by shards.
+pub(crate) struct DashMap<K, V, S> {
+    shards: [RwLock<Entries<K, V>>; SHARDS],
+    hasher: PhantomData<fn() -> S>,
+}
+
+type Entries<K, V> = Vec<(K, V)>;
+
+/// The number that is hashed, and nothing else.
+#[derive(Default)]
+struct Number(u64);
+
+impl Hasher for Number {
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |sum, &byte| sum.wrapping_add(byte.into()));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl<K: Eq + Hash, V, S> DashMap<K, V, S> {
+    pub(crate) fn with_capacity_and_hasher_and_shard_amount(
+        _capacity: usize,
+        _hasher: S,
+        _shards: usize,
+    ) -> Self {
+        let shards = std::array::from_fn(|_| RwLock::new(Vec::new()));
+        Self { shards, hasher: PhantomData }
+    }
+
+    fn shard(&self, key: &K) -> &RwLock<Entries<K, V>> {
+        let mut number = Number::default();
+        key.hash(&mut number);
+        &self.shards[number.finish() as usize % SHARDS]
+    }
+
+    pub(crate) fn contains_key(&self, key: &K) -> bool {
+        self.get(key).is_some()
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<Ref<'_, K, V>> {
+        let entries = self.shard(key).read();
+        let place = place_of(&entries, key)?;
+        Some(Ref { entries, place })
+    }
+
+    pub(crate) fn get_mut(&self, key: &K) -> Option<RefMut<'_, K, V>> {
+        let entries = self.shard(key).write();
+        let place = place_of(&entries, key)?;
+        Some(RefMut { entries, place })
+    }
+
+    pub(crate) fn entry(&self, key: K) -> Entry<'_, K, V> {
+        let entries = self.shard(&key).write();
+        match place_of(&entries, &key) {
+            Some(place) => Entry::Occupied(RefMut { entries, place }),
+            None => Entry::Vacant(Vacant { entries, key }),
+        }
+    }
+
+    pub(crate) fn remove_if(
+        &self,
+        key: &K,
+        condition: impl FnOnce(&K, &V) -> bool,
+    ) -> Option<(K, V)> {
+        let mut entries = self.shard(key).write();
+        let place = place_of(&entries, key)?;
+        let (key, value) = &entries[place];
+        condition(key, value).then(|| entries.remove(place))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = RefMulti<'_, K, V>> {
+        self.into_iter()
+    }
+}
+
+fn place_of<K: Eq, V>(entries: &Entries<K, V>, key: &K) -> Option<usize> {
+    entries.iter().position(|(other, _)| other == key)
+}
+
+impl<'a, K: Eq + Hash, V, S> IntoIterator for &'a DashMap<K, V, S> {
+    type Item = RefMulti<'a, K, V>;
+    type IntoIter = Box<dyn Iterator<Item = RefMulti<'a, K, V>> + 'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        // A shard is locked when the walk comes to it, and unlocked before the next one is locked.
+        Box::new(self.shards.iter().flat_map(|shard| {
+            let entries = Rc::new(shard.read());
+            let len = entries.len();
+            (0..len).map(move |place| RefMulti { entries: Rc::clone(&entries), place })
+        }))
+    }
+}
+
+/// An entry to be read.
+pub(crate) struct Ref<'a, K, V> {
+    entries: RwLockReadGuard<'a, Entries<K, V>>,
+    place: usize,
+}
+
+/// An entry to be changed.
+pub(crate) struct RefMut<'a, K, V> {
+    entries: RwLockWriteGuard<'a, Entries<K, V>>,
+    place: usize,
+}
+
+/// An entry of a walk, whose shard stays locked while the walk is in it.
+pub(crate) struct RefMulti<'a, K, V> {
+    entries: Rc<RwLockReadGuard<'a, Entries<K, V>>>,
+    place: usize,
+}
+
+/// The place of a key, with its shard locked.
+pub(crate) enum Entry<'a, K, V> {
+    /// The key is in the map.
+    Occupied(#[allow(dead_code, reason = "it holds the lock")] RefMut<'a, K, V>),
+    /// The key is not in the map.
+    Vacant(Vacant<'a, K, V>),
+}
+
+/// A place for a key that is not in the map.
+pub(crate) struct Vacant<'a, K, V> {
+    entries: RwLockWriteGuard<'a, Entries<K, V>>,
+    key: K,
+}
+
+impl<K, V> Vacant<'_, K, V> {
+    pub(crate) fn insert(mut self, value: V) {
+        self.entries.push((self.key, value));
+    }
+}
+
+impl<K, V> Deref for Ref<'_, K, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.entries[self.place].1
+    }
+}
+
+impl<K, V> Deref for RefMut<'_, K, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.entries[self.place].1
+    }
+}
+
+impl<K, V> DerefMut for RefMut<'_, K, V> {
+    fn deref_mut(&mut self) -> &mut V {
+        &mut self.entries[self.place].1
+    }
+}
+
+impl<K, V> RefMulti<'_, K, V> {
+    pub(crate) fn key(&self) -> &K {
+        &self.entries[self.place].0
+    }
+
+    pub(crate) fn value(&self) -> &V {
+        &self.entries[self.place].1
+    }
+}
