@@ -36,7 +36,7 @@ fn refusal<T>(len: usize) -> PagedKvError {
     PagedKvError::OutOfHostMemory { bytes: len.saturating_mul(size_of::<T>()) }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

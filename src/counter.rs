@@ -30,7 +30,7 @@ impl ShardedCounter {
     }
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -28,7 +28,7 @@ mod kernel_int;
 mod one_cache;
 mod slot_runs;
 mod slots;
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests;
 
 pub use block_tables::{BlockTables, TableShape, block_tables};

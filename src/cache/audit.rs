@@ -117,7 +117,7 @@ fn inconsistent(fault: String) -> Result<()> {
     Err(PagedKvError::Inconsistent(fault))
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -102,7 +102,7 @@ impl Latest {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -7,7 +7,7 @@
 mod candidates;
 mod pressure;
 mod removal;
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests;
 
 use self::pressure::Pressure;

@@ -261,7 +261,7 @@ impl PagedKvCache {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::PagedKvError;

@@ -308,7 +308,7 @@ impl SharedSlot {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::pool::BlockPool;

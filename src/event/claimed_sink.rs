@@ -71,7 +71,7 @@ impl Drop for ClaimedSink {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::kv_event::KvEvent;

@@ -132,7 +132,7 @@ fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
     rest.split_off(..len).expect("what an entry tells of is noted")
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -10,7 +10,7 @@
 //! Invariant: a content is announced exactly when it and all its ancestors have a home here and tokens.
 //! The tree does not know who listens, nor which block can be matched; its caller says so.
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;

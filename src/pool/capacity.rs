@@ -190,7 +190,7 @@ impl Peak {
     }
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -29,7 +29,7 @@
 pub(crate) mod coming;
 pub(crate) mod holdings;
 mod slots;
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests;
 
 use self::slots::Slots;

@@ -28,7 +28,7 @@ mod audit;
 mod idle;
 mod matching;
 mod shard;
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests;
 
 use self::idle::IdleLists;

@@ -19,7 +19,7 @@ pub(crate) mod reclaim;
 mod room;
 pub(crate) mod run;
 pub(crate) mod state;
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests;
 #[cfg(feature = "async")]
 pub(crate) mod waiters;

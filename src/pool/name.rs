@@ -213,7 +213,7 @@ impl BlockWords {
     }
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -96,7 +96,7 @@ impl Drop for Run {
     }
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use crate::pool::BlockPool;
 

@@ -21,7 +21,7 @@
 //!
 //! A word does not know where its block is, nor what it holds.
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests;
 mod words;
 

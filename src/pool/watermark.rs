@@ -176,7 +176,7 @@ impl Blocks {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::pool::BlockPool;

@@ -94,7 +94,7 @@ fn random_key() -> [u64; 2] {
     [0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344]
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -93,7 +93,7 @@ impl PrefixIndex {
     }
 
     /// Each entry with its tag and the bucket in which it is.
-    #[cfg(all(test, not(paged_kv_loom)))]
+    #[cfg(test)]
     pub(super) fn entries(&self) -> Vec<(usize, u32, BlockId)> {
         let entries_of = |(at, bucket): (usize, &Bucket)| {
             let entries = bucket.words[..SLOTS].iter().map(|slot| slot.load(Ordering::Relaxed));
@@ -104,7 +104,7 @@ impl PrefixIndex {
     }
 
     /// What a bucket counts of those that belong there and are further on.
-    #[cfg(all(test, not(paged_kv_loom)))]
+    #[cfg(test)]
     pub(super) fn counted_beyond(&self, at: usize) -> u64 {
         self.buckets[at].beyond().load(Ordering::Relaxed) & COUNT
     }
@@ -327,7 +327,7 @@ fn block_of(entry: u64) -> Option<BlockId> {
     (entry as u32).checked_sub(1).map(BlockId)
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

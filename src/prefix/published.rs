@@ -14,7 +14,7 @@
 //! entry.) It does not know sequences.
 
 mod announced;
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests;
 mod trail;
 

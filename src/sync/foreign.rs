@@ -41,7 +41,7 @@ pub(crate) fn discard<T>(value: Option<T>) {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::panic::panic_any;

@@ -231,7 +231,7 @@ pub(super) fn retain_all(pool: &PoolHandle, ids: &[BlockId]) -> Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::pool::BlockPool;

@@ -105,7 +105,7 @@ impl Census<'_> {
     }
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::super::{BATCH, Batch, Keep, Name};
     use super::*;

@@ -413,7 +413,7 @@ impl Claim<'_> {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

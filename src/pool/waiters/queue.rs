@@ -16,7 +16,7 @@
 //! that it is given; `passed` is at most `at_most`.
 
 mod passing;
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

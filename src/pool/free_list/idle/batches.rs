@@ -107,7 +107,7 @@ impl IdleQueue {
     }
 }
 
-#[cfg(all(test, not(any(paged_kv_loom, paged_kv_shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::pool::name::{Name, NewName};

@@ -47,7 +47,7 @@ impl Ghosts {
     }
 }
 
-#[cfg(all(test, not(paged_kv_loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
