@@ -5,7 +5,9 @@ mod common;
 use std::sync::Arc;
 
 use common::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
-use paged_kv::{Append, BlockId, BlockPool, PagedKvError, Sequence};
+use paged_kv::{
+    Append, AppendBatch, BlockId, BlockPool, PagedKvCache, PagedKvError, Sequence, append_batch,
+};
 
 const BLOCK_SIZE: usize = 2;
 const SHARED: u64 = 7;
@@ -175,58 +177,51 @@ fn an_append_beside_a_release_by_id_copies_or_writes_in_place() {
     });
 }
 
-/// Nothing free: whoever asks for a copy's destination is refused, unless the other has left.
+/// The first so many rows of a step grow, whatever the sharer does meanwhile, and no block is lost.
 #[test]
-fn an_append_is_not_refused_a_copy_that_it_no_longer_needs() {
+fn a_step_that_may_stop_early_loses_no_block() {
     explore(|| {
-        let (pool, kv) = pool_and_kv(2, 2);
-        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
-        let their_kv = Arc::clone(&kv);
-        let ((), sequence) = race(
-            || {
-                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
-                drop(fork);
-            },
-            move || {
-                match sequence.append(1) {
-                    Ok(append) => {
-                        assert!(append.copy.is_none(), "there was no block to copy to");
-                        make_copy_and_write(&sequence, &append, &their_kv, 1);
-                    }
-                    Err(refusal) => {
-                        let short = PagedKvError::OutOfMemory { requested: 1, available: 0 };
-                        assert_eq!(refusal, short);
-                        assert_eq!(sequence.num_tokens(), 3);
-                    }
-                }
-                sequence
-            },
-        );
-        assert_used(&pool, 2);
-        drop(sequence);
-        assert_all_free(&pool);
+        let builder = PagedKvCache::builder().num_blocks(4).block_size(BLOCK_SIZE).home_shards(2);
+        let cache = builder.build().unwrap();
+        let mut sequence = cache.allocate_sequence(3).unwrap();
+        let fork = sequence.fork().unwrap();
+        let mut rows = [(sequence, 1), (cache.allocate_sequence(2).unwrap(), 1)];
+        let mut step = cache.step(Default::default());
+        let (grown, ()) = race(|| step.grow(&mut rows).unwrap(), move || drop(fork));
+        let lengths = rows.each_ref().map(|(sequence, _)| sequence.num_tokens());
+        match (grown.grown_rows, grown.missing_blocks) {
+            (2, 0) => assert_eq!(lengths, [4, 3]),
+            (1, 1) => assert_eq!(lengths, [4, 2]),
+            _ => panic!("one row fits at least, and is one block short at most: {grown:?}"),
+        }
+        step.complete();
+        let blocks = rows.iter().map(|(sequence, _)| sequence.num_blocks()).sum();
+        assert_used(cache.pool(), blocks);
+        drop(rows);
+        assert_all_free(cache.pool());
     });
 }
 
-/// The sharer leaves, and only then is the last free block taken: at every moment there was room
-/// for a copy, or no copy to make.
+/// As above, for a batch of which another row needs a block of its own.
 #[test]
-fn an_append_is_not_refused_for_a_copy_planned_too_early() {
+fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
     explore(|| {
-        let (pool, kv) = pool_and_kv(3, 2);
-        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
-        let their_kv = Arc::clone(&kv);
-        let (taken, sequence) = race(
+        let (pool, kv) = pool_and_kv(5, 2);
+        let (sequence, fork) = sequence_and_fork(&pool, &kv);
+        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
+        let (taken, rows) = race(
             || {
                 drop(fork);
                 pool.allocate(1)
             },
-            move || {
-                append_one(&mut sequence, &their_kv, 1);
-                sequence
+            || {
+                let mut rows = [(sequence, 1), (other, 1)];
+                let mut batch = AppendBatch::default();
+                append_batch(&mut rows, &mut batch).expect("room for a copy, or none to make");
+                rows
             },
         );
-        drop((taken, sequence));
+        drop((taken, rows));
         assert_all_free(&pool);
     });
 }
@@ -246,6 +241,76 @@ fn an_append_beside_a_leaving_sharer_copies_or_writes_in_place() {
         );
         assert_used(&pool, 2);
         drop(sequence);
+        assert_all_free(&pool);
+    });
+}
+
+/// The batch plans a copy, and may find room only without it: then it needs one block fewer.
+#[test]
+fn a_batch_beside_a_leaving_sharer_loses_no_block() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(4, 2);
+        let (sequence, fork) = sequence_and_fork(&pool, &kv);
+        let other = pool.allocate_sequence(2, BLOCK_SIZE).unwrap();
+        let their_kv = Arc::clone(&kv);
+        let ((), rows) = race(
+            || {
+                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
+                drop(fork);
+            },
+            move || {
+                let mut rows = [(sequence, 1), (other, 1)];
+                let mut batch = AppendBatch::default();
+                match append_batch(&mut rows, &mut batch) {
+                    Ok(()) => {
+                        let append = &batch.as_slice()[0];
+                        assert!(append.copy.is_none(), "a copy needs a fifth block");
+                        make_copy_and_write(&rows[0].0, append, &their_kv, 1);
+                    }
+                    Err(refusal) => {
+                        let short = PagedKvError::OutOfMemory { requested: 2, available: 1 };
+                        assert_eq!(refusal, short);
+                        assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (3, 2));
+                    }
+                }
+                rows
+            },
+        );
+        assert_used(&pool, rows.iter().map(|(sequence, _)| sequence.num_blocks()).sum());
+        drop(rows);
+        assert_all_free(&pool);
+    });
+}
+
+/// Two rows share the block with each other and with a thread that leaves.
+#[test]
+fn rows_of_a_batch_that_share_a_block_get_blocks_of_their_own() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(5, 2);
+        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
+        let third = sequence.fork().unwrap();
+        let their_kv = Arc::clone(&kv);
+        let ((), rows) = race(
+            || {
+                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
+                drop(fork);
+            },
+            move || {
+                let mut rows = [(sequence, 1), (third, 1)];
+                let mut batch = AppendBatch::default();
+                append_batch(&mut rows, &mut batch).expect("there is room for three copies");
+                for (row, append) in rows.iter().zip(batch.as_slice()) {
+                    make_copy_and_write(&row.0, append, &their_kv, 1);
+                }
+                rows
+            },
+        );
+        let [(first, _), (second, _)] = &rows;
+        assert_ne!(first.block_ids()[1], second.block_ids()[1]);
+        assert_eq!(pool.owners(first.block_ids()[1]), Ok(1));
+        assert_eq!(pool.owners(second.block_ids()[1]), Ok(1));
+        assert_used(&pool, 3);
+        drop(rows);
         assert_all_free(&pool);
     });
 }

@@ -272,9 +272,9 @@ fn what_a_step_gives_back_is_never_taken_for_in_use() {
         explore(move || {
             let cache = Arc::new(cache(1, 1).with_eviction_threshold(0.5));
             let mut sequence = cache.allocate_sequence(1).unwrap();
-            let older = has_older.then(|| cache.step());
-            let mut step = cache.step();
-            step.take_part(&mut sequence);
+            let older = has_older.then(|| cache.step(Default::default()));
+            let mut step = cache.step(Default::default());
+            step.join(&mut sequence).unwrap();
             drop(sequence);
             race(|| assert!(!cache.needs_eviction(), "it is coming back"), move || drop(step));
             drop(older);
@@ -291,9 +291,9 @@ fn an_aborted_copy_keeps_its_source_while_a_sharer_forks_and_leaves() {
         let src = sequence.block_ids()[0];
         kv.write(src, 1);
         let mut sharer = sequence.fork().unwrap();
-        let mut step = cache.step();
+        let mut step = cache.step(Default::default());
         let mut rows = [(sequence, 1)];
-        assert_eq!(step.grow_batch(&mut rows).unwrap().done, 1);
+        assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
         assert_ne!(rows[0].0.block_ids(), [src], "it was copied");
         let their_kv = Arc::clone(&kv);
         race(
@@ -330,8 +330,8 @@ fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
             let (mut sequence, _) =
                 cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
             kv.write(sequence.block_ids()[0], 1);
-            let mut step = cache.step();
-            step.take_part(&mut sequence);
+            let mut step = cache.step(Default::default());
+            step.join(&mut sequence).unwrap();
             assert_eq!(step.commit(&mut sequence, 1), Ok(1));
             drop(sequence); // the request was cancelled
             let (theirs, their_kv) = (Arc::clone(&cache), Arc::clone(&kv));
