@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use common::{Kv, explore, race, spawn_at};
 use paged_kv::PagedKvError::{NothingToEvict, OutOfMemory, SequenceLeased, SequenceNotFound};
-use paged_kv::{AdmitOptions, BlockHash, EvictionStrategy, PagedKvCache, Prompt, SeqId};
+use paged_kv::{AdmitOptions, BlockHash, EvictionStrategy, PagedKvCache, Prompt, SeqId, Watermark};
 
 const A: SeqId = SeqId(1);
 /// In the other shard of the map.
@@ -24,8 +24,8 @@ fn cache_and_kv(num_blocks: usize, home_shards: usize) -> (Arc<PagedKvCache>, Ar
 
 fn cache(num_blocks: usize, home_shards: usize, watermark: usize) -> Arc<PagedKvCache> {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
-    let builder = builder.home_shards(home_shards).with_watermark(watermark);
-    Arc::new(builder.without_prefix_reuse().build().expect("a cache of that shape"))
+    let builder = builder.home_shards(home_shards).watermark(Watermark::Blocks(watermark));
+    Arc::new(builder.prefix_reuse(false).build().expect("a cache of that shape"))
 }
 
 /// Frees what is left. Then nothing is used, and words, ledgers and statistics agree.
@@ -223,10 +223,11 @@ fn of_two_evictions_of_sharers_by_content_each_finds_one() {
         let builder = PagedKvCache::builder().num_blocks(1).block_size(1).home_shards(1);
         let cache = builder.build().expect("a cache of that shape");
         let hashes = [1, 2].map(BlockHash::from_u128);
-        cache.admit_hashed(A, &hashes[..1], 1).unwrap();
+        let options = AdmitOptions::default();
+        cache.admit_with(A, &Prompt::from_hashes(&hashes[..1], 1), &options).unwrap();
         assert_eq!(cache.commit(A, 1), Ok(1));
-        let (prompt, options) = (Prompt::from_hashes(&hashes, 2), AdmitOptions::default());
-        cache.admit_prompt(B, &prompt, &options.first_chunk(0)).unwrap();
+        let prompt = Prompt::from_hashes(&hashes, 2);
+        cache.admit_with(B, &prompt, &options.first_chunk(0)).unwrap();
         Arc::new(cache)
     }));
 }
@@ -237,7 +238,7 @@ fn an_eviction_leaves_a_newer_sequence_of_the_id_alone() {
     explore(|| {
         let builder = PagedKvCache::builder().num_blocks(6).block_size(1).home_shards(1);
         let builder = builder.with_eviction_strategy(EvictionStrategy::LongestFirst);
-        let cache = Arc::new(builder.without_prefix_reuse().build().unwrap());
+        let cache = Arc::new(builder.prefix_reuse(false).build().unwrap());
         cache.allocate(A, 3).unwrap();
         cache.allocate(B, 2).unwrap();
         let theirs = Arc::clone(&cache);

@@ -39,8 +39,8 @@ impl EventSink for Listener {
 fn listening(num_blocks: usize) -> (Arc<PagedKvCache>, Arc<Listener>) {
     let listener = Arc::new(Listener(Mutex::new(HashSet::new())));
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1).home_shards(1);
-    let builder = builder.with_hash_algorithm(HashAlgorithm::Xxh3 { seed: 7 });
-    let cache = builder.with_event_sink(listener.clone()).build().expect("a cache of that shape");
+    let builder = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 7 });
+    let cache = builder.event_sink(listener.clone()).build().expect("a cache of that shape");
     (Arc::new(cache), listener)
 }
 
@@ -72,7 +72,7 @@ fn assert_true(cache: &PagedKvCache, listener: &Listener) {
     for content in [A, B] {
         let prompt = prompt(cache, content);
         let is_held = held.contains(&prompt.hashes()[0]);
-        assert_eq!(cache.probe_prompt(&prompt), usize::from(is_held), "{content:x}");
+        assert_eq!(cache.prefix().probe(&prompt), usize::from(is_held), "{content:x}");
     }
 }
 
@@ -110,7 +110,7 @@ fn a_reset_is_in_order_with_what_is_published() {
     explore(|| {
         let (cache, listener) = listening(2);
         let theirs = Arc::clone(&cache);
-        race(|| serve(&cache, A), move || theirs.reset_prefix_cache());
+        race(|| serve(&cache, A), move || theirs.prefix().reset());
         assert_true(&cache, &listener);
     });
 }

@@ -358,7 +358,7 @@ fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
                 },
             );
             let prompt = Prompt::from_hashes(&[content], 2);
-            assert_eq!(cache.probe_prompt(&prompt), usize::from(completes));
+            assert_eq!(cache.prefix().probe(&prompt), usize::from(completes));
             assert_all_free(cache.pool());
         });
     }

@@ -9,7 +9,6 @@ use std::task::{Context, Waker};
 
 use common::{Kv, explore, race, spawn_at};
 use loom::future::block_on;
-use paged_kv::wait::Patience;
 use paged_kv::{
     Admission, AdmitOptions, BlockHash, PagedKvCache, Prompt, Reservation, Result, SeqId,
 };
@@ -27,7 +26,7 @@ fn room(
     cache: &PagedKvCache,
     num_blocks: usize,
 ) -> impl Future<Output = Result<Reservation>> + Unpin + use<> {
-    cache.reserve_wait(num_blocks, Patience::default())
+    cache.waiting().reserve(num_blocks)
 }
 
 /// Waits for blocks, and gives them back.
@@ -63,20 +62,20 @@ fn prompt() -> Prompt {
 
 /// A sequence of content A, which is not published yet.
 fn admit_first(cache: &PagedKvCache) {
-    cache.admit_hashed(FIRST, &contents()[..1], 1).expect("there is room");
+    let prompt = Prompt::from_hashes(&contents()[..1], 1);
+    cache.admit_with(FIRST, &prompt, &AdmitOptions::default()).expect("there is room");
 }
 
 /// Admits the prompt of A and B, as a request that waits for its turn and for room.
 fn admit_when_there_is_room(cache: &PagedKvCache) -> Admission {
     let (prompt, options) = (prompt(), AdmitOptions::default());
-    let admission = cache.admit_wait(SECOND, &prompt, &options, Patience::default());
-    block_on(admission).expect("it has no deadline")
+    block_on(cache.waiting().admit(SECOND, &prompt, &options)).expect("it has no deadline")
 }
 
 /// Frees the sequences. Then no request waits, nothing is used, and words, entries and ledgers agree.
 #[track_caller]
 fn assert_all_free(cache: &PagedKvCache) {
-    assert_eq!(cache.num_waiting(), 0);
+    assert_eq!(cache.waiting().len(), 0);
     for id in cache.sequence_ids() {
         assert_eq!(cache.free(id), Ok(()));
     }

@@ -12,7 +12,9 @@ use std::fmt;
 
 pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub use super::stand_ins::ArrayQueue;
-pub(crate) use super::stand_ins::{DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use super::stand_ins::{
+    DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers,
+};
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use loom::sync::Arc;
 pub(crate) use loom::sync::MutexGuard;

@@ -15,7 +15,7 @@ use std::fmt;
 
 pub(crate) use self::arc::{Arc, into_last};
 pub(crate) use super::stand_ins::{
-    ArrayQueue, DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    ArrayQueue, DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers,
 };
 pub(crate) use crossbeam::utils::CachePadded;
 pub(crate) use shuttle::sync::MutexGuard;
@@ -23,10 +23,6 @@ pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU
 pub(crate) use shuttle::thread_local;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
-
-pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read_past_writers()
-}
 
 /// The stand-ins run on this.
 pub(super) mod ground {

@@ -7,7 +7,7 @@ mod lock;
 mod map;
 mod queue;
 
-pub(crate) use self::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub(crate) use self::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers};
 pub(crate) use self::map::{DashMap, Entry};
 pub use self::queue::ArrayQueue;
 

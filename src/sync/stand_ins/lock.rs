@@ -173,3 +173,8 @@ impl<T> DerefMut for RwLockWriteGuard<'_, T> {
         &mut self.value
     }
 }
+
+/// Reads before threads that wait to write.
+pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read_past_writers()
+}
