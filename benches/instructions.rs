@@ -266,7 +266,7 @@ fn grow_and_truncate(times: u64, n: usize) {
     let pool = warm_pool();
     let mut table = pool.allocate(n).unwrap();
     repeat(times, || {
-        table.truncate(0);
+        table.truncate(0).unwrap();
         table.grow(black_box(n)).unwrap()
     });
 }

@@ -20,7 +20,7 @@ fn main() {
     let mut table = pool.allocate(1).expect("there is room");
     let pair = nanoseconds(15, 200_000, || {
         black_box(table.grow(1)).expect("there is room");
-        table.truncate(1);
+        table.truncate(1).unwrap();
     });
     println!("  grow a table by 1 and truncate: {pair:.1}");
     #[cfg(feature = "async")]

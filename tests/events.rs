@@ -216,7 +216,7 @@ fn a_refused_admission_ends_nothing() {
 fn what_follows_a_lost_block_is_hidden_until_it_comes_back() {
     let (cache, listener) = cache_of(8, ReclaimPolicy::Lru);
     let mut streaming = serve(&cache, &tokens(0, 6));
-    streaming.apply_streaming_llm(BLOCK_SIZE, BLOCK_SIZE); // keeps blocks 0 and 5
+    streaming.apply_streaming_llm(BLOCK_SIZE, BLOCK_SIZE).unwrap(); // keeps blocks 0 and 5
     let others = serve(&cache, &tokens(500, 4)); // two were free, two are reclaimed: 4 and 3
     let heard = listener.heard();
     assert_eq!((heard.stored, heard.removed), (10, 3), "block 5 goes with those before it");
@@ -290,7 +290,7 @@ fn interleave(num_blocks: usize, most: usize, policy: ReclaimPolicy, resets: boo
                                 sequence.commit(tokens.len()).unwrap();
                             }
                             if random.below(8) == 0 {
-                                sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE);
+                                sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE).unwrap();
                             }
                             held.push(sequence);
                         }

@@ -44,7 +44,7 @@ fn on_three(work: impl Fn(u64) + Sync) {
 
 #[test]
 fn a_block_is_in_one_hand() {
-    let (pool, cells) = (BlockPool::with_home_shards(4, 2), Cells::new(4));
+    let (pool, cells) = (BlockPool::with_home_shards(4, 2).unwrap(), Cells::new(4));
     on_three(|number| {
         for round in 0..6 {
             let n = 1 + (round + number) as usize % 2;
@@ -72,7 +72,7 @@ fn a_block_is_in_one_hand() {
 
 #[test]
 fn of_sharers_the_last_frees_the_block_and_its_next_owner_has_seen_them_all() {
-    let (pool, cells) = (BlockPool::with_home_shards(3, 2), Cells::new(3));
+    let (pool, cells) = (BlockPool::with_home_shards(3, 2).unwrap(), Cells::new(3));
     for round in 1..=3 {
         let mut table = pool.allocate(2).unwrap();
         table.as_slice().iter().for_each(|&id| cells.write(id, round));
@@ -83,7 +83,7 @@ fn of_sharers_the_last_frees_the_block_and_its_next_owner_has_seen_them_all() {
                 let (pool, cells) = (&pool, &cells);
                 scope.spawn(move || {
                     assert!(fork.as_slice().iter().all(|&id| cells.read(id) == round));
-                    fork.truncate(1);
+                    fork.truncate(1).unwrap();
                     drop(fork);
                     if let Ok(next) = pool.allocate(3) {
                         next.as_slice().iter().for_each(|&id| cells.write(id, 100 + round));

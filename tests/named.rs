@@ -27,9 +27,9 @@ fn a_handle_with_names_is_trimmed_as_one_without() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     let prompt = cache.prompt(&[7; 30]);
     let (mut held, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
-    assert_eq!(held.apply_streaming_llm(3, 6), 20);
+    assert_eq!(held.apply_streaming_llm(3, 6).unwrap(), 20);
     assert_eq!((held.num_tokens(), held.num_blocks()), (30, 3));
-    assert_eq!(held.apply_streaming_llm(3, 6), 0);
+    assert_eq!(held.apply_streaming_llm(3, 6).unwrap(), 0);
     assert_eq!(held.commit(30), Ok(1), "nothing behind a gap is published");
     drop(held);
     assert_empties(&cache);

@@ -89,7 +89,7 @@ mod sequences {
 
     impl World {
         fn new() -> Self {
-            let pool = BlockPool::with_home_shards(BLOCKS, 1);
+            let pool = BlockPool::with_home_shards(BLOCKS, 1).unwrap();
             let sequence = pool.allocate_sequence(0, BLOCK_SIZE).unwrap();
             let first = Owner { sequence, blocks: Vec::new(), num_tokens: 0 };
             Self { pool, owners: [Some(first), None, None] }
@@ -159,7 +159,7 @@ mod sequences {
                     given_up += BLOCK_SIZE;
                 }
             }
-            assert_eq!(self.sequence.apply_streaming_llm(sink, window), given_up);
+            assert_eq!(self.sequence.apply_streaming_llm(sink, window).unwrap(), given_up);
         }
 
         fn append(
@@ -252,12 +252,12 @@ mod tables {
         match step {
             Drop => owners[at] = None,
             Truncate(end) => {
-                table.truncate(end.min(len));
+                table.truncate(end.min(len)).unwrap();
                 ids.truncate(end);
             }
             Remove(start, end) => {
                 let range = start.min(len)..end.min(len);
-                table.remove(range.clone());
+                table.remove(range.clone()).unwrap();
                 ids.drain(range);
             }
             Grow(n) => {
@@ -293,7 +293,7 @@ mod tables {
         let steps: Vec<(usize, Step)> =
             (0..3).flat_map(|at| STEPS.map(|step| (at, step))).collect();
         for_every_script(&SETUPS, &steps, |setup, script| {
-            let pool = BlockPool::with_home_shards(BLOCKS, 1);
+            let pool = BlockPool::with_home_shards(BLOCKS, 1).unwrap();
             let mut owners = [Some((pool.allocate(0).unwrap(), Vec::new())), None, None];
             for &(at, each) in setup {
                 step(&mut owners, at, each);
@@ -322,7 +322,7 @@ mod tables {
         use Leave::*;
         for order in permutations(&[Table(0), Table(1), Id(0), Id(1), Id(1), Id(3)]) {
             for home_shards in [1, 4] {
-                let pool = BlockPool::with_home_shards(BLOCKS, home_shards);
+                let pool = BlockPool::with_home_shards(BLOCKS, home_shards).unwrap();
                 let mut table = pool.allocate(4).unwrap();
                 let ids = table.as_slice().to_vec();
                 let mut tables = [Some(table.fork(3).unwrap()), Some(table)];

@@ -84,12 +84,16 @@ fn a_trim_drops_exactly_the_whole_blocks_without_sink_or_window_tokens() {
             for window in 0..=num_tokens + 2 {
                 let mut sequence = pool.allocate_sequence(num_tokens, block_size).unwrap();
                 let mut model = Model::of(&sequence);
-                let given_up = sequence.apply_streaming_llm(sink, window);
+                let given_up = sequence.apply_streaming_llm(sink, window).unwrap();
                 assert_eq!(given_up, model.trim(sink, window), "sink {sink}, window {window}");
                 assert_eq!(given_up % block_size, 0);
                 model.check(&sequence);
                 assert_eq!(pool.used_block_count(), sequence.num_blocks());
-                assert_eq!(sequence.apply_streaming_llm(sink, window), 0, "the second time");
+                assert_eq!(
+                    sequence.apply_streaming_llm(sink, window).unwrap(),
+                    0,
+                    "the second time"
+                );
             }
         }
         assert_eq!(pool.used_block_count(), 0);
@@ -103,7 +107,7 @@ fn the_values_may_be_as_large_as_they_like() {
         let pool = BlockPool::new(32);
         let mut sequence = pool.allocate_sequence(num_tokens, block_size).unwrap();
         for (sink, window) in [(usize::MAX, 0), (0, usize::MAX), (usize::MAX, usize::MAX)] {
-            assert_eq!(sequence.apply_streaming_llm(sink, window), 0);
+            assert_eq!(sequence.apply_streaming_llm(sink, window).unwrap(), 0);
         }
         assert_eq!(sequence.num_blocks(), num_tokens.div_ceil(block_size));
         pool.validate().unwrap();
@@ -118,9 +122,12 @@ fn trims_with_other_values_append_and_truncate_keep_what_they_should() {
             for (later_sink, later_window) in pairs(num_tokens) {
                 let mut sequence = pool.allocate_sequence(num_tokens, block_size).unwrap();
                 let mut model = Model::of(&sequence);
-                assert_eq!(sequence.apply_streaming_llm(sink, window), model.trim(sink, window));
+                assert_eq!(
+                    sequence.apply_streaming_llm(sink, window).unwrap(),
+                    model.trim(sink, window)
+                );
                 append(&mut sequence, &mut model, later_sink % 4);
-                let given_up = sequence.apply_streaming_llm(later_sink, later_window);
+                let given_up = sequence.apply_streaming_llm(later_sink, later_window).unwrap();
                 assert_eq!(given_up, model.trim(later_sink, later_window));
                 append(&mut sequence, &mut model, later_window % 3);
                 model.check(&sequence);
@@ -170,10 +177,13 @@ fn truncating_into_a_trimmed_block_is_refused_and_to_its_edges_is_not() {
             for end in 0..=num_tokens {
                 let mut sequence = pool.allocate_sequence(num_tokens, block_size).unwrap();
                 let mut model = Model::of(&sequence);
-                assert_eq!(sequence.apply_streaming_llm(sink, window), model.trim(sink, window));
+                assert_eq!(
+                    sequence.apply_streaming_llm(sink, window).unwrap(),
+                    model.trim(sink, window)
+                );
                 truncate(&mut sequence, &mut model, end);
                 append(&mut sequence, &mut model, block_size + 1);
-                assert_eq!(sequence.apply_streaming_llm(1, 1), model.trim(1, 1));
+                assert_eq!(sequence.apply_streaming_llm(1, 1).unwrap(), model.trim(1, 1));
                 model.check(&sequence);
                 let refused = sequence.truncate(model.num_tokens + 1);
                 assert!(matches!(refused, Err(PagedKvError::TruncateBeyondEnd { .. })));
@@ -193,7 +203,7 @@ fn what_is_given_up_counts_the_same_when_it_is_shared() {
             let kept = Model::of(&sequence);
             let mut fork = sequence.fork().unwrap();
             let mut trimmed = Model::of(&fork);
-            let given_up = fork.apply_streaming_llm(sink, window);
+            let given_up = fork.apply_streaming_llm(sink, window).unwrap();
             assert_eq!(given_up, trimmed.trim(sink, window));
             kept.check(&sequence);
             trimmed.check(&fork);
@@ -235,7 +245,7 @@ fn the_cache_trims_as_the_handle_does() {
             let mut handle = cache.allocate_sequence(num_tokens).unwrap();
             cache.allocate(s(1), num_tokens).unwrap();
             let given_up = cache.apply_streaming_llm(s(1), sink, window).unwrap();
-            assert_eq!(given_up, handle.apply_streaming_llm(sink, window));
+            assert_eq!(given_up, handle.apply_streaming_llm(sink, window).unwrap());
             cache.with_sequence(s(1), |sequence| {
                 assert_eq!(sequence.gaps(), handle.gaps());
                 assert_eq!(sequence.num_blocks(), handle.num_blocks());

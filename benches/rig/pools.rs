@@ -38,7 +38,7 @@ impl Pool for BlockPool {
     }
     #[inline]
     fn release(&self, batch: &mut BlockTable) {
-        batch.truncate(0);
+        batch.truncate(0).expect("no block stays");
     }
     #[inline]
     fn fork(&self, batch: &mut BlockTable, fork: &mut Option<BlockTable>) {

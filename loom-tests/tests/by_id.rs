@@ -90,7 +90,7 @@ fn owners_by_id_and_by_fork_add_up() {
             || table.fork(1).unwrap(),
             move || {
                 their_pool.retain(id).unwrap();
-                fork.truncate(1);
+                fork.truncate(1).unwrap();
                 fork
             },
         );

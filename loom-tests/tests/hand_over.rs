@@ -22,7 +22,7 @@ fn ids_handed_over_beside_a_leaving_sharer_own_their_blocks() {
         let fork = table.fork(1).unwrap();
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         let (ids, ()) = race(
-            || table.into_ids(),
+            || table.take_ids().unwrap(),
             move || {
                 fork.as_slice().iter().for_each(|&id| assert_eq!(their_kv.read(id), CONTENT));
                 drop(fork);
@@ -51,7 +51,7 @@ fn two_sharers_handed_over_by_id_leave_two_counts() {
         let release = |pool: &paged_kv::BlockPool, id| pool.release(id).expect("it is owned");
         let ((), ids) = race(
             || {
-                for id in table.into_ids() {
+                for id in table.take_ids().unwrap() {
                     assert_eq!(kv.read(id), CONTENT, "{id} is still owned");
                     release(&pool, id);
                 }
@@ -60,7 +60,8 @@ fn two_sharers_handed_over_by_id_leave_two_counts() {
                 }
             },
             move || {
-                let ids = fork.into_ids();
+                let mut fork = fork;
+                let ids = fork.take_ids().unwrap();
                 assert_eq!(their_kv.read(ids[0]), CONTENT, "{} is still owned", ids[0]);
                 release(&their_pool, ids[0]);
                 ids
@@ -79,7 +80,7 @@ fn two_sharers_handed_over_by_id_leave_two_counts() {
 fn a_block_released_by_id_is_seen_by_its_next_owner() {
     explore(|| {
         let (pool, kv) = pool_and_kv(3, 1);
-        let ids = pool.allocate(3).unwrap().into_ids();
+        let ids = pool.allocate(3).unwrap().take_ids().unwrap();
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         let (mine, theirs) = (ids[0], ids[1]);
         race(
@@ -117,7 +118,7 @@ fn a_claim_is_given_up_by_whom_a_panic_ends() {
         race(
             || {
                 drop(table);
-                others.truncate(1);
+                others.truncate(1).unwrap();
             },
             move || {
                 if their_pool.retain(id).is_ok() {

@@ -103,7 +103,7 @@ fn room_given_back_elsewhere_is_found() {
         let (pool, _) = pool_and_kv(4, 2);
         let mut all = pool.allocate(4).unwrap();
         let rest = all.fork(0).unwrap();
-        all.truncate(2);
+        all.truncate(2).unwrap();
         let their_pool = Arc::clone(&pool);
         race(
             || drop(rest),

@@ -60,15 +60,15 @@ fn both_change(here: fn(&mut BlockTable), there: fn(BlockTable) -> Vec<BlockTabl
 
 #[test]
 fn a_truncation_beside_a_leaving_sharer_is_exact() {
-    both_change(|table| table.truncate(1), |_| vec![]);
+    both_change(|table| table.truncate(1).unwrap(), |_| vec![]);
 }
 
 #[test]
 fn two_truncations_of_a_run_are_exact() {
     both_change(
-        |table| table.truncate(1),
+        |table| table.truncate(1).unwrap(),
         |mut table| {
-            table.truncate(2);
+            table.truncate(2).unwrap();
             vec![table]
         },
     );
@@ -76,15 +76,15 @@ fn two_truncations_of_a_run_are_exact() {
 
 #[test]
 fn a_trim_beside_a_leaving_sharer_is_exact() {
-    both_change(|table| table.remove(1..2), |_| vec![]);
+    both_change(|table| table.remove(1..2).unwrap(), |_| vec![]);
 }
 
 #[test]
 fn two_trims_of_a_run_are_exact() {
     both_change(
-        |table| table.remove(1..2),
+        |table| table.remove(1..2).unwrap(),
         |mut table| {
-            table.remove(0..1);
+            table.remove(0..1).unwrap();
             vec![table]
         },
     );
@@ -93,10 +93,10 @@ fn two_trims_of_a_run_are_exact() {
 #[test]
 fn a_trim_beside_a_fork_and_a_truncation_of_the_other_holder_is_exact() {
     both_change(
-        |table| table.remove(1..2),
+        |table| table.remove(1..2).unwrap(),
         |mut table| {
             let fork = table.fork(3).unwrap();
-            table.truncate(2);
+            table.truncate(2).unwrap();
             vec![table, fork]
         },
     );
@@ -105,7 +105,7 @@ fn a_trim_beside_a_fork_and_a_truncation_of_the_other_holder_is_exact() {
 #[test]
 fn a_trim_beside_a_fork_that_replaces_the_other_holder_is_exact() {
     both_change(
-        |table| table.remove(1..2),
+        |table| table.remove(1..2).unwrap(),
         |mut table| {
             let fork = table.fork(3).unwrap();
             drop(table);
@@ -125,7 +125,7 @@ fn a_block_leaves_a_run_when_its_last_holder_has_read_it() {
         race(
             || {
                 assert_reads_shared(&kv, &table);
-                table.truncate(1);
+                table.truncate(1).unwrap();
                 if let Ok(reused) = pool.allocate(1) {
                     kv.use_alone(reused.as_slice(), 1);
                 }
@@ -159,11 +159,11 @@ fn leaving_a_child_run_keeps_its_parent() {
         let ((), fork) = race(
             || {
                 drop(prompt);
-                table.truncate(2);
+                table.truncate(2).unwrap();
                 assert_reads_shared(&kv, &table);
             },
             move || {
-                fork.truncate(1);
+                fork.truncate(1).unwrap();
                 assert_reads_shared(&their_kv, &fork);
                 fork
             },
@@ -190,12 +190,12 @@ fn leaving_a_run_and_its_parent_beside_the_other_holder_is_exact() {
         let their_kv = Arc::clone(&kv);
         let ((), fork) = race(
             || {
-                table.remove(1..3);
+                table.remove(1..3).unwrap();
                 assert_reads_shared(&kv, &table);
             },
             move || {
-                fork.remove(0..1);
-                fork.truncate(2);
+                fork.remove(0..1).unwrap();
+                fork.truncate(2).unwrap();
                 assert_reads_shared(&their_kv, &fork);
                 fork
             },
@@ -219,11 +219,11 @@ fn three_holders_of_a_run_change_at_once() {
         let their_kv = Arc::clone(&kv);
         let ((), fork) = race(
             || {
-                table.truncate(1);
+                table.truncate(1).unwrap();
                 assert_reads_shared(&kv, &table);
             },
             move || {
-                fork.truncate(2);
+                fork.truncate(2).unwrap();
                 assert_reads_shared(&their_kv, &fork);
                 fork
             },
@@ -245,9 +245,9 @@ fn two_streaming_trims_of_a_run_are_exact() {
         let mut sequence = pool.allocate_sequence(4, 1).unwrap();
         let mut fork = sequence.fork().unwrap();
         let (given_up, (fork, theirs)) = race(
-            || sequence.apply_streaming_llm(1, 1),
+            || sequence.apply_streaming_llm(1, 1).unwrap(),
             move || {
-                let given_up = fork.apply_streaming_llm(1, 2);
+                let given_up = fork.apply_streaming_llm(1, 2).unwrap();
                 (fork, given_up)
             },
         );

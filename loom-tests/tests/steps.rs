@@ -9,7 +9,10 @@ use paged_kv::loom_api::OpenStep;
 use paged_kv::{AdmitOptions, BlockHash, BlockPool, BlockTable, PagedKvCache, Prompt};
 
 fn pool(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
-    (Arc::new(BlockPool::with_home_shards(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
+    (
+        Arc::new(BlockPool::with_home_shards(num_blocks, shards).unwrap()),
+        Arc::new(Kv::new(num_blocks)),
+    )
 }
 
 /// A cache of blocks of so many tokens over one home shard.

@@ -146,7 +146,11 @@ mod tests {
         cache.pool.blocks().give(&[block]);
         assert_found(cache, fault);
         if cache.pool.owners(block) == Ok(0) {
-            assert_eq!(cache.pool.allocate(1).unwrap().into_ids(), [block], "the last one given");
+            assert_eq!(
+                cache.pool.allocate(1).unwrap().take_ids(),
+                Ok(vec![block]),
+                "the last one given"
+            );
         } else {
             cache.pool.blocks().retain(block).unwrap();
         }

@@ -56,7 +56,7 @@ impl AppendBatch {
         self.plans.clear();
         self.appends.clear();
         if let Some(stock) = &mut self.stock {
-            stock.truncate(0);
+            stock.give_tail(0);
         }
     }
 }

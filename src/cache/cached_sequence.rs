@@ -134,16 +134,20 @@ impl CachedSequence {
     /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks behind the gap are
     /// published no more: what is computed from now on has not seen everything before it.
     ///
-    /// # Panics
+    /// # Errors
     /// As [`Sequence::apply_streaming_llm`].
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
     /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 32]), &Default::default())?;
-    /// assert_eq!(sequence.apply_streaming_llm(4, 8), 20);
+    /// assert_eq!(sequence.apply_streaming_llm(4, 8)?, 20);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn apply_streaming_llm(&mut self, sink_tokens: usize, window_tokens: usize) -> usize {
+    pub fn apply_streaming_llm(
+        &mut self,
+        sink_tokens: usize,
+        window_tokens: usize,
+    ) -> Result<usize> {
         self.sequence.apply_streaming_llm(sink_tokens, window_tokens)
     }
 }

@@ -295,7 +295,7 @@ impl PagedKvCache {
     ) -> Result<usize> {
         let trim =
             |sequence: &mut Sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens);
-        self.trim_unleased(id, None, trim)
+        self.trim_unleased(id, None, trim)?
     }
 }
 

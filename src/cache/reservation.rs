@@ -109,7 +109,7 @@ impl Reservation {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn shrink_to(&mut self, num_blocks: usize) {
-        self.stock.truncate(num_blocks.min(self.stock.len()));
+        self.stock.give_tail(num_blocks.min(self.stock.len()));
     }
 
     /// As [`PagedKvCache::allocate`], out of this reservation.

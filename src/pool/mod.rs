@@ -111,7 +111,11 @@ impl BlockPool {
     /// assert_eq!(pool.total_blocks(), 1024);
     /// ```
     pub fn new(num_blocks: usize) -> Self {
-        Self::with_home_shards(num_blocks, default_shards(num_blocks))
+        let shards = default_shards(num_blocks);
+        match Self::with_home_shards(num_blocks, shards) {
+            Ok(pool) => pool,
+            Err(refusal) => panic!("{refusal}"),
+        }
     }
 
     /// As [`new`](Self::new), over `shards` home shards (rounded up to a power of two).
@@ -121,19 +125,16 @@ impl BlockPool {
     /// take only once the common depot is empty.
     ///
     /// ```
-    /// let pool = paged_kv::BlockPool::with_home_shards(16, 4);
+    /// let pool = paged_kv::BlockPool::with_home_shards(16, 4)?;
     /// assert_eq!(pool.allocate(16)?.len(), 16);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     ///
-    /// # Panics
-    /// As [`new`](Self::new), and if `shards` is 0 or above 1024.
-    pub fn with_home_shards(num_blocks: usize, shards: usize) -> Self {
-        assert!(shards > 0, "a pool has at least one home shard, 0 were asked for");
-        match Self::build(num_blocks, shards, Keep::Nothing, false, None) {
-            Ok(pool) => pool,
-            Err(refusal) => panic!("{refusal}"),
-        }
+    /// # Errors
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is 0 or above `u32::MAX - 1`, or if
+    /// `shards` is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
+    pub fn with_home_shards(num_blocks: usize, shards: usize) -> Result<Self> {
+        Self::build(num_blocks, shards, Keep::Nothing, false, None)
     }
 
     /// The pool of a cache. With `null_block` block 0 is never handed out. What is taken is told to

@@ -19,7 +19,7 @@ fn a_cache_has_a_shard_for_1024_blocks() {
 
 #[test]
 fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
-    let shards = |asked| BlockPool::with_home_shards(8, asked).stripes.len();
+    let shards = |asked| BlockPool::with_home_shards(8, asked).unwrap().stripes.len();
     assert_eq!([1, 2, 3, 4, 5].map(shards), [1, 2, 4, 4, 8]);
     // So many take minutes under an interpreter.
     if cfg!(not(miri)) {
@@ -73,7 +73,7 @@ fn blocks_taken_out_of_a_table_are_released_by_id_once_each() {
     let pool = BlockPool::new(4);
     let mut table = pool.allocate(3).unwrap();
     let fork = table.fork(2).unwrap();
-    let ids = table.into_ids();
+    let ids = table.take_ids().unwrap();
     assert_eq!(pool.owners(ids[0]), Ok(2), "the fork's run, and the caller");
     for &id in &ids {
         assert_eq!(pool.release(id), Ok(()));

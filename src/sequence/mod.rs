@@ -69,10 +69,7 @@ impl BlockPool {
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory),
     /// [`TooManyTokens`](PagedKvError::TooManyTokens), and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a block so large that slots overflow a `u64`.
-    ///
-    /// # Panics
-    /// If `block_size` is 0.
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a block of 0 tokens, or of so many that slots overflow a `u64`.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -81,7 +78,10 @@ impl BlockPool {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn allocate_sequence(&self, num_tokens: usize, block_size: usize) -> Result<Sequence> {
-        assert!(block_size > 0, "a block has room for at least one token, block_size is 0");
+        if block_size == 0 {
+            let reason = "0, a block has room for at least one token".to_owned();
+            return Err(PagedKvError::InvalidConfig { parameter: "block_size", reason });
+        }
         if (self.total_blocks() as u64 + 1).checked_mul(block_size as u64).is_none() {
             let reason = format!("{block_size}: slots overflow 64 bits");
             return Err(PagedKvError::InvalidConfig { parameter: "block_size", reason });
@@ -340,31 +340,36 @@ impl Sequence {
     ///
     /// The logical length stays, and so do positions. Later calls may use other values.
     ///
-    /// # Panics
-    /// If a block that stays, of a run that others share, has 2^20 - 1 owners; nothing has changed.
+    /// # Errors
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) if a block that stays, of a run that other sequences
+    /// share, has 2^20 - 1 owners; nothing has changed.
     ///
     /// Source: Xiao et al., "Efficient Streaming Language Models with Attention Sinks", ICLR 2024.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
     /// let mut sequence = pool.allocate_sequence(30, 4)?;
-    /// assert_eq!(sequence.apply_streaming_llm(3, 6), 20); // blocks 1..6 of 0..8
+    /// assert_eq!(sequence.apply_streaming_llm(3, 6)?, 20); // blocks 1..6 of 0..8
     /// assert_eq!(sequence.num_tokens(), 30);
     /// assert_eq!(sequence.num_blocks(), 3);
-    /// assert_eq!(sequence.apply_streaming_llm(3, 6), 0);
+    /// assert_eq!(sequence.apply_streaming_llm(3, 6)?, 0);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn apply_streaming_llm(&mut self, sink_tokens: usize, window_tokens: usize) -> usize {
+    pub fn apply_streaming_llm(
+        &mut self,
+        sink_tokens: usize,
+        window_tokens: usize,
+    ) -> Result<usize> {
         let sink_end = sink_tokens.min(self.num_tokens).div_ceil(self.block_size);
         let window_start = self.num_tokens.saturating_sub(window_tokens) / self.block_size;
         if sink_end >= window_start {
-            return 0;
+            return Ok(0);
         }
         let resident = self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
         let given_up = resident.len();
-        self.table.remove(resident);
+        self.table.remove(resident)?;
         self.gaps.insert(sink_end..window_start);
-        given_up * self.block_size
+        Ok(given_up * self.block_size)
     }
 
     /// The last block, if it is resident, and how many tokens are in it.
@@ -427,6 +432,6 @@ impl Sequence {
 impl Sequence {
     /// Breaks the invariant, for an audit to find.
     pub(crate) fn lose_last_block(&mut self) {
-        self.table.truncate(self.table.len() - 1);
+        self.table.truncate(self.table.len() - 1).expect("the table has that many");
     }
 }

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::{BlockTable, Run};
-use crate::error::Result;
+use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::PoolHandle;
 use crate::sync::{Arc, into_last};
@@ -19,56 +19,55 @@ impl BlockTable {
     /// the shards' claims; `O(blocks dropped)` and, inside a run that others share, one atomic
     /// operation for each block kept of that run.
     ///
-    /// # Panics
-    /// If `len` is more than the table has, or if a block that stays has 2^20 - 1 owners and needs
-    /// one more; then nothing has changed.
+    /// # Errors
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `len` is more than the table has, and
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) if a block that stays has 2^20 - 1 owners and needs one
+    /// more; nothing has changed.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
     /// let mut table = pool.allocate(4)?;
     /// let fork = table.fork(4)?;
-    /// table.truncate(1);
+    /// table.truncate(1)?;
     /// assert_eq!(table.len(), 1);
+    /// assert!(table.truncate(2).is_err());
     /// assert_eq!(pool.used_block_count(), 4);
     /// drop(fork);
     /// assert_eq!(pool.used_block_count(), 1);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     #[inline]
-    pub fn truncate(&mut self, len: usize) {
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
         if len >= self.shared_len && len <= self.ids.len() {
             self.give_tail(len);
-        } else {
-            self.remove(len..self.len());
+            return Ok(());
         }
+        self.remove(len..self.len())
     }
 
     /// Drops the blocks of `range`; those behind it move up. Cost as
     /// [`truncate`](Self::truncate).
     ///
-    /// # Panics
-    /// If `range` is not within the table; otherwise as [`truncate`](Self::truncate).
+    /// # Errors
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `range` is not within the table; otherwise as
+    /// [`truncate`](Self::truncate).
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
     /// let mut table = pool.allocate(4)?;
     /// let (first, last) = (table.as_slice()[0], table.as_slice()[3]);
-    /// table.remove(1..3);
+    /// table.remove(1..3)?;
     /// assert_eq!(table.as_slice(), [first, last]);
     /// assert_eq!(pool.free_block_count(), 2);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn remove(&mut self, range: Range<usize>) {
+    pub fn remove(&mut self, range: Range<usize>) -> Result<()> {
         let len = self.len();
-        assert!(
-            range.start <= range.end && range.end <= len,
-            "only blocks of the table can be removed: {range:?} of {len}"
-        );
-        if range.is_empty() {
-            return;
+        if range.start > range.end || range.end > len {
+            let reason = format!("blocks {range:?} of {len}");
+            return Err(PagedKvError::InvalidConfig { parameter: "range", reason });
         }
-        let refused = self.cut(range.start, range).err();
-        assert!(refused.is_none(), "a block that stays has room for one more owner: {refused:?}");
+        if range.is_empty() { Ok(()) } else { self.cut(range.start, range) }
     }
 
     /// Drops the blocks of `removed`, and makes the table itself an owner of those it keeps from
@@ -88,7 +87,7 @@ impl BlockTable {
 
     /// Gives back the private blocks from `len` on. They are out of the table whatever comes of that.
     #[inline]
-    fn give_tail(&mut self, len: usize) {
+    pub(crate) fn give_tail(&mut self, len: usize) {
         struct Truncated<'a>(&'a mut Vec<BlockId>, usize);
         impl Drop for Truncated<'_> {
             #[inline]
@@ -124,12 +123,15 @@ impl BlockTable {
         Ok(())
     }
 
-    /// The blocks, from now on counted by id: each takes a [`BlockPool::release`](crate::BlockPool::release) to come back.
-    /// For a scheduler across an FFI.
+    /// Takes all blocks out of the table, from now on counted by id: each takes a
+    /// [`BlockPool::release`](crate::BlockPool::release) to come back. For a scheduler across an FFI.
+    ///
+    /// # Errors
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) as [`truncate`](Self::truncate); the table is as it was.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
-    /// let ids = pool.allocate(2)?.into_ids();
+    /// let ids = pool.allocate(2)?.take_ids()?;
     /// assert_eq!(pool.used_block_count(), 2);
     /// for id in ids {
     ///     pool.release(id)?;
@@ -137,14 +139,10 @@ impl BlockTable {
     /// assert_eq!(pool.used_block_count(), 0);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    ///
-    /// # Panics
-    /// As [`truncate`](Self::truncate).
-    pub fn into_ids(mut self) -> Vec<BlockId> {
-        let refused = self.cut(0, self.len()..self.len()).err();
-        assert!(refused.is_none(), "a block has room for one more owner: {refused:?}");
+    pub fn take_ids(&mut self) -> Result<Vec<BlockId>> {
+        self.cut(0, self.len()..self.len())?;
         self.pool.count_by_id(&self.ids);
-        std::mem::take(&mut self.ids)
+        Ok(std::mem::take(&mut self.ids))
     }
 
     /// Leaves every run that reaches beyond `keep`, so that the blocks from there on are private (but
@@ -245,7 +243,7 @@ mod tests {
         drop(table.fork(3).unwrap());
         let (first, before) = (table.as_slice()[0], table.as_slice().to_vec());
         let retained = (0..).take_while(|_| pool.retain(first).is_ok()).count();
-        let cut = |table: &mut BlockTable| table.truncate(1);
+        let cut = |table: &mut BlockTable| table.truncate(1).unwrap();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut(&mut table)));
         assert!(panicked.is_err());
         assert_eq!(table.as_slice(), before);

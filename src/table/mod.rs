@@ -17,7 +17,7 @@ mod cut;
 use std::fmt;
 use std::ops::Range;
 
-use crate::error::Result;
+use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::fence::Fence;
 use crate::pool::fence::coming::num_blocks_given_up;
@@ -198,10 +198,8 @@ impl BlockTable {
     /// the pool), and `O(blocks)` copied ids.
     ///
     /// # Errors
-    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners) when a tail block's count is full.
-    ///
-    /// # Panics
-    /// If `full_blocks` is more than the table has.
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a tail block's count is full, and
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `full_blocks` is more than the table has.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -213,7 +211,10 @@ impl BlockTable {
     /// ```
     pub fn fork(&mut self, full_blocks: usize) -> Result<BlockTable> {
         let len = self.len();
-        assert!(full_blocks <= len, "{full_blocks} full blocks in a table of {len}");
+        if full_blocks > len {
+            let reason = format!("{full_blocks} full blocks in a table of {len}");
+            return Err(PagedKvError::InvalidConfig { parameter: "full_blocks", reason });
+        }
         let frozen = full_blocks.max(self.shared_len);
         retain_all(&self.pool, &self.ids[frozen..])?;
         self.freeze(frozen);
@@ -226,10 +227,7 @@ impl BlockTable {
     }
 
     /// True when this table is the only owner of its block at `index`, and not by a run: then it
-    /// may write the block.
-    ///
-    /// # Panics
-    /// If the table has no block at `index`.
+    /// may write the block. False if the table has no block there.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -243,7 +241,7 @@ impl BlockTable {
     /// ```
     #[inline]
     pub fn is_exclusive(&self, index: usize) -> bool {
-        index >= self.shared_len && self.pool.is_sole(self.ids[index])
+        index >= self.shared_len && self.ids.get(index).is_some_and(|&id| self.pool.is_sole(id))
     }
 
     /// Puts the private block `from` in the place of the private block `to`, whose owner the

@@ -114,7 +114,7 @@ fn children_of_an_untold_content_are_told_after_it() {
     let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
     sequence.commit(16).unwrap();
     assert_told(&cache, &mirror, &tokens);
-    sequence.apply_streaming_llm(0, 8);
+    sequence.apply_streaming_llm(0, 8).unwrap();
     cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
     assert_eq!(mirror.held().contents.len(), 0);
     cache.free(s(9)).unwrap();
@@ -177,7 +177,7 @@ fn an_untold_child_of_a_told_content_ends_in_silence() {
         cache.admit_sequence(&hashed, &AdmitOptions::default()).unwrap();
     assert_eq!((admission.cached_tokens, sequence.commit(12)), (4, Ok(2)));
     assert_told(&cache, &mirror, &tokens[..4]);
-    sequence.apply_streaming_llm(0, 8); // keeps the two that are not told
+    sequence.apply_streaming_llm(0, 8).unwrap(); // keeps the two that are not told
     cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
     assert_eq!(mirror.held().counts(), (1, 1));
     cache.free(s(9)).unwrap();

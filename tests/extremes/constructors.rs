@@ -120,8 +120,8 @@ fn more_blocks_than_there_are_ids_are_refused_with_what_was_asked() {
         }
         for build in [
             |n| _ = BlockPool::new(n),
-            |n| _ = BlockPool::with_home_shards(n, 4),
-            |n| _ = BlockPool::with_home_shards(4, n.max(1_025)),
+            |n| _ = BlockPool::with_home_shards(n, 4).unwrap(),
+            |n| _ = BlockPool::with_home_shards(4, n.max(1_025)).unwrap(),
             |n| _ = PagedKvCache::new(n, 4, 1, 1),
             |n| _ = PagedKvCache::new(4, n.max(1 << 62), 1, 1),
         ] as [fn(usize); 5]

@@ -14,7 +14,7 @@ fn sequences(block_size: usize) -> (PagedKvCache, Sequence) {
     let cache = builder.build().expect("the parameters make sense");
     cache.allocate(s(1), 3).expect("there is room");
     let mut handle = cache.allocate_sequence(block_size.saturating_mul(3)).expect("there is room");
-    handle.apply_streaming_llm(1, 1);
+    handle.apply_streaming_llm(1, 1).unwrap();
     (cache, handle)
 }
 

@@ -94,8 +94,8 @@ const BY_HANDLE: &[(&str, Call)] = &[
     ("append", |w, n| w.handle.append(n).map(drop)),
     ("truncate", |w, n| w.handle.truncate(n)),
     ("trim", |w, n| {
-        w.handle.apply_streaming_llm(n, n / 2);
-        w.handle.apply_streaming_llm(1, n);
+        w.handle.apply_streaming_llm(n, n / 2).unwrap();
+        w.handle.apply_streaming_llm(1, n).unwrap();
         Ok(())
     }),
     ("look", |w, n| {

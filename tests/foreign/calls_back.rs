@@ -66,7 +66,7 @@ const OF_CACHE: &[fn(&PagedKvCache)] = &[
     |cache| _ = cache.select_eviction_target(),
     |cache| _ = cache.evict(),
     |cache| _ = cache.reserve(1).map(|mut reservation| reservation.shrink_to(0)),
-    |cache| _ = cache.pool().allocate(1).map(|mut table| table.truncate(0)),
+    |cache| _ = cache.pool().allocate(1).map(|mut table| table.truncate(0).unwrap()),
     |cache| _ = cache.evict_to_threshold(0.8),
     |cache| _ = cache.prefix().probe(&cache.prompt(&tokens(1, 9))),
     |cache| cache.prefix().announce_all(),

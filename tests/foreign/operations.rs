@@ -48,21 +48,23 @@ pub const GIVING: &[(&str, Operation)] = &[
     ("drop a reservation", |world| format!("{:?}", world.reservation.take().map(drop))),
     ("truncate a table", |world| {
         let table = world.table.as_mut().unwrap();
-        table.truncate(0);
+        table.truncate(0).unwrap();
         table.len().to_string()
     }),
     ("remove from a table", |world| {
         let table = world.table.as_mut().unwrap();
-        table.remove(0..1);
+        table.remove(0..1).unwrap();
         table.len().to_string()
     }),
     ("drop a table", |world| format!("{:?}", world.table.take().map(drop))),
     ("drop a handle", |world| format!("{:?}", world.handle.take().map(drop))),
     ("truncate a handle", |world| done(world.handle.as_mut().unwrap().truncate(1))),
-    ("trim a handle", |world| world.handle.as_mut().unwrap().apply_streaming_llm(1, 1).to_string()),
+    ("trim a handle", |world| {
+        world.handle.as_mut().unwrap().apply_streaming_llm(1, 1).unwrap().to_string()
+    }),
     ("drop the source of a copy", |world| format!("{:?}", world.copy.take().map(drop))),
     ("release by id", |world| {
-        let ids: Vec<BlockId> = world.table.take().unwrap().into_ids();
+        let ids: Vec<BlockId> = world.table.take().unwrap().take_ids().unwrap();
         done(ids.into_iter().try_for_each(|id| world.cache.pool().release(id)))
     }),
     ("accept nothing", |world| {

@@ -127,7 +127,7 @@ fn work(cache: &PagedKvCache, rounds: usize) {
                     if let Ok((mut sequence, _)) = admitted {
                         sequence.commit(tokens.len()).unwrap();
                         if random.below(8) == 0 {
-                            sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE);
+                            sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE).unwrap();
                         }
                     }
                     if random.below(300) == 0 {

@@ -65,7 +65,7 @@ impl<'a> Handles<'a> {
             }
             3 => _ = fair(sequence.truncate(random.below(sequence.num_tokens() + 1))),
             4 if random.below(4) == 0 => {
-                sequence.apply_streaming_llm(random.below(9), random.below(17));
+                sequence.apply_streaming_llm(random.below(9), random.below(17)).unwrap();
             }
             5 | 6 => self.speak(at, random),
             7 => drop(self.open.pop()),

@@ -75,7 +75,7 @@ impl Family {
             .filter_map(|at| member.block_at(at))
             .collect();
         self.leave(&dropped, owners);
-        let given_up = self.members[at].apply_streaming_llm(sink, window);
+        let given_up = self.members[at].apply_streaming_llm(sink, window).unwrap();
         assert_eq!(given_up, dropped.len() * size);
     }
 

@@ -14,7 +14,10 @@ use paged_kv::BlockPool;
 /// A pool of `num_blocks` blocks over `shards` home shards, and the cells of its blocks. Fresh
 /// blocks are in shard 0 and, from the fifth on, in the depot.
 pub fn pool_and_kv(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
-    (Arc::new(BlockPool::with_home_shards(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
+    (
+        Arc::new(BlockPool::with_home_shards(num_blocks, shards).unwrap()),
+        Arc::new(Kv::new(num_blocks)),
+    )
 }
 
 /// What every model asserts at its end, when its tables are gone and its threads joined.

@@ -49,7 +49,7 @@ impl Life {
         let _other = cache.allocate_sequence(1).expect("room for one block");
         let mut sequence = cache.allocate_sequence(self.tokens).expect("room for a few blocks");
         for (sink, window) in self.trims {
-            sequence.apply_streaming_llm(sink, window);
+            sequence.apply_streaming_llm(sink, window).unwrap();
             drop(sequence.append(3).expect("room for three tokens"));
         }
         let kept = sequence.num_tokens() - self.cut;

@@ -148,7 +148,7 @@ fn work(cache: &PagedKvCache, rounds: usize) {
                     if let Ok((mut sequence, _)) = admitted {
                         sequence.commit(asked.tokens.len()).unwrap();
                         if random.below(8) == 0 {
-                            sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE);
+                            sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE).unwrap();
                         }
                     }
                     // Often, and always followed by enough prompts to fill the pool again.

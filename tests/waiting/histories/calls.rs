@@ -183,7 +183,7 @@ impl World<'_> {
             }
             9 => {
                 if let Some(named) = self.named.last_mut() {
-                    named.apply_streaming_llm(0, 4 * (n % 2));
+                    named.apply_streaming_llm(0, 4 * (n % 2)).unwrap();
                 }
             }
             _ => {

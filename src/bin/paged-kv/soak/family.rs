@@ -80,7 +80,11 @@ impl<'a> Family<'a> {
             .filter_map(|at| member.block_at(at))
             .collect();
         self.leave(&dropped);
-        let given_up = self.members[at].apply_streaming_llm(sink, window);
+        let Some(given_up) =
+            self.ground.granted(self.members[at].apply_streaming_llm(sink, window))
+        else {
+            return;
+        };
         self.ground.expect(given_up == dropped.len() * size, || {
             format!("a trim gave up {given_up} tokens and {} blocks", dropped.len())
         });

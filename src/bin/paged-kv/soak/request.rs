@@ -62,7 +62,7 @@ impl<'a> Request<'a> {
             }
             2 if random.one_in(4) => {
                 let (sink, window) = (random.below(2 * size + 1), random.below(8 * size));
-                self.sequence.apply_streaming_llm(sink, window);
+                self.ground.granted(self.sequence.apply_streaming_llm(sink, window));
             }
             3 => self.say(random.below(2 * size), random.below(4)),
             _ => self.say(1 + random.below(4), 0),
