@@ -46,8 +46,10 @@
 //! Every operation is linearizable per sequence (a fork at its snapshot of the source and at the
 //! insertion of the destination). An operation that fails has changed nothing. No block is ever in
 //! two owners' hands, and nothing leaks when a thread panics. `OutOfMemory` means that at some
-//! moment during the call there was less room than asked. What may wait for whom, and why the
-//! orderings suffice, is in [`design`].
+//! moment during the call there was less room than asked.
+//!
+//! The [`guide`] has the rest: the life of a block, the cost of each operation, which thread can wait for
+//! which, and why the orderings suffice.
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -55,12 +57,13 @@ mod array;
 mod cache;
 mod clock;
 mod counter;
-pub mod design;
 mod epochs;
 mod error;
 pub mod event;
 mod evict;
 pub mod export;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod id;
 #[cfg(paged_kv_loom)]
 pub mod loom_api;

@@ -3,7 +3,7 @@
 //! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::event_sink`]); what they mean
 //! and in which order they come is the business of `announcer`.
 //!
-//! With the feature `events`, [`EventPublisher`] is a sink that publishes to routers over ZeroMQ, as vLLM
+//! With the feature `events`, `EventPublisher` is a sink that publishes to routers over ZeroMQ, as vLLM
 //! does: NVIDIA Dynamo, llm-d and AIBrix listen to that.
 //!
 //! ```text

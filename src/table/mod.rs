@@ -59,14 +59,14 @@ pub struct BlockTable {
 impl BlockPool {
     /// A table of `n` blocks that nobody else holds, or nothing.
     ///
-    /// Cost: one claim of the thread's home shard and `O(n)` copied ids; see [`design`] for what
+    /// Cost: one claim of the thread's home shard and `O(n)` copied ids; see [`guide::blocking`] for what
     /// a thread may wait for when the home shard is short.
     ///
     /// # Errors
     /// [`OutOfMemory`](crate::PagedKvError::OutOfMemory) when at some moment during the call
     /// fewer than `n` blocks were free.
     ///
-    /// [`design`]: crate::design
+    /// [`guide::blocking`]: crate::guide::blocking
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);

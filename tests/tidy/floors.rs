@@ -121,8 +121,8 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("wait/*", "wait/*"),
 ];
 
-/// Files that are on no floor: the root, and the design, which is documentation.
-const NO_FLOOR: &[&str] = &["lib", "design"];
+/// Files that are on no floor: the root, and the guide, which is documentation.
+const NO_FLOOR: &[&str] = &["lib", "guide"];
 
 /// Files without a floor, imports that go up or sideways, and imports from the root.
 pub fn faults(library: &[Source]) -> Vec<String> {

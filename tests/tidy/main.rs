@@ -3,7 +3,7 @@
 //! Each rule is a function over text that returns its faults, a test that finds none in this
 //! repository, and a test that finds some in a bad text: a rule that cannot fail is no rule.
 
-mod cuts;
+mod blocks;
 mod floors;
 mod manifests;
 mod names;
@@ -23,8 +23,25 @@ use rust::Source;
 /// The longest file that needs no excuse, in lines.
 const LINES_MAX: usize = 450;
 
-/// Documents in the repository's root.
-const DOCUMENTS: &[&str] = &["README.md", "BENCHMARKS.md", "VERIFICATION.md", "CHANGELOG.md"];
+/// Documents of the repository. `README.md` and the guide have Rust blocks that are tests.
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "BENCHMARKS.md",
+    "VERIFICATION.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/experiments.md",
+    "src/guide/surface.md",
+    "src/guide/lifecycle.md",
+    "src/guide/glossary.md",
+    "src/guide/operations.md",
+    "src/guide/steps.md",
+    "src/guide/waiting.md",
+    "src/guide/events.md",
+    "src/guide/blocking.md",
+    "src/guide/panics.md",
+    "src/guide/internals.md",
+];
 
 /// Folders with Rust files.
 const FOLDERS: &[&str] = &["src", "tests", "benches", "examples", "loom-tests", "fuzz"];
@@ -72,8 +89,17 @@ fn the_readme_and_ci_run_the_same_tests() {
 }
 
 #[test]
-fn what_the_readme_cuts_from_an_example_is_in_it() {
-    assert_clean(cuts::faults(&read("README.md"), read));
+fn rust_blocks_of_documents_are_tests() {
+    let faults = DOCUMENTS.iter().flat_map(|title| blocks::faults(title, &read(title)));
+    assert_clean(faults.collect());
+}
+
+#[test]
+fn every_page_of_the_guide_is_checked() {
+    let pages = fs::read_dir(repository().join("src/guide")).expect("the guide's folder");
+    let titles = pages.map(|page| page.expect("an entry that can be read").file_name());
+    let missing = titles.map(|name| format!("src/guide/{}", name.display()));
+    assert_clean(missing.filter(|title| !DOCUMENTS.contains(&title.as_str())).collect());
 }
 
 #[test]
@@ -87,10 +113,22 @@ fn mutants_and_models_that_are_named_exist() {
 }
 
 #[test]
-fn names_in_verification_md_exist() {
+fn names_in_documents_exist() {
+    const TITLES: &[&str] = &[
+        "VERIFICATION.md",
+        "CONTRIBUTING.md",
+        "src/guide/blocking.md",
+        "src/guide/internals.md",
+        "src/guide/lifecycle.md",
+        "src/guide/operations.md",
+        "src/guide/panics.md",
+        "src/guide/steps.md",
+    ];
     let mut known = names::known(&everything());
     known.extend(FOLDERS.iter().map(|folder| folder.to_string()));
-    assert_clean(names::faults_of_document("VERIFICATION.md", &read("VERIFICATION.md"), &known));
+    let faults =
+        TITLES.iter().flat_map(|title| names::faults_of_document(title, &read(title), &known));
+    assert_clean(faults.collect());
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn joined_comments(text: &str) -> String {
     lines.map(|line| line.trim_start_matches(['/', '!']).trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// What stands between single backticks outside code blocks.
+/// The text between single backticks, outside code blocks.
 fn spans(markdown: &str) -> impl Iterator<Item = &str> {
     let outside = markdown.split("```").step_by(2);
     outside.flat_map(|text| text.split('`').skip(1).step_by(2))

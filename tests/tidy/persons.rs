@@ -12,7 +12,7 @@ pub const BUDGETS: &[(&str, usize)] = &[
     ("examples", 34),
     ("fuzz", 2),
     ("loom-tests", 91),
-    ("src", 71),
+    ("src", 17),
     ("src/bin", 116),
     ("src/cache", 106),
     ("src/event", 131),
@@ -23,9 +23,7 @@ pub const BUDGETS: &[(&str, usize)] = &[
     ("src/sync", 32),
     ("src/table", 13),
     ("src/wait", 0),
-    ("tests", 208),
-    ("README.md", 31),
-    ("CHANGELOG.md", 12),
+    ("tests", 204),
 ];
 
 /// Such words in the comments of a Rust file, code and questions left out.
@@ -74,7 +72,7 @@ fn count(sentence: &str) -> usize {
     words.filter(|word| PERSONS.contains(&word.to_lowercase().as_str())).count()
 }
 
-/// `text` without code blocks and without what stands between backticks.
+/// `text` without code blocks and without the text between backticks.
 fn without_code(text: &str) -> String {
     let prose: String = text.split("```").step_by(2).collect();
     prose.split('`').step_by(2).collect::<Vec<_>>().join(" ")

@@ -37,7 +37,7 @@ fn is_allowed(item: &[&str]) -> bool {
 #[test]
 fn documentation_modules_and_exports_may_stand_in_the_root() {
     let text = "//! Words.\n#![forbid(unsafe_code)]\nmod a;\n/// B.\npub mod b;\n\
-                #[cfg(doc)] pub mod design;\npub use a::{C, d::E};\n";
+                #[cfg(doc)] pub mod guide;\npub use a::{C, d::E};\n";
     assert_eq!(faults(text), [""; 0]);
 }
 
