@@ -202,6 +202,62 @@ fn a_step_that_may_stop_early_loses_no_block() {
     });
 }
 
+/// Nothing free: a thread that asks for a copy's destination is refused, unless the other has left.
+#[test]
+fn an_append_is_not_refused_a_copy_that_it_no_longer_needs() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(2, 2);
+        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
+        let their_kv = Arc::clone(&kv);
+        let ((), sequence) = race(
+            || {
+                assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
+                drop(fork);
+            },
+            move || {
+                match sequence.append(1) {
+                    Ok(append) => {
+                        assert!(append.copy.is_none(), "there was no block to copy to");
+                        make_copy_and_write(&sequence, &append, &their_kv, 1);
+                    }
+                    Err(refusal) => {
+                        let short = PagedKvError::OutOfMemory { requested: 1, available: 0 };
+                        assert_eq!(refusal, short);
+                        assert_eq!(sequence.num_tokens(), 3);
+                    }
+                }
+                sequence
+            },
+        );
+        assert_used(&pool, 2);
+        drop(sequence);
+        assert_all_free(&pool);
+    });
+}
+
+/// The sharer leaves, and only then is the last free block taken: at every moment there was room
+/// for a copy, or no copy to make.
+#[test]
+fn an_append_is_not_refused_for_a_copy_planned_too_early() {
+    explore(|| {
+        let (pool, kv) = pool_and_kv(3, 2);
+        let (mut sequence, fork) = sequence_and_fork(&pool, &kv);
+        let their_kv = Arc::clone(&kv);
+        let (taken, sequence) = race(
+            || {
+                drop(fork);
+                pool.allocate(1)
+            },
+            move || {
+                append_one(&mut sequence, &their_kv, 1);
+                sequence
+            },
+        );
+        drop((taken, sequence));
+        assert_all_free(&pool);
+    });
+}
+
 /// As above, for a batch of which another row needs a block of its own.
 #[test]
 fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
