@@ -1,7 +1,8 @@
-//! Is every block where its word says? A look at the whole free list, with all shards claimed.
+//! Audit of the free list: checks, with all shards claimed, that every block is where its word says.
 //!
-//! Exact whatever runs beside it, because a block becomes free, or stops being free, under a
-//! claim. Everybody who needs a claim waits meanwhile: for tests and audits, not for a hot path.
+//! The result is exact while other threads run, because a block becomes free, or stops being free, only
+//! under a claim. Every thread that needs a claim waits for the audit. It is for tests and audits, not for
+//! a hot path.
 
 use super::{Claim, FreeList};
 use crate::array::array_of;
@@ -12,14 +13,14 @@ use crate::pool::state::{BlockState, BlockWords, IdleBlock};
 use crate::sync::Ordering;
 
 impl FreeList {
-    /// Holds each claim once, one after the other. Who held one before has been seen, and who holds
-    /// one later sees what this thread did.
+    /// Claims and unlocks each shard in turn. This thread then sees every change made under an earlier
+    /// claim. A thread that claims a shard later sees this thread's earlier changes.
     #[cfg(feature = "async")]
     pub(crate) fn meet_all_claims(&self) {
         self.shards.iter().for_each(|shard| drop(shard.claim()));
     }
 
-    /// What is wrong, or nothing.
+    /// Checks the free list against the blocks' words. Returns the first fault found as `Inconsistent`.
     pub(crate) fn audit(&self, first: u32, words: &BlockWords) -> crate::error::Result<()> {
         let seen = || array_of(self.total, || false);
         let census = Census { first, free: seen()?, idle: seen()?, words };
@@ -36,7 +37,8 @@ impl FreeList {
             claim.shard.idle.inspect(|entry| census.note_idle(entry));
         }
         self.idle.inspect(|entry| census.note_idle(entry));
-        // With every shard claimed nobody else is at the depot: one turn of the queue.
+        // All shards are claimed, so no other thread uses the depot: popping and pushing every batch once
+        // keeps its order.
         for _ in 0..self.depot.len() {
             let batch = self.depot.pop().expect("only a claim's holder takes from the depot");
             let noted = batch.0.iter().try_for_each(|&id| census.note(id));
@@ -80,14 +82,14 @@ impl Census<'_> {
         Ok(())
     }
 
-    /// An entry that the block has moved on from says nothing.
+    /// Notes the block of an entry as idle. Ignores a stale entry, whose block has changed since.
     fn note_idle(&mut self, entry: IdleBlock) {
         if self.words.view().is_idle_since(entry) {
             self.idle[(entry.id.0 - self.first) as usize] = true;
         }
     }
 
-    /// The numbers of free and of idle blocks, once every block without an owner was seen.
+    /// Returns the numbers of free and of idle blocks. Fails if a block without an owner is in no list.
     fn finish(self) -> Result<(usize, usize), String> {
         for (id, (&free, &idle)) in
             (self.first..).map(BlockId).zip(self.free.iter().zip(&self.idle))
@@ -112,15 +114,15 @@ mod tests {
     use crate::pool::name::NewName;
     use crate::pool::reclaim::ReclaimPolicy;
 
-    /// As in a pool whose block 0 is nobody's.
+    /// The first id, as in a pool whose block 0 is the null block.
     const FIRST: u32 = 1;
 
-    /// Blocks 1 to 3 in a lone shard, block 1 on top.
+    /// Creates a list of blocks 1 to 3 in its only shard, block 1 on top.
     fn three_blocks() -> (FreeList, BlockWords) {
         (FreeList::new(FIRST, 3, 1, Keep::Nothing).unwrap(), BlockWords::new(4).unwrap())
     }
 
-    /// Such a list that holds `ids` instead.
+    /// Creates such a list that holds `ids` instead.
     fn that_holds(ids: &[u32]) -> (FreeList, BlockWords) {
         let (list, words) = three_blocks();
         let mut home = list.shards[0].claim();
@@ -151,7 +153,7 @@ mod tests {
         ids
     }
 
-    /// Takes `n` blocks and makes them idle, the last of them first.
+    /// Takes `n` blocks and makes them idle, the last block first.
     fn make_idle(list: &FreeList, n: usize, words: &BlockWords) {
         let ids = take(list, n, words);
         for &id in &ids {
@@ -227,7 +229,7 @@ mod tests {
         make_idle(&list, 2, &words);
         let used = take(&list, 3, &words);
         assert_eq!(list.audit(FIRST, &words), Ok(()));
-        // With the only free block in use too, the oldest of the idle ones goes next.
+        // The last free block is taken, and the oldest idle block is reclaimed.
         take(&list, 2, &words);
         assert_eq!((used.len(), list.audit(FIRST, &words)), (3, Ok(())));
     }
@@ -267,7 +269,7 @@ mod tests {
             make_idle(&list, TOTAL, &words);
             (0..looks).for_each(|_| assert_eq!(list.audit(FIRST, &words), Ok(())));
             let mut order = take(&list, BATCH + 1, &words);
-            // The oldest of the shard have entries left now.
+            // The shard's `oldest` list has entries now.
             (0..looks).for_each(|_| assert_eq!(list.audit(FIRST, &words), Ok(())));
             order.extend(take(&list, TOTAL - BATCH - 1, &words));
             order

@@ -1,27 +1,24 @@
-//! Which idle block goes first? Those that nobody has used for the longest time.
+//! `IdleLists` and `IdleShard`: a pool's idle blocks in reclaim order, the least recently used block first.
 //!
 //! ```text
 //!   last release ──> newest of the home shard ──full──> queue of batches ──> oldest of a shard ──> reclaim
 //! ```
 //!
-//! Each time a block becomes idle it gets an entry, with the epoch in which that was. A block that is
-//! matched leaves its entry behind; whoever comes by it finds that the block has moved on, and drops
-//! it. So the order is that of the last uses, exactly on one thread and to within a batch a shard
-//! between threads, and a match writes nothing but the block's word. An epoch has 8 bits: of a block
-//! that was left again a multiple of 256 times since, an old entry is taken for its last one, and the
-//! block is reclaimed too early.
+//! Each time a block becomes idle it gets an entry with its epoch. A match leaves the entry in place and
+//! writes only the block's word. The thread that reads the entry later finds that the block has changed,
+//! and drops the entry. So the order is that of the last uses: exact on one thread, to within a batch a
+//! shard between threads. An epoch has 8 bits. If the block became idle a multiple of 256 times since, an
+//! old entry is taken for its last one, and the block is reclaimed too early.
 //!
-//! Under `ReclaimPolicy::TwoQueue` all of this is there twice: for blocks asked for once, and for
-//! those asked for *again*. Whichever has lain longer goes first, where the time of the latter
-//! counts a third.
+//! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot (`again` in the
+//! code), for the others. The older head is reclaimed first; the age of a hot block is divided by three.
 //!
-//! A *spare* block is one copy more of a content that another block was cached under, and no match has
-//! asked for it. Its entry goes to a list of the home shard, and from there to a queue, both of which are
-//! reclaimed before all others. Where they are full the spare block is one like any other: beyond a
-//! quarter of the blocks, or beyond 32 a shard under `ReclaimPolicy::TwoQueue`, whose memory is short.
+//! A *spare* block holds a further copy of a content that another block was cached under, and no match has
+//! asked for this copy. Its entry goes to a list of the home shard, and from there to a queue. Both are
+//! reclaimed before all other idle blocks. Where they are full, a spare block is treated as any other. They
+//! hold a quarter of the pool's blocks, or 32 a shard under `TwoQueue`, whose memory is short.
 //!
-//! Invariant: an idle block has an entry of its epoch in a shard or in a queue, for anyone who
-//! holds all claims. Entries do not know why blocks are cached.
+//! Invariant: an idle block has an entry of its epoch in a shard or a queue, for a thread with all claims.
 
 mod batches;
 mod ghosts;
@@ -38,53 +35,53 @@ use crate::pool::reclaim::{Keep, ReclaimPolicy};
 use crate::pool::state::{BlockWords, IdleBlock, LeftIdle};
 use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, AtomicUsize, Ordering, thread_ordinal};
 
-/// How many times as long as others a block stays that was asked for again.
+/// The age of a hot block is divided by this before it is compared with a cold block's.
 const AGAIN_STAYS: u32 = 3;
 
-/// Which part of the blocks at most are spare ones that wait between the shards.
+/// Spare blocks between the shards: at most the pool's blocks divided by this.
 const SPARE_SHARE: usize = 4;
 
-/// Spare ones of a shard where none wait between the shards.
+/// Spare blocks in a shard, where no queue of spare blocks is kept.
 const SPARE_ALONE: usize = if BATCH < 32 { BATCH } else { 32 };
 
-/// How many orders there can be side by side: of blocks asked for once, and again.
+/// Number of classes: cold blocks and hot blocks.
 const CLASSES: usize = 2;
 
-/// The idle blocks between the shards, and what is remembered of those reclaimed.
+/// The idle blocks between the shards, and the names of recently reclaimed contents.
 pub(super) struct IdleLists {
-    /// One a class.
+    /// One queue for each class.
     queues: Box<[IdleQueue]>,
-    /// Of spare blocks, and how many batches have room there.
+    /// Batches of spare blocks, and the most batches that the queue may hold.
     spare: Option<(ArrayQueue<IdleBatch>, usize)>,
     ghosts: Ghosts,
-    /// Batches that became old so far, modulo 2^32: the time.
+    /// The time: batches moved to a queue so far, modulo 2^32.
     clock: AtomicU32,
 }
 
-/// The entries of one shard. Written under its claim only.
+/// The entries of one shard. Written only under its claim.
 pub(super) struct IdleShard {
     classes: [ClassShard; CLASSES],
-    /// Those of spare blocks.
+    /// Entries of spare blocks.
     spare: Entries,
 }
 
-/// Those of one class.
+/// The entries of one class in one shard.
 struct ClassShard {
     newest: Entries,
     oldest: Entries,
 }
 
-/// Entries in order, from `start` to `end`.
+/// Entries from `start` to `end`, the oldest first.
 struct Entries {
     slots: Box<[AtomicU64]>,
     start: AtomicUsize,
     end: AtomicUsize,
-    /// When the first of them came.
+    /// The time at which the first entry was added.
     stamp: AtomicU32,
 }
 
 impl IdleLists {
-    /// For a pool of `total` blocks and so many shards; without memory where nothing is kept.
+    /// Creates lists for a pool of `total` blocks. Allocates no memory where no contents are kept.
     pub(super) fn new(total: usize, shards: usize, keep: Keep) -> Result<Self> {
         let classes = classes(keep);
         let queues = (0..classes).map(|_| IdleQueue::new(total, shards));
@@ -98,24 +95,24 @@ impl IdleLists {
         })
     }
 
-    /// True if what is called `name` was reclaimed of late, as far as that is remembered.
+    /// Returns true if the content called `name` was recently reclaimed. The memory is limited and may err.
     pub(super) fn recall(&self, name: Name) -> bool {
         self.ghosts.recall(name)
     }
 
-    /// Gives up the contents of blocks that were reclaimed and suffice.
+    /// Drops the contents of reclaimed blocks, now that they suffice for the request.
     pub(super) fn finish_reclaim(&self, ids: &[BlockId], words: &BlockWords) {
         let view = words.view();
         for &id in ids {
             let was_spare = view.finish_reclaim(id);
-            // Of a spare block the content mostly is still there.
+            // Another block mostly still holds the content of a spare block.
             if !self.ghosts.is_empty() && !was_spare {
                 self.ghosts.remember(words.named().name(id));
             }
         }
     }
 
-    /// Shows every entry to `look` and leaves the queues as they were, for who holds all claims.
+    /// Passes every entry to `look` and leaves the queues as they were. The caller holds all claims.
     pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
         self.queues.iter().for_each(|queue| queue.inspect(&mut look));
         let spare = self.spare.iter().flat_map(|(queue, _)| (0..queue.len()).map(move |_| queue));
@@ -126,10 +123,10 @@ impl IdleLists {
         }
     }
 
-    /// Moves all entries of a shard to the queue. Out of line, as `pop_of_next_batch`.
+    /// Moves all entries of a shard to the queue. Not inlined, for the reason given at `pop_of_next_batch`.
     #[inline(never)]
     fn push_all(&self, class: usize, newest: &Entries, words: &BlockWords) {
-        // Relaxed: a time to within a batch, that nothing but an order hangs on.
+        // Relaxed: the time is exact to within a batch, and only the reclaim order depends on it.
         self.clock.fetch_add(1, Ordering::Relaxed);
         self.queues[class].push(newest.drain(), words);
     }
@@ -140,7 +137,7 @@ impl IdleLists {
     }
 }
 
-/// How many orders of idle blocks there are.
+/// Returns the number of classes under `keep`.
 fn classes(keep: Keep) -> usize {
     match keep {
         Keep::Nothing => 0,
@@ -150,7 +147,7 @@ fn classes(keep: Keep) -> usize {
 }
 
 impl IdleShard {
-    /// Without memory where contents are not kept.
+    /// Creates the lists of one shard. Allocates no memory where no contents are kept.
     pub(super) fn new(keep: Keep) -> Self {
         let slots = |class| if class < classes(keep) { BATCH } else { 0 };
         let of_spare = match classes(keep) {
@@ -162,7 +159,7 @@ impl IdleShard {
         Self { classes, spare: Entries::new(of_spare) }
     }
 
-    /// Shows every entry to `look`, for the holder of the claim.
+    /// Passes every entry to `look`. The caller holds the claim.
     pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
         let of_classes = self.classes.iter().flat_map(|class| [&class.oldest, &class.newest]);
         for entries in of_classes.chain([&self.spare]) {
@@ -179,7 +176,7 @@ impl ClassShard {
         Self { newest: Entries::new(slots), oldest: Entries::new(slots) }
     }
 
-    /// How long ago the first entry of this class came that is in reach.
+    /// Returns the age of the first entry that this shard can reach, in batches moved to a queue.
     fn age(&self, queue: &IdleQueue, now: u32) -> Option<u32> {
         if self.oldest.is_empty()
             && let Some(batch) = queue.pop()
@@ -195,7 +192,7 @@ impl ClassShard {
         self.oldest.pop().or_else(|| self.pop_of_next_batch(queue))
     }
 
-    /// Out of line: a batch is large, and the frame of who holds one too.
+    /// Not inlined: a batch is about 650 bytes and would enlarge the caller's stack frame.
     #[inline(never)]
     fn pop_of_next_batch(&self, queue: &IdleQueue) -> Option<IdleBlock> {
         let batch = queue.pop().unwrap_or_else(|| self.newest.drain());
@@ -204,7 +201,7 @@ impl ClassShard {
     }
 }
 
-// As above.
+// All accesses are Relaxed, as in `ClassShard`.
 impl Entries {
     fn new(slots: usize) -> Self {
         Self {
@@ -231,7 +228,7 @@ impl Entries {
         self.end() - self.start()
     }
 
-    /// Up to `n` of them.
+    /// Returns the first `n` entries, or all if there are fewer.
     fn first(&self, n: usize) -> impl Iterator<Item = IdleBlock> {
         let (start, end) = (self.start(), self.end());
         let slots = self.slots[start..end].iter().take(n);
@@ -247,7 +244,7 @@ impl Entries {
         })
     }
 
-    /// Appends an entry. False where there is no room.
+    /// Appends an entry. Returns false if there is no room.
     fn try_push(&self, idle: IdleBlock, now: u32) -> bool {
         if self.is_empty() {
             self.start.store(0, Ordering::Relaxed);
@@ -270,7 +267,7 @@ impl Entries {
         self.end.store(end + 1, Ordering::Relaxed);
     }
 
-    /// Takes all entries out.
+    /// Removes all entries and returns them as a batch.
     fn drain(&self) -> IdleBatch {
         let mut batch = IdleBatch::new(self.stamp.load(Ordering::Relaxed));
         while let Some(idle) = self.pop() {
@@ -281,7 +278,7 @@ impl Entries {
         batch
     }
 
-    /// Puts a batch in, where nothing is left.
+    /// Fills the empty list with a batch.
     fn refill(&self, batch: &IdleBatch) {
         self.start.store(0, Ordering::Relaxed);
         self.end.store(0, Ordering::Relaxed);
@@ -290,8 +287,8 @@ impl Entries {
 }
 
 impl FreeList {
-    /// Puts back what did not suffice: the free ids before `free_end`, and the reclaimed ones behind
-    /// it, which were all in reach, in their order.
+    /// Puts back blocks that were too few: the free ids before `free_end`, and after it the reclaimed
+    /// blocks. These were all that the thread could reach, in reclaim order.
     pub(super) fn put_back(
         &self,
         home: &mut Claim<'_>,
@@ -308,7 +305,7 @@ impl FreeList {
         out.drain(start..).for_each(|id| home.push(id, &self.depot));
     }
 
-    /// Reclaims from other shards.
+    /// Reclaims idle blocks from other shards until `out` has `end` ids.
     pub(super) fn reclaim_elsewhere(&self, end: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
         let ordinal = thread_ordinal();
         for step in 1..=self.shards.len() {
@@ -323,7 +320,7 @@ impl FreeList {
 }
 
 impl Claim<'_> {
-    /// Notes that a block has become idle.
+    /// Adds an entry for a block that became idle.
     #[inline]
     pub(super) fn push_idle(&mut self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
         if left.spare && self.push_spare(left.block, lists) {
@@ -337,8 +334,9 @@ impl Claim<'_> {
         newest.push(left.block, lists.now());
     }
 
-    /// Moves idle blocks to the end of `out`, each reclaimed, until it has `end` or none is in reach:
-    /// this shard's spare ones, its oldest, those in the queues, its newest. To be finished or put back.
+    /// Moves idle blocks to the end of `out` and reclaims each, until `out` has `end` ids or none can be
+    /// reached: first this shard's spare blocks, then its oldest, those in the queues, its newest. The
+    /// caller finishes or undoes the reclaim.
     pub(super) fn reclaim(
         &mut self,
         end: usize,
@@ -351,7 +349,7 @@ impl Claim<'_> {
         while out.len() < end {
             let Some(idle) = self.pop_idle(lists) else { break };
             if looked_at == 0 {
-                // The next of its batch with it: an exchange lets nothing that comes after it begin early.
+                // Prefetch this word with the next ones of its batch: an exchange delays later loads.
                 let [once, _] = &self.shard.idle.classes;
                 looked_at = once.oldest.len().min(end - out.len()) + 1;
                 let others = once.oldest.first(looked_at).map(|idle| idle.id);
@@ -364,14 +362,14 @@ impl Claim<'_> {
         }
     }
 
-    /// Notes that a spare block has become idle. False where there is no room.
+    /// Adds an entry for a spare block that became idle. Returns false if there is no room.
     #[cold]
     fn push_spare(&mut self, idle: IdleBlock, lists: &IdleLists) -> bool {
         let (spare, now) = (&self.shard.idle.spare, lists.now());
         if spare.try_push(idle, now) {
             return true;
         }
-        // Others may push at the same time: what finds no room stays here.
+        // Other threads may push at the same time. A batch that finds the queue full stays in this shard.
         let has_room = |(queue, batches): &&(ArrayQueue<IdleBatch>, usize)| queue.len() < *batches;
         let Some((queue, _)) = lists.spare.as_ref().filter(has_room) else {
             return false;
@@ -385,7 +383,7 @@ impl Claim<'_> {
     fn pop_spare(&mut self, lists: &IdleLists) -> Option<IdleBlock> {
         let spare = &self.shard.idle.spare;
         spare.pop().or_else(|| {
-            // Mostly there are none, which one look says.
+            // Mostly the queue is empty, and one load shows that.
             let (queue, _) = lists.spare.as_ref().filter(|(queue, _)| !queue.is_empty())?;
             spare.refill(&queue.pop()?);
             spare.pop()

@@ -1,8 +1,8 @@
-//! How does a thread get hold of cached blocks? By their names, under a claim of a shard.
+//! `Matching`: acquires cached blocks by their names, under a claim of a shard.
 //!
-//! The claim is not for the blocks, which many threads may match at once, but for the counts: a block
-//! stops being idle, like it stops being free, under a claim, so that whoever holds all claims finds
-//! words and ledgers in agreement. It does not know where names are looked up.
+//! The claim does not guard the blocks: many threads may match a block at the same time. It guards the
+//! counts. A block stops being idle, as it stops being free, under a claim. So a thread that holds all claims
+//! finds words and ledgers in agreement.
 
 use super::shard::Claim;
 use super::{BATCH, FreeList};
@@ -10,8 +10,8 @@ use crate::id::BlockId;
 use crate::pool::name::Name;
 use crate::pool::state::{BlockWords, Left, WasIdle};
 
-/// A few cached blocks being acquired. Hold it briefly: other threads of this home shard go to the
-/// next one meanwhile.
+/// A claim under which cached blocks are acquired. Hold it briefly: other threads of this home shard use the
+/// next shard while it is held.
 pub(crate) struct Matching<'a> {
     home: Claim<'a>,
     list: &'a FreeList,
@@ -26,15 +26,15 @@ impl FreeList {
 }
 
 impl Matching<'_> {
-    /// Blocks to acquire before the claim should be let go.
+    /// The most blocks to acquire under one claim.
     pub(crate) const AT_MOST: usize = BATCH;
 
-    /// Makes the caller an owner of `id` if the block is cached under `name`, whose content is asked
-    /// for again.
+    /// Makes the caller an owner of `id` if the block is cached under `name`. The content then counts as
+    /// asked for again.
     #[inline]
     pub(crate) fn acquire(&mut self, id: BlockId, name: Name) -> bool {
         let named = self.words.named();
-        // A look first: a block of another name is not to be touched.
+        // Read first: the word of a block with another name must not be written.
         if named.name(id) != name {
             return false;
         }
@@ -45,13 +45,13 @@ impl Matching<'_> {
             self.revived += u64::from(was_idle.0);
             return true;
         }
-        // It was reclaimed and named anew since it was looked up.
+        // After the look-up the block was reclaimed and got another name.
         self.leave(id, was_idle);
         false
     }
 
-    /// Lets an idle block be the last used, for who has the content called `name` elsewhere. It stays
-    /// idle all the while, and counts as asked for no more than before.
+    /// Makes an idle block the most recently used, for a caller that has the content called `name` in another
+    /// block. The block stays idle, and does not become hot.
     pub(crate) fn touch(&mut self, id: BlockId, name: Name) {
         let named = self.words.named();
         if named.name(id) == name
@@ -61,11 +61,12 @@ impl Matching<'_> {
         }
     }
 
-    /// Lets go of a block that is not the one that was meant.
+    /// Releases a block that turned out to have another name.
     #[cold]
     pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
         let ledger = &self.home.shard.ledger;
-        // Counted first: who has matched it since may let go of it last, and counts it as given then.
+        // Count the acquisition first: a thread that has matched the block since may release it last, and
+        // then counts it as given.
         if was_idle.0 {
             ledger.revived(1);
             ledger.took(1);

@@ -1,8 +1,7 @@
-//! Which ids does one home shard hold, and who may touch them? A stack of ids under a claim.
+//! `Shard` and `Claim`: the magazine of free ids of one home shard, and the right to change it.
 //!
-//! Invariant: ids, their number and the ledger are accessed by the holder of the claim only, which
-//! one exchange gives and one store gives up, also when its holder panics. It does not know other
-//! shards.
+//! Invariant: only the holder of the claim accesses the ids, their number and the ledger. One exchange takes
+//! the claim and one store releases it, also when its holder panics.
 
 use super::idle::IdleShard;
 use crate::array::array_of;
@@ -13,18 +12,18 @@ use crate::pool::reclaim::Keep;
 use crate::pool::state::BlockWords;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, Ordering};
 
-/// Blocks that travel between a shard and the depot in one queue operation, and the most that
-/// are released under one claim.
+/// Blocks that move between a shard and the depot in one queue operation, and the most that are released
+/// under one claim.
 pub(super) const BATCH: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 128 };
 
-/// Free ids that a home shard holds at most. Two batches: whoever crosses the border between two
-/// of them back and forth does not move one each time.
+/// The most free ids in a home shard's magazine: two batches. So a thread that crosses the border between two
+/// batches back and forth does not move a batch each time.
 pub(in crate::pool) const MAGAZINE: usize = 2 * BATCH;
 
-/// Free ids on their way through the depot.
+/// A batch of free ids in the depot.
 pub(super) struct Batch(pub(super) [BlockId; BATCH]);
 
-/// Loose free ids, and the counts of what went through here.
+/// The loose free ids of one shard, and the counts of the blocks taken and given through it.
 pub(super) struct Shard {
     claimed: AtomicBool,
     len: AtomicUsize,
@@ -35,7 +34,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// With room for so many loose ids, and for idle blocks as far as `keep` needs it.
+    /// Creates a shard with room for `loose` ids, and for idle blocks if `keep` asks for that.
     pub(super) fn new(loose: usize, keep: Keep) -> Result<Self> {
         Ok(Self {
             claimed: AtomicBool::new(false),
@@ -46,7 +45,7 @@ impl Shard {
         })
     }
 
-    /// A claim on this very shard. Only a holder of `shortage` may wait so while it holds other
+    /// Waits for a claim on this very shard. Only a holder of `shortage` may wait so while it holds other
     /// claims.
     pub(super) fn claim(&self) -> Claim<'_> {
         let mut backoff = Backoff::new();
@@ -58,16 +57,17 @@ impl Shard {
         }
     }
 
-    /// A claim, if nobody holds it and a look from outside found some loose ids.
+    /// Claims the shard unless it is claimed, or had no loose ids when read without a claim.
     pub(super) fn try_claim_unless_empty(&self) -> Option<Claim<'_>> {
-        // Relaxed: a guess. The claim's holder looks again; who must know claims all shards.
+        // Relaxed: a guess. The claim's holder reads the number again; a thread that must be sure claims all
+        // shards.
         if self.len.load(Ordering::Relaxed) == 0 { None } else { self.try_claim() }
     }
 
     #[inline]
     pub(super) fn try_claim(&self) -> Option<Claim<'_>> {
-        // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their
-        // words, and through them all that earlier owners did with the blocks.
+        // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their words, and
+        // through them all that earlier owners did with the blocks.
         // Loom: a_blocks_next_owner_sees_its_last.
         let claim =
             self.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
@@ -80,8 +80,8 @@ pub(super) struct Claim<'a> {
     pub(super) shard: &'a Shard,
 }
 
-// All accesses to `len` and `ids` are Relaxed: they are made under the claim only, and its
-// hand-over orders them.
+// All accesses to `len` and `ids` are Relaxed: they are made only under the claim, and its hand-over orders
+// them.
 impl Claim<'_> {
     #[inline]
     pub(super) fn len(&self) -> usize {
@@ -93,7 +93,7 @@ impl Claim<'_> {
         self.shard.len.store(len, Ordering::Relaxed);
     }
 
-    /// Moves `n` ids, as many as there are or fewer, to `out`, each with one owner now.
+    /// Moves `n` ids to `out` and gives each block its one owner. The magazine holds at least `n`.
     #[inline]
     pub(super) fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
         let len = self.len();
@@ -129,15 +129,14 @@ impl Claim<'_> {
         self.set_len(len + 1);
     }
 
-    /// The number of ids, once there is room for `n` more, at most a batch.
+    /// Makes room for `n` more ids, at most a batch, and returns the number of ids.
     #[inline]
     pub(super) fn make_room(&mut self, n: usize, depot: &ArrayQueue<Batch>) -> usize {
         let len = self.len();
         if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
     }
 
-    /// Moves the uppermost of `len` ids to the depot, a batch of them, and returns how many
-    /// are left.
+    /// Moves a batch of ids, the uppermost of `len`, to the depot and returns how many are left.
     #[cold]
     fn spill(&mut self, len: usize, depot: &ArrayQueue<Batch>) -> usize {
         let rest = len - BATCH;

@@ -1,4 +1,4 @@
-//! What does a thread find beyond its home, and what does it leave there? Each way by itself.
+//! Tests of the free list: each way to take blocks beyond the home shard, and to give them back, by itself.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,14 @@ use crate::pool::reclaim::ReclaimPolicy;
 
 const SHARDS: usize = 4;
 
-/// A list and words whose blocks are where a test puts them: shards in order from this thread's home.
+/// A list and words whose blocks a test places: shards in order from this thread's home.
 struct Spread {
     list: FreeList,
     words: BlockWords,
 }
 
 impl Spread {
-    /// So many free blocks in each shard; no more than fit.
+    /// Creates a list with `free[i]` free blocks in shard i. More than fit in a shard are not allowed.
     fn new(free: [usize; SHARDS], keep: Keep) -> Self {
         let total = free.iter().sum();
         let words = match keep {
@@ -42,7 +42,7 @@ impl Spread {
         std::array::from_fn(|at| self.shard(at).claim().len())
     }
 
-    /// Takes all free blocks of a shard, names them and makes them idle there, the last first.
+    /// Takes all free blocks of a shard, names them and makes them idle there, the last block first.
     fn make_idle(&self, from_home: usize) -> Vec<BlockId> {
         let mut claim = self.shard(from_home).claim();
         let (n, mut ids) = (claim.len(), Vec::new());
@@ -55,7 +55,7 @@ impl Spread {
         ids
     }
 
-    /// So many blocks are used, and of the others so many idle.
+    /// Asserts that `used` blocks are used and `idle` of the others idle, and that the audit finds no fault.
     #[track_caller]
     fn assert_used_and_idle(&self, used: usize, idle: usize) {
         assert_eq!((self.list.used(), self.list.idle_totals().idle), (used, idle));
@@ -67,7 +67,7 @@ fn distinct(ids: &[BlockId]) -> usize {
     ids.iter().collect::<HashSet<_>>().len()
 }
 
-/// In front of what is taken: whoever takes adds to what is there.
+/// The first id of `out` before a call: the free list appends and leaves it there.
 const THERE: BlockId = BlockId(u32::MAX);
 
 const CONTENTS: Keep = Keep::Contents(ReclaimPolicy::Lru);
@@ -77,7 +77,7 @@ fn who_holds_all_claims_takes_from_every_shard_and_the_depot() {
     for n in [0, 1, 40, 40 + BATCH, 39 + 2 * BATCH, 40 + 2 * BATCH] {
         let spread = Spread::new([0, 10, 2 * BATCH, 30], Keep::Nothing);
         let mut third = spread.shard(2).claim();
-        third.push(BlockId(0), &spread.list.depot); // which spills a batch
+        third.push(BlockId(0), &spread.list.depot); // this spills a batch
         let len = third.len();
         third.set_len(len - 1);
         drop(third);
@@ -227,8 +227,8 @@ fn a_claim_passes_over_a_shard_that_is_claimed() {
     drop(second);
 }
 
-/// One came by an old entry to a block that is called otherwise by now; meanwhile another matches it by
-/// its name, and leaves it last.
+/// A thread acquires a block by a stale index entry, under which the block has another name by now. While it
+/// holds the block, another thread matches it by the right name and releases it last.
 #[test]
 fn who_lets_go_of_a_block_of_another_name_has_counted_it_before_others_give_it_back() {
     for other_leaves_last in [true, false] {
@@ -266,12 +266,12 @@ fn a_block_that_is_touched_stays_idle_and_goes_last() {
     let name = |id: BlockId| Name::new(u128::from(id.0) + 1);
     let before = list.totals();
     list.matching(words).touch(ids[2], name(ids[2]));
-    list.matching(words).touch(ids[1], name(ids[0])); // another content
+    list.matching(words).touch(ids[1], name(ids[0])); // a different content
     spread.assert_used_and_idle(0, 3);
     assert_eq!(list.totals(), before);
     let mut taken = Vec::new();
     list.take(3, words, &mut taken).unwrap();
     assert_eq!(taken, [ids[1], ids[0], ids[2]]);
-    list.matching(words).touch(ids[0], name(ids[0])); // in use, and cached no more
+    list.matching(words).touch(ids[0], name(ids[0])); // in use, and no longer cached
     spread.assert_used_and_idle(3, 0);
 }

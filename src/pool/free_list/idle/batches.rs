@@ -1,7 +1,7 @@
-//! Which idle blocks wait between the shards? Batches of entries, the oldest first.
+//! `IdleQueue`: batches of entries of idle blocks between the shards, the oldest first.
 //!
-//! A block that is matched leaves its entry behind. When entries left behind fill half of the queue,
-//! it is turned over once without them.
+//! A match leaves the block's entry in place. When such stale entries fill half of the queue, the queue is
+//! compacted: each batch is taken once, and only valid entries are put back.
 
 use super::BATCH;
 use crate::array::queue_of;
@@ -10,19 +10,20 @@ use crate::id::BlockId;
 use crate::pool::state::{BlockWords, IdleBlock};
 use crate::sync::ArrayQueue;
 
-/// Entries on their way, the oldest first. Not of `IdleBlock`s: 5 bytes an entry instead of 8.
+/// A batch of entries, the oldest first. Ids and epochs are kept apart: 5 bytes an entry, not the 8 of an
+/// `IdleBlock`.
 pub(super) struct IdleBatch {
     ids: [u32; BATCH],
     epochs: [u8; BATCH],
     len: u32,
-    /// When the first entry came.
+    /// The time at which the first entry was added.
     pub(super) stamp: u32,
 }
 
 /// The entries of one class between the shards.
 pub(super) struct IdleQueue {
     batches: ArrayQueue<IdleBatch>,
-    /// Batches from which on it is turned over.
+    /// Above this number of batches the queue is compacted.
     full: usize,
 }
 
@@ -49,7 +50,7 @@ impl IdleBatch {
 }
 
 impl IdleQueue {
-    /// For a pool of `total` blocks and so many shards.
+    /// Creates a queue for a pool of `total` blocks and `shards` home shards.
     pub(super) fn new(total: usize, shards: usize) -> Result<Self> {
         let full = 2 * total.div_ceil(BATCH) + shards;
         Ok(Self { batches: queue_of(full + 2 * shards)?, full })
@@ -59,7 +60,7 @@ impl IdleQueue {
         self.batches.pop()
     }
 
-    /// Appends a batch, and turns the queue over if it is too long.
+    /// Appends a batch, and compacts the queue if it is too long.
     pub(super) fn push(&self, batch: IdleBatch, words: &BlockWords) {
         let mut waiting = Some(batch);
         while let Some(batch) = waiting.take() {
@@ -70,8 +71,8 @@ impl IdleQueue {
         }
     }
 
-    /// Takes each batch once and puts the entries that stand back in order. As many blocks are idle
-    /// as there are at most, so half of the entries or more go.
+    /// Takes each batch once and puts the valid entries back in order. A pool has at most `total` idle
+    /// blocks, so at least half of the entries go.
     #[cold]
     fn turn_over(&self, words: &BlockWords) {
         let mut standing = IdleBatch::new(0);
@@ -97,7 +98,7 @@ impl IdleQueue {
         assert!(pushed.is_ok(), "the queue has room for what came out of it");
     }
 
-    /// Shows every entry to `look` and leaves the queue as it was, for who holds all claims.
+    /// Passes every entry to `look` and leaves the queue as it was. The caller holds all claims.
     pub(super) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
         for _ in 0..self.batches.len() {
             let batch = self.batches.pop().expect("only a claim's holder takes from the queue");
@@ -113,7 +114,7 @@ mod tests {
     use crate::pool::name::{Name, NewName};
     use crate::pool::state::Left;
 
-    /// Words of a batch of blocks, all idle, and their entries.
+    /// Creates the words of a batch of blocks, all idle, and their entries.
     fn idle_blocks() -> (BlockWords, Vec<IdleBlock>) {
         let words = BlockWords::with_names(BATCH).unwrap();
         let make_idle = |id: BlockId| {
@@ -134,7 +135,7 @@ mod tests {
         batch
     }
 
-    /// An entry that its block has moved on from.
+    /// Returns a stale entry of the block.
     fn left_behind(idle: IdleBlock) -> IdleBlock {
         IdleBlock { epoch: idle.epoch.wrapping_add(100), ..idle }
     }
@@ -161,7 +162,7 @@ mod tests {
     fn a_queue_that_is_turned_over_keeps_the_order_and_the_time_of_the_oldest() {
         let (words, entries) = idle_blocks();
         let queue = IdleQueue::new(BATCH, 1).unwrap();
-        // Four batches, half of each left behind: what stands fills two.
+        // Four batches, half of each stale: the valid entries fill two.
         for (stamp, part) in entries.chunks(BATCH / 4).enumerate() {
             let half: Vec<IdleBlock> =
                 part.iter().copied().flat_map(|idle| [left_behind(idle), idle]).collect();

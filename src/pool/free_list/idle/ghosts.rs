@@ -1,10 +1,10 @@
-//! Was this content here a while ago? The names of blocks reclaimed of late, 32 bits of each.
+//! `Ghosts`: the names of recently reclaimed contents, 32 bits of each (the ghost list of 2Q).
 //!
-//! A table with a slot a block, where a name has one place and the newest stays. So it forgets at
-//! random, and whoever asks takes the names of a chain from its end: where one of them is
-//! remembered, those before it have come back as well.
+//! The table is direct-mapped: one slot a block, and a new name overwrites the old one. So it forgets at
+//! random. A caller therefore asks for the names of a chain from its end: if one is remembered, the names
+//! before it count as returned too.
 //!
-//! It may err either way, and only an order hangs on it.
+//! An answer may be wrong either way. It affects only the reclaim order.
 
 use crate::array::array_of;
 use crate::error::Result;
@@ -25,13 +25,13 @@ impl Ghosts {
         self.slots.is_empty()
     }
 
-    /// Notes that what is called `name` is given up.
+    /// Notes that the content called `name` was reclaimed.
     pub(super) fn remember(&self, name: Name) {
         let (slot, mark) = self.place(name);
         slot.store(mark, Ordering::Relaxed);
     }
 
-    /// True if `name` was given up of late. Without slots, nothing is remembered.
+    /// Returns true if `name` was recently noted. Without slots, nothing is remembered.
     pub(super) fn recall(&self, name: Name) -> bool {
         if self.is_empty() {
             return false;
@@ -51,7 +51,7 @@ impl Ghosts {
 mod tests {
     use super::*;
 
-    /// Fewer for an interpreter.
+    /// Fewer names where Miri interprets the test.
     const NAMES: u128 = if cfg!(miri) { 12_000 } else { 100_000 };
 
     #[test]
