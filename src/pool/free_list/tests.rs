@@ -228,7 +228,7 @@ fn a_claim_passes_over_a_shard_that_is_claimed() {
 }
 
 /// A thread acquires a block by a stale index entry, under which the block has another name by now. While it
-/// holds the block, another thread matches it by the right name and releases it last.
+/// holds the block, another thread matches it by the right name and may release it last.
 #[test]
 fn who_lets_go_of_a_block_of_another_name_has_counted_it_before_others_give_it_back() {
     for other_leaves_last in [true, false] {

@@ -1,4 +1,4 @@
-//! `Called`: a waiter whose turn has come, on its way out of the queue to its waker.
+//! `Called`: a waiter that the queue has chosen to wake, with its waker.
 //!
 //! ```text
 //!   queue ──> Called ── is a scope open? ── no ──> wake
@@ -6,12 +6,12 @@
 //!                          └─> the scope's end       └─> the waiter is deaf; call the next
 //! ```
 //!
-//! A thread may give blocks back while it holds a lock of the cache. Its scope ([`later`]) is open then,
-//! and the waiter is woken when the scope ends.
+//! A thread may release blocks while it holds a lock of the cache. Its scope ([`later`]) is open then, and
+//! the waiter is woken when the scope ends.
 //!
-//! A waiter whose waker panicked is *deaf*: it has missed its call, and would block those behind it. It
-//! leaves its place until its task polls it, or drops it. Its sequence counts as waiting all the while.
-//! In which order waiters are called, the queue says.
+//! A waiter whose waker panicked is *deaf*: it has missed its call, and would block the waiters after it. It
+//! leaves the order until its task polls it, or drops it. Until then its sequence still counts as waiting.
+//! The queue decides in which order waiters are called.
 
 use std::mem;
 use std::task::{Context, Waker};
@@ -28,7 +28,7 @@ pub(super) struct Called {
 }
 
 impl Waiters {
-    /// Wakes a waiter that was called: now, or when this thread holds no lock.
+    /// Wakes a called waiter: now, or when this thread holds no lock.
     pub(super) fn wake(self: &PlainArc<Self>, called: Called) {
         if later::is_open() {
             self.queue.lock().wake_later(called);
@@ -38,8 +38,8 @@ impl Waiters {
         }
     }
 
-    /// A waker of the task that polls the waiter of `place`. If there is none because its clone panics,
-    /// the poll panics, and the waiter passes its turn on.
+    /// Clones the waker of the task that polls the waiter of `place`. If the clone panics, the poll panics,
+    /// and the next waiter is called instead.
     pub(super) fn waker_of(self: &PlainArc<Self>, context: &Context<'_>, place: Place) -> Waker {
         struct PassedOver<'a>(&'a PlainArc<Waiters>, Place);
         impl Drop for PassedOver<'_> {
@@ -60,7 +60,7 @@ impl Waiters {
         }
     }
 
-    /// Calls the waiters that are due now that the one of `place` is deaf. They look themselves whether
+    /// Calls the waiters that are due now that the waiter of `place` is deaf. They check themselves whether
     /// there is room.
     #[cold]
     fn call_instead_of(&self, place: Place) {

@@ -1,19 +1,20 @@
-//! Which waiter is woken next? `Queue`: the order of a pool's waiters, a plain value under one lock.
+//! `Queue`: the order of a pool's waiters, a plain value under one lock.
 //!
-//! A waiter is *asleep* while the queue has its waker. It is *awake* from the moment that the queue
-//! hands its waker out until it registers again. The queue wakes nothing itself.
+//! A waiter is *asleep* while the queue has its waker. It is *awake* from the moment that the queue returns
+//! its waker until it registers again. The queue itself wakes no waiter.
 //!
-//! A waiter is woken when there is room for its need, and when it has to look again because its need
-//! may have fallen:
+//! A waiter is woken when there is room for its need, and when it has to ask again because its need may have
+//! fallen:
 //! - a growing sequence that is the first, after each release and after each change of the sequence;
-//! - a prompt that is the first or may pass the first, after each change of what can be matched;
+//! - a prompt that is the first or may pass the first, after each change of the matchable contents;
 //! - a request of a fixed number of blocks never.
 //!
-//! A prompt that only has to look takes a leave to pass too, and returns it if it is refused. One such
-//! prompt is awake at a time, however many wait: a change of contents costs one wake-up behind the first.
+//! A prompt that only has to ask again takes a leave to pass too, and returns it if it is refused. One such
+//! prompt is awake at a time, however many wait: a change of contents wakes at most one prompt after the
+//! first.
 //!
-//! Invariants: sequences that grow come before new requests; a leave to pass is counted from the moment
-//! that it is given; `passed` is at most `at_most`.
+//! Invariants: growing sequences come before new requests; a leave to pass is counted from the moment that it
+//! is given; `passed` is at most `at_most`.
 
 mod passing;
 #[cfg(test)]
@@ -28,16 +29,16 @@ use super::{Class, Fairness, Grower, Place, Short, Shortage};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
 
-/// The demand while the first waiter is awake: no room wakes a waiter.
+/// The demand while the first waiter is awake: no amount of room wakes a waiter.
 const NO_ROOM_SUFFICES: usize = usize::MAX;
 
-/// What a waiter that is awake does next.
+/// The next action of an awake waiter.
 #[derive(Debug)]
 pub(super) enum Call {
     /// Ask the pool.
     Ask,
     Sleep,
-    /// Leave: all sequences wait for each other, and this one is to yield.
+    /// Leave: every sequence waits for blocks of the others (deadlock), and this one is to yield.
     Stalled(SeqId),
     /// Leave: its sequence was freed or evicted.
     Gone(PagedKvError),
@@ -47,37 +48,37 @@ pub(super) enum Call {
 pub(super) struct Queue {
     fairness: Fairness,
     places: BTreeMap<Place, Waiting>,
-    /// New requests by the room they need; only where they may pass each other.
+    /// New requests by need; only where they may pass each other.
     by_need: BTreeSet<(usize, Place)>,
-    /// Prompts by when they asked last; only where they may pass each other.
+    /// Prompts by the time of their last attempt; only where they may pass each other.
     by_look: BTreeSet<(u64, Place)>,
     /// Passes over the first new request.
     passed: u32,
-    /// Changes of what can be matched, from 1 on.
+    /// Changes of the matchable contents, counted from 1.
     contents: u64,
-    /// The waiter behind the first that was woken to look and has not been refused yet.
+    /// The waiter after the first that was woken to ask again and has not been refused yet.
     looker: Option<Place>,
     /// Prompts in the queue that may need less when less can be matched.
     chunked: usize,
     arrivals: u64,
-    /// Waiters whose waker panicked, until they ask again: they are in no order.
+    /// Waiters whose waker panicked, until they ask again. They have no place in the order.
     deaf: BTreeMap<Place, Waiting>,
-    /// Waiters that are woken when a thread has left its locks.
+    /// Waiters to wake when the thread has released its locks.
     to_wake: Vec<Called>,
 }
 
-/// A waiter, as the queue knows it.
+/// The queue's record of a waiter.
 pub(super) struct Waiting {
     short: Short,
-    /// `None` once it was woken, until it registers.
+    /// `None` from the wake-up until it registers again.
     pub(super) waker: Option<Called>,
-    /// Changes of contents before it asked last; 0 if it has not asked since it is in the queue.
+    /// The count of content changes at its last attempt; 0 if it has not asked since it entered the queue.
     asked_at: u64,
-    /// It grows, and its need may have fallen since it asked last.
+    /// True if it grows, and its need may have fallen since its last attempt.
     must_look: bool,
-    /// It has leave to pass the first.
+    /// True if it has leave to pass the first.
     passing: bool,
-    /// Passes over this waiter and no waiter behind it.
+    /// Passes over this waiter that passed no waiter after it.
     passed_last: u32,
     stalled: bool,
     gone: Option<PagedKvError>,
@@ -111,13 +112,13 @@ impl Queue {
         of_class(&self.places) + of_class(&self.deaf)
     }
 
-    /// The sequences that wait to grow and are still there.
+    /// Returns the sequences that wait to grow and still exist.
     pub(super) fn growing(&self) -> BTreeSet<Grower> {
         let all = self.places.values().chain(self.deaf.values());
         all.filter(|waiting| waiting.gone.is_none()).filter_map(Waiting::grower).collect()
     }
 
-    /// 0 if no request waits, else the least room with which a waiter is to be woken.
+    /// Returns 0 if no request waits, else the least room that wakes a waiter.
     pub(super) fn demand(&self) -> usize {
         let Some((_, first)) = self.places.first_key_value() else {
             return 0;
@@ -129,13 +130,13 @@ impl Queue {
         first.short.need.min(passer).max(1)
     }
 
-    /// True if the first is a sequence that grows, and asleep.
+    /// Returns true if the first waiter is a growing sequence, and asleep.
     pub(super) fn is_growing(&self) -> bool {
         let first = self.places.first_key_value();
         first.is_some_and(|(place, first)| place.0 == Class::Growing && first.waker.is_some())
     }
 
-    /// True if a prompt waits that may need less when less can be matched.
+    /// Returns true if a prompt waits that may need less when less can be matched.
     pub(super) fn may_gain_by_loss(&self) -> bool {
         self.chunked > 0
     }
@@ -168,7 +169,7 @@ impl Queue {
         self.places.insert(place, waiting);
     }
 
-    /// Keeps the waker of a waiter, and says what the waiter does next. Returns the waker it had.
+    /// Keeps the waker of a waiter and returns the waiter's next action, with the waker that it had.
     pub(super) fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Called>) {
         if let Some(deaf) = self.deaf.remove(&place) {
             self.insert(place, deaf);
@@ -186,17 +187,17 @@ impl Queue {
             self.note_asking(place);
             Call::Ask
         } else {
-            // A sequence that grows may have come before it since it had leave.
+            // A growing sequence may have entered before it since it got its leave.
             self.return_leave(place);
             Call::Sleep
         };
         (call, old)
     }
 
-    /// Notes that a waiter was refused, and what it lacks now. True if another may be due.
+    /// Notes that a waiter was refused, and its need now. Returns true if another waiter may be due.
     pub(super) fn refused(&mut self, place: Place, short: Short) -> bool {
         if let Some(deaf) = self.deaf.get_mut(&place) {
-            // It was called while it asked, and its waker panicked.
+            // The waiter was called while it asked, and its waker panicked.
             deaf.short = short;
             return true;
         }
@@ -228,13 +229,13 @@ impl Queue {
         }
         if was_first && let Some(mut first) = self.places.first_entry() {
             let first = first.get_mut();
-            // Releases of the block that it would copy were not noted while it was not the first.
+            // While it was not the first, releases of the block that it would copy were not noted.
             first.must_look |= matches!(first.short.shortage, Shortage::GrowthWithCopy(_));
         }
         left
     }
 
-    /// The waker of the waiter that is to be woken while there is so much room, if any is.
+    /// Returns the waiter to wake while there is `room`, if any.
     pub(super) fn next(&mut self, room: usize) -> Option<Called> {
         let contents = self.contents;
         let first = self.places.first_entry()?.into_mut();
@@ -250,10 +251,11 @@ impl Queue {
         self.waiting(place).waker.take()
     }
 
-    /// Takes a waiter whose waker panicked out of the order, if it missed its call by that. Returns those
-    /// that are due instead: the first, and one that may pass it. They find out whether there is room.
+    /// Takes a waiter whose waker panicked out of the order, if it missed a call by that. Returns the waiters
+    /// that are due instead: the first, and one that may pass it. They check themselves whether there is
+    /// room.
     pub(super) fn pass_over(&mut self, place: Place) -> Vec<Called> {
-        // One that has left, or has asked since it was called, has missed nothing.
+        // A waiter that has left, or has asked since it was called, has missed no call.
         let missed = self.places.get(&place).is_some_and(|waiting| waiting.waker.is_none());
         if !missed {
             return Vec::new();
@@ -272,24 +274,24 @@ impl Queue {
         first.into_iter().chain(passer).collect()
     }
 
-    /// Keeps a waiter that is to be woken when a thread has left its locks.
+    /// Keeps a waiter to wake when the thread has released its locks.
     pub(super) fn wake_later(&mut self, called: Called) {
         self.to_wake.push(called);
     }
 
-    /// Takes the waiters that are to be woken when a thread has left its locks.
+    /// Takes the waiters to wake now that a thread has released its locks.
     pub(super) fn take_to_wake(&mut self) -> Vec<Called> {
         mem::take(&mut self.to_wake)
     }
 
-    /// Notes that blocks came back: a growing sequence may need no copy any more, or may be stalled.
+    /// Notes that blocks were released: a growing sequence may no longer need a copy, or all may be stalled.
     pub(super) fn note_release(&mut self) {
         if let Some(mut first) = self.places.first_entry() {
             first.get_mut().must_look |= first.key().0 == Class::Growing;
         }
     }
 
-    /// Notes that what can be matched has changed.
+    /// Notes that the matchable contents have changed.
     pub(super) fn note_contents(&mut self) {
         self.contents += 1;
     }
@@ -301,7 +303,7 @@ impl Queue {
         }
     }
 
-    /// Tells the waiters of a sequence that it is gone. Returns their wakers.
+    /// Marks the waiters of a freed or evicted sequence with their refusal. Returns those to wake.
     pub(super) fn tell_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Called> {
         let all = self.places.values_mut().chain(self.deaf.values_mut());
         let of_sequence = all.filter(|waiting| waiting.grower() == Some(grower));
@@ -312,10 +314,13 @@ impl Queue {
         of_sequence.filter_map(tell).collect()
     }
 
-    /// Tells the first waiter of `victim` that all sequences wait for each other. Returns its waker.
+    /// Marks the first waiter of `victim` as stalled: all sequences wait for each other. Returns it, to be
+    /// woken.
     ///
-    /// Tells no waiter if the first of all is awake or has room, or if a waiter was told and has not left
-    /// yet. Nor if others wait to grow than `growing`, on which the judgement rests.
+    /// Marks no waiter in these cases:
+    /// - the first of all is awake or has room;
+    /// - a waiter was marked before and has not left yet;
+    /// - the growing sequences that wait are not those of `growing`, on which the judgement rests.
     pub(super) fn stall(
         &mut self,
         victim: Grower,
@@ -333,7 +338,7 @@ impl Queue {
         let mut waiters = self.places.values_mut();
         let waiting = match hears {
             true => waiters.find(|waiting| is_victims(waiting)),
-            // Its waker has panicked: another one is told.
+            // The victim's waker has panicked: mark another waiter.
             false => waiters.rfind(|waiting| waiting.grower().is_some()),
         };
         let waiting = waiting?;

@@ -1,8 +1,8 @@
-//! How does a request wait for its turn? `Turn`: it asks, and if it is refused, it leaves its waker and
-//! checks again.
+//! `Turn`: a request that waits for room. It asks the pool; if it is refused, it registers its waker and asks
+//! again when woken.
 //!
-//! Dropping a [`Turn`] leaves the queue, and wakes the next waiter if that is due now. A turn
-//! does not know what is asked for: the caller's closure asks the pool.
+//! Dropping a [`Turn`] leaves the queue, and wakes the next waiter if that is due. The caller's closure asks
+//! the pool.
 
 use std::task::{Context, Poll};
 
@@ -12,18 +12,19 @@ use crate::error::{PagedKvError, Result as Answer};
 use crate::pool::PoolHandle;
 use crate::sync::foreign;
 
-/// Times that a waiter asks in a row, if it finds room between and then none, before others run.
+/// The most attempts of a waiter in a row, before other tasks run. It tries again when room appeared after a
+/// refusal.
 const ATTEMPTS: usize = 8;
 
 /// A request that waits for room, or will.
 pub(crate) struct Turn {
     pool: PoolHandle,
     place: Option<Place>,
-    /// Its need may fall while it waits.
+    /// True if its need may fall while it waits.
     may_need_less: bool,
 }
 
-/// How a request asks.
+/// How a request asks the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// As a request that does not wait, before it enters the queue.
@@ -32,7 +33,7 @@ pub enum Ask {
     InTurn,
 }
 
-/// How an attempt ended: for good, or for want of room.
+/// The result of an attempt: final, or short of room.
 pub(crate) type Attempt<T> = Result<Answer<T>, Short>;
 
 impl Turn {
@@ -49,8 +50,8 @@ impl Turn {
         self.place.is_some()
     }
 
-    /// Calls `attempt` once before the request waits, and then when it is its turn. `attempt` is done, or
-    /// says what it lacks.
+    /// Calls `attempt` once before the request waits, and then whenever it is its turn. `attempt` returns its
+    /// final result, or the room that it lacks.
     pub(crate) fn poll<T>(
         &mut self,
         context: &Context<'_>,
@@ -63,7 +64,7 @@ impl Turn {
                 Ok(done) => return Poll::Ready(done),
                 Err(short) => {
                     self.may_need_less = short.shortage != Shortage::Blocks;
-                    // Before it enters the queue: a clone may panic.
+                    // Clone before the request enters the queue: a clone may panic.
                     let waker = context.waker().clone();
                     let (place, call) = self.pool.waiters.enter(short, waker);
                     entered = Some(call);
@@ -112,7 +113,7 @@ impl Turn {
         Poll::Pending
     }
 
-    /// Leaves the queue. The next one may be due already.
+    /// Leaves the queue, and wakes the next waiter if it is due.
     pub(crate) fn leave(&mut self, served: bool) {
         if let Some(place) = self.place.take() {
             self.pool.waiters.leave(place, served);

@@ -1,10 +1,10 @@
-//! Which waiter may pass the first, and how passes are counted.
+//! Passing: which waiter may pass the first, and how passes are counted.
 //!
-//! **Passing.** A new request may pass while each waiter that it passes was passed by fewer than
-//! `at_most`. A waiter that arrived earlier was passed by all that passed a later one, so the first new
-//! request decides. Each waiter counts the passes over it that passed no waiter behind it. The passes
-//! over a waiter are the sum of these counts over itself and all behind it. `passed` is that sum for the
-//! first. A waiter that leaves adds its count to the waiter before it, so all sums stay right.
+//! A new request may pass while each waiter that it passes was passed by fewer than `at_most`. All requests
+//! that passed a waiter also passed the waiters that arrived before it. So the first new request decides.
+//! Each waiter counts the passes over it that passed no waiter after it. The passes over a waiter are the sum
+//! of these counts over itself and all waiters after it. `passed` is that sum for the first. A waiter that
+//! leaves adds its count to the waiter before it, so all sums stay right.
 
 use std::mem;
 use std::ops::Bound;
@@ -13,18 +13,18 @@ use super::Queue;
 use crate::pool::waiters::{Class, Fairness, Place};
 
 impl Queue {
-    /// The new request before a new request.
+    /// Returns the new request just before a new request.
     pub(super) fn before(&self, place: Place) -> Option<Place> {
         let before = self.places.range((Class::New, 0)..place.max((Class::New, 0)));
         before.last().map(|(&before, _)| before)
     }
 
-    /// True if new requests may pass each other, and so are listed by need.
+    /// Returns true if new requests may pass each other; the queue then lists them by need.
     pub(super) fn lists(&self, place: Place) -> bool {
         self.fairness != Fairness::Fifo && place.0 == Class::New
     }
 
-    /// True if a new request may pass the first waiter.
+    /// Returns true if a new request may pass the first waiter.
     pub(super) fn may_pass(&self) -> bool {
         let Fairness::Bypass { at_most } = self.fairness else {
             return false;
@@ -33,9 +33,9 @@ impl Queue {
         self.passed < at_most && first.is_some_and(|(first, _)| first.0 == Class::New)
     }
 
-    /// True if the waiter, which is awake, may ask now. Gives it leave to pass if it needs that.
+    /// Returns true if the waiter, which is awake, may ask now. Gives it a leave to pass if it needs one.
     pub(super) fn has_turn(&mut self, place: Place) -> bool {
-        // A sequence that grows asks once more when it is in the queue, where changes of it are noted.
+        // A growing sequence asks again once it is in the queue, because from then on its changes are noted.
         let is_entering = place.0 == Class::Growing && self.places[&place].asked_at == 0;
         if self.is_first(place) || is_entering {
             return true;
@@ -56,13 +56,13 @@ impl Queue {
         true
     }
 
-    /// The smallest new request and its need, if it may pass the first and is asleep.
+    /// Returns the smallest new request and its need, if it may pass the first and is asleep.
     pub(super) fn passer(&self) -> Option<(usize, Place)> {
         let &(need, place) = self.by_need.first().filter(|_| self.may_pass())?;
         (!self.is_first(place) && self.places[&place].waker.is_some()).then_some((need, place))
     }
 
-    /// The next prompt that may pass the first, is asleep, and has to look.
+    /// Returns the next prompt that may pass the first, is asleep, and has to ask again.
     pub(super) fn next_looker(&self) -> Option<Place> {
         if self.looker.is_some() || !self.may_pass() {
             return None;
@@ -83,7 +83,7 @@ impl Queue {
     }
 
     pub(super) fn allow_to_pass(&mut self, place: Place) {
-        // It may be called once more while it asks.
+        // The waiter may be called again while it asks.
         if mem::replace(&mut self.waiting(place).passing, true) {
             return;
         }
@@ -92,8 +92,8 @@ impl Queue {
         self.passed += 1;
     }
 
-    /// Counts the leave to pass that the waiter behind a returned one may have on the returned one: it was
-    /// counted on the waiter before, or on none.
+    /// Moves a count to a waiter that returned to the queue. The next waiter may have leave to pass, counted
+    /// on the waiter before the returned one, or on none. From now on that leave counts on the returned one.
     pub(super) fn count_leave_behind(&mut self, place: Place) {
         let behind = self.places.range((Bound::Excluded(place), Bound::Unbounded)).next();
         let passes = behind.is_some_and(|(_, waiting)| waiting.passing);
@@ -107,13 +107,13 @@ impl Queue {
         self.waiting(place).passed_last += 1;
     }
 
-    /// Takes back the leave to pass of a waiter that did not use it, if it had one.
+    /// Takes back the unused leave to pass of a waiter, if it has one.
     pub(super) fn return_leave(&mut self, place: Place) {
         self.looker = self.looker.filter(|&looker| looker != place);
         if !mem::take(&mut self.waiting(place).passing) {
             return;
         }
-        // If none is before it any more, its leave was counted off with the last that left.
+        // If no waiter is before it now, the last one that left took the count of this leave with it.
         if let Some(before) = self.before(place) {
             self.waiting(before).passed_last -= 1;
             self.passed -= 1;

@@ -1,4 +1,4 @@
-//! Does the queue name the right waiter, and is no waiter passed more often than it may be?
+//! Tests of the queue: it chooses the right waiter, and no waiter is passed more often than allowed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::id::AdmissionEpoch;
 use crate::sync::PlainArc;
 
-/// Counts how often it was woken.
+/// Counts its wake-ups.
 #[derive(Default)]
 struct Bell(AtomicUsize);
 
@@ -16,7 +16,7 @@ impl std::task::Wake for Bell {
     }
 }
 
-/// A waiter of a queue, and how often it was woken.
+/// A waiter of a queue, and the count of its wake-ups.
 struct Waiter {
     place: Place,
     bell: PlainArc<Bell>,
@@ -31,7 +31,7 @@ impl Waiter {
         queue.register(self.place, PlainArc::clone(&self.bell).into()).0
     }
 
-    /// One that was refused and is asleep.
+    /// Creates a waiter that was refused and is asleep.
     fn asleep(queue: &mut Queue, short: Short) -> Self {
         let waiter = Self::new(queue, short);
         if let Call::Ask = waiter.register(queue) {
@@ -63,14 +63,14 @@ fn bypass(at_most: u32) -> Queue {
     queue
 }
 
-/// Sequence 1, which needs two blocks, and sequence 2 behind it, both asleep.
+/// Creates a queue of sequence 1, which needs two blocks, and sequence 2 after it, both asleep.
 fn two_that_grow() -> (Queue, [Waiter; 2]) {
     let mut queue = Queue::new();
     let waiters = [1, 2].map(|id| Waiter::asleep(&mut queue, growing(id, 2)));
     (queue, waiters)
 }
 
-/// Wakes the next, if there is one. True if there was.
+/// Wakes the next waiter. Returns true if there was one.
 fn wakes_next(queue: &mut Queue, room: usize) -> bool {
     queue.next(room).map(|called| called.waker.wake()).is_some()
 }
@@ -185,15 +185,15 @@ fn what_becomes_the_first_looks_if_its_need_may_have_fallen() {
     }
 }
 
-/// What the model knows of a waiter.
+/// The model's record of a waiter.
 struct Known {
     waiter: Waiter,
     /// Places of the waiters that were served before it though they came later.
     passed_by: Vec<Place>,
 }
 
-/// Waiters enter, ask, are served or refused, and give up, at random: each is passed by `at_most` at
-/// most, and the queue's count is the number of passes, done and allowed, over the first new request.
+/// Waiters enter, ask, are served or refused, and cancel, at random. Each is passed by `at_most` at most. The
+/// queue's count is the number of passes, done and allowed, over the first new request.
 #[test]
 fn no_waiter_is_passed_by_more_than_allowed_of_those_behind_it() {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
@@ -222,7 +222,7 @@ fn no_waiter_is_passed_by_more_than_allowed_of_those_behind_it() {
                 _ => {
                     let place = known[chosen].waiter.place;
                     let asks = matches!(known[chosen].waiter.register(&mut queue), Call::Ask);
-                    // What other threads do while it asks.
+                    // Calls of other threads while it asks.
                     match below(4) {
                         0 => drop(queue.next(below(6))),
                         1 => {
