@@ -1,11 +1,10 @@
-//! What do keys and values depend on besides the tokens before them? A request's adapter, media and
-//! tenant, as vLLM puts them into the hash of a block.
+//! `ExtraKeys`: a request's adapter, media and tenant, hashed into its blocks in vLLM's format.
 
 use std::ops::Range;
 
 use minicbor::Encoder;
 
-/// What keys and values depend on besides the tokens before them. Part of every hash.
+/// Inputs other than tokens on which keys and values depend. They are part of every hash.
 ///
 /// ```
 /// use paged_kv::{ExtraKeys, PagedKvCache};
@@ -34,9 +33,8 @@ impl ExtraKeys {
         Self { lora: Some((name.into(), path.into())), ..self }
     }
 
-    /// Adds an image or the like, whose placeholder tokens are at these positions: part of every
-    /// block that holds some of them, with the place where it begins, counted from the block's first
-    /// token.
+    /// Adds an image or another medium, whose placeholder tokens are at these positions. It is part of every
+    /// block that holds some of them, together with its start, counted from the block's first token.
     ///
     /// ```
     /// use paged_kv::{ExtraKeys, PagedKvCache};
@@ -52,8 +50,8 @@ impl ExtraKeys {
         self
     }
 
-    /// A salt isolates hashes: a prompt never matches blocks of another salt, or of none. It is part of the
-    /// first block, and by the chain of all.
+    /// Adds a salt, which isolates hashes: a prompt never matches blocks of another salt, or of none. The
+    /// salt is part of the first block's hash, and by the chain of all hashes.
     ///
     /// ```
     /// use paged_kv::ExtraKeys;
@@ -64,7 +62,7 @@ impl ExtraKeys {
         Self { salt: Some(salt.into()), ..self }
     }
 
-    /// The LoRA adapter's.
+    /// Returns the name of the LoRA adapter.
     #[cfg(feature = "events")]
     pub(crate) fn lora_name(&self) -> Option<&str> {
         self.lora.as_ref().map(|(name, _)| &**name)
@@ -75,15 +73,15 @@ impl ExtraKeys {
         self.salt.as_deref()
     }
 
-    /// The media in the block of these positions, each with where it begins there.
+    /// Returns the media in the block of these positions, each with its start relative to the block.
     #[cfg(feature = "events")]
     pub(crate) fn media_in(&self, block: &Range<usize>) -> impl Iterator<Item = (&str, i64)> {
         let media = self.media.iter().filter(move |(_, positions)| overlap(positions, block));
         media.map(|(name, positions)| (&**name, positions.start as i64 - block.start as i64))
     }
 
-    /// The canonical CBOR of what concerns the block of these positions, in vLLM's order; null if
-    /// nothing does.
+    /// Appends to `out` the canonical CBOR of the keys that concern the block of these positions, in vLLM's
+    /// order. It is null if none does.
     pub(super) fn encode(&self, block: &Range<usize>, out: &mut Encoder<&mut Vec<u8>>) {
         let media = || self.media.iter().filter(|(_, positions)| overlap(positions, block));
         let salt = self.salt.as_ref().filter(|_| block.start == 0);
@@ -109,7 +107,7 @@ impl ExtraKeys {
         encoded.expect("writing to memory does not fail");
     }
 
-    /// True if they are part of the block of these positions.
+    /// Returns true if some of the keys are part of the block of these positions.
     pub(crate) fn concern(&self, block: &Range<usize>) -> bool {
         self.lora.is_some()
             || self.salt.is_some() && block.start == 0

@@ -1,11 +1,10 @@
-//! With which weights was a content computed? `Generation`, a part of every name.
+//! `Generation`: the weights with which a content was computed, as a part of every name.
 //!
-//! A name is a hash XOR the mask of its generation. Masks are a keyed function of the generation's
-//! number, and each cache has a key of its own: callers that hash themselves know no hash that leads
-//! from one generation to a name of another.
+//! A name is a hash XOR the mask of its generation. A mask is a keyed function of the generation's number,
+//! and each cache has its own key. So callers that supply their own hashes know no hash that leads from one
+//! generation to a name of another.
 //!
-//! Invariant: two generations of a cache have masks that no caller can relate. A generation does not
-//! know blocks.
+//! Invariant: no caller can relate the masks of two generations of a cache.
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -15,7 +14,7 @@ use crate::pool::Blocks;
 use crate::pool::name::{Mark, Name};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Which weights a content was computed with. Made once a call: its mask costs some nanoseconds.
+/// The weights with which a content was computed. Create it once a call: its mask costs some nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation {
     number: u64,
@@ -23,26 +22,26 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Returns the name of what `hash` stands for in this generation.
+    /// Returns the name of the content with hash `hash` in this generation.
     #[inline]
     pub(crate) fn name_of(self, hash: BlockHash) -> Name {
         Name::new(hash.as_u128() ^ self.mask)
     }
 
-    /// Returns what the block's content was published as, for the block's new owner. `None` if it was
-    /// published in another generation: its hash cannot be told from its name.
+    /// Returns the hash under which the block was last published, for the block's new owner. Returns `None`
+    /// if it was published in another generation: then the hash cannot be recovered from the name.
     pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
         let name = blocks.last_name(id, self.mark())?;
         Some(BlockHash::from_u128(name.bits() ^ self.mask))
     }
 
-    /// What names of this generation are marked with.
+    /// Returns the mark of the names of this generation.
     pub(super) fn mark(self) -> Mark {
         Mark::new(self.number)
     }
 }
 
-/// The generation that is current, and the key of all.
+/// The current generation, and the key of all masks.
 pub(super) struct Generations {
     current: AtomicU64,
     key: [u64; 2],
@@ -55,7 +54,7 @@ impl Generations {
     }
 
     pub(super) fn current(&self) -> Generation {
-        // Relaxed: the number alone tells contents apart, and guards nothing.
+        // Relaxed: the number alone separates contents, and guards nothing.
         self.generation(self.current.load(Ordering::Relaxed))
     }
 
@@ -66,8 +65,8 @@ impl Generations {
     }
 
     fn generation(&self, number: u64) -> Generation {
-        // The first one's is 0: before any reset there is nothing to be kept apart, and where names
-        // fall does not change from run to run.
+        // The first mask is 0. Before any reset no contents must be kept apart, and the bucket of a name does
+        // not change from run to run.
         let mask = if number == 0 { 0 } else { self.keyed(number) };
         Generation { number, mask }
     }
@@ -88,7 +87,7 @@ fn random_key() -> [u64; 2] {
     [0_u8, 1].map(|half| random.hash_one(half))
 }
 
-/// The same in every execution, which a model checker repeats.
+/// Returns the same key in every execution, because a model checker repeats executions.
 #[cfg(any(paged_kv_loom, paged_kv_shuttle))]
 fn random_key() -> [u64; 2] {
     [0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344]
@@ -107,7 +106,7 @@ mod tests {
         assert_eq!(names.len(), 1_000);
     }
 
-    /// Neither the masks nor what is between two of them.
+    /// Neither the masks nor the differences of two of them.
     #[test]
     fn masks_of_two_caches_have_nothing_in_common() {
         let masks = |generations: &Generations| {

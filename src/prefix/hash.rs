@@ -1,15 +1,15 @@
-//! What names a block's content? A hash chained over all tokens before and in the block.
+//! `BlockHash` and `BlockHasher`: the hash of a block, chained over all tokens before and in the block.
 //!
 //! ```text
 //!   tokens   0 1 2 3 │ 4 5 6 7 │ 8 9         block_size 4
 //!   hash        h0 ────> h1                  h1 = H(h0, tokens 4..8, extra keys)
 //! ```
 //!
-//! Equal hashes mean equal tokens from the beginning on, and equal extra keys: so one look-up a block
-//! finds the longest cached prefix. Source: vLLM's automatic prefix caching; two of the algorithms are
-//! bit-equal to its own.
+//! Equal hashes mean equal tokens from the beginning on, and equal extra keys. So one look-up a block finds
+//! the longest cached prefix. Source: vLLM's automatic prefix caching; two of the algorithms are bit-equal to
+//! its own.
 //!
-//! Invariant: only full blocks have hashes. A hash does not know blocks.
+//! Invariant: only full blocks have hashes.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -22,10 +22,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::extra_keys::ExtraKeys;
 use crate::sync::{OnceLock, PlainArc};
 
-/// What the first block's parent is called, before it is hashed: vLLM's words.
+/// The text that is hashed as the first block's parent: vLLM's words.
 const NONE_HASH: &str = "vllm-none-hash";
 
-/// The name of a block's content: 128 bits, chained over everything before it.
+/// The hash of a block's content: 128 bits, chained over all tokens before it.
 ///
 /// ```
 /// use paged_kv::BlockHash;
@@ -38,10 +38,10 @@ const NONE_HASH: &str = "vllm-none-hash";
 pub struct BlockHash(u128);
 
 impl BlockHash {
-    /// That of nothing in particular.
+    /// A placeholder that is no block's hash.
     pub(crate) const NONE: Self = Self(0);
 
-    /// The hash of these bits; for callers that hash themselves.
+    /// Creates the hash of these bits, for callers that supply their own hashes.
     ///
     /// ```
     /// assert_eq!(paged_kv::BlockHash::from_u128(7).as_u128(), 7);
@@ -50,7 +50,7 @@ impl BlockHash {
         Self(bits)
     }
 
-    /// The bits, the first byte of the digest on top.
+    /// Returns the bits, with the first byte of the digest on top.
     ///
     /// ```
     /// assert_eq!(paged_kv::BlockHash::from_u128(7).as_u128(), 7);
@@ -59,7 +59,7 @@ impl BlockHash {
         self.0
     }
 
-    /// What KV events call the block: the last 8 bytes of the digest as a big-endian integer.
+    /// Returns the block's hash in KV events: the last 8 bytes of the digest as a big-endian integer.
     ///
     /// ```
     /// assert_eq!(paged_kv::BlockHash::from_u128((1 << 64) | 7).event_hash(), 7);
@@ -68,7 +68,7 @@ impl BlockHash {
         self.0 as u64
     }
 
-    /// The last 16 bytes of a digest.
+    /// Returns the hash in the last 16 bytes of a digest.
     fn of_digest(digest: &[u8]) -> Self {
         let (_, last) = digest.split_last_chunk().expect("a digest has 16 bytes or more");
         Self(u128::from_be_bytes(*last))
@@ -87,7 +87,7 @@ impl fmt::Debug for BlockHash {
     }
 }
 
-/// How contents are named.
+/// The algorithm that hashes contents.
 ///
 /// ```
 /// use paged_kv::{HashAlgorithm, PagedKvCache};
@@ -104,22 +104,22 @@ impl fmt::Debug for BlockHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HashAlgorithm {
-    /// XXH3-128 under a key: some 10 ns a block of 16 tokens. Who does not know the key cannot make
-    /// up two prompts of one hash; against who does, or may try for long, use
+    /// XXH3-128 under a key: some 10 ns a block of 16 tokens. Without the key a client cannot construct two
+    /// prompts of one hash. Against a client that knows the key, or can try for long, use
     /// [`Sha256Cbor`](Self::Sha256Cbor).
     Xxh3 {
         /// The key.
         seed: u64,
     },
-    /// SHA-256 over canonical CBOR, as vLLM's `sha256_cbor`; of a digest the last 16 bytes name the
-    /// block, all 32 go into the next.
+    /// SHA-256 over canonical CBOR, as vLLM's `sha256_cbor`. The last 16 bytes of a digest are the block's
+    /// hash; all 32 go into the next block's.
     Sha256Cbor,
     /// XXH3-128 over canonical CBOR, as vLLM's `xxhash_cbor`.
     XxhashCbor,
 }
 
 impl fmt::Display for HashAlgorithm {
-    /// Without the key.
+    /// Writes the algorithm's name, without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Xxh3 { .. } => "xxh3",
@@ -156,9 +156,9 @@ pub struct BlockHasher {
     block_size: usize,
     num_tokens: usize,
     parent: Parent,
-    /// Tokens behind the last full block.
+    /// Tokens after the last full block.
     rest: Vec<u32>,
-    /// Kept for its memory.
+    /// A buffer that is kept to reuse its memory.
     encoded: Vec<u8>,
 }
 
@@ -179,7 +179,7 @@ impl Parent {
 }
 
 impl BlockHasher {
-    /// At the beginning of a sequence, in blocks of `block_size` tokens.
+    /// Creates a hasher at the beginning of a sequence, in blocks of `block_size` tokens.
     ///
     /// # Panics
     /// If `block_size` is 0.
@@ -209,7 +209,7 @@ impl BlockHasher {
         Self { algorithm, extra, block_size, num_tokens: 0, parent, rest, encoded }
     }
 
-    /// Tokens hashed so far, those of an unfinished block included.
+    /// Returns the number of tokens hashed so far, those of an unfinished block included.
     ///
     /// ```
     /// use paged_kv::{BlockHasher, ExtraKeys, HashAlgorithm};
@@ -222,7 +222,7 @@ impl BlockHasher {
         self.num_tokens
     }
 
-    /// What the blocks are hashed with besides tokens, if with anything.
+    /// Returns the extra keys of the hashes, if there are any.
     pub(crate) fn extra_keys(&self) -> Option<PlainArc<ExtraKeys>> {
         (self.extra != ExtraKeys::default()).then(|| PlainArc::new(self.extra.clone()))
     }
@@ -235,8 +235,8 @@ impl BlockHasher {
         self.algorithm
     }
 
-    /// Goes on with `tokens`, and appends the hash of each block that they fill to `out`. `O(tokens)`;
-    /// without extra keys and by [`HashAlgorithm::Xxh3`], no memory is allocated but by `out`.
+    /// Continues with `tokens`, and appends the hash of each block that they fill to `out`. Costs
+    /// `O(tokens)`. Without extra keys and by [`HashAlgorithm::Xxh3`], only `out` allocates memory.
     ///
     /// ```
     /// use paged_kv::{BlockHasher, ExtraKeys, HashAlgorithm};
@@ -273,7 +273,7 @@ impl BlockHasher {
         self.num_tokens += blocks.remainder().len();
     }
 
-    /// The hash of the full block that ends at `end`.
+    /// Returns the hash of the full block that ends at `end`.
     fn hash(&mut self, block: &[u32], end: usize) -> BlockHash {
         let positions = end - self.block_size..end;
         self.parent = match self.algorithm {
@@ -292,7 +292,7 @@ impl BlockHasher {
         BlockHash::of_digest(self.parent.as_bytes())
     }
 
-    /// Parent, tokens and extra keys, each of known length or last.
+    /// Hashes parent, tokens and extra keys. Each is of known length, or the last.
     fn keyed(&mut self, seed: u64, block: &[u32], positions: &Range<usize>) -> u128 {
         const AT_ONCE: usize = 64;
         let extra = self.extra.concern(positions);
@@ -315,7 +315,7 @@ impl BlockHasher {
         hasher.digest128()
     }
 
-    /// `[parent, [tokens..], extra keys or null]`, as vLLM encodes it.
+    /// Encodes `[parent, [tokens..], extra keys or null]` in vLLM's format.
     fn encode(&mut self, block: &[u32], positions: &Range<usize>) {
         self.encoded.clear();
         let mut encoder = Encoder::new(&mut self.encoded);

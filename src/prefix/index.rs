@@ -1,22 +1,22 @@
-//! Was this content computed before, and in which block? A fixed table of hints.
+//! `PrefixIndex`: a fixed table of hints that maps a name to the block that held it last.
 //!
 //! ```text
 //!   name ──> bucket: half a cache line of 3 words, each (tag, block) or nothing, and a count of
 //!            those that are in one of the buckets behind because this one was full
 //! ```
 //!
-//! An entry says where a name was last seen. Whether it still is there, the block says: its word
-//! and its full name, read after the block was acquired. So entries may be stale, and the table
-//! takes no lock; the entry of a block that was reclaimed goes when the block gets its next name. The
-//! table has 24 buckets for 25 blocks, and each block one entry at most. A name that is not there is
-//! told by one bucket where nothing is behind it: 97 of 100 in a table that was filled once, and 92 in
-//! one of as many names as blocks that change all the time. That a name finds no room in those behind
-//! its own either happens to less than one of 10^13.
+//! An entry gives the block in which a name was last seen. The block itself confirms it: its word and its
+//! full name are read after it was acquired. So entries may be stale, and the table takes no lock. The entry
+//! of a reclaimed block is removed when the block gets its next name. The table has 24 buckets for 25 blocks,
+//! and at most one entry a block.
 //!
-//! A bucket is looked at without a branch an entry: which of them it is, no branch predictor learns.
+//! A miss reads one bucket unless that bucket has overflowed: 97 % have not after a first fill, 92 % in a
+//! table of as many names as blocks that change all the time. An insert fails only when the home bucket and
+//! the 23 after it are full (below 1 in 10^13).
 //!
-//! Invariant: the table may forget, and never lies about what the caller then compares. It does not
-//! know whether a block is idle or used.
+//! Entries of a bucket are compared without branches, because the matching position is unpredictable.
+//!
+//! Invariant: the table may forget a name, but a wrong entry never passes the caller's comparison.
 
 use crate::array::array_of;
 use crate::error::Result;
@@ -27,29 +27,29 @@ use crate::sync::{AtomicU64, Ordering, bring_near};
 /// Entries of a bucket.
 const SLOTS: usize = 3;
 
-/// Buckets in which an entry may be: its own, and those behind it, if the first are full.
+/// Buckets that may hold an entry: its home bucket, and those after it if the first are full.
 const WINDOW: usize = 24;
 
-/// Where in a bucket's last word the reach begins; below it is the count.
+/// The bit of a bucket's last word at which the reach begins; below it is the count.
 const REACH: u32 = 32;
 const COUNT: u64 = (1 << REACH) - 1;
 
 /// Half a cache line.
 #[repr(align(32))]
 struct Bucket {
-    /// The entries, and behind them how many belong here and are further on.
+    /// The entries, and after them the count of entries that belong here and are in a later bucket.
     words: [AtomicU64; SLOTS + 1],
 }
 
-/// Where names were last seen.
+/// The table of names and the blocks in which they were last seen.
 pub(crate) struct PrefixIndex {
     buckets: Box<[Bucket]>,
-    /// Bits of a name's spread and its mark that are looked at, where a test wants collisions.
+    /// The bits of a name's spread and mark that are used, for a test that wants collisions.
     #[cfg(test)]
     bits: u64,
 }
 
-/// The table for a loop over many names.
+/// The table, for a loop over many names.
 #[derive(Clone, Copy)]
 pub(crate) struct IndexView<'a> {
     buckets: &'a [Bucket],
@@ -57,7 +57,7 @@ pub(crate) struct IndexView<'a> {
     bits: u64,
 }
 
-/// Where the entry of a name would be.
+/// The home bucket and the tag of a name's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     home: u32,
@@ -65,7 +65,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The place of nothing in particular.
+    /// A placeholder that is no name's place.
     pub(crate) const ANY: Self = Self { home: 0, tag: 0 };
 
     #[inline]
@@ -75,7 +75,7 @@ impl Place {
 }
 
 impl PrefixIndex {
-    /// For a pool of so many blocks; of 0 blocks, it holds nothing.
+    /// Creates a table for a pool of `num_blocks` blocks. For 0 blocks it holds no entries.
     pub(crate) fn new(num_blocks: usize) -> Result<Self> {
         let buckets = num_blocks - num_blocks / 25;
         let buckets = if num_blocks == 0 { 0 } else { buckets.max(WINDOW) };
@@ -86,13 +86,13 @@ impl PrefixIndex {
         })
     }
 
-    /// One that tells only 8 names apart.
+    /// Creates a table that distinguishes only 8 names.
     #[cfg(test)]
     pub(crate) fn of_3_bits(num_blocks: usize) -> Self {
         Self { bits: 0x7 << 61, ..Self::new(num_blocks).expect("there is memory") }
     }
 
-    /// Each entry with its tag and the bucket in which it is.
+    /// Returns each entry's bucket, tag and block.
     #[cfg(test)]
     pub(super) fn entries(&self) -> Vec<(usize, u32, BlockId)> {
         let entries_of = |(at, bucket): (usize, &Bucket)| {
@@ -103,18 +103,18 @@ impl PrefixIndex {
         self.buckets.iter().enumerate().flat_map(entries_of).collect()
     }
 
-    /// What a bucket counts of those that belong there and are further on.
+    /// Returns a bucket's count of entries that belong there and are in a later bucket.
     #[cfg(test)]
     pub(super) fn counted_beyond(&self, at: usize) -> u64 {
         self.buckets[at].beyond().load(Ordering::Relaxed) & COUNT
     }
 
-    /// True for a table that never holds anything.
+    /// Returns true for a table that never holds anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.buckets.is_empty()
     }
 
-    /// Where the buckets are is then known in registers.
+    /// Returns a view that keeps the address of the buckets in registers.
     #[inline]
     pub(crate) fn view(&self) -> IndexView<'_> {
         IndexView {
@@ -124,27 +124,27 @@ impl PrefixIndex {
         }
     }
 
-    /// Where `name` belongs, in a table that is not empty.
+    /// Returns the place of `name`, in a table that is not empty.
     #[inline]
     pub(crate) fn place(&self, name: Name) -> Place {
         self.view().place(name)
     }
 
-    /// To be called before many entries are written one after the other.
+    /// Prefetches the buckets of `places`, before many entries are written one after the other.
     #[inline]
     pub(crate) fn bring_near<'a>(&self, places: impl Iterator<Item = &'a Place>) {
         let buckets = &self.buckets;
-        // Relaxed: what is seen is not used.
+        // Relaxed: the values are not used.
         bring_near(places.map(|place| buckets[place.home()].beyond().load(Ordering::Relaxed)));
     }
 
-    /// The first block at a place for which `fits` says yes.
+    /// Returns the first block at a place for which `fits` returns true.
     #[inline]
     pub(crate) fn find(&self, place: Place, fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
         self.view().find(place, fits)
     }
 
-    /// Notes that the block of that place is `id`. False, and forgotten, if there is no room.
+    /// Adds an entry for `id` at `place`. Returns false, and adds none, if there is no room.
     #[inline]
     pub(crate) fn insert(&self, place: Place, id: BlockId) -> bool {
         let entry = entry_of(place.tag, id);
@@ -155,7 +155,7 @@ impl PrefixIndex {
     fn insert_beyond(&self, home: usize, entry: u64) -> bool {
         let bucket = &self.buckets[home];
         (1..).zip(self.view().beyond(home, WINDOW)).any(|(distance, other)| {
-            // Counted first, so that what is there is counted.
+            // Count first, so that every entry in a later bucket is counted.
             other.has_room() && {
                 bucket.one_more_beyond(distance);
                 other.insert(entry) || bucket.one_fewer_beyond()
@@ -163,7 +163,7 @@ impl PrefixIndex {
         })
     }
 
-    /// Takes back what `insert` noted, if it is there.
+    /// Removes the entry of `id` at `place`, if it is there.
     #[inline]
     pub(crate) fn remove(&self, place: Place, id: BlockId) {
         let entry = entry_of(place.tag, id);
@@ -209,7 +209,7 @@ impl<'a> IndexView<'a> {
         self.find_beyond(place, fits)
     }
 
-    /// Takes `fits` by value, so that what it looks at stays in registers on the usual way.
+    /// Takes `fits` by value, so that the values it reads stay in registers on the fast path.
     #[cold]
     #[inline(never)]
     fn find_beyond(self, place: Place, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
@@ -217,7 +217,7 @@ impl<'a> IndexView<'a> {
         self.beyond(place.home(), reach).find_map(|bucket| bucket.find(place.tag, &mut fits))
     }
 
-    /// The buckets behind `home`, fewer than `reach` or all.
+    /// Returns the buckets after `home`: fewer than `reach`, or all.
     fn beyond(self, home: usize, reach: usize) -> impl Iterator<Item = &'a Bucket> {
         let (buckets, len) = (self.buckets, self.buckets.len());
         (home + 1..home + reach.min(len))
@@ -225,8 +225,8 @@ impl<'a> IndexView<'a> {
     }
 }
 
-// All accesses are Relaxed: entries are hints. The block's word orders what the finder does with one,
-// by the exchange that acquires the block, and nothing is handed over with a slot that is empty.
+// All accesses are Relaxed: entries are hints. The exchange that acquires the block orders the finder's later
+// accesses. An empty slot hands over no data.
 impl Bucket {
     fn new() -> Self {
         Self { words: std::array::from_fn(|_| AtomicU64::new(0)) }
@@ -252,8 +252,8 @@ impl Bucket {
         self.beyond().load(Ordering::Relaxed) == 0
     }
 
-    /// How many entries belong here and are further on, and above that, the end of where they are:
-    /// how far they ever were since there were none.
+    /// Returns the word that counts the entries that belong here and are in a later bucket. Its upper half is
+    /// the end of the buckets that held such entries since the count was last 0.
     #[inline]
     fn beyond(&self) -> &AtomicU64 {
         &self.words[SLOTS]
@@ -271,7 +271,7 @@ impl Bucket {
         let _ = self.beyond().fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
-    /// False, for who could not do what was counted.
+    /// Returns false, for a caller that could not add the entry that it counted.
     fn one_fewer_beyond(&self) -> bool {
         let fewer = |word: u64| Some(if word & COUNT == 1 { 0 } else { word - 1 });
         let _ = self.beyond().fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
@@ -282,10 +282,10 @@ impl Bucket {
         self.mask(|entry| entry == 0) != 0
     }
 
-    /// The word of the first entry in a mask that is not empty.
+    /// Returns the word of the first entry in a mask that is not empty.
     #[inline]
     fn first(&self, mask: u32) -> &AtomicU64 {
-        // The remainder is what tells the compiler that there is such a word.
+        // The remainder shows the compiler that there is such a word.
         &self.words[mask.trailing_zeros() as usize % self.words.len()]
     }
 
@@ -294,7 +294,7 @@ impl Bucket {
         self.replace(0, entry)
     }
 
-    /// False if `old` is not here (any more).
+    /// Returns false if `old` is not here, or no longer.
     #[inline]
     fn replace(&self, old: u64, new: u64) -> bool {
         let mut matches = self.mask(|entry| entry == old);
@@ -308,7 +308,7 @@ impl Bucket {
         false
     }
 
-    /// One bit an entry, for those that `is_meant` says yes of.
+    /// Returns one bit for each entry, set where `is_meant` returns true.
     #[inline]
     fn mask(&self, is_meant: impl Fn(u64) -> bool) -> u32 {
         let bit = |at: usize| u32::from(is_meant(self.words[at].load(Ordering::Relaxed))) << at;
@@ -357,7 +357,7 @@ mod tests {
         assert!(beyond() * 100 <= 3 * index.buckets.len(), "{}", beyond());
         let mut names: Vec<usize> = (0..BLOCKS).collect();
         for n in BLOCKS..20 * BLOCKS {
-            // As good as any block.
+            // A block chosen at random.
             let at = (name(n as u64).spread().0 % BLOCKS as u64) as usize;
             let old = std::mem::replace(&mut names[at], n);
             index.remove(place(old), BlockId(at as u32));

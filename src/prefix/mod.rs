@@ -1,4 +1,5 @@
-//! What names a block's content, and where is it? Hashes, the index, and what is published.
+//! Prefix reuse: the hash of a block's content, the index that finds it, and the contents that can be
+//! matched.
 
 mod extra_keys;
 mod generation;

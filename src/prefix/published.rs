@@ -1,17 +1,18 @@
-//! Which contents can be matched now? Blocks by the hash of their contents, for one set of weights.
+//! `PublishedBlocks`: the contents that can be matched, by the hash of each block, for one set of weights.
 //!
-//! Publishing names a block and notes it in the index; matching looks a chain of hashes up, makes the
-//! caller an owner of each block and compares its whole name, until the first that is not there.
-//! A *generation* is mixed into every name: after a reset nothing of an earlier one matches, and what
-//! is offered late under an earlier one is not published, or never found.
+//! Publishing names a block and adds it to the index. Matching looks up a chain of hashes, makes the caller
+//! an owner of each block and compares its whole name. It ends at the first block that is not cached.
 //!
-//! Several blocks may hold one content: each is named and noted, up to four. One named while another
-//! was cached is *spare*: unless a match asks for it, it is reclaimed before all others. Further copies
-//! get no name; a later commit may offer them again.
+//! A *generation* is mixed into every name. After a reset no block of an earlier generation matches. A block
+//! that is offered late under an earlier generation is not published, or never found.
 //!
-//! Invariant: at rest every block that is cached under a name of this generation is found by that name,
-//! in use or idle. (Two threads that lack room in the same 24 buckets of the index at once may lose one
-//! entry.) It does not know sequences.
+//! Several blocks may hold one content: each is named and added to the index, up to four. A block named while
+//! another was cached is *spare*: unless a match asks for it, it is reclaimed before all others. Further
+//! copies get no name; a later commit may offer them again.
+//!
+//! Invariant: at rest every block that is cached under a name of this generation is found by that name, in
+//! use or idle. (Two threads that find no room in the same 24 buckets of the index at the same time may lose
+//! one entry.)
 
 mod announced;
 #[cfg(test)]
@@ -31,23 +32,23 @@ use crate::pool::free_list::Matching;
 use crate::pool::name::{Name, NewName};
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
-/// Blocks that are published in one go.
+/// Blocks that are published in one batch.
 const AT_ONCE: usize = 64;
 
-/// Blocks that are cached under one name at most, unless several threads name one at the same time: more
-/// would fill the buckets that other names need.
+/// The most blocks cached under one name; several threads that name copies at the same time may exceed it.
+/// More copies would fill the buckets that other names need.
 const MOST_COPIES: usize = 4;
 
-/// Blocks to publish, for one of their owners.
+/// Blocks to publish. The caller owns each of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Offer<'a> {
-    /// In the order of a sequence.
+    /// The blocks, in the order of a sequence.
     pub(crate) ids: &'a [BlockId],
-    /// The block before them there.
+    /// The block before them in the sequence.
     pub(crate) before: Option<BlockId>,
-    /// From here on they are in nobody else's table unless their words say so.
+    /// From this index on the blocks are in no other table unless their words count other owners.
     pub(crate) private_from: usize,
-    /// Under which they were computed.
+    /// The generation in which they were computed.
     pub(crate) generation: Generation,
 }
 
@@ -55,15 +56,15 @@ pub(crate) struct Offer<'a> {
 #[derive(Clone, Copy)]
 struct Moved {
     id: BlockId,
-    /// Where it may be noted under the name it had.
+    /// The place of its entry under its old name, if it has one.
     from: Place,
-    /// Where it will be noted.
+    /// The place of its new entry.
     to: Place,
-    /// True if it is in no other table than that of its owner, who names it.
+    /// True if it is only in the table of the owner that names it.
     is_private: bool,
 }
 
-/// What became of a block that was offered.
+/// The result of an offer of one block.
 enum Outcome {
     /// Its content can be matched, and could not before.
     New,
@@ -77,16 +78,16 @@ enum Outcome {
 pub(crate) struct PublishedBlocks {
     index: PrefixIndex,
     generations: Generations,
-    /// Steps that ended without publishing what was committed through them.
+    /// Steps that ended without publishing the contents committed through them.
     failed_steps: AtomicU64,
     /// Copies of contents that got no name, because there were enough.
     left_out: AtomicU64,
-    /// There only if somebody listens.
+    /// Present only with an event sink.
     announcer: Option<PlainArc<Announcer>>,
 }
 
 impl PublishedBlocks {
-    /// For a pool of so many blocks; of 0 blocks, nothing is ever published.
+    /// Creates the contents of a pool of `num_blocks` blocks. For 0 blocks no content is ever published.
     pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Result<Self> {
         Ok(Self {
             index: PrefixIndex::new(num_blocks)?,
@@ -97,12 +98,12 @@ impl PublishedBlocks {
         })
     }
 
-    /// Events that could not be told, of those that were noted.
+    /// Events that were noted and could not be delivered.
     pub(crate) fn events_dropped(&self) -> u64 {
         self.announcer.as_ref().map_or(0, |announcer| announcer.events_dropped())
     }
 
-    /// True if somebody listens.
+    /// Returns true if there is an event sink.
     pub(crate) fn is_heard(&self) -> bool {
         self.announcer.is_some()
     }
@@ -111,23 +112,23 @@ impl PublishedBlocks {
         self.generations.current()
     }
 
-    /// Steps that ended without publishing what was committed through them.
+    /// Steps that ended without publishing the contents committed through them.
     #[inline]
     pub(crate) fn failed_steps(&self) -> u64 {
-        // Relaxed: a thread that commits again was told of the failure, and that told it of this.
+        // Relaxed: a thread that commits again has learned of the failure, and by that of this count.
         self.failed_steps.load(Ordering::Relaxed)
     }
 
-    /// Counts a step that ended without publishing what was committed through it.
+    /// Counts a step that ended without publishing the contents committed through it.
     pub(crate) fn count_failed_step(&self) {
         // Relaxed: as in `failed_steps`.
         self.failed_steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Changes when copies of contents are left out: no sequence that was admitted since then, and saw no
-    /// change, has one.
+    /// Changes when copies of contents are left out. A sequence that was admitted since and saw no change has
+    /// no such copy.
     pub(crate) fn left_out(&self) -> u64 {
-        // Relaxed: a sequence's own commit, which left a copy of it out, comes before its next one.
+        // Relaxed: the commit that left out a copy of a sequence comes before that sequence's next commit.
         self.left_out.load(Ordering::Relaxed)
     }
 
@@ -138,7 +139,7 @@ impl PublishedBlocks {
         }
     }
 
-    /// True if `id`, which the caller owns, is published under `hash`.
+    /// Returns true if `id`, which the caller owns, is published under `hash`.
     pub(crate) fn is_published(
         &self,
         blocks: &Blocks,
@@ -149,7 +150,7 @@ impl PublishedBlocks {
         blocks.is_cached_as(id, generation.name_of(hash))
     }
 
-    /// From now on nothing that was published matches.
+    /// Begins a new generation: no block that was published before can be matched.
     pub(crate) fn reset(&self, blocks: &Blocks) {
         match &self.announcer {
             None => self.generations.advance(),
@@ -161,14 +162,14 @@ impl PublishedBlocks {
         blocks.announce_publication();
     }
 
-    /// Emits the events of everything that is cached once more.
+    /// Emits the events of all cached contents again.
     pub(crate) fn announce_all(&self) {
         if let Some(announcer) = &self.announcer {
             announcer.announce(|announcing| announcing.repeat());
         }
     }
 
-    /// How many of `hashes`, from the first on, are cached. Holds and writes nothing.
+    /// Returns how many of `hashes`, from the first on, are cached. Acquires and writes nothing.
     pub(crate) fn probe(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
         let mut probed = Probed::default();
         if self.index.is_empty() {
@@ -183,8 +184,8 @@ impl PublishedBlocks {
         probed
     }
 
-    /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not
-    /// cached, and appends them to `out`. One exchange a block; one claim for 128 of them.
+    /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.
+    /// Appends them to `out`. Costs one exchange a block, and one claim for 128 blocks.
     pub(crate) fn acquire(
         &self,
         blocks: &Blocks,
@@ -198,7 +199,7 @@ impl PublishedBlocks {
         let named = blocks.named();
         let mut trail = self.trail(blocks, generation);
         for part in hashes.chunks(Matching::AT_MOST) {
-            // A look at all of them first: an exchange lets nothing that comes after it begin early.
+            // Read all of them first: an exchange delays later loads.
             let start = out.len();
             let fits = move |id, name| named.seems_cached_as(id, name);
             trail.follow(part, fits, |id, _| out.push(id));
@@ -219,11 +220,12 @@ impl PublishedBlocks {
         }
     }
 
-    /// Lets blocks be matched by the hashes of their contents. A content that is cached in another block
-    /// already counts as a use of that one, and its block here becomes a spare copy, or gets no name if
-    /// there are enough. Blocks of an earlier generation, which nobody would find, stay as they are. What
-    /// is `told` of all of them goes to the event sink. Returns how many contents can be matched that
-    /// could not before.
+    /// Publishes blocks under their hashes and returns how many contents became matchable.
+    ///
+    /// A content that another block already holds counts as a use of that block. The offered block becomes a
+    /// spare copy, or gets no name if there are enough copies. Blocks of an earlier generation stay as they
+    /// are, because no match would find them. `told` gives the event context of all blocks for the event
+    /// sink.
     pub(crate) fn publish<'a>(
         &self,
         blocks: &Blocks,
@@ -234,13 +236,14 @@ impl PublishedBlocks {
         let Some(published) = self.publish_all(blocks, offer, hash_of, told) else {
             return 0;
         };
-        // Also of copies alone: one that is in use may be found from now on instead of an idle one, and
-        // then a prompt that waits needs less.
+        // Also for copies alone: a waiting prompt may now find a copy in use instead of an idle one, and then
+        // needs less.
         blocks.announce_publication();
         published
     }
 
-    /// [`publish`](Self::publish), of which no waiter learns. `None` if nothing can have changed.
+    /// Does the work of [`publish`](Self::publish) without waking a waiter. Returns `None` if no content can
+    /// have changed.
     fn publish_all<'a>(
         &self,
         blocks: &Blocks,
@@ -263,14 +266,13 @@ impl PublishedBlocks {
         let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
         first.into_iter().chain(others).for_each(|(id, next)| named.set_follower(id, next));
         let (mut published, mut left_out) = (0, 0);
-        // From the end: if a content has been asked for again, so have those before it.
+        // From the end: if a content has been asked for again, so have the contents before it.
         let (mut again, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
             let start = end - part.len();
-            // Where they will be noted, and where they are under the names that they had, which counts
-            // only for a block that this thread then names: nobody else has named it until then. All
-            // places first, then a look at each: the fewer instructions between two looks, the more of
-            // them are on their way at once.
+            // Compute the places of the new and of the old names. An old place counts only for a block that
+            // this thread then names: until then no other thread has named it. Compute all places first, then
+            // load them back to back, so that the cache misses overlap.
             let (mut places, mut were) = ([Place::ANY; AT_ONCE], [Place::ANY; AT_ONCE]);
             let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
             for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {
@@ -296,7 +298,7 @@ impl PublishedBlocks {
         Some(published)
     }
 
-    /// Blocks that can be found under `hash`.
+    /// Returns the number of blocks that can be found under `hash`.
     #[cfg(paged_kv_loom)]
     pub(crate) fn copies(&self, blocks: &Blocks, hash: BlockHash) -> usize {
         let name = self.generation().name_of(hash);
@@ -304,12 +306,12 @@ impl PublishedBlocks {
     }
 
     fn trail<'a>(&'a self, blocks: &'a Blocks, generation: Generation) -> Trail<'a> {
-        // Where somebody listens, nothing is to be found that the index does not know.
+        // With an event sink, no block may be found that the index does not have.
         let follows = self.announcer.is_none();
         Trail::new(self.index.view(), blocks.named(), generation, follows)
     }
 
-    /// Lets a block be matched by its new name.
+    /// Publishes one block under its new name.
     #[inline]
     fn publish_one(
         &self,
@@ -329,8 +331,7 @@ impl PublishedBlocks {
         }
     }
 
-    /// Lets a block be matched by its new name, under which `other` is cached, which counts as a use of
-    /// that one.
+    /// Publishes a block under its new name, under which `other` is cached. This counts as a use of `other`.
     #[cold]
     fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewName, other: BlockId) -> Outcome {
         if blocks.is_cached(moved.id) {
@@ -346,7 +347,7 @@ impl PublishedBlocks {
         Outcome::Passed
     }
 
-    /// How many blocks are cached under `name`, as far as `most`.
+    /// Returns how many blocks are cached under `name`, counting up to `most`.
     fn count_copies(&self, blocks: &Blocks, place: Place, name: Name, most: usize) -> usize {
         let mut copies = 0;
         self.index.find(place, |id| {
@@ -356,8 +357,8 @@ impl PublishedBlocks {
         copies
     }
 
-    /// Names a block and notes where it is. False if it has a name, or if there is no room to note it:
-    /// then it gets none.
+    /// Names a block and adds it to the index. Returns false, without a new name, if the block has a name or
+    /// the index has no room for it.
     #[inline]
     fn name(&self, blocks: &Blocks, moved: Moved, new: NewName) -> bool {
         let Moved { id, from, to, is_private } = moved;
@@ -372,8 +373,8 @@ impl PublishedBlocks {
         is_noted
     }
 
-    /// Notes a block where there is no room: a content that was often reclaimed may have left entries of
-    /// many blocks that got no other name since.
+    /// Adds an entry where there is no room, in place of a stale one. A content that was often reclaimed may
+    /// have left entries of many blocks that got no other name since.
     #[cold]
     fn note_for_another(&self, blocks: &Blocks, place: Place, id: BlockId) -> bool {
         let named = blocks.named();
@@ -386,11 +387,11 @@ impl PublishedBlocks {
     }
 }
 
-/// What a look at the cache found.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Probed {
     /// Blocks that are cached.
     pub(crate) cached: usize,
-    /// Those of them that nobody uses.
+    /// Those of them that no table owns.
     pub(crate) idle: usize,
 }

@@ -1,7 +1,7 @@
-//! How are contents published where an event sink listens? One commit at a time, each told.
+//! Publishing with an event sink: one commit at a time, each with its events.
 //!
-//! Publishers exclude each other here, so that the copies of a content are known one after the other.
-//! Why what is told is true, [`announcer`](crate::event::announcer) says.
+//! Publishers exclude each other here, so that the copies of a content become known one after the other. The
+//! module [`announcer`](crate::event::announcer) explains why the events are true.
 
 use std::ops::Range;
 
@@ -14,20 +14,20 @@ use crate::pool::name::NewName;
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
 
-/// What listeners are told of the blocks of a commit beside their names.
+/// The event context of a commit: the facts about its blocks that listeners get beside their hashes.
 pub(crate) struct Told<'a> {
-    /// What comes before the first of them; `None` at the beginning of a prompt.
+    /// The hash of the block before the first of them; `None` at the beginning of a prompt.
     pub(crate) parent: Option<BlockHash>,
-    /// Their tokens and any behind, in two parts; none at all if they are not known.
+    /// Their tokens and any after them, in two parts; none at all if they are not known.
     pub(crate) tokens: [&'a [u32]; 2],
     pub(crate) block_size: usize,
-    /// What else they depend on, if on anything.
+    /// Their extra keys, if they have any.
     pub(crate) extra: Option<PlainArc<ExtraKeys>>,
-    /// Blocks before the first of them.
+    /// Number of blocks before the first of them.
     pub(crate) index: usize,
 }
 
-/// What became of one block that was offered.
+/// The result of the offer of one block.
 #[derive(Clone, Copy, Default)]
 struct Offered {
     /// It got the name of its content.
@@ -41,7 +41,7 @@ struct Offered {
 }
 
 impl PublishedBlocks {
-    /// As `publish`, told to the event sink.
+    /// Does the work of `publish`, and emits the events.
     #[inline(never)]
     pub(super) fn publish_aloud(
         &self,
@@ -61,7 +61,7 @@ impl PublishedBlocks {
             }
             let mut offered = vec![Offered::default(); ids.len()];
             let mut again = false;
-            // From the end, as `publish`.
+            // From the end, as in `publish_all`.
             for (at, &id) in ids.iter().enumerate().rev() {
                 let hash = hash_of(at);
                 again |= blocks.was_reclaimed_of_late(generation.name_of(hash));
@@ -73,8 +73,8 @@ impl PublishedBlocks {
         })
     }
 
-    /// Tells the event sink what it lacks of contents that were matched: their tokens, if those that
-    /// published them knew hashes only. One load if it lacks nothing.
+    /// Gives the event sink the missing tokens of contents that were matched. Tokens are missing where the
+    /// publisher knew hashes only. Costs one load if none are missing.
     pub(crate) fn tell_matched<'a>(
         &self,
         ids: &[BlockId],
@@ -98,7 +98,7 @@ impl PublishedBlocks {
         });
     }
 
-    /// Notes the contents of blocks that were offered, the first before those that follow it.
+    /// Notes the contents of offered blocks: each before those that follow it.
     fn note_offered(
         &self,
         announcing: &mut Announcing<'_>,
@@ -109,7 +109,7 @@ impl PublishedBlocks {
         told: &Told<'_>,
     ) {
         let mut tokens = Vec::new();
-        // What comes before the next one, and the home of it where it was offered just now.
+        // The hash before the next block, and the home of that content if it was offered just now.
         let (mut parent, mut before) = (told.parent, None);
         for (at, (&id, offered)) in ids.iter().zip(offered).enumerate() {
             let hash = hash_of(at);
@@ -147,7 +147,7 @@ impl PublishedBlocks {
         announcing.tell_run(told);
     }
 
-    /// The home of a content, if it has one.
+    /// Returns the home of a content, if it has one.
     fn home_of(
         &self,
         announcing: &Announcing<'_>,
@@ -159,7 +159,7 @@ impl PublishedBlocks {
         Some(announcing.home(holder))
     }
 
-    /// As `publish_one`, for the only publisher at a time.
+    /// Does the work of `publish_one`, for the only publisher at a time.
     fn offer(
         &self,
         announcing: &Announcing<'_>,
@@ -170,7 +170,7 @@ impl PublishedBlocks {
     ) -> Offered {
         let name = generation.name_of(hash);
         let to = self.index.place(name);
-        // A block that knows the content and is not cached is being reclaimed: it may be put back.
+        // A block that the announcer knows and that is not cached is being reclaimed, and may be put back.
         let (mut known_by, mut cached, mut copies) = (None, None, 0);
         self.index.find(to, |other| {
             if announcing.holds(other, hash) {
@@ -201,12 +201,12 @@ impl PublishedBlocks {
 }
 
 impl Told<'_> {
-    /// True if the tokens are known.
+    /// Returns true if the tokens are known.
     pub(super) fn has_tokens(&self) -> bool {
         self.tokens.iter().any(|part| !part.is_empty())
     }
 
-    /// The tokens of some of the blocks; by way of `joined` if they are in both parts.
+    /// Returns the tokens of a range of the blocks, through `joined` if they are in both parts.
     #[inline(always)]
     pub(crate) fn tokens_of<'a>(
         &'a self,
@@ -218,7 +218,7 @@ impl Told<'_> {
         first.get(tokens.clone()).unwrap_or_else(|| self.later_tokens(tokens, joined))
     }
 
-    /// Those that are not all in the first part.
+    /// Returns tokens that are not all in the first part.
     #[inline(never)]
     fn later_tokens<'a>(
         &'a self,

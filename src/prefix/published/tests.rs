@@ -1,10 +1,10 @@
-//! What becomes of names that collide, of contents that come again and again, and of copies?
+//! Tests of publishing: names that collide, contents that return again and again, and copies.
 
 use super::*;
 use crate::pool::{BlockPool, Keep, ReclaimPolicy};
 use crate::table::BlockTable;
 
-/// The index cannot tell most of them apart, and the window overflows.
+/// The index cannot distinguish most of them, and the window overflows.
 #[test]
 fn hashes_that_collide_in_the_index_never_match() {
     let pool = BlockPool::build(2_000, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
@@ -46,7 +46,7 @@ fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
     )
 }
 
-/// Publishes the blocks of a table under one hash each, from `first` on. Returns what became matchable.
+/// Publishes the blocks of a table under one hash each, from `first` on. Returns how many became matchable.
 fn publish(
     pool: &BlockPool,
     published: &PublishedBlocks,
@@ -116,7 +116,7 @@ fn a_spare_copy_is_reclaimed_before_all_else_and_as_others_once_it_was_asked_for
     }
 }
 
-/// The content is there all the while: a commit of it would not be its return.
+/// The content stays cached throughout: a commit of it would not be its return.
 #[test]
 fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
     let keep = Keep::Contents(ReclaimPolicy::TwoQueue);
@@ -161,14 +161,14 @@ fn a_content_that_was_often_reclaimed_finds_room_again() {
         published.publish(pool.blocks(), &offer, |_| hash, || unreachable!());
         assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 1);
         drop(table);
-        // The one that is reclaimed comes last, and is held without a new name.
+        // The reclaimed block comes last, and is held without a new name.
         let mut all = pool.allocate(pool.free_block_count()).unwrap();
         held.grow_from(&mut all, 1);
         assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 0);
     }
 }
 
-/// A thousand times more contents come than there are blocks, some of them again and again.
+/// A thousand times more contents are served than there are blocks, some of them again and again.
 #[test]
 fn entries_do_not_pile_up_however_often_blocks_are_named() {
     const BLOCKS: usize = 600;
@@ -199,7 +199,7 @@ fn entries_do_not_pile_up_however_often_blocks_are_named() {
                 for round in 0..ROUNDS {
                     let seed = (thread * ROUNDS + round).wrapping_mul(0xD6E8_FEB8_6659_FD93);
                     let random = seed ^ seed >> 32;
-                    // Half of a thousand that come back, half of all that there are.
+                    // Half of the contents come from a thousand that return, half from all contents.
                     let most = if random & 1 == 0 { 1_000 } else { 1 << 40 };
                     held.push(serve(1 + u128::from(random >> 1) % most));
                     if held.len() > 20 {

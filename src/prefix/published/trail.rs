@@ -1,7 +1,8 @@
-//! Where are the blocks of a chain of contents? Each where the one before it was followed last, or else
-//! where the index says.
+//! `Trail`: finds the blocks of a chain of hashes. It reads a hint in each block for the next one, then the
+//! index.
 //!
-//! It writes nothing and holds nothing: whoever wants a block then makes himself an owner and compares.
+//! It writes nothing and owns nothing. A caller that wants a block acquires it afterwards and compares its
+//! name.
 
 use super::Generation;
 use crate::id::BlockId;
@@ -10,14 +11,15 @@ use crate::pool::state::BlockState;
 use crate::prefix::BlockHash;
 use crate::prefix::index::IndexView;
 
-/// Where the blocks of a chain of names are: each where the one before it was followed last, or else in
-/// the index. Blocks that were computed in one go mostly are neighbours, in either direction: as long as
-/// they are, nothing has to be read to know where the next is, so that they are looked at side by side.
+/// Finds the blocks of a chain of names: each by the hint of the one before it, or else by the index.
+///
+/// Blocks that were computed in one batch mostly have consecutive ids, ascending or descending. While they
+/// do, no hint must be read to know the next block, so the loads overlap.
 pub(super) struct Trail<'a> {
     index: IndexView<'a>,
     named: NamedView<'a>,
     generation: Generation,
-    /// False: only the index is asked.
+    /// False: use only the index.
     follows: bool,
     last: Option<BlockId>,
 }
@@ -32,8 +34,8 @@ impl<'a> Trail<'a> {
         Self { index, named, generation, follows, last: None }
     }
 
-    /// Shows the blocks of `hashes` to `found`, one after the other, until one is not there: those
-    /// of which `fits` knows a state.
+    /// Passes the blocks of `hashes` to `found`, one after the other, until one is not there. A block is
+    /// there if `fits` returns its state.
     #[inline]
     pub(super) fn follow(
         &mut self,
