@@ -1,4 +1,5 @@
-//! What did an append change? New blocks, and a copy the caller has to make.
+//! `Append` and `BlockCopy`: the result of an append, with the new blocks and the copy that the caller has to
+//! make.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,9 +7,9 @@ use std::ops::Range;
 use crate::id::BlockId;
 use crate::table::BlockPin;
 
-/// What an append changed in a block table.
+/// The result of an append: the change of a block table.
 ///
-/// Dropping it lets go of the source of the copy, so keep it until the copy is made.
+/// Dropping it releases the source of the copy, so keep it until the copy is made.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, PagedKvError};
@@ -26,8 +27,8 @@ use crate::table::BlockPin;
 #[derive(Debug)]
 #[must_use = "a copy-on-write has to be carried out, and its source is let go when this is dropped"]
 pub struct Append {
-    /// The blocks that the append added: a range of the sequence's resident blocks. The
-    /// destination of a copy is not among them; it replaced the source.
+    /// The blocks that the append added: a range of the sequence's resident blocks. The destination of a copy
+    /// is not among them, because it replaced the source.
     pub new_blocks: Range<usize>,
     /// The copy to make before the new tokens are written, if the last block was shared.
     pub copy: Option<BlockCopy>,
@@ -35,8 +36,8 @@ pub struct Append {
 
 /// A copy of one block's keys and values that copy-on-write asks the caller to make.
 ///
-/// The source stays alive, and counts as owned by the sequence that copies, until this is
-/// dropped: another sharer that appends meanwhile copies too.
+/// The source stays alive, and counts as owned by the sequence that copies, until this is dropped. If another
+/// sharer appends before that, it copies too.
 ///
 /// ```
 /// let pool = paged_kv::BlockPool::new(4);
@@ -49,9 +50,9 @@ pub struct Append {
 /// assert_eq!(pool.used_block_count(), 1);
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
-// `repr(C)` here and in `BlockPin` keeps the pointer last: the word that says "no copy" is then
-// moved by itself. Moved together with words that were not just written, as the compiler's own
-// order has it, it would stall every append by a failed store forwarding (8.4 ns instead of 3).
+// `repr(C)` here and in `BlockPin` keeps the pointer last, so that the word for "no copy" is moved by itself.
+// In the compiler's own order it would be moved together with words that were not just written. The failed
+// store forwarding would then stall every append (8.4 ns instead of 3 ns).
 #[must_use = "the copy has to be made before this is dropped"]
 #[repr(C)]
 pub struct BlockCopy {

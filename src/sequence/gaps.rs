@@ -1,9 +1,9 @@
-//! Which logical blocks of a sequence were given up? The gaps that streaming trims leave.
+//! `TrimmedBlocks`: the gaps that streaming trims leave in a sequence's logical blocks.
 //!
-//! A *logical* block is a block's worth of positions counted from the start of the sequence; a
-//! *resident* index counts only blocks still held. Invariant: gaps are sorted, not empty and do
-//! not touch each other. No gap costs no memory, and each look-up walks the gaps, of which there
-//! is one for each distinct sink ever asked for.
+//! A *logical* block is a block's worth of positions counted from the start of the sequence. A *resident*
+//! index counts only blocks that the sequence still owns. Invariant: gaps are sorted, not empty and do not
+//! touch each other. With no gap no memory is used. Each look-up walks the gaps; there is one for each
+//! distinct sink that was ever requested.
 
 use std::ops::Range;
 
@@ -16,20 +16,20 @@ impl TrimmedBlocks {
         &self.0
     }
 
-    /// The resident index of `logical`, or `None` inside a gap.
+    /// Returns the resident index of `logical`, or `None` inside a gap.
     pub(crate) fn resident(&self, logical: usize) -> Option<usize> {
         let inside = self.0.iter().any(|gap| gap.contains(&logical));
         (!inside).then(|| self.resident_before(logical))
     }
 
-    /// How many of the logical blocks before `logical` are resident.
+    /// Returns how many of the logical blocks before `logical` are resident.
     pub(crate) fn resident_before(&self, logical: usize) -> usize {
         let missing: usize =
             self.0.iter().map(|gap| gap.end.min(logical) - gap.start.min(logical)).sum();
         logical - missing
     }
 
-    /// Adds `range`, swallowing and joining the gaps that it overlaps or touches.
+    /// Adds `range`, and joins it with the gaps that it overlaps or touches.
     pub(crate) fn insert(&mut self, range: Range<usize>) {
         let first = self.0.partition_point(|gap| gap.end < range.start);
         let last = self.0.partition_point(|gap| gap.start <= range.end);
@@ -39,7 +39,7 @@ impl TrimmedBlocks {
         self.0.splice(first..last, std::iter::once(start..end));
     }
 
-    /// Forgets everything from logical block `end` on.
+    /// Forgets all gaps from logical block `end` on.
     pub(crate) fn truncate(&mut self, end: usize) {
         self.0.retain(|gap| gap.start < end);
         if let Some(last) = self.0.last_mut() {
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// Every way to insert three ranges below 7, against a set of numbers.
+    /// Inserts three ranges below 7 in every way, and compares with a set of numbers.
     #[test]
     fn gaps_are_the_set_of_blocks_inserted() {
         let ranges: Vec<Range<usize>> =

@@ -1,8 +1,8 @@
-//! What does an append need, and how is it carried out? Slots of the last block, then new blocks,
-//! and a copy if the last block is shared.
+//! Appends: the blocks that an append needs, and the change itself. Tokens fill the slots of the last block,
+//! then new blocks; a shared last block is copied.
 //!
-//! Planning changes nothing, and committing a plan for which the blocks are there cannot fail: that
-//! makes an append, and a batch of them, all or nothing.
+//! Planning changes no state. Committing a plan cannot fail once its blocks are there. So an append, or a
+//! batch of them, succeeds or fails as a whole.
 
 use super::{Append, BlockCopy, Sequence};
 use crate::error::{PagedKvError, Result};
@@ -18,7 +18,7 @@ pub(crate) struct AppendPlan {
 }
 
 impl AppendPlan {
-    /// Blocks to allocate, the destination of a copy included.
+    /// Returns the number of blocks to allocate, the destination of a copy included.
     pub(crate) fn blocks(self) -> usize {
         self.new_blocks + usize::from(self.copy)
     }
@@ -27,8 +27,8 @@ impl AppendPlan {
         self.copy
     }
 
-    /// The same append, which writes the last block in place: when it is carried out, no other table
-    /// that may write the block owns it.
+    /// Returns the same append without a copy: it writes the last block in place. When it is carried out, no
+    /// other table that may write the block owns it.
     pub(super) fn in_place(self) -> Self {
         Self { copy: false, ..self }
     }
@@ -37,9 +37,9 @@ impl AppendPlan {
 impl Sequence {
     /// Makes room for `num_new_tokens` more tokens.
     ///
-    /// If they begin in a partly filled block that others own too, that block is replaced by a
-    /// private one and the returned [`Append`] says what to copy; the last of the sharers does
-    /// not copy. Inside a block of its own: no atomic write, no allocation.
+    /// If they begin in a partly filled block that others own too, a private block replaces that block, and
+    /// the returned [`Append`] names the copy to make. The last of the sharers does not copy. Inside a block
+    /// that only this sequence owns, the append makes no atomic write and no allocation.
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) (the copy's destination is counted in
@@ -66,9 +66,9 @@ impl Sequence {
         Ok(Append { new_blocks: len..self.table.len(), copy })
     }
 
-    /// [`append`](Self::append), if that takes neither a copy, nor a search for blocks, nor waiting
-    /// for another thread. Else `None`, and the sequence is as it was. Returns where the new
-    /// blocks begin and end, as numbers that fit registers.
+    /// Does the work of [`append`](Self::append) if that needs no copy, no search for blocks, and no wait for
+    /// another thread. Otherwise returns `None` and leaves the sequence as it was. Returns the start and end
+    /// of the new blocks, as numbers that fit registers.
     #[inline]
     pub(crate) fn append_near(&mut self, num_new_tokens: usize) -> Option<(u32, u32)> {
         // A pool has fewer than 2^32 blocks, and a table has each once at most.
@@ -79,8 +79,8 @@ impl Sequence {
         Some((start, self.table.len() as u32))
     }
 
-    /// Carries out an append that only moves the end within the last block, if that is this
-    /// sequence's own. Else false.
+    /// Carries out an append that only moves the end within the last block, if only this sequence owns that
+    /// block. Otherwise returns false.
     #[inline]
     pub(crate) fn append_in_place(&mut self, num_new_tokens: usize) -> bool {
         if num_new_tokens > self.tail_room {
@@ -98,20 +98,21 @@ impl Sequence {
         true
     }
 
-    /// Takes an append in place back, right after it.
+    /// Undoes an append in place, right after it.
     pub(crate) fn undo_in_place(&mut self, num_new_tokens: usize) {
         self.num_tokens -= num_new_tokens;
         self.tail_room += num_new_tokens;
     }
 
-    /// True when nobody else owns the last block, so that it may be written.
+    /// Returns true if only this sequence owns the last block, so that it may be written.
     #[inline]
     fn owns_tail(&self) -> bool {
         let known = self.tail_is_sole && !self.table.pool().is_counted_by_id();
         known || self.table.is_exclusive(self.table.len() - 1)
     }
 
-    /// [`append`](Self::append) on the terms of [`append_near`](Self::append_near), but that it may copy.
+    /// Does the work of [`append`](Self::append) under the limits of [`append_near`](Self::append_near),
+    /// except that it may copy.
     pub(crate) fn append_or_copy_near(&mut self, num_new_tokens: usize) -> Option<Append> {
         let plan = self.plan_append(num_new_tokens).ok()?;
         let len = self.table.len();
@@ -149,7 +150,7 @@ impl Sequence {
         Ok(self.commit_append(plan))
     }
 
-    /// What an append of `num_new_tokens` needs as things stand.
+    /// Returns the plan of an append of `num_new_tokens` in the present state.
     #[inline]
     pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
         let num_tokens = self.num_tokens.checked_add(num_new_tokens);
@@ -170,14 +171,15 @@ impl Sequence {
         Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copy })
     }
 
-    /// Blocks that an append of `num_new_tokens` needs even if all other owners of the last block leave.
+    /// Returns the blocks that an append of `num_new_tokens` needs even if all other owners of the last block
+    /// leave.
     #[cfg(feature = "async")]
     pub(crate) fn blocks_at_least(&self, num_new_tokens: usize) -> usize {
         let Ok(plan) = self.plan_append(num_new_tokens) else {
             return 0;
         };
         let tail = self.table.as_slice().last().filter(|_| plan.copy);
-        // What is cached is never written, however few own it.
+        // A cached block is never written, however few own it.
         let stays_shared = tail.is_some_and(|&tail| self.table.pool().is_cached(tail));
         plan.new_blocks + usize::from(stays_shared)
     }
@@ -201,12 +203,12 @@ impl Sequence {
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
         self.tail_room = slots - plan.num_tokens;
         self.num_tokens = plan.num_tokens;
-        // Written in place, or new, or copied to.
+        // The last block was written in place, or is new, or is the destination of the copy.
         self.tail_is_sole |= plan.num_tokens > plan.start_tokens;
         if plan.copy { Some(self.copy_tail(plan.blocks())) } else { None }
     }
 
-    /// Puts the first of the last `new` blocks of the table in the place of the one before.
+    /// Replaces the block before the last `new` blocks of the table with the first of them.
     #[cold]
     fn copy_tail(&mut self, new: usize) -> BlockCopy {
         let grown = self.table.len() - new;

@@ -1,4 +1,5 @@
-//! Which slot is token t in, and must something be copied? A table seen as tokens.
+//! `Sequence`: a block table seen as tokens. It finds a token's slot, and decides whether a block must be
+//! copied.
 //!
 //! ```text
 //!   tokens   0 1 2 3 │ 4 5 6 7 │ 8 9 . .        block_size 4, num_tokens 10, tail_room 2
@@ -9,8 +10,6 @@
 //! Invariants: resident blocks and gaps together are `ceil(num_tokens / block_size)` logical
 //! blocks; a partly filled last block is resident and private to the table (though others may
 //! own it too); it is written only when this sequence is its only owner.
-//!
-//! A sequence knows neither its id nor other sequences.
 
 mod append;
 mod gaps;
@@ -32,8 +31,8 @@ use crate::table::BlockTable;
 
 /// One request's KV cache as an owned handle: no id, no map, no lock.
 ///
-/// Made by [`PagedKvCache::allocate_sequence`](crate::PagedKvCache::allocate_sequence) or
-/// [`BlockPool::allocate_sequence`]. Dropping it frees its blocks, from any thread.
+/// [`PagedKvCache::allocate_sequence`](crate::PagedKvCache::allocate_sequence) and
+/// [`BlockPool::allocate_sequence`] create it. Dropping it frees its blocks, from any thread.
 ///
 /// ```
 /// use paged_kv::{BlockPool, PagedKvError};
@@ -57,14 +56,14 @@ pub struct Sequence {
     /// Slots of the last block that no token has yet, below `block_size`.
     tail_room: usize,
     block_size: usize,
-    /// True when the last block is known to have no other owner: nobody becomes one but by a fork
-    /// of this sequence, or by counting by id. Spares an append the block's word.
+    /// True when the last block is known to have no other owner. Only a fork of this sequence, or counting by
+    /// id, adds one. Spares an append the read of the block's word.
     tail_is_sole: bool,
     gaps: TrimmedBlocks,
 }
 
 impl BlockPool {
-    /// A sequence of `num_tokens` tokens in blocks of `block_size` tokens.
+    /// Allocates a sequence of `num_tokens` tokens in blocks of `block_size` tokens.
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory),
@@ -109,7 +108,7 @@ impl NewBlocks for Sequence {
 }
 
 impl BlockPool {
-    /// A sequence of full blocks that the caller owns by their words.
+    /// Creates a sequence of full blocks that the caller owns by their words.
     pub(crate) fn sequence_of(&self, ids: Vec<BlockId>, block_size: usize) -> Sequence {
         let num_tokens = ids.len() * block_size;
         let (table, gaps) = (self.table_of(ids), TrimmedBlocks::default());
@@ -118,14 +117,14 @@ impl BlockPool {
 }
 
 impl Sequence {
-    /// A sequence without tokens, whose blocks will be in `table`.
+    /// Creates a sequence without tokens, whose blocks will be in `table`.
     pub(crate) fn empty(table: BlockTable, block_size: usize) -> Self {
         assert!(table.is_empty(), "a sequence without tokens has no blocks");
         let gaps = TrimmedBlocks::default();
         Self { table, num_tokens: 0, tail_room: 0, block_size, tail_is_sole: false, gaps }
     }
 
-    /// Logical length in tokens, trimmed ones included.
+    /// Returns the logical length in tokens, trimmed ones included.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -138,7 +137,7 @@ impl Sequence {
         self.num_tokens
     }
 
-    /// Tokens a block.
+    /// Returns the number of tokens in a block.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -151,7 +150,7 @@ impl Sequence {
         self.block_size
     }
 
-    /// The resident blocks, in order.
+    /// Returns the resident blocks, in order.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -164,7 +163,7 @@ impl Sequence {
         self.table.as_slice()
     }
 
-    /// Number of resident blocks.
+    /// Returns the number of resident blocks.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -178,7 +177,7 @@ impl Sequence {
         self.table.len()
     }
 
-    /// Number of logical blocks: `ceil(num_tokens / block_size)`, trimmed ones included.
+    /// Returns the number of logical blocks: `ceil(num_tokens / block_size)`, trimmed ones included.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -192,7 +191,7 @@ impl Sequence {
         (self.num_tokens + self.tail_room) / self.block_size
     }
 
-    /// The ranges of logical blocks that were trimmed: sorted, disjoint, not touching.
+    /// Returns the ranges of logical blocks that were trimmed: sorted, disjoint, not touching.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -206,7 +205,7 @@ impl Sequence {
         self.gaps.as_slice()
     }
 
-    /// The block of a logical block index; `None` behind the end and where it was trimmed.
+    /// Returns the block of a logical block index; `None` after the end and where it was trimmed.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -223,7 +222,7 @@ impl Sequence {
         self.gaps.resident(logical_block).map(|index| self.block_ids()[index])
     }
 
-    /// The slot (`block_id * block_size + offset`) of a token position; `None` behind the end and
+    /// Returns the slot (`block_id * block_size + offset`) of a token position; `None` after the end and
     /// where its block was trimmed.
     ///
     /// ```
@@ -243,9 +242,9 @@ impl Sequence {
         Some(u64::from(block.0) * self.block_size as u64 + offset as u64)
     }
 
-    /// A second sequence of the same tokens and blocks, the partly filled one too.
+    /// Creates a second sequence of the same tokens and blocks, the partly filled one too.
     ///
-    /// At most two counts of blocks whatever the length (a run's and the tail's), and `O(blocks)`
+    /// Costs at most two counts of blocks whatever the length (a run's and the tail's), and `O(blocks)`
     /// copied ids.
     ///
     /// # Errors
@@ -265,7 +264,7 @@ impl Sequence {
         Ok(fork)
     }
 
-    /// [`fork`](Self::fork) for a caller that may yet have to take it back.
+    /// Forks without counting the fork, for a caller that may have to undo it.
     pub(crate) fn fork_uncounted(&mut self) -> Result<Sequence> {
         let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
         let table = self.table.fork(full_blocks)?;
@@ -273,9 +272,9 @@ impl Sequence {
         Ok(Sequence { table, gaps: self.gaps.clone(), ..*self })
     }
 
-    /// Drops the tokens from `num_tokens` on, and the whole blocks behind the new end. What
-    /// speculative decoding does with rejected tokens. `O(blocks dropped)`; where the cut falls into
-    /// a run that others share, one count a block kept of that run.
+    /// Drops the tokens from `num_tokens` on, and the whole blocks after the new end. Speculative decoding
+    /// drops rejected tokens by it. Costs `O(blocks dropped)`. Where the cut falls into a run that others
+    /// share, each block kept of that run costs one count.
     ///
     /// # Errors
     /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) to more tokens than there are,
@@ -304,7 +303,7 @@ impl Sequence {
         let (keep, num_blocks) = self.blocks_kept(num_tokens)?;
         let logical_blocks = num_tokens.div_ceil(self.block_size);
         let tail_room = logical_blocks * self.block_size - num_tokens;
-        // A full one may have been published since, and then it is written no more.
+        // A full last block may have been published since, and then it must not be written again.
         let is_same_tail = num_blocks == self.num_blocks() && self.tail_room > 0;
         self.table.cut(keep, num_blocks..self.table.len())?;
         self.gaps.truncate(logical_blocks);
@@ -314,29 +313,29 @@ impl Sequence {
         Ok(())
     }
 
-    /// Refuses what [`truncate`](Self::truncate) would refuse now, to no more tokens than there are.
+    /// Returns the error that [`truncate`](Self::truncate) would return now, for at most as many tokens as
+    /// there are.
     pub(crate) fn check_truncate(&self, num_tokens: usize) -> Result<()> {
         let (keep, num_blocks) = self.blocks_kept(num_tokens)?;
         self.table.check_cut(keep, num_blocks..self.table.len())
     }
 
-    /// Resident blocks that stay in a truncation, and before them those that need not be private.
+    /// Returns two numbers of resident blocks: those that stay but need not be private, and all that stay.
     fn blocks_kept(&self, num_tokens: usize) -> Result<(usize, usize)> {
         let logical_blocks = num_tokens.div_ceil(self.block_size);
         let is_partly_filled = !num_tokens.is_multiple_of(self.block_size);
         if is_partly_filled && self.gaps.resident(logical_blocks - 1).is_none() {
             return Err(PagedKvError::TokensTrimmed { position: num_tokens });
         }
-        // A last block that was full when it was shared, and is partly filled from now on, has to
-        // be private.
+        // A last block that was full when it was shared, and is partly filled from now on, has to be private.
         let num_blocks = self.gaps.resident_before(logical_blocks);
         Ok((num_blocks - usize::from(is_partly_filled), num_blocks))
     }
 
-    /// Keeps every block that meets the first `sink_tokens` or the last `window_tokens` tokens,
-    /// gives up the whole blocks between, and returns how many tokens' worth that was (a multiple
-    /// of the block size). Blocks that others use too stay theirs. A partly filled last block is
-    /// never given up. `O(blocks)`.
+    /// Keeps every block that holds some of the first `sink_tokens` or the last `window_tokens` tokens, and
+    /// releases the whole blocks between. Returns the released number of tokens (a multiple of the block
+    /// size). A block that others own too stays theirs. A partly filled last block is never released. Costs
+    /// `O(blocks)`.
     ///
     /// The logical length stays, and so do positions. Later calls may use other values.
     ///
@@ -372,7 +371,7 @@ impl Sequence {
         Ok(given_up * self.block_size)
     }
 
-    /// The last block, if it is resident, and how many tokens are in it.
+    /// Returns the last block, if it is resident, and the number of tokens in it.
     #[inline]
     pub(crate) fn tail(&self) -> Option<(BlockId, usize)> {
         // A full last block can have been trimmed.
@@ -381,18 +380,19 @@ impl Sequence {
         last.map(|&last| (last, self.block_size - self.tail_room))
     }
 
-    /// Blocks from the first on without a gap.
+    /// Returns the number of blocks before the first gap.
     pub(crate) fn whole_blocks(&self) -> usize {
         self.gaps.as_slice().first().map_or(self.num_blocks(), |gap| gap.start)
     }
 
-    /// No block that this sequence may ever hold has a larger id.
+    /// Returns the largest block id of the pool, which bounds every block that this sequence may ever own.
     pub(crate) fn largest_id_of_pool(&self) -> u32 {
         self.table.pool().largest_id()
     }
 
-    /// As it was before an append, which made that copy on write, if any: `copy` is its source, which
-    /// has an owner for this sequence again, and its destination, which is let go of.
+    /// Restores the state before an append and the copy on write that it made, if any. `copy` is the copy's
+    /// source and its destination. The source has an owner for this sequence again; the destination is
+    /// released.
     pub(crate) fn restore(
         &mut self,
         num_tokens: usize,
@@ -407,13 +407,13 @@ impl Sequence {
         Ok(())
     }
 
-    /// From now on blocks that this sequence lets go of wait for the end of that step, too. Returns
-    /// the newest step before.
+    /// Joins a step: from now on blocks that this sequence releases wait for the end of that step, too.
+    /// Returns the newest step before.
     pub(crate) fn take_part(&mut self, fence: Fence) -> Fence {
         self.table.take_part(fence)
     }
 
-    /// Undoes a [`take_part`](Self::take_part), which returned `before` and after which nothing left.
+    /// Undoes a [`take_part`](Self::take_part) that returned `before`. The sequence released no block since.
     pub(crate) fn leave_step(&mut self, before: Fence) {
         self.table.leave_step(before);
     }
@@ -422,7 +422,7 @@ impl Sequence {
         &self.table
     }
 
-    /// The table, of a sequence that is given up.
+    /// Returns the table of a sequence that ends.
     pub(crate) fn into_table(self) -> BlockTable {
         self.table
     }
@@ -430,7 +430,7 @@ impl Sequence {
 
 #[cfg(test)]
 impl Sequence {
-    /// Breaks the invariant, for an audit to find.
+    /// Breaks the invariant, for a test of the audit.
     pub(crate) fn lose_last_block(&mut self) {
         self.table.truncate(self.table.len() - 1).expect("the table has that many");
     }

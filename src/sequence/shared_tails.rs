@@ -1,8 +1,8 @@
 //! `SharedTails`: the last blocks that several rows of one batch share, so that one row does not copy.
 //!
-//! Each of `n` owners of a partly filled block copies it before it writes, but for the last of them.
-//! If all owners are rows of a batch that is planned in order, that is the last of these rows: the
-//! caller makes all copies of the batch before anything is written.
+//! Each of the owners of a partly filled block copies it before it writes, except the last owner. If all
+//! owners are rows of a batch that is planned in order, the last of these rows is that owner. For the caller
+//! makes all copies of the batch before any row is written.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{AppendPlan, Sequence};
 use crate::error::Result;
 use crate::id::BlockId;
 
-/// How many owners of each shared last block have been planned.
+/// The number of planned owners of each shared last block.
 #[derive(Debug, Default)]
 pub(crate) struct SharedTails {
     planned: HashMap<BlockId, u32>,
@@ -22,8 +22,8 @@ impl SharedTails {
         self.planned.clear();
     }
 
-    /// Plans the append of the next row. `sources` says how many owners a block has only as the source
-    /// of copies that are made before this batch is written.
+    /// Plans the append of the next row. `sources` returns how many owners a block has only as the source of
+    /// copies that are made before this batch is written.
     pub(crate) fn plan(
         &mut self,
         sequence: &Sequence,
