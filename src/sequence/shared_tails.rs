@@ -1,8 +1,8 @@
 //! `SharedTails`: the last blocks that several rows of one batch share, so that one row does not copy.
 //!
 //! Each of the owners of a partly filled block copies it before it writes, except the last owner. If all
-//! owners are rows of a batch that is planned in order, the last of these rows is that owner. For the caller
-//! makes all copies of the batch before any row is written.
+//! owners are rows of a batch that is planned in order, the last of these rows is that owner. The caller makes
+//! all copies of the batch before any row is written.
 
 use std::collections::HashMap;
 
