@@ -1,10 +1,10 @@
-//! Whose are the blocks that stay, when some are taken out of a table?
+//! Removing blocks from a table, and the owners of the blocks that stay.
 //!
-//! Private blocks are given back by their words. Out of a run that nobody else holds, the rest
-//! becomes private; out of one that others hold, each block that stays gets this table as an owner
-//! by its own word *before* the run is let go, so that counts are exact in every interleaving.
+//! Private blocks are released by their words. If only this table holds a run, the blocks of it that stay
+//! become private. If others hold the run too, each block that stays first gets this table as an owner by its
+//! own word. Only *then* is the run released, so counts are exact in every interleaving.
 //!
-//! Invariant: what can be refused is refused before anything changes.
+//! Invariant: a cut that can be refused is refused before anything changes.
 
 use std::ops::Range;
 
@@ -15,9 +15,9 @@ use crate::pool::PoolHandle;
 use crate::sync::{Arc, into_last};
 
 impl BlockTable {
-    /// Drops the blocks from `len` on. Those that no one else uses are free. Lock-free but for
-    /// the shards' claims; `O(blocks dropped)` and, inside a run that others share, one atomic
-    /// operation for each block kept of that run.
+    /// Drops the blocks from `len` on. Those without another owner become free. Lock-free but for the shards'
+    /// claims. Costs `O(blocks dropped)` and, inside a run that others share, one atomic operation for each
+    /// block kept of that run.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `len` is more than the table has, and
@@ -45,8 +45,7 @@ impl BlockTable {
         self.remove(len..self.len())
     }
 
-    /// Drops the blocks of `range`; those behind it move up. Cost as
-    /// [`truncate`](Self::truncate).
+    /// Drops the blocks of `range`; those after it move up. Cost as [`truncate`](Self::truncate).
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `range` is not within the table; otherwise as
@@ -70,9 +69,8 @@ impl BlockTable {
         if range.is_empty() { Ok(()) } else { self.cut(range.start, range) }
     }
 
-    /// Drops the blocks of `removed`, and makes the table itself an owner of those it keeps from
-    /// `keep` on, so that they can be written once nobody else owns them. Cost as
-    /// [`truncate`](Self::truncate).
+    /// Drops the blocks of `removed`, and makes the table itself an owner of the blocks it keeps from `keep`
+    /// on. So it can write them once they have no other owner. Cost as [`truncate`](Self::truncate).
     ///
     /// # Errors
     /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); the table is as it was.
@@ -85,7 +83,7 @@ impl BlockTable {
         self.cut_out(keep, removed)
     }
 
-    /// Gives back the private blocks from `len` on. They are out of the table whatever comes of that.
+    /// Releases the private blocks from `len` on. They leave the table even if the release panics.
     #[inline]
     pub(crate) fn give_tail(&mut self, len: usize) {
         struct Truncated<'a>(&'a mut Vec<BlockId>, usize);
@@ -101,13 +99,13 @@ impl BlockTable {
         }
     }
 
-    /// [`cut`](Self::cut) in the general case.
+    /// Does the work of [`cut`](Self::cut) in the general case.
     #[inline(never)]
     fn cut_out(&mut self, keep: usize, removed: Range<usize>) -> Result<()> {
         let private = removed.start.max(self.shared_len)..removed.end;
         let left =
             if keep < self.shared_len { self.leave_runs(keep, &removed)? } else { Vec::new() };
-        // They are out of the table before they have another owner.
+        // They leave the table before they can have another owner.
         let start = removed.start;
         let dropped = self.ids.drain(removed);
         for run in left {
@@ -123,8 +121,8 @@ impl BlockTable {
         Ok(())
     }
 
-    /// Takes all blocks out of the table, from now on counted by id: each takes a
-    /// [`BlockPool::release`](crate::BlockPool::release) to come back. For a scheduler across an FFI.
+    /// Takes all blocks out of the table. From now on they are counted by id: each takes a
+    /// [`BlockPool::release`](crate::BlockPool::release) to become free. For a scheduler across an FFI.
     ///
     /// # Errors
     /// [`TooManyOwners`](PagedKvError::TooManyOwners) as [`truncate`](Self::truncate); the table is as it was.
@@ -145,8 +143,8 @@ impl BlockTable {
         Ok(std::mem::take(&mut self.ids))
     }
 
-    /// Leaves every run that reaches beyond `keep`, so that the blocks from there on are private (but
-    /// for those in `removed`). Returns what the caller has to give back, the last run first.
+    /// Leaves every run that reaches beyond `keep`, so that the blocks from `keep` on are private, except
+    /// those in `removed`. Returns the blocks and runs that the caller has to release, the last run first.
     fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<Vec<Left>> {
         let mut left = Vec::new();
         let mut sole = self.retain_shared(keep, removed)?;
@@ -167,17 +165,17 @@ impl BlockTable {
         Ok(left)
     }
 
-    /// Of the runs that reach beyond `keep`, takes the blocks outside `removed` by their own words
-    /// where others hold the run too, and returns how many runs nobody else holds. Those come first:
-    /// who holds a run holds its ancestors.
+    /// Handles the runs that reach beyond `keep`. Where others hold a run too, makes the table an owner of
+    /// its blocks outside `removed` by their own words. Returns how many runs only this table holds. Those
+    /// come first, because a holder of a run holds its ancestors.
     fn retain_shared(&self, keep: usize, removed: &Range<usize>) -> Result<usize> {
         let (sole, kept) = self.kept_of_shared(keep, removed);
-        // All or none, and before any run is let go: until then they own the blocks too.
+        // All or none, and before any run is released: until then the runs own the blocks too.
         retain_all(&self.pool, &kept)?;
         Ok(sole)
     }
 
-    /// Refuses what [`cut`](Self::cut) would refuse now.
+    /// Returns the error that [`cut`](Self::cut) would return now.
     pub(crate) fn check_cut(&self, keep: usize, removed: Range<usize>) -> Result<()> {
         if keep >= self.shared_len {
             return Ok(());
@@ -186,8 +184,8 @@ impl BlockTable {
         kept.iter().try_for_each(|&id| self.pool.check_retain(id))
     }
 
-    /// How many of the runs that reach beyond `keep` nobody else holds, and the blocks outside `removed`
-    /// of the others.
+    /// Returns how many of the runs beyond `keep` only this table holds, and the blocks outside `removed` of
+    /// the other runs.
     fn kept_of_shared(&self, keep: usize, removed: &Range<usize>) -> (usize, Vec<BlockId>) {
         let (mut sole, mut kept) = (0, Vec::new());
         let mut next = self.shared.as_ref();
@@ -206,19 +204,19 @@ impl BlockTable {
 
 /// A run that a table has left.
 enum Left {
-    /// It was the table's alone. Of its blocks those of the range go back.
+    /// Only the table held it. The blocks of the range are released.
     Thawed(Box<[BlockId]>, Range<usize>),
     /// Others hold it too.
     Shared(Arc<Run>),
 }
 
-/// The blocks of `run` that are in `range` of a table, as indices of the run.
+/// Returns the blocks of `run` that are in `range` of a table, as indices of the run.
 fn part_of(run: &Run, range: &Range<usize>) -> Range<usize> {
     let (start, end) = (run.start(), run.end());
     range.start.clamp(start, end) - start..range.end.clamp(start, end) - start
 }
 
-/// One more owner for each of `ids`, or for none. The caller owns them: none becomes room again.
+/// Adds an owner to each of `ids`, or to none. The caller owns the blocks, so none becomes room again.
 pub(super) fn retain_all(pool: &PoolHandle, ids: &[BlockId]) -> Result<()> {
     for (done, &id) in ids.iter().enumerate() {
         if let Err(refusal) = pool.retain(id) {

@@ -1,4 +1,4 @@
-//! What do I own, in order? The ordered blocks of one owner.
+//! `BlockTable`: the ordered blocks of one owner.
 //!
 //! ```text
 //!   ids      [ B0 B1 B2 │ B5 B6 │ B9 B7 ]
@@ -6,11 +6,10 @@
 //!            └── shared_len = 5 ─┘
 //! ```
 //!
-//! Invariants: `ids[..shared_len]` are the blocks of the run chain, which owns them; of each later
-//! block the table itself is an owner by the block's word. Every id is resident. Only a private
-//! block with one owner may be written.
+//! Invariants: the run chain owns the blocks `ids[..shared_len]`; the table itself owns each later block by
+//! the block's word. Every id is resident. Only a private block with one owner may be written.
 //!
-//! A table does not know tokens: it counts blocks.
+//! A table counts blocks, not tokens.
 
 mod cut;
 
@@ -28,7 +27,8 @@ use crate::sync::Arc;
 use self::cut::retain_all;
 pub(crate) use crate::pool::run::Run;
 
-/// An owned, ordered list of blocks. Dropping it gives back every block that no one else uses.
+/// An owned, ordered list of blocks. Dropping it releases its blocks; those without another owner become
+/// free.
 ///
 /// ```
 /// use paged_kv::{BlockPool, PagedKvError};
@@ -51,16 +51,16 @@ pub struct BlockTable {
     ids: Vec<BlockId>,
     shared: Option<Arc<Run>>,
     shared_len: usize,
-    /// The newest step that this table took part in.
+    /// The newest step that this table joined.
     fence: Fence,
     pool: PoolHandle,
 }
 
 impl BlockPool {
-    /// A table of `n` blocks that nobody else holds, or nothing.
+    /// Allocates a table of `n` blocks that no other owner has, or none.
     ///
-    /// Cost: one claim of the thread's home shard and `O(n)` copied ids; see [`guide::blocking`] for what
-    /// a thread may wait for when the home shard is short.
+    /// Cost: one claim of the thread's home shard and `O(n)` copied ids. See [`guide::blocking`] for the
+    /// threads that it may wait for when the home shard is short.
     ///
     /// # Errors
     /// [`OutOfMemory`](crate::PagedKvError::OutOfMemory) when at some moment during the call
@@ -83,7 +83,7 @@ impl BlockPool {
 }
 
 impl BlockPool {
-    /// A table of blocks that the caller owns by their words.
+    /// Creates a table of blocks that the caller owns by their words.
     pub(crate) fn table_of(&self, ids: Vec<BlockId>) -> BlockTable {
         BlockTable {
             ids,
@@ -96,17 +96,17 @@ impl BlockPool {
 }
 
 impl BlockTable {
-    /// A table without blocks.
+    /// Creates a table without blocks.
     pub(crate) fn new(pool: PoolHandle) -> Self {
         Self { ids: Vec::new(), shared: None, shared_len: 0, fence: Fence::default(), pool }
     }
 
-    /// An empty table of the same pool.
+    /// Creates an empty table of the same pool.
     pub(crate) fn new_sibling(&self) -> Self {
         Self::new(self.pool.clone())
     }
 
-    /// The blocks, in order.
+    /// Returns the blocks, in order.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -119,7 +119,7 @@ impl BlockTable {
         &self.ids
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -131,7 +131,7 @@ impl BlockTable {
         self.ids.len()
     }
 
-    /// True when the table has no blocks.
+    /// Returns true if the table has no blocks.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -142,7 +142,7 @@ impl BlockTable {
         self.ids.is_empty()
     }
 
-    /// Appends `n` blocks that nobody else holds, all or none, and says which those are. Cost as
+    /// Appends `n` blocks that no other owner has, all or none, and returns their range. Cost as
     /// [`BlockPool::allocate`].
     ///
     /// # Errors
@@ -165,19 +165,20 @@ impl BlockTable {
         Ok(len..len + n)
     }
 
-    /// [`grow`](Self::grow), which says how many of the new blocks, the last ones, were cached until now.
+    /// Does the work of [`grow`](Self::grow). Returns how many of the new blocks, the last ones, were cached
+    /// until now.
     pub(crate) fn grow_over_cached(&mut self, n: usize) -> Result<usize> {
         if n == 0 { Ok(0) } else { self.pool.take(n, &mut self.ids) }
     }
 
-    /// Makes room for an eighth more ids: a prompt is about to grow, and a first block that moves
-    /// the whole table costs more than the memory.
+    /// Reserves memory for an eighth more ids. A prompt is about to grow, and moving the whole table for its
+    /// first new block costs more than the memory.
     pub(crate) fn reserve_for_growth(&mut self) {
         self.ids.reserve(self.ids.len() / 8 + 4);
     }
 
-    /// [`grow`](Self::grow), if that takes no search of other shards and no waiting for another
-    /// thread. Else false, and the table is as it was.
+    /// Does the work of [`grow`](Self::grow) if that needs no search of other shards and no wait for another
+    /// thread. Otherwise returns false, and the table is as it was.
     #[inline]
     pub(crate) fn try_grow_near(&mut self, n: usize) -> bool {
         n == 0 || self.pool.try_take_near(n, &mut self.ids)
@@ -191,11 +192,11 @@ impl BlockTable {
         self.ids.extend(stock.ids.drain(rest..));
     }
 
-    /// A table of the same blocks. The first `full_blocks` become a shared run, at the cost of
-    /// one count; each later block (a partly filled tail) gets one more owner by its own word.
+    /// Creates a table of the same blocks. The first `full_blocks` become a shared run, at the cost of one
+    /// count. Each later block (a partly filled tail) gets one more owner by its own word.
     ///
-    /// Two counts of blocks for a tail of one block, whatever the length (besides one reference to
-    /// the pool), and `O(blocks)` copied ids.
+    /// Costs two counts of blocks for a tail of one block, whatever the length, and one reference to the
+    /// pool. Copies `O(blocks)` ids.
     ///
     /// # Errors
     /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a tail block's count is full, and
@@ -218,7 +219,7 @@ impl BlockTable {
         let frozen = full_blocks.max(self.shared_len);
         retain_all(&self.pool, &self.ids[frozen..])?;
         self.freeze(frozen);
-        // A fork is made to grow: as much head-room as the source has.
+        // A fork is made to grow: reserve as much memory as the source has.
         let mut ids = Vec::with_capacity(self.ids.capacity());
         ids.extend_from_slice(&self.ids);
         let shared = self.shared.clone();
@@ -226,8 +227,8 @@ impl BlockTable {
         Ok(Self { ids, shared, shared_len, fence, pool: self.pool.clone() })
     }
 
-    /// True when this table is the only owner of its block at `index`, and not by a run: then it
-    /// may write the block. False if the table has no block there.
+    /// Returns true if this table is the only owner of its block at `index`, and not by a run. Then it may
+    /// write the block. Returns false if the table has no block there.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -244,8 +245,8 @@ impl BlockTable {
         index >= self.shared_len && self.ids.get(index).is_some_and(|&id| self.pool.is_sole(id))
     }
 
-    /// Puts the private block `from` in the place of the private block `to`, whose owner the
-    /// caller gets. Blocks behind `from` move up.
+    /// Moves the private block `from` to the place of the private block `to`, and hands the owner of `to` to
+    /// the caller. Blocks after `from` move up.
     pub(crate) fn replace(&mut self, to: usize, from: usize) -> BlockPin {
         assert!(self.shared_len <= to && to < from, "a private block takes an earlier one's place");
         let dst = self.ids.remove(from);
@@ -253,8 +254,8 @@ impl BlockTable {
         BlockPin { id: src, fence: self.fence, pool: self.pool.clone() }
     }
 
-    /// Puts `src`, of which the caller hands an owner over, in the place of the last block, which is
-    /// `dst`.
+    /// Puts `src` in the place of the last block, which is `dst`, and releases `dst`. The caller hands over
+    /// an owner of `src`.
     pub(crate) fn put_back(&mut self, dst: BlockId, src: BlockId) {
         let last = self.ids.last_mut().filter(|id| **id == dst);
         *last.expect("the block that was copied is the last again") = src;
@@ -265,35 +266,36 @@ impl BlockTable {
         &self.pool
     }
 
-    /// The newest run, which holds the others.
+    /// Returns the newest run, which holds the others.
     pub(crate) fn newest_run(&self) -> Option<&Arc<Run>> {
         self.shared.as_ref()
     }
 
-    /// Blocks at the beginning that are owned by runs.
+    /// Returns the number of blocks at the beginning that runs own.
     pub(crate) fn shared_len(&self) -> usize {
         self.shared_len
     }
 
-    /// From now on what is let go of waits for the end of that step, too. Returns the newest step before.
+    /// Joins a step: from now on blocks that this table releases wait for the end of that step, too. Returns
+    /// the newest step before.
     pub(crate) fn take_part(&mut self, fence: Fence) -> Fence {
         let newest = self.fence.max(fence);
         std::mem::replace(&mut self.fence, newest)
     }
 
-    /// The newest step that this table took part in is `before` again: it took part in a later one, and
-    /// released nothing since.
+    /// Makes `before` the newest step of this table again. The table joined a later step, and released no
+    /// block since.
     pub(crate) fn leave_step(&mut self, before: Fence) {
         self.fence = before;
     }
 
-    /// The blocks that this table owns by their own words.
+    /// Returns the blocks that this table owns by their own words.
     pub(crate) fn private(&self) -> &[BlockId] {
         &self.ids[self.shared_len..]
     }
 
-    /// True if dropping this table alone surely frees a block. (False may mean that it takes a
-    /// closer look.)
+    /// Returns true if dropping this table alone surely frees a block. False may mean that a closer check is
+    /// needed.
     pub(crate) fn frees_a_block(&self) -> bool {
         let is_sole = |&id: &BlockId| self.pool.owners(id) == 1;
         let sole_run = self.shared.as_ref().filter(|run| Arc::strong_count(run) == 1);
@@ -301,7 +303,8 @@ impl BlockTable {
             || sole_run.is_some_and(|run| run.ids().iter().any(is_sole))
     }
 
-    /// Blocks that dropping this table would free if nobody else let go of any meanwhile.
+    /// Returns the number of blocks that dropping this table would free if no other owner released any in the
+    /// meantime.
     pub(crate) fn num_blocks_freed(&self) -> usize {
         let sole = |ids: &[BlockId]| ids.iter().filter(|&&id| self.pool.owners(id) == 1).count();
         let mut freed = sole(self.private());
@@ -313,13 +316,14 @@ impl BlockTable {
         freed
     }
 
-    /// The same, counting those too that only open steps own besides, which are free when these end.
+    /// Returns the same number, counting also the blocks that otherwise only open steps own. These become
+    /// free when the steps end.
     pub(crate) fn num_blocks_given_up(&self) -> usize {
         let given_up = num_blocks_given_up(&self.pool, self.private(), self.newest_run());
         given_up.unwrap_or_else(|| self.num_blocks_freed())
     }
 
-    /// Makes `ids[..end]` shared, the private ones of them in a run of their own.
+    /// Makes `ids[..end]` shared: puts the private blocks of them in a new run.
     fn freeze(&mut self, end: usize) {
         if end > self.shared_len {
             let ids = self.ids[self.shared_len..end].into();
