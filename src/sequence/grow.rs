@@ -37,13 +37,13 @@ impl AppendPlan {
 impl Sequence {
     /// Makes room for `num_new_tokens` more tokens.
     ///
-    /// If they begin in a partly filled block that others own too, a private block replaces that block, and
-    /// the returned [`Append`] names the copy to make. The last of the sharers does not copy. Inside a block
+    /// If they begin in a partly filled block that others own too, a private block replaces that block. The
+    /// returned [`Append`] then names the copy to make. The last of the sharers does not copy. Inside a block
     /// that only this sequence owns, the append makes no atomic write and no allocation.
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) (the copy's destination is counted in
-    /// `requested`) and [`TooManyTokens`](PagedKvError::TooManyTokens); nothing has changed.
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) (`requested` includes the copy's destination) and
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens); nothing has changed.
     ///
     /// ```
     /// use paged_kv::PagedKvError;

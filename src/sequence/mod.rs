@@ -68,7 +68,8 @@ impl BlockPool {
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory),
     /// [`TooManyTokens`](PagedKvError::TooManyTokens), and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a block of 0 tokens, or of so many that slots overflow a `u64`.
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a block of 0 tokens, or of so many that slots
+    /// overflow a `u64`.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -248,7 +249,7 @@ impl Sequence {
     /// copied ids.
     ///
     /// # Errors
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a partly filled block has 2^20 - 1.
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a partly filled block has 2^20 - 1 owners.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(8);
@@ -277,9 +278,9 @@ impl Sequence {
     /// share, each block kept of that run costs one count.
     ///
     /// # Errors
-    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) to more tokens than there are,
-    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed) to an end inside a block that was trimmed, and
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when a block of such a run has 2^20 - 1.
+    /// [`TruncateBeyondEnd`](PagedKvError::TruncateBeyondEnd) if `num_tokens` is above the length,
+    /// [`TokensTrimmed`](PagedKvError::TokensTrimmed) if the new end is inside a trimmed block, and
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners) if a block of such a run has 2^20 - 1 owners.
     ///
     /// ```
     /// use paged_kv::PagedKvError;

@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Each time a block becomes idle it gets an entry with its epoch. A match leaves the entry in place and
-//! writes only the block's word. The thread that reads the entry later finds that the block has changed,
-//! and drops the entry. So the order is that of the last uses: exact on one thread, to within a batch a
-//! shard between threads. An epoch has 8 bits. If the block became idle a multiple of 256 times since, an
-//! old entry is taken for its last one, and the block is reclaimed too early.
+//! writes only the block's word. The thread that reads the entry later finds that the block has changed, and
+//! drops the entry. So the order is that of the last uses: exact on one thread, to within a batch a shard
+//! between threads. An epoch has 8 bits. If the block became idle a multiple of 256 times since, an old entry
+//! passes for its last one, and the block is reclaimed too early.
 //!
 //! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot (`again` in the
 //! code), for the others. The older head is reclaimed first; the age of a hot block is divided by three.

@@ -15,8 +15,8 @@ impl Blocks {
         self.free.room()
     }
 
-    /// Makes visible every change made under a claim before this thread took it, and every change made before
-    /// a fence that did not see this thread's demand.
+    /// Makes visible the changes made under a claim before this thread took it. Also makes visible those made
+    /// before a fence that did not see this thread's demand.
     pub(super) fn see_all_changes(&self) {
         self.free.meet_all_claims();
         // SeqCst: pairs with the fence in `wake_next`, and with that of a publication. Take this thread and

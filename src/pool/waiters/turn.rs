@@ -45,7 +45,7 @@ impl Turn {
         &self.pool
     }
 
-    /// True while the request is in the queue.
+    /// Returns true while the request is in the queue.
     pub(crate) fn is_waiting(&self) -> bool {
         self.place.is_some()
     }
