@@ -1,8 +1,11 @@
-//! How an operation reaches a sequence by its id: looks it up, changes it under the right lock, puts it
-//! in the map or takes it out.
+//! Access by id: looks a sequence up, changes it under the right lock, inserts it into the map or removes
+//! it.
 //!
-//! Invariants: an operation that was begun with one sequence of an id names its epoch, and leaves every
-//! other sequence of the id alone; waiters learn of a change after its locks are released.
+//! Invariants:
+//!
+//! - An operation that began with one sequence of an id names its epoch, and changes no other sequence of
+//!   the id.
+//! - Waiters learn of a change after its locks are released.
 
 use super::PagedKvCache;
 use super::slot::{Live, SharedSlot, Slot};
@@ -12,13 +15,14 @@ use crate::sequence::Sequence;
 use crate::sync::{Arc, Entry, Later};
 
 impl PagedKvCache {
-    /// Changes a sequence, briefly: under the map's lock if it is alone there, else its own.
+    /// Changes a sequence, briefly: under the map's lock if no other thread uses it, else under its own
+    /// lock.
     pub(super) fn update<R>(&self, id: SeqId, change: impl FnOnce(&mut Live) -> R) -> Result<R> {
         self.update_if(id, |_| true, change)
     }
 
-    /// As [`update`](Self::update), but under the map's lock only if that will be `brief`. Afterwards the
-    /// waiters learn of the change.
+    /// Does as [`update`](Self::update), but under the map's lock only if the change will be `brief`. The
+    /// waiters learn of the change afterwards.
     pub(super) fn update_if<R>(
         &self,
         id: SeqId,
@@ -36,7 +40,8 @@ impl PagedKvCache {
         Ok(changed)
     }
 
-    /// Says what a change of the sequence of that id means to waiters. `emptied` if it lost its last block.
+    /// Informs waiters of a change of the sequence of that id. `emptied` if the sequence lost its last
+    /// block.
     #[inline]
     pub(super) fn announce_change(&self, id: SeqId, emptied: bool) {
         self.pool.blocks().announce_change_of(id);
@@ -74,9 +79,9 @@ impl PagedKvCache {
         live.as_mut().map(change).ok_or_else(self.missing(id))
     }
 
-    /// Changes a sequence without leases, and keeps leases out by the map's lock during the change. Of `Some`
-    /// epoch only; another sequence under the id counts as not found. Afterwards the waiters learn of the
-    /// change.
+    /// Changes a sequence without leases. Holds the map's lock during the change, so that no lease begins.
+    /// With `Some` epoch, changes the sequence of that epoch only; another sequence under the id counts as
+    /// not found. The waiters learn of the change afterwards.
     pub(super) fn trim_unleased<R>(
         &self,
         id: SeqId,
@@ -121,12 +126,13 @@ impl PagedKvCache {
         }
     }
 
-    /// The refusal of an id that is not there, made only when it is needed.
+    /// Returns the error for a missing id, which is created only when it is needed.
     pub(super) fn missing(&self, id: SeqId) -> impl FnOnce() -> PagedKvError + '_ {
         self.missing_of(id, None)
     }
 
-    /// The same; of the sequence of `Some` epoch, that it was evicted only if that was the one.
+    /// Does as [`missing`](Self::missing). With `Some` epoch, reports an eviction only if the evicted
+    /// sequence had that epoch.
     pub(super) fn missing_of(
         &self,
         id: SeqId,
@@ -138,14 +144,15 @@ impl PagedKvCache {
         }
     }
 
-    /// Puts a new sequence in the map. If one of that id came first, `live` is given back.
+    /// Inserts a new sequence into the map. Refuses `live`, and drops it, if the map has a sequence of that
+    /// id.
     pub(super) fn insert(&self, id: SeqId, live: Live) -> Result<()> {
-        // What is late is dropped outside the shard's lock.
+        // A refused sequence is dropped outside the shard's lock.
         let late = self.try_insert(id, live);
         late.map_or(Ok(()), |_| Err(PagedKvError::SequenceExists(id)))
     }
 
-    /// The same, of a sequence for which blocks were taken or matched.
+    /// Does as [`insert`](Self::insert), for a sequence for which blocks were taken or matched.
     pub(super) fn insert_taken(&self, id: SeqId, live: Live) -> Result<()> {
         let Some(late) = self.try_insert(id, live) else {
             return Ok(());
@@ -154,13 +161,13 @@ impl PagedKvCache {
         Err(PagedKvError::SequenceExists(id))
     }
 
-    /// Puts a new sequence in the map, or returns it if one of that id came first.
+    /// Inserts a new sequence into the map, or returns it if the map has one of that id.
     pub(super) fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
         self.insert_over_evicted(id, live, &mut None)
     }
 
-    /// [`try_insert`](Self::try_insert), which sets `evicted` to the sequence of the id that was known as
-    /// evicted before.
+    /// Does as [`try_insert`](Self::try_insert), and sets `evicted` to the sequence of the id that was
+    /// noted as evicted before.
     pub(super) fn insert_over_evicted(
         &self,
         id: SeqId,
@@ -182,8 +189,8 @@ impl PagedKvCache {
         self.take_out_if(id, None, || {})
     }
 
-    /// [`take_out`](Self::take_out) of the sequence of that epoch only (`None` stands for any), and
-    /// notes that under the map's lock. Another sequence under the id stays, and counts as not found.
+    /// Does as [`take_out`](Self::take_out), for the sequence of that epoch only (`None` allows any), and
+    /// calls `note` under the map's lock. Another sequence under the id stays, and counts as not found.
     pub(super) fn take_out_if(
         &self,
         id: SeqId,
@@ -206,7 +213,7 @@ impl PagedKvCache {
                 None => return Err(self.missing_of(id, epoch)()),
                 Some(slot) if !is_meant(&slot) => return Err(PagedKvError::SequenceNotFound(id)),
                 Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
-                // Its lease has ended since, or it is a new one.
+                // Its lease has ended since, or it is a new sequence: try again.
                 Some(_) => {}
             }
         }

@@ -1,9 +1,8 @@
-//! How does a request come in? What of its prompt is cached is matched, room for the rest is taken, all
-//! or nothing.
+//! Admission of a prompt: matches its cached blocks and allocates the rest, or changes nothing.
 //!
-//! Hits are acquired before anything is reclaimed, so that no request reclaims what it is about to
-//! match. What is short is refused before anything is acquired, as long as nobody else is at it; a race
-//! lost after that gives the hits back.
+//! An admission acquires its hits before it reclaims any block, so no request reclaims a block that it is
+//! about to match. A shortage is refused before any block is acquired, as long as no other thread takes
+//! blocks at the same time. If the admission loses a race after that, it gives the hits back.
 
 mod take;
 
@@ -16,7 +15,7 @@ use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::watermark::Admit;
 
-/// What an admission found.
+/// The outcome of an admission.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, SeqId};
@@ -29,27 +28,26 @@ use crate::pool::watermark::Admit;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Admission {
-    /// Tokens at the beginning of the prompt whose keys and values are there: a multiple of the
-    /// block size, and fewer than the prompt has.
+    /// Tokens at the beginning of the prompt whose keys and values are cached: a multiple of the block
+    /// size, and fewer than the prompt has.
     pub cached_tokens: usize,
-    /// Tokens that there are slots for: all of the prompt, unless only a first chunk was asked for.
+    /// Tokens that have slots: all tokens of the prompt, or fewer if the options ask for a first chunk
+    /// only.
     pub num_tokens: usize,
-    /// This admission, told from others of the same id.
+    /// Identifies this admission among all admissions of the same id.
     pub epoch: AdmissionEpoch,
 }
 
 /// # Prefix reuse: admission
 impl PagedKvCache {
-    /// A new sequence of these tokens: what is cached of them is shared, room for the rest is taken,
-    /// all or nothing. Their keys and values behind
-    /// [`cached_tokens`](Admission::cached_tokens) are the caller's to compute, and to
-    /// [`commit`](Self::commit). `O(tokens)` hashed before any lock; one exchange a block that hits;
-    /// otherwise as [`allocate`](Self::allocate).
+    /// Creates a sequence of these tokens: it shares their cached blocks and allocates the rest, or changes
+    /// nothing. The caller computes the keys and values after [`cached_tokens`](Admission::cached_tokens),
+    /// and [`commit`](Self::commit)s them. Hashes `O(tokens)` before it takes a lock; one exchange a block
+    /// that hits; otherwise costs as [`allocate`](Self::allocate).
     ///
     /// # Errors
-    /// [`SequenceExists`](PagedKvError::SequenceExists), and
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory): `requested` counts new blocks, and hits that
-    /// nobody uses, which are room until they are matched.
+    /// [`SequenceExists`](PagedKvError::SequenceExists), and [`OutOfMemory`](PagedKvError::OutOfMemory):
+    /// `requested` counts new blocks and idle hits. Idle hits are available until they are matched.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
@@ -68,14 +66,14 @@ impl PagedKvCache {
         self.admit_with(id, &self.prompt(tokens), &AdmitOptions::default())
     }
 
-    /// [`admit`](Self::admit), of a prompt that is hashed already, and otherwise than by default. Keep the
-    /// prompt across retries. For a caller that hashes itself, see
+    /// Admits a prompt that is hashed already, with `options`; otherwise as [`admit`](Self::admit). Keep
+    /// the prompt across retries. A caller that hashes the blocks itself uses
     /// [`Prompt::from_hashes`](Prompt::from_hashes).
     ///
     /// # Errors
     /// As [`admit`](Self::admit), [`PromptMismatch`](PagedKvError::PromptMismatch) for a prompt that was
-    /// hashed for another block size, algorithm or key, and
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for one with more hashes than full blocks.
+    /// hashed for another block size, algorithm or key, and [`InvalidConfig`](PagedKvError::InvalidConfig)
+    /// for one with more hashes than full blocks.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, BlockHash, PagedKvCache, Prompt, SeqId};
@@ -99,8 +97,9 @@ impl PagedKvCache {
         self.admit_as(id, prompt, options, Admit::Now)
     }
 
-    /// [`admit`](Self::admit) as an owned handle, which the map does not know: freed by dropping it,
+    /// Admits a prompt as an owned handle, which is not in the map: dropping the handle frees it, and it is
     /// never evicted.
+    ///
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) as [`admit`](Self::admit), and
@@ -127,7 +126,7 @@ impl PagedKvCache {
         Ok((sequence, admission))
     }
 
-    /// [`admit_with`](Self::admit_with), also of a request that waited.
+    /// Does as [`admit_with`](Self::admit_with), also for a request that waited.
     pub(crate) fn admit_as(
         &self,
         id: SeqId,
@@ -143,7 +142,7 @@ impl PagedKvCache {
         Ok(admission)
     }
 
-    /// An admitted sequence as the map knows it.
+    /// Returns an admitted sequence in the form that the map holds.
     pub(super) fn admitted(
         &self,
         (sequence, admission): (CachedSequence, Admission),

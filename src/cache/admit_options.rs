@@ -1,9 +1,9 @@
-//! How is a request to be admitted? What a caller may ask for besides its tokens.
+//! `AdmitOptions`: the parameters of an admission, apart from its prompt.
 
 use super::prompt::Prompt;
 use crate::id::Worker;
 
-/// How a request is to be admitted.
+/// The parameters of an admission.
 ///
 /// ```
 /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -23,8 +23,8 @@ pub struct AdmitOptions {
 }
 
 impl AdmitOptions {
-    /// Room for so many tokens behind the cached ones only (chunked prefill); further chunks are
-    /// appended.
+    /// Allocates slots for `num_tokens` tokens after the cached ones only (chunked prefill). The caller
+    /// appends further chunks.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -38,7 +38,7 @@ impl AdmitOptions {
         Self { first_chunk: Some(num_tokens), ..self }
     }
 
-    /// At most so many tokens hit: for a request that wants the logits of its prompt, say.
+    /// Lets at most `num_tokens` tokens hit, for example for a request that needs the logits of its prompt.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -54,7 +54,7 @@ impl AdmitOptions {
         Self { max_cached_tokens: Some(num_tokens), ..self }
     }
 
-    /// The priority of a sequence admitted by id, 0 unless told otherwise; see
+    /// Sets the priority of a sequence that is admitted by id, 0 by default; see
     /// [`PagedKvCache::set_priority`](crate::PagedKvCache::set_priority).
     ///
     /// ```
@@ -69,7 +69,7 @@ impl AdmitOptions {
         Self { priority, ..self }
     }
 
-    /// The worker of a sequence admitted by id; see
+    /// Sets the worker of a sequence that is admitted by id; see
     /// [`PagedKvCache::set_worker`](crate::PagedKvCache::set_worker).
     ///
     /// ```
@@ -85,20 +85,20 @@ impl AdmitOptions {
         Self { worker: Some(worker), ..self }
     }
 
-    /// The most blocks of a prompt that may hit: never its last token.
+    /// Returns the most blocks of a prompt that may hit. The block of its last token never does.
     pub(super) fn most_hits(&self, prompt: &Prompt, block_size: usize) -> usize {
         let most = prompt.num_tokens().saturating_sub(1);
         let most = most.min(self.max_cached_tokens.unwrap_or(most)) / block_size;
         most.min(prompt.hashes().len())
     }
 
-    /// Tokens to make room for, if so many hit.
+    /// Returns the number of tokens that get slots if `cached_tokens` tokens hit.
     pub(crate) fn room_for(&self, prompt: &Prompt, cached_tokens: usize) -> usize {
         let chunk = self.first_chunk.unwrap_or(usize::MAX);
         prompt.num_tokens().min(cached_tokens.saturating_add(chunk))
     }
 
-    /// True if room is made for a first chunk only.
+    /// Returns true if slots are allocated for a first chunk only.
     #[cfg(feature = "async")]
     pub(crate) fn is_chunked(&self) -> bool {
         self.first_chunk.is_some()

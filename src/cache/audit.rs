@@ -1,10 +1,10 @@
-//! Is every block accounted for? A comparison of the sequences with the blocks' words.
+//! `validate`: compares the sequences of the map with the blocks' words.
 //!
-//! What a sequence owns is compared under its own lock, exactly. What all sequences own together
-//! is compared with the words as they were between two looks at everything. If both looks saw the
-//! same versions, every sequence seen held its blocks all the while, and the words must show at
-//! least as many owners; else the answer is `Busy`, never a false fault. (At least: handles and
-//! counts by id own blocks that the map does not know.)
+//! The blocks that one sequence owns are compared under its own lock, exactly. The blocks that all
+//! sequences own are compared with the words between two passes over the map. If both passes saw the same
+//! versions, every sequence held its blocks throughout. The words must then show at least as many owners.
+//! Otherwise the result is `Busy`, never a false fault. (At least, because handles and counts by id own
+//! blocks that are not in the map.)
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use crate::id::{BlockId, SeqId};
 use crate::pool::BlockPool;
 use crate::sync::Arc;
 
-/// All that can be seen from the map.
+/// The state that one pass over the map sees.
 #[derive(Default, PartialEq)]
 struct Picture {
     sequences: HashMap<SeqId, Version>,
@@ -24,14 +24,14 @@ struct Picture {
     runs: HashSet<usize>,
 }
 
-/// # Figures: a check of itself
+/// # Figures: consistency check
 impl PagedKvCache {
-    /// Checks that every sequence, every block's word and the free list agree. Exact when nothing
-    /// else runs. `O(blocks)`, and threads that need blocks wait for part of it.
+    /// Checks that every sequence, every block's word and the free list agree. Exact when no other
+    /// operation runs. `O(blocks)`; threads that need blocks wait for part of it.
     ///
     /// # Errors
     /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found;
-    /// [`Busy`](PagedKvError::Busy) when other threads were changing what it compares.
+    /// [`Busy`](PagedKvError::Busy) if other threads changed the state that it compares.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -101,7 +101,7 @@ impl PagedKvCache {
 }
 
 impl Picture {
-    /// A block whose word shows fewer owners than the picture, if there is one.
+    /// Returns the fault of a block whose word shows fewer owners than the picture, if there is one.
     fn fault(&self, pool: &BlockPool) -> Result<Option<String>> {
         for (&id, &seen) in &self.owners {
             let owners = pool.owners(id)?;
@@ -124,7 +124,7 @@ mod tests {
     const A: SeqId = SeqId(1);
     const B: SeqId = SeqId(2);
 
-    /// Sequence 1 of two full blocks and a partly filled one.
+    /// Creates a cache with sequence 1: two full blocks and a partly filled one.
     fn cache() -> PagedKvCache {
         let cache = PagedKvCache::new(8, 4, 1, 1);
         cache.allocate(A, 9).unwrap();
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(cache.validate(), Err(PagedKvError::Inconsistent(fault)));
     }
 
-    /// Takes an owner off a block, although none let go of it, and gives it back once `fault` was found.
+    /// Removes an owner of a block although no owner released it, and restores it after `fault` was found.
     #[track_caller]
     fn assert_found_without_an_owner_of(cache: &PagedKvCache, block: BlockId, fault: String) {
         cache.pool.blocks().give(&[block]);
@@ -168,7 +168,7 @@ mod tests {
         let owners = |id: SeqId, at: usize| picture.owners[&blocks_of(&cache, id)[at]];
         assert_eq!((picture.sequences.len(), picture.runs.len()), (4, 2));
         assert_eq!((owners(A, 0), owners(A, 1), owners(A, 2)), (1, 1, 2));
-        // Of the longer ones: the second run's own two blocks, and their last one.
+        // The longer sequences: the second run's own two blocks, and their last block.
         assert_eq!((owners(B, 2), owners(B, 3), owners(B, 4)), (1, 1, 2));
     }
 
@@ -193,7 +193,7 @@ mod tests {
     fn a_block_of_a_run_with_an_owner_too_few_is_found() {
         let cache = cache();
         cache.fork(A, B).unwrap();
-        // What stays of the run that it shares gets it as an owner besides.
+        // The run that it shares is cut: the rest gets the sequence as a further owner.
         cache.truncate(B, 4).unwrap();
         let first = blocks_of(&cache, A)[0];
         assert_eq!(cache.pool.owners(first), Ok(2));
@@ -227,7 +227,7 @@ mod tests {
         let _ = cache.append(A, 12).unwrap();
         cache.apply_streaming_llm(A, 4, 4).unwrap();
         assert_eq!(cache.validate(), Ok(()));
-        // Also of a sequence with a lock of its own.
+        // Also for a sequence with a lock of its own.
         let lease = cache.lease(&[A]).unwrap();
         assert_eq!(cache.validate(), Ok(()));
         cache.update(A, |live| live.sequence_mut().lose_last_block()).unwrap();

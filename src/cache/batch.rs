@@ -1,7 +1,7 @@
 //! `append_batch`: appends to all rows of a batch with one allocation: all rows grow, or none.
 //!
-//! Each row is planned once, the blocks of all plans are taken in one allocation, and then handed out, so that
-//! nothing has to be rolled back.
+//! It plans each row once, takes the blocks of all plans in one allocation, and then distributes them. So
+//! no row has to be rolled back.
 
 use super::lease::LeaseRow;
 use super::locked_rows::{LockMemory, with_locked_rows};
@@ -10,7 +10,8 @@ use crate::error::{PagedKvError, Result};
 use crate::sequence::{Append, AppendPlan};
 use crate::table::BlockTable;
 
-/// What a batch append changed, a row each. Keep it and use it again: it allocates only to grow.
+/// The result of a batch append, one [`Append`] a row. Reuse it for the next batch: it allocates memory
+/// only to grow.
 ///
 /// Refilling, clearing or dropping it releases the sources of the copies in it.
 ///
@@ -28,13 +29,13 @@ use crate::table::BlockTable;
 pub struct AppendBatch {
     plans: Vec<AppendPlan>,
     appends: Vec<Append>,
-    /// Empty between calls: kept for its memory.
+    /// Empty between calls; kept for its memory.
     stock: Option<BlockTable>,
     locks: LockMemory,
 }
 
 impl AppendBatch {
-    /// The appends, in the order of the rows.
+    /// Returns the appends, in the order of the rows.
     ///
     /// ```
     /// let batch = paged_kv::AppendBatch::default();
@@ -44,8 +45,8 @@ impl AppendBatch {
         &self.appends
     }
 
-    /// Releases every append, and the sources of their copies. (The pool of the last batch stays
-    /// referenced until this is dropped.)
+    /// Releases every append, and the sources of their copies. (The pool of the last batch stays referenced
+    /// until the `AppendBatch` is dropped.)
     ///
     /// ```
     /// let mut batch = paged_kv::AppendBatch::default();
@@ -61,17 +62,16 @@ impl AppendBatch {
     }
 }
 
-/// Grows every row by its number of tokens, or none. One allocation for all rows, `O(rows)`, no memory
-/// allocated once `batch` and the tables have grown. Rows of leases are locked together, and count as used.
-/// [`Step::grow`](crate::Step::grow) grows as many rows as there is room for.
+/// Grows every row by its number of tokens, or none. Takes one allocation for all rows, `O(rows)`, and
+/// allocates no memory once `batch` and the tables have grown. Rows of leases are locked together, and
+/// count as used. [`Step::grow`](crate::Step::grow) grows as many rows as there is room for.
 ///
 /// # Errors
 /// [`OutOfMemory`](PagedKvError::OutOfMemory) with the need of all rows together,
-/// [`TooManyTokens`](PagedKvError::TooManyTokens), and
-/// [`WrongCache`](PagedKvError::WrongCache) for rows of different pools, and for rows of leases
-/// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when a sequence is gone and
-/// [`InvalidConfig`](PagedKvError::InvalidConfig) when one is listed twice; no row has changed, and `batch` is
-/// empty.
+/// [`TooManyTokens`](PagedKvError::TooManyTokens), and [`WrongCache`](PagedKvError::WrongCache) for rows of
+/// different pools. For rows of leases also [`SequenceNotFound`](PagedKvError::SequenceNotFound) if a
+/// sequence is gone, and [`InvalidConfig`](PagedKvError::InvalidConfig) if one is listed twice. No row has
+/// changed then, and `batch` is empty.
 ///
 /// ```
 /// use paged_kv::{AppendBatch, BlockPool, PagedKvError, append_batch};
@@ -93,7 +93,7 @@ pub fn append_batch<R: Row>(rows: &mut [(R, usize)], batch: &mut AppendBatch) ->
     })
 }
 
-/// [`append_batch`] for the rows of a lease.
+/// Does as [`append_batch`], for the rows of a lease.
 pub(super) fn append_leased<'a>(
     rows: impl Iterator<Item = (&'a LeaseRow, usize)>,
     batch: &mut AppendBatch,
@@ -108,7 +108,7 @@ pub(super) fn append_leased<'a>(
 }
 
 impl AppendBatch {
-    /// Clears the batch, runs `grow`, and clears the batch again if that is refused.
+    /// Clears the batch, runs `grow`, and clears the batch again if `grow` fails.
     fn run(&mut self, grow: impl FnOnce(&mut Self, &mut LockMemory) -> Result<()>) -> Result<()> {
         self.clear();
         let mut locks = std::mem::take(&mut self.locks);
@@ -152,7 +152,7 @@ impl Visit for GrowAll<'_> {
     }
 }
 
-/// Plans every row and returns the blocks needed together.
+/// Plans every row and returns the number of blocks that all rows need together.
 fn plan_all<G: GrowingRow>(
     rows: &mut [G],
     stock: &BlockTable,

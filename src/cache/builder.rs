@@ -1,6 +1,6 @@
-//! What shape does a cache have? Its parameters, checked before anything is built.
+//! `PagedKvCacheBuilder`: the parameters of a cache, checked before anything is built.
 //!
-//! The builder refuses with an error what [`PagedKvCache::new`] refuses with a panic.
+//! The builder returns an error where [`PagedKvCache::new`] panics.
 
 mod checks;
 
@@ -20,10 +20,10 @@ use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
 
-/// Utilization at which a cache says that it needs eviction, unless told otherwise.
+/// Default utilization at which a cache reports that it needs eviction.
 const DEFAULT_THRESHOLD: f64 = 0.9;
 
-/// Builds a [`PagedKvCache`], refusing what makes no sense.
+/// Builds a [`PagedKvCache`], and refuses invalid parameters.
 ///
 /// ```
 /// use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError};
@@ -62,7 +62,7 @@ pub struct PagedKvCacheBuilder {
     fairness: Fairness,
 }
 
-/// An event sink, which need not be printable.
+/// An event sink, which may lack `Debug`.
 #[derive(Clone)]
 struct Sink(PlainArc<dyn EventSink>);
 
@@ -114,7 +114,7 @@ impl PagedKvCacheBuilder {
         }
     }
 
-    /// Blocks of the engine's KV tensor, `1..=u32::MAX - 1`. Has no default.
+    /// Sets the number of blocks of the engine's KV tensor, `1..=u32::MAX - 1`. Has no default.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).build()?;
@@ -125,7 +125,7 @@ impl PagedKvCacheBuilder {
         Self { num_blocks, ..self }
     }
 
-    /// Tokens a block, by default 16.
+    /// Sets the tokens of a block, by default 16.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).block_size(32).build()?;
@@ -136,7 +136,7 @@ impl PagedKvCacheBuilder {
         Self { block_size, ..self }
     }
 
-    /// KV heads of a layer, for the memory figures.
+    /// Sets the number of KV heads of a layer, for the memory figures.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).num_heads(3).build()?;
@@ -147,7 +147,7 @@ impl PagedKvCacheBuilder {
         Self { num_heads, ..self }
     }
 
-    /// Elements of a head, for the memory figures.
+    /// Sets the number of elements of a head, for the memory figures.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).head_dim(64).build()?;
@@ -158,8 +158,8 @@ impl PagedKvCacheBuilder {
         Self { head_dim, ..self }
     }
 
-    /// Bytes of one block in all layers, where `2 (K and V) * block_size * num_heads * head_dim *
-    /// 2 bytes` (f16, one layer) does not say it: several layers, MLA, fp8.
+    /// Sets the bytes of one block in all layers. The default is `2 (K and V) * block_size * num_heads *
+    /// head_dim * 2 bytes`: f16, one layer. Set it for several layers, MLA or fp8.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).block_bytes(1 << 20).build()?;
@@ -170,7 +170,7 @@ impl PagedKvCacheBuilder {
         Self { block_bytes: Some(block_bytes), ..self }
     }
 
-    /// Which sequence is evicted first, by default [`EvictionStrategy::LRU`].
+    /// Sets the strategy that selects the sequence to evict, by default [`EvictionStrategy::LRU`].
     ///
     /// ```
     /// use paged_kv::{EvictionStrategy, PagedKvCache};
@@ -184,8 +184,8 @@ impl PagedKvCacheBuilder {
         Self { eviction_strategy, ..self }
     }
 
-    /// Utilization from which [`needs_eviction`](PagedKvCache::needs_eviction) says yes: within
-    /// 0 and 1, by default 0.9.
+    /// Sets the utilization from which [`needs_eviction`](PagedKvCache::needs_eviction) returns true:
+    /// within 0 and 1, by default 0.9.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder().num_blocks(8);
@@ -197,8 +197,8 @@ impl PagedKvCacheBuilder {
         Self { eviction_threshold, ..self }
     }
 
-    /// Whether block 0 is kept back, so that padded rows of a batch may write to it. Then there is one
-    /// block fewer to hand out. By default false.
+    /// Reserves block 0 if true, so that padded rows of a batch may write to it. There is then one block
+    /// fewer to allocate. By default false.
     ///
     /// ```
     /// use paged_kv::{BlockId, PagedKvCache, SeqId};
@@ -213,7 +213,7 @@ impl PagedKvCacheBuilder {
         Self { null_block, ..self }
     }
 
-    /// Home shards of the pool, rounded up to a power of two; see
+    /// Sets the number of home shards of the pool, rounded up to a power of two; see
     /// [`BlockPool::with_home_shards`].
     ///
     /// ```
@@ -225,9 +225,9 @@ impl PagedKvCacheBuilder {
         Self { home_shards: Some(home_shards), ..self }
     }
 
-    /// Whether contents of blocks stay matchable after their last owner has released them, by default
-    /// true. Without reuse a block takes some 12 bytes of memory instead of 90, and admissions by tokens
-    /// hit nothing.
+    /// Keeps the contents of blocks matchable after their last owner has released them if true, the
+    /// default. Without reuse a block takes about 12 bytes of memory instead of 90, and admissions by
+    /// tokens hit no block.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -242,8 +242,8 @@ impl PagedKvCacheBuilder {
         Self { prefix_reuse, ..self }
     }
 
-    /// Which cached contents are given up first when free blocks run out, by default
-    /// [`ReclaimPolicy::Lru`].
+    /// Sets the policy that selects the cached contents to reclaim first when free blocks run out, by
+    /// default [`ReclaimPolicy::Lru`].
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, ReclaimPolicy};
@@ -255,8 +255,8 @@ impl PagedKvCacheBuilder {
         Self { reclaim_policy, ..self }
     }
 
-    /// How blocks are named by their tokens, by default [`HashAlgorithm::default`]: fast, with a
-    /// key that is random for each process.
+    /// Sets the algorithm that hashes the tokens of blocks, by default [`HashAlgorithm::default`]: fast,
+    /// with a key that is random for each process.
     ///
     /// ```
     /// use paged_kv::{HashAlgorithm, PagedKvCache};
@@ -270,13 +270,14 @@ impl PagedKvCacheBuilder {
         Self { hash_algorithm, ..self }
     }
 
-    /// Tells `sink` what can be matched, from the first commit on. Some 100 bytes of memory a block,
-    /// and its tokens; one lock that commits, resets, and allocations that end contents take.
-    /// Without a sink, nothing of that.
+    /// Reports to `sink` which blocks can be matched, from the first commit on. This takes about 100 bytes
+    /// of memory a block, and the block's tokens. Commits, resets, and allocations that reclaim contents
+    /// take one lock. Without a sink there is no such cost.
     ///
-    /// A sink listens to one cache at a time: [`build`](Self::build) refuses one that another cache tells
-    /// its events to. It is free again once that cache and all its sequences, tables and steps are
-    /// dropped; the next cache then begins with an [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared).
+    /// A sink receives the events of one cache at a time: [`build`](Self::build) refuses a sink that
+    /// another cache uses. The sink is free again once that cache and all its sequences, tables and steps
+    /// are dropped. The next cache then begins with an
+    /// [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared).
     ///
     /// ```
     /// use std::sync::Arc;
@@ -296,8 +297,8 @@ impl PagedKvCacheBuilder {
         Self { event_sink: Some(Sink(sink)), ..self }
     }
 
-    /// Keeps blocks for running sequences to grow: new sequences, and reservations, are refused (or wait)
-    /// when they would leave fewer. Appends may use them. By default 0 blocks.
+    /// Keeps blocks for running sequences to grow, by default 0. New sequences and reservations that would
+    /// leave fewer blocks are refused, or wait. Appends may use the blocks.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, PagedKvError, SeqId, Watermark};
@@ -314,7 +315,7 @@ impl PagedKvCacheBuilder {
         Self { watermark, ..self }
     }
 
-    /// In which order those who wait for room are served, by default [`Fairness::Fifo`].
+    /// Sets the order in which requests that wait for room are served, by default [`Fairness::Fifo`].
     ///
     /// ```
     /// use paged_kv::{Fairness, PagedKvCache};
@@ -327,15 +328,15 @@ impl PagedKvCacheBuilder {
         Self { fairness, ..self }
     }
 
-    /// The cache, all blocks free. `O(num_blocks)`.
+    /// Builds the cache, with all blocks free. `O(num_blocks)`.
     ///
     /// # Errors
-    /// [`InvalidConfig`](crate::PagedKvError::InvalidConfig) names the first parameter that makes no
-    /// sense: a size of 0, more than `u32::MAX - 1` blocks, more than 1024 home shards, a threshold
-    /// outside 0..=1, no priority level, a watermark that leaves no block, slots that do not fit a `u64`,
-    /// or bytes a `usize`, and an event sink that another cache has.
+    /// [`InvalidConfig`](crate::PagedKvError::InvalidConfig) names the first invalid parameter: a size of
+    /// 0, more than `u32::MAX - 1` blocks, more than 1024 home shards, a threshold outside 0..=1, no
+    /// priority level, a watermark that leaves no block, slots that do not fit a `u64`, bytes that do not
+    /// fit a `usize`, or an event sink that another cache uses.
     /// [`OutOfHostMemory`](crate::PagedKvError::OutOfHostMemory): the allocator refuses memory for so many
-    /// blocks, some 80 bytes each.
+    /// blocks, about 80 bytes each.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder();

@@ -1,15 +1,21 @@
-//! Where is request r? The sequences of all scheduler threads, by id.
+//! `PagedKvCache`: the sequences of all scheduler threads in a map by id, over one block pool.
 //!
-//! A thin layer over [`Sequence`](crate::Sequence): look the id up, do the handle's operation, note the use. Every
-//! operation is linearizable per sequence. What may take long (a search for blocks, a caller's
-//! closure, a fork or truncation of a very long table) happens outside the map's locks; see
-//! [`slot`].
+//! A thin layer over [`Sequence`](crate::Sequence): each operation looks the id up, does the operation of
+//! the handle, and notes the use. Every operation is linearizable per sequence. An operation that may take
+//! long runs outside the map's locks; see [`slot`]. Such are a search for blocks, a caller's closure, and a
+//! fork or truncation of a very long table.
 //!
-//! Invariants: no map lock is held while another is taken, while a thread searches for blocks, or
-//! while the caller's code runs (but that of the evicted ids, behind which none is taken); whoever waits for a sequence's lock holds no other sequence's, but
-//! for a caller's closure; an operation that fails has changed nothing. An operation under whose locks
-//! blocks can come back or contents can change begins a [`Later`](crate::sync::Later) before it takes the first of them:
-//! wakers and event sinks are called once the last of them is left.
+//! Invariants:
+//!
+//! - A thread with a map-shard lock takes no other map-shard lock. It may take the lock of `EvictedIds`,
+//!   after which it takes none.
+//! - A thread with a map-shard lock searches for no blocks and runs no caller's code.
+//! - A thread that waits for a sequence's lock holds no other sequence's lock, except in a caller's
+//!   closure.
+//! - An operation that fails has changed nothing.
+//! - An operation that may release blocks or change contents under its locks begins a
+//!   [`Later`](crate::sync::Later) before it takes the first lock. Wakers and event sinks are called after
+//!   it has released the last.
 
 mod access;
 mod admission;
@@ -68,18 +74,18 @@ use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Mutex, thread_ordinal};
 
-/// Shards of the map. Many more than cores, because a thread that is descheduled inside one holds
-/// up the requests of that shard for a time slice: sixteen neighbours, and whom the hash put beside
-/// them.
+/// Shards of the map, many more than cores. A thread that is descheduled while it holds a shard delays the
+/// requests of that shard for a time slice. Those are sixteen neighbours, and the ids that the hash put
+/// into the same shard.
 const MAP_SHARDS: usize = 256;
 
-/// References to the published blocks among which the threads choose.
+/// References to the published blocks; each thread uses one of them.
 const REFERENCES: usize = 16;
 
 /// A reference to the published blocks that mostly one thread clones.
 type Published = Arc<CachePadded<Arc<PublishedBlocks>>>;
 
-/// Tokens of the prompts admitted.
+/// Token counts of the prompts that were admitted.
 struct ReuseCounts {
     asked: ShardedCounter,
     hit: ShardedCounter,
@@ -95,7 +101,7 @@ impl ReuseCounts {
 
 /// A paged KV cache that many scheduler threads share.
 ///
-/// All operations take `&self`: put it behind an `Arc`, or lend it to scoped threads.
+/// All operations take `&self`: share the cache through an `Arc`, or lend it to scoped threads.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
@@ -122,18 +128,18 @@ pub struct PagedKvCache {
     /// Ids of evicted sequences whose worker has not been informed.
     evicted: EvictedIds,
     evictions: ShardedCounter,
-    /// Evictions that began and that are over: see `evict`.
+    /// Evictions begun and evictions ended: see `evict`.
     evictions_begun: AtomicU64,
     evictions_over: AtomicU64,
-    /// Held by whoever assesses the prospects of evictions.
+    /// Held by the thread that assesses the prospects of evictions.
     assessing: Mutex<()>,
-    /// One of several references for each thread, as the pool's stripes are.
+    /// Several references; each thread uses one of them, as it uses one of the pool's stripes.
     published: Box<[Published]>,
     reuse: ReuseCounts,
-    /// Blocks that new sequences leave to those that grow.
+    /// Blocks that new sequences leave for sequences that grow.
     watermark: BlockWatermark,
     hash_algorithm: HashAlgorithm,
-    /// True if an event sink is told what is stored and removed.
+    /// True if an event sink receives the events of stored and removed blocks.
     is_heard: bool,
     block_size: usize,
     block_bytes: usize,
@@ -143,12 +149,12 @@ pub struct PagedKvCache {
 
 /// # Create
 impl PagedKvCache {
-    /// A cache of `num_blocks` blocks of `block_size` tokens. Heads and head size are for the
-    /// memory figures only.
+    /// Creates a cache of `num_blocks` blocks of `block_size` tokens. `num_heads` and `head_dim` are used
+    /// for the memory figures only.
     ///
     /// # Panics
-    /// If a size is 0, `num_blocks` is above `u32::MAX - 1`, or the bytes of all blocks overflow:
-    /// the message names the parameter. [`builder`](Self::builder) refuses instead.
+    /// If a size is 0, `num_blocks` is above `u32::MAX - 1`, or the bytes of all blocks overflow. The
+    /// message names the parameter. [`builder`](Self::builder) returns an error instead.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(1024, 16, 8, 128);
@@ -166,7 +172,7 @@ impl PagedKvCache {
         }
     }
 
-    /// All parameters by name, refused with an error where they make no sense.
+    /// Returns a builder, which takes every parameter by name and refuses invalid ones with an error.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).block_bytes(4096).build()?;
@@ -209,7 +215,7 @@ impl PagedKvCache {
         }
     }
 
-    /// The cache with another eviction strategy. `Priority { levels: 0 }` counts as one level.
+    /// Returns the cache with another eviction strategy. `Priority { levels: 0 }` counts as one level.
     ///
     /// ```
     /// use paged_kv::{EvictionStrategy, PagedKvCache};
@@ -222,7 +228,7 @@ impl PagedKvCache {
         self
     }
 
-    /// The cache with another eviction threshold, clamped to 0..=1. Not a number changes nothing.
+    /// Returns the cache with another eviction threshold, clamped to 0..=1. A NaN changes nothing.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 16, 1, 1).with_eviction_threshold(-3.0);
@@ -235,7 +241,7 @@ impl PagedKvCache {
         self
     }
 
-    /// A stamp for a use of a sequence.
+    /// Returns a stamp for a use of a sequence.
     #[inline]
     fn stamp(&self) -> u64 {
         self.pool.blocks().clock().stamp()
@@ -270,7 +276,7 @@ mod tests {
     fn a_sequence_that_somebody_looks_at_is_trimmed_and_freed_all_the_same() {
         let (cache, id) = (PagedKvCache::new(8, 4, 1, 1), SeqId(1));
         cache.allocate(id, 32).unwrap();
-        // As one does who is about to look: a lock of its own, and no lease.
+        // As a thread that is about to read it: the sequence has a lock of its own, and no lease.
         let looked_at = cache.sequences.get_mut(&id).unwrap().share();
         assert_eq!(cache.apply_streaming_llm(id, 4, 8), Ok(20));
         assert_eq!(cache.get_sequence(id).unwrap().block_ids.len(), 3);

@@ -1,4 +1,5 @@
-//! An admission takes its blocks: it matches the cached ones, grows by new ones, and does both or neither.
+//! `match_and_allocate`: an admission matches the cached blocks of a prompt and allocates the others, or
+//! neither.
 
 use super::super::PagedKvCache;
 use super::super::admit_options::AdmitOptions;
@@ -12,7 +13,7 @@ use crate::pool::watermark::{Admit, Need, NewBlocks};
 use crate::prefix::Generation;
 use crate::sequence::Sequence;
 
-/// A sequence that holds what was cached of its prompt, and room for the rest.
+/// A sequence that holds the cached blocks of its prompt, and new blocks for the rest.
 struct Matched {
     sequence: Sequence,
     num_hits: usize,
@@ -29,7 +30,8 @@ impl NewBlocks for Matched {
     }
 }
 
-/// The room that a prompt needs: all that could be matched may be idle, until it is looked up.
+/// The room that a prompt needs. Until the prompt is looked up, every block that could match counts as
+/// idle.
 struct NeedOfPrompt<'a> {
     cache: &'a PagedKvCache,
     prompt: &'a Prompt,
@@ -47,7 +49,7 @@ impl Need for NeedOfPrompt<'_> {
         self.cache.room_required(self.prompt, self.options)
     }
 
-    /// A refusal in the middle would have taken idle contents out of their order.
+    /// Returns true: a refusal after the match would have changed the order of idle contents.
     fn refuses_early(&self) -> bool {
         true
     }
@@ -70,8 +72,8 @@ impl PagedKvCache {
         Ok(self.admission_of(prompt, options, matched))
     }
 
-    /// [`match_and_allocate`](Self::match_and_allocate), whose new blocks come from a stock of `available`
-    /// blocks by `grow`, which takes the sequence and its new tokens.
+    /// Does as [`match_and_allocate`](Self::match_and_allocate), with new blocks from a stock of
+    /// `available` blocks. `grow` takes the sequence and the number of its new tokens.
     pub(in crate::cache) fn match_and_grow_from(
         &self,
         prompt: &Prompt,
@@ -85,7 +87,7 @@ impl PagedKvCache {
         Ok(self.admission_of(prompt, options, matched))
     }
 
-    /// Acquires the blocks of the prompt that are cached, and grows by the rest, or neither.
+    /// Acquires the cached blocks of the prompt and grows by the rest, or does neither.
     fn match_and_grow(
         &self,
         prompt: &Prompt,
@@ -95,7 +97,7 @@ impl PagedKvCache {
         let published = self.published();
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
         let generation = published.generation();
-        // There is room for all of these, if not for the rest of the prompt.
+        // Capacity for all of the hits, if not for the rest of the prompt.
         let most = options.room_for(prompt, hashes.len() * self.block_size);
         let most = most.div_ceil(self.block_size).min(self.pool.total_blocks());
         let mut hits = Vec::with_capacity(most + most / 8 + 4);
@@ -117,7 +119,7 @@ impl PagedKvCache {
         }
     }
 
-    /// The admitted sequence. Tells the event sink of contents that it matched untold.
+    /// Returns the admitted sequence. Emits the events of matched contents that were not reported before.
     fn admission_of(
         &self,
         prompt: &Prompt,
@@ -135,7 +137,7 @@ impl PagedKvCache {
         (CachedSequence::new(sequence, naming), admission)
     }
 
-    /// Refuses a request that needs more than the `available` blocks of its own.
+    /// Refuses a request that needs more than the `available` blocks of its reservation.
     fn refuse_beyond(
         &self,
         available: usize,
@@ -153,13 +155,13 @@ impl PagedKvCache {
         }
     }
 
-    /// The room that an admission takes as things stand: new blocks, and hits that nobody uses.
+    /// Returns the room that an admission would take now: new blocks, and idle hits.
     pub(crate) fn room_required(&self, prompt: &Prompt, options: &AdmitOptions) -> usize {
         let (new, idle) = self.required(prompt, options);
         new + idle
     }
 
-    /// New blocks, and hits that nobody uses.
+    /// Returns the number of new blocks, and the number of idle hits.
     fn required(&self, prompt: &Prompt, options: &AdmitOptions) -> (usize, usize) {
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
         let probed = self.published().probe(self.pool.blocks(), hashes);

@@ -1,4 +1,4 @@
-//! Do the parameters of a cache make sense, each and together? Asked before anything is allocated.
+//! Checks of the parameters of a cache, each and together, before anything is allocated.
 
 use super::{PagedKvCacheBuilder, Watermark};
 use crate::array::refuse_beyond_memory;
@@ -6,20 +6,20 @@ use crate::error::{PagedKvError, Result};
 use crate::evict::EvictionStrategy;
 use crate::pool::{MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache};
 
-/// Bytes of one element of K or V, unless a block's bytes are given: f16.
+/// Bytes of one element of K or V (f16), unless the bytes of a block are given.
 const ELEMENT_BYTES: usize = 2;
 
-/// Bytes that a cache takes for each block, or some fewer: see `tests/no_allocation.rs`.
+/// Bytes that a cache takes for each block, or slightly fewer: see `tests/no_allocation.rs`.
 const BARE_BLOCK_BYTES: usize = 12;
 
-/// The same where contents are kept.
+/// Bytes of a block where contents are kept.
 const CACHED_BLOCK_BYTES: usize = 80;
 
 /// Further bytes where events are emitted, tokens not counted.
 const HEARD_BLOCK_BYTES: usize = 80;
 
 impl PagedKvCacheBuilder {
-    /// Checks every parameter, and all that is computed from several, before anything is allocated.
+    /// Checks every parameter, and every value that is computed from several, before anything is allocated.
     pub(super) fn check(&self) -> Result<Checked> {
         for (parameter, value) in [
             ("num_blocks", self.num_blocks),
@@ -48,7 +48,7 @@ impl PagedKvCacheBuilder {
         if self.eviction_strategy == (EvictionStrategy::Priority { levels: 0 }) {
             return invalid("eviction_strategy", "0 priority levels, at least 1 needed".to_owned());
         }
-        // One block more: then a length that the blocks have room for and one block never overflow.
+        // One block more: so the length of all blocks and one more never overflows.
         if (self.num_blocks as u64 + 1).checked_mul(self.block_size as u64).is_none() {
             return invalid("block_size", format!("{}: slots overflow 64 bits", self.block_size));
         }
@@ -67,7 +67,7 @@ impl PagedKvCacheBuilder {
         })
     }
 
-    /// Refuses what is surely too much before the first array is filled. Each is refused by itself, too.
+    /// Refuses an excessive size before the first array is filled. Each array also refuses its own size.
     pub(super) fn refuse_beyond_memory(&self, is_heard: bool) -> Result<()> {
         let bytes = if self.prefix_reuse { CACHED_BLOCK_BYTES } else { BARE_BLOCK_BYTES };
         let bytes = if is_heard { bytes + HEARD_BLOCK_BYTES } else { bytes };
@@ -102,7 +102,7 @@ impl PagedKvCacheBuilder {
     }
 }
 
-/// What is computed from the parameters.
+/// Values computed from the parameters.
 pub(super) struct Checked {
     pub(super) block_bytes: usize,
     pub(super) shards: usize,
