@@ -1,15 +1,14 @@
-//! `CachedSequence`: an owned handle to a request whose blocks have names, a [`Sequence`] with its tokens
-//! known.
+//! `CachedSequence`: an owned handle to a sequence whose tokens are known and whose blocks have hashes.
 
 use super::computed::Computed;
 use super::naming::{Naming, truncate_parts};
 use crate::error::Result;
 use crate::sequence::{Append, Sequence};
 
-/// A sequence that was admitted by its tokens: an owned handle, which the map does not know.
+/// A sequence that was admitted by its tokens: an owned handle, which is not in the map.
 ///
-/// It reads as the [`Sequence`] it is, and is never evicted. Dropping it, from any thread, leaves what
-/// it published cached until the blocks are needed.
+/// It derefs to its [`Sequence`], and is never evicted. Dropping it, on any thread, leaves the blocks that
+/// it published cached until they are needed.
 ///
 /// ```
 /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -33,7 +32,7 @@ impl CachedSequence {
         Self { sequence, naming: Box::new(naming) }
     }
 
-    /// Both halves, for a step.
+    /// Returns both halves, for a step.
     pub(super) fn parts_mut(&mut self) -> (&mut Sequence, &mut Naming) {
         (&mut self.sequence, &mut self.naming)
     }
@@ -42,13 +41,14 @@ impl CachedSequence {
         (self.sequence, self.naming)
     }
 
-    /// Says that keys and values are computed: of the first `computed` tokens if it is a number; of all known
-    /// tokens and the ones given if it is a slice, whose slots were taken by [`append`](Self::append) before.
-    /// Full blocks up to there can be matched from now on. Returns how many can that could not before.
-    /// Changes no table. `O(blocks published)`.
+    /// Reports computed keys and values. A number reports the first `computed` tokens. A slice reports all
+    /// known tokens and the given ones, whose slots were taken by [`append`](Self::append) before. Full
+    /// blocks up to there can be matched from now on. Returns how many blocks became matchable. Changes no
+    /// table. `O(blocks published)`.
     ///
     /// # Errors
-    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); nothing was named or published.
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); no token was named and no block
+    /// published.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -66,8 +66,8 @@ impl CachedSequence {
         self.naming.commit_computed(&self.sequence, computed.into())
     }
 
-    /// Tokens that are named: the prompt's, whether they have slots or not, and those that were accepted.
-    /// The next token to be named is the one at this position.
+    /// Returns the number of named tokens: those of the prompt, with or without slots, and those that were
+    /// accepted. The next token to be named is the one at this position.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -82,7 +82,8 @@ impl CachedSequence {
         self.naming.num_named()
     }
 
-    /// Makes room for tokens that are not known yet; see [`Sequence::append`].
+    /// Allocates slots for tokens that are not known yet; see [`Sequence::append`].
+    ///
     ///
     /// # Errors
     /// As [`Sequence::append`].
@@ -98,7 +99,8 @@ impl CachedSequence {
         self.sequence.append(num_new_tokens)
     }
 
-    /// A second sequence of the same tokens and blocks; see [`Sequence::fork`].
+    /// Creates a second sequence of the same tokens and blocks; see [`Sequence::fork`].
+    ///
     ///
     /// # Errors
     /// As [`Sequence::fork`].
@@ -113,8 +115,9 @@ impl CachedSequence {
         Ok(Self { sequence: self.sequence.fork()?, naming: self.naming.clone() })
     }
 
-    /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. What was published stays
-    /// so; a partly filled last block that was is copied before it is written.
+    /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. Published blocks stay published.
+    /// If the partly filled last block was published, the next append copies it before it is written.
+    ///
     ///
     /// # Errors
     /// As [`Sequence::truncate`].
@@ -131,8 +134,9 @@ impl CachedSequence {
         truncate_parts((&mut self.sequence, Some(&mut *self.naming)), num_tokens)
     }
 
-    /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks behind the gap are
-    /// published no more: what is computed from now on has not seen everything before it.
+    /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks after the gap are no longer
+    /// published: keys and values computed from now on do not depend on all tokens before them.
+    ///
     ///
     /// # Errors
     /// As [`Sequence::apply_streaming_llm`].

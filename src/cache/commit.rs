@@ -1,6 +1,7 @@
-//! Commits by id: the tokens of a sequence whose keys and values are computed, and may be matched.
+//! Commits by id: report the tokens of a sequence whose keys and values are computed, so that they can be
+//! matched.
 //!
-//! Under the sequence's own lock, because publishing goes through the index.
+//! A commit runs under the sequence's own lock, because publishing goes through the index.
 
 use super::PagedKvCache;
 use super::computed::Computed;
@@ -12,9 +13,13 @@ use crate::sequence::Append;
 use crate::sync::Later;
 
 impl PagedKvCache {
-    /// Says that the keys and values of the first tokens of a sequence are computed, by their number or by
-    /// the tokens that come next; see [`CachedSequence::commit`](crate::CachedSequence::commit). Publishes
-    /// nothing of a sequence that was not admitted by its tokens. Takes one shard lock.
+    /// Reports that the keys and values of the first tokens of a sequence are computed, by their number or
+    /// by the tokens that come next; see [`CachedSequence::commit`](crate::CachedSequence::commit).
+    /// Publishes no block of a sequence that was not admitted by its tokens. Takes one shard lock.
+    ///
+    /// The id is looked up at the call. To commit the tokens of one admission, even if its id has been
+    /// freed or reused since, commit its [`LeaseRow`](crate::LeaseRow) in a step.
+    ///
     ///
     /// The id is looked up at the call. To commit what was computed for one admission, whatever has become of
     /// its id since, commit its [`LeaseRow`](crate::LeaseRow) in a step.
@@ -40,7 +45,9 @@ impl PagedKvCache {
         self.update_if(id, |_| false, |live| live.commit(computed))?
     }
 
-    /// [`append`](Self::append) and [`commit`](Self::commit) in one, for tokens that are known and computed.
+    /// Does [`append`](Self::append) and [`commit`](Self::commit) in one call, for tokens that are known
+    /// and computed.
+    ///
     ///
     /// # Errors
     /// As [`append`](Self::append) and [`commit`](Self::commit); nothing has changed.
@@ -76,8 +83,8 @@ impl Live {
         }
     }
 
-    /// Refuses tokens that would not come right behind the named ones: there are slots behind those
-    /// whose tokens are not known, or the prompt's own tokens come first.
+    /// Refuses tokens that would not directly follow the named ones. That is so if slots after the named
+    /// tokens have unknown tokens, or if the prompt's own tokens come first.
     fn refuse_unnamed_gap(&mut self) -> Result<()> {
         let (sequence, naming) = self.named();
         let Some(naming) = naming else {

@@ -1,6 +1,6 @@
-//! `Computed`: the tokens whose keys and values are computed, as a commit names them.
+//! `Computed`: the tokens whose keys and values are computed, as a commit reports them.
 
-/// Tokens of a sequence whose keys and values are computed: what a commit says.
+/// Tokens of a sequence whose keys and values are computed: the argument of a commit.
 ///
 /// ```
 /// use paged_kv::{Computed, PagedKvCache, SeqId};
@@ -16,10 +16,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Computed<'a> {
-    /// The first so many tokens, whose values are known: a prompt's, and those that were named.
+    /// The first tokens of the sequence, by number. Their values are known: a prompt's, and those that were
+    /// named.
     Tokens(usize),
-    /// All known tokens, and these after them, which were generated or accepted. There are slots for them. A
-    /// sequence that was not admitted by its tokens takes no names, and nothing of it is published.
+    /// All known tokens, and these after them, which were generated or accepted. They have slots. A
+    /// sequence that was not admitted by its tokens ignores them, and publishes no block.
     Named(&'a [u32]),
 }
 

@@ -1,36 +1,37 @@
-//! [`EvictedIds`]: the latest evicted sequences whose workers have not been told. An operation on such an
-//! id is refused with `SequenceEvicted`, not `SequenceNotFound`.
+//! [`EvictedIds`]: the latest evicted sequences whose workers have not been informed. An operation on such
+//! an id is refused with `SequenceEvicted`, not `SequenceNotFound`.
 //!
-//! Ids stay until their workers free them, and at most [`MOST`] stay: then the oldest is forgotten, and is
-//! missing like any other. So workers that never ask cost some 3 MB at most. Every operation is `O(1)`,
-//! amortized.
+//! An id stays until its worker frees it. At most [`MOST`] ids stay: beyond that the oldest is forgotten,
+//! and is missing like any other. So workers that never ask cost about 3 MB at most. Every operation is
+//! amortized `O(1)`.
 //!
-//! Invariant: an id is here only while no sequence of that id is in the map. It is noted and forgotten
-//! under the lock of its map shard; the lock here is taken behind that one, and none behind it.
+//! Invariant: an id is here only while no sequence of that id is in the map. A thread notes and forgets an
+//! id under the lock of its map shard. It takes the lock here after that one, and no lock after the lock
+//! here.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 
-/// Ids that are remembered.
+/// The most ids that are remembered.
 const MOST: usize = 1 << 16;
 
 /// Ids of evicted sequences that had a worker.
 pub(super) struct EvictedIds {
-    /// How many, so that mostly nobody takes the lock.
+    /// Number of ids, so that most calls do not take the lock.
     len: AtomicUsize,
     latest: Mutex<Latest>,
 }
 
-/// The latest ids, in a fixed number.
+/// The latest ids, in a bounded number.
 struct Latest {
     most: usize,
     ids: HashMap<SeqId, AdmissionEpoch>,
-    /// As they were noted, the oldest first. One that was forgotten since has another epoch in `ids`, or
-    /// none.
+    /// Ids in the order in which they were noted, the oldest first. An entry that was forgotten since has
+    /// another epoch in `ids`, or none.
     order: VecDeque<(SeqId, AdmissionEpoch)>,
-    /// How many were forgotten for want of place.
+    /// Number of ids that were forgotten because the table was full.
     forgotten: u64,
 }
 
@@ -43,11 +44,11 @@ impl EvictedIds {
     pub(super) fn note(&self, id: SeqId, epoch: AdmissionEpoch) {
         let mut latest = self.latest.lock();
         latest.note(id, epoch);
-        // Relaxed: who asks for this id comes by the lock of its map shard.
+        // Relaxed: a thread that asks for this id has taken the lock of its map shard.
         self.len.store(latest.ids.len(), Ordering::Relaxed);
     }
 
-    /// Forgets an id, and returns which sequence of it was evicted, if it was here.
+    /// Forgets an id, and returns the epoch of its evicted sequence, if it was here.
     pub(super) fn forget(&self, id: SeqId) -> Option<AdmissionEpoch> {
         if self.is_empty() {
             return None;
@@ -58,7 +59,7 @@ impl EvictedIds {
         evicted
     }
 
-    /// True if the last sequence of that id was evicted; of `Some` epoch, if that was the one.
+    /// Returns true if the last sequence of that id was evicted and, with `Some` epoch, had that epoch.
     pub(super) fn contains(&self, id: SeqId, epoch: Option<AdmissionEpoch>) -> bool {
         if self.is_empty() {
             return false;
@@ -67,7 +68,7 @@ impl EvictedIds {
         evicted.is_some_and(|evicted| epoch.is_none_or(|epoch| epoch == evicted))
     }
 
-    /// How many are remembered, and how many were forgotten for want of place.
+    /// Returns how many ids are remembered, and how many were forgotten because the table was full.
     pub(super) fn counts(&self) -> (usize, u64) {
         let latest = self.latest.lock();
         (latest.ids.len(), latest.forgotten)
@@ -95,7 +96,7 @@ impl Latest {
                 self.forgotten += 1;
             }
         }
-        // Mostly workers do ask, and nothing ever comes to the front.
+        // Workers usually free their ids, and then no entry reaches the front.
         if self.order.len() > 2 * self.ids.len().max(32) {
             self.order.retain(|(id, epoch)| self.ids.get(id) == Some(epoch));
         }

@@ -1,8 +1,8 @@
-//! What is given up when memory is short? Whole sequences, by the strategy's choice.
+//! Eviction: removes whole sequences, selected by the strategy, when blocks are short.
 //!
-//! Blocks that will be free when the open steps end count as given up: no further eviction would bring
-//! them sooner. A victim leaves the map only if it is the very sequence that was chosen, and nobody
-//! leases it at that moment.
+//! Blocks that will be free when the open steps end count as freed: no further eviction would free them
+//! sooner. A victim leaves the map only if it is the very sequence that was chosen, and no lease holds it
+//! at that moment.
 
 mod candidates;
 mod pressure;
@@ -20,10 +20,11 @@ use crate::id::{SeqId, Worker};
 use crate::sequence::Sequence;
 use crate::sync::{Backoff, Ordering};
 
-/// Looks for a victim before it is said that there is none, while others evict, or take what was chosen.
+/// Searches for a victim before `NothingToEvict`, while other threads evict sequences or take the chosen
+/// one.
 const PATIENCE: usize = 10_000;
 
-/// What [`PagedKvCache::evict_for`] evicted.
+/// A sequence that [`PagedKvCache::evict_for`] evicted.
 ///
 /// ```
 /// use paged_kv::{Evicted, SeqId};
@@ -32,18 +33,19 @@ const PATIENCE: usize = 10_000;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evicted {
-    /// Who went.
+    /// The sequence that was evicted.
     pub seq_id: SeqId,
-    /// Blocks that freed: those that nobody else used, but for open steps, which free them when they end.
+    /// Blocks that the eviction freed: those with no other owner. Blocks that open steps hold count too;
+    /// they are free when the steps end.
     pub blocks: usize,
 }
 
 /// # Eviction
 impl PagedKvCache {
-    /// True when utilization is at or above the eviction threshold, not counting the blocks that will be
-    /// free when the open steps end: evictions until it is false evict no more than they have to. A few
-    /// loads, unless steps hold blocks that would make a difference; then as
-    /// [`evict_to_threshold`](Self::evict_to_threshold) of nothing.
+    /// Returns true if utilization is at or above the eviction threshold. Blocks that will be free when the
+    /// open steps end do not count. So a caller that evicts until it is false evicts no more than it has
+    /// to. Costs a few loads, unless steps hold blocks that would make a difference. Then it costs as an
+    /// [`evict_to_threshold`](Self::evict_to_threshold) that evicts no sequence.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -59,11 +61,11 @@ impl PagedKvCache {
             && Pressure::new(self, self.eviction_threshold).is_at_or_above()
     }
 
-    /// The sequence that [`evict`](Self::evict) would take now. `O(sequences)`; if the first one
-    /// would free nothing by itself, `O(blocks)` besides.
+    /// Returns the sequence that [`evict`](Self::evict) would take now. `O(sequences)`; also `O(blocks)` if
+    /// the first candidate would free no block by itself.
     ///
-    /// Passed over are leased sequences, and those of whose blocks none would be free even if
-    /// every unleased sequence went (leased ones or handles use them too).
+    /// Skips leased sequences. Skips a sequence none of whose blocks would be free even if every unleased
+    /// sequence were evicted, because leased sequences or handles use these blocks too.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -97,8 +99,13 @@ impl PagedKvCache {
         keys.into_iter().find(|key| prospects.is_worth_evicting(key.seq_id, key.epoch))
     }
 
-    /// Removes one whole sequence, chosen by the strategy, and says which. Cost as
+    /// Removes one whole sequence, selected by the strategy, and returns its id. Costs as
     /// [`select_eviction_target`](Self::select_eviction_target).
+    ///
+    /// Blocks that an open step may touch are free when the step ends. So a caller that evicts repeatedly
+    /// checks [`needs_eviction`](Self::needs_eviction), which counts them as freed, and not
+    /// [`utilization`](Self::utilization).
+    ///
     ///
     /// What an open step may touch is free when the step ends. So a caller that evicts again and again
     /// asks [`needs_eviction`](Self::needs_eviction), which counts that, and not
@@ -123,20 +130,21 @@ impl PagedKvCache {
     pub fn evict(&self) -> Result<SeqId> {
         let mut backoff = Backoff::new();
         for _ in 0..PATIENCE {
-            // Acquire: pairs with the additions in `removal`; what those gave back is seen.
-            // Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
+            // Acquire: pairs with the additions in `removal`; this thread sees the blocks that those
+            // evictions released. Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
             let over = self.evictions_over.load(Ordering::Acquire);
             let Some(victim) = self.select_victim() else {
-                // Relaxed: what an eviction took out of the map was not found under the map's locks.
+                // Relaxed: this thread missed an evicted sequence under the lock of its map shard, which
+                // orders the count.
                 if self.evictions_begun.load(Ordering::Relaxed) <= over + evictions_of_this_thread()
                 {
                     break;
                 }
-                // What another thread evicts still owned what others share with it.
+                // A concurrent eviction has not released its shared blocks yet: retry.
                 backoff.wait();
                 continue;
             };
-            // It may have been freed or leased since it was chosen: then choose again.
+            // The victim may have been freed or leased since it was chosen: then choose again.
             if self.evict_one(&victim, None, |_| ()).is_some() {
                 return Ok(victim.seq_id);
             }
@@ -144,20 +152,20 @@ impl PagedKvCache {
         Err(PagedKvError::NothingToEvict)
     }
 
-    /// Evicts until utilization is at most `threshold`, or will be when the steps that are open have
-    /// ended. In one pass, or two if far more go than the blocks that are too many would suggest:
-    /// `O(sequences + evicted * log(sequences))`, and in proportion to what open steps hold. Returns who
-    /// went, in order.
+    /// Evicts until utilization is at most `threshold`, or will be when the open steps have ended. Returns
+    /// the evicted ids, in order. Takes one pass, or two if it has to evict far more sequences than the
+    /// excess blocks suggest: `O(sequences + evicted * log(sequences))`, and time in proportion to the
+    /// blocks that open steps hold.
     ///
     /// The steps' blocks are in use until then: [`utilization`](Self::utilization) counts them.
     ///
-    /// Under [`EvictionStrategy::StreamingLLM`] sequences are trimmed first, least recently used
-    /// first, and whole ones go only if that was not enough.
+    /// Under [`EvictionStrategy::StreamingLLM`] sequences are trimmed first, least recently used first.
+    /// Whole sequences are evicted only if that was not enough.
     ///
     /// # Errors
-    /// [`NothingToEvict`](PagedKvError::NothingToEvict) when utilization is above the threshold and
-    /// will be when the open steps end, and nothing at all could be given up; [`InvalidConfig`](PagedKvError::InvalidConfig) when
-    /// `threshold` is not a number.
+    /// [`NothingToEvict`](PagedKvError::NothingToEvict) if utilization is above the threshold and will be
+    /// when the open steps end, and nothing could be evicted or trimmed;
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `threshold` is not a number.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -199,14 +207,14 @@ impl PagedKvCache {
         Ok(evicted)
     }
 
-    /// Evicts sequences of `worker`, in the strategy's order, until that has freed `need` blocks or none
-    /// of them is left that could free any. Appends to `out` who went and how many blocks each freed, and
-    /// returns how many all did. (What only open steps hold then counts as freed: it is free when they
-    /// end.) A sequence that has come to another worker since it was chosen stays. Cost as
-    /// [`evict_to_threshold`](Self::evict_to_threshold).
+    /// Evicts sequences of `worker`, in the strategy's order, until that has freed `need` blocks or no
+    /// sequence of the worker could free any. Appends to `out` the evicted sequences and the blocks that
+    /// each freed. Returns the sum of these blocks. (Blocks that only open steps hold count as freed: they
+    /// are free when the steps end.) A sequence that was given to another worker since it was chosen stays.
+    /// Costs as [`evict_to_threshold`](Self::evict_to_threshold).
     ///
     /// # Errors
-    /// [`NothingToEvict`](PagedKvError::NothingToEvict) when none went.
+    /// [`NothingToEvict`](PagedKvError::NothingToEvict) if no sequence was evicted.
     ///
     /// ```
     /// use paged_kv::{Evicted, Worker, PagedKvCache, PagedKvError, SeqId};
@@ -243,7 +251,7 @@ impl PagedKvCache {
         if evicted || need == 0 { Ok(freed) } else { Err(PagedKvError::NothingToEvict) }
     }
 
-    /// Trims by the strategy, in the order of eviction; true if that gave up anything.
+    /// Trims sequences by the strategy, in the order of eviction. Returns true if that released any tokens.
     fn trim_to_threshold(&self, pressure: &mut Pressure<'_>) -> bool {
         let EvictionStrategy::StreamingLLM { sink_tokens, window_tokens } = self.eviction_strategy
         else {
@@ -261,7 +269,7 @@ impl PagedKvCache {
         trimmed
     }
 
-    /// Trims the very sequence that was chosen; true if that gave up anything.
+    /// Trims the very sequence that was chosen. Returns true if that released any tokens.
     fn trim_one(&self, key: &EvictionKey, sink_tokens: usize, window_tokens: usize) -> bool {
         let trim =
             |sequence: &mut Sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens);

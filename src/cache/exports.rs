@@ -1,7 +1,7 @@
 //! Kernel inputs of leased sequences: the exports of [`export`](crate::export) over the rows of a lease.
 //!
-//! Each row is read at a moment of its own; a lease keeps the rows in place between them. So what
-//! only a later row can refuse is found out with the earlier ones written.
+//! Each row is read at a separate moment; the lease keeps the rows in place between the reads. So if a
+//! later row is refused, the earlier ones are written already.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::sequence::Sequence;
 use crate::sync::Arc;
 
 impl PagedKvCache {
-    /// Looks at a sequence where it is; a very long one outside the map's lock.
+    /// Reads a sequence in place, a very long one outside the map's lock.
     pub(super) fn look<R>(
         &self,
         id: SeqId,
@@ -40,12 +40,11 @@ impl PagedKvCache {
 }
 
 impl Lease {
-    /// Writes the block table of the leased sequences, a row each; see [`BlockTables`]. Takes
-    /// each sequence's own lock, no map; no allocation.
+    /// Writes the block table of the leased sequences, a row each; see [`BlockTables`]. Takes each
+    /// sequence's own lock, and no map lock; allocates no memory.
     ///
     /// # Errors
-    /// Those of [`BlockTables`].
-    /// The rows before the one that is refused are written then.
+    /// Those of [`BlockTables`]. The rows before the refused one are written then.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, TableShape};
@@ -69,12 +68,11 @@ impl Lease {
         Ok(())
     }
 
-    /// Writes the CSR triple of the leased sequences and returns the number of pages; see
-    /// [`Csr`]. Takes each sequence's own lock, no map; no allocation.
+    /// Writes the CSR triple of the leased sequences and returns the number of pages; see [`Csr`]. Takes
+    /// each sequence's own lock, and no map lock; allocates no memory.
     ///
     /// # Errors
-    /// Those of [`Csr`].
-    /// The rows before the one that is refused are written then.
+    /// Those of [`Csr`]. The rows before the refused one are written then.
     ///
     /// ```
     /// use paged_kv::export::{CsrBuffers, Gaps};
@@ -104,12 +102,12 @@ impl Lease {
         Ok(csr.finish())
     }
 
-    /// Writes the slots of a range of tokens of each row, one row after the other, and returns how many; see
-    /// [`SlotMapping`]. Takes each sequence's own lock, no map; no allocation.
+    /// Writes the slots of a range of tokens of each row, one row after the other, and returns the number
+    /// of slots; see [`SlotMapping`]. Takes each sequence's own lock, and no map lock; allocates no memory.
     ///
     /// # Errors
-    /// [`BufferSize`](PagedKvError::BufferSize) when there is not one range a row, and those of
-    /// [`SlotMapping`]. The rows before the one that is refused are written then.
+    /// [`BufferSize`](PagedKvError::BufferSize) if there is not one range a row, and those of
+    /// [`SlotMapping`]. The rows before the refused one are written then.
     ///
     /// ```
     /// use paged_kv::export::Gaps;
@@ -136,15 +134,14 @@ impl Lease {
         Ok(mapping.finish())
     }
 
-    /// Writes the slots of the last `num_tokens[i]` tokens of each row `i` (what a batch append
-    /// added) and returns how many; see [`SlotMapping`]. Takes each sequence's own lock, no map;
-    /// no allocation.
+    /// Writes the slots of the last `num_tokens[i]` tokens of each row `i`, for example those that a batch
+    /// append added. Returns the number of slots; see [`SlotMapping`]. Takes each sequence's own lock, and
+    /// no map lock; allocates no memory.
     ///
     /// # Errors
-    /// [`BufferSize`](PagedKvError::BufferSize) when there is not one number a row,
-    /// [`TokenRange`](PagedKvError::TokenRange) when a row has fewer tokens, and those of
-    /// [`SlotMapping`].
-    /// The rows before the one that is refused are written then.
+    /// [`BufferSize`](PagedKvError::BufferSize) if there is not one number a row,
+    /// [`TokenRange`](PagedKvError::TokenRange) if a row has fewer tokens, and those of [`SlotMapping`].
+    /// The rows before the refused one are written then.
     ///
     /// ```
     /// use paged_kv::export::Gaps;

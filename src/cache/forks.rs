@@ -1,5 +1,5 @@
-//! How do several samples of one prompt begin? Forks of one sequence, all or none, and the blocks that
-//! they will need for their copies on write.
+//! `fork_n`: several forks of one sequence, all or none, and the blocks that their copies on write will
+//! need.
 
 use super::cached_sequence::CachedSequence;
 use super::reservation::Reservation;
@@ -11,11 +11,12 @@ use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::{Append, Sequence};
 use crate::sync::Later;
 
-/// Owners that a block can have.
+/// The most owners that a block can have.
 const MOST_FORKS: usize = (1 << 20) - 1;
 
 impl Sequence {
-    /// `n` more sequences of the same tokens and blocks, or none; see [`fork`](Self::fork).
+    /// Creates `n` more sequences of the same tokens and blocks, or none; see [`fork`](Self::fork).
+    ///
     ///
     /// # Errors
     /// As [`fork`](Self::fork), and [`InvalidConfig`](PagedKvError::InvalidConfig) for more forks than a
@@ -41,9 +42,9 @@ impl Sequence {
         Ok(forks)
     }
 
-    /// Blocks that `n` forks of this sequence may need for their copies on write: one each if the last
-    /// block is partly filled, else none. What to [`reserve`](crate::PagedKvCache::reserve) so that their
-    /// first tokens have room.
+    /// Returns the number of blocks that `n` forks of this sequence may need for their copies on write: one
+    /// each if the last block is partly filled, else none. [`reserve`](crate::PagedKvCache::reserve) them,
+    /// so that the forks' first tokens have room.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -57,7 +58,8 @@ impl Sequence {
 }
 
 impl CachedSequence {
-    /// [`Sequence::fork_n`].
+    /// Does as [`Sequence::fork_n`].
+    ///
     ///
     /// # Errors
     /// As [`Sequence::fork`].
@@ -77,8 +79,9 @@ impl CachedSequence {
 
 /// # Sequences: several forks
 impl PagedKvCache {
-    /// [`fork`](Self::fork) to several ids: all, or none. (Another thread may see some of them while
-    /// others are refused.)
+    /// Does [`fork`](Self::fork) to several ids: all, or none. (Another thread may see some of the forks
+    /// before a later one is refused.)
+    ///
     ///
     /// The first append to a fork may need a block for its copy on write.
     /// [`copies_of_forks`](Sequence::copies_of_forks) counts these blocks: reserve them first, and append
@@ -120,7 +123,7 @@ impl PagedKvCache {
         let fork = |live: &mut Live| -> Result<Vec<Live>> {
             dsts.iter().map(|_| live.fork(self.stamp())).collect()
         };
-        // A refusal drops those that were made, under the lock of the source.
+        // A refusal drops the forks made so far, under the lock of the source.
         let forks = {
             let _later = Later::begin();
             self.update_if(src, Live::is_brief, fork)??
@@ -141,7 +144,7 @@ impl PagedKvCache {
     }
 
     /// Removes a fork, unless its id names another sequence by now. A lease on the fork keeps its blocks
-    /// until it ends.
+    /// until the lease ends.
     #[cold]
     fn take_back(&self, Inserted { id, epoch, evicted }: Inserted) {
         let is_meant = |slot: &Slot| {
@@ -151,26 +154,25 @@ impl PagedKvCache {
             }
             is_meant
         };
-        // An error says that another thread has freed or evicted the fork.
+        // An error means that another thread has freed or evicted the fork.
         let _ = self.remove_when_released(id, is_meant);
     }
 }
 
-/// A fork in the map that is taken back if a later one is refused.
+/// A fork in the map, which is removed again if a later one is refused.
 struct Inserted {
     id: SeqId,
     epoch: AdmissionEpoch,
-    /// The sequence of the id that was known as evicted before.
+    /// The sequence of the id that was noted as evicted before.
     evicted: Option<AdmissionEpoch>,
 }
 
 impl Reservation {
-    /// As [`append`](Self::append), to a sequence that is held by its handle or leased.
+    /// Does as [`append`](Self::append), for a sequence that is held by its handle or leased.
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, and
-    /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache. Nothing has
-    /// changed.
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) if fewer blocks are left than requested, and
+    /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache. Nothing has changed then.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);

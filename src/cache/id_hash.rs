@@ -1,13 +1,12 @@
-//! Which shard of the map does an id belong to? The hash of sequence ids.
+//! `IdHash`: the hash of sequence ids, which selects a shard of the map.
 //!
-//! Engines number their requests consecutively, and a scheduler mostly works on requests of one
-//! age. So neighbouring ids share a shard: a thread that has a range of ids to itself then finds the
-//! shards it locks in its own core's cache, and meets few others there. Within a shard, and
-//! between ranges, ids are spread by a hash seeded at random for each cache, because ids may come
-//! from clients.
+//! Engines number their requests consecutively, and a scheduler mostly works on requests of one age. So
+//! neighbouring ids share a shard. A thread with a range of ids of its own then finds the shards that it
+//! locks in its own core's cache, and meets few other threads there. Within a shard, and between ranges, a
+//! hash spreads the ids. It is seeded at random for each cache, because ids may come from clients.
 //!
-//! It relies on where `DashMap` takes the shard from: the bits below the seven highest. Were that
-//! to change, shards would be chosen evenly still, but not by neighbourhood.
+//! The hash relies on the bits from which `DashMap` takes the shard: those below the seven highest. If that
+//! changed, shards would still be selected evenly, but not by neighbourhood.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -16,14 +15,14 @@ use foldhash::{fast, quality};
 /// Consecutive ids that share a shard, as a power of two.
 const NEIGHBOURS_LOG2: u32 = 4;
 
-/// The bits that choose the shard, of up to 2^16.
+/// The bits that select the shard, of up to 2^16.
 const SHARD_BITS: u64 = 0xFFFF << (64 - 7 - 16);
 
 /// Hashes sequence ids for the map.
 #[derive(Clone, Default)]
 pub(super) struct IdHash {
     of_id: fast::RandomState,
-    /// Of better quality, because a few bits in the middle have to do.
+    /// Of better quality, because only a few bits in the middle are used.
     of_neighbourhood: quality::RandomState,
 }
 
@@ -36,7 +35,7 @@ impl BuildHasher for IdHash {
     }
 }
 
-/// The hash of one id on its way.
+/// The unfinished hash of one id.
 pub(super) struct IdHasher {
     seeds: IdHash,
     hash: u64,
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
     use crate::id::SeqId;
 
-    /// As `DashMap` has it, for 256 shards.
+    /// Returns the shard as `DashMap` computes it, for 256 shards.
     fn shard(hash: &IdHash, id: u64) -> u64 {
         (hash.hash_one(SeqId(id)) << 7) >> (64 - 8)
     }
@@ -82,8 +81,8 @@ mod tests {
         assert!(distinct.len() > 100, "256 ranges over 256 shards met {} of them", distinct.len());
     }
 
-    /// Outside of the bits of the shard. How evenly a single one of them is set hangs on the seed of
-    /// the process, and is not claimed.
+    /// Outside of the bits of the shard. The test does not claim that each of these bits is set evenly:
+    /// that depends on the seed of the process.
     #[test]
     fn ids_of_one_shard_differ_elsewhere() {
         let hash = IdHash::default();
@@ -99,7 +98,7 @@ mod tests {
         assert_ne!(hash.hash_one([1_u8, 2]), hash.hash_one([2_u8, 1]));
     }
 
-    /// It decides about the bits of the shard, and the id itself about all others.
+    /// The neighbourhood determines the bits of the shard, and the id itself determines all others.
     #[test]
     fn the_neighbourhood_decides_about_no_other_bit() {
         let hash = IdHash::default();

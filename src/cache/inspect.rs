@@ -1,4 +1,4 @@
-//! What does the cache hold? Snapshots, counts and memory figures.
+//! Snapshots, counts and memory figures of the cache.
 //!
 //! Reading changes nothing, not even the order of eviction.
 
@@ -15,8 +15,8 @@ use crate::sync::{Arc, Later};
 
 /// # Sequences: snapshots
 impl PagedKvCache {
-    /// A snapshot of a sequence, or `None` if the cache has none of that id. Takes one shard
-    /// lock; `O(blocks)` copied ids.
+    /// Returns a snapshot of a sequence, or `None` if the cache has none of that id. Takes one shard lock;
+    /// `O(blocks)` copied ids.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -38,15 +38,15 @@ impl PagedKvCache {
         live.as_ref().map(|live| live.info(id, shared.leases()))
     }
 
-    /// Lets `read` look at a sequence without a copy; `None` if the cache has none of that id.
+    /// Lets `read` read a sequence without a copy. Returns `None` if the cache has none of that id.
     ///
-    /// No map lock is held meanwhile, but the sequence's own: `read` may look at the cache, even at
-    /// the same sequence again. A call that needs to change or remove this very sequence waits for
-    /// `read` to end; made by `read` itself, it waits forever. Such are append, fork, truncate, trim,
-    /// touch, set_priority and free of it, a batch with it, and an eviction that may choose it. Nor
-    /// should `read` change other sequences: two closures that change each other's wait forever. Wakers
-    /// and event sinks that `read` gives cause to are called when it has ended, or when it waits for
-    /// room. If `read` panics, the sequence is as it was, and unlocked.
+    /// No map lock is held while `read` runs, only the sequence's own. So `read` may use the cache, and may
+    /// even read the same sequence again. A call that changes or removes this sequence waits for `read` to
+    /// end; if `read` itself makes that call, it waits forever. Such calls are append, fork, truncate,
+    /// trim, touch, set_priority and free of it, a batch with it, and an eviction that may choose it.
+    /// `read` should not change other sequences either: two closures that change each other's sequences
+    /// wait forever. Wakers and event sinks that calls in `read` trigger run after `read` has ended, or
+    /// when it waits for room. If `read` panics, the sequence is unchanged and unlocked.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -58,13 +58,13 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn with_sequence<R>(&self, id: SeqId, read: impl FnOnce(&Sequence) -> R) -> Option<R> {
-        // What `read` does may wake waiters, whose wakers may want this sequence.
+        // Calls in `read` may wake waiters whose wakers use this sequence.
         let _later = Later::begin();
         let shared = self.sequences.get_mut(&id)?.share();
         shared.show(read)
     }
 
-    /// The ids in the cache, in no order. Takes each shard lock once, one after the other.
+    /// Returns the ids in the cache, in no order. Takes each shard lock once, one after the other.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -78,7 +78,7 @@ impl PagedKvCache {
         self.sequences.iter().map(|entry| *entry.key()).collect()
     }
 
-    /// Number of sequences in the cache, handles not counted. Takes each shard lock once.
+    /// Returns the number of sequences in the cache, handles not counted. Takes each shard lock once.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -95,8 +95,8 @@ impl PagedKvCache {
 
 /// # Figures
 impl PagedKvCache {
-    /// The counts so far. Reads each home shard's counts a few times, and takes each map shard's
-    /// lock once to count the sequences; see [`CacheStats`] for what holds under load.
+    /// Returns the counts so far. Reads each home shard's counts a few times, and takes each map shard's
+    /// lock once to count the sequences. See [`CacheStats`] for the guarantees under load.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -112,7 +112,7 @@ impl PagedKvCache {
         let totals = self.pool.totals();
         let idle = self.pool.idle_totals();
         let (evicted_ids, evicted_ids_forgotten) = self.evicted.counts();
-        // Parts before the whole, which is counted first: no part is ever more.
+        // Read the parts before the whole: other threads add to the whole first, so no part exceeds it.
         let (prompt_tokens_hit, prompt_tokens_too_short) =
             (self.reuse.hit.sum(), self.reuse.too_short.sum());
         CacheStats {
@@ -135,7 +135,7 @@ impl PagedKvCache {
         }
     }
 
-    /// The strategy that [`evict`](Self::evict) goes by.
+    /// Returns the strategy by which [`evict`](Self::evict) selects a sequence.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
@@ -145,7 +145,7 @@ impl PagedKvCache {
         self.eviction_strategy
     }
 
-    /// Tokens a block.
+    /// Returns the tokens of a block.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
@@ -155,7 +155,7 @@ impl PagedKvCache {
         self.block_size
     }
 
-    /// Blocks that can be handed out: all but the null block, if one is kept back.
+    /// Returns the number of blocks that can be allocated: all but the null block, if there is one.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
@@ -165,7 +165,7 @@ impl PagedKvCache {
         self.pool.total_blocks()
     }
 
-    /// Blocks that are free now; see [`BlockPool::free_block_count`].
+    /// Returns the number of blocks that are free now; see [`BlockPool::free_block_count`].
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -179,7 +179,7 @@ impl PagedKvCache {
         self.pool.free_block_count()
     }
 
-    /// Blocks in use now; see [`BlockPool::used_block_count`].
+    /// Returns the number of blocks in use now; see [`BlockPool::used_block_count`].
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -193,7 +193,7 @@ impl PagedKvCache {
         self.pool.used_block_count()
     }
 
-    /// Blocks in use / blocks that there are, 0 to 1.
+    /// Returns blocks in use / total blocks, 0 to 1.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -207,7 +207,7 @@ impl PagedKvCache {
         self.used_block_count() as f64 / self.total_blocks() as f64
     }
 
-    /// Bytes of the keys and values of one block.
+    /// Returns the bytes of the keys and values of one block.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
@@ -217,7 +217,7 @@ impl PagedKvCache {
         self.block_bytes
     }
 
-    /// Bytes of the keys and values of all blocks.
+    /// Returns the bytes of the keys and values of all blocks.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 2, 64);
@@ -227,7 +227,7 @@ impl PagedKvCache {
         self.block_bytes * self.total_blocks()
     }
 
-    /// Bytes of the keys and values of the blocks in use.
+    /// Returns the bytes of the keys and values of the blocks in use.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -241,7 +241,7 @@ impl PagedKvCache {
         self.block_bytes * self.used_block_count()
     }
 
-    /// The blocks, for handles and counts by id: the same that the sequences' blocks come from.
+    /// Returns the pool, for handles and counts by id. The sequences' blocks come from the same pool.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);

@@ -1,7 +1,7 @@
 //! `Lease`: a counted claim on some sequences of the cache, which keeps them from being freed, trimmed or
 //! evicted, and `LeaseRow`: one of these sequences as a row of batches and steps.
 //!
-//! Both hold the sequences' own slots: taking a lease looks each id up once, and no later operation touches
+//! Both hold the sequences' own slots: taking a lease looks each id up once, and no later operation uses
 //! the map. A lease does not stop other threads from appending to, forking or truncating a leased sequence.
 
 use super::PagedKvCache;
@@ -15,8 +15,8 @@ use crate::sync::Arc;
 
 /// A counted claim on some sequences: while it lives they cannot be freed, trimmed or evicted.
 ///
-/// Made by [`PagedKvCache::lease`]; ends when dropped, on any thread, without the map. Its rows
-/// are the sequences in the order of the ids given.
+/// [`PagedKvCache::lease`] creates it. It ends when it is dropped, on any thread, without the map. Its rows
+/// are the sequences in the order of the given ids.
 ///
 /// ```
 /// use paged_kv::{AppendBatch, PagedKvCache, PagedKvError, SeqId};
@@ -49,10 +49,10 @@ impl Drop for Leased {
 
 /// One sequence of a [`Lease`], as a row of batches and steps.
 ///
-/// A row names the sequence, not its id: when the sequence was freed or evicted, every operation on the row is
-/// refused with [`SequenceNotFound`](PagedKvError::SequenceNotFound), also if another sequence has come under
-/// the id. A row does not keep its sequence; the lease does. So rows may be kept longer than the lease, and a
-/// request may be cancelled or evicted while a step with its row is open.
+/// A row names the sequence, not its id. After the sequence was freed or evicted, every operation on the
+/// row is refused with [`SequenceNotFound`](PagedKvError::SequenceNotFound), even if another sequence has
+/// the id by then. A row does not keep its sequence; the lease does. So a caller may keep rows longer than
+/// the lease, and a request may be cancelled or evicted while a step with its row is open.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
@@ -76,7 +76,7 @@ pub struct LeaseRow {
 }
 
 impl LeaseRow {
-    /// The id of the sequence.
+    /// Returns the id of the sequence.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -99,12 +99,12 @@ impl LeaseRow {
         Arc::ptr_eq(&self.slot, &other.slot)
     }
 
-    /// Which sequence of the map it is, or was.
+    /// Returns the id and the epoch of the sequence, also after it has left the map.
     pub(super) fn identity(&self) -> Identity {
         (self.id, self.slot.epoch())
     }
 
-    /// Changes the sequence under its own lock. Afterwards the waiters learn of the change.
+    /// Changes the sequence under its own lock. The waiters learn of the change afterwards.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut Live) -> T) -> Result<T> {
         let (changed, waited_for) = {
             let mut live = self.slot.write();
@@ -133,11 +133,11 @@ impl LeaseRow {
 }
 
 impl PagedKvCache {
-    /// A lease on all of `ids`, or on none. Takes one shard lock an id, one after the other.
+    /// Creates a lease on all of `ids`, or on none. Takes one shard lock an id, one after the other.
     ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) with the first id that is not there;
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when an id is listed twice.
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) with the first id that is not in the map;
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if an id is listed twice.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
@@ -165,12 +165,12 @@ impl PagedKvCache {
         }
     }
 
-    /// Grows every sequence by its number of tokens, or none. Leases them for the time of the
-    /// call; a scheduler that grows the same batch again keeps a [`Lease`], whose
+    /// Grows every sequence by its number of tokens, or none. Leases the sequences for the time of the
+    /// call. A scheduler that grows the same batch again keeps a [`Lease`], whose
     /// [`append_batch`](Lease::append_batch) needs neither look-ups nor memory.
     ///
     /// # Errors
-    /// As [`lease`](Self::lease) and [`Lease::append_batch`]; nothing has changed.
+    /// As [`lease`](Self::lease) and [`Lease::append_batch`]; nothing has changed then.
     ///
     /// ```
     /// use paged_kv::{AppendBatch, PagedKvCache, SeqId};
@@ -192,13 +192,13 @@ impl PagedKvCache {
     fn lease_one(&self, id: SeqId) -> Result<Leased> {
         let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
         let shared = slot.share();
-        shared.begin_lease(); // under the map's lock still
+        shared.begin_lease(); // still under the map's lock
         Ok(Leased(LeaseRow { id, slot: shared }))
     }
 }
 
 impl Lease {
-    /// The sequences leased, in order, as rows of batches and steps.
+    /// Returns the leased sequences, in order, as rows of batches and steps.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -214,7 +214,7 @@ impl Lease {
         self.leased.iter().map(|leased| leased.0.clone())
     }
 
-    /// The sequences leased, in order.
+    /// Returns the ids of the leased sequences, in order.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -229,7 +229,7 @@ impl Lease {
         self.leased.iter().map(|leased| leased.0.id)
     }
 
-    /// Number of sequences leased: the rows of the batch.
+    /// Returns the number of leased sequences: the rows of the batch.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -243,7 +243,7 @@ impl Lease {
         self.leased.len()
     }
 
-    /// True when every sequence has left the lease.
+    /// Returns true if every sequence has left the lease.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -259,10 +259,10 @@ impl Lease {
         self.leased.is_empty()
     }
 
-    /// Lets one sequence leave the lease; the rows behind it move up. `O(rows)`, no map.
+    /// Removes one sequence from the lease; the rows after it move up. `O(rows)`, no map lock.
     ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) when the lease does not have it.
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) if the lease does not have it.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -282,13 +282,13 @@ impl Lease {
         Ok(())
     }
 
-    /// Grows row `i` by `num_new_tokens[i]` tokens, every row or none, and counts a use of each.
-    /// One allocation for all rows; takes each sequence's own lock, no map; allocates no memory
-    /// once `batch` and tables have grown.
+    /// Grows row `i` by `num_new_tokens[i]` tokens, every row or none, and counts a use of each. Takes one
+    /// allocation for all rows, and each sequence's own lock, but no map lock. Allocates no memory once
+    /// `batch` and the tables have grown.
     ///
     /// # Errors
-    /// [`BufferSize`](PagedKvError::BufferSize) when there is not one number a row; otherwise as
-    /// [`append_batch`](crate::append_batch()). Nothing has changed.
+    /// [`BufferSize`](PagedKvError::BufferSize) if there is not one number a row; otherwise as
+    /// [`append_batch`](crate::append_batch()). Nothing has changed then.
     ///
     /// ```
     /// use paged_kv::{AppendBatch, PagedKvCache, PagedKvError, SeqId};
@@ -309,7 +309,7 @@ impl Lease {
         append_leased(rows.zip(num_new_tokens.iter().copied()), batch)
     }
 
-    /// Shows each row, in order, one lock at a time.
+    /// Shows each row, in order, under one lock at a time.
     pub(super) fn for_each(
         &self,
         mut look: impl FnMut(usize, &Sequence) -> Result<()>,

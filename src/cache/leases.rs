@@ -1,4 +1,5 @@
-//! `Leases`: the number of leases on one sequence. A thread that reads zero sees all that the holders did.
+//! `Leases`: the number of leases on one sequence. A thread that reads zero sees every act of the lease
+//! holders.
 //!
 //! A sequence that leaves the map while it is leased is *detached*: the end of its last lease releases it.
 
@@ -16,19 +17,19 @@ impl Leases {
     }
 
     pub(super) fn count(&self) -> u32 {
-        // Acquire: pairs with `end`; a thread that finds no lease sees what the holders did.
-        // Loom: an_eviction_sees_what_a_lease_did.
+        // Acquire: pairs with `end`; a thread that finds no lease sees every act of the holders. Loom:
+        // an_eviction_sees_what_a_lease_did.
         self.0.load(Ordering::Acquire) & !DETACHED
     }
 
-    /// One more lease. The caller holds the lock of the map shard.
+    /// Counts one more lease. The caller holds the lock of the map shard.
     pub(super) fn begin(&self) {
         // Relaxed: the shard's lock orders it against removal.
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         assert!(before < DETACHED - 1, "a sequence has fewer than 2^31 leases");
     }
 
-    /// One lease fewer. Needs no map. True if it was the last of a detached sequence.
+    /// Counts one lease fewer, without the map. Returns true if it was the last of a detached sequence.
     pub(super) fn end(&self) -> bool {
         // Release: pairs with the load in `count`.
         let was_last = self.0.fetch_sub(1, Ordering::Release) == DETACHED | 1;
@@ -39,10 +40,11 @@ impl Leases {
         was_last
     }
 
-    /// Notes that the sequence has left the map, so that no further lease begins. True if it has none.
+    /// Notes that the sequence has left the map, so that no further lease begins. Returns true if it has
+    /// none.
     pub(super) fn detach(&self) -> bool {
-        // Acquire: pairs with `end`, as in `count`. Of this and the end of the last lease, the later one in
-        // the order of this word releases the sequence.
+        // Acquire: pairs with `end`, as in `count`. The later one of this call and the end of the last
+        // lease, in the order of this word, releases the sequence.
         self.0.fetch_or(DETACHED, Ordering::Acquire) == 0
     }
 }

@@ -1,7 +1,7 @@
-//! Locks of several sequences at once: all rows of a batch, for the time of one change.
+//! `with_locked_rows`: locks the sequences of all rows of a batch for the time of one change.
 //!
-//! A thread waits for one row at a time and holds no other meanwhile, so that batches with the same rows in
-//! another order do not wait for each other.
+//! A thread waits for one row at a time and holds no other row while it waits. So batches with the same
+//! rows in another order do not deadlock.
 
 use super::lease::LeaseRow;
 use super::rows::{GrowingRow, Identity, Parts};
@@ -9,8 +9,8 @@ use super::slot::Live;
 use crate::error::{PagedKvError, Result};
 use crate::sync::{Later, RwLockWriteGuard};
 
-/// Memory for the rows of a call: empty between calls, as elements of their layout that may be sent to other
-/// threads, which lock guards may not.
+/// Memory for the rows of a call, empty between calls. Its elements have the rows' layout, and may be sent
+/// to other threads, which lock guards may not.
 #[derive(Debug, Default)]
 pub(super) struct LockMemory(Vec<[usize; 3]>);
 
@@ -21,7 +21,7 @@ pub(super) struct LockedRow<'a> {
     num_new_tokens: usize,
 }
 
-/// Locks every row for the time of `change`. Afterwards the waiters learn of the change.
+/// Locks every row for the time of `change`. The waiters learn of the change afterwards.
 pub(super) fn with_locked_rows<'a, T>(
     rows: impl Iterator<Item = (&'a LeaseRow, usize)>,
     memory: &mut LockMemory,
@@ -64,7 +64,7 @@ fn lock_all(rows: &mut [LockedRow<'_>]) -> Result<()> {
     gone.map_or(Ok(()), |gone| Err(gone.row.refusal_of_gone()))
 }
 
-/// Refuses row `at` if its lock is busy because another row that is locked is the same sequence.
+/// Refuses row `at` if its lock is busy because another locked row is the same sequence.
 fn refuse_repetition(rows: &[LockedRow<'_>], at: usize) -> Result<()> {
     let row = rows[at].row;
     match rows.iter().any(|other| other.live.is_some() && other.row.is_same_sequence(row)) {
@@ -73,14 +73,14 @@ fn refuse_repetition(rows: &[LockedRow<'_>], at: usize) -> Result<()> {
     }
 }
 
-/// The refusal of a sequence that is listed twice.
+/// Returns the refusal of a sequence that is listed twice.
 pub(super) fn refusal_of_repetition(row: &LeaseRow) -> PagedKvError {
     let reason = format!("{} is listed twice", row.id());
     PagedKvError::InvalidConfig { parameter: "ids", reason }
 }
 
-/// The memory of `elements` for elements of the same layout: collecting in place keeps it, as
-/// `tests/no_allocation.rs` sees.
+/// Returns the memory of `elements` as an empty vector of elements of the same layout. Collecting in place
+/// keeps the allocation; `tests/no_allocation.rs` checks that.
 fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
     elements.clear();
     elements.into_iter().map(|_| unreachable!("the vector was cleared")).collect()

@@ -1,9 +1,10 @@
-//! What may be said of a sequence's blocks? The hashes of the tokens it is known to hold, and how far
-//! they were published.
+//! `Naming`: the known tokens of a sequence, the hashes of its blocks, and how far the blocks were
+//! published.
 //!
-//! Tokens are *named* when they are known (a prompt's at admission, later ones as they are accepted)
-//! and *published* when their keys and values are computed. A block is published only when it is full,
-//! and never behind a gap that a trim left: what was computed there had not seen everything before.
+//! Tokens are *named* when they are known: a prompt's at admission, later ones as they are accepted. Tokens
+//! are *published* when their keys and values are computed. A block is published only when it is full, and
+//! never after a gap that a trim left: keys and values computed there do not depend on all tokens before
+//! them.
 //!
 //! Invariant: the hash of block b is a function of the tokens before and in b, which the sequence holds.
 
@@ -16,38 +17,39 @@ use crate::error::{PagedKvError, Result};
 use crate::prefix::{BlockHash, BlockHasher, Generation, Offer, Told};
 use crate::sequence::Sequence;
 
-/// Blocks that are offered again in one go.
+/// The most blocks that are offered again in one batch.
 const AT_ONCE: usize = 64;
 
 /// The named tokens of a sequence.
 ///
-/// `repr(C)`: what a token more touches comes first, and lies together.
+/// `repr(C)`: the fields that one more token touches come first and are adjacent.
 #[derive(Clone)]
 #[repr(C)]
 pub struct Naming {
     /// Tokens of the prompt.
     prompt_tokens: usize,
-    /// False where only hashes of the prompt are known: then no token behind it can be named.
+    /// False if only hashes of the prompt are known: then no token after it can be named.
     knows_tokens: bool,
-    /// As many named tokens fill one more block.
+    /// Number of named tokens at which tokens are hashed next: the end of the next block, or one token
+    /// after the prompt while no later token was hashed.
     full_at: usize,
-    /// Tokens behind the prompt.
+    /// Tokens after the prompt.
     tokens: Vec<u32>,
     /// Blocks that were offered for publication.
     offered: usize,
-    /// Of these, from here on, some were offered to steps, which may have failed since.
+    /// From this block on, some of the offered blocks were offered to steps, which may have failed since.
     unsure_from: usize,
-    /// Failed steps of the cache when the first of these was offered.
+    /// Failed steps of the cache when the first of these blocks was offered.
     failures_seen: u64,
-    /// All blocks before this one were seen to be published.
+    /// All blocks before this one were found to be published.
     published_to: usize,
     /// Copies that the cache had left out when the sequence was admitted.
     left_out_seen: u64,
-    /// Hashes of the blocks that end among the tokens behind the prompt.
+    /// Hashes of the blocks that end among the tokens after the prompt.
     hashes: Vec<BlockHash>,
-    /// How many of those tokens were hashed.
+    /// Number of those tokens that were hashed.
     num_hashed: usize,
-    /// The chain behind the last of them, once there are some.
+    /// The chain after the last of them, once there are some.
     hasher: Option<BlockHasher>,
     prompt: Prompt,
     generation: Generation,
@@ -55,7 +57,7 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// Of a sequence whose first `matched` blocks are published.
+    /// Creates the naming of a sequence whose first `matched` blocks are published.
     pub(super) fn new(
         published_blocks: Published,
         prompt: Prompt,
@@ -108,8 +110,8 @@ impl Naming {
         again + self.publish(sequence, offered..full)
     }
 
-    /// Publishes those of the first `full` blocks that only steps have promised to publish, which may be
-    /// open yet, or have failed.
+    /// Publishes those of the first `full` blocks that were only offered to steps, which may still be open
+    /// or may have failed.
     #[inline]
     fn publish_promised(&mut self, sequence: &Sequence, full: usize) -> usize {
         let end = full.min(self.offered);
@@ -120,7 +122,7 @@ impl Naming {
         self.publish(sequence, promised)
     }
 
-    /// Publishes the full blocks of the tokens that are computed.
+    /// Publishes the full blocks of the computed tokens.
     pub(super) fn commit_computed(
         &mut self,
         sequence: &Sequence,
@@ -154,9 +156,9 @@ impl Naming {
         self.published_blocks.is_published(pool, id, self.hash(block), self.generation)
     }
 
-    /// The first blocks, of those before `end` that were offered, whose copies were left out because
-    /// there were enough: to be offered again, at commits that fill a block. (They may be some of a step
-    /// that is still open: to publish them twice changes nothing.)
+    /// Returns the first offered blocks before `end` whose copies were left out because there were enough
+    /// copies. A commit that fills a block offers them again. (Some may be of a step that is still open:
+    /// publishing them twice changes nothing.)
     #[inline]
     pub(super) fn left_out(&mut self, sequence: &Sequence, end: usize) -> Option<Range<usize>> {
         if self.published_blocks.left_out() == self.left_out_seen {
@@ -175,7 +177,7 @@ impl Naming {
         (self.published_to < end).then_some(self.published_to..end)
     }
 
-    /// What listeners are told of the blocks from `block` on.
+    /// Returns the context that the event sink receives for the blocks from `block` on.
     pub(super) fn told(&self, block: usize, block_size: usize) -> Told<'_> {
         let (start, prompt) = (block * block_size, self.prompt.tokens());
         let generated = start.saturating_sub(self.prompt_tokens);
@@ -193,15 +195,15 @@ impl Naming {
         }
     }
 
-    /// The blocks that may be published once the first `num_tokens` tokens are computed.
+    /// Returns the number of blocks that may be published once the first `num_tokens` tokens are computed.
     pub(super) fn full_blocks(&self, sequence: &Sequence, num_tokens: usize) -> usize {
         let full = num_tokens.min(self.num_named()) / sequence.block_size();
         let full = full.min(self.prompt.hashes().len() + self.hashes.len());
         full.min(sequence.whole_blocks())
     }
 
-    /// Names the next tokens, which are computed as those before them are, and publishes the blocks up to
-    /// their end. No token says nothing of those before.
+    /// Names the next tokens, and publishes the blocks up to their end: all tokens up to there are
+    /// computed. An empty slice publishes nothing.
     fn commit_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<usize> {
         self.name_tokens(sequence, tokens)?;
         if tokens.is_empty() {
@@ -210,8 +212,8 @@ impl Naming {
         Ok(self.commit(sequence, self.num_named()))
     }
 
-    /// If a step has failed since, counts the blocks as offered only up to the first that is not
-    /// published. (That may be one of a step that is still open: to publish it twice changes nothing.)
+    /// If a step has failed since, counts the blocks as offered only up to the first that is not published.
+    /// (That block may be of a step that is still open: publishing it twice changes nothing.)
     #[inline]
     pub(super) fn offer_failed_again(&mut self, sequence: &Sequence) {
         if self.unsure_from < self.offered {
@@ -231,8 +233,7 @@ impl Naming {
         self.unsure_from = self.offered;
     }
 
-    /// Names the next tokens, for which there are slots. Of a prompt of which only hashes are known,
-    /// none is named.
+    /// Names the next tokens, for which there are slots. Names none if only hashes of the prompt are known.
     pub(super) fn name_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<()> {
         refuse_beyond_end(sequence, self.num_named().saturating_add(tokens.len()))?;
         if self.knows_tokens {
@@ -255,17 +256,17 @@ impl Naming {
         }
     }
 
-    /// Tokens that have names, where tokens can be named.
+    /// Returns the number of named tokens, or `None` if no token can be named.
     pub(super) fn names_up_to(&self) -> Option<usize> {
         self.knows_tokens.then(|| self.num_named())
     }
 
-    /// Blocks that were offered for publication.
+    /// Returns the number of blocks that were offered for publication.
     pub(super) fn offered(&self) -> usize {
         self.offered
     }
 
-    /// Says that the first `blocks` are offered for publication, the last of them to an open step.
+    /// Notes that the first `blocks` blocks are offered for publication, the last of them to an open step.
     pub(super) fn offer_to_step(&mut self, blocks: usize) {
         if self.unsure_from == self.offered {
             self.failures_seen = self.published_blocks.failed_steps();
@@ -273,13 +274,13 @@ impl Naming {
         self.offered = blocks;
     }
 
-    /// Takes the last offer to a step back.
+    /// Takes back the last offer to a step.
     pub(super) fn take_offer_back(&mut self, blocks: usize) {
         self.offered = blocks;
         self.unsure_from = self.unsure_from.min(blocks);
     }
 
-    /// Forgets the tokens from `num_tokens` on that are not the prompt's, whose tokens are known before
+    /// Forgets the generated tokens from `num_tokens` on. The prompt's tokens stay: they are known before
     /// they have slots.
     pub(super) fn forget_generated(&mut self, num_tokens: usize, block_size: usize) {
         self.truncate(num_tokens.max(self.prompt_tokens), block_size);
@@ -288,7 +289,7 @@ impl Naming {
         self.published_to = self.published_to.min(self.offered);
     }
 
-    /// True if the named ones of the tokens from `start` on are those of `tokens`, as far as that goes.
+    /// Returns true if the tokens named from `start` on equal those of `tokens`, as far as both go.
     pub(super) fn agrees_with(&self, start: usize, tokens: &[u32]) -> bool {
         let prompt = self.prompt.tokens();
         let of_prompt = &prompt[start.min(prompt.len())..];
@@ -304,8 +305,8 @@ impl Naming {
         &self.published_blocks
     }
 
-    /// Forgets the tokens from `num_tokens` on, of a sequence that was truncated. `O(tokens)` if that
-    /// meets named ones.
+    /// Forgets the tokens from `num_tokens` on, of a sequence that was truncated. `O(tokens)` if that drops
+    /// named tokens.
     pub(super) fn truncate(&mut self, num_tokens: usize, block_size: usize) {
         if num_tokens >= self.num_named() {
             return;
@@ -324,7 +325,7 @@ impl Naming {
         self.published_to = self.published_to.min(self.offered);
     }
 
-    /// True if truncating to `num_tokens` meets named tokens.
+    /// Returns true if truncating to `num_tokens` drops named tokens.
     pub(super) fn reaches_beyond(&self, num_tokens: usize) -> bool {
         num_tokens < self.num_named()
     }
@@ -335,8 +336,8 @@ impl Naming {
     }
 }
 
-/// Truncates a sequence and forgets the tokens that it drops. One that drops no token changes nothing:
-/// a prompt's tokens behind the last that has a slot stay known.
+/// Truncates a sequence and forgets the tokens that it drops. A truncation that drops no token changes
+/// nothing: the prompt's tokens after the last one with a slot stay known.
 pub(super) fn truncate_parts(
     (sequence, naming): (&mut Sequence, Option<&mut Naming>),
     num_tokens: usize,
@@ -349,7 +350,8 @@ pub(super) fn truncate_parts(
     Ok(())
 }
 
-/// Refuses to call tokens computed that a sequence without names has no slots for. It takes no names.
+/// Refuses computed tokens for which a sequence without names has no slots. Accepts `Named` tokens, which
+/// such a sequence ignores.
 pub(super) fn refuse_uncomputable(sequence: &Sequence, computed: Computed<'_>) -> Result<()> {
     match computed {
         Computed::Tokens(num_tokens) => refuse_beyond_end(sequence, num_tokens),
@@ -357,7 +359,7 @@ pub(super) fn refuse_uncomputable(sequence: &Sequence, computed: Computed<'_>) -
     }
 }
 
-/// Refuses to call tokens computed that the sequence has no slots for.
+/// Refuses computed tokens for which the sequence has no slots.
 pub(super) fn refuse_beyond_end(sequence: &Sequence, num_tokens: usize) -> Result<()> {
     if num_tokens > sequence.num_tokens() {
         let refusal = PagedKvError::CommitBeyondEnd {

@@ -1,7 +1,7 @@
-//! What can be done to request r? Each operation of a sequence, by its id.
+//! Operations on a sequence by its id: allocate, append, free, fork, truncate, trim and touch.
 //!
-//! Look the id up, do the handle's operation, note the use. Counted in the statistics only when it
-//! succeeds.
+//! Each looks the id up, does the operation of the handle, and notes the use. The statistics count it only
+//! if it succeeds.
 
 use super::PagedKvCache;
 use super::slot::{Live, Slot};
@@ -13,8 +13,9 @@ use crate::sync::Later;
 
 /// # Sequences
 impl PagedKvCache {
-    /// A new sequence of `num_tokens` tokens (0 makes an empty one). Takes one shard lock twice;
-    /// otherwise as [`BlockPool::allocate`](crate::BlockPool::allocate).
+    /// Creates a sequence of `num_tokens` tokens (0 creates an empty one). Takes one shard lock twice;
+    /// otherwise costs as [`BlockPool::allocate`](crate::BlockPool::allocate).
+    ///
     ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists),
@@ -52,8 +53,9 @@ impl PagedKvCache {
         self.watermark.take(self.pool.blocks(), num_blocks, admit, allocate)
     }
 
-    /// A new sequence as an owned handle, which the map does not know: it is freed by dropping it
-    /// and never evicted. Costs no map look-up.
+    /// Creates a sequence as an owned handle, which is not in the map: dropping the handle frees it, and it
+    /// is never evicted. Takes no map look-up.
+    ///
     ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory),
@@ -70,8 +72,9 @@ impl PagedKvCache {
         self.allocate_sequence_as(num_tokens, Admit::Now)
     }
 
-    /// Makes room for `num_new_tokens` more tokens of a sequence, and counts as a use (also with
-    /// 0 tokens). See [`Sequence::append`]. Takes one shard lock.
+    /// Allocates slots for `num_new_tokens` more tokens of a sequence, and counts as a use (also with 0
+    /// tokens). See [`Sequence::append`]. Takes one shard lock.
+    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -90,8 +93,8 @@ impl PagedKvCache {
     /// ```
     #[inline]
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        // Two steps, because the common one then passes its answer in registers; and no `Append`
-        // before both have met, or it would be built in memory and copied from there at once.
+        // Two calls, so that the common one returns its result in registers. The `Append` is built after
+        // the two branches join: otherwise it would be built in memory and copied from there immediately.
         let (start, end, copy) = match self.append_near(id, num_new_tokens) {
             Some((start, end)) => (start as usize, end as usize, None),
             None => {
@@ -99,27 +102,28 @@ impl PagedKvCache {
                 (new_blocks.start, new_blocks.end, copy)
             }
         };
-        // An append that waits for this sequence may have needed the same block. One that stays within the
-        // last block lowers no need.
+        // A waiting append to this sequence may have needed the same block. An append within the last block
+        // lowers no need.
         if start != end || copy.is_some() {
             self.announce_append(id);
         }
         Ok(Append { new_blocks: start..end, copy })
     }
 
-    /// Says what an append that took blocks means to waiters, after its locks were released.
+    /// Informs waiters of an append that took blocks, after its locks were released.
     #[inline]
     pub(super) fn announce_append(&self, id: SeqId) {
         let blocks = self.pool.blocks();
         blocks.announce_change_of(id);
-        // The blocks may have been cached until then.
+        // The new blocks may have held cached contents until now.
         blocks.announce_loss();
     }
 
-    /// The append under the map's lock, if it is a short one; see [`Sequence::append_near`].
+    /// Appends under the map's lock, if the append is short; see [`Sequence::append_near`].
     fn append_near(&self, id: SeqId, num_new_tokens: usize) -> Option<(u32, u32)> {
         if self.is_heard {
-            // New blocks may end contents, of which the sink is told behind the locks: at leisure.
+            // New blocks may reclaim contents. Their events are emitted after the locks, by
+            // `append_at_leisure`.
             return None;
         }
         let mut slot = self.sequences.get_mut(&id)?;
@@ -131,8 +135,7 @@ impl PagedKvCache {
         Some(new_blocks)
     }
 
-    /// The append that copies, under the map's lock, and the one that has to search for blocks, under
-    /// the sequence's own.
+    /// Appends with a copy under the map's lock, or with a search for blocks under the sequence's own lock.
     fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         let _later = Later::begin();
         let shared = {
@@ -152,7 +155,9 @@ impl PagedKvCache {
         })?
     }
 
-    /// Removes a sequence and gives back every block that no one else uses. Takes one shard lock.
+    /// Removes a sequence and releases its blocks; a block without another owner is free then. Takes one
+    /// shard lock.
+    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -175,9 +180,10 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// Removes a sequence at once, and gives its blocks back as soon as its last lease ends: for
-    /// a client that left while a batch with its request runs. The id may be used again at once;
+    /// Removes a sequence immediately, and releases its blocks when its last lease ends. Use it for a
+    /// request whose client left while a batch with the request runs. The id may be used again immediately;
     /// the leases still reach the old sequence.
+    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
@@ -200,8 +206,8 @@ impl PagedKvCache {
         removed.inspect_err(|_| _ = self.evicted.forget(id))
     }
 
-    /// Removes the sequence of this id if `is_meant` says so, which is asked under the map's lock. Its
-    /// blocks return when its last lease ends.
+    /// Removes the sequence of this id if `is_meant` returns true, which is called under the map's lock.
+    /// Its blocks are released when its last lease ends.
     pub(super) fn remove_when_released(
         &self,
         id: SeqId,
@@ -214,8 +220,9 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// A second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
+    /// Creates a second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
     /// [`Sequence::fork`]. Takes two shard locks, one after the other.
+    ///
     ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
@@ -245,8 +252,9 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// Drops the tokens of a sequence from `num_tokens` on. See [`Sequence::truncate`]. Takes one
-    /// shard lock.
+    /// Drops the tokens of a sequence from `num_tokens` on. See [`Sequence::truncate`]. Takes one shard
+    /// lock.
+    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -269,13 +277,13 @@ impl PagedKvCache {
         self.update_if(id, brief, |live| live.truncate(num_tokens))?
     }
 
-    /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the
-    /// tokens' worth given up. See [`Sequence::apply_streaming_llm`]. Takes one shard lock.
+    /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the number of
+    /// tokens whose slots it released. See [`Sequence::apply_streaming_llm`]. Takes one shard lock.
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
-    /// [`SequenceLeased`](PagedKvError::SequenceLeased): a running batch may read what a trim
-    /// gives up.
+    /// [`SequenceLeased`](PagedKvError::SequenceLeased): a running batch may read the blocks that a trim
+    /// releases.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -303,6 +311,7 @@ impl PagedKvCache {
 impl PagedKvCache {
     /// Counts a use of a sequence. Takes one shard lock.
     ///
+    ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
     ///
@@ -322,11 +331,12 @@ impl PagedKvCache {
     }
 
     /// Sets the worker of a sequence and of its later forks. A worker evicts its own sequences
-    /// ([`evict_for`](Self::evict_for)), and learns of those that were evicted: an operation on one is
-    /// refused with [`SequenceEvicted`](PagedKvError::SequenceEvicted), until its worker frees it (which
-    /// says so a last time) or something new comes under its id. The last 65,536 ids are remembered
-    /// ([`CacheStats::evicted_ids`](crate::CacheStats::evicted_ids)); older ones count as not found. Takes
-    /// one shard lock.
+    /// ([`evict_for`](Self::evict_for)), and learns of those that were evicted. An operation on an evicted
+    /// one is refused with [`SequenceEvicted`](PagedKvError::SequenceEvicted), until its worker frees it
+    /// (which returns that error a last time) or a new sequence gets its id. The last 65,536 ids are
+    /// remembered ([`CacheStats::evicted_ids`](crate::CacheStats::evicted_ids)); older ones count as not
+    /// found. Takes one shard lock.
+    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -347,7 +357,9 @@ impl PagedKvCache {
         self.update(id, |live| live.worker = Some(worker))
     }
 
-    /// Sets what [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at; 0 at first. Takes one shard lock.
+    /// Sets the priority that [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) compares, 0
+    /// by default. Takes one shard lock.
+    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).

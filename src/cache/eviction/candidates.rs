@@ -1,7 +1,7 @@
-//! Who may be evicted, and in which order? The unleased sequences of the map, as candidates.
+//! Candidates for eviction: the unleased sequences of the map, in the strategy's order.
 //!
-//! One pass over the map gathers them; it sees each shard at a moment of its own. A candidate is known by
-//! its id and its epoch: who acts on one checks both under the lock of the map shard.
+//! One pass over the map collects them; it reads each shard at a separate moment. A candidate is known by
+//! its id and its epoch. A thread that acts on one checks both under the lock of the map shard.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,9 +15,9 @@ use crate::id::SeqId;
 use crate::sync::Arc;
 
 impl PagedKvCache {
-    /// Those of some in the order in which they go, to free `need` blocks: of one pass as many as that
-    /// will take if they are like all others, and twice that. If all of those are gone, the others of
-    /// another pass.
+    /// Returns the sequences for which `is_one` is true, in the order of eviction, to free `need` blocks. A
+    /// first pass keeps twice as many as that takes if they have the average number of blocks, and 64 more.
+    /// After these, the iterator makes another pass for the others.
     pub(super) fn in_order_of_eviction(
         &self,
         need: usize,
@@ -36,7 +36,7 @@ impl PagedKvCache {
         first.into_iter().chain(others)
     }
 
-    /// At most `most` of some, those that go first, in order.
+    /// Returns the first `most` sequences for which `is_one` is true, in the order of eviction.
     fn first_eviction_keys(&self, most: usize, is_one: impl Fn(&Live) -> bool) -> Vec<EvictionKey> {
         let mut first = BinaryHeap::new();
         self.for_each_unleased(|id, live| {
@@ -60,22 +60,24 @@ impl PagedKvCache {
         keys
     }
 
-    /// `None` for a sequence without blocks, which no eviction could free.
+    /// Returns `None` for a sequence without blocks, whose eviction would free none.
     pub(super) fn eviction_key(&self, id: SeqId, live: &Live) -> Option<EvictionKey> {
         let has_blocks = live.sequence().num_blocks() > 0;
         has_blocks.then(|| self.eviction_strategy.key(&live.candidate(id)))
     }
 
-    /// True if evicting this sequence alone surely frees a block: the usual case.
+    /// Returns true if evicting this sequence alone surely frees a block: the usual case.
     pub(super) fn frees_a_block(&self, key: &EvictionKey) -> bool {
-        // Another sequence that has come under the id may answer: it is not taken out for that.
+        // Another sequence may have the id by now and answer. It is not evicted for that: its epoch
+        // differs.
         self.look(key.seq_id, |sequence| Ok(sequence.table().frees_a_block())).unwrap_or(false)
     }
 
-    /// What evicting all unleased sequences of some would free.
+    /// Assesses which blocks would be free if all unleased sequences for which `is_one` is true were
+    /// evicted.
     pub(super) fn prospects(&self, is_one: impl Fn(&Live) -> bool) -> Prospects {
-        // One at a time: an assessment holds the runs it counts, and another would count it. It waits for
-        // no closure that looks at a sequence, so such a closure may wait for it.
+        // One assessment at a time: it holds the runs that it counts, and another would count these holds.
+        // It waits for no closure that reads a sequence, so such a closure may wait for it.
         let alone = self.assessing.lock();
         let mut prospects = Prospects::default();
         self.for_each_unleased(|id, live| {
@@ -89,15 +91,15 @@ impl PagedKvCache {
         prospects
     }
 
-    /// Shows every sequence that nobody leases, those that are in use by another thread last. Waits for
-    /// no closure that looks at one: it may wait for the room that an eviction gives.
+    /// Shows every unleased sequence; those that another thread uses come last. Does not wait for a closure
+    /// that reads one, because the closure may wait for the room that an eviction frees.
     pub(super) fn for_each_unleased(&self, mut look: impl FnMut(SeqId, &Live)) {
         let mut in_use = Vec::new();
         for entry in &self.sequences {
             match entry.value() {
                 Slot::Owned(live) => look(*entry.key(), live),
                 Slot::Shared(shared) if shared.leases() > 0 => {}
-                // Not under the shard's lock: whoever is at it may be waiting for blocks.
+                // Not under the shard's lock: the thread that uses it may be waiting for blocks.
                 Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
             }
         }

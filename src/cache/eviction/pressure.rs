@@ -1,17 +1,15 @@
-//! Is more in use than a threshold allows? [`Pressure`]: blocks in use, but for those that will be free
-//! when the open steps end.
-//!
-//! It does not know who could go.
+//! [`Pressure`]: compares the blocks in use with a threshold. Blocks that will be free when the open steps
+//! end do not count.
 
 use crate::cache::PagedKvCache;
 use crate::pool::fence::coming::Coming;
 
-/// How far a cache is above a threshold, asked again and again while it evicts.
+/// How far a cache is above a threshold, checked repeatedly while it evicts.
 pub(super) struct Pressure<'a> {
     cache: &'a PagedKvCache,
     threshold: f64,
     coming: Coming,
-    /// As of the last look.
+    /// As of the last check.
     blocks_in_use: usize,
 }
 
@@ -20,17 +18,17 @@ impl<'a> Pressure<'a> {
         Self { cache, threshold, coming: Coming::new(), blocks_in_use: 0 }
     }
 
-    /// True if utilization would be above the threshold once the steps that are open have ended.
+    /// Returns true if utilization would be above the threshold once the open steps have ended.
     pub(super) fn is_above(&mut self) -> bool {
         self.exceeds(|utilization, threshold| utilization > threshold)
     }
 
-    /// The same, or at it.
+    /// Returns true if utilization would be at or above the threshold once the open steps have ended.
     pub(super) fn is_at_or_above(&mut self) -> bool {
         self.exceeds(|utilization, threshold| utilization >= threshold)
     }
 
-    /// Blocks by which it was above, at the last look.
+    /// Returns the number of blocks above the threshold at the last check.
     pub(super) fn excess(&self) -> usize {
         (self.blocks_in_use as f64 - self.threshold * self.cache.total_blocks() as f64) as usize
     }
@@ -41,7 +39,7 @@ impl<'a> Pressure<'a> {
         if self.is_too_much(&is_too_high) {
             return true;
         }
-        // It is to end here: then by a look at everything.
+        // Before the caller stops evicting, count everything again: other owners may have appeared since.
         if let Some(blocks_in_use) = self.coming.in_use_anew(blocks) {
             self.blocks_in_use = blocks_in_use;
         }

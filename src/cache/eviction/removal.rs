@@ -1,8 +1,7 @@
-//! How does a victim leave? By its epoch and under the lock of its map shard, if it is still as it was
-//! chosen.
+//! Removal of a victim: by its epoch and under the lock of its map shard, if it is still as it was chosen.
 //!
-//! Invariant: a sequence that is leased at that moment stays, so does another one of the same id, and so
-//! does one that has another worker by now, if it was chosen for its worker.
+//! Invariant: a sequence that is leased at that moment stays, and so does another sequence of the same id.
+//! A sequence that was chosen for its worker stays if it has another worker by now.
 
 use std::cell::Cell;
 
@@ -17,13 +16,13 @@ thread_local! {
     static UNDER_WAY: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Evictions that a thread must not wait for, because they wait for it: it evicts in a waker of its own
-/// eviction.
+/// Returns the number of evictions that a thread must not wait for, because they wait for it: it evicts in
+/// a waker of its own eviction.
 pub(super) fn evictions_of_this_thread() -> u64 {
     UNDER_WAY.with(Cell::get)
 }
 
-/// Says, also after a panic, that an eviction is over.
+/// Counts the end of an eviction when it is dropped, also after a panic.
 struct Over<'a>(&'a AtomicU64);
 
 impl<'a> Over<'a> {
@@ -36,32 +35,32 @@ impl<'a> Over<'a> {
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         UNDER_WAY.with(|under_way| under_way.set(under_way.get() - 1));
-        // Release: pairs with the load in `evict`; what this eviction gave back is seen.
+        // Release: pairs with the load in `evict`; its thread sees the blocks that this eviction released.
         // Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
         self.0.fetch_add(1, Ordering::Release);
     }
 }
 
-/// What came of an attempt under the lock of a map shard.
+/// The outcome of an attempt under the lock of a map shard.
 enum Attempt {
-    /// It is out of the map.
+    /// The sequence is out of the map.
     Out(Live),
-    /// It is not there as it was chosen, or it is leased.
+    /// The map does not have the chosen sequence as it was, or the sequence is leased.
     Missed,
-    /// Another thread is at it.
+    /// Another thread uses it.
     Busy(Arc<SharedSlot>),
 }
 
 impl PagedKvCache {
-    /// Removes the sequence of `key`, if nobody leases it and it is `Some` worker's, and looks at it before
-    /// its blocks are released.
+    /// Removes the sequence of `key`, if it is unleased and, with `Some` worker, belongs to that worker.
+    /// Calls `look` before its blocks are released.
     pub(super) fn evict_one<R>(
         &self,
         key: &EvictionKey,
         worker: Option<Worker>,
         look: impl FnOnce(&Live) -> R,
     ) -> Option<R> {
-        // A waiter that is woken by this eviction finds it over.
+        // A waiter that this eviction wakes finds the eviction ended.
         let _later = Later::begin();
         let live = loop {
             match self.try_take_victim(key, worker) {
@@ -90,7 +89,8 @@ impl PagedKvCache {
             let is_owned = match slot {
                 Slot::Owned(live) => is_meant(live).then_some(live.worker.is_some()),
                 Slot::Shared(shared) => match shared.try_write() {
-                    // Out of there too, so that no one who waits for its lock changes it any more.
+                    // Taken out of the shared slot too, so that no thread that waits for its lock changes
+                    // it.
                     Some(mut live) => {
                         taken = live.take_if(|live| is_meant(live));
                         taken.as_ref().map(|live| live.worker.is_some())
@@ -115,7 +115,7 @@ impl PagedKvCache {
 
     /// Notes an eviction while the lock of the map shard is held.
     fn begin_eviction(&self, key: &EvictionKey, is_owned: bool) {
-        // Relaxed: who misses the sequence in the map has had the lock of its shard after this.
+        // Relaxed: a thread that misses the sequence in the map has taken the lock of its shard after this.
         self.evictions_begun.fetch_add(1, Ordering::Relaxed);
         if is_owned {
             self.evicted.note(key.seq_id, key.epoch);

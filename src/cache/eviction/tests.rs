@@ -1,4 +1,4 @@
-//! Is what was chosen taken, or nothing? Between the choice of a victim and its end anything may happen.
+//! Tests of evictions that race with other threads: the chosen sequence is evicted, or none.
 
 use super::*;
 use crate::id::AdmissionEpoch;
@@ -7,7 +7,8 @@ const A: SeqId = SeqId(1);
 const OURS: Worker = Worker(1);
 const THEIRS: Worker = Worker(2);
 
-/// A sequence of ours of 8 blocks, and its key.
+/// Creates a cache with a sequence of our worker of `num_blocks` blocks, and returns it with the sequence's
+/// key.
 fn chosen(num_blocks: usize) -> (PagedKvCache, EvictionKey) {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     cache.allocate(A, 4 * num_blocks).unwrap();
@@ -16,7 +17,7 @@ fn chosen(num_blocks: usize) -> (PagedKvCache, EvictionKey) {
     (cache, key)
 }
 
-/// What another thread does between a choice and its execution.
+/// The acts of another thread between a choice and its execution.
 type Between = fn(&PagedKvCache);
 
 fn another_comes(cache: &PagedKvCache) {
@@ -96,7 +97,7 @@ fn a_sequence_that_was_given_away_stays_if_it_was_chosen_for_its_worker() {
         between(&cache);
         assert_eq!(cache.evict_one(&key, Some(OURS), |_| ()), None);
         assert_eq!(cache.get_sequence(A).unwrap().worker, Some(THEIRS));
-        // An eviction for nobody takes it all the same, and its new worker is told.
+        // An eviction without a worker takes it all the same, and its new worker is informed.
         assert_eq!(cache.evict_one(&key, None, |live| live.worker), Some(Some(THEIRS)));
         assert_eq!(cache.touch(A), Err(PagedKvError::SequenceEvicted(A)));
         assert_eq!(cache.used_block_count(), 0);
@@ -124,7 +125,8 @@ fn a_lease_that_began_since_the_choice_keeps_the_sequence() {
     assert_eq!(cache.evict_one(&key, Some(OURS), |_| ()), Some(()));
 }
 
-/// It waits for the other thread outside of the map, and then takes what is there.
+/// The eviction waits for the other thread outside the map's lock, and then takes the sequence that is
+/// there.
 #[test]
 fn a_victim_that_another_thread_is_at_goes_when_that_is_through() {
     for gives_away in [false, true] {
@@ -139,7 +141,7 @@ fn a_victim_that_another_thread_is_at_goes_when_that_is_through() {
             assert!(!eviction.is_finished(), "another thread is at the victim");
             assert!(cache.sequence_ids().contains(&A));
             drop(at_it);
-            // Either that comes first, or the eviction.
+            // Either `set_worker` comes first, or the eviction.
             let given_away = gives_away && cache.set_worker(A, THEIRS).is_ok();
             assert_eq!(eviction.join().unwrap().is_some(), !given_away);
             assert_eq!(cache.sequence_ids().contains(&A), given_away);
@@ -164,7 +166,7 @@ fn an_attempt_in_vain_is_no_eviction_under_way() {
     assert_eq!(cache.evict(), Err(PagedKvError::NothingToEvict), "at once");
 }
 
-/// As a waker does that is called while the victim's blocks are released.
+/// As in a waker that is called while the victim's blocks are released.
 #[test]
 fn an_eviction_inside_an_eviction_does_not_wait_for_it() {
     let (cache, key) = chosen(8);
