@@ -96,7 +96,8 @@ impl Latest {
                 self.forgotten += 1;
             }
         }
-        // Workers usually free their ids, and then no entry reaches the front.
+        // Workers usually free their ids, and then no entry reaches the front: drop the entries of freed
+        // ids here.
         if self.order.len() > 2 * self.ids.len().max(32) {
             self.order.retain(|(id, epoch)| self.ids.get(id) == Some(epoch));
         }

@@ -1,12 +1,13 @@
 //! [`Prefix`]: the operations on the cached contents of all prompts, and on none of the sequences.
 //!
-//! A view that borrows the cache. It holds nothing, and every operation acts on the published blocks.
+//! It is a view that borrows the cache. It holds no blocks, and every operation acts on the published
+//! blocks.
 
 use super::PagedKvCache;
 use super::admit_options::AdmitOptions;
 use super::prompt::Prompt;
 
-/// The contents that are cached, to be matched by prompts: see [`PagedKvCache::prefix`].
+/// The cached contents, which prompts can match: see [`PagedKvCache::prefix`].
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, SeqId};
@@ -27,7 +28,7 @@ pub struct Prefix<'a> {
 
 /// # Prefix reuse: the cached contents
 impl PagedKvCache {
-    /// Returns a view of what is cached: to probe it, to reset it, and to announce it again.
+    /// Returns a view of the cached contents, with operations to probe, reset and announce them.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
@@ -39,10 +40,10 @@ impl PagedKvCache {
 }
 
 impl Prefix<'_> {
-    /// Returns the tokens at the beginning of `prompt` that an admission would find cached now. 0 for a
-    /// prompt that an admission would refuse, because it was hashed for another block size, algorithm or
-    /// key. Holds and writes nothing. Reads one cache line a block that follows where it did before, else
-    /// up to three.
+    /// Returns the number of tokens at the beginning of `prompt` that an admission would find cached now.
+    /// Returns 0 for a prompt that an admission would refuse, because it was hashed for another block size,
+    /// algorithm or key. Holds and writes nothing. Reads one cache line for a block that follows where it
+    /// did before, else up to three.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -64,7 +65,7 @@ impl Prefix<'_> {
         probed.cached * cache.block_size
     }
 
-    /// Makes everything that was computed so far unmatchable: the weights were updated. Running requests
+    /// Makes all contents computed so far unmatchable, because the weights were updated. Running requests
     /// keep their blocks; blocks that they commit later are not matched either. `O(1)`.
     ///
     /// ```
@@ -82,9 +83,9 @@ impl Prefix<'_> {
         self.cache.published().reset(self.cache.pool.blocks());
     }
 
-    /// Emits an [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared), and then the events of everything
-    /// that is cached: for an event sink that lost its place. `O(blocks)`, under the lock under which
-    /// commits and allocations emit their events. Does nothing without an event sink.
+    /// Emits an [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared), and then the events of all cached
+    /// contents, for an event sink that lost its place. `O(blocks)`, under the lock under which commits and
+    /// allocations emit their events. Does nothing without an event sink.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);

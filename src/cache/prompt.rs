@@ -1,4 +1,4 @@
-//! What does a request ask for, by name? Its prompt, hashed once.
+//! `Prompt`: the tokens of a request and the hashes of its full blocks, computed once.
 
 use std::fmt;
 
@@ -24,21 +24,21 @@ use crate::sync::Arc;
 #[derive(Clone)]
 pub struct Prompt(Arc<Hashed>);
 
-/// Tokens, where they are known, and what follows from them.
+/// Tokens, if they are known, and the values derived from them.
 struct Hashed {
-    /// Empty where only the hashes were given.
+    /// Empty if only the hashes were given.
     tokens: Box<[u32]>,
     num_tokens: usize,
     hashes: Box<[BlockHash]>,
-    /// The chain behind the last token; `None` where only the hashes were given.
+    /// The chain after the last token; `None` if only the hashes were given.
     hasher: Option<BlockHasher>,
-    /// The chain before the first.
+    /// The chain before the first token.
     start: Option<BlockHasher>,
 }
 
 /// # Prefix reuse: prompts
 impl PagedKvCache {
-    /// The prompt of these tokens. `O(tokens)`, by the cache's
+    /// Creates the prompt of these tokens. `O(tokens)`, by the cache's
     /// [`HashAlgorithm`](crate::HashAlgorithm).
     ///
     /// ```
@@ -50,8 +50,8 @@ impl PagedKvCache {
         self.prompt_with(tokens, &ExtraKeys::default())
     }
 
-    /// The prompt of these tokens and of what else its keys and values depend on: a LoRA adapter,
-    /// images, the tenant's salt. Nothing else ever matches it.
+    /// Creates the prompt of these tokens with extra keys, on which its keys and values also depend: a LoRA
+    /// adapter, images, the tenant's salt. Only a prompt with the same extra keys matches it.
     ///
     /// ```
     /// use paged_kv::{ExtraKeys, PagedKvCache};
@@ -66,7 +66,7 @@ impl PagedKvCache {
 }
 
 impl PagedKvCache {
-    /// The one door for prompts: only those that were hashed as this cache hashes come in.
+    /// Checks that a prompt was hashed as this cache hashes. Every prompt passes here.
     ///
     /// # Errors
     /// [`PromptMismatch`](PagedKvError::PromptMismatch) for one of another block size, algorithm or key;
@@ -109,8 +109,8 @@ impl Prompt {
         }))
     }
 
-    /// A prompt whose full blocks the caller has hashed: one hash a block, chained. Blocks behind the
-    /// last hash, and those of generated tokens, are never published.
+    /// Creates a prompt whose full blocks the caller has hashed: one hash a block, chained. Blocks after
+    /// the last hash, and those of generated tokens, are never published.
     ///
     /// ```
     /// use paged_kv::{BlockHash, Prompt};
@@ -128,7 +128,7 @@ impl Prompt {
         }))
     }
 
-    /// Tokens of the prompt.
+    /// Returns the number of tokens of the prompt.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -138,7 +138,7 @@ impl Prompt {
         self.0.num_tokens
     }
 
-    /// The hashes of its full blocks.
+    /// Returns the hashes of its full blocks.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -148,17 +148,17 @@ impl Prompt {
         &self.0.hashes
     }
 
-    /// The tokens; none where only the hashes were given.
+    /// Returns the tokens; none if only the hashes were given.
     pub(super) fn tokens(&self) -> &[u32] {
         &self.0.tokens
     }
 
-    /// The chain behind the last token, if the tokens are known.
+    /// Returns the chain after the last token, if the tokens are known.
     pub(super) fn hasher(&self) -> Option<&BlockHasher> {
         self.0.hasher.as_ref()
     }
 
-    /// The first `num_tokens` tokens of it.
+    /// Returns the prompt of its first `num_tokens` tokens.
     pub(super) fn truncated(&self, num_tokens: usize, block_size: usize) -> Self {
         match &self.0.start {
             Some(start) => Self::new(start.clone(), &self.0.tokens[..num_tokens]),

@@ -1,9 +1,9 @@
-//! Would any of a sequence's blocks be free if every unleased sequence went? Who answers no is
-//! not worth evicting: leased sequences or handles use all its blocks too.
+//! `Prospects`: finds sequences some of whose blocks would be free if every unleased sequence were evicted.
+//! Any other sequence is not worth evicting: leased sequences or handles use all its blocks too.
 //!
-//! Counts how many of each block's owners belong to the sequences shown or to open steps, a run as one
-//! owner of its blocks, and compares with the block's word. Asked only when a victim would free nothing
-//! by itself, which takes sequences that share all they have.
+//! It counts how many of each block's owners belong to the shown sequences or to open steps, and compares
+//! the count with the block's word. A run counts as one owner of its blocks. The count is needed only if a
+//! victim would free no block by itself, because it shares all its blocks.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::pool::run::held_only_by;
 use crate::sync::{Arc, into_last};
 use crate::table::{BlockTable, Run};
 
-/// A sequence that was shown, not another one of its id.
+/// A sequence that was shown, identified among all of its id.
 type Shown = (SeqId, AdmissionEpoch);
 
 /// The sequences worth evicting, among those added.
@@ -25,8 +25,8 @@ pub(super) struct Prospects {
     worth: HashSet<Shown>,
 }
 
-/// Blocks of runs whose other holders left while they were assessed. They are released when this is
-/// dropped, which may run a caller's waker: with no lock held.
+/// Blocks of runs whose other holders left during the assessment. Dropping this releases them, which may
+/// run a caller's waker: drop it with no lock held.
 #[must_use = "it is dropped outside of the lock under which it was made"]
 pub(super) struct Leftover {
     ids: Vec<Box<[BlockId]>>,
@@ -56,7 +56,7 @@ impl Leftover {
     }
 }
 
-/// What a sequence owns.
+/// The blocks and runs that a sequence owns.
 struct Assets {
     of: Shown,
     private: Vec<BlockId>,
@@ -74,7 +74,7 @@ impl Prospects {
         });
     }
 
-    /// Decides, once all have been added.
+    /// Decides which sequences are worth evicting, once all have been added.
     pub(super) fn judge(&mut self) -> Leftover {
         let tables = std::mem::take(&mut self.tables);
         if let Some(pool) = tables.first().map(|table| &table.pool) {
@@ -84,7 +84,7 @@ impl Prospects {
     }
 
     fn judge_tables(&mut self, tables: &[Assets], pool: &PoolHandle) {
-        // What steps hold is free when they end, and no step ends before all is counted.
+        // Blocks that steps hold are free when the steps end. No step ends before the count is complete.
         let holdings = pool.holdings(&mut { PATIENCE });
         let owned = known_owners(tables, holdings.as_ref());
         for table in tables {
@@ -103,7 +103,7 @@ impl Prospects {
     }
 }
 
-/// The owners that are tables added or open steps, of all blocks that have any.
+/// Returns the owners that are added tables or open steps, of all blocks that have any.
 fn known_owners(tables: &[Assets], holdings: Option<&Holdings<'_>>) -> Owned {
     let mut owned = Owned::default();
     tables.iter().flat_map(|table| &table.private).for_each(|&id| owned.add(id));

@@ -1,8 +1,7 @@
-//! How does a request make sure of all the room it may need? It takes the blocks at once, and uses them
-//! later.
+//! `Reservation`: blocks that one request takes in advance and uses later.
 //!
-//! Invariant: the blocks of a reservation are owned by it alone, and count as used. It does not know
-//! what they will be for.
+//! Invariant: the reservation alone owns its blocks, and they count as used. It does not depend on the
+//! request that will use them.
 
 use super::PagedKvCache;
 use super::admission::Admission;
@@ -16,19 +15,19 @@ use crate::pool::watermark::{Admit, BlockWatermark};
 use crate::sequence::{Append, Sequence};
 use crate::table::BlockTable;
 
-/// Blocks held for one request, to come in and to grow with: what is asked for through it is served
-/// from it and from nothing else. What is left goes back when it is dropped.
+/// Blocks held for one request, for its admission and its growth. A request made through the reservation is
+/// served from its blocks only. Dropping the reservation releases the blocks that are left.
 ///
-/// The blocks are taken when the reservation is made, idle cached contents among them: they count as
-/// used, and as allocated. A reservation may go to another thread and outlive a call, but it is of
-/// the cache that made it.
+/// The blocks are taken when the reservation is made, idle cached contents among them. They count as used,
+/// and as allocated. A reservation may go to another thread and outlive a call, but it belongs to the cache
+/// that made it.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
 ///
 /// let cache = PagedKvCache::new(8, 4, 1, 1);
 /// let mut room = cache.reserve(3)?; // a prompt of 8 tokens, and 4 to come
-/// cache.allocate(SeqId(9), 20)?; // somebody else takes the rest
+/// cache.allocate(SeqId(9), 20)?; // another request takes the rest
 /// room.allocate(&cache, SeqId(1), 8)?;
 /// assert_eq!(room.append(&cache, SeqId(1), 4)?.new_blocks, 2..3);
 /// let refused = room.append(&cache, SeqId(1), 1).unwrap_err();
@@ -44,12 +43,12 @@ pub struct Reservation {
 
 /// # Sequences: reservations
 impl PagedKvCache {
-    /// Takes `num_blocks` blocks for a request that is to come in, all or none. Refused as a new
-    /// sequence is: below the watermark, and while others wait. Cost as
+    /// Takes `num_blocks` blocks for a request that is to be admitted, all or none. Refused as a new
+    /// sequence is: below the watermark, and while other requests wait. Costs as
     /// [`BlockPool::allocate`](crate::BlockPool::allocate).
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory), with what is available to a new sequence.
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory), with the blocks that are available to a new sequence.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, PagedKvError};
@@ -86,7 +85,7 @@ impl Reservation {
         Ok(Self { stock, block_size })
     }
 
-    /// Blocks that are left.
+    /// Returns the number of blocks that are left.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -99,7 +98,7 @@ impl Reservation {
         self.stock.len()
     }
 
-    /// Gives back all but `num_blocks` blocks, if there are more.
+    /// Releases all but `num_blocks` blocks, if there are more.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -112,12 +111,12 @@ impl Reservation {
         self.stock.give_tail(num_blocks.min(self.stock.len()));
     }
 
-    /// As [`PagedKvCache::allocate`], out of this reservation.
+    /// Does as [`PagedKvCache::allocate`], from this reservation.
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) when fewer blocks are left than asked, otherwise as
-    /// [`PagedKvCache::allocate`]; and [`WrongCache`](PagedKvError::WrongCache) when the
-    /// reservation is of another cache. Nothing has changed.
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) if fewer blocks are left than requested, otherwise as
+    /// [`PagedKvCache::allocate`]; and [`WrongCache`](PagedKvError::WrongCache) if the reservation is of
+    /// another cache. Nothing has changed then.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -138,7 +137,8 @@ impl Reservation {
         self.insert(cache, id, Live::new(sequence, 0, cache.stamp()), num_blocks)
     }
 
-    /// As [`PagedKvCache::allocate_sequence`], out of this reservation.
+    /// Does as [`PagedKvCache::allocate_sequence`], from this reservation.
+    ///
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -156,11 +156,11 @@ impl Reservation {
         Ok(sequence)
     }
 
-    /// As [`PagedKvCache::admit_with`], out of this reservation. Blocks that hit leave as many of
-    /// the reservation's, for tokens to come; hits that nobody used are room taken besides.
+    /// Does as [`PagedKvCache::admit_with`], from this reservation. Each block that hits leaves one of the
+    /// reservation's blocks for later tokens. Idle hits take room of the pool in addition.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate) and [`PagedKvCache::admit_with`]. Nothing has changed.
+    /// As [`allocate`](Self::allocate) and [`PagedKvCache::admit_with`]. Nothing has changed then.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -192,10 +192,10 @@ impl Reservation {
         Ok(admission)
     }
 
-    /// As [`PagedKvCache::append`], out of this reservation.
+    /// Does as [`PagedKvCache::append`], from this reservation.
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate) and [`PagedKvCache::append`]. Nothing has changed.
+    /// As [`allocate`](Self::allocate) and [`PagedKvCache::append`]. Nothing has changed then.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -245,7 +245,7 @@ impl Reservation {
             Some(late) => {
                 let mut table = late.into_sequence().into_table();
                 self.stock.grow_from(&mut table, num_blocks);
-                self.stock.pool().undo(table); // what it had matched
+                self.stock.pool().undo(table); // the blocks that it matched
                 Err(PagedKvError::SequenceExists(id))
             }
         }

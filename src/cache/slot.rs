@@ -1,13 +1,15 @@
-//! Where is request r, and under which lock? An entry of the cache's map.
+//! `Slot`: an entry of the cache's map, with a sequence or a reference to it.
 //!
-//! A sequence that nobody leases lives *in* the map, and the lock of its map shard is its lock:
-//! one exchange to take, one to let go. A leased one, and one that is in the middle of something
-//! long, lives in a [`SharedSlot`] with a lock of its own, so that no map shard is held
-//! meanwhile and a lease needs no map. It moves back when somebody finds it alone.
+//! A sequence without leases lives *in* the map, and the lock of its map shard is its lock: one exchange
+//! locks it, one unlocks it. A leased sequence lives in a [`SharedSlot`] with a lock of its own, and so
+//! does one in the middle of a long operation. So no map shard is held during that operation, and a lease
+//! needs no map. The sequence moves back when a thread finds that no other uses it.
 //!
-//! Invariants: leases are taken under the shard's lock and a slot leaves the map under the
-//! shard's lock only at zero leases, so a leased sequence is never evicted; a `SharedSlot` whose
-//! sequence was taken out stays empty.
+//! Invariants:
+//!
+//! - Leases are taken under the shard's lock, and a slot leaves the map under the shard's lock only at zero
+//!   leases. So a leased sequence is never evicted.
+//! - A `SharedSlot` whose sequence was taken out stays empty.
 //!
 //! A slot does not know its map.
 
@@ -27,16 +29,16 @@ use crate::sync::{
     Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers, thread_local,
 };
 
-/// Longer tables are forked, truncated and read outside the map's lock. (A trim keeps leases out by
-/// that lock, however long it takes.)
+/// Longer tables are forked, truncated and read outside the map's lock. (A trim holds that lock to prevent
+/// leases, however long it takes.)
 const BRIEF_BLOCKS: usize = 1024;
 
-/// A sequence and what eviction wants to know of it.
+/// A sequence and the values by which eviction ranks it.
 pub(super) struct Live {
     sequence: Sequence,
-    /// What its blocks are called, if it was admitted by its tokens.
+    /// The tokens and hashes of its blocks, if it was admitted by its tokens.
     naming: Option<Box<Naming>>,
-    /// Told from all others that were ever under its id.
+    /// Identifies it among all sequences that ever had its id.
     pub(super) epoch: AdmissionEpoch,
     pub(super) access_count: u64,
     pub(super) last_access: u64,
@@ -45,7 +47,7 @@ pub(super) struct Live {
     changes: u32,
 }
 
-/// What two states of the cache's sequences do not have in common.
+/// Changes whenever the sequence changes: equal versions mean no change between two reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
     epoch: AdmissionEpoch,
@@ -71,7 +73,7 @@ impl Live {
         Self { naming: Some(naming), epoch, ..live }
     }
 
-    /// A second sequence of the same tokens, blocks, names, worker and priority.
+    /// Creates a second sequence of the same tokens, blocks, names, worker and priority.
     pub(super) fn fork(&mut self, stamp: u64) -> Result<Self> {
         let fork = Self::new(self.sequence_mut().fork_uncounted()?, self.priority, stamp);
         Ok(Self { naming: self.naming.clone(), worker: self.worker, ..fork })
@@ -81,12 +83,12 @@ impl Live {
         truncate_parts(self.parts(), num_tokens)
     }
 
-    /// The sequence alone, which is not to be a request any more.
+    /// Returns the sequence alone, which is no longer a request.
     pub(super) fn into_sequence(self) -> Sequence {
         self.sequence
     }
 
-    /// The sequence, and what its blocks are called.
+    /// Returns the sequence, and its tokens and hashes if it has them.
     pub(super) fn named(&mut self) -> (&Sequence, Option<&mut Naming>) {
         (&self.sequence, self.naming.as_deref_mut())
     }
@@ -95,13 +97,13 @@ impl Live {
         self.naming.as_ref().map_or(0, |naming| naming.num_named())
     }
 
-    /// The same, to be changed.
+    /// Returns the parts of [`named`](Self::named) for a change, which makes another version.
     pub(super) fn parts(&mut self) -> Parts<'_> {
         self.changes = self.changes.wrapping_add(1);
         (&mut self.sequence, self.naming.as_deref_mut())
     }
 
-    /// True if truncating to `num_tokens` is brief: no long table, and no tokens to hash again.
+    /// Returns true if truncating to `num_tokens` is brief: no long table, and no tokens to hash again.
     pub(super) fn truncates_briefly(&self, num_tokens: usize) -> bool {
         let hashes = self.naming.as_ref().is_some_and(|naming| naming.reaches_beyond(num_tokens));
         self.is_brief() && !hashes
@@ -116,20 +118,20 @@ impl Live {
         self.sequence.num_blocks() > 0
     }
 
-    /// The sequence, to be changed: that makes another version.
+    /// Returns the sequence for a change, which makes another version.
     #[inline]
     pub(super) fn sequence_mut(&mut self) -> &mut Sequence {
         self.changes = self.changes.wrapping_add(1);
         &mut self.sequence
     }
 
-    /// A sequence made anew under the same id has another version too.
+    /// Returns the version. A new sequence under the same id has another one too.
     pub(super) fn version(&self) -> Version {
         let Self { epoch, last_access, changes, .. } = *self;
         Version { epoch, last_access, changes }
     }
 
-    /// True if an operation in proportion to the blocks may go on under the map's lock.
+    /// Returns true if an operation in proportion to the blocks may run under the map's lock.
     pub(super) fn is_brief(&self) -> bool {
         self.sequence.num_blocks() <= BRIEF_BLOCKS
     }
@@ -155,15 +157,15 @@ impl Live {
 
 /// An entry of the map.
 pub(super) enum Slot {
-    /// The shard's lock is its lock.
+    /// The shard's lock is the sequence's lock.
     Owned(Live),
-    /// It has a lock of its own.
+    /// The sequence has a lock of its own.
     Shared(Arc<SharedSlot>),
 }
 
 /// A sequence with a lock of its own, and the leases on it.
 pub(super) struct SharedSlot {
-    /// Which of all sequences that were ever under its id it is or was.
+    /// Identifies the sequence among all that ever had its id, also after it was taken out.
     epoch: AdmissionEpoch,
     leases: Leases,
     /// `None` once the sequence was freed or evicted.
@@ -174,8 +176,8 @@ thread_local! {
     static LOOKING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// While there is one, this thread reads sequences before threads that wait to change them: those may wait
-/// for a closure that looks at the sequence, and the closure for this very thread.
+/// While this thread has one, it reads sequences before threads that wait to change them. Such threads may
+/// wait for a closure that reads the sequence, and the closure may wait for this thread.
 pub(super) struct Looking {
     /// It belongs to one thread.
     _of_thread: PhantomData<*const ()>,
@@ -199,7 +201,7 @@ impl Drop for Looking {
 }
 
 impl Slot {
-    /// Moves the sequence back into the map if nobody else is at it.
+    /// Moves the sequence back into the map if no other thread uses it.
     #[inline]
     pub(super) fn settle(&mut self) -> &mut Self {
         if let Self::Shared(shared) = self
@@ -211,7 +213,7 @@ impl Slot {
         self
     }
 
-    /// The sequence with a lock of its own, moved there if need be.
+    /// Returns the sequence with a lock of its own, and moves it there if necessary.
     pub(super) fn share(&mut self) -> Arc<SharedSlot> {
         if let Self::Shared(shared) = self {
             return Arc::clone(shared);
@@ -224,7 +226,7 @@ impl Slot {
         shared
     }
 
-    /// Tells this sequence from every other that was or will be under its id.
+    /// Returns the epoch, which differs from that of every other sequence that had or will have the id.
     #[inline]
     pub(super) fn epoch(&self) -> AdmissionEpoch {
         match self {
@@ -249,7 +251,7 @@ impl Slot {
         }
     }
 
-    /// The sequence, out of a slot that has left the map: waits for the threads that use it.
+    /// Returns the sequence of a slot that has left the map: waits for the threads that use it.
     pub(super) fn into_live(self) -> Option<Live> {
         match self {
             Self::Owned(live) => Some(live),
@@ -267,8 +269,8 @@ impl SharedSlot {
         self.live.try_write()
     }
 
-    /// The sequence, to be read. Takes its turn behind threads that wait to change it, unless
-    /// they might be waiting for this very thread.
+    /// Locks the sequence for reading. Waits after threads that wait to change it, unless they might be
+    /// waiting for this very thread.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
         if Looking::is_any() { read_past_writers(&self.live) } else { self.live.read() }
     }
@@ -288,12 +290,13 @@ impl SharedSlot {
         self.leases.count()
     }
 
-    /// One more lease. The caller holds the lock of the map shard.
+    /// Counts one more lease. The caller holds the lock of the map shard.
     pub(super) fn begin_lease(&self) {
         self.leases.begin();
     }
 
-    /// One lease fewer. Needs no map. The last one of a sequence that has left the map releases it.
+    /// Counts one lease fewer, without the map. The last one of a sequence that has left the map releases
+    /// it.
     pub(super) fn end_lease(&self) {
         if self.leases.end() {
             self.release();

@@ -1,19 +1,20 @@
-//! Do all sequences wait for each other, and is a waiting sequence still there? Deadlock detection, and
-//! the end of waits whose sequence is gone.
+//! Deadlock detection: finds that all sequences wait for each other, and ends waits whose sequence is gone.
 //!
 //! Sequences that wait to grow keep their blocks. If all sequences that have blocks wait, no sequence is
-//! left to release any. Then one of them is told.
+//! left to release any. Then one of them fails with `Stalled`.
 //!
-//! Checked whenever
-//! - a sequence begins to wait for room to grow, asks again in vain, or stops waiting;
+//! A check runs whenever
+//!
+//! - a sequence begins to wait for room to grow, is refused again, or stops waiting;
 //! - a sequence is freed, evicted, or loses its last block;
-//! - blocks came back that do not suffice for the first that waits to grow, by that one.
+//! - released blocks do not suffice for the first sequence that waits to grow; that waiter runs the check.
 //!
-//! Blocks that no sequence of the map has (a handle's, a reservation's, a step's, the source of a copy) may
-//! come back: while there are some, no sequence is told. Nor while such an owner shares a partly filled last
-//! block of a sequence that waits: when it leaves, that sequence needs no copy.
+//! Blocks without an owner in the map (a handle's, a reservation's, a step's, the source of a copy) may be
+//! released. While there are such blocks, no sequence fails. No sequence fails either while such an owner
+//! shares a partly filled last block of a waiting sequence. When that owner leaves, the sequence needs no
+//! copy.
 //!
-//! A check releases nothing itself.
+//! A check itself releases no blocks.
 
 #[cfg(feature = "async")]
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -34,7 +35,7 @@ use crate::sync::Arc;
 #[cfg(feature = "async")]
 use crate::table::Run;
 
-/// What sequences of the map own.
+/// The blocks that sequences of the map own.
 #[cfg(feature = "async")]
 #[derive(Default)]
 struct Owned {
@@ -47,9 +48,9 @@ struct Owned {
 
 #[cfg(feature = "async")]
 impl PagedKvCache {
-    /// Tells the waiters whose sequences are gone, and one of those that wait to grow, the one that the
-    /// strategy would evict, if they all wait for each other. One load if no request waits; else
-    /// `O(sequences)`, and `O(blocks)` when all wait.
+    /// Ends the waits of sequences that are gone. If all sequences wait for each other, fails the one among
+    /// them that the strategy would evict. One load if no request waits; else `O(sequences)`, and
+    /// `O(blocks)` if all wait.
     #[inline]
     pub(crate) fn tell_if_stalled(&self) {
         if self.pool.blocks().is_waited_for() {
@@ -59,8 +60,8 @@ impl PagedKvCache {
 
     #[cold]
     fn tell_growing(&self) {
-        // Not behind a closure that looks at a sequence: it may wait for a waiter that this thread has
-        // yet to wake.
+        // Reads before waiting writers: the closure that they wait for may itself wait for a waiter that
+        // this thread has yet to wake.
         let _looking = Looking::begin();
         let waiters = self.pool.blocks().waiters();
         for grower in waiters.growing() {
@@ -84,7 +85,7 @@ impl PagedKvCache {
         }
     }
 
-    /// The refusal of a sequence that waits and is in the map no more.
+    /// Returns the refusal of a waiting sequence that is no longer in the map.
     fn refusal_of_gone(&self, grower: Grower) -> Option<PagedKvError> {
         let epoch = self.sequences.get(&grower.id).map(|slot| slot.epoch());
         match epoch {
@@ -94,7 +95,7 @@ impl PagedKvCache {
         }
     }
 
-    /// The sequences that have blocks, if some wait to grow and all that have blocks do.
+    /// Returns the sequences that have blocks, if some sequences wait to grow and all that have blocks do.
     fn ids_if_all_wait(&self, growing: &BTreeSet<Grower>) -> Option<Vec<SeqId>> {
         if growing.is_empty() {
             return None;
@@ -123,12 +124,12 @@ impl PagedKvCache {
         Some(ids)
     }
 
-    /// True if an owner that is no sequence of the map has blocks, or shares one that a sequence would
-    /// have to copy.
+    /// Returns true if an owner that is no sequence of the map has blocks, or shares one that a sequence
+    /// would have to copy.
     fn others_may_release(&self, ids: &[SeqId]) -> bool {
         let mut owned = Owned::default();
         for &id in ids {
-            // One that is gone by now has released its blocks, which is checked after it again.
+            // A sequence that is gone by now has released its blocks, and another check follows that.
             let _ = self.look(id, |sequence| {
                 owned.add(sequence);
                 Ok(())
@@ -160,7 +161,7 @@ impl Owned {
 
 #[cfg(not(feature = "async"))]
 impl PagedKvCache {
-    /// No request waits in a build without waiting.
+    /// Does nothing: no request waits in a build without waiting.
     #[inline]
     pub(crate) fn tell_if_stalled(&self) {}
 }

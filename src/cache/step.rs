@@ -5,12 +5,12 @@
 //!                                                       └┄┄ abort, or dropped
 //! ```
 //!
-//! Blocks that sequences of the step release while it is open (dropped, freed, truncated, trimmed, evicted,
-//! the source of a copy) return to the pool when it ends; blocks that are committed through it are published
-//! when it completes. `pool::fence` holds the blocks meanwhile.
+//! Sequences of the step may release blocks while it is open: by a drop, a free, a truncation, a trim, an
+//! eviction, or as the source of a copy. These blocks return to the pool when the step ends; until then
+//! `pool::fence` holds them. Blocks that are committed through the step are published when it completes.
 //!
-//! Invariant: a sequence joins a step before it grows, so every block that the step's kernels may touch is held
-//! until the step ends. A step does not know other steps.
+//! Invariant: a sequence joins a step before it grows, so every block that the step's kernels may touch is
+//! held until the step ends. A step does not know other steps.
 
 mod abort;
 mod accept;
@@ -34,11 +34,11 @@ use crate::pool::fence::Fence;
 use crate::prefix::{BlockHash, Generation};
 use crate::sequence::Sequence;
 
-/// A step of the scheduler that the device may be at. Any number may be open at once, and end in any
-/// order, on any thread.
+/// A step of the scheduler that the device may be executing. Any number may be open at the same time. They
+/// end in any order, on any thread.
 ///
-/// Opening and ending one takes four atomic operations if nothing was let go of; ending it takes time
-/// in proportion to what was.
+/// Opening and ending a step takes four atomic operations if no block was released. Otherwise ending it
+/// takes time in proportion to the released blocks.
 ///
 /// ```
 /// use paged_kv::PagedKvCache;
@@ -58,7 +58,7 @@ pub struct Step {
     pool: PoolHandle,
     fence: Fence,
     buffers: StepBuffers,
-    /// Where to publish, while something is committed and not published.
+    /// The target of the publication, while a commit is not published.
     published: Option<Published>,
     /// The generation of the hashes that `overwritten` returns.
     generation: Generation,
@@ -70,16 +70,17 @@ struct GrownRow {
     start_tokens: usize,
     num_new_tokens: usize,
     copy: Option<(BlockId, BlockId)>,
-    /// Which sequence of the map it is, if it is a row of a lease.
+    /// The sequence of the map, if it is a row of a lease.
     identity: Option<Identity>,
     /// The newest step that it had joined before.
     before: Fence,
 }
 
 impl Step {
-    /// Has a sequence join the step: the blocks that it releases from now on are held until the step ends.
-    /// [`grow`](Self::grow) and [`commit`](Self::commit) do so with their rows. No atomic operation for a
-    /// handle; the sequence's own lock for a row of a lease.
+    /// Lets a sequence join the step: the blocks that it releases from now on are held until the step ends.
+    /// [`grow`](Self::grow) and [`commit`](Self::commit) do so with their rows. Takes no atomic operation
+    /// for a handle, and the sequence's own lock for a row of a lease.
+    ///
     ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache, and
@@ -116,12 +117,12 @@ impl Step {
         Err(PagedKvError::WrongCache { value: "row" })
     }
 
-    /// Grows as many of the first rows as there is room for, each by its number of tokens, with the
-    /// blocks for copies on write, and one allocation for all. The rows join the step, and have numbers in it
-    /// from 0 on, over all calls. Rows of leases are locked together, and count as used.
+    /// Grows as many of the first rows as there is room for, each by its number of tokens. Takes one
+    /// allocation for all rows, which includes the blocks for copies on write. The rows join the step. They
+    /// have numbers in it from 0 on, over all calls. Rows of leases are locked together, and count as used.
     ///
     /// # Errors
-    /// As [`append_batch`](crate::append_batch()), but for want of room; nothing has grown.
+    /// As [`append_batch`](crate::append_batch()), except for a lack of room; nothing has grown then.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
@@ -135,13 +136,13 @@ impl Step {
         self.grow_rows(rows)
     }
 
-    /// Cached contents that this step is about to overwrite: the blocks that its rows grew into and that
-    /// were cached until then, and what they hold. For a tier below, which has to copy them before the
-    /// kernels of the step are launched. (An admission takes blocks too, unless its first chunk is 0
-    /// tokens and steps do the rest.) What was published before the last
-    /// [`Prefix::reset`](crate::Prefix::reset) that came before this step is not
-    /// among them. (Resets are told apart modulo 4,096: of a content that outlived exactly so many
-    /// unused, the hash is one that nothing has.)
+    /// Returns the cached contents that this step is about to overwrite: blocks that its rows grew into and
+    /// that were cached until then, with the hashes of their contents. A tier below has to copy them before
+    /// the kernels of the step are launched. (An admission takes blocks too, unless its first chunk is 0
+    /// tokens and steps grow the rest.) Contents that were published before the last
+    /// [`Prefix::reset`](crate::Prefix::reset) that preceded this step are not included. (Resets are
+    /// distinguished modulo 4,096. If a content stayed unused through exactly that many resets, its hash is
+    /// one that no content has.)
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -163,11 +164,11 @@ impl Step {
         &self.buffers.overwritten
     }
 
-    /// Appends the copies on write that the device has to make before it writes: source and
-    /// destination of each, by block. Returns how many there are.
+    /// Appends the copies on write that the device has to make before it writes: source and destination of
+    /// each, by block. Returns the number of copies.
     ///
     /// # Errors
-    /// [`IdTooLarge`](PagedKvError::IdTooLarge) when a block does not fit a `T`.
+    /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block does not fit a `T`.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
@@ -190,8 +191,8 @@ impl Step {
         Ok(out.len() - len)
     }
 
-    /// Ends the step after the device has done its work: publishes the blocks that were committed, and returns
-    /// the blocks that were released meanwhile to the pool.
+    /// Ends the step after the device has done its work. Publishes the committed blocks, and returns the
+    /// blocks that were released during the step to the pool.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
@@ -206,7 +207,8 @@ impl Step {
         Completed { published, buffers: std::mem::take(&mut self.buffers) }
     }
 
-    /// Forgets what was committed. If it was not published, its sequences will offer it again.
+    /// Forgets the commits of the step. If they were not published, their sequences will offer the blocks
+    /// again.
     fn end_commits(&mut self) {
         if let Some(published) = self.published.take() {
             published.count_failed_step();

@@ -1,5 +1,5 @@
-//! How does a sequence grow that may have to wait? An append that knows which admission of its id it is
-//! for, and so never grows another request that came under the id since.
+//! `append_or_wait`: an append that may have to wait. It names the admission of its id, so it never grows
+//! another request that has the id by then.
 
 use super::PagedKvCache;
 use super::slot::{Live, Slot};
@@ -10,8 +10,8 @@ use crate::sequence::Append;
 use crate::sync::Later;
 
 impl PagedKvCache {
-    /// [`append`](Self::append) to the sequence of that epoch, or of any if none is known yet. What it lacks,
-    /// if it is to wait, names the epoch that was refused.
+    /// Does [`append`](Self::append) to the sequence of that epoch, or to any if none is known yet. If the
+    /// append has to wait, its shortage names the epoch of the refused sequence.
     pub(crate) fn append_or_wait(
         &self,
         id: SeqId,

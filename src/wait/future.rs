@@ -1,6 +1,6 @@
 //! [`Wait`]: a request that waits for room, as a future or on the calling thread.
 //!
-//! It keeps the place in the queue and the deadline. The [`Request`] in it asks the cache.
+//! It keeps the place in the queue and the deadline. Its [`Request`] asks the cache.
 
 use std::fmt;
 use std::pin::Pin;
@@ -50,13 +50,13 @@ pub trait Request: Asks<Output = Self::Value> + Unpin {
 }
 
 impl<R: Request> Wait<R> {
-    /// A request that is refused at once if it `never_fits`.
+    /// Creates a request, which is refused at the first poll if it `never_fits`.
     pub(super) fn new(turn: Turn, request: R, never_fits: Option<PagedKvError>) -> Self {
         Self { request, refusal: never_fits, turn, deadline: None, alarm: None }
     }
 
-    /// Sets a deadline `timeout` from now; see [`deadline`](Self::deadline). None, if that is beyond the
-    /// range of the clock.
+    /// Sets a deadline `timeout` from now; see [`deadline`](Self::deadline). Sets none if that is beyond
+    /// the range of the clock.
     ///
     /// ```
     /// use std::time::Duration;
@@ -69,9 +69,9 @@ impl<R: Request> Wait<R> {
         self
     }
 
-    /// Sets a deadline: a request that was not served by then is refused with
-    /// [`DeadlinePassed`](PagedKvError::DeadlinePassed), and holds nothing. It asks once also if `deadline`
-    /// has passed already, and is served if that is possible at once.
+    /// Sets a deadline. A request that was not served by then is refused with
+    /// [`DeadlinePassed`](PagedKvError::DeadlinePassed), and holds nothing. Even if `deadline` has passed
+    /// already, it asks once, and is served if that is possible immediately.
     ///
     /// ```
     /// use std::time::Instant;
@@ -104,7 +104,7 @@ impl<R: Request> Wait<R> {
         if let Some(refusal) = self.refusal.take() {
             return Poll::Ready(Err(refusal));
         }
-        // Before the deadline is read: a request that can be served at once is never late.
+        // Before the deadline is read: a request that can be served immediately is never late.
         let request = &mut self.request;
         if let Poll::Ready(done) = self.turn.poll(context, |ask| request.ask(ask)) {
             self.alarm = None;
@@ -116,7 +116,7 @@ impl<R: Request> Wait<R> {
                 self.alarm = None;
                 return Poll::Ready(Err(PagedKvError::DeadlinePassed));
             }
-            // A new one each time: the task may have moved to another waker.
+            // A new alarm each time: the task may have moved to another waker.
             Some(deadline) => Some(Alarm::set(deadline, context.waker().clone())),
             None => None,
         };
@@ -158,15 +158,15 @@ impl<R: Request> fmt::Debug for Wait<R> {
 pub(super) mod sealed {
     use super::{Ask, Attempt};
 
-    /// How a request asks the cache.
+    /// An operation that asks the cache for room.
     pub trait Asks {
         type Output;
 
         /// Asks once.
         fn ask(&mut self, ask: Ask) -> Attempt<Self::Output>;
 
-        /// Runs after each poll and when the request leaves the queue. `waits`: it was in the queue before,
-        /// or is now.
+        /// Runs after each poll, and when the request leaves the queue. `waits`: it was in the queue
+        /// before, or is now.
         fn asked(&self, _is_served: bool, _waits: bool) {}
     }
 }

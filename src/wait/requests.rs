@@ -1,7 +1,8 @@
-//! The requests for room, each with the way it asks and the room that it lacks when it is refused.
+//! The requests for room. Each defines how it asks the cache, and the room that it lacks when it is
+//! refused.
 //!
-//! An [`AppendRequest`] is for one admission of its id, the one that it found when it asked first. When that
-//! is freed or evicted, the request ends.
+//! An [`AppendRequest`] is for one admission of its id, the one that it found when it first asked. When
+//! that admission is freed or evicted, the request ends.
 
 use super::future::Request;
 use super::future::sealed::Asks;
@@ -123,8 +124,8 @@ impl Request for AppendRequest<'_> {
     type Value = Append;
 }
 
-/// Returns how an attempt ended that had this result. `short` computes the lacking room of a request
-/// that was refused for want of it.
+/// Returns the outcome of an attempt with this result. `short` computes the missing room of a request that
+/// was refused with `OutOfMemory`.
 fn unless_short<T>(result: Result<T>, short: impl FnOnce(usize) -> Short) -> Attempt<T> {
     match result {
         Err(PagedKvError::OutOfMemory { requested, .. }) => Err(short(requested)),

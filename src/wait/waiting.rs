@@ -1,4 +1,4 @@
-//! [`Waiting`]: the operations that wait for room, of one cache.
+//! [`Waiting`]: the operations of one cache that wait for room.
 
 use super::future::Wait;
 use super::requests::{AdmitRequest, AllocateRequest, AppendRequest, ReserveRequest};
@@ -40,10 +40,10 @@ impl PagedKvCache {
 
 impl<'a> Waiting<'a> {
     /// Does [`reserve`](PagedKvCache::reserve), when it is this request's turn and there is room for all of
-    /// it. `O(log waiters)` to begin and to end; nothing between. The [`Wait`] does not borrow the cache.
+    /// it. `O(log waiters)` to begin and to end; no cost between. The [`Wait`] does not borrow the cache.
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) at once when it can never fit;
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) immediately if it can never fit;
     /// [`DeadlinePassed`](PagedKvError::DeadlinePassed).
     ///
     /// ```
@@ -87,11 +87,11 @@ impl<'a> Waiting<'a> {
     }
 
     /// Does [`admit_with`](PagedKvCache::admit_with), when it is this request's turn and there is room for
-    /// the blocks that are not cached: the prompt is matched again each time the request asks.
+    /// the blocks that are not cached. The prompt is matched again each time the request asks.
     ///
     /// # Errors
-    /// As [`reserve`](Self::reserve) and [`PagedKvCache::admit_with`]. "Never" does not count on blocks that
-    /// others share.
+    /// As [`reserve`](Self::reserve) and [`PagedKvCache::admit_with`]. "Never" ignores blocks that other
+    /// sequences share.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
@@ -122,12 +122,13 @@ impl<'a> Waiting<'a> {
         Wait::new(Turn::new(cache.handle()), request, refusal)
     }
 
-    /// Does [`append`](PagedKvCache::append), as soon as there is room for it. It asks at once, also past
-    /// waiting requests. If it must wait, it goes before new sequences, and after others that wait to grow.
+    /// Does [`append`](PagedKvCache::append), as soon as there is room for it. It asks immediately, also
+    /// past waiting requests. If it must wait, it goes before new sequences, and after others that wait to
+    /// grow.
     ///
     /// # Errors
-    /// As [`PagedKvCache::append`], but [`OutOfMemory`](PagedKvError::OutOfMemory) only, and at once, when it
-    /// can never fit; [`DeadlinePassed`](PagedKvError::DeadlinePassed);
+    /// As [`PagedKvCache::append`], but [`OutOfMemory`](PagedKvError::OutOfMemory) only, and immediately,
+    /// if it can never fit; [`DeadlinePassed`](PagedKvError::DeadlinePassed);
     /// [`Stalled`](PagedKvError::Stalled), see [`wait`](crate::wait).
     ///
     /// ```

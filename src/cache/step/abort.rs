@@ -1,5 +1,5 @@
-//! A step is aborted after its launch failed: its rows are as they were before the step grew them, and nothing
-//! is published.
+//! `Step::abort`: ends a step whose launch failed. It restores the rows to their state before the step grew
+//! them, and publishes nothing.
 //!
 //! A refusal comes before any row changes.
 
@@ -20,7 +20,7 @@ pub struct Aborted {
     pub buffers: StepBuffers,
 }
 
-/// The refusal of an abort: the step is still open, and its rows are as they were.
+/// The refusal of an abort: the step is still open, and its rows are unchanged.
 ///
 /// ```
 /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
@@ -36,21 +36,22 @@ pub struct Aborted {
 pub struct AbortRefused {
     /// The step.
     pub step: Step,
-    /// Why it was not aborted.
+    /// The reason for the refusal.
     pub error: PagedKvError,
 }
 
 impl Step {
-    /// Ends the step after its launch failed: every row, in the order of their numbers, is as it was before
-    /// the step grew it, nothing is published, and the blocks that were released return to the pool. Further
-    /// rows, which did not grow, are left alone. Of several steps that grew the same sequences the newest has
-    /// to be aborted first. Rows of leases whose sequences are gone are passed over.
+    /// Ends the step after its launch failed. Restores every row, in the order of their numbers, to its
+    /// state before the step grew it. Publishes nothing, and returns the released blocks to the pool.
+    /// Further rows, which did not grow, are left alone. If several steps grew the same sequences, the
+    /// newest has to be aborted first. Rows of leases whose sequences are gone are skipped.
     ///
     /// # Errors
-    /// [`AbortRefused`], which has the step and becomes a [`PagedKvError`] by `?` (the step is dropped then):
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when these are not the rows of the step, or one
-    /// has been cut or trimmed since into what it had before; [`WrongCache`](PagedKvError::WrongCache);
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners). The rows are as they were.
+    /// [`AbortRefused`], which has the step and becomes a [`PagedKvError`] by `?` (the step is dropped
+    /// then): [`InvalidConfig`](PagedKvError::InvalidConfig) if these are not the rows of the step, or a
+    /// row was cut or trimmed since into the part that it had before;
+    /// [`WrongCache`](PagedKvError::WrongCache); [`TooManyOwners`](PagedKvError::TooManyOwners). The rows
+    /// are unchanged.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
@@ -62,7 +63,7 @@ impl Step {
     /// assert_eq!(cache.free_block_count(), 3);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    // The step comes back, and is large; a refusal is rare.
+    // The error contains the step, and is large; a refusal is rare.
     #[expect(clippy::result_large_err)]
     pub fn abort<R: Row>(mut self, rows: &mut [(R, usize)]) -> Result<Aborted, AbortRefused> {
         match self.undo_rows(rows) {
@@ -80,7 +81,7 @@ impl Step {
             let rows_of: Vec<Option<usize>> = (0..grown).map(Some).collect();
             return self.undo(rows, &rows_of);
         }
-        // A row may go between the look at it and its lock: then it is passed over at the next look.
+        // A sequence may leave between the check and its lock: then the next round skips its row.
         loop {
             match self.undo_leased(rows) {
                 Err(PagedKvError::SequenceNotFound(_)) => {}
@@ -90,7 +91,7 @@ impl Step {
     }
 
     /// # Errors
-    /// Those of [`undo`](Self::undo), and `SequenceNotFound` for a row that has gone since the call.
+    /// Those of [`undo`](Self::undo), and `SequenceNotFound` for a row whose sequence left during the call.
     fn undo_leased<R: Row>(&mut self, rows: &[(R, usize)]) -> Result<()> {
         let grown = rows.len();
         // A sequence that grew twice is locked once, and one that is gone not at all.
@@ -102,7 +103,7 @@ impl Step {
             let known = distinct.iter().position(|known| known.is_same_sequence(row));
             let is_gone = known.is_none() && row.look(|_| Ok(())).is_err();
             if is_gone {
-                // `check_undo` looks at the others.
+                // `check_undo` checks the other rows.
                 self.refuse_other_row(number, Some(row.identity()))?;
             }
             rows_of.push((!is_gone).then(|| {
@@ -119,15 +120,15 @@ impl Step {
         undone
     }
 
-    /// Undoes the growth of the rows, the newest first, and forgets all that the step has. `rows_of` says
-    /// for each number which of `rows` grew then, or `None` if that sequence is gone.
+    /// Undoes the growth of the rows, the newest first, and forgets the commits of the step. `rows_of`
+    /// gives, for each number, the index in `rows` of the row that grew, or `None` if its sequence is gone.
     fn undo<R: GrowingRow>(&mut self, rows: &mut [R], rows_of: &[Option<usize>]) -> Result<()> {
         let grown = self.buffers.rows.len();
         let numbers = || (0..grown).rev().filter_map(|number| Some((number, rows_of[number]?)));
         for (number, row) in numbers() {
             self.check_undo(number, &mut rows[row], rows_of)?;
         }
-        // The sources of copies get their owner back first: that can be refused.
+        // First retain the sources of the copies for their sequences: that can be refused.
         let copies = numbers().filter_map(|(number, _)| self.buffers.rows[number].copy);
         let sources: Vec<BlockId> = copies.map(|(src, _)| src).collect();
         for (done, &src) in sources.iter().enumerate() {
@@ -141,7 +142,7 @@ impl Step {
             let grown = &self.buffers.rows[number];
             let (sequence, naming) = rows[row].parts();
             if let Err(refusal) = sequence.restore(grown.start_tokens, grown.copy) {
-                // Checked above: another thread has made itself an owner by id since, 2^20 times.
+                // Checked above: another thread has added owners by id since, 2^20 of them.
                 grown.copy.iter().for_each(|&(src, _)| self.pool.give(&[src]));
                 refused = Some(refusal);
             } else if let Some(naming) = naming {
@@ -152,7 +153,7 @@ impl Step {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Refuses a row that is not the one that grew, or that has been cut or trimmed since into what it
+    /// Refuses a row that is not the one that grew, or that was cut or trimmed since into the part that it
     /// had before.
     fn check_undo<R: GrowingRow>(
         &self,
@@ -165,7 +166,8 @@ impl Step {
         let sequence = row.parts().0;
         self.refuse_other_cache(sequence)?;
         let (start, len) = (grown.start_tokens, sequence.num_tokens());
-        // By this very sequence, whose later growth is undone first. A fork's copy of the block says nothing.
+        // Copied by this very sequence, whose later growth is undone first. A fork's copy of the block does
+        // not count.
         let was_copied_since = |id: BlockId| {
             let numbers = number + 1..rows_of.len();
             let mut later = numbers.filter(|&later| rows_of[later] == rows_of[number]);

@@ -1,4 +1,4 @@
-//! Tokens of a step are accepted: the first of those that a row grew by. The slots of the others are dropped.
+//! `Step::accept`: accepts the first of the tokens by which a row grew, and drops the slots of the others.
 
 use super::Step;
 use crate::cache::naming::Naming;
@@ -7,19 +7,23 @@ use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
 impl Step {
-    /// Accepts the first of the tokens by which row number `number` of this step grew. The slots of the
-    /// others, the rejected drafts, are dropped, and the blocks that the accepted ones fill are published when
-    /// the step completes. Returns how many blocks wait for it: none of a sequence without names.
+    /// Accepts the first of the tokens by which row number `number` of this step grew. Drops the slots of
+    /// the others, the rejected drafts. The blocks that the accepted tokens fill are published when the
+    /// step completes. Returns the number of blocks that wait for it, 0 for a sequence without names.
     ///
-    /// Some of the accepted tokens may be named already (a prompt's, with drafts behind it): they have
-    /// to be the same.
+    /// Some of the accepted tokens may be named already (a prompt's, with drafts after it): they have to be
+    /// the same.
     ///
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) when there is no such row, when the sequence is
-    /// not at the tokens that the row says (its earlier tokens are not all named, or a later step has
-    /// grown it and slots would be dropped in the middle), when more tokens are accepted than it grew
-    /// by, or when one of them is named otherwise; [`WrongCache`](PagedKvError::WrongCache) for a
-    /// sequence of another cache; [`TooManyOwners`](PagedKvError::TooManyOwners).
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig)
+    ///
+    /// - if there is no such row;
+    /// - if the tokens of the sequence do not fit the row: its earlier tokens are not all named, or a later
+    ///   step has grown it and slots would be dropped in the middle;
+    /// - if more tokens are accepted than the row grew by, or one of them is named otherwise.
+    ///
+    /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache;
+    /// [`TooManyOwners`](PagedKvError::TooManyOwners).
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -58,7 +62,7 @@ impl Step {
         let named = naming.as_deref().filter(|naming| naming.names_up_to().is_some());
         let num_tokens = self.accepted_length(row, sequence, named, accepted)?;
         let start_tokens = num_tokens - accepted.len();
-        // Named, committed, and only then cut: what each of them did before can be undone.
+        // Name, commit, and only then cut: a refusal can undo the steps before it.
         let was_named = named.map(Naming::num_named);
         if let (Some(naming), Some(named)) = (&mut naming, was_named)
             && named < num_tokens
@@ -77,7 +81,7 @@ impl Step {
         accepted
     }
 
-    /// Tokens of the sequence of row `row` when these of its tokens are accepted, if they may be.
+    /// Returns the number of tokens of the sequence after row `row` accepts these tokens, if it may.
     fn accepted_length(
         &self,
         row: usize,
@@ -108,7 +112,7 @@ impl Step {
         Ok(num_tokens)
     }
 
-    /// Commits the first `num_tokens` tokens and drops those behind, if it `cuts`: both or neither.
+    /// Commits the first `num_tokens` tokens and, if `cuts`, drops those after them: both or neither.
     fn commit_and_cut(
         &mut self,
         (sequence, mut naming): Parts<'_>,
@@ -132,7 +136,8 @@ impl Step {
         cut.map(|()| committed)
     }
 
-    /// Refuses a row that is not the one that grew under this number. Of handles, the number of tokens tells.
+    /// Refuses a row that is not the one that grew under this number. Handles are checked by their number
+    /// of tokens.
     pub(super) fn refuse_other_row(&self, number: usize, identity: Option<Identity>) -> Result<()> {
         let Some(grown) = self.buffers.rows.get(number) else {
             let reason = format!("{number} of {}", self.buffers.rows.len());

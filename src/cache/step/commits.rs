@@ -1,5 +1,5 @@
-//! Commits through a step: the blocks can be matched once the step completes. Until then the step owns each of
-//! them once more, so that they stay and are not written.
+//! Commits through a step: the blocks can be matched once the step completes. Until then the step is one
+//! more owner of each, so that they stay and are not written.
 
 use std::ops::Range;
 
@@ -15,33 +15,33 @@ use crate::sync::PlainArc;
 
 /// Blocks of one commit, in order.
 pub(super) struct Committed {
-    /// How far they go among all.
+    /// End of these blocks among all blocks of the step.
     end: usize,
     end_of_tokens: usize,
-    /// Under which weights they were computed.
+    /// The generation (of the weights) in which they were computed.
     generation: Generation,
     /// The block before them, and the hash of its content.
     before: Option<BlockId>,
     parent: Option<BlockHash>,
     block_size: usize,
     extra: Option<PlainArc<ExtraKeys>>,
-    /// Blocks before the first of them.
+    /// Number of blocks of the sequence before the first of them.
     index: usize,
 }
 
 impl Step {
-    /// Says that keys and values of a sequence are computed once this step completes: as
-    /// [`CachedSequence::commit`](crate::CachedSequence::commit), but published only then. Returns how many
-    /// blocks wait for it, none of a sequence without names. The sequence joins the step. One atomic operation
-    /// a block, and the lock of the step's slot.
+    /// Reports keys and values of a sequence that are computed once this step completes. Does as
+    /// [`CachedSequence::commit`](crate::CachedSequence::commit), but publishes only then. Returns the
+    /// number of blocks that wait for it, 0 for a sequence without names. The sequence joins the step.
+    /// Takes one atomic operation a block, and the lock of the step's slot.
     ///
-    /// If the step is dropped or aborted nothing is published, and the same can be committed again.
+    /// If the step is dropped or aborted, nothing is published, and the same tokens can be committed again.
     ///
     /// # Errors
     /// [`WrongCache`](crate::PagedKvError::WrongCache) for a sequence of another cache,
-    /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound) for a row of a lease whose sequence is gone,
-    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
-    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); nothing is committed or named.
+    /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound) for a row of a lease whose sequence is
+    /// gone, [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); no token is committed or named then.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -107,7 +107,7 @@ impl Step {
         };
         naming.offer_failed_again(sequence);
         let offered = naming.offered();
-        // The usual case, which looks no further.
+        // The usual case: no further block is full.
         if num_tokens < (offered + 1) * sequence.block_size() {
             return Ok(0);
         }
@@ -116,7 +116,7 @@ impl Step {
             return Ok(0);
         }
         if let Some(left_out) = naming.left_out(sequence, offered) {
-            // If they are refused, the step does without them.
+            // If this is refused, the step does not publish them.
             let _ = self.hold_until_published(sequence, naming, left_out);
         }
         self.hold_until_published(sequence, naming, offered..full)?;
@@ -132,7 +132,7 @@ impl Step {
         blocks: Range<usize>,
     ) -> Result<()> {
         let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
-        // One more owner: a block stays, and is not written any more but as a copy.
+        // One more owner: a block stays, and an append copies it instead of writing it.
         let committed = &sequence.block_ids()[blocks.clone()];
         self.pool.retain_in_step(self.fence, committed)?;
         ids.extend_from_slice(committed);

@@ -1,5 +1,5 @@
-//! Kernel inputs of a step: the exports of [`export`](crate::export) over rows that the step has grown, into
-//! buffers of the caller's.
+//! Kernel inputs of a step: the exports of [`export`](crate::export) over rows that the step has grown,
+//! into the caller's buffers.
 
 use super::{GrownRow, Row, Step, look};
 use crate::error::{PagedKvError, Result};
@@ -7,12 +7,11 @@ use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, 
 
 impl Step {
     /// Writes the block table of these rows; see [`BlockTables`]. Rows that did not grow are written too:
-    /// leave them out. A row of a lease takes the
-    /// sequence's own lock; no allocation.
+    /// leave them out. A row of a lease takes the sequence's own lock. Allocates no memory.
     ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of [`BlockTables`];
-    /// the rows before the one that is refused are written then.
+    /// the rows before the refused one are written then.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, TableShape};
@@ -46,7 +45,8 @@ impl Step {
     }
 
     /// Writes the CSR triple of these rows and returns the number of pages; see
-    /// [`csr`](crate::export::csr()). A row of a lease takes the sequence's own lock; no allocation.
+    /// [`csr`](crate::export::csr()). A row of a lease takes the sequence's own lock. Allocates no memory.
+    ///
     ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of
@@ -86,14 +86,15 @@ impl Step {
         Ok(csr.finish())
     }
 
-    /// Writes the slots of the tokens that the rows of this step grew by, one row after the other, and
-    /// returns how many; see [`SlotMapping`]. `rows` are the rows of the step in the order of their
-    /// numbers; those after them did not grow. A row of a lease takes the sequence's own lock; no allocation.
+    /// Writes the slots of the tokens by which the rows of this step grew, one row after the other, and
+    /// returns the number of slots; see [`SlotMapping`]. `rows` are the rows of the step in the order of
+    /// their numbers; those after them did not grow. A row of a lease takes the sequence's own lock.
+    /// Allocates no memory.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) for fewer rows than the step has,
-    /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of
-    /// [`SlotMapping`]; the rows before the one that is refused are written then.
+    /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of [`SlotMapping`];
+    /// the rows before the refused one are written then.
     ///
     /// ```
     /// use paged_kv::export::Gaps;
@@ -136,12 +137,12 @@ impl Step {
 }
 
 impl GrownRow {
-    /// The positions it grew by.
+    /// Returns the positions of the tokens by which it grew.
     pub(super) fn new_tokens(&self) -> std::ops::Range<usize> {
         self.start_tokens..self.end()
     }
 
-    /// Tokens after it grew.
+    /// Returns the number of tokens after it grew.
     pub(super) fn end(&self) -> usize {
         self.start_tokens + self.num_new_tokens
     }

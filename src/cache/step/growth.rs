@@ -1,8 +1,8 @@
-//! The rows of a step grow: those that stay in their last blocks at once, in one pass; then one allocation for
-//! the others.
+//! `Step::grow`: one pass grows the rows that stay in their last blocks, then one allocation serves the
+//! others.
 //!
-//! Invariant: as many of the first rows as there is room for have grown and joined the step, and of the others
-//! none has. A row that is refused takes back the growth of those after it, a few words each.
+//! Invariant: as many of the first rows as there is room for have grown and joined the step, and no other
+//! row has. A refused row undoes the growth of the rows after it, a few words each.
 
 use super::{Grown, GrownRow, Step, StepBuffers};
 use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
@@ -14,7 +14,7 @@ use crate::table::BlockTable;
 /// Rows that need blocks. Kept for its memory.
 #[derive(Default)]
 pub(super) struct Growth {
-    /// Which of the rows, and what it needs.
+    /// Index of each such row, and the plan of its append.
     needy: Vec<(usize, AppendPlan)>,
     tails: SharedTails,
     /// Empty between calls.
@@ -43,7 +43,8 @@ impl Growth {
         Ok(self.need())
     }
 
-    /// The first row that `available` blocks do not serve, with those before it, and by how many blocks.
+    /// Returns the first row that `available` blocks do not serve, together with the rows before it, and
+    /// the number of blocks that are missing.
     fn first_unserved(&self, available: usize) -> (usize, usize) {
         let mut need = 0_usize;
         for &(row, plan) in &self.needy {
@@ -56,7 +57,7 @@ impl Growth {
     }
 }
 
-/// How many of these rows copied `id`, which the step owns for each of them until it ends.
+/// Returns how many of these rows copied `id`, which the step owns for each of them until it ends.
 fn sources_of_copies(grown: &[GrownRow], id: BlockId) -> u32 {
     let copies = grown.iter().filter_map(|row| row.copy);
     copies.filter(|&(source, _)| source == id).count() as u32
@@ -90,7 +91,7 @@ impl Step {
         grown
     }
 
-    /// Grows the rows that need no block, plans the others, and has all of them take part.
+    /// Grows the rows that need no block, plans the others, and lets all of them join the step.
     fn grow_in_place<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<()> {
         let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
         growth.clear();
@@ -108,7 +109,7 @@ impl Step {
                 let plan = growth.tails.plan(sequence, num_new_tokens, sources)?;
                 growth.needy.push((index, plan));
             }
-            // Before the source of a copy is released: it is then held by the step.
+            // Before the source of a copy is released, so that the step holds it.
             let before = sequence.take_part(self.fence);
             let copy = None;
             grown_rows.push(GrownRow { start_tokens, num_new_tokens, copy, identity, before });
@@ -116,7 +117,7 @@ impl Step {
         Ok(())
     }
 
-    /// Gives the planned rows their blocks, or those before the first that finds no room.
+    /// Gives the planned rows their blocks, or only those before the first row without room.
     fn grow_needy<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) -> Result<Grown> {
         let (mut grown_rows_now, mut missing_blocks) = (rows.len(), 0);
         if self.buffers.growth.needy.is_empty() {
@@ -152,7 +153,7 @@ impl Step {
         Ok(self.grown(rows, grown_rows_now, missing_blocks))
     }
 
-    /// The outcome of a growth of the first `grown_rows` of these rows.
+    /// Returns the outcome of a growth of the first `grown_rows` of these rows.
     fn grown<R: GrowingRow>(
         &self,
         rows: &mut [R],
@@ -164,14 +165,15 @@ impl Step {
         Grown { grown_rows, missing_blocks, stride }
     }
 
-    /// Where the blocks come from that are allocated for all rows at once.
+    /// Returns the table that takes the blocks of all rows in one allocation.
     fn take_stock(&mut self) -> BlockTable {
         let stock = self.buffers.growth.stock.take();
         let stock = stock.filter(|stock| stock.pool().is_of_same_pool(&self.pool));
         stock.unwrap_or_else(|| BlockTable::new(self.pool.clone()))
     }
 
-    /// As if the rows from `done` on had not grown nor taken part. None of them has its blocks yet.
+    /// Undoes the growth and the joining of the rows from `done` on. No planned row among them has its
+    /// blocks yet.
     fn take_back<R: GrowingRow>(&mut self, rows: &mut [R], start: usize, done: usize) {
         let StepBuffers { growth, rows: grown_rows, .. } = &mut self.buffers;
         let mut needy = growth.needy.iter().skip_while(|(row, _)| *row < done).peekable();

@@ -1,4 +1,4 @@
-//! A step opens, in the memory that an ended one left; and what a step returns.
+//! `PagedKvCache::step`: opens a step in the memory of an ended one; and the values that a step returns.
 
 use std::fmt;
 
@@ -25,20 +25,20 @@ use crate::prefix::BlockHash;
 pub struct StepBuffers {
     pub(super) rows: Vec<GrownRow>,
     pub(super) growth: Growth,
-    /// Contents that were cached in blocks that rows grew into.
+    /// Cached contents of blocks that rows grew into.
     pub(super) overwritten: Vec<(BlockId, BlockHash)>,
-    /// Blocks to be published, each owned once for that.
+    /// Blocks to be published; the step owns each once for that.
     pub(super) ids: Vec<BlockId>,
     pub(super) hashes: Vec<BlockHash>,
     /// Their tokens, if there is an event sink.
     pub(super) tokens: Vec<u32>,
-    /// Runs of them.
+    /// The commits, each with consecutive blocks.
     pub(super) groups: Vec<Committed>,
     /// Locks of the rows of leases.
     pub(super) locks: LockMemory,
 }
 
-/// How many rows of a step grew.
+/// The outcome of a growth: the number of rows that grew.
 ///
 /// ```
 /// use paged_kv::PagedKvCache;
@@ -54,12 +54,12 @@ pub struct StepBuffers {
 #[must_use = "rows from `grown_rows` on did not grow"]
 #[non_exhaustive]
 pub struct Grown {
-    /// Rows that grew: the first so many.
+    /// Number of rows that grew; these are the first ones.
     pub grown_rows: usize,
-    /// Blocks that were missing for the next row; 0 if all rows grew.
+    /// Number of blocks that were missing for the next row; 0 if all rows grew.
     pub missing_blocks: usize,
-    /// Blocks of the longest of the rows that grew, trimmed ones included: the columns that a block table of
-    /// these rows needs.
+    /// Blocks of the longest row that grew, trimmed ones included: the number of columns that a block table
+    /// of these rows needs.
     pub stride: usize,
 }
 
@@ -67,16 +67,17 @@ pub struct Grown {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Completed {
-    /// Blocks that can be matched now and could not before.
+    /// Number of blocks that became matchable.
     pub published: usize,
     /// The memory of the step, for the next one.
     pub buffers: StepBuffers,
 }
 
 impl PagedKvCache {
-    /// Opens a step, in memory that an ended one left, or in `StepBuffers::default()`. Any number can be open
-    /// at once: memory for 64 is there from the start, and about 280 bytes for each further one stay for as
-    /// long as the pool. Reads one word for each step that was ever open at once.
+    /// Opens a step, in the memory of an ended one or in `StepBuffers::default()`. Any number can be open
+    /// at the same time. Memory for 64 is there from the start; each further one takes about 280 bytes, for
+    /// as long as the pool lives. Reads one word for each slot of the steps that were ever open at the same
+    /// time.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, StepBuffers};
