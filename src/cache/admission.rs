@@ -100,7 +100,6 @@ impl PagedKvCache {
     /// Admits a prompt as an owned handle, which is not in the map: dropping the handle frees it, and it is
     /// never evicted.
     ///
-    ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory) as [`admit`](Self::admit), and
     /// [`PromptMismatch`](PagedKvError::PromptMismatch) and

@@ -84,7 +84,6 @@ impl CachedSequence {
 
     /// Allocates slots for tokens that are not known yet; see [`Sequence::append`].
     ///
-    ///
     /// # Errors
     /// As [`Sequence::append`].
     ///
@@ -101,7 +100,6 @@ impl CachedSequence {
 
     /// Creates a second sequence of the same tokens and blocks; see [`Sequence::fork`].
     ///
-    ///
     /// # Errors
     /// As [`Sequence::fork`].
     ///
@@ -117,7 +115,6 @@ impl CachedSequence {
 
     /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. Published blocks stay published.
     /// If the partly filled last block was published, the next append copies it before it is written.
-    ///
     ///
     /// # Errors
     /// As [`Sequence::truncate`].
@@ -136,7 +133,6 @@ impl CachedSequence {
 
     /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks after the gap are no longer
     /// published: keys and values computed from now on do not depend on all tokens before them.
-    ///
     ///
     /// # Errors
     /// As [`Sequence::apply_streaming_llm`].

@@ -20,10 +20,6 @@ impl PagedKvCache {
     /// The id is looked up at the call. To commit the tokens of one admission, even if its id has been
     /// freed or reused since, commit its [`LeaseRow`](crate::LeaseRow) in a step.
     ///
-    ///
-    /// The id is looked up at the call. To commit what was computed for one admission, whatever has become of
-    /// its id since, commit its [`LeaseRow`](crate::LeaseRow) in a step.
-    ///
     /// # Errors
     /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound),
     /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd).
@@ -47,7 +43,6 @@ impl PagedKvCache {
 
     /// Does [`append`](Self::append) and [`commit`](Self::commit) in one call, for tokens that are known
     /// and computed.
-    ///
     ///
     /// # Errors
     /// As [`append`](Self::append) and [`commit`](Self::commit); nothing has changed.

@@ -1,7 +1,7 @@
 //! Eviction: removes whole sequences, selected by the strategy, when blocks are short.
 //!
 //! Blocks that will be free when the open steps end count as freed: no further eviction would free them
-//! sooner. A victim leaves the map only if it is the very sequence that was chosen, and no lease holds it
+//! sooner. A victim leaves the map only if it is the sequence that was chosen, and no lease holds it
 //! at that moment.
 
 mod candidates;
@@ -106,11 +106,6 @@ impl PagedKvCache {
     /// checks [`needs_eviction`](Self::needs_eviction), which counts them as freed, and not
     /// [`utilization`](Self::utilization).
     ///
-    ///
-    /// What an open step may touch is free when the step ends. So a caller that evicts again and again
-    /// asks [`needs_eviction`](Self::needs_eviction), which counts that, and not
-    /// [`utilization`](Self::utilization).
-    ///
     /// # Errors
     /// [`NothingToEvict`](PagedKvError::NothingToEvict) when
     /// [`select_eviction_target`](Self::select_eviction_target) finds none.
@@ -131,7 +126,8 @@ impl PagedKvCache {
         let mut backoff = Backoff::new();
         for _ in 0..PATIENCE {
             // Acquire: pairs with the additions in `removal`; this thread sees the blocks that those
-            // evictions released. Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
+            // evictions released.
+            // Loom: of_two_evictions_of_sharers_by_content_each_finds_one.
             let over = self.evictions_over.load(Ordering::Acquire);
             let Some(victim) = self.select_victim() else {
                 // Relaxed: this thread missed an evicted sequence under the lock of its map shard, which
@@ -269,7 +265,7 @@ impl PagedKvCache {
         trimmed
     }
 
-    /// Trims the very sequence that was chosen. Returns true if that released any tokens.
+    /// Trims the sequence that was chosen, and no other. Returns true if that released any tokens.
     fn trim_one(&self, key: &EvictionKey, sink_tokens: usize, window_tokens: usize) -> bool {
         let trim =
             |sequence: &mut Sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens);

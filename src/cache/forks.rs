@@ -17,7 +17,6 @@ const MOST_FORKS: usize = (1 << 20) - 1;
 impl Sequence {
     /// Creates `n` more sequences of the same tokens and blocks, or none; see [`fork`](Self::fork).
     ///
-    ///
     /// # Errors
     /// As [`fork`](Self::fork), and [`InvalidConfig`](PagedKvError::InvalidConfig) for more forks than a
     /// block can have owners: 2^20 - 1.
@@ -60,7 +59,6 @@ impl Sequence {
 impl CachedSequence {
     /// Does as [`Sequence::fork_n`].
     ///
-    ///
     /// # Errors
     /// As [`Sequence::fork`].
     ///
@@ -81,7 +79,6 @@ impl CachedSequence {
 impl PagedKvCache {
     /// Does [`fork`](Self::fork) to several ids: all, or none. (Another thread may see some of the forks
     /// before a later one is refused.)
-    ///
     ///
     /// The first append to a fork may need a block for its copy on write.
     /// [`copies_of_forks`](Sequence::copies_of_forks) counts these blocks: reserve them first, and append

@@ -16,7 +16,6 @@ impl PagedKvCache {
     /// Creates a sequence of `num_tokens` tokens (0 creates an empty one). Takes one shard lock twice;
     /// otherwise costs as [`BlockPool::allocate`](crate::BlockPool::allocate).
     ///
-    ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists),
     /// [`OutOfMemory`](PagedKvError::OutOfMemory),
@@ -56,7 +55,6 @@ impl PagedKvCache {
     /// Creates a sequence as an owned handle, which is not in the map: dropping the handle frees it, and it
     /// is never evicted. Takes no map look-up.
     ///
-    ///
     /// # Errors
     /// [`OutOfMemory`](PagedKvError::OutOfMemory),
     /// [`TooManyTokens`](PagedKvError::TooManyTokens).
@@ -74,7 +72,6 @@ impl PagedKvCache {
 
     /// Allocates slots for `num_new_tokens` more tokens of a sequence, and counts as a use (also with 0
     /// tokens). See [`Sequence::append`]. Takes one shard lock.
-    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -155,9 +152,8 @@ impl PagedKvCache {
         })?
     }
 
-    /// Removes a sequence and releases its blocks; a block without another owner is free then. Takes one
+    /// Removes a sequence and releases its blocks; those without another owner return to the pool. Takes one
     /// shard lock.
-    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -183,7 +179,6 @@ impl PagedKvCache {
     /// Removes a sequence immediately, and releases its blocks when its last lease ends. Use it for a
     /// request whose client left while a batch with the request runs. The id may be used again immediately;
     /// the leases still reach the old sequence.
-    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
@@ -223,7 +218,6 @@ impl PagedKvCache {
     /// Creates a second sequence `dst` of the same tokens and blocks as `src`, with its priority. See
     /// [`Sequence::fork`]. Takes two shard locks, one after the other.
     ///
-    ///
     /// # Errors
     /// [`SequenceExists`](PagedKvError::SequenceExists) of `dst`,
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) of `src`,
@@ -254,7 +248,6 @@ impl PagedKvCache {
 
     /// Drops the tokens of a sequence from `num_tokens` on. See [`Sequence::truncate`]. Takes one shard
     /// lock.
-    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
@@ -311,7 +304,6 @@ impl PagedKvCache {
 impl PagedKvCache {
     /// Counts a use of a sequence. Takes one shard lock.
     ///
-    ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
     ///
@@ -337,7 +329,6 @@ impl PagedKvCache {
     /// remembered ([`CacheStats::evicted_ids`](crate::CacheStats::evicted_ids)); older ones count as not
     /// found. Takes one shard lock.
     ///
-    ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
     /// [`SequenceEvicted`](PagedKvError::SequenceEvicted).
@@ -359,7 +350,6 @@ impl PagedKvCache {
 
     /// Sets the priority that [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) compares, 0
     /// by default. Takes one shard lock.
-    ///
     ///
     /// # Errors
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).

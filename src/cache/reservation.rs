@@ -139,7 +139,6 @@ impl Reservation {
 
     /// Does as [`PagedKvCache::allocate_sequence`], from this reservation.
     ///
-    ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
     ///

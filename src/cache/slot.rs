@@ -270,7 +270,7 @@ impl SharedSlot {
     }
 
     /// Locks the sequence for reading. Waits after threads that wait to change it, unless they might be
-    /// waiting for this very thread.
+    /// waiting for this thread.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
         if Looking::is_any() { read_past_writers(&self.live) } else { self.live.read() }
     }

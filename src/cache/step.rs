@@ -81,7 +81,6 @@ impl Step {
     /// [`grow`](Self::grow) and [`commit`](Self::commit) do so with their rows. Takes no atomic operation
     /// for a handle, and the sequence's own lock for a row of a lease.
     ///
-    ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache, and
     /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) for a row of a lease whose sequence is gone.

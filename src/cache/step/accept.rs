@@ -15,7 +15,7 @@ impl Step {
     /// the same.
     ///
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig)
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig):
     ///
     /// - if there is no such row;
     /// - if the tokens of the sequence do not fit the row: its earlier tokens are not all named, or a later

@@ -47,7 +47,6 @@ impl Step {
     /// Writes the CSR triple of these rows and returns the number of pages; see
     /// [`csr`](crate::export::csr()). A row of a lease takes the sequence's own lock. Allocates no memory.
     ///
-    ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a row of another cache, and those of
     /// [`csr`](crate::export::csr()).

@@ -32,7 +32,7 @@ pub struct StepBuffers {
     pub(super) hashes: Vec<BlockHash>,
     /// Their tokens, if there is an event sink.
     pub(super) tokens: Vec<u32>,
-    /// The commits, each with consecutive blocks.
+    /// Groups of consecutive blocks among them.
     pub(super) groups: Vec<Committed>,
     /// Locks of the rows of leases.
     pub(super) locks: LockMemory,
