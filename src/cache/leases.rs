@@ -17,8 +17,8 @@ impl Leases {
     }
 
     pub(super) fn count(&self) -> u32 {
-        // Acquire: pairs with `end`; a thread that finds no lease sees every act of the holders. Loom:
-        // an_eviction_sees_what_a_lease_did.
+        // Acquire: pairs with `end`; a thread that finds no lease sees every act of the holders.
+        // Loom: an_eviction_sees_what_a_lease_did.
         self.0.load(Ordering::Acquire) & !DETACHED
     }
 

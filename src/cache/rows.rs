@@ -24,26 +24,26 @@ use crate::sync::Later;
 /// ```
 pub trait Row: RowAccess {}
 
-/// A sequence of the cache's map, told from every other that was or will be under its id.
+/// Identifies a sequence of the cache's map among all that had or will have its id.
 pub(super) type Identity = (SeqId, AdmissionEpoch);
 
 /// The halves of a row.
 pub(super) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>);
 
-/// How a row is read.
+/// A row for reading.
 pub enum Held<'a> {
     Handle(&'a Sequence),
     Leased(&'a LeaseRow),
 }
 
-/// How a row is changed.
+/// A row for a change.
 pub enum Access<'a> {
     Handle(Parts<'a>),
     Leased(&'a LeaseRow),
 }
 
-/// Access to a row. It cannot be named outside of this crate, so that no other code changes one half of a row
-/// without the other.
+/// Access to a row. It cannot be named outside this crate, so no other code changes one half of a row without
+/// the other.
 pub trait RowAccess {
     fn held(&self) -> Held<'_>;
     fn access(&mut self) -> Access<'_>;
@@ -54,7 +54,7 @@ pub(super) trait GrowingRow {
     fn parts(&mut self) -> Parts<'_>;
     fn num_new_tokens(&self) -> usize;
 
-    /// Which sequence of the map it is, if it is one.
+    /// Returns the identity of its sequence, if that is one of the map.
     fn identity(&self) -> Option<Identity>;
 }
 
@@ -64,8 +64,8 @@ pub(super) trait Visit {
     fn visit<G: GrowingRow>(self, rows: &mut [G]) -> Result<Self::Output>;
 }
 
-/// Has `visit` change all rows. Rows of leases are locked meanwhile, and count as used if `counts_use` says
-/// so of the outcome: the first so many.
+/// Lets `visit` change all rows. Rows of leases are locked for the call. The first `uses(output)` of them count
+/// as used.
 ///
 /// # Errors
 /// Those of `visit`, `SequenceNotFound` for a row whose sequence is gone, and `InvalidConfig` for two rows of
@@ -88,7 +88,7 @@ pub(super) fn visit_all<R: Row, V: Visit>(
     })
 }
 
-/// Changes one row. A row of a lease is locked meanwhile, and waiters learn of the change.
+/// Changes one row. A row of a lease is locked for the change, and waiters learn of the change.
 pub(super) fn update<R: Row, T>(
     row: &mut R,
     change: impl FnOnce(Parts<'_>, Option<Identity>) -> Result<T>,
@@ -105,7 +105,7 @@ pub(super) fn update<R: Row, T>(
     }
 }
 
-/// Reads one row. A row of a lease is locked meanwhile.
+/// Reads one row. A row of a lease is locked for the read.
 pub(super) fn look<R: Row, T>(
     row: &R,
     read: impl FnOnce(&Sequence, Option<Identity>) -> Result<T>,

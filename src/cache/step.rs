@@ -190,8 +190,8 @@ impl Step {
         Ok(out.len() - len)
     }
 
-    /// Ends the step after the device has done its work. Publishes the committed blocks, and returns the
-    /// blocks that were released during the step to the pool.
+    /// Ends the step after the device has done its work. Publishes the committed blocks, and returns to the
+    /// pool the blocks that were released during the step.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);

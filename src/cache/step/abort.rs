@@ -166,7 +166,7 @@ impl Step {
         let sequence = row.parts().0;
         self.refuse_other_cache(sequence)?;
         let (start, len) = (grown.start_tokens, sequence.num_tokens());
-        // Copied by this very sequence, whose later growth is undone first. A fork's copy of the block does
+        // Copied by this sequence, whose later growth is undone first. A fork's copy of the block does
         // not count.
         let was_copied_since = |id: BlockId| {
             let numbers = number + 1..rows_of.len();

@@ -76,7 +76,7 @@ pub struct Completed {
 impl PagedKvCache {
     /// Opens a step, in the memory of an ended one or in `StepBuffers::default()`. Any number can be open
     /// at the same time. Memory for 64 is there from the start; each further one takes about 280 bytes, for
-    /// as long as the pool lives. Reads one word for each slot of the steps that were ever open at the same
+    /// as long as the pool lives. Reads one word for each step that was ever open at the same
     /// time.
     ///
     /// ```
