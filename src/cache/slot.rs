@@ -7,8 +7,9 @@
 //!
 //! Invariants:
 //!
-//! - Leases are taken under the shard's lock, and a slot leaves the map under the shard's lock only at zero
-//!   leases. So a leased sequence is never evicted.
+//! - Leases are taken under the shard's lock. A free and an eviction remove a slot under the shard's lock, and
+//!   only at zero leases. So a leased sequence is never evicted.
+//! - `free_when_released` removes a leased slot: it is detached, and the end of its last lease releases it.
 //! - A `SharedSlot` whose sequence was taken out stays empty.
 //!
 //! A slot does not know its map.
