@@ -1,28 +1,30 @@
-//! Is there room, and how much was ever used? A ledger per home shard, and what their sums prove.
+//! `Ledger`: the counts of one home shard, and the proofs that sums over all ledgers give. *Room* is
+//! the number of blocks that an allocation can take: free and idle ones.
 //!
 //! A [`Ledger`] counts the blocks that left room and those that came back through one shard. Both
-//! counts only grow, and only the holder of the shard's claim writes them: a plain store, no
-//! line that all threads write. Moves between shards and the depot touch no ledger, so blocks in
+//! counts only grow. Only the holder of the shard's claim writes them, with a plain store, so no cache
+//! line is written by all threads. Moves between shards and the depot touch no ledger, so blocks in
 //! transit are never missing from the sum.
 //!
-//! **A refusal needs two passes and no lock.** Read every `taken`, then every `given`. Let t be
-//! a moment between the passes. Each `taken` read is at most its value at t and each `given`
-//! read at least, so `total - (taken - given)` is at least the room at t. If that is less than
-//! asked, there was less room than asked at t. Reading in the other order bounds the blocks in
-//! use from above, which is what a statistic wants.
+//! **A refusal needs two passes and no lock.** The thread reads every `taken`, then every `given`. Let
+//! t be a moment between the passes. Each `taken` read is at most its value at t, and each `given` read
+//! is at least its value at t. So `total - (taken - given)` is at least the room at t. If that is less
+//! than requested, there was less room than requested at t. Reading in the other order bounds the
+//! blocks in use from above, as a statistic needs it.
 //!
-//! A block that becomes idle can be taken again before the claim ends under which it did, and so
-//! before it is counted as given: it would count as used twice. So each ledger says how many such
-//! blocks are on their way at most, and a refusal takes them for room.
+//! A block that becomes idle can be taken again before the claim under which it became idle ends. So it
+//! can be taken before it is counted as given, and would count as used twice. Each ledger therefore
+//! announces the most blocks that can be in this state (`giving`), and a refusal counts them as room.
 //!
-//! A ledger does not know which blocks it counts.
+//! A ledger holds counts only, and no ids.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
-/// What left room and came back through one shard. Written by the holder of its claim only.
+/// The numbers of blocks that left room and came back through one shard. Only the holder of the shard's
+/// claim writes them.
 ///
-/// A block that becomes idle has come back to room; one that is matched while idle, or reclaimed, has
-/// left it again.
+/// A block that becomes idle has come back to room. An idle block that is matched or reclaimed has left
+/// room again.
 pub(crate) struct Ledger {
     taken: AtomicU64,
     given: AtomicU64,
@@ -39,10 +41,10 @@ impl Ledger {
         Self { taken, given, giving, idled, revived, reclaimed }
     }
 
-    /// The counts, for the holder of the claim.
+    /// Returns the counts, for the holder of the claim.
     #[inline]
     pub(crate) fn read(&self) -> Totals {
-        // Relaxed: the claim orders its holders, and nobody else writes.
+        // Relaxed: the claim orders its holders, and no other thread writes.
         Totals {
             taken: self.taken.load(Ordering::Relaxed),
             given: self.given.load(Ordering::Relaxed),
@@ -53,41 +55,44 @@ impl Ledger {
     #[inline]
     pub(crate) fn took(&self, blocks: u64) {
         let taken = self.taken.load(Ordering::Relaxed) + blocks;
-        // Release: pairs with the Acquire loads in `sum`; a refusal that counts this taking counts
-        // the givings that came before it. Loom: a_batch_is_in_one_hand_when_it_is_stolen.
+        // Release: pairs with the Acquire loads in `sum`; a refusal that counts this taking also counts
+        // the givings before it.
+        // Loom: a_batch_is_in_one_hand_when_it_is_stolen.
         self.taken.store(taken, Ordering::Release);
     }
 
-    /// Counts blocks that came back to room, for the holder of the claim, once they are there.
+    /// Counts blocks that came back to room, for the holder of the claim, after they are there.
     #[inline]
     pub(crate) fn gave(&self, blocks: u64) {
         let given = self.given.load(Ordering::Relaxed) + blocks;
-        // Release: pairs with the Acquire loads in `sum`; a statistic that counts this giving counts
-        // the taking that came before it. Loom: a_block_is_not_counted_as_given_before_it_was_taken.
+        // Release: pairs with the Acquire loads in `sum`; a statistic that counts this giving also
+        // counts the taking before it.
+        // Loom: a_block_is_not_counted_as_given_before_it_was_taken.
         self.given.store(given, Ordering::Release);
     }
 
-    /// Says, for the holder of the claim, that so many blocks at most are about to become idle and
-    /// are not counted as given yet: others may take them before they are. 0 once they are counted.
+    /// Announces, for the holder of the claim, that at most `blocks` blocks are about to become idle
+    /// and are not counted as given yet. Other threads may take them before they are counted. The
+    /// holder sets 0 after it has counted them.
     pub(crate) fn giving(&self, blocks: u64) {
-        // Release: pairs with the Acquire loads in `sum`; who finds none on their way finds them
+        // Release: pairs with the Acquire loads in `sum`; a thread that reads 0 here finds the blocks
         // among the given.
         self.giving.store(blocks, Ordering::Release);
     }
 }
 
 impl Ledger {
-    /// Counts blocks among the given that are idle, for the holder of the claim.
+    /// Counts those of the given blocks that are idle, for the holder of the claim.
     pub(crate) fn idled(&self, blocks: u64) {
         add(&self.idled, blocks);
     }
 
-    /// Counts blocks among the taken that were idle and are matched, for the holder of the claim.
+    /// Counts those of the taken blocks that were idle and are matched, for the holder of the claim.
     pub(crate) fn revived(&self, blocks: u64) {
         add(&self.revived, blocks);
     }
 
-    /// Counts blocks among the taken whose contents were given up, for the holder of the claim.
+    /// Counts those of the taken blocks whose contents were reclaimed, for the holder of the claim.
     pub(crate) fn reclaimed(&self, blocks: u64) {
         add(&self.reclaimed, blocks);
     }
@@ -99,16 +104,16 @@ fn add(count: &AtomicU64, blocks: u64) {
     count.store(count.load(Ordering::Relaxed) + blocks, Ordering::Relaxed);
 }
 
-/// What became of cached blocks that nobody used.
+/// Statistics of cached blocks without owners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IdleTotals {
-    /// Idle now.
+    /// Blocks that are idle now.
     pub(crate) idle: usize,
-    /// Ever reclaimed.
+    /// Blocks reclaimed since the pool was built.
     pub(crate) reclaimed: u64,
 }
 
-/// Under load counts of moments near the call.
+/// Returns the idle and the reclaimed blocks. Under load, each count is of a moment near the call.
 pub(crate) fn idle_totals<'a>(
     total: usize,
     ledgers: impl Iterator<Item = &'a Ledger> + Clone,
@@ -119,7 +124,7 @@ pub(crate) fn idle_totals<'a>(
     IdleTotals { idle: (idled.saturating_sub(gone) as usize).min(total), reclaimed }
 }
 
-/// Blocks that ever left room, and blocks that ever came back.
+/// Blocks that left room and blocks that came back, since the pool was built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) taken: u64,
@@ -132,21 +137,22 @@ impl Totals {
     }
 }
 
-/// An upper bound of the room at some moment during the call: what a refusal may rest on.
+/// Returns an upper bound of the room at some moment during the call. A refusal may rest on it.
 pub(crate) fn room_at_most<'a>(
     total: usize,
     ledgers: impl Iterator<Item = &'a Ledger> + Clone,
 ) -> usize {
     let taken = sum(ledgers.clone(), |ledger| &ledger.taken);
-    // In this order: who clears it has counted the blocks before.
+    // In this order: a thread that clears `giving` has counted the blocks before.
     let giving = sum(ledgers.clone(), |ledger| &ledger.giving);
     let given = giving + sum(ledgers, |ledger| &ledger.given);
-    // Another thread's taking may be unseen though its giving back is seen: then more is given
-    // than taken, and the bound is the total.
+    // The count of a taking may be unseen although its giving back is seen. Then more is given than
+    // taken, and the bound is the total.
     total - (taken.saturating_sub(given) as usize).min(total)
 }
 
-/// The sums such that `given <= taken`, of one moment if the ledgers hold still for two passes.
+/// Returns the sums, with `given <= taken`. They are of one moment if no ledger changes during two
+/// passes.
 pub(crate) fn totals<'a>(ledgers: impl Iterator<Item = &'a Ledger> + Clone) -> Totals {
     const PASSES: usize = 8;
     let mut given = sum(ledgers.clone(), |ledger| &ledger.given);
@@ -169,7 +175,7 @@ fn sum<'a>(
     ledgers.map(|ledger| count(ledger).load(Ordering::Acquire)).sum()
 }
 
-/// The most blocks in use that anyone has noted.
+/// The highest number of blocks in use that a thread has noted.
 pub(crate) struct Peak(AtomicUsize);
 
 impl Peak {
@@ -179,7 +185,7 @@ impl Peak {
 
     #[inline]
     pub(crate) fn note(&self, used: usize) {
-        // Relaxed: a statistic. The load keeps the line shared while the peak stands.
+        // Relaxed: a statistic. The load keeps the cache line shared while the peak does not rise.
         if used > self.0.load(Ordering::Relaxed) {
             self.0.fetch_max(used, Ordering::Relaxed);
         }

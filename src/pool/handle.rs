@@ -1,4 +1,4 @@
-//! How does a table hold on to its pool? By one of several counted references.
+//! `PoolHandle`: the counted reference by which a table keeps its pool alive. A pool has several.
 
 use super::Blocks;
 use crate::clock::RecencyClock;
@@ -6,8 +6,8 @@ use crate::sync::{Arc, AtomicU64, CachePadded, Ordering};
 
 /// One of several counted references to a pool.
 ///
-/// A single `Arc` cloned into every table would be a line that every allocation and release of
-/// every thread writes; a stripe is mostly its own thread's.
+/// With a single `Arc` for all tables, every allocation and release of every thread would write one
+/// cache line. The count of a stripe is mostly written by one thread.
 #[derive(Clone)]
 pub(crate) struct PoolHandle(Arc<CachePadded<Stripe>>);
 
@@ -17,7 +17,7 @@ struct Stripe {
 }
 
 impl PoolHandle {
-    /// The first reference of a new stripe.
+    /// Creates a stripe and returns its first reference.
     pub(super) fn new(blocks: Arc<Blocks>) -> Self {
         Self(Arc::new(CachePadded::new(Stripe { blocks, forks: AtomicU64::new(0) })))
     }
@@ -31,7 +31,7 @@ impl PoolHandle {
         Arc::ptr_eq(&self.0.blocks, &other.0.blocks)
     }
 
-    /// A number that no other living pool has.
+    /// Returns a number that no other pool has during the life of this one.
     pub(crate) fn address(&self) -> usize {
         &*self.0.blocks as *const Blocks as usize
     }

@@ -1,13 +1,13 @@
-//! How many owners of a block are counts by id? What a release by id may take off.
+//! `IdCounts`: how many owners of each block are counts by id. A release by id may remove only these.
 //!
-//! It does not know tables: their owners are none of its.
+//! Owners through tables and runs are counted by the block's word only, and not here.
 
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{AtomicU32, Ordering};
 
-/// How many of each block's owners are counts by id: what a release by id may take off.
+/// How many of each block's owners are counts by id, and may be removed by a release by id.
 pub(crate) struct IdCounts {
     counts: Box<[AtomicU32]>,
 }
@@ -17,16 +17,17 @@ impl IdCounts {
         Ok(Self { counts: array_of(num_blocks, || AtomicU32::new(0))? })
     }
 
-    /// Counts an owner that the block's word has counted already.
+    /// Counts an owner by id. The block's word must have counted it before.
     pub(crate) fn add(&self, id: BlockId) {
         // Relaxed: pairs with nothing. A release by id that may rely on it comes after this call.
         self.counts[id.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes back one count, before the block's word does. `None` if there is none left.
+    /// Removes one count, before the block's word does. Returns `None` if none is left.
     pub(crate) fn remove(&self, id: BlockId) -> Option<()> {
         let count = &self.counts[id.index()];
-        // Relaxed: of two racing releases the atomicity lets one pass; the word orders the rest.
+        // Relaxed: of two racing releases of the last count, atomicity lets one pass; the word orders
+        // the rest.
         let removed =
             count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         removed.ok().map(|_| ())

@@ -1,22 +1,23 @@
-//! Who has to know that blocks went to a new owner? An observer, before the owner has them.
+//! `TakeObserver`: is informed of blocks that get a new owner, before that owner has them.
 //!
-//! A block that is taken holds nothing of what it held before: here a content ends. It is told when no
-//! claim is held, and before the new owner can give the block another name.
+//! The contents of a block end when the block is taken. The taking thread calls the observer while it
+//! holds no claim, and before the new owner can give the block another name.
 //!
-//! The pool does not know what an observer makes of it.
+//! The pool takes no answer from an observer.
 
 use super::Blocks;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 
-/// Is told of every block that is taken. It must not call the pool.
+/// Is informed of every block that is taken. It must not call the pool.
 pub(crate) trait TakeObserver: Send + Sync {
-    /// `ids` have a new owner each.
+    /// Notes that each of `ids` has a new owner.
     fn taken(&self, ids: &[BlockId]);
 }
 
 impl Blocks {
-    /// Appends `n` blocks to `out`, all or none. Returns how many of them, the last ones, were cached.
+    /// Appends `n` blocks to `out`, all or none. Returns how many of them were cached; these are the
+    /// last ones.
     #[inline]
     pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<usize> {
         let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
@@ -29,9 +30,9 @@ impl Blocks {
         Ok(reclaimed)
     }
 
-    /// Appends `n` blocks to `out` if that takes no search and no waiting. The caller may hold a lock, and
-    /// announces the contents that may be lost by it, with [`announce_loss`](Self::announce_loss), once it
-    /// has released that.
+    /// Appends `n` blocks to `out` if that takes no search and no waiting. Returns false otherwise. The
+    /// caller may hold a lock. It calls [`announce_loss`](Self::announce_loss) after it has released
+    /// the lock, because contents may have been reclaimed.
     #[inline]
     pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
         let start = out.len();

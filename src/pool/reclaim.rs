@@ -1,14 +1,16 @@
-//! What stays of a block that nobody uses, and which goes first? The choices, not the order itself.
+//! `ReclaimPolicy` and `Keep`: whether a block without owners keeps its contents, and which block is
+//! reclaimed first.
 //!
-//! It does not know blocks; the free list keeps the order.
+//! These are the choices only; the free list keeps the order.
 
 use std::fmt;
 
-/// Which cached block that nobody uses is reclaimed first, when free blocks run out.
+/// Which idle block (cached, and used by no sequence) is reclaimed first when free blocks run out.
 ///
-/// Either order gives the tail of a released sequence up before its head, exactly on one thread and
-/// to within a batch of 128 blocks a home shard between threads. Uses of a block are told apart modulo
-/// 256: one that was left idle a multiple of 256 times while others lay untouched may go with them.
+/// Both policies reclaim the tail of a released sequence before its head. The order is exact on one
+/// thread, and exact to within a batch of 128 blocks for each home shard between threads. Uses of a
+/// block are counted modulo 256. A block that became idle a multiple of 256 times while other blocks
+/// stayed unused may be reclaimed together with these.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, ReclaimPolicy};
@@ -22,19 +24,19 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReclaimPolicy {
-    /// The one that nobody has used for the longest time.
+    /// The least recently used block first.
     #[default]
     Lru,
-    /// One that was asked for once before one that was asked for again, unless the latter has lain
-    /// idle three times as long. A content that comes back after it was reclaimed counts as asked
-    /// for again if not much more than the pool's size was reclaimed in between; that is remembered
-    /// by 4 bytes a block, as in 2Q (Johnson and Shasha, VLDB 1994). Some 15 bytes a block more than
-    /// [`Lru`](Self::Lru) in all.
+    /// As in 2Q (Johnson and Shasha, VLDB 1994): a block that was used once is reclaimed before a
+    /// reused one, unless the latter has been idle three times as long. A content that comes back after
+    /// it was reclaimed counts as reused, if not much more than the pool's size was reclaimed in
+    /// between. A table of 4 bytes a block remembers the reclaimed contents. The policy takes about 15
+    /// bytes a block more than [`Lru`](Self::Lru) in all.
     ///
-    /// The prefix of a content that came back counts as come back too, within one commit.
+    /// If a content came back, the blocks of its prefix in the same commit count as reused too.
     ///
-    /// Better where many prompts never come back, as in chats of one turn; about the same elsewhere.
-    /// `BENCHMARKS.md` has the hit rates on real traces.
+    /// It gives higher hit rates where many prompts never come back, as in chats of one turn, and about
+    /// the same rates elsewhere. `BENCHMARKS.md` has the hit rates on real traces.
     TwoQueue,
 }
 
@@ -47,11 +49,12 @@ impl fmt::Display for ReclaimPolicy {
     }
 }
 
-/// What stays of a block that its last owner has left.
+/// Whether a block keeps its contents after its last owner has released it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// Nothing: it is free.
+    /// It keeps nothing: the block is free.
     Nothing,
-    /// Its contents, if it has a name, until the block is needed; which goes first then.
+    /// It keeps its contents, if it has a name, until it is reclaimed. The policy says which block is
+    /// reclaimed first.
     Contents(ReclaimPolicy),
 }

@@ -1,7 +1,8 @@
-//! Is there room, and which waiter is woken when there is more? What a pool says of its room as a whole.
+//! Announcements of [`Blocks`]: after a change of the room, or of the cached contents, they wake the
+//! waiter that it may serve. Also the counts of room in the whole pool.
 //!
-//! A change that may serve a waiter is announced here. While no request waits, an announcement costs one
-//! load of a word that no thread writes; without the feature `async`, nothing.
+//! While no request waits, an announcement costs one load of a word that no thread writes. Without the
+//! feature `async` it costs nothing.
 
 use super::Blocks;
 #[cfg(feature = "async")]
@@ -11,8 +12,8 @@ use crate::id::SeqId;
 use crate::sync::PlainArc;
 
 impl Blocks {
-    /// Wakes the waiter in turn, if there is room for it. Called after every claim under which
-    /// blocks came back to room, outside of it.
+    /// Wakes the waiter in turn, if there is room for it. A thread calls it after every claim under
+    /// which blocks came back to room, and outside of the claim.
     #[inline]
     pub(crate) fn announce_room(&self) {
         #[cfg(feature = "async")]
@@ -21,18 +22,19 @@ impl Blocks {
         }
     }
 
-    /// Has the waiters look again that match contents, after a change of what can be matched.
+    /// Makes the waiters that match contents ask again, after a change of the matchable blocks.
     #[inline]
     pub(crate) fn announce_publication(&self) {
-        // SeqCst: of this thread and a prompt that goes to sleep one sees the other: pairs with the fence
-        // in `see_all_changes`. Loom: a_publication_wakes_a_prompt_that_goes_to_sleep.
+        // SeqCst: pairs with the fence in `see_all_changes`. Of this thread and a prompt that is about
+        // to sleep, one sees the other.
+        // Loom: a_publication_wakes_a_prompt_that_goes_to_sleep.
         #[cfg(feature = "async")]
         crate::sync::fence(crate::sync::Ordering::SeqCst);
         self.announce_contents();
     }
 
-    /// Has the waiters look again that match contents. Called after a claim under which contents were
-    /// matched.
+    /// Makes the waiters that match contents ask again. A thread calls it after a claim under which
+    /// contents were matched.
     #[inline]
     pub(crate) fn announce_contents(&self) {
         #[cfg(feature = "async")]
@@ -41,7 +43,8 @@ impl Blocks {
         }
     }
 
-    /// The same, after a claim under which contents were reclaimed.
+    /// Makes the waiters ask again that may need less when contents are lost. A thread calls it after a
+    /// claim under which contents were reclaimed.
     #[inline]
     pub(crate) fn announce_loss(&self) {
         #[cfg(feature = "async")]
@@ -50,7 +53,8 @@ impl Blocks {
         }
     }
 
-    /// Has the sequence of that id look again, if it waits to grow. Called after its lock was released.
+    /// Makes the sequence of that id ask again, if it waits to grow. A thread calls it after it has
+    /// released the sequence's lock.
     #[inline]
     #[cfg_attr(not(feature = "async"), expect(unused_variables))]
     pub(crate) fn announce_change_of(&self, id: SeqId) {
@@ -60,7 +64,7 @@ impl Blocks {
         }
     }
 
-    /// True if a request waits for room.
+    /// Returns true if a request waits for room.
     #[inline]
     pub(crate) fn is_waited_for(&self) -> bool {
         #[cfg(feature = "async")]
@@ -74,12 +78,12 @@ impl Blocks {
         &self.waiters
     }
 
-    /// Blocks that can be taken now, at some moment near the call.
+    /// Returns the blocks that an allocation can take, free or idle, at some moment near the call.
     pub(crate) fn room(&self) -> usize {
         self.free.room()
     }
 
-    /// Blocks that can be handed out.
+    /// Returns the total number of blocks that can be allocated.
     #[cfg(feature = "async")]
     pub(crate) fn total(&self) -> usize {
         self.free.total()

@@ -1,17 +1,17 @@
-//! What do forks share? A counted, frozen run of blocks, and the run before it.
+//! `Run`: frozen full blocks that the tables of forks share, with a reference to the run before them.
 //!
-//! Holding a run means using every block in it and in its ancestors; the run itself is one owner
-//! of each of its own blocks. So a fork costs one count however long the prefix is.
+//! A table that holds a run uses every block of the run and of its ancestors. The run itself is one
+//! owner of each of its own blocks. So a fork changes one count, however long the prefix is.
 //!
 //! ```text
 //!   table A ──> run 2 [B5 B6] ──> run 1 [B0 B1 B2] ──> nothing
 //!   table B ──────────────────────┘
 //! ```
 //!
-//! Invariants: a run is never written, grown or reordered; when its last holder lets go, its
-//! blocks go back tail first and then its parent is let go, iteratively.
+//! Invariants: a run is never written, grown or reordered. When its last holder releases it, the run
+//! releases its blocks, tail first, and then its parent, without recursion.
 //!
-//! A run does not know who holds it.
+//! A run counts its holders and does not list them.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use super::PoolHandle;
 use crate::id::BlockId;
 use crate::sync::{Arc, into_last};
 
-/// Frozen full blocks, owned in common by all who hold the `Arc` of it.
+/// Frozen full blocks, owned in common by all holders of the run's `Arc`.
 pub(crate) struct Run {
-    /// Blocks of all ancestors together: where this run begins in a table that holds it.
+    /// Number of blocks of all ancestors together. This run begins there in a table that holds it.
     start: usize,
     ids: Box<[BlockId]>,
     parent: Option<Arc<Run>>,
@@ -29,7 +29,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// A run that takes over one owner of each of `ids`.
+    /// Creates a run that takes over one owner of each of `ids`.
     pub(crate) fn new(ids: Box<[BlockId]>, parent: Option<Arc<Run>>, pool: PoolHandle) -> Self {
         let start = parent.as_ref().map_or(0, |parent| parent.end());
         Self { start, ids, parent, pool }
@@ -51,19 +51,20 @@ impl Run {
         &self.ids
     }
 
-    /// Hands the run's blocks and its hold on the parent to the caller, who held it last.
+    /// Returns the run's blocks and its reference to the parent. The caller was the last holder, and
+    /// now owns both.
     pub(crate) fn thaw(mut self) -> (Box<[BlockId]>, Option<Arc<Run>>) {
         (std::mem::take(&mut self.ids), self.parent.take())
     }
 }
 
-/// The runs all of whose holders are among these or are such runs themselves, each run with how many
-/// holders it stands for. Children come before their parents. (Of holders that leave meanwhile too many
-/// may be known.)
+/// Returns the runs all of whose holders are among `holders`, or are such runs themselves. Each of
+/// `holders` is a run with the number of its holders that the entry stands for. Children come before
+/// their parents. (If a holder leaves during the call, the entry may count more holders than are left.)
 pub(crate) fn held_only_by<'a>(
     holders: impl Iterator<Item = (&'a Arc<Run>, usize)>,
 ) -> Vec<&'a Arc<Run>> {
-    // By where they start, the last first: a run comes before its parent.
+    // Ordered by start, the highest first, so that a run comes before its parent.
     let mut seen: BTreeMap<(usize, *const Run), (&Arc<Run>, usize)> = BTreeMap::new();
     let place = |run: &Arc<Run>| (run.start(), Arc::as_ptr(run));
     for (run, holders) in holders {
@@ -84,11 +85,11 @@ pub(crate) fn held_only_by<'a>(
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // A run that was thawed has none, and wakes no one.
+        // A thawed run has no blocks, and wakes no waiter.
         if !self.ids.is_empty() {
             self.pool.give(&self.ids);
         }
-        // A loop, not the recursion that dropping `parent` would be: chains can be long.
+        // A loop, because dropping `parent` would recurse, and chains can be long.
         let mut parent = self.parent.take();
         while let Some(mut run) = parent.and_then(into_last) {
             parent = run.parent.take();
@@ -100,7 +101,7 @@ impl Drop for Run {
 mod tests {
     use crate::pool::BlockPool;
 
-    /// Few for an interpreter: each fork copies the ids.
+    /// Few under an interpreter: each fork copies the ids.
     const RUNS: usize = if cfg!(miri) { 500 } else { 100_000 };
 
     #[test]
