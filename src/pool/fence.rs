@@ -1,9 +1,10 @@
-//! Which blocks may the device still touch? What was let go of during a step is held until it ends.
+//! `Fences`: the open steps of a pool. Each holds the references that tables release during the step,
+//! until the step ends, because the device may still touch their blocks.
 //!
-//! An open step has a slot here. A table that took part in a step knows the newest such, its *fence*,
-//! and lets go of nothing while that is open: it hands its own references (of blocks, of runs) to the
-//! slot, and who ends the step lets go of them. So a block that several tables own stays put until
-//! the last of the steps that read it through any of them is over.
+//! An open step has a slot here. A table knows the newest step that it joined, its *fence*. While that
+//! step is open, the table releases nothing itself: it hands its references (to blocks and to runs) to
+//! the slot. The thread that ends the step releases them. So a block that several tables own is not
+//! reused until the last step is over that read it through any of them.
 //!
 //! ```text
 //!   table, fence 7 ──lets go──> is 7 open? held there ──7 ends──> is an older one open? held there
@@ -12,19 +13,19 @@
 //!                                      than 7, else given back
 //! ```
 //!
-//! Steps may end in any order. A table does not know in which older steps it took part, so an older
-//! one that is open is taken to be one of them; a newer one never is.
+//! Steps may end in any order. A table does not know which older steps it joined. So every older step
+//! that is open counts as one of them; a newer step never does.
 //!
-//! Numbers order steps, and may be equal for steps that were opened at once: then each counts as older
-//! than the other. A slot's word says what becomes of it:
+//! Steps are ordered by their numbers. Steps that threads opened at the same time may have one number;
+//! then each counts as older than the other. A slot's word has these states:
 //!
 //! ```text
 //!   over ──open──> open ──hold──> open, holds ──close──> gives back ──────> over
 //!                    └────────────close, nothing held────────────────────────^
 //! ```
 //!
-//! A slot that gives back opens no step, so that a thread that finds the slot over finds room again.
-//! It does not know what a step does.
+//! No step opens in a slot that gives back. So a thread that finds the slot over also finds the blocks
+//! that came back.
 
 pub(crate) mod coming;
 pub(crate) mod holdings;
@@ -42,14 +43,14 @@ use crate::sync::{Arc, AtomicU64, Ordering, thread_ordinal};
 /// In a slot's word: the step is open.
 const OPEN: u64 = 1;
 
-/// In a slot's word: something is held for the step, and the thread that ends it has to look. Without
-/// [`OPEN`]: that thread gives it back.
+/// In a slot's word: the step holds references, and the thread that ends it must take them out. With [`OPEN`]
+/// cleared, that thread is giving them back.
 const HOLDS: u64 = 2;
 
-/// Where the number of the step begins in a slot's word.
+/// The lowest bit of the step's number in a slot's word.
 const NUMBER: u32 = 2;
 
-/// The newest step that a table took part in.
+/// The newest step that a table joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fence {
     /// 0 for none.
@@ -57,7 +58,7 @@ pub(crate) struct Fence {
     slot: u32,
 }
 
-/// Says of a slot, also after a panic, that its step is over and has given back.
+/// Marks a slot's step as over when dropped, also after a panic: it has given back its references.
 struct SetOnDrop<'a> {
     word: &'a AtomicU64,
     value: u64,
@@ -65,7 +66,8 @@ struct SetOnDrop<'a> {
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
-        // Release: pairs with `Fences::holdings`; a thread that finds the slot over counts the room.
+        // Release: pairs with `Fences::holdings`; a thread that finds the slot over counts the blocks
+        // that came back.
         // Loom: what_a_step_gives_back_is_never_taken_for_in_use.
         self.word.store(self.value, Ordering::Release);
     }
@@ -76,12 +78,12 @@ pub(crate) struct Fences {
     slots: Slots,
 }
 
-/// References that wait.
+/// References that wait for the end of a step.
 #[derive(Default)]
 pub(crate) struct Held {
     pub(crate) ids: Vec<BlockId>,
     pub(crate) runs: Vec<Arc<Run>>,
-    /// Those of the step itself, which end with it whatever other steps are open.
+    /// References of the step itself. They end with it, also while other steps are open.
     own: Vec<BlockId>,
 }
 
@@ -94,7 +96,7 @@ impl Fence {
         self.slot as usize
     }
 
-    /// The later of two.
+    /// Returns the later of two steps; `self` if their numbers are equal.
     pub(crate) fn max(self, other: Fence) -> Fence {
         if other.number > self.number { other } else { self }
     }
@@ -105,7 +107,7 @@ impl Held {
         self.ids.is_empty() && self.runs.is_empty()
     }
 
-    /// Takes what `other` holds for tables.
+    /// Takes over the references that `other` holds for tables.
     fn append(&mut self, other: &mut Held) {
         self.ids.append(&mut other.ids);
         self.runs.append(&mut other.runs);
@@ -113,7 +115,8 @@ impl Held {
 }
 
 impl Blocks {
-    /// As [`give`](Self::give), but not before the steps are over that `fence` speaks of.
+    /// Releases `ids` as [`give`](Self::give) does, but only when the step of `fence`, and every older
+    /// open step, is over.
     #[inline]
     pub(crate) fn give_after(&self, fence: Fence, ids: &[BlockId]) {
         if fence.is_none() || !self.hold_ids(fence, ids) {
@@ -121,7 +124,8 @@ impl Blocks {
         }
     }
 
-    /// Lets a run go, but not before the steps are over that `fence` speaks of.
+    /// Releases a reference to a run, but only when the step of `fence`, and every older open step, is
+    /// over.
     pub(crate) fn let_go_after(&self, fence: Fence, run: Arc<Run>) {
         if !fence.is_none() {
             let mut run = Some(run);
@@ -134,12 +138,12 @@ impl Blocks {
         ids.is_empty() || self.fences.hold(fence, |held| held.ids.extend_from_slice(ids))
     }
 
-    /// Opens a step.
+    /// Opens a step. See [`Fences::open`].
     pub(crate) fn open_step(&self) -> Fence {
         self.fences.open()
     }
 
-    /// Makes an open step one more owner of each of `ids`, or of none. Takes the slot's lock.
+    /// Makes an open step one more owner of each of `ids`, or of none of them. Takes the slot's lock.
     pub(crate) fn retain_in_step(&self, step: Fence, ids: &[BlockId]) -> Result<()> {
         let mut held = self.fences.slots.held(step.slot()).lock();
         assert!(self.fences.mark(step), "a step that is open owns blocks");
@@ -154,8 +158,9 @@ impl Blocks {
         Ok(())
     }
 
-    /// Ends what an open step owns, but for the first `keep`. Takes the slot's lock, so that who counts
-    /// what steps own finds a block among that, or released.
+    /// Releases the blocks that an open step owns itself, except the first `keep`. Takes the slot's
+    /// lock. So a thread that counts the blocks of steps finds each block either owned by the step or
+    /// released.
     pub(crate) fn release_in_step(&self, step: Fence, keep: usize) {
         let mut held = self.fences.slots.held(step.slot()).lock();
         self.free.give(&held.own[keep..], &self.words);
@@ -164,15 +169,15 @@ impl Blocks {
         self.announce_room();
     }
 
-    /// Ends a step, and gives back what was held for it.
+    /// Ends a step, and releases the references that it held for tables.
     pub(crate) fn close_step(&self, fence: Fence) {
         self.fences.close(fence, |held| {
             self.give(&held.ids);
             held.ids.clear();
             held.runs.clear();
         });
-        // Also if nothing was held: the step may have been aborted, and then a sequence may have no block
-        // any more, so that all that have blocks wait.
+        // Also if the step held nothing: it may have been aborted, which can leave a sequence without
+        // blocks. Then every sequence that still has blocks may be waiting (deadlock).
         self.announce_room();
     }
 }
@@ -182,14 +187,14 @@ impl Fences {
         Self { slots: Slots::new() }
     }
 
-    /// Opens a step, newer than all that were opened before. One exchange; it reads a word for each step
-    /// that was ever open at once.
+    /// Opens a step that is newer than all steps opened before. Costs one exchange, and reads the words
+    /// of all slots, as many as were ever needed for simultaneous steps.
     pub(crate) fn open(&self) -> Fence {
         let place = thread_ordinal();
         loop {
             let len = self.slots.len();
-            // Relaxed: a number has to be above those that the caller can know of, by whatever told
-            // it of them.
+            // Relaxed: the number must be above those that the caller can know, and the caller learned
+            // of these through another ordering.
             let numbers = self.slots.words(len).map(|word| word.load(Ordering::Relaxed) >> NUMBER);
             let number = numbers.max().unwrap_or(0) + 1;
             let mut lost = false;
@@ -200,7 +205,7 @@ impl Fences {
                     continue;
                 }
                 let open = number << NUMBER | OPEN;
-                // Acquire: the end of this slot's last step is passed on by the end of this one.
+                // Acquire: the end of this step passes on the end of this slot's previous step.
                 // Loom: who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did.
                 if word.compare_exchange(seen, open, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     return Fence { number, slot: slot as u32 };
@@ -213,10 +218,10 @@ impl Fences {
         }
     }
 
-    /// Has `keep` hand references over to the step of `fence`, or to an older one that is open. False
-    /// if none is: then nothing was handed over.
+    /// Calls `keep` to hand references to the step of `fence`, or to an older step that is open.
+    /// Returns false if none is open; then it has not called `keep`.
     ///
-    /// A build with `--cfg paged_kv_unfenced` holds nothing: in it the tests of steps have to fail.
+    /// A build with `--cfg paged_kv_unfenced` holds nothing. The tests of steps must fail in it.
     pub(crate) fn hold(&self, fence: Fence, keep: impl FnOnce(&mut Held)) -> bool {
         if cfg!(paged_kv_unfenced) {
             return false;
@@ -235,13 +240,14 @@ impl Fences {
         }
     }
 
-    /// Ends the step. What it held goes to an older step that is open, or to `give`. One exchange if
-    /// it held nothing.
+    /// Ends the step. The references that it held go to an older step that is open, or else to `give`.
+    /// Costs one exchange if it held nothing.
     pub(crate) fn close(&self, fence: Fence, give: impl FnOnce(&mut Held)) {
         let word = self.slots.word(fence.slot());
         let (open, over) = (fence.number << NUMBER | OPEN, fence.number << NUMBER);
-        // Release: who finds the step over lets go of its blocks, whose next owners see all that the
-        // device did. Loom: who_finds_a_step_over_sees_what_it_did.
+        // Release: a thread that finds the step over releases its blocks itself. Their next owners see
+        // all writes of the device.
+        // Loom: who_finds_a_step_over_sees_what_it_did.
         if word.compare_exchange(open, over, Ordering::Release, Ordering::Relaxed).is_ok() {
             return;
         }
@@ -257,26 +263,26 @@ impl Fences {
         if !waiting.is_empty() {
             let older = self.newest_open(fence.number);
             if !older.is_some_and(|older| self.hold(older, |held| held.append(&mut waiting))) {
-                // Outside of the lock: who waits for room is woken by it.
+                // Outside of the lock, because `give` wakes waiters.
                 give(&mut waiting);
             }
         }
-        // The memory is for the next step here.
+        // The next step in this slot reuses the memory.
         *held.lock() = waiting;
     }
 
     fn is_open(&self, fence: Fence) -> bool {
-        // Relaxed: that the step is open is looked at again under the lock, and that it is over, in
+        // Relaxed: a step that looks open is checked again under the lock, and one that looks over, in
         // `newest_open`.
         let word = self.slots.word(fence.slot()).load(Ordering::Relaxed);
         word & !HOLDS == fence.number << NUMBER | OPEN
     }
 
-    /// The newest open step of at most that number.
+    /// Returns the newest open step whose number is at most `number`.
     fn newest_open(&self, number: u64) -> Option<Fence> {
         let words = self.slots.words(self.slots.len()).enumerate();
         let open = words.filter_map(|(slot, word)| {
-            // Acquire: pairs with `close`. Whoever finds a step over has read its slot here.
+            // Acquire: pairs with `close`. A thread that finds a step over has read its slot here.
             // Loom: who_finds_a_step_over_sees_what_it_did.
             let word = word.load(Ordering::Acquire);
             let fence = Fence { number: word >> NUMBER, slot: slot as u32 };
@@ -285,16 +291,17 @@ impl Fences {
         open.max_by_key(|fence| fence.number)
     }
 
-    /// Says, for the holder of its lock, that the step holds something. False if it has ended.
+    /// Marks the step as holding references, for the holder of its lock. Returns false if the step has
+    /// ended.
     fn mark(&self, fence: Fence) -> bool {
         let word = self.slots.word(fence.slot());
         let open = fence.number << NUMBER | OPEN;
-        // Relaxed: the lock orders it; only a holder of the lock changes a word that says so.
+        // Relaxed: the lock orders it; only a holder of the lock changes a word with this mark.
         if word.load(Ordering::Relaxed) == open | HOLDS {
             return true;
         }
-        // Relaxed: who ends the step finds the mark by the atomicity, and the rest under the lock; who
-        // finds it over looks again in `newest_open`.
+        // Relaxed: the thread that ends the step finds the mark by atomicity, and the references under
+        // the lock. A thread that finds the step over reads it again in `newest_open`.
         match word.compare_exchange(open, open | HOLDS, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => true,
             Err(seen) => seen == open | HOLDS,

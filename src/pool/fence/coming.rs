@@ -1,10 +1,11 @@
-//! Which blocks will be room when the steps that are open end? Those that only steps own: [`Coming`].
+//! [`Coming`]: counts the blocks that come back when the open steps end, because only steps own them.
 //!
-//! A block has as many owners as its word says; a run is one owner of its blocks, and is a step's if
-//! steps hold it and nothing else does. Blocks all of whose owners are steps' come back with the last of
-//! these. An eviction counts them as given up, because no further eviction would bring them sooner.
+//! A block has as many owners as its word says. A run is one owner of its blocks. The run belongs to
+//! steps if every holder of it is a step. A block comes back with the last of its steps if all its
+//! owners are steps or runs of steps. An eviction counts such blocks as already released, because no
+//! further eviction would bring them back sooner.
 //!
-//! It does not know sequences.
+//! It counts references of steps, and reads no sequence.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,16 +15,18 @@ use crate::pool::Blocks;
 use crate::pool::run::{Run, held_only_by};
 use crate::sync::Arc;
 
-/// How many blocks are coming, for a thread that asks again and again while it evicts: of what steps
-/// hold it reads again only what was not the last reference of its block.
+/// Counts the blocks that are coming back, for a thread that asks repeatedly while it evicts. Of the
+/// references that steps hold, each call reads only the new ones and those to blocks that had several
+/// owners.
 pub(crate) struct Coming {
-    /// By slot: the number of its step, and how many of the ids that it holds and owns have been read.
+    /// By slot: the number of its step, and how many of the ids that the step holds and owns have been
+    /// read.
     read: BTreeMap<u32, (u64, [usize; 2])>,
-    /// Ids among these that had no other owner.
+    /// Ids among these whose blocks had no other owner.
     sole: usize,
-    /// The others.
+    /// The other ids, and how often each was read.
     shared: Owned,
-    /// True if an earlier look counted some that this one did not look at.
+    /// True if an earlier call counted some ids that the last call did not read again.
     is_continued: bool,
     patience: usize,
 }
@@ -34,7 +37,7 @@ impl Coming {
         Self { read, sole: 0, shared, is_continued: false, patience: PATIENCE }
     }
 
-    /// Blocks in use that are not coming. `O(steps + references read anew)`.
+    /// Returns the blocks in use that are not coming back. `O(steps + references read)`.
     pub(crate) fn in_use(&mut self, blocks: &Blocks) -> usize {
         let mut patience = self.patience;
         let holdings = blocks.holdings(&mut patience);
@@ -49,11 +52,13 @@ impl Coming {
         }
         self.read_on(blocks, &holdings);
         let coming = self.sole + self.sole_of_shared(blocks, &holdings);
-        // While the steps cannot end: a block that came back meanwhile would be subtracted twice.
+        // While the thread has the locks, so that no step ends: a block that came back before this read
+        // would be subtracted twice.
         blocks.free.used().saturating_sub(coming)
     }
 
-    /// The same of a closer look, where the last one was not: others may own by now what had no other owner.
+    /// Returns the same after reading all references again, because blocks that had no other owner may
+    /// have one by now. `None` if the last call of [`in_use`](Self::in_use) read all of them.
     pub(crate) fn in_use_anew(&mut self, blocks: &Blocks) -> Option<usize> {
         self.is_continued.then(|| {
             self.forget();
@@ -67,7 +72,7 @@ impl Coming {
         (self.sole, self.is_continued) = (0, false);
     }
 
-    /// True if what was read is held still, by the same steps.
+    /// Returns true if the same steps still hold all references that were read.
     fn goes_on_with(&self, holdings: &Holdings<'_>) -> bool {
         let mut held = holdings.steps();
         !self.read.is_empty()
@@ -95,12 +100,12 @@ impl Coming {
         }
     }
 
-    /// Blocks of runs, and those that had several owners, that only steps own.
+    /// Counts the blocks that only steps own, among blocks of runs and blocks that had several owners.
     fn sole_of_shared(&self, blocks: &Blocks, holdings: &Holdings<'_>) -> usize {
         let (mut sole, mut in_runs) = (0, Owned::default());
         let runs = held_only_by(holdings.runs().map(|run| (run, 1)));
         for &id in runs.iter().flat_map(|run| run.ids()) {
-            // Mostly this one, and there is nothing to add up.
+            // Mostly 1: then no owners must be added up.
             match blocks.owners(id) {
                 1 => sole += 1,
                 _ => in_runs.add(id),
@@ -116,9 +121,10 @@ impl Coming {
     }
 }
 
-/// Blocks that would be room, once the steps that are open have ended, if a table with these blocks and
-/// runs were dropped and nothing else happened. `None` if no step holds anything: then they are those
-/// that the table alone owns. `O(blocks)`, and of what steps hold if it shares any.
+/// Returns the number of blocks that come back by the end of all open steps if a table with these
+/// blocks and runs is dropped and nothing else happens. `None` if no step holds anything: then these
+/// are the blocks that the table alone owns. `O(blocks)`, plus `O(references of steps)` if the table
+/// shares a block.
 pub(crate) fn num_blocks_given_up(
     blocks: &Blocks,
     private: &[BlockId],
@@ -140,7 +146,7 @@ pub(crate) fn num_blocks_given_up(
     Some(owned.num_blocks_of_no_others(blocks))
 }
 
-/// How many of the owners of some blocks are known.
+/// For each block in it, the number of its owners that are known.
 #[derive(Default)]
 pub(crate) struct Owned(HashMap<BlockId, u32>);
 
@@ -159,7 +165,7 @@ impl Owned {
         self.0.len()
     }
 
-    /// True if all owners of a block are known, and there is one.
+    /// Returns true if the block is in here and all its owners are known.
     pub(crate) fn has_no_others(&self, blocks: &Blocks, id: BlockId) -> bool {
         self.0.get(&id).is_some_and(|&known| known >= blocks.owners(id))
     }

@@ -1,12 +1,12 @@
-//! What do open steps hold, all of them at one moment? [`Holdings`]: the references of all slots, of what
-//! tables released and of what a step owns itself, because it will be published.
+//! [`Holdings`]: the references that all open steps hold at one moment. They are the references that
+//! tables released, and those of the steps themselves to blocks that they will publish.
 //!
-//! Invariant: while a thread has the holdings, no step ends that holds something, and what one holds
-//! only becomes more by slots that are not among them. So a block is among the holdings, or a table
-//! owned it during the call, or it is room. Holdings do not know tables.
+//! Invariant: while a thread has the holdings, no step among them ends or gets another reference. Only
+//! slots that are not among them can begin to hold references. So each block is among the holdings, or
+//! a table owned it during the call, or it is room.
 //!
-//! Locks: slot by slot, in order; every other thread takes the lock of one slot at a time, and none
-//! behind it.
+//! Locks: the thread takes the locks of slots in their order. Every other thread takes the lock of one
+//! slot at a time, and no further lock under it.
 
 use super::{Fence, Fences, HOLDS, Held, NUMBER, OPEN};
 use crate::id::BlockId;
@@ -14,38 +14,39 @@ use crate::pool::Blocks;
 use crate::pool::run::Run;
 use crate::sync::{Arc, Backoff, MutexGuard, Ordering};
 
-/// Looks at steps that give back, all calls of an eviction together, before it goes on without: a
-/// few milliseconds, for the threads that give back may run a caller's waker.
+/// How often all calls of one eviction together wait for steps that give back, before the eviction goes
+/// on without them. That is a few milliseconds. The threads that give back may run a caller's waker.
 pub(crate) const PATIENCE: usize = 200;
 
-/// What open steps hold.
+/// The locks of the slots whose open steps hold references.
 pub(crate) struct Holdings<'a> {
     steps: Vec<(Fence, MutexGuard<'a, Held>)>,
 }
 
-/// A step gives back what it held, or has begun to hold something.
+/// A step is giving back its references, or has begun to hold some.
 struct Changing;
 
 impl Holdings<'_> {
-    /// Each step that holds something, in the order of the slots.
+    /// Returns each step that holds references, in the order of the slots.
     pub(super) fn steps(&self) -> impl Iterator<Item = (Fence, &Held)> {
         self.steps.iter().map(|(fence, held)| (*fence, &**held))
     }
 
-    /// The blocks that are held or owned by their words, once a reference.
+    /// Returns the blocks that steps hold for tables or own themselves, once for each reference. Blocks
+    /// of runs are not among them.
     pub(crate) fn ids(&self) -> impl Iterator<Item = BlockId> {
         self.steps().flat_map(|(_, held)| held.ids.iter().chain(&held.own).copied())
     }
 
-    /// The runs that are held, once a reference.
+    /// Returns the runs that steps hold, once for each reference.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &Arc<Run>> {
         self.steps().flat_map(|(_, held)| &held.runs)
     }
 }
 
 impl Blocks {
-    /// What open steps hold, or `None` if nothing. `O(steps)`; waits for steps that give back, as long
-    /// as there is patience left.
+    /// Returns the references that open steps hold, or `None` if they hold none. `O(steps)`. Waits for
+    /// steps that give back, and takes 1 off `patience` for each wait, until it is 0.
     pub(crate) fn holdings(&self, patience: &mut usize) -> Option<Holdings<'_>> {
         self.fences.holdings(patience)
     }
@@ -69,19 +70,21 @@ impl Fences {
         }
     }
 
-    /// The locks of all slots that hold something, and whether that is all there is.
+    /// Takes the locks of all slots that hold references. The result is `Err` if others may hold some
+    /// too.
     fn try_holdings(&self) -> (Holdings<'_>, Result<(), Changing>) {
         let mut steps: Vec<(Fence, MutexGuard<'_, Held>)> = Vec::new();
         let mut is_all = Ok(());
         let len = self.slots.len();
         for (slot, word) in self.slots.words(len).enumerate() {
-            // Acquire: pairs with `SetOnDrop`; of a step that is found over, what it gave back is
-            // counted as room. Loom: what_a_step_gives_back_is_never_taken_for_in_use.
+            // Acquire: pairs with `SetOnDrop`; if a step is found over, the blocks that it gave back
+            // count as room.
+            // Loom: what_a_step_gives_back_is_never_taken_for_in_use.
             if word.load(Ordering::Acquire) & HOLDS == 0 {
                 continue;
             }
             let held = self.slots.held(slot).lock();
-            // Relaxed: a thread that ends a step has this lock before it says that the step is over.
+            // Relaxed: a thread that ends a step takes this lock before it marks the step as over.
             let seen = word.load(Ordering::Relaxed);
             let fence = Fence { number: seen >> NUMBER, slot: slot as u32 };
             match (seen & OPEN != 0, seen & HOLDS != 0) {
@@ -90,8 +93,8 @@ impl Fences {
                 (_, false) => {}
             }
         }
-        // A step that ended since handed what it held to one that had been passed by. Relaxed: it did so
-        // before it was found over.
+        // A step that ended during the loop may have handed its references to a slot that the loop had
+        // passed. Relaxed: the step did so before it was found over.
         let holding = self.slots.words(self.slots.len());
         let holding = holding.filter(|word| word.load(Ordering::Relaxed) & HOLDS != 0).count();
         if holding != steps.len() {

@@ -1,11 +1,11 @@
-//! Where is the state of an open step? [`Slots`]: a table of slots that grows and never moves.
+//! [`Slots`]: the table with the state of every open step. It grows, and its slots never move.
 //!
-//! The first chunk of slots is there from the start; each later one is as long as all before it
-//! together. Memory is never given back: there are at most twice as many slots as steps were ever open
-//! at once, or [`FIRST`]; some 140 bytes a slot.
+//! The first chunk of slots exists from the start. Each later chunk is as long as all chunks before it
+//! together. Its memory is never freed. The number of slots is at most twice the highest number of
+//! simultaneously open steps, or [`FIRST`]. A slot takes about 140 bytes.
 //!
-//! Invariant: a slot that a thread can know of (it read the number of slots, or was handed the fence of a
-//! step) is in a chunk that the thread can see. A table of slots does not know what a word means.
+//! Invariant: a thread can see the chunk of every slot that it can know. It knows a slot because it
+//! read the number of slots, or because it was given the fence of a step.
 
 use super::Held;
 use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering};
@@ -13,24 +13,24 @@ use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering
 /// Slots of the first chunk.
 pub(super) const FIRST: usize = if cfg!(paged_kv_loom) { 2 } else { 64 };
 
-/// Chunks besides the first: 2^31 slots in all.
+/// The most chunks after the first: 2^31 slots in all.
 const MORE: usize = 25;
 
 /// The slots of the steps of a pool.
 pub(super) struct Slots {
-    /// How many there are.
+    /// The number of slots.
     len: AtomicUsize,
     first: Chunk,
     more: [OnceLock<Chunk>; MORE],
-    /// Held by the thread that adds a chunk.
+    /// A thread holds this lock while it adds a chunk.
     growing: Mutex<()>,
 }
 
-/// Slots that came together.
+/// Slots that were allocated together.
 pub(super) struct Chunk {
-    /// The number of the first of them.
+    /// The number of the first slot.
     pub(super) start: usize,
-    /// Side by side, because a thread that looks for a step reads all of them.
+    /// Adjacent, because a thread that searches for a step reads all of them.
     words: Box<[AtomicU64]>,
     held: Box<[CachePadded<Mutex<Held>>]>,
 }
@@ -59,26 +59,27 @@ impl Slots {
         }
     }
 
-    /// How many there are. A thread sees every slot of a step that it was told of.
+    /// Returns the number of slots. It includes the slot of every step that the calling thread can
+    /// know.
     pub(super) fn len(&self) -> usize {
         // Acquire: pairs with `grow`; the slots of the new chunk are there.
         // Loom: more_steps_than_the_first_slots_are_open_at_once.
         self.len.load(Ordering::Acquire)
     }
 
-    /// The chunks of the first `len` slots, in order.
+    /// Returns the chunks of the first `len` slots, in order.
     fn chunks(&self, len: usize) -> impl Iterator<Item = &Chunk> {
         let more = self.more.iter().map_while(OnceLock::get);
         std::iter::once(&self.first).chain(more).take_while(move |chunk| chunk.start < len)
     }
 
-    /// The words of the first `len` slots, in order.
+    /// Returns the words of the first `len` slots, in order.
     pub(super) fn words(&self, len: usize) -> impl Iterator<Item = &AtomicU64> {
         self.chunks(len).flat_map(|chunk| &chunk.words)
     }
 
-    /// The first `len` slots in the order in which a thread tries them: from a place of its own in each
-    /// chunk, so that threads mostly do not meet.
+    /// Returns the first `len` slots in the order in which a thread tries them. In each chunk a thread
+    /// begins at a place of its own, so that threads rarely try one slot together.
     pub(super) fn order_for(&self, len: usize, place: usize) -> impl Iterator<Item = usize> {
         self.chunks(len).flat_map(move |chunk| {
             (0..chunk.len()).map(move |step| chunk.start + place.wrapping_add(step) % chunk.len())
@@ -103,7 +104,7 @@ impl Slots {
         chunk.expect("a slot that a thread knows of is there")
     }
 
-    /// Makes more than `len` slots, unless another thread has.
+    /// Adds a chunk if there are `len` slots; otherwise another thread has added one.
     #[cold]
     pub(super) fn grow(&self, len: usize) {
         let _growing = self.growing.lock();

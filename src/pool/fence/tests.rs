@@ -1,4 +1,5 @@
-//! Does each slot hold what it is handed until the last step ends that may read it?
+//! Tests of [`Fences`]: each slot holds its references until the last step ends that may read their
+//! blocks.
 
 use std::collections::HashSet;
 
@@ -7,12 +8,12 @@ use super::slots::FIRST;
 use super::*;
 use crate::pool::BlockPool;
 
-/// Has the step, or an older open one, hold a block. False if none is open.
+/// Makes the step, or an older open one, hold a block. Returns false if none is open.
 fn hold(fences: &Fences, step: Fence, id: u32) -> bool {
     fences.hold(step, |held| held.ids.push(BlockId(id)))
 }
 
-/// Ends a step. Gives what it gave back.
+/// Ends a step. Returns the blocks that it gave back.
 fn close(fences: &Fences, step: Fence) -> Vec<BlockId> {
     let mut given = Vec::new();
     fences.close(step, |held| given.append(&mut held.ids));
@@ -75,7 +76,7 @@ fn more_steps_are_open_than_the_first_slots_each_of_them_newer() {
     assert_eq!(fences.slots.len(), STEPS.next_power_of_two(), "no more than there were");
 }
 
-/// A step in the slot, as another thread opens it at the same time: of the number that is given.
+/// Opens a step with this number in the slot, as another thread may do at the same time.
 fn open_at_once(fences: &Fences, slot: u32, number: u64) -> Fence {
     let word = fences.slots.word(slot as usize);
     assert_eq!(word.load(Ordering::Relaxed) & (OPEN | HOLDS), 0);
@@ -83,7 +84,7 @@ fn open_at_once(fences: &Fences, slot: u32, number: u64) -> Fence {
     Fence { number, slot }
 }
 
-/// A table may have taken part in both, and knows one of them.
+/// A table may have joined both steps, and knows one of them.
 #[test]
 fn a_block_waits_for_every_open_step_of_its_steps_number() {
     for [first, second] in [[0, 1], [1, 0]] {
@@ -111,7 +112,7 @@ fn of_two_steps_of_one_number_a_table_keeps_the_one_it_knows() {
     assert!(Fence::default().is_none() && !known.is_none());
 }
 
-/// What is given back may run a waker of the caller's, which may open steps and end them.
+/// Giving blocks back may run a waker of the caller, which may open steps and end them.
 #[test]
 fn a_slot_that_gives_back_opens_no_step_before_it_is_through() {
     let fences = Fences::new();
@@ -170,7 +171,7 @@ fn holdings_are_what_all_open_steps_hold() {
     assert_eq!(ids_of(&fences), (None, 3));
 }
 
-/// Another thread matches it, or counts it by id, while a thread evicts.
+/// Another thread may match the block, or count it by id, while a thread evicts.
 #[test]
 fn a_block_that_has_another_owner_since_it_was_read_is_found_by_a_closer_look() {
     let pool = BlockPool::new(4);
