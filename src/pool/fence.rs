@@ -272,8 +272,8 @@ impl Fences {
     }
 
     fn is_open(&self, fence: Fence) -> bool {
-        // Relaxed: a step that looks open is checked again under the lock, and one that looks over, in
-        // `newest_open`.
+        // Relaxed: a step that is read as open is checked again under the lock, and one that is read as
+        // over in `newest_open`.
         let word = self.slots.word(fence.slot()).load(Ordering::Relaxed);
         word & !HOLDS == fence.number << NUMBER | OPEN
     }

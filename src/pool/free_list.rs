@@ -1,4 +1,5 @@
-//! Which block is free? Home shards, each with a magazine of ids, in front of a depot.
+//! `FreeList`: the free blocks of a pool. Each home shard has a magazine of ids, and all share a depot
+//! (Bonwick and Adams, USENIX 2001).
 //!
 //! ```text
 //!   thread ──claims──> home shard: a magazine of loose ids + ledger
@@ -7,22 +8,22 @@
 //!                      depot: ArrayQueue<Batch>, one queue operation per BATCH blocks
 //! ```
 //!
-//! A thread claims its home shard with one exchange, copies ids, writes their words and lets go
-//! with one store. It mostly meets only itself. Where it does not, it goes on to a neighbour
-//! instead of waiting.
+//! A thread claims its home shard with one exchange, copies ids, writes their words, and unlocks the shard
+//! with one store. Mostly no other thread uses the shard. If another thread has claimed it, the thread takes
+//! the next shard instead of waiting.
 //!
-//! Invariants: ids move only under a claim, so a free id is in a shard, in the depot, or in the
-//! hands of a claim's holder; a block becomes free, or stops being free, under a claim; nobody
-//! waits for a claim while holding one, but for the one thread that holds `shortage`.
+//! Invariants: ids move only under a claim, so a free id is in a shard, in the depot, or with the holder of a
+//! claim. A block becomes free, or stops being free, under a claim. No thread waits for a claim while it
+//! holds one, except the one thread that holds `shortage`.
 //!
-//! **Progress.** A refusal by the ledgers waits for nobody; where contents are kept, one that asks for
-//! a batch or less looks for idle blocks first, under a claim. An allocation that finds enough in its
-//! home shard or in the depot waits only where every shard is claimed (which a pool of one shard
-//! makes likely) or inside `ArrayQueue` for a thread descheduled between its two writes there. One
-//! that must look further tries the other shards once, and then takes the `shortage` mutex and
-//! claims them all: it waits for whoever is in one, and who needs one meanwhile waits for it.
+//! **Progress.** A refusal by the ledgers waits for no thread. Where contents are kept, an allocation of a
+//! batch or less searches for idle blocks before it is refused, under a claim. If the home shard or the depot
+//! has enough blocks, an allocation waits in two cases only: every shard is claimed (likely with one shard),
+//! or a thread was descheduled between its two writes in `ArrayQueue`. Otherwise it tries the other shards
+//! once, then takes the `shortage` mutex and claims every shard. It waits for each thread that holds a claim,
+//! and threads that need a claim wait for it.
 //!
-//! The free list does not know what blocks are for.
+//! The free list holds ids only, and imports no table.
 
 mod audit;
 mod idle;
@@ -57,11 +58,11 @@ pub(crate) struct FreeList {
 }
 
 impl FreeList {
-    /// A list in which the blocks `first..first + total` are free, over `shards` (a power of two)
-    /// home shards, of whose contents is kept what `keep` says.
+    /// Creates a free list over `shards` home shards (a power of two) with `total` free blocks from `first`
+    /// on. `keep` selects whether released blocks keep their contents.
     pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Keep) -> Result<Self> {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
-        // A lone shard holds everything, and a batch still being released, and needs no depot.
+        // A single shard holds all blocks, and a batch that is being released, and needs no depot.
         let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
         let shard = |_| Shard::new(loose, keep).map(CachePadded::new);
         let list = Self {
@@ -82,8 +83,8 @@ impl FreeList {
         Ok(list)
     }
 
-    /// Moves `n` free blocks to the end of `out`, each with one owner: all, or (refused with the
-    /// room there was) none. Returns how many of them, the last ones, were idle and are reclaimed.
+    /// Moves `n` blocks to the end of `out`, each with one owner: all or none. Returns how many of them were
+    /// idle and are reclaimed; these are the last ones. A refusal returns the room that there was.
     #[inline]
     pub(crate) fn take(
         &self,
@@ -97,8 +98,9 @@ impl FreeList {
         self.take_beyond_home(n, words, out)
     }
 
-    /// As [`take`](Self::take), but only from the home shard and the depot, and without waiting
-    /// for another thread's claim: `None` when that does not do.
+    /// Takes as [`take`](Self::take) does, but waits for no claim and searches no further than `Reach::Idle`.
+    /// Returns `None` if that does not suffice, or if the home shard's magazine has too few for more than a
+    /// batch.
     #[inline]
     pub(crate) fn try_take_near(
         &self,
@@ -116,7 +118,8 @@ impl FreeList {
         self.gather(&mut home, n, words, out, Reach::Idle)
     }
 
-    /// Takes an owner off each of `ids`, last one first; those that become free come back to room.
+    /// Removes an owner from each of `ids`, the last id first. Blocks that lose their last owner come back to
+    /// room.
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId], words: &BlockWords) {
         if ids.is_empty() {
@@ -131,25 +134,25 @@ impl FreeList {
         }
     }
 
-    /// Blocks that left and returned to room so far.
+    /// Returns the blocks that left room and that came back, so far.
     pub(crate) fn totals(&self) -> Totals {
         totals(self.ledgers())
     }
 
-    /// Blocks in use, never more than there are.
+    /// Returns the number of blocks in use, at most the total.
     pub(crate) fn used(&self) -> usize {
         self.totals().used().min(self.total)
     }
 
-    /// The most blocks that were in use at once: exact with one shard. Else only refills are
-    /// watched, which makes it low by what the shards' magazines gave out since, and by what came
-    /// back in the middle of a look.
+    /// Returns the peak number of blocks in use, exact with one shard. With several, it is read at refills
+    /// only: it is low by the blocks that magazines gave out since, and by those that came back during a
+    /// reading.
     pub(crate) fn peak(&self) -> usize {
         self.peak.note(self.used_at_least());
         self.peak.get()
     }
 
-    /// Blocks that can be taken now, free or idle, at some moment near the call.
+    /// Returns the blocks that can be taken, free or idle, at some moment near the call.
     pub(crate) fn room(&self) -> usize {
         room_at_most(self.total, self.ledgers())
     }
@@ -189,7 +192,7 @@ impl FreeList {
         self.shard_of(thread_ordinal())
     }
 
-    /// A claim on the home shard, or on the next one that is not claimed.
+    /// Claims the home shard, or the next one that is not claimed.
     fn claim(&self) -> Claim<'_> {
         let home = thread_ordinal();
         let mut backoff = Backoff::new();
@@ -218,7 +221,7 @@ impl FreeList {
         true
     }
 
-    /// The way of an allocation that a claim of the home shard does not serve.
+    /// Allocates when a claim of the home shard does not suffice.
     #[cold]
     fn take_beyond_home(
         &self,
@@ -226,14 +229,14 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> Result<usize, usize> {
-        // In a warm cache of contents nearly every allocation comes here, and little ones end here.
+        // In a warm prefix cache nearly every allocation comes here, and small ones end here.
         if words.have_names() && n <= BATCH {
             out.reserve(n);
             if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
                 return Ok(reclaimed);
             }
         }
-        // Before `out` grows: a refusal must not cost memory, nor contents.
+        // Before `out` grows: a refusal must cost neither memory nor contents.
         self.refuse_if_short(n)?;
         out.reserve(n);
         if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
@@ -247,8 +250,8 @@ impl FreeList {
         self.take_from_all(n, words, out)
     }
 
-    /// Takes or refuses with every shard claimed, for the holder of `shortage`: exact, and after
-    /// a bounded time even if others never rest.
+    /// Takes or refuses with every shard claimed, for the holder of `shortage`: exact, and in bounded time
+    /// even if other threads never pause.
     fn take_from_all(
         &self,
         n: usize,
@@ -256,7 +259,7 @@ impl FreeList {
         out: &mut Vec<BlockId>,
     ) -> Result<usize, usize> {
         let mut claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
-        // Nobody else is at the depot.
+        // No other thread uses the depot now.
         let start = out.len();
         let end = start + n;
         for claim in &mut claims {
@@ -280,8 +283,8 @@ impl FreeList {
     /// Releases at most `BATCH` blocks.
     #[inline]
     fn give_batch(&self, home: &mut Claim<'_>, ids: &[BlockId], words: &BlockWords) {
-        // Room for all of them at once, and counts in registers: a check or a store to memory a
-        // block would cost more than the block's word does.
+        // Make room once for all ids, and count in registers: a check or a store for each block would cost
+        // more than its word.
         let len = home.make_room(ids.len(), &self.depot);
         let slots = &home.shard.ids[len..len + ids.len()];
         let mut given = 0;
@@ -314,10 +317,10 @@ impl FreeList {
         }
     }
 
-    /// Takes an owner off each of `ids`, of which others may own some too, or match them. Those that
-    /// become free go to the magazine behind the first `given` that are new there, those that become
-    /// idle to the newest. Returns how many there are of either. Out of line: a call in the usual
-    /// loop would keep its counts in memory.
+    /// Removes an owner from each of `ids`, which other threads may own or match too. Blocks that become free
+    /// go to the magazine after its `given` new ids; idle ones go to the newest idle entries. Returns the new
+    /// ids (with `given`) and the idle blocks. Not inlined: a call in the caller's loop would keep its counts
+    /// in memory.
     #[inline(never)]
     fn give_shared(
         &self,
@@ -352,8 +355,8 @@ impl FreeList {
         }
     }
 
-    /// Moves `n` ids to the end of `out` from as far as `reach`, all or none, and says how many of them
-    /// are reclaimed. What it saw but did not need stays in the home shard, visible to all.
+    /// Moves `n` ids, all or none, to the end of `out` from within `reach`. Returns how many of them are
+    /// reclaimed. Ids that it found but did not need stay in the home shard, visible to all threads.
     fn gather(
         &self,
         home: &mut Claim<'_>,
@@ -366,7 +369,7 @@ impl FreeList {
         let end = start + n;
         home.pop(n, out);
         self.pop_depot(home, end, out);
-        // Free blocks before contents are given up, wherever they are.
+        // Take free blocks from every shard before contents are reclaimed.
         if reach == Reach::EveryShard || words.have_names() {
             self.steal(home, end, out);
         }
@@ -385,7 +388,7 @@ impl FreeList {
         Some(out.len() - free_end)
     }
 
-    /// Fills `out` up to `end` from the depot; what is left of a batch goes to `home`.
+    /// Fills `out` up to `end` from the depot. The rest of a batch goes to `home`.
     fn pop_depot(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
         while out.len() < end
             && let Some(Batch(ids)) = self.depot.pop()
@@ -396,8 +399,8 @@ impl FreeList {
         }
     }
 
-    /// Gives each free block of `out[start..free_end]` its owner, which the reclaimed ones behind them
-    /// have, and counts all as taken through `home`.
+    /// Gives each free block of `out[start..free_end]` its owner; the reclaimed blocks after these have one.
+    /// Counts all blocks as taken through `home`.
     fn own_taken(
         &self,
         home: &mut Claim<'_>,
@@ -417,8 +420,8 @@ impl FreeList {
         self.peak.note(self.used_at_least());
     }
 
-    /// Fills `out` up to `end` from other shards, and takes half of each on the way: a thread
-    /// that had to look elsewhere once is likely to need more.
+    /// Fills `out` up to `end` from other shards, and moves up to half of each to `home`, because a thread
+    /// that searched once is likely to need more.
     fn steal(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
         let ordinal = thread_ordinal();
         for step in 1..=self.shards.len() {
@@ -426,7 +429,7 @@ impl FreeList {
                 return;
             }
             let shard = self.shard_of(ordinal.wrapping_add(step));
-            // Looked at before it is claimed: in a warm cache of contents it is mostly empty.
+            // Checked before it is claimed: in a warm prefix cache it is mostly empty.
             let Some(mut other) = shard.try_claim_unless_empty() else {
                 continue;
             };
@@ -439,11 +442,12 @@ impl FreeList {
     }
 }
 
-/// How far a gathering thread looks.
+/// How far a thread searches for blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reach {
-    /// The home shard, the depot, and idle blocks that are as near.
+    /// The home shard, the depot, the idle blocks in reach of these, and free blocks elsewhere where contents
+    /// are kept.
     Idle,
-    /// Every other shard besides.
+    /// Every other shard, too.
     EveryShard,
 }

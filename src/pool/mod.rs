@@ -1,11 +1,11 @@
-//! What are all the blocks, and who hands them out? The pool that tables own blocks of.
+//! `BlockPool`: a fixed set of blocks, from which tables allocate and to which they release.
 //!
-//! [`BlockPool`] joins the words ([`state`]), the free ids ([`free_list`]) and their count
-//! ([`capacity`]). Tables and runs hold a [`PoolHandle`], one of several stripes of the same
-//! pool, so that making and dropping a table writes no line that all threads write.
+//! [`BlockPool`] joins the words ([`state`]), the free ids ([`free_list`]) and their count ([`capacity`]).
+//! Tables and runs hold a [`PoolHandle`], a reference to one of several stripes of the pool. So creating and
+//! dropping a table writes no cache line that all threads write.
 //!
-//! Invariant: the pool lives until the last block is back, because every owner of blocks holds a
-//! handle. It does not know tokens, sequences or contents.
+//! Invariant: the pool lives until the last block is released, because every owner of blocks holds a handle.
+//! It imports no table, sequence or prefix.
 
 mod cached;
 pub(crate) mod capacity;
@@ -48,16 +48,16 @@ use crate::id::BlockId;
 use crate::sync::PlainArc;
 use crate::sync::{Arc, thread_ordinal};
 
-/// The most blocks a pool can have.
+/// The most blocks that a pool can have.
 pub(crate) const MOST_BLOCKS: usize = u32::MAX as usize - 1;
 
-/// The most home shards a pool has by default.
+/// The most home shards that a pool has by default.
 const DEFAULT_SHARDS: usize = 64;
 
-/// The most home shards a pool can have.
+/// The most home shards that a pool can have.
 const MOST_SHARDS: usize = 1024;
 
-/// A fixed set of KV-cache blocks that many threads allocate from and release to.
+/// A fixed set of KV-cache blocks from which many threads allocate, and to which they release.
 ///
 /// Blocks come as [`BlockTable`](crate::BlockTable)s, which give them back when dropped. A pool may be shared by
 /// reference, or behind an `Arc`; tables keep it alive.
@@ -81,9 +81,9 @@ pub struct BlockPool {
     stripes: Box<[PoolHandle]>,
 }
 
-/// What all handles of a pool share.
+/// The state that all handles of a pool share.
 pub(crate) struct Blocks {
-    /// The lowest id handed out: 1 when block 0 is kept back, else 0.
+    /// The lowest id that can be allocated: 1 if block 0 is the null block, else 0.
     first: u32,
     words: BlockWords,
     free: FreeList,
@@ -92,14 +92,14 @@ pub(crate) struct Blocks {
     observer: Option<Box<dyn TakeObserver>>,
     /// Orders the uses of the sequences of a cache.
     clock: RecencyClock,
-    /// Blocks that were taken for a new sequence and given back because it was refused after all.
+    /// Blocks that were taken for a new sequence and given back, because it was refused after all.
     undone: ShardedCounter,
     #[cfg(feature = "async")]
     waiters: PlainArc<Waiters>,
 }
 
 impl BlockPool {
-    /// A pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; some 12 bytes a block.
+    /// Creates a pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; about 12 bytes a block.
     ///
     /// # Panics
     /// If `num_blocks` is 0 or above `u32::MAX - 1`. [`PagedKvCache::builder`] refuses instead.
@@ -118,11 +118,11 @@ impl BlockPool {
         }
     }
 
-    /// As [`new`](Self::new), over `shards` home shards (rounded up to a power of two).
+    /// Creates a pool as [`new`](Self::new) does, with `shards` home shards (rounded up to a power of two).
     ///
-    /// By default there is one for each 512 blocks, up to 64. More of them than threads keep the
-    /// threads out of each other's way; each may keep up to 256 free blocks that other threads
-    /// take only once the common depot is empty.
+    /// By default there is one for each 512 blocks, rounded down to a power of two, at most 64. If there are
+    /// at least as many shards as threads, threads rarely contend. Each shard may keep up to 256 free blocks,
+    /// which other threads take only after the common depot is empty.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::with_home_shards(16, 4)?;
@@ -137,8 +137,8 @@ impl BlockPool {
         Self::build(num_blocks, shards, Keep::Nothing, false, None)
     }
 
-    /// The pool of a cache. With `null_block` block 0 is never handed out. What is taken is told to
-    /// `observer`.
+    /// Creates the pool of a cache. With `null_block`, block 0 is never allocated. `observer` is informed of
+    /// all blocks that are taken.
     pub(crate) fn build(
         num_blocks: usize,
         shards: usize,
@@ -174,10 +174,10 @@ impl BlockPool {
         Ok(Self { blocks, stripes })
     }
 
-    /// One more owner for `id`: for a scheduler across an FFI that counts by id.
+    /// Adds an owner to `id`. It is for a scheduler across an FFI that counts by id.
     ///
-    /// The caller must know the block to be owned while it calls: by itself, or by a table that
-    /// it keeps alive. One atomic operation.
+    /// The block must have an owner for the whole call: the caller itself, or a table that the caller keeps
+    /// alive. Two atomic read-modify-writes.
     ///
     /// # Errors
     /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block has no owner (it is free, or
@@ -206,13 +206,12 @@ impl BlockPool {
         Ok(())
     }
 
-    /// Takes back what one [`retain`](Self::retain) gave. The block is free when its last owner
-    /// has left.
+    /// Removes an owner that one [`retain`](Self::retain) added. The last owner that leaves makes the block
+    /// free, or idle if it is cached.
     ///
     /// # Errors
-    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when no `retain` of the block is left (it
-    /// was released before; what a table owns is the table's to release), or when it is not of
-    /// this pool.
+    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when no `retain` of the block is left, or when the
+    /// block is not of this pool. An owner that is a table is released only by that table.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -232,7 +231,7 @@ impl BlockPool {
         Ok(())
     }
 
-    /// Owners of `id`: tables, shared runs and [`retain`](Self::retain)s. 0 for a free block.
+    /// Counts the owners of `id`: tables, shared runs and [`retain`](Self::retain)s. 0 for a free block.
     ///
     /// A run that several forks share is one owner.
     ///
@@ -253,7 +252,7 @@ impl BlockPool {
         Ok(self.blocks.words.state(id).owners())
     }
 
-    /// Blocks that can be handed out.
+    /// Returns the total number of blocks that can be allocated.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -263,7 +262,7 @@ impl BlockPool {
         self.blocks.free.total()
     }
 
-    /// Blocks that are free now. Under load a count of a moment near the call.
+    /// Counts the blocks that have no owner now. Under load, it is the count of a moment near the call.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -275,7 +274,7 @@ impl BlockPool {
         self.total_blocks() - self.used_block_count()
     }
 
-    /// Blocks that somebody owns now. Under load a count of a moment near the call.
+    /// Counts the blocks that have owners now. Under load, it is the count of a moment near the call.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -287,8 +286,8 @@ impl BlockPool {
         self.blocks.free.used()
     }
 
-    /// Compares the free list with every block's word: exact also while other threads work,
-    /// who wait for it meanwhile. `O(blocks)`.
+    /// Compares the free list with every block's word. It is exact also under load: other threads wait for it
+    /// if they need a shard. `O(blocks)`.
     ///
     /// # Errors
     /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found, and
@@ -312,9 +311,9 @@ impl BlockPool {
         self.blocks.free.idle_totals()
     }
 
-    /// Without the blocks that were taken for sequences that were refused after all.
+    /// Returns the blocks taken and given, without those of sequences that were refused after all.
     pub(crate) fn totals(&self) -> Totals {
-        // First: blocks that are undone after this read are in the totals too, if only for a moment.
+        // Read first: blocks that are undone after this read stay in the totals of this call.
         let undone = self.blocks.undone.sum();
         let Totals { taken, given } = self.blocks.free.totals();
         Totals { taken: taken.saturating_sub(undone), given: given.saturating_sub(undone) }
@@ -332,7 +331,7 @@ impl BlockPool {
         self.stripe().count_fork();
     }
 
-    /// The handle of the calling thread's stripe.
+    /// Returns a handle of the calling thread's stripe.
     #[inline]
     pub(crate) fn handle(&self) -> PoolHandle {
         self.stripe().clone()
@@ -370,38 +369,39 @@ impl Blocks {
         })
     }
 
-    /// Refuses what [`retain`](Self::retain) would refuse now, of a block that the caller owns.
+    /// Checks, for a block that the caller owns, whether [`retain`](Self::retain) would be refused now.
     pub(crate) fn check_retain(&self, id: BlockId) -> Result<()> {
         let has_room = self.words.state(id).retain().is_some();
         if has_room { Ok(()) } else { Err(PagedKvError::TooManyOwners(id)) }
     }
 
-    /// Makes one owner of each of `ids`, which its word has counted, one that is counted by id.
+    /// Turns one owner of each of `ids` into an owner by id. The block's word has counted it already.
     pub(crate) fn count_by_id(&self, ids: &[BlockId]) {
         self.words.expect_counts_by_id();
         ids.iter().for_each(|&id| self.id_counts.add(id));
     }
 
-    /// Takes an owner off each of `ids`, the last first.
+    /// Removes an owner from each of `ids`, the last id first.
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId]) {
         self.free.give(ids, &self.words);
         self.announce_room();
     }
 
-    /// Takes an owner off each of `ids`, which all have others. So no room appears, and no waiter is woken.
+    /// Removes an owner from each of `ids`, which all have other owners. So no block becomes room, and no
+    /// waiter is woken.
     #[cold]
     pub(crate) fn release_extra(&self, ids: &[BlockId]) {
         self.free.give(ids, &self.words);
     }
 
-    /// True when `id` has one owner: whoever owns it may write it.
+    /// Returns true if `id` has one owner and is not cached: that owner may write it.
     #[inline]
     pub(crate) fn is_sole(&self, id: BlockId) -> bool {
         self.words.state(id) == BlockState::SOLE
     }
 
-    /// True when `id` has so many owners and is not cached: the last of these may write it.
+    /// Returns true if `id` has exactly `owners` owners and is not cached: the last of these may write it.
     pub(crate) fn has_only_owners(&self, id: BlockId, owners: u32) -> bool {
         self.words.state(id).has_only_owners(owners)
     }
@@ -410,7 +410,7 @@ impl Blocks {
         self.first + (self.free.total() - 1) as u32
     }
 
-    /// True if a block can have owners that no table made.
+    /// Returns true if a block can have owners by id.
     #[inline]
     pub(crate) fn is_counted_by_id(&self) -> bool {
         self.words.is_counted_by_id()
@@ -421,7 +421,7 @@ impl Blocks {
     }
 }
 
-/// Refuses more home shards than there can be.
+/// Returns `shards`, or refuses more home shards than a pool can have.
 pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
     if shards <= MOST_SHARDS {
         return Ok(shards);
@@ -430,16 +430,17 @@ pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
     Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason })
 }
 
-/// Blocks a home shard where contents are kept: what other shards' magazines hold free is not cached.
+/// Blocks for each home shard where contents are kept. Few shards, because free blocks in the magazines of
+/// other shards cache nothing.
 const BLOCKS_A_SHARD: usize = 1024;
 
-/// As [`default_shards`], where contents are kept.
+/// Returns the default number of home shards where contents are kept.
 pub(crate) fn default_shards_of_cache(num_blocks: usize) -> usize {
     let shards = (num_blocks / BLOCKS_A_SHARD).clamp(1, DEFAULT_SHARDS);
     1 << shards.ilog2()
 }
 
-/// One home shard for each two magazines, so that shards hold at most half of the blocks.
+/// Returns one home shard for each two magazines, so that shards hold at most half of the blocks.
 pub(crate) fn default_shards(num_blocks: usize) -> usize {
     let shards = (num_blocks / (2 * MAGAZINE)).clamp(1, DEFAULT_SHARDS);
     1 << shards.ilog2()

@@ -1,20 +1,20 @@
-//! What is a block's content called? 128 bits beside the block's word.
+//! `Name`: the content key of a block, 128 bits beside the block's word.
 //!
-//! A name is written by one owner at a time, who is alone with the block or is between `begin_naming`
-//! and `end_naming`, and stays after the block is reclaimed until the next naming: who finds the block
-//! by an old name sees by the word that it is not cached.
+//! One owner at a time writes a name: the sole owner of a private block, or an owner between
+//! `begin_naming` and `end_naming`. The name stays after the block is reclaimed, until the next naming.
+//! A thread that finds the block by an old name sees by the word that it is not cached.
 //!
-//! Invariant: while a block is cached and owned its name does not change. A name does not know what
-//! it is a name of.
+//! Invariant: while a block is cached and owned, its name does not change. This module compares names
+//! and does not compute them from contents.
 
 use super::state::{BlockState, BlockWords, NamedBlock, WordsView};
 use crate::id::BlockId;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Odd numbers whose bits look like chance.
+/// Odd numbers with pseudorandom bits.
 const SPREAD: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xD6E8_FEB8_6659_FD93];
 
-/// What a block's content is called.
+/// The content key of a block: equal names stand for equal contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Name(u128);
 
@@ -27,8 +27,9 @@ impl Name {
         self.0
     }
 
-    /// A number that any names choose evenly, and a mark of the name: callers that hash themselves may
-    /// give small numbers.
+    /// Returns a number that is spread evenly for all sets of names, and a tag of the name. Names
+    /// themselves may be unevenly spread, because callers that compute hashes themselves may give small
+    /// numbers.
     #[inline]
     pub(crate) fn spread(self) -> (u64, u32) {
         let [low, high] = [self.0 as u64, (self.0 >> 64) as u64];
@@ -39,26 +40,27 @@ impl Name {
     }
 }
 
-/// Bits of a mark. Those above count how often the block was named.
+/// Bits of a mark in `renames`. The bits above count how often the block was named.
 const MARK: u32 = 12;
 
-/// What a name is told by from those that were given at another time, modulo 4,096.
+/// The number of the time (generation) at which a name was given, modulo 4,096. It distinguishes the
+/// names of different times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark(u32);
 
 impl Mark {
-    /// The mark of a time that is numbered.
+    /// Returns the mark of the time with this number.
     pub(crate) fn new(number: u64) -> Self {
         Self(number as u32 & ((1 << MARK) - 1))
     }
 }
 
-/// A name that a block is given.
+/// A name for a block, and the facts that are recorded with it.
 #[derive(Clone, Copy)]
 pub(crate) struct NewName {
     pub(crate) name: Name,
     pub(crate) mark: Mark,
-    /// True if the content had come before.
+    /// True if the content was asked for before.
     pub(crate) again: bool,
     /// True if another block is cached under the name.
     pub(crate) spare: bool,
@@ -66,13 +68,13 @@ pub(crate) struct NewName {
 
 #[cfg(test)]
 impl NewName {
-    /// A name that nothing more is known of.
+    /// Creates a name of which nothing else is known.
     pub(crate) fn only(name: Name) -> Self {
         Self { name, mark: Mark::new(5), again: false, spare: false }
     }
 }
 
-/// The words and the names of all blocks, at hand.
+/// A borrowed view of the words and the names of all blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct NamedView<'a>(&'a [NamedBlock]);
 
@@ -84,49 +86,54 @@ impl<'a> NamedView<'a> {
 }
 
 impl NamedView<'_> {
-    /// True for the id of a block.
+    /// Returns true if `id` is the id of a block.
     #[inline]
     pub(crate) fn has(&self, id: BlockId) -> bool {
         id.index() < self.0.len()
     }
 
-    /// The name that the block was given last, 0 if none. Whole only if the block was not renamed meanwhile, as
-    /// when the caller owns it.
+    /// Returns the name that the block was last given, 0 if none. The two halves belong to one name
+    /// only if the block was not renamed during the call. For example, an owner of a cached block reads
+    /// one name.
     #[inline]
     pub(crate) fn name(&self, id: BlockId) -> Name {
-        // Acquire: pairs with `set_name`; who reads a part of a new name sees in the word that it is
-        // being written. Loom: a_probe_never_reads_half_a_name.
+        // Acquire: pairs with `set_name`; a thread that reads a part of a new name sees in the word
+        // that the name is being written.
+        // Loom: a_probe_never_reads_half_a_name.
         let half = |half: &AtomicU64| u128::from(half.load(Ordering::Acquire));
         let [low, high] = &self.0[id.index()].name;
         Name(half(low) | half(high) << 64)
     }
 
-    /// The same, if it was given one.
+    /// Returns the name that the block was last given, if any.
     pub(crate) fn last_name(&self, id: BlockId) -> Option<Name> {
         (self.renames(id) > 0).then(|| self.name(id))
     }
 
-    /// The same, if it was given with `mark`.
+    /// Returns the name that the block was last given, if it was given with `mark`.
     pub(crate) fn last_name_with(&self, id: BlockId, mark: Mark) -> Option<Name> {
         let is_marked = self.renames(id) & ((1 << MARK) - 1) == mark.0;
         self.last_name(id).filter(|_| is_marked)
     }
 
-    /// How often the block was given a name, modulo 2^20 - 1 but never 0 again, above the mark of the
-    /// last: a block that had one once has its entry in the index taken back by it.
+    /// Returns the number of times that the block was given a name, above the mark of the last name.
+    /// The count wraps from 2^20 - 1 to 1, and so is 0 only for a block that never had a name. The
+    /// publisher removes a block's old entry from the index by its last name.
     #[inline]
     fn renames(&self, id: BlockId) -> u32 {
-        // Acquire: pairs with `set_name`; a reader who finds the same number before and after it read
-        // the name has read one name. Loom: a_probe_never_reads_half_a_name.
+        // Acquire: pairs with `set_name`; a thread that finds the same number before and after it read
+        // the name has read one name.
+        // Loom: a_probe_never_reads_half_a_name.
         self.0[id.index()].renames.load(Ordering::Acquire)
     }
 
-    /// Writes the name, for who began the naming.
+    /// Writes the name, for the owner that may write it.
     fn set_name(&self, id: BlockId, Name(bits): Name, mark: Mark) {
         let block = &self.0[id.index()];
         let count = block.renames.load(Ordering::Relaxed) >> MARK;
         let count = if count == u32::MAX >> MARK { 1 } else { count + 1 };
-        // Release: pairs with `renames`; who sees this number sees that the block is being named.
+        // Release: pairs with `renames`; a thread that sees this number also sees that the block is
+        // being named.
         block.renames.store(count << MARK | mark.0, Ordering::Release);
         for (half, bits) in block.name.iter().zip([bits as u64, (bits >> 64) as u64]) {
             // Release: pairs with `name`.
@@ -134,28 +141,30 @@ impl NamedView<'_> {
         }
     }
 
-    /// A guess where the content is that comes after this block's.
+    /// Returns a guess of the block with the content that follows this block's.
     #[inline]
     pub(crate) fn follower(&self, id: BlockId) -> BlockId {
-        // Relaxed: a guess, which names confirm.
+        // Relaxed: a guess, which the caller confirms by comparing names.
         BlockId(self.0[id.index()].follower.load(Ordering::Relaxed))
     }
 
-    /// Lets `follower` be guessed after `id`.
+    /// Makes `follower` the guess after `id`.
     #[inline]
     pub(crate) fn set_follower(&self, id: BlockId, follower: BlockId) {
         // Relaxed: as in `follower`.
         self.0[id.index()].follower.store(follower.0, Ordering::Relaxed);
     }
 
-    /// The state of the block if it may be cached under `name`: who acquires it finds out.
+    /// Returns the state of the block if it seems to be cached under `name`. A thread that acquires the
+    /// block finds out whether it is.
     #[inline]
     pub(crate) fn seems_cached_as(&self, id: BlockId, name: Name) -> Option<BlockState> {
         let state = self.words().state(id);
         (state.is_cached() && self.name(id) == name).then_some(state)
     }
 
-    /// The state of the block if it is cached under `name` at a moment during the call. Writes nothing.
+    /// Returns the state of the block if it is cached under `name` at a moment during the call. Writes
+    /// nothing.
     #[inline]
     pub(crate) fn state_as(&self, id: BlockId, name: Name) -> Option<BlockState> {
         let renames = self.renames(id);
@@ -166,21 +175,23 @@ impl NamedView<'_> {
 }
 
 impl BlockWords {
-    /// The words and the names for a loop over many blocks; none, where blocks cannot have names.
+    /// Returns the words and the names for a loop over many blocks. The view is empty where blocks
+    /// cannot have names.
     #[inline]
     pub(crate) fn named(&self) -> NamedView<'_> {
         NamedView(&self.named)
     }
 
-    /// True if the block is cached under `name` at a moment during the call. Writes nothing.
+    /// Returns true if the block is cached under `name` at a moment during the call. Writes nothing.
     #[inline]
     pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
         self.named().state_as(id, name).is_some()
     }
 
-    /// Names a block, for one of its owners, in whose table alone it may be (`is_private`); it may be
-    /// matched as soon as this returns. Calls `renamed` in between with the name it had, if any. False
-    /// if the block is cached already, or is being named by another owner.
+    /// Gives a block a name, for one of its owners. `is_private` says that the block is in the private
+    /// part of that owner's table. Calls `renamed` with the name that the block had before, if any. The
+    /// block is matchable when this returns. Returns false if the block is cached already, or another
+    /// owner is naming it.
     #[inline]
     pub(crate) fn give_name(
         &self,
@@ -191,9 +202,10 @@ impl BlockWords {
     ) -> bool {
         let named = self.named();
         let words = named.words();
-        // Of a private block with one owner that owner is the caller, and others (who count by id)
-        // name nothing: then there is nobody to keep out. They may count meanwhile, though, so that the
-        // name is ended by an exchange. Loom: an_owner_by_id_beside_a_publication_stays_counted.
+        // If a private block has one owner, that owner is the caller. Owners by id name no block, so no
+        // other thread must be excluded. But they may be counted during the naming, so an exchange ends
+        // it.
+        // Loom: an_owner_by_id_beside_a_publication_stays_counted.
         let is_alone = is_private && words.state(id) == BlockState::SOLE;
         if !is_alone && !words.begin_naming(id) {
             return false;
@@ -206,8 +218,8 @@ impl BlockWords {
         true
     }
 
-    /// Takes back, for one of the block's owners, that it may be matched by its name. Those that have
-    /// matched it keep it, as a block without a name.
+    /// Makes a block unmatchable by its name, for one of its owners. Owners that have matched it keep
+    /// it, as a block without a name.
     pub(crate) fn take_name_back(&self, id: BlockId) {
         self.view().end_caching(id);
     }
@@ -217,7 +229,7 @@ impl BlockWords {
 mod tests {
     use super::*;
 
-    /// No two of the parts of these names are the same.
+    /// Returns a name for `id`. All 32-bit parts of these names are different.
     fn name_of(id: BlockId) -> Name {
         let part = |at: u128| (u128::from(id.0) + 1) << (32 * at + 8) | (at + 1) << (32 * at);
         Name::new((0..4).map(part).sum())
@@ -227,7 +239,7 @@ mod tests {
         words.named().renames(id) >> MARK
     }
 
-    /// Blocks 0 to 4, of one owner each.
+    /// Returns the words and ids of blocks 0 to 4, with one owner each.
     fn owned_blocks() -> (BlockWords, Vec<BlockId>) {
         let (words, ids) =
             (BlockWords::with_names(5).unwrap(), (0..5).map(BlockId).collect::<Vec<_>>());

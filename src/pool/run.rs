@@ -58,9 +58,9 @@ impl Run {
     }
 }
 
-/// Returns the runs all of whose holders are among `holders`, or are such runs themselves. Each of
-/// `holders` is a run with the number of its holders that the entry stands for. Children come before
-/// their parents. (If a holder leaves during the call, the entry may count more holders than are left.)
+/// Returns the runs all of whose holders are among `holders`, or are such runs themselves. Each entry
+/// of `holders` counts some holders of its run. Children come before their parents. (If a holder leaves
+/// during the call, the entry may count more holders than are left.)
 pub(crate) fn held_only_by<'a>(
     holders: impl Iterator<Item = (&'a Arc<Run>, usize)>,
 ) -> Vec<&'a Arc<Run>> {

@@ -1,8 +1,9 @@
-//! May block n be used, and by whom? One `u32` word per block, in a fixed array.
+//! `BlockState`: the value of a block's word, which says how many owners the block has and whether it
+//! is cached. A pool has one `u32` word per block, in a fixed array.
 //!
-//! A word is a [`BlockState`]: a count of *owners* in its low 20 bits (private tables, runs and
-//! pins, each one owner), four flags, and the *epoch* of a cached block, which each time it becomes
-//! idle counts on. The transitions are pure functions of the value; [`WordsView`] only commits them.
+//! A word holds a count of *owners* in its low 20 bits, four flags, and the *epoch* of a cached block.
+//! An owner is a table, a run or a count by id. The epoch is increased each time the block becomes
+//! idle. The transitions are pure functions of the value; [`WordsView`] only commits them.
 //!
 //! ```text
 //!                  owners   cached     last release     reclaim
@@ -12,14 +13,15 @@
 //!   Idle           0        yes        an assert        Active, of one owner
 //! ```
 //!
-//! Where contents are cached a block has a *name* beside its word, on the same cache line:
-//! [`Name`](super::name::Name). It may be written only by who set the word's `naming` flag.
+//! Where contents are cached, a block has a *name* beside its word, on the same cache line:
+//! [`Name`](super::name::Name). Only the owner that set the word's [`NAMING`] flag, or a sole owner,
+//! may write it.
 //!
-//! Invariant: a block is in the free list exactly when its word says [`FREE`](BlockState::FREE),
-//! and has an entry of its epoch among the idle ones when its word says that it is idle, for anyone who
-//! looks while no home shard is claimed. (Other entries lead nowhere.)
+//! Invariant, for a thread that reads while no other thread has a claim: a block is in the free list
+//! exactly when its word says [`FREE`](BlockState::FREE). If its word says that it is idle, it has an
+//! entry of its epoch among the idle blocks. (All other entries are stale.)
 //!
-//! A word does not know where its block is, nor what it holds.
+//! A word says nothing of the place of its block, nor of the block's contents.
 
 #[cfg(test)]
 mod tests;
@@ -32,23 +34,23 @@ use crate::id::BlockId;
 /// The bits of a word that count owners.
 const OWNERS: u32 = (1 << 20) - 1;
 
-/// The block may be matched by its name.
+/// A prompt may match the block by its name.
 const CACHED: u32 = 1 << 20;
 
 /// An owner is writing the block's name.
 const NAMING: u32 = 1 << 21;
 
-/// The content was asked for again since the block is cached, or had come back by then.
+/// The content was asked for again since the block was cached, or had come back by then.
 const AGAIN: u32 = 1 << 22;
 
-/// Another block was cached under the same name when this one was, and nobody has asked for this one
+/// Another block was cached under the same name when this one was, and no prompt has matched this one
 /// since.
 const SPARE: u32 = 1 << 23;
 
-/// Where the epoch begins, which takes the rest of the word.
+/// The lowest bit of the epoch, which takes the rest of the word.
 const EPOCH: u32 = 24;
 
-/// The most owners one block can have. Few under test, where the limit has to be met.
+/// The most owners that a block can have. Few under test, so that tests reach the limit.
 const MAX_OWNERS: u32 = if cfg!(test) { 64 } else { OWNERS };
 
 /// The value of a block's word.
@@ -56,90 +58,93 @@ const MAX_OWNERS: u32 = if cfg!(test) { 64 } else { OWNERS };
 pub(crate) struct BlockState(u32);
 
 impl BlockState {
-    /// Nobody owns the block.
+    /// The block has no owner and no contents.
     pub(crate) const FREE: Self = Self(0);
-    /// One owner: the block may be written by it.
+    /// The block has one owner, which may write it.
     pub(crate) const SOLE: Self = Self(1);
 
     pub(crate) fn owners(self) -> u32 {
         self.0 & OWNERS
     }
 
-    /// One more owner. None for a block without one, free or idle, and for a full count.
+    /// Adds an owner. Returns `None` for a block without owners (free or idle), and for a full count.
     pub(crate) fn retain(self) -> Option<Self> {
         (1..MAX_OWNERS).contains(&self.owners()).then(|| Self(self.0 + 1))
     }
 
-    /// One owner fewer. None for a block without one.
+    /// Removes an owner. Returns `None` for a block without owners.
     pub(crate) fn release(self) -> Option<Self> {
         let left = (self.owners() > 0).then(|| Self(self.0 - 1))?;
         Some(if left.is_idle() { left.with_epoch(left.epoch().wrapping_add(1)) } else { left })
     }
 
-    /// True for a block that its name may be matched by.
+    /// Returns true for a block that a prompt may match by its name.
     pub(crate) fn is_cached(self) -> bool {
         self.0 & CACHED != 0
     }
 
-    /// True for a cached block whose content was asked for again, or had come back when it was cached.
+    /// Returns true for a cached block whose content was asked for again, or had come back when it was
+    /// cached.
     pub(crate) fn is_again(self) -> bool {
         self.is_cached() && self.0 & AGAIN != 0
     }
 
-    /// True for a cached block that nobody owns.
-    /// True when so many own the block, and nothing else is said of it.
+    /// Returns true if the word says only that the block has `owners` owners: no flag is set, and its epoch is 0.
     pub(crate) fn has_only_owners(self, owners: u32) -> bool {
         self == Self(owners)
     }
 
+    /// Returns true for a cached block without owners.
     pub(crate) fn is_idle(self) -> bool {
         self.is_cached() && self.owners() == 0
     }
 
-    /// True for a cached block that is one copy more of a content, and was not asked for since.
+    /// Returns true for a cached block that is a further copy of a content and was not matched since.
     pub(crate) fn is_spare(self) -> bool {
         self.is_cached() && self.0 & SPARE != 0
     }
 
-    /// How often the block has become idle since it was cached, modulo 256.
+    /// Returns how often the block has become idle since it was cached, modulo 256.
     pub(crate) fn epoch(self) -> u8 {
         (self.0 >> EPOCH) as u8
     }
 
-    /// One more owner, who came by the block's name, and may ask for it `again`: it is spare no more.
-    /// None for a block that has none, and for a full count.
+    /// Adds an owner that matched the block by its name, so that the block is no longer spare. With
+    /// `again` the content counts as asked for again. Returns `None` for a block that is not cached,
+    /// and for a full count.
     fn acquire(self, again: bool) -> Option<Self> {
         let again = if again { AGAIN } else { 0 };
         let one_more = || Self(((self.0 + 1) | again) & !SPARE);
         (self.is_cached() && self.owners() < MAX_OWNERS).then(one_more)
     }
 
-    /// Idle -> idle, in the next epoch, and spare no more. None unless it is.
+    /// Idle -> idle, in the next epoch, and no longer spare. Returns `None` unless the block is idle.
     fn renew_idle(self) -> Option<Self> {
         let renewed = || Self(self.0 & !SPARE).with_epoch(self.epoch().wrapping_add(1));
         self.is_idle().then(renewed)
     }
 
-    /// Idle -> one owner, who may write it once the reclaim is finished: until then it can be undone.
-    /// None unless the block is idle, in `epoch`.
+    /// Idle -> one owner, which may write the block after the reclaim is finished. Until then the
+    /// reclaim can be undone. Returns `None` unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {
         (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & (AGAIN | SPARE))))
     }
 
-    /// One owner whose reclaim is not finished -> idle, in the first epoch.
+    /// One owner with an unfinished reclaim -> idle, in epoch 0.
     fn undo_reclaim(self) -> Self {
         assert_eq!(self.owners(), 1, "who reclaims a block is its only owner");
         Self(CACHED | (self.0 & (AGAIN | SPARE)))
     }
 
-    /// One of its owners begins to write its name. None if it has one, or is being given one.
+    /// Gives one of the owners the right to write the block's name. Returns `None` if the block has a
+    /// name by which it may be matched, or another owner is writing one.
     fn begin_naming(self) -> Option<Self> {
         assert!(self.owners() > 0, "a block is named by one of its owners");
         (self.0 & (CACHED | NAMING) == 0).then_some(Self(self.0 | NAMING))
     }
 
-    /// The name is written: the block may be matched from now on. Its content may have come `again`,
-    /// and the block may be `spare`.
+    /// Makes the block matchable, after its name is written. With `again` its content counts as asked
+    /// for again; with `spare` another block is cached under the name.
     fn end_naming(self, again: bool, spare: bool) -> Option<Self> {
         let again = if again { AGAIN } else { 0 };
         let spare = if spare { SPARE } else { 0 };
@@ -147,7 +152,7 @@ impl BlockState {
         (!self.is_cached()).then_some(Self((self.0 & !NAMING) | CACHED | again | spare))
     }
 
-    /// Cached -> owned only. None unless it is cached.
+    /// Cached -> owned only. Returns `None` unless the block is cached.
     fn end_caching(self) -> Option<Self> {
         assert!(self.owners() > 0, "a name is taken back by one of the block's owners");
         self.is_cached().then_some(Self(self.owners()))
@@ -158,14 +163,14 @@ impl BlockState {
     }
 }
 
-/// What a release left.
+/// The state of a block after a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// Others own the block.
+    /// The block has other owners.
     Owned,
-    /// Nobody does, and it is free.
+    /// The block has no owner and is free.
     Free,
-    /// Nobody does, and its contents stay.
+    /// The block has no owner and keeps its contents.
     Idle(LeftIdle),
 }
 
@@ -173,9 +178,10 @@ pub(crate) enum Left {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeftIdle {
     pub(crate) block: IdleBlock,
-    /// Its content was asked for again since it was cached, or had come back by then.
+    /// The content was asked for again since the block was cached, or had come back by then.
     pub(crate) again: bool,
-    /// Another block was cached under its name when it was, and nobody has asked for it since.
+    /// Another block was cached under the same name when this one was, and no prompt has matched this
+    /// one since.
     pub(crate) spare: bool,
 }
 
@@ -186,7 +192,7 @@ impl LeftIdle {
     }
 }
 
-/// A block that became idle, in which of its epochs.
+/// A block that became idle, and the epoch in which it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IdleBlock {
     pub(crate) id: BlockId,
@@ -203,6 +209,6 @@ impl IdleBlock {
     }
 }
 
-/// True for a block that nobody owned before it was acquired.
+/// True for a block that had no owner before it was acquired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WasIdle(pub(super) bool);

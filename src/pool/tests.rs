@@ -1,4 +1,4 @@
-//! Does a pool have the shape that was asked for, and what shapes are refused?
+//! Tests of [`BlockPool`]: a pool has the requested shape, or is refused.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn a_cache_has_a_shard_for_1024_blocks() {
 fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
     let shards = |asked| BlockPool::with_home_shards(8, asked).unwrap().stripes.len();
     assert_eq!([1, 2, 3, 4, 5].map(shards), [1, 2, 4, 4, 8]);
-    // So many take minutes under an interpreter.
+    // This number of shards takes minutes under an interpreter.
     if cfg!(not(miri)) {
         assert_eq!(shards(MOST_SHARDS), MOST_SHARDS);
     }
@@ -96,7 +96,7 @@ fn ids_beside_those_of_the_pool_are_not_found() {
     }
 }
 
-/// Of a pool of one block the end of the last slot has to be a number, too.
+/// In a pool of one block the end of the last slot must fit into 64 bits, too.
 #[test]
 fn blocks_whose_slots_overflow_are_refused() {
     let refused = BlockPool::new(1).allocate_sequence(0, 1 << 63).unwrap_err();

@@ -5,7 +5,8 @@
 //! 1. It refuses early while other requests wait, or if too little would be left. So a refusal reclaims no
 //!    contents.
 //! 2. It takes the blocks.
-//! 3. It checks again. So of several new sequences that come in at once none leaves too little.
+//! 3. It checks again. So of several new sequences that are admitted at the same time, none leaves too
+//!    little.
 //! 4. If too little is left, it gives the blocks back, and the statistics are as if it had not taken them.
 //!
 //! Appends do not come here: the watermark is kept for them.
@@ -20,10 +21,10 @@ pub(crate) struct BlockWatermark {
     blocks: usize,
 }
 
-/// How a new sequence comes in.
+/// How a new sequence is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admit {
-    /// Without waiting: not while other requests wait, unless it takes no block.
+    /// It has not waited: it is refused while other requests wait, unless it takes no block.
     Now,
     /// It has waited, and it is its turn.
     #[cfg(feature = "async")]
@@ -32,26 +33,28 @@ pub(crate) enum Admit {
 
 /// The room that a new sequence needs.
 pub(crate) trait Need {
-    /// An upper bound, known at once.
+    /// Returns an upper bound, without a search.
     fn at_most(&self) -> usize;
 
-    /// The need itself, which may cost a search.
+    /// Returns the need itself, which may cost a search.
     fn exactly(&self) -> usize;
 
-    /// True if more than there is must be refused before anything is taken, also without a watermark.
+    /// Returns true if a need above the room must be refused before any block is taken, also without a
+    /// watermark.
     fn refuses_early(&self) -> bool;
 }
 
 /// Blocks that were taken for a new sequence; dropping them gives them back.
 pub(crate) trait NewBlocks {
-    /// All of them.
+    /// Returns the number of all blocks.
     fn num_blocks(&self) -> usize;
 
-    /// Those that no other table owns: they become free, or idle, when this is dropped.
+    /// Returns the number of blocks that no other table owns. They become free, or idle, when this is
+    /// dropped.
     fn num_blocks_freed(&self) -> usize;
 }
 
-/// New blocks only: the pool refuses them itself, before it takes any.
+/// A need of new blocks only. The pool itself refuses them, before it takes any.
 impl Need for usize {
     fn at_most(&self) -> usize {
         *self
@@ -67,7 +70,7 @@ impl Need for usize {
 }
 
 impl BlockWatermark {
-    /// A watermark of `blocks` blocks.
+    /// Creates a watermark of `blocks` blocks.
     pub(crate) fn new(blocks: usize) -> Self {
         Self { blocks }
     }
@@ -92,18 +95,19 @@ impl BlockWatermark {
         Err(self.give_back(blocks, taken))
     }
 
-    /// The room of the pool that a new sequence may take.
+    /// Returns the room of the pool that a new sequence may take.
     pub(crate) fn available(self, blocks: &Blocks) -> usize {
         blocks.room().saturating_sub(self.blocks)
     }
 
-    /// The most blocks that a new sequence can ever take.
+    /// Returns the most blocks that a new sequence can ever take.
     #[cfg(feature = "async")]
     pub(crate) fn most(self, blocks: &Blocks) -> usize {
         blocks.total() - self.blocks
     }
 
-    /// The room of the pool with which a new sequence of `requested` blocks may come in.
+    /// Returns the room that the pool must have before a new sequence of `requested` blocks is
+    /// admitted.
     #[cfg(feature = "async")]
     pub(crate) fn threshold(self, requested: usize) -> usize {
         if requested == 0 { 0 } else { requested.saturating_add(self.blocks) }
@@ -142,13 +146,14 @@ impl BlockWatermark {
         }
     }
 
-    /// True if enough room is left, now that a new sequence has taken its blocks.
+    /// Returns true if enough room is left after a new sequence has taken its blocks.
     #[inline]
     fn is_kept(self, blocks: &Blocks) -> bool {
         if self.blocks == 0 {
             return true;
         }
-        // SeqCst: of two new sequences at once, the second to be here counts the blocks of both.
+        // SeqCst: of two threads that admit at the same time, the second to pass this fence counts the
+        // blocks of both.
         // Loom: of_two_that_come_in_at_once_none_leaves_too_little.
         fence(Ordering::SeqCst);
         blocks.room() >= self.blocks
@@ -165,8 +170,8 @@ impl BlockWatermark {
 }
 
 impl Blocks {
-    /// Gives the blocks of a new sequence back as if they had not been taken. Those that other tables own
-    /// too, which it matched while they were in use, neither left room nor come back.
+    /// Gives the blocks of a new sequence back as if they had not been taken. Blocks that it matched
+    /// while other tables owned them neither left room nor come back.
     #[cold]
     pub(crate) fn undo<T: NewBlocks>(&self, taken: T) {
         let _later = Later::begin();

@@ -1,4 +1,5 @@
-//! Are the transitions those of the table, and are words where they are said to be?
+//! Tests of [`BlockState`] and [`BlockWords`]: the transitions are those of the table, and each word is
+//! beside its name.
 
 use super::*;
 use crate::sync::Ordering;
@@ -16,7 +17,7 @@ fn a_full_count_is_refused() {
     assert_eq!(BlockState(MAX_OWNERS - 1).retain(), Some(full));
 }
 
-/// Of every word that can be: an idle block is not full, and a full one is not idle.
+/// Tries every kind of word that can occur: an idle block is not full, and a full one is not idle.
 #[test]
 fn a_retain_is_refused_with_the_state_that_refused_it() {
     let words = BlockWords::with_names(1).unwrap();

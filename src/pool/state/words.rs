@@ -1,7 +1,7 @@
-//! Where are the words of a pool, and how do they change? [`WordsView`] commits the transitions of
-//! [`BlockState`], each with the ordering that it needs.
+//! [`BlockWords`]: the words of all blocks of a pool. [`WordsView`] commits the transitions of
+//! [`BlockState`], each with the memory ordering that it needs.
 //!
-//! It does not know which transition is right when: its callers do.
+//! The callers decide which transition is due.
 
 use super::{BlockState, IdleBlock, Left, LeftIdle, SPARE, WasIdle};
 use crate::array::array_of;
@@ -9,15 +9,15 @@ use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, bring_near};
 
-/// A block that can have a name: two of them to a cache line.
+/// The word and the name of a block that can have one. A cache line holds two.
 #[repr(align(32))]
 pub(crate) struct NamedBlock {
     pub(super) word: AtomicU32,
-    /// How often the block was given a name, and the mark of the last.
+    /// How often the block was given a name, and the mark of its last name.
     pub(in crate::pool) renames: AtomicU32,
-    /// The lower half first.
+    /// The name, its lower half first.
     pub(in crate::pool) name: [AtomicU64; 2],
-    /// The block whose content came next, where this one's was computed last.
+    /// The block whose content came next when the content of this one was last published.
     pub(in crate::pool) follower: AtomicU32,
 }
 
@@ -31,16 +31,16 @@ impl NamedBlock {
 
 /// The words of all blocks of a pool.
 pub(crate) struct BlockWords {
-    /// Of blocks without names: 4 bytes a block.
+    /// Words of blocks without names: 4 bytes a block.
     bare: Box<[AtomicU32]>,
-    /// Of blocks that can have names: 32 bytes a block. One of the two is empty.
+    /// Words and names of blocks that can have names: 32 bytes a block. One of the two arrays is empty.
     pub(in crate::pool) named: Box<[NamedBlock]>,
-    /// True once anyone has counted by id: owners may then appear that no owner made.
+    /// True once a caller has counted an owner by id. Owners may then appear that no other owner added.
     counted_by_id: AtomicBool,
 }
 
 impl BlockWords {
-    /// Words of blocks without names.
+    /// Creates the words of `num_blocks` blocks without names.
     pub(crate) fn new(num_blocks: usize) -> Result<Self> {
         Ok(Self {
             bare: array_of(num_blocks, || AtomicU32::new(0))?,
@@ -49,20 +49,20 @@ impl BlockWords {
         })
     }
 
-    /// Words of blocks that can have names.
+    /// Creates the words of `num_blocks` blocks that can have names.
     pub(crate) fn with_names(num_blocks: usize) -> Result<Self> {
         let named = array_of(num_blocks, NamedBlock::new)?;
         Ok(Self { named, ..Self::new(0)? })
     }
 
-    /// True if blocks can have names.
+    /// Returns true if blocks can have names.
     pub(crate) fn have_names(&self) -> bool {
         !self.named.is_empty()
     }
 
-    /// Announces owners that no owner made, before they appear.
+    /// Announces owners that no other owner added, before they appear.
     pub(crate) fn expect_counts_by_id(&self) {
-        // Relaxed: what this call does not happen before may come first all the same.
+        // Relaxed: an operation that this call does not happen before may also run before it.
         self.counted_by_id.store(true, Ordering::Relaxed);
     }
 
@@ -72,8 +72,8 @@ impl BlockWords {
         self.counted_by_id.load(Ordering::Relaxed)
     }
 
-    /// The words for a loop over many blocks: where they are is then known in registers, and not
-    /// read anew after each word written.
+    /// Returns the words for a loop over many blocks. Their address is then kept in registers, and not
+    /// read again after each written word.
     #[inline]
     pub(crate) fn view(&self) -> WordsView<'_> {
         if self.have_names() { WordsView::Named(&self.named) } else { WordsView::Bare(&self.bare) }
@@ -84,15 +84,14 @@ impl BlockWords {
         self.view().state(id)
     }
 
-    /// Adds an owner. Refused, with the state that refused it, for a block without an owner and for a
-    /// full count.
+    /// Adds an owner. Refuses, with the state that it found, a block without an owner and a full count.
     pub(crate) fn retain(&self, id: BlockId) -> Result<(), BlockState> {
-        // Relaxed: the caller already may use the block, so nothing is handed over here.
+        // Relaxed: the caller may use the block already, so nothing is handed over here.
         self.view().attempt(id, Ordering::Relaxed, BlockState::retain).map(|_| ())
     }
 }
 
-/// The words of all blocks, at hand.
+/// A borrowed view of the words of all blocks.
 #[derive(Clone, Copy)]
 pub(crate) enum WordsView<'a> {
     Bare(&'a [AtomicU32]),
@@ -108,55 +107,58 @@ impl<'a> WordsView<'a> {
         }
     }
 
-    /// To be called before many words are written one after the other.
+    /// Prefetches the words of `ids`. Call it before many words are written one after the other.
     #[inline]
     pub(crate) fn bring_near(&self, ids: impl Iterator<Item = BlockId>) {
-        // Relaxed: what is seen is not used.
+        // Relaxed: the loaded values are not used.
         bring_near(ids.map(|id| u64::from(self.word(id).load(Ordering::Relaxed))));
     }
 
     #[inline]
     pub(crate) fn state(&self, id: BlockId) -> BlockState {
-        // Acquire: pairs with the release half of the exchange in `release_shared`; whoever sees itself
-        // the only owner left sees everything the others did with the block.
+        // Acquire: pairs with the release half of the exchange in `release_shared`. A thread that sees
+        // itself as the only owner left sees all that the other owners did with the block.
         // Loom: a_sole_owner_sees_the_others_leave.
         BlockState(self.word(id).load(Ordering::Acquire))
     }
 
-    /// Free -> one owner, for a caller that took `id` off the free list and so is alone with it.
+    /// Free -> one owner, for a caller that took `id` off the free list. No other thread accesses the
+    /// block then.
     #[inline]
     pub(crate) fn occupy(&self, id: BlockId) {
         let word = self.word(id);
-        // Relaxed: the caller holds the claim under which the block was freed, and the claim's
-        // hand-over orders both accesses.
+        // Relaxed: the block was freed under a claim, and its hand-over to the caller's claim orders
+        // both accesses.
         if BlockState(word.load(Ordering::Relaxed)) != BlockState::FREE {
             free_but_owned(id);
         }
         word.store(BlockState::SOLE.0, Ordering::Relaxed);
     }
 
-    /// Frees a block that the caller is the only owner of. Else false, and nothing has changed.
+    /// Frees a block if the caller is its only owner and it is not cached. Otherwise returns false and
+    /// changes nothing.
     ///
-    /// A sole owner is alone with the word (nobody becomes an owner but through an owner), so a
-    /// plain store does. Only counting by id can break that rule, if its caller is wrong about the
-    /// block being owned: once anyone counts by id, [`release_shared`](Self::release_shared) is
-    /// for all.
+    /// No other thread changes the word of a sole owner's block, because only an owner can add an
+    /// owner. So a plain store suffices. Only counting by id can break that rule, if a caller wrongly
+    /// takes the block for owned. After the first count by id, every release is a
+    /// [`release_shared`](Self::release_shared).
     #[inline]
     pub(crate) fn release_sole(&self, id: BlockId) -> bool {
         let word = self.word(id);
         // Acquire: as in `state`.
         let sole = BlockState(word.load(Ordering::Acquire)) == BlockState::SOLE;
         if sole {
-            // Relaxed: the claim that the caller holds publishes it with the block.
+            // Relaxed: the caller's claim publishes the store together with the block.
             word.store(BlockState::FREE.0, Ordering::Relaxed);
         }
         sole
     }
 
-    /// One owner fewer, where others may own the block, match it by its name or count it by id.
+    /// Removes an owner, while other threads may own the block, match it by its name or count it by id.
     pub(crate) fn release_shared(&self, id: BlockId) -> Left {
-        // AcqRel: release, so that the last owner sees what this one did with the block; acquire,
-        // because this one may be the last. Loom: last_release_sees_every_owner.
+        // AcqRel: release, so that the last owner sees all that this one did with the block; acquire,
+        // because this one may be the last.
+        // Loom: last_release_sees_every_owner.
         let state = self.transition(id, Ordering::AcqRel, BlockState::release);
         match state.expect("a block is released once by each of its owners") {
             BlockState::FREE => Left::Free,
@@ -165,49 +167,53 @@ impl<'a> WordsView<'a> {
         }
     }
 
-    /// One more owner of a block that is matched by its name, which is to be compared *after* this:
-    /// the block keeps its name while it has an owner. `None` if the block is not cached (any
-    /// more), else whether it was idle. The content may be asked for `again` thereby. For the holder
-    /// of a claim.
+    /// Adds an owner to a cached block, for the holder of a claim. The caller must compare the name
+    /// *after* this call, because a block keeps its name while it is cached and has an owner. Returns
+    /// `None` if the block is not cached (any more) or has a full count, else whether it was idle. With
+    /// `again` the content counts as asked for again.
     #[inline]
     pub(in crate::pool) fn acquire(&self, id: BlockId, again: bool) -> Option<WasIdle> {
-        // Acquire: pairs with `end_naming`, for the name and for the contents behind it.
+        // Acquire: pairs with `end_naming`, for the name and for the contents that it names.
         // Loom: a_match_sees_what_was_published.
         let state = self.transition(id, Ordering::Acquire, |state| state.acquire(again))?;
         Some(WasIdle(state.owners() == 1))
     }
 
-    /// Lets an idle block be as one that was just left. For the holder of a claim, who pushes its entry.
+    /// Treats an idle block as just released: it begins its next epoch. For the holder of a claim,
+    /// which pushes the block's new entry.
     pub(in crate::pool) fn renew_idle(&self, id: BlockId) -> Option<LeftIdle> {
-        // Relaxed: nothing is handed over; who reclaims it sees what its users did through the word.
+        // Relaxed: nothing is handed over. A thread that reclaims the block sees its users' writes
+        // through the word.
         let idle = self.transition(id, Ordering::Relaxed, BlockState::renew_idle)?;
         Some(LeftIdle::new(id, idle))
     }
 
-    /// Makes the caller the only owner of a block that is idle since the epoch of `idle`, until it
-    /// finishes the reclaim or undoes it. Else false: somebody has used it since.
+    /// Makes the caller the only owner of a block that is idle since the epoch of `idle`. The caller
+    /// then finishes the reclaim or undoes it. Returns false if the block was used since.
     pub(in crate::pool) fn reclaim(&self, idle: IdleBlock) -> bool {
-        // Acquire: pairs with the release half of the exchange in `release_shared`; the next owner
-        // sees all that the last ones did. Loom: a_reclaimed_block_is_in_one_hand.
+        // Acquire: pairs with the release half of the exchange in `release_shared`; the next owner sees
+        // all that the earlier owners did.
+        // Loom: a_reclaimed_block_is_in_one_hand.
         let step = |state: BlockState| state.reclaim(idle.epoch);
         self.transition(idle.id, Ordering::Acquire, step).is_some()
     }
 
-    /// Makes a block idle again that the caller has just reclaimed.
+    /// Makes a block idle again, after the caller has just reclaimed it.
     pub(in crate::pool) fn undo_reclaim(&self, id: BlockId) -> LeftIdle {
         let word = self.word(id);
-        // Relaxed: nobody else changes it.
+        // Relaxed: no other thread changes the word.
         let idle = BlockState(word.load(Ordering::Relaxed)).undo_reclaim();
-        // Release: as in `release_shared`; an acquirer may come at once.
+        // Release: as in `release_shared`; another thread may acquire the block immediately.
         word.store(idle.0, Ordering::Release);
         LeftIdle::new(id, idle)
     }
 
-    /// Gives up the contents of a block that the caller has just reclaimed. True if it was spare.
+    /// Discards the contents of a block that the caller has just reclaimed. Returns true if the block
+    /// was spare.
     #[inline]
     pub(in crate::pool) fn finish_reclaim(&self, id: BlockId) -> bool {
         let word = self.word(id);
-        // Relaxed: as in `undo_reclaim`; whoever the block goes to comes by it through the caller.
+        // Relaxed: as in `undo_reclaim`; the block's next owner gets it through the caller.
         let seen = word.load(Ordering::Relaxed);
         if BlockState(seen) != BlockState::SOLE {
             word.store(BlockState::SOLE.0, Ordering::Relaxed);
@@ -215,20 +221,22 @@ impl<'a> WordsView<'a> {
         seen & SPARE != 0
     }
 
-    /// True if the block is idle since the epoch of `idle`.
+    /// Returns true if the block is idle since the epoch of `idle`.
     pub(in crate::pool) fn is_idle_since(&self, idle: IdleBlock) -> bool {
         let state = self.state(idle.id);
         state.is_idle() && state.epoch() == idle.epoch
     }
 
-    /// The right to write the block's name, for one of its owners, until
-    /// [`end_naming`](Self::end_naming). False if it has a name, or gets one from another owner.
+    /// Gives one of the owners the right to write the block's name, until
+    /// [`end_naming`](Self::end_naming). Returns false if the block is cached, or another owner is
+    /// writing its name.
     pub(in crate::pool) fn begin_naming(&self, id: BlockId) -> bool {
         // Relaxed: the name's words are written with Release after it; see `name`.
         self.transition(id, Ordering::Relaxed, BlockState::begin_naming).is_some()
     }
 
-    /// The block may be matched from now on. Its content may have come `again`, and it may be `spare`.
+    /// Makes the block matchable. With `again` its content counts as asked for again; with `spare`
+    /// another block is cached under the name.
     pub(in crate::pool) fn end_naming(&self, id: BlockId, again: bool, spare: bool) {
         // Release: pairs with `acquire` and `state`. Loom: a_match_sees_what_was_published.
         let step = |state: BlockState| state.end_naming(again, spare);
@@ -236,9 +244,9 @@ impl<'a> WordsView<'a> {
         assert!(state.is_some(), "a name is ended by who began it");
     }
 
-    /// The block may not be matched any more, for one of its owners.
+    /// Makes the block unmatchable, for one of its owners.
     pub(in crate::pool) fn end_caching(&self, id: BlockId) {
-        // Relaxed: nothing is handed over; who has matched it is an owner already.
+        // Relaxed: nothing is handed over; a thread that has matched the block is an owner already.
         let state = self.transition(id, Ordering::Relaxed, BlockState::end_caching);
         assert!(state.is_some(), "a name is taken back once, by who gave it");
     }
@@ -255,7 +263,7 @@ impl<'a> WordsView<'a> {
         self.attempt(id, order, step).ok()
     }
 
-    /// Commits `step` and returns the new state, or else the state that `step` refuses.
+    /// Commits `step` and returns the new state, or else the state that `step` refused.
     #[inline]
     #[cfg_attr(paged_kv_loom, track_caller)] // as in `transition`
     fn attempt(
@@ -265,7 +273,7 @@ impl<'a> WordsView<'a> {
         step: impl Fn(BlockState) -> Option<BlockState>,
     ) -> Result<BlockState, BlockState> {
         let word = self.word(id);
-        // Relaxed: only a guess, the exchange checks it.
+        // Relaxed: a guess only; the exchange checks it.
         let mut seen = word.load(Ordering::Relaxed);
         loop {
             let next = step(BlockState(seen)).ok_or(BlockState(seen))?;
@@ -277,7 +285,8 @@ impl<'a> WordsView<'a> {
     }
 }
 
-/// Out of line, and by value: a message that borrows `id` would have each block store it.
+/// Not inlined, and by value: a message that borrows `id` would make the caller's loop store each id to
+/// memory.
 #[cold]
 #[inline(never)]
 fn free_but_owned(id: BlockId) -> ! {
