@@ -1,5 +1,4 @@
-//! `FreeList`: the free blocks of a pool. Each home shard has a magazine of ids, and all share a depot
-//! (Bonwick and Adams, USENIX 2001).
+//! `FreeList`: the free blocks of a pool, in magazines of home shards and a depot (Bonwick and Adams 2001).
 //!
 //! ```text
 //!   thread ──claims──> home shard: a magazine of loose ids + ledger
@@ -99,8 +98,7 @@ impl FreeList {
     }
 
     /// Takes as [`take`](Self::take) does, but waits for no claim and searches no further than `Reach::Idle`.
-    /// Returns `None` if that does not suffice, or if the home shard's magazine has too few for more than a
-    /// batch.
+    /// Returns `None` if that does not suffice. More than a batch comes only from the magazine.
     #[inline]
     pub(crate) fn try_take_near(
         &self,
@@ -118,8 +116,7 @@ impl FreeList {
         self.gather(&mut home, n, words, out, Reach::Idle)
     }
 
-    /// Removes an owner from each of `ids`, the last id first. Blocks that lose their last owner come back to
-    /// room.
+    /// Removes an owner from each of `ids`, the last id first. Blocks without owners come back to room.
     #[inline]
     pub(crate) fn give(&self, ids: &[BlockId], words: &BlockWords) {
         if ids.is_empty() {
@@ -144,9 +141,8 @@ impl FreeList {
         self.totals().used().min(self.total)
     }
 
-    /// Returns the peak number of blocks in use, exact with one shard. With several, it is read at refills
-    /// only: it is low by the blocks that magazines gave out since, and by those that came back during a
-    /// reading.
+    /// Returns the peak number of blocks in use, exact with one shard. With several it is read at refills
+    /// only, and low by blocks that magazines gave out since or that came back in between.
     pub(crate) fn peak(&self) -> usize {
         self.peak.note(self.used_at_least());
         self.peak.get()
@@ -283,8 +279,8 @@ impl FreeList {
     /// Releases at most `BATCH` blocks.
     #[inline]
     fn give_batch(&self, home: &mut Claim<'_>, ids: &[BlockId], words: &BlockWords) {
-        // Make room once for all ids, and count in registers: a check or a store for each block would cost
-        // more than its word.
+        // Room for all ids first, and counts in registers: a check or store per block would cost more than
+        // its word.
         let len = home.make_room(ids.len(), &self.depot);
         let slots = &home.shard.ids[len..len + ids.len()];
         let mut given = 0;
@@ -318,9 +314,8 @@ impl FreeList {
     }
 
     /// Removes an owner from each of `ids`, which other threads may own or match too. Blocks that become free
-    /// go to the magazine after its `given` new ids; idle ones go to the newest idle entries. Returns the new
-    /// ids (with `given`) and the idle blocks. Not inlined: a call in the caller's loop would keep its counts
-    /// in memory.
+    /// go to the magazine after its `given` new ids; idle ones go to the newest idle entries. Returns both
+    /// counts. Not inlined: a call in the caller's loop would keep its counts in memory.
     #[inline(never)]
     fn give_shared(
         &self,

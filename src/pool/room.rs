@@ -1,5 +1,5 @@
-//! Announcements of [`Blocks`]: after a change of the room, or of the cached contents, they wake the
-//! waiter that it may serve. Also the counts of room in the whole pool.
+//! Room of the whole pool: how much there is, and the announcements of [`Blocks`] that wake a waiter
+//! after a change of the room or of the cached contents.
 //!
 //! While no request waits, an announcement costs one load of a word that no thread writes. Without the
 //! feature `async` it costs nothing.

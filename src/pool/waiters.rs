@@ -1,4 +1,4 @@
-//! Who waits for room, and whose turn is it? `Waiters`: the queue of requests that found too little room.
+//! `Waiters`: the queue of requests that found too little room, and the choice of the waiter to wake.
 //!
 //! ```text
 //!   release ──> blocks are room ──> demand? ── 0 ──> done
@@ -7,18 +7,19 @@
 //!                            room for the waiter in turn? ──> wake that one
 //! ```
 //!
-//! Waiters hold nothing. A waiter that is woken asks the pool as any other caller does. If it is served,
-//! it leaves and checks whether the next one is due. If it is refused, it keeps its place. So a release
-//! wakes one waiter at most, and to cancel a wait is to leave the queue.
+//! The queue holds no blocks for its waiters. A woken waiter asks the pool as any other caller does. If
+//! it is served, it leaves the queue and checks whether the next one is due. If it is refused, it keeps
+//! its place. So a release wakes at most one waiter. A waiter cancels by leaving the queue.
 //!
 //! **No wake-up is lost, though a release pays one load and no fence.** Blocks come back under the
-//! claim of a home shard, and `demand` is loaded after it. A waiter that is about to sleep states its demand,
-//! then claims and unlocks each shard in turn, and then counts the room. A release whose claim came
-//! before the waiter's is counted; one whose claim came after has seen the demand, for the claim's
-//! hand-over brings it along. Two releases that each see too little room alone are told apart by the
-//! fence in [`Blocks::wake_next`](super::Blocks), which only releases that see a demand pay.
+//! claim of a home shard, and the release loads `demand` after it. A waiter that is about to sleep
+//! states its demand, then claims and unlocks each shard in turn, and then counts the room. It counts a
+//! release whose claim came before its own. A release whose claim came after sees the demand, because
+//! the hand-over of the claim passes it on. Two releases may each see too little room alone. The fence
+//! in [`Blocks::wake_next`](super::Blocks) makes one of them see both; only releases that see a demand
+//! execute it.
 //!
-//! **What a waiter needs may fall**, and then it is woken to look, though no block came back:
+//! **The need of a waiter may fall.** Then it is woken to ask again, although no block came back:
 //!
 //! | waiter | what lowers its need | what makes the waiter or the change see the other |
 //! |---|---|---|
@@ -27,12 +28,15 @@
 //! | growing sequence | another owner of its last block leaves: no copy | the claim under which that happens |
 //! | growing sequence | any other change of the sequence | the sequence's lock |
 //!
-//! Invariants: wakers are cloned, called and dropped outside the queue's lock, and called while the
-//! thread holds no lock of a cache (see [`calling`]); `demand` is 0 exactly when the queue is empty of
-//! waiters that can be woken. While no operation runs and every waiter that was woken has been polled,
-//! the first in turn would be refused, and so would all that may pass it.
+//! Invariants:
 //!
-//! It does not know what the room is for, but for two classes: sequences that grow go before new ones.
+//! - Wakers are cloned, called and dropped outside the queue's lock, and called while the thread holds
+//!   no lock of a cache (see [`calling`]).
+//! - `demand` is 0 exactly when the queue has no waiter that can be woken.
+//! - While no operation runs and every woken waiter has been polled, the first in turn would be
+//!   refused, and so would all that may pass it.
+//!
+//! The queue has two classes of requests: sequences that grow are served before new ones.
 
 mod calling;
 mod calls;
@@ -50,7 +54,7 @@ use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainArc, foreign};
 
-/// In which order requests that wait for room are served.
+/// The order in which requests that wait for room are served.
 ///
 /// ```
 /// use paged_kv::{Fairness, PagedKvCache};
@@ -62,23 +66,23 @@ use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainAr
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fairness {
-    /// First come, first served: a large request is never passed by a small one behind it.
+    /// First come, first served: a later small request never passes an earlier large one.
     #[default]
     Fifo,
-    /// While there is not enough room for the first, others that there is room for may pass it, the
-    /// smallest first. No request is passed by more than `at_most` of those behind it.
+    /// While there is too little room for the first request, later ones that fit may pass it, the
+    /// smallest first. At most `at_most` later requests pass any one request.
     Bypass {
-        /// How many may pass a request while it waits.
+        /// The most requests that may pass a request while it waits.
         at_most: u32,
     },
 }
 
-/// Which waiters are served before which.
+/// The class of a waiter. Classes are served in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// A sequence that is in the cache and keeps its blocks while it waits.
     Growing,
-    /// A request that is to come in, and holds nothing.
+    /// A new request, which holds no block.
     New,
 }
 
@@ -89,7 +93,7 @@ pub(crate) struct Grower {
     pub(crate) epoch: AdmissionEpoch,
 }
 
-/// What a request lacks, and so when it has to look again.
+/// The room that a request lacks, and the kind of need, which says after which changes it asks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
     /// The room that it needs.
@@ -97,30 +101,30 @@ pub struct Short {
     pub(crate) shortage: Shortage,
 }
 
-/// What a request is that lacks room.
+/// The kind of a request that lacks room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shortage {
-    /// A number of blocks, which stays.
+    /// A fixed number of blocks.
     Blocks,
     /// A prompt, which needs less when more of it can be matched.
     Prompt,
-    /// The first chunk of a prompt, which may also need less when less of it can be matched: then it is
-    /// another chunk.
+    /// The first chunk of a prompt. It may also need less when less of the prompt can be matched,
+    /// because then it is another chunk.
     ChunkOfPrompt,
     /// A sequence that grows.
     Growth(Grower),
-    /// A sequence that grows into a block that others own too, so that it needs a block for a copy, but only
-    /// as long as they own it.
+    /// A sequence that grows into a block that other tables own too. It needs one more block for a
+    /// copy, but only as long as they own it.
     GrowthWithCopy(Grower),
 }
 
 impl Short {
-    /// Of a number of blocks.
+    /// Creates the need of a fixed number of blocks.
     pub(crate) fn of_blocks(need: usize) -> Self {
         Self { need, shortage: Shortage::Blocks }
     }
 
-    /// The sequence that grows, if it is one.
+    /// Returns the sequence that grows, if the request is one.
     pub(crate) fn grower(self) -> Option<Grower> {
         match self.shortage {
             Shortage::Growth(grower) | Shortage::GrowthWithCopy(grower) => Some(grower),
@@ -140,7 +144,7 @@ type Place = (Class, u64);
 pub(crate) struct Waiters {
     /// 0 if no request waits, else the least room with which a waiter is to be woken.
     demand: CachePadded<AtomicUsize>,
-    /// True if the first is a sequence that grows, and asleep.
+    /// True if the first waiter is a sequence that grows, and asleep.
     is_growing: AtomicBool,
     /// True if a prompt waits that may need less when less can be matched.
     may_gain_by_loss: AtomicBool,
@@ -157,7 +161,7 @@ impl Waiters {
         }
     }
 
-    /// Sets which waiters may pass which, before any request waits.
+    /// Sets the order of service, before any request waits.
     pub(crate) fn set_fairness(&self, fairness: Fairness) {
         self.queue.lock().set_fairness(fairness);
     }
@@ -165,7 +169,7 @@ impl Waiters {
     /// 0 if no request waits, else the least room with which a waiter is to be woken.
     #[inline]
     pub(crate) fn demand(&self) -> usize {
-        // Relaxed: what was read or written under a claim or before a fence orders it; see above.
+        // Relaxed: accesses under a claim or before a fence order it; see above.
         self.demand.load(Ordering::Relaxed)
     }
 
@@ -175,23 +179,25 @@ impl Waiters {
         self.may_gain_by_loss.load(Ordering::Relaxed)
     }
 
-    /// Waiters of a class.
+    /// Returns the number of waiters of a class.
     pub(crate) fn len(&self, class: Class) -> usize {
         self.queue.lock().len(class)
     }
 
-    /// The sequences that wait to grow, but for those that are known to be gone.
+    /// Returns the sequences that wait to grow, except those that are known to be gone.
     pub(crate) fn growing(&self) -> BTreeSet<Grower> {
         self.queue.lock().growing()
     }
 
-    /// Tells the waiters of a sequence that it is gone, with the refusal that they return.
+    /// Wakes the waiters of a sequence that is gone. They return `refusal`.
     pub(crate) fn tell_gone(self: &PlainArc<Self>, grower: Grower, refusal: &PagedKvError) {
         self.wake_by(|queue| queue.tell_gone(grower, refusal));
     }
 
-    /// Tells the first waiter of `victim` that all sequences wait for each other, if that still holds of
-    /// the set `growing` and so much room does not suffice for the first.
+    /// Wakes the first waiter of `victim`, which then fails because of the deadlock. Does nothing if
+    /// the set of growing waiters is no longer `growing`, if the head of the queue is awake or `room`
+    /// suffices for it, or if a waiter was chosen already. If `victim` has no waiter in the order,
+    /// because its waker panicked, the last growing waiter is chosen.
     pub(crate) fn stall(
         self: &PlainArc<Self>,
         victim: Grower,
@@ -201,7 +207,7 @@ impl Waiters {
         self.wake_by(|queue| queue.stall(victim, growing, room));
     }
 
-    /// Wakes the waiter that is to be woken while there is so much room.
+    /// Wakes the waiter that is due with this `room`.
     fn call_next(self: &PlainArc<Self>, room: usize) {
         self.wake_by(|queue| queue.next(room));
     }
@@ -217,7 +223,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes the waiter in turn after a change of what can be matched.
+    /// Wakes the waiter in turn after a change of the contents that can be matched.
     fn call_after_contents(self: &PlainArc<Self>, room: usize) {
         self.wake_by(|queue| {
             queue.note_contents();
@@ -225,7 +231,7 @@ impl Waiters {
         });
     }
 
-    /// Wakes the waiter in turn, if it is of that sequence, after the sequence changed.
+    /// Wakes the waiter in turn, if it belongs to that sequence, after the sequence changed.
     fn call_after_change_of(self: &PlainArc<Self>, id: SeqId, room: usize) {
         self.wake_by(|queue| {
             queue.note_change_of(id);
@@ -233,7 +239,8 @@ impl Waiters {
         });
     }
 
-    /// Enters the queue, with a waker from the first: no waiter is in it whose waker could not be cloned.
+    /// Enters the queue together with a waker, so that no waiter is in it without one if the clone
+    /// panics.
     fn enter(&self, short: Short, waker: Waker) -> (Place, Call) {
         self.change(|queue| {
             let place = queue.enter(short);
@@ -242,14 +249,15 @@ impl Waiters {
         })
     }
 
-    /// Leaves the waker of a waiter that is about to ask or to sleep.
+    /// Stores the waker of a waiter that is about to ask or to sleep.
     fn register(&self, place: Place, waker: Waker) -> Call {
         let (call, old) = self.change(|queue| queue.register(place, waker));
         foreign::discard(old);
         call
     }
 
-    /// Notes that a waiter was refused, and what it lacks. True if another waiter may be due.
+    /// Notes that a waiter was refused, and the room that it lacks. Returns true if another waiter may
+    /// be due.
     fn refused(&self, place: Place, short: Short) -> bool {
         self.change(|queue| queue.refused(place, short))
     }
@@ -259,7 +267,7 @@ impl Waiters {
         foreign::discard(left.waker);
     }
 
-    /// Changes the queue, and wakes the waiters that this names, outside the queue's lock.
+    /// Changes the queue, and wakes the waiters that `change` returns, outside the queue's lock.
     fn wake_by<W>(self: &PlainArc<Self>, change: impl FnOnce(&mut Queue) -> W)
     where
         W: IntoIterator<Item = Called>,
@@ -267,11 +275,12 @@ impl Waiters {
         self.change(change).into_iter().for_each(|called| self.wake(called));
     }
 
-    /// Changes the queue, and then the demand.
+    /// Changes the queue, and then updates the demand and the two flags.
     fn change<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let mut queue = self.queue.lock();
         let changed = change(&mut queue);
-        // Relaxed: a waiter hands it on with the claims that it takes and the fence that it passes next.
+        // Relaxed: the waiter passes the stores on by the claims that it takes and the fence that it
+        // executes next.
         self.demand.store(queue.demand(), Ordering::Relaxed);
         self.is_growing.store(queue.is_growing(), Ordering::Relaxed);
         self.may_gain_by_loss.store(queue.may_gain_by_loss(), Ordering::Relaxed);
