@@ -59,8 +59,8 @@ const MOST_SHARDS: usize = 1024;
 
 /// A fixed set of KV-cache blocks from which many threads allocate, and to which they release.
 ///
-/// Blocks come as [`BlockTable`](crate::BlockTable)s, which give them back when dropped. A pool may be shared by
-/// reference, or behind an `Arc`; tables keep it alive.
+/// An allocation returns a [`BlockTable`](crate::BlockTable), which releases its blocks when dropped.
+/// Threads may share a pool by reference, or in an `Arc`; tables keep it alive.
 ///
 /// ```
 /// use paged_kv::{BlockPool, PagedKvError};
@@ -102,7 +102,8 @@ impl BlockPool {
     /// Creates a pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; about 12 bytes a block.
     ///
     /// # Panics
-    /// If `num_blocks` is 0 or above `u32::MAX - 1`. [`PagedKvCache::builder`] refuses instead.
+    /// If `num_blocks` is 0 or above `u32::MAX - 1`. [`PagedKvCache::builder`] returns an error
+    /// instead.
     ///
     /// [`PagedKvCache::builder`]: crate::PagedKvCache::builder
     ///

@@ -1,4 +1,4 @@
-//! `Name`: the content key of a block, 128 bits beside the block's word.
+//! `Name`: the content key of a block, 128 bits on the cache line of the block's word.
 //!
 //! One owner at a time writes a name: the sole owner of a private block, or an owner between
 //! `begin_naming` and `end_naming`. The name stays after the block is reclaimed, until the next naming.

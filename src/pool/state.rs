@@ -118,19 +118,20 @@ impl BlockState {
         (self.is_cached() && self.owners() < MAX_OWNERS).then(one_more)
     }
 
-    /// Idle -> idle, in the next epoch, and no longer spare. Returns `None` unless the block is idle.
+    /// Begins the next epoch of an idle block, which is then no longer spare. Returns `None` unless the
+    /// block is idle.
     fn renew_idle(self) -> Option<Self> {
         let renewed = || Self(self.0 & !SPARE).with_epoch(self.epoch().wrapping_add(1));
         self.is_idle().then(renewed)
     }
 
-    /// Idle -> one owner, which may write the block after the reclaim is finished. Until then the
-    /// reclaim can be undone. Returns `None` unless the block is idle, in `epoch`.
+    /// Gives an idle block one owner, which may write the block after the reclaim is finished. Until
+    /// then the reclaim can be undone. Returns `None` unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {
         (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & (AGAIN | SPARE))))
     }
 
-    /// One owner with an unfinished reclaim -> idle, in epoch 0.
+    /// Turns a block with one owner and an unfinished reclaim back into an idle one, in epoch 0.
     fn undo_reclaim(self) -> Self {
         assert_eq!(self.owners(), 1, "who reclaims a block is its only owner");
         Self(CACHED | (self.0 & (AGAIN | SPARE)))
@@ -152,7 +153,7 @@ impl BlockState {
         (!self.is_cached()).then_some(Self((self.0 & !NAMING) | CACHED | again | spare))
     }
 
-    /// Cached -> owned only. Returns `None` unless the block is cached.
+    /// Turns a cached block into one that is owned only. Returns `None` unless the block is cached.
     fn end_caching(self) -> Option<Self> {
         assert!(self.owners() > 0, "a name is taken back by one of the block's owners");
         self.is_cached().then_some(Self(self.owners()))

@@ -21,7 +21,7 @@
 //!
 //! **The need of a waiter may fall.** Then it is woken to ask again, although no block came back:
 //!
-//! | waiter | what lowers its need | what makes the waiter or the change see the other |
+//! | waiter | cause of a lower need | why the waiter or the change sees the other |
 //! |---|---|---|
 //! | prompt | blocks are published; a reset, for a first chunk | a fence before `demand` is loaded, and one before the waiter asks |
 //! | prompt | idle blocks are matched; or are reclaimed, for a first chunk | the claim under which that happens |
@@ -166,16 +166,16 @@ impl Waiters {
         self.queue.lock().set_fairness(fairness);
     }
 
-    /// 0 if no request waits, else the least room with which a waiter is to be woken.
+    /// Returns 0 if no request waits, else the least room with which a waiter is to be woken.
     #[inline]
     pub(crate) fn demand(&self) -> usize {
         // Relaxed: accesses under a claim or before a fence order it; see above.
         self.demand.load(Ordering::Relaxed)
     }
 
-    /// True if a prompt waits that may need less when less can be matched.
+    /// Returns true if a prompt waits that may need less when less can be matched.
     fn may_gain_by_loss(&self) -> bool {
-        // Relaxed: as `demand`.
+        // Relaxed: as in `demand`.
         self.may_gain_by_loss.load(Ordering::Relaxed)
     }
 
@@ -214,7 +214,7 @@ impl Waiters {
 
     /// Wakes the waiter in turn after blocks came back.
     fn call_after_release(self: &PlainArc<Self>, room: usize) {
-        // Relaxed: as `demand`.
+        // Relaxed: as in `demand`.
         if room >= self.demand() || self.is_growing.load(Ordering::Relaxed) {
             self.wake_by(|queue| {
                 queue.note_release();

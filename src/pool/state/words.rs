@@ -122,8 +122,8 @@ impl<'a> WordsView<'a> {
         BlockState(self.word(id).load(Ordering::Acquire))
     }
 
-    /// Free -> one owner, for a caller that took `id` off the free list. No other thread accesses the
-    /// block then.
+    /// Gives a free block one owner, for a caller that took `id` off the free list. No other thread
+    /// accesses the block then.
     #[inline]
     pub(crate) fn occupy(&self, id: BlockId) {
         let word = self.word(id);
@@ -231,7 +231,7 @@ impl<'a> WordsView<'a> {
     /// [`end_naming`](Self::end_naming). Returns false if the block is cached, or another owner is
     /// writing its name.
     pub(in crate::pool) fn begin_naming(&self, id: BlockId) -> bool {
-        // Relaxed: the name's words are written with Release after it; see `name`.
+        // Relaxed: the name's two halves are stored with Release after it; see `NamedView::name`.
         self.transition(id, Ordering::Relaxed, BlockState::begin_naming).is_some()
     }
 
