@@ -415,8 +415,8 @@ impl FreeList {
         self.peak.note(self.used_at_least());
     }
 
-    /// Fills `out` up to `end` from other shards, and moves up to half of each to `home`, because a thread
-    /// that searched once is likely to need more.
+    /// Fills `out` up to `end` from other shards, and moves up to half of each to `home`: a thread that
+    /// searched once is likely to need more.
     fn steal(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
         let ordinal = thread_ordinal();
         for step in 1..=self.shards.len() {

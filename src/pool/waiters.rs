@@ -195,9 +195,9 @@ impl Waiters {
     }
 
     /// Wakes the first waiter of `victim`, which then fails because of the deadlock. Does nothing if
-    /// the set of growing waiters is no longer `growing`, if the head of the queue is awake or `room`
-    /// suffices for it, or if a waiter was chosen already. If `victim` has no waiter in the order,
-    /// because its waker panicked, the last growing waiter is chosen.
+    /// the set of growing waiters is no longer `growing`, or if a waiter was chosen already. Nor does
+    /// it if the head of the queue is awake, or `room` suffices for it. If `victim` has no waiter in
+    /// the order, because its waker panicked, the last growing waiter is chosen.
     pub(crate) fn stall(
         self: &PlainArc<Self>,
         victim: Grower,

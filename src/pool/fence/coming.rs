@@ -121,10 +121,10 @@ impl Coming {
     }
 }
 
-/// Returns the number of blocks that come back by the end of all open steps if a table with these
-/// blocks and runs is dropped and nothing else happens. `None` if no step holds anything: then these
-/// are the blocks that the table alone owns. `O(blocks)`, plus `O(references of steps)` if the table
-/// shares a block.
+/// Returns the number of blocks that come back by the end of all open steps if a table is dropped and
+/// nothing else happens. `private` and `run` are the table's blocks and newest run. `None` if no step
+/// holds anything: then these are the blocks that the table alone owns. `O(blocks)`, plus `O(references
+/// of steps)` if the table shares a block.
 pub(crate) fn num_blocks_given_up(
     blocks: &Blocks,
     private: &[BlockId],
