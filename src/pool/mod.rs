@@ -128,6 +128,7 @@ impl BlockPool {
     /// ```
     /// let pool = paged_kv::BlockPool::with_home_shards(16, 4)?;
     /// assert_eq!(pool.allocate(16)?.len(), 16);
+    /// assert!(paged_kv::BlockPool::with_home_shards(16, 0).is_err());
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     ///
@@ -424,10 +425,11 @@ impl Blocks {
 
 /// Returns `shards`, or refuses more home shards than a pool can have.
 pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
-    if shards <= MOST_SHARDS {
-        return Ok(shards);
-    }
-    let reason = format!("{shards}, at most {MOST_SHARDS} are of use");
+    let reason = match shards {
+        0 => "0, at least 1 needed".to_owned(),
+        _ if shards <= MOST_SHARDS => return Ok(shards),
+        _ => format!("{shards}, at most {MOST_SHARDS} are of use"),
+    };
     Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason })
 }
 
