@@ -1,5 +1,4 @@
-//! In which order is told what changed? `Announcer`: one lock, under which a change is made and its event
-//! is noted.
+//! `Announcer`: one lock, under which a change of the cached contents is made and its event is noted.
 //!
 //! ```text
 //!   commit ──> lock { name blocks, note them in the tree, note the event } ──> sink
@@ -7,34 +6,40 @@
 //!   reset  ──> lock { next generation, empty tree, note the event } ──> sink
 //! ```
 //!
-//! There is no announcer unless somebody listens: then what can be matched is told in one order, which
-//! is why there is one lock. It is held while a commit names its blocks,
-//! and taken by no allocation whose blocks were nobody's home. Whoever holds it may claim a home shard;
-//! nobody who holds a claim wants it.
+//! A cache has an announcer only if it has an event sink. There is one lock, because all events are emitted in
+//! one order. A commit holds it while it names its blocks. An allocation takes it only if one of its blocks may
+//! hold a content of the tree. In the code, the *home* of a content is its primary copy.
 //!
-//! The sink is told outside all locks, in the order of the notes (see [`delivery`](super::delivery)): by
-//! the thread that noted an event, before its operation returns, unless another thread is telling, or the
-//! operation was called by a sink, a waker or a closure of the cache. Then soon after.
+//! Lock order: a thread that holds this lock may claim a home shard. A thread that holds a claim never takes
+//! this lock.
 //!
-//! What the order promises, and why:
+//! The sink is called outside all locks, in the order of the notes (see [`delivery`](super::delivery)). The
+//! thread that noted an event emits it before its operation returns, with two exceptions:
 //!
-//! - *A content is announced once, and removed with the last copy.* Publishers exclude each other, and
-//!   one that finds the content cached notes its block as a copy. When the home of a content ends, a copy
-//!   takes its place, and nothing is told. Blocks that got no name count for nothing.
+//! - another thread is emitting, or
+//! - a sink, a waker or a caller's closure called the operation.
+//!
+//! In both cases the event is emitted soon after.
+//!
+//! The order guarantees the following:
+//!
+//! - *A content is announced once, and removed with the last copy.* Publishers exclude each other, and a
+//!   publisher that finds the content cached notes its block as a copy. When the home of a content ends, a copy
+//!   takes its place without an event. Blocks that got no content key have no effect.
 //! - *A removal never overtakes its announcement.* A block ends as a home when it is taken, in
-//!   [`taken`](TakeObserver::taken), which the taker calls before it can name the block anew; the
-//!   announcement came before, while a publisher owned it.
-//! - *A reclaimed block that is put back* (a refused allocation undoes what it reclaimed) was never told
-//!   of, and still is the home. A block in which its content was published in between is a copy.
-//! - *A content that the index has no room for* is not announced: it cannot be found.
-//! - *What is published under an earlier generation* is not announced, and blocks that were homes
-//!   before a reset end in silence.
+//!   [`taken`](TakeObserver::taken), which the taker calls before it can name the block again. The
+//!   announcement was noted earlier, while a publisher owned the block.
+//! - *A reclaimed block that is put back* (a refused allocation undoes its reclaims) causes no event and
+//!   remains the home. A block in which its content was published in between is a copy.
+//! - *A content that the index has no room for* is not announced: a lookup cannot find it.
+//! - *A content published under an earlier generation* is not announced. Blocks that were homes before a reset
+//!   end without an event.
 //! - *Parents before children*, and no child without its parent: see [`tree`](super::tree).
-//! - *No content without its tokens.* One that was published by hashes only is not told, nor what follows
-//!   it, until a sequence that knows its tokens publishes it too, or matches it.
+//! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
+//!   follow it, until a sequence that knows its tokens publishes or matches it.
 //!
-//! Consumers hear of a change a little after it took effect; at rest, what they hold is what a probe
-//! finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
+//! A consumer receives an event shortly after the change took effect. At rest it holds the contents that a
+//! probe finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
 
 use super::claimed_sink::ClaimedSink;
 use super::delivery::Delivery;
@@ -51,19 +56,19 @@ use crate::sync::{AtomicBool, AtomicUsize, Backoff, Mutex, Ordering, PlainArc, f
 /// The most blocks of one event.
 const MOST_BLOCKS: usize = 1024;
 
-/// Looks of a thread at how far another one is that tells events, before it goes on all the same.
+/// Checks of a thread that waits for the emitting thread, before it continues in any case.
 const MOST_LOOKS: usize = 128;
 
-/// Batches that a thread tells before another one, which waits, takes over.
+/// Batches that a thread emits before a waiting thread takes over.
 const MOST_BATCHES: usize = 16;
 
-/// Tells a sink what can be matched.
+/// Emits an event to a sink for each change of the contents that can be matched.
 pub(crate) struct Announcer {
-    /// `None` only once it is dropped.
+    /// `None` only after the announcer was dropped.
     sink: Option<ClaimedSink>,
-    /// Blocks that may be homes or copies: false only for those that are none.
+    /// Blocks that may be homes or copies: false only for blocks that are neither.
     homes: Box<[AtomicBool]>,
-    /// Contents whose tokens are not known, at least: written under the lock only.
+    /// At least the number of contents whose tokens are not known. Written under the lock only.
     untold: AtomicUsize,
     state: Mutex<State>,
 }
@@ -71,9 +76,9 @@ pub(crate) struct Announcer {
 struct State {
     tree: AnnouncedTree,
     block_size: usize,
-    /// Consecutive contents that are noted and not told yet.
+    /// Consecutive contents that are in the tree and in no noted event yet.
     run: Run,
-    /// Kept for their memory.
+    /// Empty between calls; kept for its memory, as are the next two.
     joined: Vec<u32>,
     removed: Vec<BlockHash>,
     found: Vec<BlockId>,
@@ -84,18 +89,19 @@ struct Run {
     parent: Option<BlockHash>,
     hashes: Vec<BlockHash>,
     index: usize,
-    /// The home of the last of them.
+    /// The home of the last content of the run.
     last: Option<BlockId>,
 }
 
-/// The right to change what is announced.
+/// The right to change the announced contents.
 pub(crate) struct Announcing<'a> {
     announcer: &'a Announcer,
     state: &'a mut State,
 }
 
 impl Announcer {
-    /// For the blocks `0..num_blocks` of a cache. Some 100 bytes a block, and its tokens.
+    /// Creates an announcer for the blocks `0..num_blocks` of a cache. It takes about 100 bytes a block, and
+    /// the memory of the tokens.
     pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Result<Self> {
         let state = State {
             tree: AnnouncedTree::new(num_blocks, block_size)?,
@@ -111,14 +117,14 @@ impl Announcer {
         Ok(Self { sink, homes, untold, state: Mutex::new(state) })
     }
 
-    /// Tells a sink that listened to an earlier cache that nothing of that one can be matched.
+    /// Emits a clearing to a sink that an earlier cache used: none of that cache's contents can be matched.
     pub(crate) fn begin(self: &PlainArc<Self>) {
         if self.sink.as_ref().is_some_and(ClaimedSink::begin) {
             self.announce(|announcing| announcing.clear());
         }
     }
 
-    /// Changes what is announced, and tells the sink.
+    /// Changes the announced contents, then calls the sink.
     pub(crate) fn announce<R>(
         self: &PlainArc<Self>,
         change: impl FnOnce(&mut Announcing<'_>) -> R,
@@ -133,26 +139,27 @@ impl Announcer {
         changed
     }
 
-    /// True if there are contents whose tokens are not known, for a thread that has matched one of them.
+    /// Returns true if there are contents whose tokens are not known. A thread that has matched such a content
+    /// gets true.
     pub(crate) fn has_untold(&self) -> bool {
-        // Relaxed: a publisher counts its blocks before it names them, and who matched one of them has
-        // seen its name. Loom: who_matches_an_untold_content_knows_that_it_is.
+        // Relaxed: a publisher counts its blocks before it names them, and a thread that matched one of them has
+        // read its name. Loom: who_matches_an_untold_content_knows_that_it_is.
         self.untold.load(Ordering::Relaxed) > 0
     }
 
     fn set_untold(&self, contents: usize) {
-        // Relaxed: as in `has_untold`. The load keeps the line shared where nothing changes.
+        // Relaxed: as in `has_untold`. The load keeps the cache line shared while the number does not change.
         if self.untold.load(Ordering::Relaxed) != contents {
             self.untold.store(contents, Ordering::Relaxed);
         }
     }
 
-    /// Events that were noted and could not be told.
+    /// Returns the number of events that were noted and then dropped.
     pub(crate) fn events_dropped(&self) -> u64 {
         self.state.lock().delivery.dropped()
     }
 
-    /// What this thread has to do once it has left the lock.
+    /// Returns the work that is left for this thread after it has released the lock.
     #[inline]
     fn due(self: &PlainArc<Self>, state: &mut State) -> Due {
         if later::is_open() {
@@ -162,7 +169,7 @@ impl Announcer {
         state.due()
     }
 
-    /// Does what is due. The caller holds no lock.
+    /// Does the work that is due. The caller holds no lock.
     #[inline]
     fn deliver(&self, due: Due) {
         match due {
@@ -172,7 +179,7 @@ impl Announcer {
         }
     }
 
-    /// Tells the sink what was taken, and what is noted in the meantime.
+    /// Emits the events that were taken, and those that are noted while it does so.
     #[inline(never)]
     fn tell(&self, mut noted: Box<NotedEvents>) {
         let Some(sink) = &self.sink else { return };
@@ -190,8 +197,8 @@ impl Announcer {
         }
     }
 
-    /// Waits, but not for long, for the thread that tells events, or takes over from it: so threads note
-    /// no more than a slow sink can take.
+    /// Waits a bounded time for the emitting thread, or takes over from it. This is backpressure: threads note
+    /// no more events than a slow sink can take.
     #[cold]
     fn wait(&self) {
         let mut backoff = Backoff::new();
@@ -226,11 +233,11 @@ impl Drop for Announcer {
     }
 }
 
-/// What a thread that has noted events does next.
+/// The next work of a thread that has noted events.
 enum Due {
     Nothing,
     Tell(Box<NotedEvents>),
-    /// Another thread tells, and is far behind.
+    /// Another thread is emitting, and too many events wait for it.
     Wait,
 }
 
@@ -247,7 +254,7 @@ impl State {
         }
     }
 
-    /// Notes everything once more, behind a clearing.
+    /// Notes a clearing and then every announced content.
     #[cold]
     fn repeat(&mut self) {
         self.delivery.note_cleared();
@@ -255,7 +262,7 @@ impl State {
         self.note_each();
     }
 
-    /// Notes each of `found` by itself.
+    /// Notes an event for each block of `found`.
     fn note_each(&mut self) {
         for id in self.found.drain(..) {
             let content = self.tree.content(id);
@@ -272,36 +279,37 @@ impl State {
 }
 
 impl Announcing<'_> {
-    /// True if `id` is the home or a copy of `hash`.
+    /// Returns true if `id` is the home or a copy of `hash`.
     #[inline]
     pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
         self.state.tree.holds(id, hash)
     }
 
-    /// Where listeners believe the content of `id` to be.
+    /// Returns the home of the content of `id`: consumers were informed of that block.
     pub(crate) fn home(&self, id: BlockId) -> BlockId {
         self.state.tree.home(id)
     }
 
-    /// True if the tokens of the content of this home are known.
+    /// Returns true if the tokens of the content of this home are known.
     pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
         self.state.tree.has_tokens(home)
     }
 
-    /// Says that so many blocks are about to be named whose tokens are not known.
+    /// Counts `blocks` blocks whose tokens are not known, before they are named.
     pub(crate) fn expect_untold(&mut self, blocks: usize) {
         self.announcer.set_untold(self.state.tree.num_untold() + blocks);
     }
 
-    /// Notes that the content of `home` can be found in `id` too.
+    /// Notes that `id` is a further copy of the content of `home`.
     pub(crate) fn add_copy(&mut self, home: BlockId, id: BlockId) {
         // Relaxed: as in `store`.
         self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
         self.state.tree.add_copy(home, id);
     }
 
-    /// Tells the content of `home`, whose tokens were not known, and what follows it, if now it can be
-    /// told. `parent` is the home of what comes before it; the others that are `told` come first.
+    /// Stores the tokens of the content of `home`, which were not known. Notes events for it and for the
+    /// contents that follow it, if they can be announced now. `parent` is the home of the content before it.
+    /// The other contents of `told` are announced first.
     pub(crate) fn learn(
         &mut self,
         home: BlockId,
@@ -317,9 +325,9 @@ impl Announcing<'_> {
         self.state.note_each();
     }
 
-    /// Notes a content that can be found in `id` now and nowhere else; `parent` is the home of what
-    /// comes before it. It is one of those that are `told`, and told by [`tell_run`](Self::tell_run) at
-    /// the latest, if its tokens and those of all before it are known.
+    /// Notes a content whose only copy is in `id`; `parent` is the home of the content before it. It is one of
+    /// the contents of `told`. [`tell_run`](Self::tell_run) announces it at the latest, if its tokens and those
+    /// of all contents before it are known.
     pub(crate) fn store(
         &mut self,
         id: BlockId,
@@ -327,7 +335,7 @@ impl Announcing<'_> {
         parent: Option<BlockId>,
         told: &Told<'_>,
     ) {
-        // Relaxed: who takes the block does so after its owners, of whom the caller is one, have left.
+        // Relaxed: a thread takes the block only after its owners have left, and the caller is an owner.
         self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
         let announced = self.state.tree.insert(id, content, parent);
         if announced {
@@ -338,13 +346,13 @@ impl Announcing<'_> {
         }
     }
 
-    /// Everything announced has ended.
+    /// Ends everything that is announced.
     pub(crate) fn clear(&mut self) {
         self.state.tree.clear();
         self.state.delivery.note_cleared();
     }
 
-    /// Tells everything once more, behind a clearing.
+    /// Notes a clearing and then every announced content. The next change tries the sink even after panics.
     pub(crate) fn repeat(&mut self) {
         self.state.delivery.try_again();
         self.state.repeat();
@@ -379,7 +387,7 @@ impl Announcing<'_> {
         run.last = Some(id);
     }
 
-    /// Tells of the contents that are noted and not told yet, which are some of those that are `told`.
+    /// Notes one event for the contents of the run, which are some of the contents of `told`.
     pub(crate) fn tell_run(&mut self, told: &Told<'_>) {
         let State { run, joined, block_size, delivery, .. } = &mut *self.state;
         if !run.hashes.is_empty() {
@@ -398,7 +406,7 @@ impl Announcing<'_> {
     }
 }
 
-/// An announcer as the pool knows it.
+/// An announcer as an observer of the pool.
 pub(crate) struct Taken(pub(crate) PlainArc<Announcer>);
 
 impl TakeObserver for Taken {
@@ -414,7 +422,7 @@ impl TakeObserver for Taken {
 }
 
 impl Announcer {
-    /// Ends what `ids`, which have a new owner, held.
+    /// Ends the contents of `ids`, blocks that have a new owner.
     fn end(self: &PlainArc<Self>, ids: &[BlockId]) {
         let mut state = self.state.lock();
         let State { tree, removed, delivery, .. } = &mut *state;

@@ -1,7 +1,7 @@
-//! Which events go out together? Those of a batch, which is noted at once and written later.
+//! `Batches`: groups events into numbered batches, copies them at once and encodes them later.
 //!
-//! Events are noted in the open batch as they come. It is sealed when it holds enough or is old enough,
-//! and then has a number and is in the ring; readers come by number.
+//! `push` copies each event into the open batch. A batch is sealed when it is large enough or old enough. It
+//! then has a number and is in the ring; readers ask for it by number.
 //!
 //! ```text
 //!   push ──> open ──seal──> ring: noted ──its first reader──> written ──> readers
@@ -9,15 +9,12 @@
 //!             └─────────── memory ──────────┘
 //! ```
 //!
-//! A batch is written when it is read first, by who reads it, and under no lock that a `push` takes. So
-//! who tells events copies them, and waits for nobody who writes. If readers do not keep up, who seals a
-//! batch writes it, so that telling takes as long as writing does; and if that is not enough, what the
-//! ring lets go of is missing from the numbers that they see: a loss is a gap.
+//! The first reader of a batch encodes it, under no lock that `push` takes: emitting an event only copies it.
+//! If readers fall behind, the thread that seals a batch encodes it (backpressure). Beyond that the ring drops
+//! its oldest batch, and readers see a gap in the numbers.
 //!
 //! The first number of a publisher comes from the clock, so that after a restart it is greater than any
-//! before, and its first batch says that nothing is cached.
-//!
-//! It does not know who reads.
+//! before. The first batch clears the consumer's view of the cache.
 
 use std::mem;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,32 +27,32 @@ use super::ring::{Found, Ring};
 use super::wire::WireFormat;
 use crate::sync::outside::{Mutex, Notify};
 
-/// The part of the ring's bytes from which a batch is sealed.
+/// The open batch is sealed above `1 / PART` of the ring's bytes.
 const PART: usize = 8;
 
-/// A batch as it goes out.
+/// A batch as it is sent.
 pub(super) struct Batch {
     pub(super) sequence: u64,
     pub(super) payload: Bytes,
 }
 
-/// What a reader finds that wants the next batch.
+/// The answer to a reader that asks for the next batch.
 pub(super) enum Next {
     Batch(Batch),
-    /// None yet. If something is open, it is sealed then.
+    /// There is none yet. An open batch is sealed at `due`.
     Nothing {
         due: Option<Instant>,
     },
-    /// None any more.
+    /// There will be no further batch.
     End,
 }
 
-/// What bounds batches and the ring.
+/// Bounds of the batches and of the ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Blocks of a batch, from which it is sealed.
+    /// Blocks from which a batch is sealed.
     pub(super) batch_blocks: usize,
-    /// Age of a batch, from which it is sealed.
+    /// Age from which a batch is sealed.
     pub(super) batch_age: Duration,
     pub(super) ring_batches: usize,
     pub(super) ring_bytes: usize,
@@ -66,7 +63,7 @@ pub(super) struct Batches {
     format: WireFormat,
     bounds: Bounds,
     state: Mutex<State>,
-    /// Where a batch is written: by one reader at a time, which takes it before the state.
+    /// Buffer in which one reader at a time encodes a batch. A reader locks it before `state`.
     page: Mutex<Vec<u8>>,
     /// Notified when a batch is begun and when one is sealed, and at the end.
     changed: Notify,
@@ -76,26 +73,26 @@ struct State {
     open: Notes,
     open_since: Instant,
     ring: Ring,
-    /// Where a batch is written whose readers are behind.
+    /// Buffer in which the sealing thread encodes a batch while readers are behind.
     page: Vec<u8>,
     closed: bool,
     blocks: u64,
     unwritten: u64,
 }
 
-/// What went through so far.
+/// Counts since the publisher was made.
 #[derive(Clone, Copy)]
 pub(super) struct Totals {
     pub(super) next_sequence: u64,
     pub(super) blocks: u64,
-    /// Blocks that nobody could use.
+    /// Blocks that no consumer could use.
     pub(super) unwritten: u64,
-    /// Batches that the ring let go of before they were the next.
+    /// Batches that the ring dropped before they were published.
     pub(super) lost: u64,
 }
 
 impl Batches {
-    /// Begins with a batch that clears what was there before.
+    /// Creates the batches of a publisher. The first one clears the consumer's view.
     pub(super) fn new(format: WireFormat, bounds: Bounds) -> Self {
         let state = State {
             open: Notes::default(),
@@ -113,7 +110,7 @@ impl Batches {
         batches
     }
 
-    /// Notes an event in the open batch; after the end, nowhere.
+    /// Copies an event into the open batch; ignores it after [`close`](Self::close).
     pub(super) fn push(&self, event: &KvEvent<'_>) {
         let mut state = self.state.lock();
         if state.closed {
@@ -135,7 +132,7 @@ impl Batches {
         }
     }
 
-    /// The batch `sequence`, or the first behind it that there is. Seals what is open and old enough.
+    /// Returns the batch `sequence`, or the first one after it. Seals the open batch if it is old enough.
     pub(super) fn next(&self, sequence: u64) -> Next {
         let (mut due, mut closed) = (None, false);
         let batch = self.read(|state| {
@@ -155,17 +152,17 @@ impl Batches {
         }
     }
 
-    /// Returns when something may have changed for the one reader that waits for the next batch.
+    /// Returns when the batches may have changed. For the one reader that waits for the next batch.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// The batch `sequence`, or the first behind it that there is, of those before `end`.
+    /// Returns the batch `sequence`, or the first one after it, if its number is below `end`.
     pub(super) fn get(&self, sequence: u64, end: u64) -> Option<Batch> {
         self.read(|state| state.ring.find(sequence).filter(|&found| found < end))
     }
 
-    /// Seals what is open, as the last batch.
+    /// Seals the open batch as the last one.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         self.seal(&mut state);
@@ -173,7 +170,7 @@ impl Batches {
         self.changed.notify_one();
     }
 
-    /// Seals what is open.
+    /// Seals the open batch.
     pub(super) fn flush(&self) {
         self.seal(&mut self.state.lock());
     }
@@ -188,7 +185,7 @@ impl Batches {
         }
     }
 
-    /// The batch whose number `find` finds, which is written now if it is not yet.
+    /// Returns the batch whose number `find` finds, and encodes it if this has not been done.
     fn read(&self, find: impl FnOnce(&mut State) -> Option<u64>) -> Option<Batch> {
         let mut page = self.page.lock();
         let mut state = self.state.lock();
@@ -217,7 +214,7 @@ impl Batches {
         }
     }
 
-    /// The payload of a batch, sealed at that time; `page` lends its memory.
+    /// Encodes a batch that was sealed at `time`; `page` lends its memory.
     fn write(&self, notes: &Notes, time: f64, page: &mut Vec<u8>) -> Bytes {
         page.clear();
         WireFormat::write_start(time, notes.len(), page);
@@ -227,8 +224,8 @@ impl Batches {
     }
 }
 
-/// Greater than any number that a publisher of an earlier time can have come to, at less than a million
-/// batches a second; and exact as a double, for consumers that have only those.
+/// Returns a number greater than any that an earlier publisher can have reached at below 1,000,000 batches a
+/// second. It is exact as a double, for consumers that have only those.
 fn first_sequence() -> u64 {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     (millis as u64) << 10
@@ -370,7 +367,7 @@ mod tests {
         let payloads = (first..first + 30).map(|at| next(&batches, at).unwrap().payload);
         let payloads: Vec<_> = payloads.collect();
         assert_eq!(payloads[29].len(), written, "the last one was written when it was sealed");
-        // Behind the array's head and the time.
+        // After the array's head and the time.
         assert!(payloads.iter().all(|payload| payload[10..] == payloads[0][10..]));
         assert_eq!(batches.totals().lost, 0);
         batches.state.lock().page.clear();
@@ -378,7 +375,7 @@ mod tests {
         assert!(batches.state.lock().page.is_empty(), "they are not behind any more");
     }
 
-    /// The order is kept while one thread tells and another reads, and the end comes behind everything.
+    /// One thread pushes while another one reads. The order is kept, and the end is read last.
     #[test]
     fn all_that_is_told_is_read_in_its_order_up_to_the_end() {
         const TOLD: u64 = 20_000;
@@ -412,10 +409,10 @@ mod tests {
         assert_eq!(batches.totals().lost, 0);
     }
 
-    /// The upper half of hashes that are found by it.
+    /// The upper 48 bits of the hashes that [`hashes_in`] finds.
     const MARK: u64 = 0xabcd_ef01_2345_0000;
 
-    /// The lower bits of all hashes with a mark.
+    /// Returns the lower 16 bits of all hashes with the mark.
     fn hashes_in(payload: &[u8]) -> impl Iterator<Item = u64> {
         let words = payload.windows(9).filter(|window| window[0] == 0xcf);
         let words = words.filter_map(|window| window[1..].try_into().ok().map(u64::from_be_bytes));

@@ -1,24 +1,24 @@
-//! To which cache does an event sink listen? `ClaimedSink`, a sink that one cache has.
+//! `ClaimedSink`: an event sink that one cache has claimed.
 //!
-//! What two caches tell one sink cannot be told apart there: each would end the contents of the other.
-//! So a cache claims its sink, and gives the claim up when nothing is left that may tell an event: the
-//! cache, and every table and sequence of it.
+//! A sink cannot distinguish the events of two caches: each cache would end the contents of the other. So a
+//! cache claims its sink. It releases the claim when nothing is left that can emit an event: the cache and
+//! every table and sequence of it.
 //!
-//! Invariant: of one `Arc` of a sink there is one claim at a time in the process. Sinks are told apart by
-//! the address of their value, which is one allocation's own as long as somebody holds it, also for a
-//! type without size. A sink that hands events on to another one is another sink.
+//! Invariant: for one `Arc` of a sink there is at most one claim in the process. Sinks are identified by the
+//! address of their value. That address belongs to one allocation as long as a pointer to it is held, also for
+//! a type of size 0. A sink that forwards events to another sink counts as a sink of its own.
 
 use super::kv_event::EventSink;
 use crate::sync::{PlainArc, PlainMutex, PlainWeak};
 
-/// Sinks that listen or have listened, as long as they live.
+/// Sinks that are or were claimed, as long as they live.
 static CLAIMS: PlainMutex<Vec<Claim>> = PlainMutex::new(Vec::new());
 
 struct Claim {
-    /// Keeps the address from being used again.
+    /// Keeps the address from being reused.
     sink: PlainWeak<dyn EventSink>,
     is_held: bool,
-    /// A cache began to tell it events.
+    /// True after a cache began to emit events to it.
     has_begun: bool,
 }
 
@@ -28,11 +28,11 @@ impl Claim {
     }
 }
 
-/// A sink, claimed until this is dropped.
+/// A sink that is claimed until this is dropped.
 pub(crate) struct ClaimedSink(PlainArc<dyn EventSink>);
 
 impl ClaimedSink {
-    /// Claims `sink`. `None` while another claim of it is held.
+    /// Claims `sink`. Returns `None` while another claim of it is held.
     pub(crate) fn claim(sink: PlainArc<dyn EventSink>) -> Option<Self> {
         let mut claims = CLAIMS.lock();
         claims.retain(|claim| claim.is_held || claim.sink.strong_count() > 0);
@@ -47,12 +47,12 @@ impl ClaimedSink {
         Some(Self(sink))
     }
 
-    /// Says that events may come from now on. True if they came under an earlier claim.
+    /// Notes that events may be emitted from now on. Returns true if an earlier claim emitted events already.
     pub(crate) fn begin(&self) -> bool {
         self.change_claim(|claim| std::mem::replace(&mut claim.has_begun, true))
     }
 
-    /// The sink, to be told events.
+    /// Returns the sink.
     pub(crate) fn sink(&self) -> &dyn EventSink {
         &*self.0
     }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::event::kv_event::KvEvent;
 
-    /// Without size, as several of one may be thought to share an address.
+    /// A type of size 0, of which several values could share an address.
     struct Deaf;
 
     impl EventSink for Deaf {

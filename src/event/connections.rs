@@ -1,12 +1,12 @@
-//! Which peers keep a place? `Connections`: the open ones of one endpoint, bounded in number.
+//! `Connections`: the open connections of one endpoint, bounded in number.
 //!
-//! When all places are taken, a new peer gets the place of the one that has waited longest: in its
-//! handshake, without a request, or with an answer that it does not read. If every peer is being
-//! served, the new one is refused. So peers that only connect hold no place from a peer that
-//! subscribes, and a handshake has as much time as the others take to fill all places.
+//! When all places are taken, a new peer replaces the peer that has waited longest: in its handshake, without
+//! a request, or with an answer that it does not read. If every peer is being served, the new peer is refused.
+//! So a peer that only connects takes no place from a peer that subscribes. A handshake has as much time as
+//! the other peers take to fill all places.
 //!
-//! Invariant: there are at most `max` entries, and one for each [`Connection`] that was not closed
-//! in another's favour.
+//! Invariant: there are at most `max` entries, one for each [`Connection`] that was not closed to make place
+//! for another peer.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use tokio::task::AbortHandle;
 
 use crate::sync::outside::{Arc, Mutex, Notify};
 
-/// Whether a peer has its place for good.
+/// States whether a peer keeps its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Use {
-    /// Its handshake is open, it asks for nothing, or it does not read what it asked for.
+    /// Its handshake is open, it has no request, or it does not read its answer.
     Waiting,
     Served,
 }
@@ -26,33 +26,33 @@ pub(super) enum Use {
 pub(super) struct Connections {
     max: usize,
     open: Mutex<Open>,
-    /// Notified when the last one is closed.
+    /// Notified when the last connection is closed.
     emptied: Notify,
 }
 
 #[derive(Default)]
 struct Open {
-    /// By their use, and since when they have had it.
+    /// The tasks by the use of their connection, and by the time since when they have that use.
     entries: BTreeMap<(Use, u64), Option<AbortHandle>>,
-    /// Counts changes of use.
+    /// A clock that counts changes of use.
     now: u64,
     refused: u64,
 }
 
-/// A place among the connections, until it is dropped.
+/// A place among the connections. Dropping it frees the place.
 pub(super) struct Connection {
     all: Arc<Connections>,
     key: (Use, u64),
 }
 
 impl Connections {
-    /// No connections, and places for `max`.
+    /// Creates an endpoint without connections and with `max` places.
     pub(super) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max, open: Mutex::default(), emptied: Notify::new() })
     }
 
-    /// Runs `serve` as a task with a place for a new peer, if need be the place of a waiting one. Drops
-    /// `serve` if every peer is being served.
+    /// Runs `serve` as a task that has a place for a new peer. If all places are taken, it takes that of a
+    /// waiting peer. Drops `serve` if every peer is being served.
     pub(super) fn admit<F>(self: &Arc<Self>, serve: impl FnOnce(Connection) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send,
@@ -73,13 +73,13 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has waited longest: the process is short of file descriptors.
+    /// Closes the connection that has waited longest, because the process is short of file descriptors.
     pub(super) fn make_room(&self) {
         let mut open = self.open.lock();
         open.refused += u64::from(open.close_longest_waiting());
     }
 
-    /// Peers that were turned away, new ones and those that others got the place of.
+    /// Returns the number of refused peers: new ones, and those that were closed to make place.
     pub(super) fn refused(&self) -> u64 {
         self.open.lock().refused
     }
@@ -104,7 +104,7 @@ impl Open {
         key
     }
 
-    /// Closes the connection that has waited longest. False if each is being served.
+    /// Closes the connection that has waited longest. Returns false if every peer is being served.
     fn close_longest_waiting(&mut self) -> bool {
         let Some(first) = self.entries.first_entry().filter(|first| first.key().0 == Use::Waiting)
         else {
@@ -118,7 +118,7 @@ impl Open {
 }
 
 impl Connection {
-    /// Notes the use of the connection from now on. Returns what it was.
+    /// Sets the use of the connection. Returns the previous use.
     pub(super) fn set_use(&mut self, state: Use) -> Use {
         let before = self.key.0;
         let mut open = self.all.open.lock();
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// Admits a peer that takes this use and stays. Its number comes back when it is closed.
+    /// Admits a peer that takes this use and stays. `closed` receives its number when it is closed.
     async fn admit(
         connections: &Arc<Connections>,
         number: usize,

@@ -1,4 +1,4 @@
-//! Which thread tells the sink what was noted, and what if that fails? `Delivery` decides both.
+//! `Delivery`: decides which thread emits the noted events, and repeats everything after a loss.
 //!
 //! ```text
 //!   announcer's lock { note ... take all that is noted } ── no lock ──> sink ──┐
@@ -6,15 +6,14 @@
 //!                        └─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! One thread tells at a time, so events are told in the order in which they were noted. A thread that
-//! notes events while another one tells leaves them to that one; so does a sink that calls the cache.
+//! One thread emits at a time, so events are emitted in the order in which they were noted. A thread that notes
+//! events while another one emits leaves them to that thread. A sink that calls the cache does the same.
 //!
-//! Events are lost if the sink panics, or if more are noted than telling everything again would take. Then
-//! those that are noted are dropped and counted, and the sink is told `AllBlocksCleared` and everything
-//! that can be matched.
+//! Events are lost if the sink panics, or if more are noted than a repetition of everything would take. Then
+//! the noted events are dropped and counted. The sink gets `AllBlocksCleared` and every content that can be
+//! matched.
 //!
-//! Invariant: `is_telling` is true exactly while one thread has taken events and has not come back. It
-//! does not know what is announced: [`announcer`](super::announcer) does.
+//! Invariant: `is_telling` is true exactly while one thread has taken events and has not returned them.
 
 use std::mem;
 
@@ -22,28 +21,28 @@ use super::noted::{NotedEvents, StoredBlocks};
 use crate::prefix::BlockHash;
 use crate::sync::thread_ordinal;
 
-/// Events and blocks that may be noted, however small the cache is.
+/// Events and blocks that may be noted even in the smallest cache.
 const LEAST_LIMIT: usize = 1024;
 
-/// The most changes without an attempt to tell a sink that keeps panicking.
+/// The most changes without an attempt to call a sink that keeps panicking.
 const MOST_PAUSES: u32 = 1024;
 
 pub(crate) struct Delivery {
     noted: Box<NotedEvents>,
-    /// Memory for the next ones, unless a thread tells.
+    /// Memory for the next events, unless a thread is emitting.
     spare: Option<Box<NotedEvents>>,
     limit: usize,
     is_telling: bool,
-    /// The thread that took events last.
+    /// The ordinal of the thread that took events last.
     teller: usize,
-    /// True if the sink has to be told everything again: until then nothing is noted.
+    /// True if everything must be repeated to the sink. Until then no event is noted.
     is_lost: bool,
-    /// How often in a row the sink has panicked.
+    /// Consecutive panics of the sink.
     failures: u32,
-    /// Changes to come without an attempt.
+    /// Further changes without an attempt to call the sink.
     pauses: u32,
     dropped: u64,
-    /// Threads that wait for the one that tells.
+    /// Threads that wait for the emitting thread.
     waiting: usize,
 }
 
@@ -52,7 +51,7 @@ impl Delivery {
         Self {
             noted: Box::default(),
             spare: None,
-            // Telling everything takes an event and a block for each block.
+            // Repeating everything takes one event and one block for each block of the cache.
             limit: num_blocks.saturating_mul(4).saturating_add(LEAST_LIMIT),
             is_telling: false,
             teller: 0,
@@ -87,7 +86,7 @@ impl Delivery {
         }
     }
 
-    /// True if everything is to be told again now. The caller notes it.
+    /// Returns true if everything is to be repeated now. The caller notes it.
     #[inline]
     pub(crate) fn begin_again(&mut self) -> bool {
         if !self.is_lost || self.is_telling {
@@ -101,8 +100,8 @@ impl Delivery {
         true
     }
 
-    /// Everything noted, for the caller to tell outside the lock. `None` if nothing is, or if another
-    /// thread tells: that one takes it.
+    /// Takes all noted events, which the caller emits outside the lock. Returns `None` if there are none, or if
+    /// another thread is emitting: that thread takes them.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Box<NotedEvents>> {
         if self.is_telling || self.noted.is_empty() {
@@ -114,7 +113,7 @@ impl Delivery {
         Some(mem::replace(&mut self.noted, next))
     }
 
-    /// Ends what [`take`](Self::take) began.
+    /// Ends the emission that [`take`](Self::take) began.
     #[inline]
     pub(crate) fn end(&mut self, mut taken: Box<NotedEvents>) {
         self.is_telling = false;
@@ -127,19 +126,19 @@ impl Delivery {
         self.spare = Some(taken);
     }
 
-    /// Makes the next change try to tell, however often the sink has panicked.
+    /// Makes the next change call the sink, even after panics.
     pub(crate) fn try_again(&mut self) {
         self.pauses = 0;
     }
 
-    /// True while another thread tells, and so much is noted that this one should note no more.
+    /// Returns true while another thread is emitting and too much is noted for this thread to note more.
     #[inline]
     pub(crate) fn is_behind(&self) -> bool {
         let much = self.noted.weight() > self.limit / 2;
         much && self.is_telling && self.teller != thread_ordinal()
     }
 
-    /// Counts a thread that waits for the one that tells.
+    /// Counts a thread that waits for the emitting thread.
     pub(crate) fn begin_waiting(&mut self) {
         self.waiting += 1;
     }
@@ -148,12 +147,12 @@ impl Delivery {
         self.waiting -= 1;
     }
 
-    /// True if another thread takes over from the one that tells.
+    /// Returns true if a waiting thread takes over from the emitting thread.
     pub(crate) fn is_awaited(&self) -> bool {
         self.waiting > 0
     }
 
-    /// Events that were noted and dropped.
+    /// Returns the number of events that were noted and dropped.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -161,7 +160,7 @@ impl Delivery {
     #[cold]
     fn fail(&mut self, untold: usize) {
         self.failures = self.failures.saturating_add(1);
-        // The first time it is tried again at once.
+        // After the first panic the next change tries again.
         self.pauses = match self.failures {
             1 => 0,
             failures => 1_u32.checked_shl(failures).map_or(MOST_PAUSES, |n| n.min(MOST_PAUSES)),

@@ -1,8 +1,7 @@
-//! Which tokens are in the contents that are announced? `KeptTokens` keeps them by the blocks that they
-//! live in.
+//! `KeptTokens`: the tokens of the announced contents, by block.
 //!
-//! A cache has room for `blocks * block_size` tokens, which may be far more than it ever holds. So their
-//! memory comes in segments of a few blocks, each allocated when a block of it gets its first tokens.
+//! A cache has room for `blocks * block_size` tokens, which may be far more than it ever holds. So the memory
+//! comes in segments of a few blocks. A segment is allocated when one of its blocks gets its first tokens.
 //!
 //! Invariant: a segment is empty, or has `block_size` tokens for each of its blocks.
 
@@ -19,7 +18,7 @@ pub(crate) struct KeptTokens {
     block_size: usize,
 }
 
-impl KeptTokens {
+/// Creates a store for the tokens of the blocks `0..num_blocks`, without any tokens.
     /// Room for the tokens of the blocks `0..num_blocks`, without any.
     pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
         let blocks_a_segment = (SEGMENT_TOKENS / block_size).max(1);
@@ -27,7 +26,7 @@ impl KeptTokens {
         Ok(Self { segments, blocks_a_segment, block_size })
     }
 
-    /// Keeps the tokens of a block: `block_size` of them.
+    /// Stores the `block_size` tokens of a block.
     pub(crate) fn store(&mut self, id: BlockId, tokens: &[u32]) {
         let (segment, start) = self.place(id);
         self.allocate(segment);
@@ -40,7 +39,7 @@ impl KeptTokens {
         &self.segments[segment][start..start + self.block_size]
     }
 
-    /// Stores the tokens of `old` for `new` also.
+    /// Copies the tokens of `old` to `new`.
     pub(crate) fn copy(&mut self, old: BlockId, new: BlockId) {
         let ((from, start), (to, new_start)) = (self.place(old), self.place(new));
         let range = start..start + self.block_size;
@@ -53,7 +52,7 @@ impl KeptTokens {
         }
     }
 
-    /// Returns the segment of a block, and where its tokens begin there.
+    /// Returns the segment of a block and the position of its first token there.
     #[inline]
     fn place(&self, id: BlockId) -> (usize, usize) {
         let (segment, block) =
@@ -64,7 +63,7 @@ impl KeptTokens {
     #[inline]
     fn allocate(&mut self, segment: usize) {
         if self.segments[segment].is_empty() {
-            // As much as one content that is in memory, or little.
+            // The size of one content that the caller has in memory, or at most `SEGMENT_TOKENS`.
             self.segments[segment] = vec![0; self.blocks_a_segment * self.block_size].into();
         }
     }
