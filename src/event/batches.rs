@@ -1,4 +1,4 @@
-//! `Batches`: groups events into numbered batches, copies them at once and encodes them later.
+//! `Batches`: groups events into numbered batches. An event is copied immediately and encoded later.
 //!
 //! `push` copies each event into the open batch. A batch is sealed when it is large enough or old enough. It
 //! then has a number and is in the ring; readers ask for it by number.

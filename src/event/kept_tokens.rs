@@ -18,8 +18,8 @@ pub(crate) struct KeptTokens {
     block_size: usize,
 }
 
-/// Creates a store for the tokens of the blocks `0..num_blocks`, without any tokens.
-    /// Room for the tokens of the blocks `0..num_blocks`, without any.
+impl KeptTokens {
+    /// Creates a store for the tokens of the blocks `0..num_blocks`, without any tokens.
     pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
         let blocks_a_segment = (SEGMENT_TOKENS / block_size).max(1);
         let segments = array_of(num_blocks.div_ceil(blocks_a_segment), Box::default)?;

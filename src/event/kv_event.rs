@@ -1,10 +1,10 @@
-//! What is told of the cached contents, and to whom? Events, and the sink that takes them.
+//! `KvEvent` and `EventSink`: the events of the cached contents, and the trait that takes them.
 //!
-//! An event borrows what it tells of. It does not know batches, formats or sockets.
+//! An event borrows its hashes and tokens.
 
 use crate::prefix::{BlockHash, ExtraKeys};
 
-/// A change of what an admission would find cached.
+/// A change of the contents that an admission would find cached.
 ///
 /// ```
 /// use paged_kv::{BlockHash, KvEvent};
@@ -17,35 +17,35 @@ use crate::prefix::{BlockHash, ExtraKeys};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KvEvent<'a> {
-    /// Contents can be matched that could not before: consecutive blocks of one prompt.
+    /// Contents became matchable: consecutive blocks of one prompt.
     BlockStored {
-        /// Their names, in order.
+        /// Their hashes, in order.
         hashes: &'a [BlockHash],
-        /// What comes before the first of them, which was announced earlier. `None` at the beginning
-        /// of a prompt.
+        /// The content before the first of them, which was announced earlier. `None` at the beginning of a
+        /// prompt.
         parent: Option<BlockHash>,
-        /// Their tokens, `block_size` for each. Contents of which a cache knows only hashes are not told,
-        /// nor is what follows them, until a request comes that knows their tokens.
+        /// Their tokens, `block_size` for each. A content of which the cache knows only the hash is not
+        /// announced, nor are those that follow it, until a request that knows their tokens arrives.
         tokens: &'a [u32],
         /// Tokens a block.
         block_size: usize,
-        /// What else they depend on: adapter, media, salt.
+        /// The other things that they depend on: adapter, media, salt.
         extra: Option<&'a ExtraKeys>,
         /// Blocks of the prompt before the first of them.
         index: usize,
     },
-    /// Contents cannot be matched any more; what followed one of them has been removed before it, or is
-    /// in the same event.
+    /// Contents cannot be matched any more. The contents that followed one of them were removed before it, or
+    /// are in the same event.
     BlockRemoved {
-        /// Their names, those behind before those in front.
+        /// Their hashes, children before parents.
         hashes: &'a [BlockHash],
     },
-    /// Nothing that was announced can be matched any more.
+    /// No content that was announced can be matched any more.
     AllBlocksCleared,
 }
 
 impl<'a> KvEvent<'a> {
-    /// The contents it tells of by name.
+    /// Returns the hashes of the event's contents.
     ///
     /// ```
     /// assert!(paged_kv::KvEvent::AllBlocksCleared.hashes().is_empty());
@@ -58,20 +58,19 @@ impl<'a> KvEvent<'a> {
     }
 }
 
-/// Takes the events of a cache, in one order that is true for every content.
+/// Takes the events of a cache, in an order that is correct for every content.
 ///
-/// The threads that commit, allocate and reset call it, one at a time and with no lock of the cache held:
-/// before their operation returns, mostly. A thread that finds another one in the sink leaves its event
-/// to that one, and goes on. So a sink should be brief: it holds up one thread, and later events.
+/// The threads that commit, allocate and reset call the sink, one thread at a time, with no lock of the cache
+/// held. Mostly they do so before their operation returns. A thread that finds another one in the sink leaves
+/// its event to that thread and continues. So a sink should be brief: it delays one thread, and later events.
 ///
-/// A sink may call the cache. Events of what it does come after the one that it is told.
+/// A sink may call the cache. The events of that call are emitted after the present one.
 ///
-/// A sink that panics costs no operation anything: the panic is caught (the panic hook has reported it),
-/// what is still to be told is dropped, and the sink is told
-/// [`AllBlocksCleared`](KvEvent::AllBlocksCleared) and then everything that can be matched, at once. If it
-/// panics again, it is tried again after 4, 8, .. and at most 1,024 further changes. The same, where a
-/// sink is so slow that more waits for it than there is to be matched. Both are counted in
-/// [`CacheStats::events_dropped`](crate::CacheStats::events_dropped).
+/// A panic of the sink fails no operation. The panic is caught, after the panic hook has reported it. The
+/// remaining events are dropped. The sink immediately gets [`AllBlocksCleared`](KvEvent::AllBlocksCleared) and
+/// then every content that can be matched. If it panics again, it is called again after 4, 8, .. and at most
+/// 1,024 further changes. The same happens if a sink is so slow that more events wait for it than there are
+/// contents to match. [`CacheStats::events_dropped`](crate::CacheStats::events_dropped) counts both losses.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,7 +98,7 @@ impl<'a> KvEvent<'a> {
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 pub trait EventSink: Send + Sync {
-    /// Something changed.
+    /// Takes one event.
     ///
     /// ```
     /// use paged_kv::{EventSink, KvEvent};

@@ -1,7 +1,7 @@
-//! Where do peers connect? `Listener`: the socket of one endpoint, which binds again when it is lost.
+//! `Listener`: the listening socket of one endpoint, which binds again when it is lost.
 //!
-//! Most errors of `accept` concern one peer, or pass. Those that do not are counted as a lost socket,
-//! and the listener binds to the same address again until it succeeds.
+//! Most errors of `accept` concern one peer, or pass. After any other error the socket counts as lost, and the
+//! listener binds to the same address again until it succeeds.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -16,24 +16,24 @@ use crate::sync::outside::{Arc, Mutex};
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
 
-/// How long to wait after a failure before the next try.
+/// Pause between a failure and the next attempt.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Failures in a row after which a listening socket counts as lost.
+/// Consecutive failures after which a listening socket counts as lost.
 const FAILURES_MAX: u32 = 10;
 
 /// The listening socket of one endpoint.
 pub(super) struct Listener {
     socket: Option<TcpListener>,
     address: SocketAddr,
-    /// Sockets that were lost.
+    /// Number of lost sockets.
     lost: Arc<Mutex<u64>>,
 }
 
-/// What an error of `accept` means.
+/// The meaning of an error of `accept`.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
-    /// A peer went, or the network has a fault that may pass.
+    /// A peer disconnected, or the network has a fault that may pass.
     Passing,
     /// The process or the machine has no file descriptor or no memory left.
     Short,
@@ -42,7 +42,7 @@ enum Fault {
 }
 
 impl Listener {
-    /// Listens at `address:port`; port 0 takes a free one. Counts lost sockets in `lost`.
+    /// Listens at `address:port`; port 0 takes a free port. Counts lost sockets in `lost`.
     pub(super) async fn bind(address: &str, lost: Arc<Mutex<u64>>) -> io::Result<Self> {
         let mut error = io::Error::new(ErrorKind::InvalidInput, format!("no address: {address:?}"));
         for address in lookup_host(address).await? {
@@ -61,7 +61,7 @@ impl Listener {
         self.address
     }
 
-    /// The next peer. When file descriptors are short, closes one of `connections`.
+    /// Accepts the next peer. Closes one of `connections` when file descriptors are short.
     pub(super) async fn accept(&mut self, connections: &Connections) -> TcpStream {
         let mut failures = 0;
         loop {
@@ -89,7 +89,7 @@ impl Listener {
         }
     }
 
-    /// Binds to the same address, as soon as that is possible.
+    /// Binds to the same address as soon as that is possible.
     async fn bind_again(&mut self) {
         loop {
             match listen(self.address) {
@@ -105,7 +105,7 @@ impl Listener {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Connections of an earlier publisher may still be closing. On Windows it would share the port.
+    // Connections of an earlier publisher may still be closing. On Windows the option would share the port.
     if cfg!(not(windows)) {
         socket.set_reuseaddr(true)?;
     }

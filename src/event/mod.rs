@@ -1,10 +1,10 @@
-//! How does a router learn what is cached here? Events, from where contents come and go to a socket.
+//! Events: report the cached contents to routers.
 //!
-//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::event_sink`]); what they mean
-//! and in which order they come is the business of `announcer`.
+//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::event_sink`]). `announcer` defines their
+//! meaning and their order.
 //!
-//! With the feature `events`, `EventPublisher` is a sink that publishes to routers over ZeroMQ, as vLLM
-//! does: NVIDIA Dynamo, llm-d and AIBrix listen to that.
+//! With the feature `events`, `EventPublisher` is a sink that publishes to routers over ZeroMQ, as vLLM does.
+//! NVIDIA Dynamo, llm-d and AIBrix subscribe to that.
 //!
 //! ```text
 //!   announcer ──> notes ──> batches, in a ring ──wire──> sockets: each batch to all subscribers

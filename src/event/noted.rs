@@ -1,9 +1,9 @@
-//! How does an event wait until the sink is told? In `NotedEvents`, as a copy.
+//! `NotedEvents`: copies of the events that wait for the sink.
 //!
-//! The announcer notes an event under its lock, and a thread tells it outside. Hashes and tokens of all
-//! events lie in two vectors, so that noting allocates only to grow.
+//! The announcer notes an event under its lock, and a thread emits it outside. The hashes and tokens of all
+//! events are in two vectors, so that noting allocates memory only to grow them.
 //!
-//! Invariant: what is told is what was noted, in that order. It does not know which thread tells.
+//! Invariant: the emitted events are the noted ones, in the same order.
 
 use super::kv_event::{EventSink, KvEvent};
 use crate::prefix::{BlockHash, ExtraKeys};
@@ -17,11 +17,11 @@ pub(crate) struct NotedEvents {
     entries: Vec<Entry>,
     hashes: Vec<BlockHash>,
     tokens: Vec<u32>,
-    /// Events that were told already, of those at the beginning.
+    /// Events at the beginning that were emitted already.
     told: usize,
 }
 
-/// An event, and how much of the vectors is its own.
+/// An event, and the number of its elements in the vectors.
 enum Entry {
     Stored {
         parent: Option<BlockHash>,
@@ -65,7 +65,8 @@ impl NotedEvents {
         self.entries.push(Entry::Cleared);
     }
 
-    /// Tells the sink of each. One that panics ends it; [`untold`](Self::untold) counts from that one on.
+    /// Emits each event to the sink. A panic of the sink ends the call; [`untold`](Self::untold) then counts
+    /// that event and all after it.
     pub(crate) fn tell(&mut self, sink: &dyn EventSink) {
         let Self { entries, hashes, tokens, told } = self;
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
@@ -100,18 +101,18 @@ impl NotedEvents {
         self.entries.is_empty()
     }
 
-    /// Events that were noted and not told.
+    /// Returns the number of events that were noted and not emitted.
     pub(crate) fn untold(&self) -> usize {
         self.entries.len() - self.told
     }
 
-    /// What is noted, in events and blocks.
+    /// Returns the number of noted events plus the number of their blocks.
     #[inline]
     pub(crate) fn weight(&self) -> usize {
         self.entries.len() + self.hashes.len()
     }
 
-    /// Forgets all, and keeps the memory unless it is large.
+    /// Removes all events. Keeps the memory unless it is large.
     pub(crate) fn clear(&mut self) {
         let held = self.entries.capacity() * size_of::<Entry>()
             + self.hashes.capacity() * size_of::<BlockHash>()
@@ -127,7 +128,7 @@ impl NotedEvents {
     }
 }
 
-/// Takes the first `len` of `rest` off.
+/// Splits the first `len` elements off `rest`.
 fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
     rest.split_off(..len).expect("what an entry tells of is noted")
 }
@@ -139,7 +140,7 @@ mod tests {
 
     use crate::sync::Mutex;
 
-    /// Writes down what it is told, and panics at the event of that number.
+    /// Records each event, and panics at the event of that number.
     struct Notebook(Mutex<Vec<String>>, usize);
 
     impl EventSink for Notebook {

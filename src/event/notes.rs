@@ -1,26 +1,26 @@
-//! How does an event wait until it is written? As a copy of what it tells of, in memory that is used again.
+//! `Notes`: copies of the events that wait to be encoded, in memory that is reused.
 //!
-//! Whoever has an event to tell copies it here and goes on; who sends it writes it, later. Names and
-//! tokens are copied as they lie. What contents depend on besides their tokens is mostly nothing, and
-//! else is written at once: so it needs no memory but that of the notes.
+//! The thread that emits an event copies it here and continues; the reader of the batch encodes it later.
+//! Hashes and tokens are copied as they are. Contents rarely depend on more than their tokens. If they do, those keys
+//! are encoded immediately, so that they need no memory other than that of the notes.
 //!
-//! Invariant: what is written is what was noted, in that order. Notes do not know batches.
+//! Invariant: the encoded events are the noted ones, in the same order.
 
 use super::kv_event::KvEvent;
 use super::wire::{Extra, WireEvent, WireFormat, write_extra};
 use crate::prefix::BlockHash;
 
-/// Events that are not written yet.
+/// Events that are not encoded yet.
 #[derive(Default)]
 pub(super) struct Notes {
     entries: Vec<Entry>,
     hashes: Vec<BlockHash>,
     tokens: Vec<u32>,
-    /// What contents depend on besides, as it is written.
+    /// The encoded keys of contents that depend on more than their tokens.
     extra: Vec<u8>,
 }
 
-/// An event, and how much of the notes is its own.
+/// An event, and the number of its elements in the vectors.
 enum Entry {
     Stored {
         parent: Option<BlockHash>,
@@ -37,7 +37,7 @@ enum Entry {
 }
 
 impl Notes {
-    /// With room for what `other` holds.
+    /// Creates empty notes with room for the events of `other`.
     pub(super) fn with_room_of(other: &Self) -> Self {
         Self {
             entries: Vec::with_capacity(other.entries.len()),
@@ -47,8 +47,8 @@ impl Notes {
         }
     }
 
-    /// Notes an event, without salts unless `salts` says so. False for one that no consumer could use:
-    /// blocks without tokens.
+    /// Notes an event, without salts unless `salts` is true. Returns false for an event that no consumer could
+    /// use: blocks without tokens.
     pub(super) fn push(&mut self, event: &KvEvent<'_>, salts: bool) -> bool {
         let entry = match *event {
             KvEvent::BlockStored { tokens: [], .. } => return false,
@@ -71,7 +71,7 @@ impl Notes {
         true
     }
 
-    /// Events noted.
+    /// Returns the number of noted events.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -80,12 +80,12 @@ impl Notes {
         self.entries.is_empty()
     }
 
-    /// Blocks told of.
+    /// Returns the number of blocks in the noted events.
     pub(super) fn blocks(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Bytes of what was noted.
+    /// Returns the bytes of the noted events.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.entries[..])
             + size_of_val(&self.hashes[..])
@@ -93,7 +93,7 @@ impl Notes {
             + self.extra.len()
     }
 
-    /// Bytes of memory, of which some may be unused.
+    /// Returns the bytes of allocated memory, of which some may be unused.
     pub(super) fn held(&self) -> usize {
         self.entries.capacity() * size_of::<Entry>()
             + self.hashes.capacity() * size_of::<BlockHash>()
@@ -101,7 +101,7 @@ impl Notes {
             + self.extra.capacity()
     }
 
-    /// Forgets all, and keeps the memory.
+    /// Removes all events and keeps the memory.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
         self.hashes.clear();
@@ -109,7 +109,7 @@ impl Notes {
         self.extra.clear();
     }
 
-    /// Appends all events as `format` has them.
+    /// Appends all events to `out`, encoded in `format`.
     pub(super) fn write(&self, format: &WireFormat, out: &mut Vec<u8>) {
         let (mut hashes, mut tokens, mut extra) =
             (&self.hashes[..], &self.tokens[..], &self.extra[..]);
@@ -141,7 +141,7 @@ impl Notes {
     }
 }
 
-/// Takes the first `len` of `rest` off.
+/// Splits the first `len` elements off `rest`.
 fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
     rest.split_off(..len).expect("what an entry tells of is noted")
 }
@@ -160,7 +160,7 @@ mod tests {
         out
     }
 
-    /// An event of these many blocks, of all kinds in turn.
+    /// Notes an event of `blocks` blocks; its kind depends on `blocks % 4`.
     fn push(notes: &mut Notes, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         let tokens: Vec<u32> = (40..).step_by(97).take(4 * blocks).collect();

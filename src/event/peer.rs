@@ -1,7 +1,7 @@
-//! How does one connection speak? `Peer`: its handshake, what it asks for, and what is sent to it.
+//! `Peer`: one connection, with its handshake, its requests and the bytes sent to it.
 //!
-//! A peer is served by one task, which does not read while it writes. So a peer that does not read
-//! holds the task, at most one message and a few kilobytes that it sent, and delays no other peer.
+//! One task serves a peer, and does not read while it writes. So a peer that does not read holds that task, at
+//! most one message, and a few kilobytes that the peer sent. It delays no other peer.
 
 use std::io;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::connections::{Connection, Use};
 use super::zmtp::{self, Frame, Input, Kind};
 
-/// How long a handshake may take.
+/// Time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// Bytes that are read from a peer at once.
+/// Bytes that one read takes from a peer.
 const READ: usize = 4096;
 
 /// One connection.
@@ -29,7 +29,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Shakes hands, as a socket of `kind`.
+    /// Does the handshake, as a socket of `kind`.
     pub(super) async fn greet(
         stream: TcpStream,
         kind: Kind,
@@ -43,7 +43,7 @@ impl Peer {
     }
 
     async fn shake_hands(&mut self, kind: Kind) -> io::Result<()> {
-        // At once: a peer may wait for it before it sends more than its signature.
+        // Sent first: a peer may wait for it before it sends more than its signature.
         self.stream.write_all(&zmtp::greeting()).await?;
         while !self.input.greeting()? {
             self.read().await?;
@@ -52,7 +52,7 @@ impl Peer {
         self.hear().await?.check_ready(kind)
     }
 
-    /// The next frame that the peer sends. No byte is lost if the future is dropped.
+    /// Returns the next frame that the peer sends. No byte is lost if the future is dropped.
     ///
     /// # Errors
     /// When the peer closes the connection or breaks the protocol.
@@ -65,13 +65,13 @@ impl Peer {
         }
     }
 
-    /// Waits until the peer sends something, and reads what is there.
+    /// Waits until the peer sends bytes, and reads those that have arrived.
     async fn read(&mut self) -> io::Result<()> {
         if self.input.bytes.is_empty() {
             self.input.bytes = BytesMut::new(); // a peer that says nothing needs no memory
         }
         loop {
-            // A peer that always has something to say must not keep the thread from the others.
+            // A peer that always has bytes ready must not keep the thread from the other peers.
             yield_now().await;
             self.stream.readable().await?;
             self.input.bytes.reserve(READ);
@@ -98,18 +98,18 @@ impl Peer {
         Ok(())
     }
 
-    /// Notes whether the peer waits for something to be sent.
+    /// Notes whether the peer has a request that is being served.
     pub(super) fn set_served(&mut self, is_served: bool) {
         self.connection.set_use(if is_served { Use::Served } else { Use::Waiting });
     }
 
-    /// Closes the connection after what was sent.
+    /// Closes the connection after the bytes that were sent.
     pub(super) async fn close(&mut self) -> io::Result<()> {
         self.read_rest();
         self.stream.shutdown().await
     }
 
-    /// Reads what is there: the system drops what it has not sent yet if something is left to read.
+    /// Reads the bytes that have arrived: if some are left, the system drops unsent bytes.
     fn read_rest(&self) {
         let mut rest = [0; READ];
         while self.stream.try_read(&mut rest).is_ok_and(|len| len > 0) {}

@@ -1,10 +1,10 @@
-//! How do routers hear of the events? A publisher: two ZeroMQ sockets in front of a ring of batches.
+//! `EventPublisher`: an event sink with two ZeroMQ sockets and a ring of batches.
 //!
-//! One socket publishes each batch to whoever subscribed, the other answers what a router asks again
-//! for. Frames and payloads are vLLM's.
+//! One socket publishes each batch to its subscribers. The other socket sends earlier batches again to a router
+//! that asks for them. Frames and payloads are vLLM's.
 //!
-//! Invariant: whoever has an event to tell copies it into the open batch and goes on; nothing is written
-//! and no socket is touched on that way. The publisher does not know the cache.
+//! Invariant: the thread that emits an event copies it into the open batch and continues. It touches no socket,
+//! and it encodes a batch only if readers are behind.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,12 +19,12 @@ use crate::sync::outside::{Arc, Mutex};
 /// The most batches that wait for one subscriber.
 const QUEUE_MAX: usize = 1_000;
 
-/// The most connections that are open at one endpoint, unless other options say so.
+/// The most connections that are open at one endpoint, unless the options set another number.
 const CONNECTIONS: usize = 2_048;
-/// The longest age of a batch: the clock counts on beyond that.
+/// The longest age of a batch: a duration that can be added to a time without overflow.
 const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 
-/// How a publisher speaks, and how much it keeps.
+/// Endpoints, format and bounds of a publisher.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,8 +50,8 @@ pub struct PublisherOptions {
 }
 
 impl Default for PublisherOptions {
-    /// On `tcp://*:5557`, without replay, without a topic, in maps; batches of 512 blocks or 10 ms; the
-    /// last 10,000 batches, of at most 64 MiB; 2,048 connections at each endpoint.
+    /// Publishes on `tcp://*:5557`, without replay, without a topic, in maps. Seals batches at 512 blocks or
+    /// 10 ms. Keeps the last 10,000 batches, of at most 64 MiB. Allows 2,048 connections at each endpoint.
     fn default() -> Self {
         Self {
             endpoint: "tcp://*:5557".to_owned(),
@@ -75,7 +75,7 @@ impl Default for PublisherOptions {
 }
 
 impl PublisherOptions {
-    /// Where subscribers connect: `tcp://address:port`. `*` is every address, port 0 a free one.
+    /// Sets the address for subscribers: `tcp://address:port`. `*` is every address, port 0 a free one.
     ///
     /// ```
     /// use paged_kv::event::{EventPublisher, PublisherOptions};
@@ -87,7 +87,7 @@ impl PublisherOptions {
         Self { endpoint: endpoint.into(), ..self }
     }
 
-    /// Where routers ask for batches that they missed.
+    /// Sets the address where routers ask for batches that they missed.
     ///
     /// ```
     /// use paged_kv::event::PublisherOptions;
@@ -99,7 +99,7 @@ impl PublisherOptions {
         Self { replay_endpoint: Some(endpoint.into()), ..self }
     }
 
-    /// The first frame of every message, by default empty. llm-d wants `kv@<pod>@<model>`.
+    /// Sets the first frame of every message, by default empty. llm-d expects `kv@<pod>@<model>`.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().topic("kv@pod-7@llama");
@@ -109,7 +109,7 @@ impl PublisherOptions {
         Self { topic: topic.into(), ..self }
     }
 
-    /// How events are written.
+    /// Sets the encoding of events.
     ///
     /// ```
     /// use paged_kv::event::{Dialect, PublisherOptions};
@@ -122,7 +122,7 @@ impl PublisherOptions {
         self
     }
 
-    /// Where the blocks are, by default `GPU`.
+    /// Sets the place of the blocks, by default `GPU`.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().medium("CPU");
@@ -133,7 +133,7 @@ impl PublisherOptions {
         self
     }
 
-    /// Which of several data-parallel engines this is, by default 0.
+    /// Sets the number of this engine among several data-parallel engines, by default 0.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().rank(3);
@@ -144,8 +144,8 @@ impl PublisherOptions {
         self
     }
 
-    /// Blocks of a batch, from which it goes out at once; by default 512. So does one that holds an
-    /// eighth of the bytes that are kept for replay.
+    /// Sets the number of blocks from which a batch is sent immediately; by default 512. A batch that holds
+    /// more than an eighth of the bytes that are kept for replay is sent too.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().batch_blocks(64);
@@ -156,7 +156,7 @@ impl PublisherOptions {
         self
     }
 
-    /// Age of a batch, from which it goes out however small it is; by default 10 ms.
+    /// Sets the age from which a batch is sent however small it is; by default 10 ms.
     ///
     /// ```
     /// use std::time::Duration;
@@ -169,11 +169,12 @@ impl PublisherOptions {
         self
     }
 
-    /// Batches, and bytes of them, that are kept for replay: whichever is reached first. By default
-    /// 10,000 and 64 MiB. Those that are still to be written count too: if more come in than the
-    /// publisher's thread can write, the oldest are lost, and every subscriber sees a gap in the numbers.
-    /// As many batches, but at most 1,000, and as many bytes wait for subscribers that are slow, once for
-    /// all of them; one for which more would have to wait misses the oldest, and sees a gap.
+    /// Sets the batches, and their bytes, that are kept for replay; the bound that is reached first counts. By
+    /// default 10,000 and 64 MiB. Batches that are not encoded yet count too. If more arrive than the
+    /// publisher's thread can encode, the oldest are lost, and every subscriber sees a gap in the numbers.
+    ///
+    /// All slow subscribers share one queue of as many batches, but at most 1,000, and as many bytes. A
+    /// subscriber that falls further behind misses the oldest batches, and sees a gap.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().ring(1_000, 1 << 20);
@@ -185,10 +186,10 @@ impl PublisherOptions {
         self
     }
 
-    /// Connections that may be open at each endpoint, by default 2,048. Each takes a file descriptor:
-    /// keep both endpoints together below the limit of the process. When all are taken, a new peer gets
-    /// the place of one that does not subscribe, ask or read; if there is none, it is refused. Both
-    /// show in [`PublisherStats::peers_refused`].
+    /// Sets the most open connections at each endpoint, by default 2,048. Each takes a file descriptor: keep
+    /// both endpoints together below the limit of the process. When all are taken, a new peer replaces one that does
+    /// not subscribe, ask or read. If there is none, the new peer is refused. Both count in
+    /// [`PublisherStats::peers_refused`].
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().connections(64);
@@ -198,10 +199,10 @@ impl PublisherOptions {
         Self { connections: connections.max(1), ..self }
     }
 
-    /// Whether events name the salts of prompts ([`ExtraKeys::salt`]), by default true, as vLLM
-    /// does. **A published salt travels in clear**: every peer that reaches an endpoint can read it,
-    /// and what is told of tokens too. Without salts, blocks that differ by their salt alone still have
-    /// different hashes; a router that compares tokens and keys instead cannot tell them apart.
+    /// Sets whether events contain the salts of prompts ([`ExtraKeys::salt`]), by default true, as in vLLM. **A
+    /// published salt is sent in clear**: every peer that reaches an endpoint can read it, and the tokens too.
+    /// Without salts, blocks that differ only by their salt still have different hashes. A router that compares
+    /// tokens and keys instead cannot distinguish them.
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().publish_salts(false);
@@ -215,7 +216,7 @@ impl PublisherOptions {
     }
 }
 
-/// What a publisher has done so far.
+/// The counts of a publisher.
 ///
 /// ```
 /// use paged_kv::event::{EventPublisher, PublisherOptions};
@@ -227,14 +228,14 @@ impl PublisherOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublisherStats {
-    /// The number that the next batch will have.
+    /// The number of the next batch.
     pub next_sequence: u64,
-    /// Blocks told of, stored and removed.
+    /// Blocks in published events, stored and removed.
     pub blocks: u64,
-    /// Blocks not told of, because their tokens are not known.
+    /// Blocks that were not published, because their tokens are not known.
     pub blocks_without_tokens: u64,
-    /// Batches that the ring let go of before they could be sent: a gap in the numbers that every
-    /// subscriber sees.
+    /// Batches that the ring dropped before they could be sent: a gap in the numbers that every subscriber
+    /// sees.
     pub batches_lost: u64,
     /// Batches that subscribers missed because they did not read in time, counted for each of them.
     pub batches_missed: u64,
@@ -248,13 +249,14 @@ pub struct PublisherStats {
 /// Publishes the events of a cache to routers, as vLLM does: ZeroMQ (ZMTP 3, without encryption),
 /// MessagePack, and replay.
 ///
-/// **Every host that reaches an endpoint can read everything**: token ids, the names of adapters and
-/// media, and salts in clear ([`PublisherOptions::publish_salts`] leaves those out). So bind to an
-/// address of a private network, or behind a tunnel. What one peer can cost is bounded, whatever it
-/// sends: a handshake of five seconds, frames of 4 KiB, 16 frames a message, no memory for
-/// subscriptions, one batch on the way to it, and a place among
-/// [`connections`](PublisherOptions::connections). A slow subscriber misses batches and sees a gap in
-/// the numbers; none delays another. A listening socket that fails is bound again.
+/// **Every host that reaches an endpoint can read everything**: token ids, the names of adapters and media,
+/// and salts in clear ([`PublisherOptions::publish_salts`] leaves those out). So bind to an address of a
+/// private network, or use a tunnel.
+///
+/// The cost of one peer is bounded, whatever it sends: a handshake of five seconds, frames of 4 KiB, 16 frames
+/// a message, no memory for subscriptions, one batch in transfer, and a place among
+/// [`connections`](PublisherOptions::connections). A slow subscriber misses batches and sees a gap in the
+/// numbers; it delays no other. A listening socket that fails is bound again.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -280,8 +282,8 @@ pub struct EventPublisher {
 }
 
 impl EventPublisher {
-    /// Listens at the endpoints, and begins with a batch that says that nothing is cached. Batches are
-    /// numbered from the time on, so that those of a restarted publisher never look like old ones.
+    /// Listens at the endpoints. The first batch clears the consumer's view. Batches are numbered from the
+    /// current time on, so that a restarted publisher never reuses old numbers.
     ///
     /// # Errors
     /// When an endpoint is not `tcp://address:port`, or taken.
@@ -310,7 +312,7 @@ impl EventPublisher {
         Ok(Self { batches, addresses, watched, open: Mutex::new(Some(open)) })
     }
 
-    /// Where subscribers connect.
+    /// Returns the address for subscribers.
     ///
     /// ```
     /// use paged_kv::event::{EventPublisher, PublisherOptions};
@@ -323,7 +325,7 @@ impl EventPublisher {
         self.addresses[0]
     }
 
-    /// Where routers ask for replay, if they can.
+    /// Returns the address for replay, if there is one.
     ///
     /// ```
     /// use paged_kv::event::{EventPublisher, PublisherOptions};
@@ -336,7 +338,7 @@ impl EventPublisher {
         self.addresses.get(1).copied()
     }
 
-    /// What was published so far.
+    /// Returns the counts so far.
     ///
     /// ```
     /// use paged_kv::event::{EventPublisher, PublisherOptions};
@@ -376,8 +378,8 @@ impl EventPublisher {
         self.batches.flush();
     }
 
-    /// Sends what is left to the subscribers, for up to two seconds, and closes the sockets. Events that
-    /// come later are lost. Dropping a publisher does the same.
+    /// Sends the remaining batches to the subscribers, for up to two seconds, and closes the sockets. Later
+    /// events are lost. Dropping a publisher does the same.
     ///
     /// ```
     /// use paged_kv::event::{EventPublisher, PublisherOptions};
@@ -414,7 +416,7 @@ impl std::fmt::Debug for EventPublisher {
     }
 }
 
-/// The address of an endpoint, as `sockets` takes it.
+/// Returns the address of an endpoint in the form that `sockets` takes.
 fn address_of(endpoint: &str) -> io::Result<String> {
     match endpoint.strip_prefix("tcp://") {
         Some(address) => Ok(match address.strip_prefix("*:") {
