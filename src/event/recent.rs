@@ -1,8 +1,8 @@
-//! What waits for slow subscribers? `Recent`: the last batches, from which all of them are served.
+//! `Recent`: the last published batches, from which all slow subscribers are served.
 //!
-//! A subscriber has a position instead of a queue. One that is slow finds that its batch is gone and
-//! goes on with the oldest that there is: it sees a gap in the numbers. So the memory for all slow
-//! subscribers together is that of one queue.
+//! A subscriber has a position instead of a queue. If a slow subscriber finds its batch dropped, it continues
+//! with the oldest batch that is left: it sees a gap in the numbers. So the memory for all slow subscribers
+//! together is that of one queue.
 
 use std::collections::VecDeque;
 
@@ -21,12 +21,12 @@ pub(super) struct Recent {
     end: watch::Sender<End>,
 }
 
-/// How far publishing is.
+/// The progress of publishing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct End {
     /// The position of the next batch.
     pub(super) position: u64,
-    /// No batch comes any more.
+    /// True if no further batch comes.
     pub(super) is_closed: bool,
 }
 
@@ -34,23 +34,23 @@ pub(super) struct End {
 struct Kept {
     messages: VecDeque<Message>,
     bytes: usize,
-    /// The position of the oldest one.
+    /// The position of the oldest batch.
     oldest: u64,
-    /// Batches that subscribers found gone.
+    /// Batches that were dropped before subscribers read them.
     missed: u64,
 }
 
 /// A batch as it is sent.
 #[derive(Clone)]
 pub(super) struct Message {
-    /// All that comes before the payload.
+    /// All bytes before the payload.
     pub(super) head: Bytes,
     pub(super) payload: Bytes,
 }
 
-/// Returns when no batch comes any more.
+/// Returns when no further batch comes.
 pub(super) async fn closed(end: &mut watch::Receiver<End>) {
-    // An error says that the publisher is gone.
+    // An error means that the publisher was dropped.
     let _ = end.wait_for(|end| end.is_closed).await;
 }
 
@@ -61,7 +61,7 @@ impl Message {
 }
 
 impl Recent {
-    /// Keeps as many batches and bytes at most, but one batch at least.
+    /// Keeps at most `batches_max` batches and `bytes_max` bytes, but at least one batch.
     pub(super) fn new(batches_max: usize, bytes_max: usize) -> Self {
         let end = watch::Sender::new(End::default());
         Self { batches_max, bytes_max, kept: Mutex::default(), end }
@@ -83,18 +83,18 @@ impl Recent {
         self.end.send_modify(|end| end.position += 1);
     }
 
-    /// Notes that no batch comes any more.
+    /// Notes that no further batch comes.
     pub(super) fn close(&self) {
         self.end.send_modify(|end| end.is_closed = true);
     }
 
-    /// How far publishing is, from now on.
+    /// Returns a receiver of the progress of publishing, from now on.
     pub(super) fn end(&self) -> watch::Receiver<End> {
         self.end.subscribe()
     }
 
-    /// Takes the batch at `position`, or the oldest after it that there is, and moves `position` on.
-    /// Takes further ones too while all of them have no more than [`TOGETHER`] bytes.
+    /// Takes the batch at `position`, or the oldest after it, and advances `position`. Takes further batches
+    /// while all of them together have at most [`TOGETHER`] bytes.
     pub(super) fn take(&self, position: &mut u64) -> Vec<Message> {
         let mut kept = self.kept.lock();
         kept.missed += kept.oldest.saturating_sub(*position);
@@ -113,13 +113,13 @@ impl Recent {
         taken
     }
 
-    /// Notes what a subscriber missed that leaves at `position`.
+    /// Counts the batches that a subscriber missed before it disconnects at `position`.
     pub(super) fn leave(&self, position: u64) {
         let mut kept = self.kept.lock();
         kept.missed += kept.oldest.saturating_sub(position);
     }
 
-    /// Batches that slow subscribers missed, counted for each.
+    /// Returns the number of batches that slow subscribers missed, counted for each.
     pub(super) fn missed(&self) -> u64 {
         self.kept.lock().missed
     }

@@ -1,7 +1,7 @@
-//! How does a peer get earlier batches? `Replayer`: it asks, and is answered one request after another.
+//! `Replayer`: a peer that asks for earlier batches, and gets one answer after another.
 //!
-//! While an answer is being sent nothing is read: further requests wait where the system keeps them,
-//! and an answer is no faster than the peer reads.
+//! It reads nothing while it sends an answer: the system's buffer holds further requests, and an answer is sent
+//! no faster than the peer reads.
 
 use std::io;
 
@@ -25,8 +25,8 @@ pub(super) struct Replayer {
 }
 
 impl Replayer {
-    /// Answers each request, whose last frame is the number of a batch, by the batches from there on
-    /// that there are. Returns after the answer that is being sent when publishing ends.
+    /// Answers each request, whose last frame is the number of a batch, with the available batches from that
+    /// number on. When publishing ends, finishes the present answer and returns.
     ///
     /// # Errors
     /// When the peer closes the connection or breaks the protocol.
@@ -64,7 +64,7 @@ impl Replayer {
                 together.extend_from_slice(&batch.payload);
             } else {
                 self.peer.send(together.split().chain(batch.payload)).await?;
-                // A peer that reads quickly must not keep the thread from the others.
+                // A peer that reads quickly must not keep the thread from the other peers.
                 yield_now().await;
             }
         }

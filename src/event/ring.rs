@@ -1,13 +1,11 @@
-//! Which batches can still be asked for? The last ones, bounded in number and in bytes.
+//! `Ring`: the last batches, bounded in number and in bytes.
 //!
-//! Each has a number, one more than the one before. At first it is noted only; who reads it first takes
-//! the notes out, writes them, and puts it back. What is over the bounds is let go of from the oldest
-//! on, written or not: whoever comes for it finds the next that there is, and sees a gap.
+//! Each batch has a number, one more than the batch before. It is added as notes. Its first reader takes the
+//! notes out, encodes them, and puts the payload back. The ring drops its oldest batches, encoded or not, to
+//! stay within its bounds. A reader of a dropped batch gets the next one, and sees a gap.
 //!
-//! The memory of notes that were written, or let go of, is kept for batches to come, up to a part of the
-//! ring's bytes.
-//!
-//! It knows no locks, and not who reads.
+//! The memory of notes that were encoded or dropped is kept for later batches, up to a part of the ring's
+//! bytes.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -16,10 +14,10 @@ use bytes::Bytes;
 
 use super::notes::Notes;
 
-/// The part of the ring's bytes that may be kept for batches to come.
+/// At most `1 / PART` of the ring's bytes is kept as memory for later batches.
 const PART: usize = 8;
 
-/// The part of the ring that may be noted only before readers are behind.
+/// Readers are behind when more than `1 / BEHIND` of the ring is not encoded.
 const BEHIND: usize = 4;
 
 /// The last batches.
@@ -28,14 +26,14 @@ pub(super) struct Ring {
     bytes_max: usize,
     batches: VecDeque<Kept>,
     bytes: usize,
-    /// Batches that are noted only, and their bytes.
+    /// Batches that are not encoded yet, and their bytes.
     noted: usize,
     noted_bytes: usize,
-    /// Empty, kept for their memory.
+    /// Empty notes, kept for their memory.
     spare: Vec<Notes>,
     spare_bytes: usize,
     next_sequence: u64,
-    /// All batches before it were published, or are lost.
+    /// All batches before this number were published or lost.
     published: u64,
     lost: u64,
 }
@@ -48,22 +46,23 @@ struct Kept {
 }
 
 enum Contents {
-    /// With the time when the batch was sealed.
+    /// Not encoded, with the time when the batch was sealed.
     Noted(Notes, f64),
-    /// Taken out, to be written.
+    /// Taken out by a reader that encodes it.
     Out,
     Written(Bytes),
 }
 
-/// What a reader gets.
+/// The content of a batch for its reader.
 pub(super) enum Found {
-    /// To be written and put back, with the time when the batch was sealed.
+    /// The reader encodes this and puts it back. With the time when the batch was sealed.
     Noted(Notes, f64),
     Written(Bytes),
 }
 
 impl Ring {
-    /// Of as many batches and bytes at most, but of one batch at least; the first is numbered `first`.
+    /// Creates a ring of at most `batches_max` batches and `bytes_max` bytes, but at least one batch. The first
+    /// batch has the number `first`.
     pub(super) fn new(batches_max: usize, bytes_max: usize, first: u64) -> Self {
         Self {
             batches_max,
@@ -80,22 +79,22 @@ impl Ring {
         }
     }
 
-    /// The number that the next batch will have.
+    /// Returns the number of the next batch.
     pub(super) fn next_sequence(&self) -> u64 {
         self.next_sequence
     }
 
-    /// Batches that were let go of before they were published.
+    /// Returns the number of batches that were dropped before they were published.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// True if readers are so far behind that who adds a batch had better write it.
+    /// Returns true if readers are so far behind that the thread that adds a batch should encode it.
     pub(super) fn is_behind(&self) -> bool {
         self.noted > self.batches_max / BEHIND || self.noted_bytes > self.bytes_max / BEHIND
     }
 
-    /// Adds a batch that is noted only, sealed at that time.
+    /// Adds a batch that is not encoded, sealed at `time`.
     pub(super) fn push(&mut self, notes: Notes, time: f64) {
         let held = notes.held();
         self.noted += 1;
@@ -103,20 +102,20 @@ impl Ring {
         self.add(Contents::Noted(notes, time), held);
     }
 
-    /// Adds a batch that is written already, and keeps its notes' memory.
+    /// Adds an encoded batch, and keeps the memory of its notes.
     pub(super) fn push_written(&mut self, payload: Bytes, notes: Notes) {
         let held = payload.len();
         self.keep_memory(notes);
         self.add(Contents::Written(payload), held);
     }
 
-    /// The number of the batch `sequence`, or of the first behind it that there is.
+    /// Returns the number of the batch `sequence`, or of the first one after it.
     pub(super) fn find(&self, sequence: u64) -> Option<u64> {
         let oldest = self.batches.front()?.sequence;
         Some(sequence.max(oldest)).filter(|&found| found < self.next_sequence)
     }
 
-    /// What a batch says that was found just now. If it is noted only, it is taken out.
+    /// Returns the content of a batch that was just found. Takes the notes out if it is not encoded.
     pub(super) fn read(&mut self, sequence: u64) -> Found {
         let kept = self.get(sequence).expect("it was found");
         match mem::replace(&mut kept.contents, Contents::Out) {
@@ -133,12 +132,12 @@ impl Ring {
         }
     }
 
-    /// Notes that all batches up to `sequence` have been published, but those that are lost.
+    /// Notes that all batches up to `sequence` have been published, except the lost ones.
     pub(super) fn publish(&mut self, sequence: u64) {
         self.published = self.published.max(sequence + 1);
     }
 
-    /// Puts a batch back that was taken out, unless it has been let go of, and keeps its notes' memory.
+    /// Puts back a batch that was taken out, unless it has been dropped. Keeps the memory of its notes.
     pub(super) fn put_back(&mut self, sequence: u64, payload: Bytes, notes: Notes) {
         self.keep_memory(notes);
         if let Some(kept) = self.get(sequence) {
@@ -149,7 +148,7 @@ impl Ring {
         }
     }
 
-    /// No notes, with room for as many as `others` are.
+    /// Returns empty notes with room for those of `others`.
     pub(super) fn room_for(&mut self, others: &Notes) -> Notes {
         match self.spare.pop() {
             Some(notes) => {
@@ -172,7 +171,7 @@ impl Ring {
         self.batches.get_mut(usize::try_from(sequence.checked_sub(oldest)?).ok()?)
     }
 
-    /// Lets go of the oldest batches until the rest is within the bounds.
+    /// Drops the oldest batches until the rest is within the bounds.
     fn let_go(&mut self) {
         while self.batches.len() > self.batches_max
             || self.bytes > self.bytes_max && self.batches.len() > 1
@@ -188,7 +187,7 @@ impl Ring {
         }
     }
 
-    /// Keeps the memory of notes that are done with, unless there is enough.
+    /// Keeps the memory of used notes, unless there is enough.
     fn keep_memory(&mut self, mut notes: Notes) {
         notes.clear();
         let held = notes.held();
@@ -207,7 +206,7 @@ mod tests {
 
     const BYTES: usize = 1 << 20;
 
-    /// Takes the memory that a ring has for it.
+    /// Adds a batch of `blocks` removed blocks, in memory that the ring kept.
     fn push(ring: &mut Ring, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         let mut notes = ring.room_for(&Notes::default());
@@ -216,7 +215,7 @@ mod tests {
         assert_true(ring);
     }
 
-    /// It holds what it says, and no more than it may.
+    /// Checks that the ring's totals match its content and its bounds.
     fn assert_true(ring: &Ring) {
         let held = ring.batches.iter().map(|kept| match &kept.contents {
             Contents::Noted(notes, _) => notes.held(),

@@ -1,14 +1,14 @@
-//! How do peers reach a publisher? `Sockets`: two ZeroMQ endpoints, on a thread of their own.
+//! `Sockets`: the two ZeroMQ endpoints of a publisher, on a thread of their own.
 //!
-//! At the first, a PUB, every subscriber receives each batch. At the second, a ROUTER, each peer gets
-//! the earlier batches that it asks for. A peer that is slow sees a gap in the numbers, or waits for
-//! its own answer; it delays no other.
+//! At the first, a PUB, every subscriber receives each batch. At the second, a ROUTER, each peer gets the
+//! earlier batches that it asks for. A slow peer sees a gap in the numbers, or waits for its own answer. It
+//! delays no other peer.
 //!
-//! Any host that reaches the endpoints may connect, so what one peer can cost is bounded: connections
-//! by [`Connections`], handshakes by time, frames and messages by [`zmtp`], subscriptions by the
-//! topic, queues by [`Recent`]. A listening socket that is lost is bound again.
+//! Any host that reaches the endpoints may connect, so the cost of one peer is bounded: connections by
+//! [`Connections`], handshakes by time, frames and messages by [`zmtp`], subscriptions by the topic, queues
+//! by [`Recent`]. A listening socket that is lost is bound again.
 //!
-//! Why this is written here: no library kept these bounds. Attacks of 4 or 5 seconds, on 2 cores:
+//! No library kept these bounds, so the protocol is implemented here. Attacks of 4 or 5 seconds, on 2 cores:
 //!
 //! | attack                    | `rzmq` 0.5.28                | `zeromq` 0.7.0     | libzmq 4.3.4 (`zmq` 0.10) | this    |
 //! |---------------------------|------------------------------|--------------------|---------------------------|---------|
@@ -22,13 +22,10 @@
 //! | messages without end      | 70 MB stay, tasks panic      | 2.4 GB stay        | 2.7 GB stay               | holds   |
 //! | answers that are not read | 2.5 GB stay, all silent      | all silent         | holds                     | holds   |
 //!
-//! "Holds" is below 10 MB of growth. With `MAX_CONNECTIONS` at 32, `rzmq` survives the aborted
-//! connections, but serves 27 of 1,000 subscribers and keeps 2.1 GB for subscriptions. What fails
-//! comes after a finished handshake: an accept loop in front of a library would not help, unless it
-//! read every frame of every peer, which is most of what is written here. `tests/publisher/hostile.rs`
-//! repeats the attacks.
-//!
-//! The sockets do not know what batches say.
+//! "Holds" means below 10 MB of growth. With `MAX_CONNECTIONS` at 32, `rzmq` survives the aborted connections,
+//! but serves 27 of 1,000 subscribers and keeps 2.1 GB for subscriptions. The failures occur after a finished
+//! handshake. So an accept loop in front of a library would not help, unless it read every frame of every peer,
+//! which is most of this code. `tests/publisher/hostile.rs` repeats the attacks.
 //!
 //! [`Connections`]: super::connections::Connections
 //! [`zmtp`]: super::zmtp
@@ -54,14 +51,14 @@ use super::subscriber::Subscriber;
 use super::zmtp::{self, Kind};
 use crate::sync::outside::{Arc, Mutex, mpsc};
 
-/// How long peers may take to receive what is on the way to them at the end.
+/// Time for peers to receive their last batches after the end.
 const LAST_BATCHES: Duration = Duration::from_secs(2);
 
-/// Where to listen, and how.
+/// The addresses and bounds of the sockets.
 pub(super) struct Place {
     /// `address:port`.
     pub(super) publish: String,
-    /// `address:port`, if replay is wanted.
+    /// `address:port`, if there is a replay socket.
     pub(super) replay: Option<String>,
     /// The first frame of every message.
     pub(super) topic: Bytes,
@@ -73,14 +70,14 @@ pub(super) struct Place {
     pub(super) connections: usize,
 }
 
-/// Sockets at work.
+/// The running sockets.
 pub(super) struct Open {
     thread: JoinHandle<()>,
     addresses: Vec<SocketAddr>,
     watched: Watched,
 }
 
-/// What of the sockets is counted.
+/// The counts of the sockets.
 #[derive(Clone)]
 pub(super) struct Watched {
     recent: Arc<Recent>,
@@ -89,14 +86,13 @@ pub(super) struct Watched {
 }
 
 impl Open {
-    /// Returns when the last batches are on their way and the sockets are closed. The batches are
-    /// closed already.
+    /// Returns when the last batches are sent and the sockets are closed. The caller has closed the batches.
     pub(super) fn wait(self) {
         // A thread that panicked sends nothing more, and so has ended.
         let _ = self.thread.join();
     }
 
-    /// Where the sockets listen, the replay last.
+    /// Returns the addresses of the sockets, the replay socket last.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -107,23 +103,23 @@ impl Open {
 }
 
 impl Watched {
-    /// Listening sockets that were lost and bound again.
+    /// Returns the number of listening sockets that were lost and bound again.
     pub(super) fn lost(&self) -> u64 {
         *self.lost.lock()
     }
 
-    /// Peers that found no place, or had to leave theirs to another.
+    /// Returns the number of peers that got no place, or were closed to make place.
     pub(super) fn refused(&self) -> u64 {
         self.connections.iter().map(|connections| connections.refused()).sum()
     }
 
-    /// Batches that subscribers missed, counted for each.
+    /// Returns the number of batches that subscribers missed, counted for each.
     pub(super) fn missed(&self) -> u64 {
         self.recent.missed()
     }
 }
 
-/// Listens at the place.
+/// Starts the sockets of `place` on a new thread.
 pub(super) fn open(place: Place, batches: Arc<Batches>) -> io::Result<Open> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let watched = Watched {
@@ -137,7 +133,7 @@ pub(super) fn open(place: Place, batches: Arc<Batches>) -> io::Result<Open> {
     };
     let (bound, addresses) = mpsc::sync_channel(1);
     let of_thread = watched.clone();
-    // Of its own, so that it can be begun and ended wherever the caller is, in a runtime too.
+    // A thread of its own, so that the caller can start and end it anywhere, also inside a runtime.
     let thread = thread::Builder::new().name("kv-events".to_owned()).spawn(move || {
         runtime.block_on(async {
             match Sockets::bind(place, batches, of_thread).await {
@@ -155,7 +151,7 @@ pub(super) fn open(place: Place, batches: Arc<Batches>) -> io::Result<Open> {
 }
 
 struct Sockets {
-    /// The publisher, and the replay if there is one.
+    /// The publishing socket, and the replay socket if there is one.
     listeners: Vec<Listener>,
     batches: Arc<Batches>,
     topic: Bytes,
@@ -211,7 +207,7 @@ impl Sockets {
                     let number = batch.sequence.to_be_bytes();
                     let head = zmtp::head(&[&self.topic, &number], batch.payload.len());
                     self.watched.recent.push(Message { head, payload: batch.payload });
-                    // Publishing does not wait, so that subscribers fall behind unless they run.
+                    // Publishing does not wait: without this, subscribers would not run and would fall behind.
                     yield_now().await;
                 }
                 Next::Nothing { due: Some(due) } => {
@@ -227,7 +223,7 @@ impl Sockets {
     }
 }
 
-/// Admits peers for ever.
+/// Admits peers without end.
 async fn accept(mut listener: Listener, connections: Arc<Connections>, service: Service) {
     loop {
         let stream = listener.accept(&connections).await;
@@ -236,7 +232,7 @@ async fn accept(mut listener: Listener, connections: Arc<Connections>, service: 
     }
 }
 
-/// What a peer of one endpoint is served from.
+/// The data from which a peer of one endpoint is served.
 #[derive(Clone)]
 struct Service {
     kind: Kind,
@@ -246,7 +242,7 @@ struct Service {
 }
 
 impl Service {
-    /// Serves a peer until it leaves, breaks the protocol, or has got all.
+    /// Serves a peer until it disconnects, breaks the protocol, or has received all batches.
     async fn serve(self, stream: TcpStream, connection: Connection) {
         let mut end = self.recent.end();
         let peer = tokio::select! {
@@ -254,7 +250,7 @@ impl Service {
             peer = Peer::greet(stream, self.kind, connection) => peer,
         };
         let Ok(peer) = peer else { return };
-        // Errors: there is nobody left to be told.
+        // An error ends the connection; no peer is left to receive it.
         let _ = match self.kind {
             Kind::Publisher => Subscriber::new(peer, self.recent, self.topic).serve().await,
             Kind::Router => {

@@ -1,8 +1,7 @@
-//! Which batches does a subscriber receive? `Subscriber`: each from its subscription on.
+//! `Subscriber`: a peer that receives each batch from its subscription on.
 //!
-//! A publisher has one topic. Of what a peer subscribes to, only prefixes of that topic matter, and
-//! they differ by their length alone. So the memory for subscriptions is bounded by the topic, and
-//! not by the peer.
+//! A publisher has one topic. Of a peer's subscriptions only the prefixes of that topic matter, and those
+//! differ only in length. So the topic bounds the memory for subscriptions, and the peer does not.
 
 use std::io;
 
@@ -23,7 +22,7 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes to nothing so far.
+    /// Creates a subscriber without subscriptions.
     pub(super) fn new(peer: Peer, recent: Arc<Recent>, topic: Bytes) -> Self {
         Self { peer, recent, subscriptions: Subscriptions::to(topic), position: None }
     }
@@ -52,7 +51,7 @@ impl Subscriber {
         }
     }
 
-    /// Sends the next batch, and with it further ones that are small.
+    /// Sends the next batch, together with further small ones.
     async fn send_next(&mut self) -> io::Result<()> {
         let mut next = self.position.as_mut().map_or(Vec::new(), |next| self.recent.take(next));
         if next.len() > 1 {
@@ -91,10 +90,10 @@ impl Drop for Subscriber {
     }
 }
 
-/// How often a peer has subscribed to each prefix of the topic.
+/// Number of subscriptions of a peer to each prefix of the topic.
 struct Subscriptions {
     topic: Bytes,
-    /// By the length of the prefix; as long as the longest one that was subscribed to.
+    /// By the length of the prefix; as long as the longest prefix with a subscription so far.
     counts: Vec<u32>,
 }
 

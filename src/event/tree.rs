@@ -1,14 +1,15 @@
-//! What do listeners believe to be cached? The announced contents, as the tree that prompts make of them.
+//! `AnnouncedTree`: the cached contents as consumers see them, a tree by prefix.
 //!
-//! Each content lives in one block, its *home*. What follows it hangs below it. Further blocks that hold
-//! it are *copies*, chained to the home: when the home ends, a copy becomes the home. A content whose
-//! parent is not there cannot be reached by an admission: it is an *orphan*, hidden from listeners with
-//! all that hangs below it, until the parent comes back. One whose tokens are not known is *untold*,
-//! hidden in the same way until they are. So what listeners hold is closed: no content without those
-//! before it.
+//! - The *home* of a content is the block of its primary copy. Contents that follow it are its children.
+//! - Further blocks with the same content are *copies*, chained to the home. When the home ends, a copy
+//!   becomes the home.
+//! - A content whose parent has no home is an *orphan*: no admission can reach it. It is hidden from consumers,
+//!   with all its descendants, until the parent is stored again.
+//! - A content whose tokens are not known is *untold*, and hidden in the same way until they are.
+//!
+//! So the contents that consumers hold are closed: no content without those before it.
 //!
 //! Invariant: a content is announced exactly when it and all its ancestors have a home here and tokens.
-//! The tree does not know who listens, nor which block can be matched; its caller says so.
 
 #[cfg(test)]
 mod tests;
@@ -25,34 +26,34 @@ use crate::sync::PlainArc;
 /// No block.
 const NONE: u32 = u32::MAX;
 
-/// The era of a block that is no home.
+/// The era of a block that holds no content.
 const NO_ERA: u32 = 0;
 
-/// A content, and what is to be told of it.
+/// A content, with the data of its event.
 pub(crate) struct Content<'a> {
     pub(crate) hash: BlockHash,
-    /// What comes before it; `None` at the beginning of a prompt.
+    /// The content before it; `None` at the beginning of a prompt.
     pub(crate) parent: Option<BlockHash>,
-    /// All of its block, or none if they are not known: then it is not told.
+    /// All tokens of its block, or none if they are not known: then it is not announced.
     pub(crate) tokens: &'a [u32],
-    /// What else it depends on, if on anything.
+    /// The other things that it depends on, if any.
     pub(crate) extra: Option<&'a PlainArc<ExtraKeys>>,
-    /// How many blocks come before it.
+    /// Number of blocks before it.
     pub(crate) index: usize,
 }
 
-/// The contents by the blocks that are their homes.
+/// The contents, by the blocks that are their homes.
 pub(crate) struct AnnouncedTree {
     nodes: Box<[Node]>,
-    /// Of each block, while it is a home.
+    /// The tokens of each block, while it is a home.
     tokens: KeptTokens,
-    /// The first of the contents that follow one without a home.
+    /// By the hash of a content without a home: the first of the contents that follow it.
     orphans: HashMap<BlockHash, u32>,
-    /// Counts on when everything ends at once; nodes of an earlier count are none.
+    /// Increases when all contents end together. Nodes of an earlier era hold nothing.
     era: u32,
     /// Contents whose tokens are not known.
     untold: usize,
-    /// Kept for its memory.
+    /// Blocks still to be visited; empty between calls, kept for its memory.
     open: Vec<u32>,
 }
 
@@ -68,7 +69,7 @@ struct Node {
     first_child: u32,
     next: u32,
     before: u32,
-    /// The next block that holds the content, and the one before it there: none before the home.
+    /// The next block that holds the content, and the block before it there. The home has none before it.
     next_copy: u32,
     copy_before: u32,
     announced: bool,
@@ -94,7 +95,7 @@ impl Node {
 }
 
 impl AnnouncedTree {
-    /// Of the blocks `0..num_blocks`, none of which is a home.
+    /// Creates a tree over the blocks `0..num_blocks`, none of which is a home.
     pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
         Ok(Self {
             nodes: array_of(num_blocks, || Node::EMPTY)?,
@@ -106,14 +107,14 @@ impl AnnouncedTree {
         })
     }
 
-    /// True if `id` is the home or a copy of `hash`.
+    /// Returns true if `id` is the home or a copy of `hash`.
     #[inline]
     pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
         let node = &self.nodes[id.index()];
         node.era == self.era && node.hash == hash
     }
 
-    /// The home of the content that `id` holds.
+    /// Returns the home of the content that `id` holds.
     pub(crate) fn home(&self, id: BlockId) -> BlockId {
         let mut at = id.0;
         while self.nodes[at as usize].copy_before != NONE {
@@ -122,12 +123,12 @@ impl AnnouncedTree {
         BlockId(at)
     }
 
-    /// True if the tokens of the content of this home are known.
+    /// Returns true if the tokens of the content of this home are known.
     pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
         self.nodes[home.index()].has_tokens
     }
 
-    /// How many contents there are whose tokens are not known.
+    /// Returns the number of contents whose tokens are not known.
     pub(crate) fn num_untold(&self) -> usize {
         self.untold
     }
@@ -143,8 +144,8 @@ impl AnnouncedTree {
         self.nodes[id.index()] = Node { hash, era, next_copy, copy_before, ..Node::EMPTY };
     }
 
-    /// Makes `id` the home of a content that has none; `parent` is the home of what comes before it.
-    /// True if it is to be announced.
+    /// Makes `id` the home of a content that has none; `parent` is the home of the content before it. Returns
+    /// true if the content is to be announced.
     pub(crate) fn insert(
         &mut self,
         id: BlockId,
@@ -165,7 +166,7 @@ impl AnnouncedTree {
         let node = &mut self.nodes[id.index()];
         node.hash = content.hash;
         node.parent_hash = content.parent;
-        // An `Arc` is let go of only where there is one.
+        // An `Arc` is dropped only if there is one.
         if node.extra.is_some() || content.extra.is_some() {
             node.extra = content.extra.cloned();
         }
@@ -189,8 +190,8 @@ impl AnnouncedTree {
         self.tokens.store(id, tokens);
     }
 
-    /// Learns the tokens of the content of `home`, and with them, from a caller that knows more, what
-    /// it follows and depends on. Appends what is to be announced for that to `found`, parents first.
+    /// Stores the tokens of the content of `home`, and its parent and keys, which this caller knows.
+    /// Appends the homes that are to be announced now to `found`, parents first.
     pub(crate) fn learn(
         &mut self,
         home: BlockId,
@@ -217,14 +218,14 @@ impl AnnouncedTree {
         }
     }
 
-    /// True if there are contents whose parent is not there.
+    /// Returns true if there are contents whose parent has no home.
     #[inline]
     pub(crate) fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()
     }
 
-    /// Lets the orphans of a content follow it that has a home now. Appends what is to be announced
-    /// for that to `found`, parents first.
+    /// Makes the orphans of a content that has a home now its children. Appends the homes that are to be
+    /// announced now to `found`, parents first.
     pub(crate) fn adopt(&mut self, id: BlockId, found: &mut Vec<BlockId>) {
         let Some(first) = self.orphans.remove(&self.nodes[id.index()].hash) else {
             return;
@@ -237,7 +238,7 @@ impl AnnouncedTree {
         }
     }
 
-    /// Announces what is to be visited, and what hangs below it, as far as tokens are known.
+    /// Announces the nodes to be visited and their descendants, as far as tokens are known.
     fn announce_open(&mut self, found: &mut Vec<BlockId>) {
         while let Some(at) = self.open.pop() {
             let node = &mut self.nodes[at as usize];
@@ -249,8 +250,8 @@ impl AnnouncedTree {
         }
     }
 
-    /// Ends that `id` holds a content, if it holds one. If no other block does, appends what is to be
-    /// called removed for that to `removed`, those behind before those in front.
+    /// Removes the content from `id`, if it holds one. If no other block holds it, appends the hashes of the
+    /// contents that are to be reported as removed to `removed`, children before parents.
     pub(crate) fn remove(&mut self, id: BlockId, removed: &mut Vec<BlockHash>) {
         let Node { era, hash, first_child, announced, next_copy, copy_before, .. } =
             self.nodes[id.index()];
@@ -264,7 +265,7 @@ impl AnnouncedTree {
             self.untold -= 1;
         }
         if first_child == NONE {
-            // Mostly: contents are reclaimed from the end of a prompt.
+            // The usual case: contents are reclaimed from the end of a prompt.
             if announced {
                 removed.push(hash);
             }
@@ -283,8 +284,8 @@ impl AnnouncedTree {
         }
     }
 
-    /// Appends what hangs below `id` and is announced to `removed`, then itself, all of it from the end;
-    /// none of it is announced any more.
+    /// Appends the announced descendants of `id` and then its own content to `removed`, children before
+    /// parents. None of them is announced any more.
     #[cold]
     fn hide(&mut self, id: BlockId, removed: &mut Vec<BlockHash>) {
         let start = removed.len();
@@ -292,7 +293,7 @@ impl AnnouncedTree {
         self.open.push(id.0);
         while let Some(at) = self.open.pop() {
             let node = &mut self.nodes[at as usize];
-            // What hangs below an untold content is hidden already.
+            // The descendants of an untold content are hidden already.
             if std::mem::replace(&mut node.announced, false) {
                 removed.push(node.hash);
                 self.push_all(self.nodes[at as usize].first_child);
@@ -301,7 +302,7 @@ impl AnnouncedTree {
         removed[start..].reverse();
     }
 
-    /// Ends that `id` holds a content that other blocks hold too: the next of them becomes the home.
+    /// Removes a content from `id` that other blocks hold too: the next of them becomes the home.
     #[cold]
     fn remove_one_of_several(&mut self, id: BlockId) {
         let Node { next_copy, copy_before, .. } = self.nodes[id.index()];
@@ -315,7 +316,7 @@ impl AnnouncedTree {
         self.nodes[id.index()] = Node::EMPTY;
     }
 
-    /// Lets the content of `old` live in `new`, its next copy.
+    /// Moves the content of `old` to `new`, its next copy.
     fn rehouse(&mut self, old: BlockId, new: BlockId) {
         self.unlink(old.0);
         let next_copy = self.nodes[new.index()].next_copy;
@@ -328,14 +329,14 @@ impl AnnouncedTree {
         self.link(new.0);
     }
 
-    /// Ends everything at once.
+    /// Ends all contents together.
     pub(crate) fn clear(&mut self) {
         self.era = self.era.checked_add(1).expect("fewer than 2^32 resets");
         self.orphans.clear();
         self.untold = 0;
     }
 
-    /// Appends the homes of all that is announced to `found`, parents first.
+    /// Appends the homes of all announced contents to `found`, parents first.
     pub(crate) fn list(&mut self, found: &mut Vec<BlockId>) {
         let is_root =
             |node: &Node| node.era == self.era && node.announced && node.parent_hash.is_none();
@@ -349,7 +350,7 @@ impl AnnouncedTree {
         }
     }
 
-    /// What lives in `id`.
+    /// Returns the content whose home is `id`.
     pub(crate) fn content(&self, id: BlockId) -> Content<'_> {
         let node = &self.nodes[id.index()];
         Content {
@@ -361,7 +362,7 @@ impl AnnouncedTree {
         }
     }
 
-    /// Puts a node before those that follow the same content.
+    /// Links a node before its siblings, the nodes that follow the same content.
     fn link(&mut self, at: u32) {
         let Node { parent, parent_hash, .. } = self.nodes[at as usize];
         let Some(parent_hash) = parent_hash else { return };
@@ -380,7 +381,7 @@ impl AnnouncedTree {
     fn unlink(&mut self, at: u32) {
         let Node { parent, next, before, .. } = self.nodes[at as usize];
         if parent != NONE && next == NONE && before == NONE {
-            // Mostly: few contents have siblings.
+            // The usual case: few contents have siblings.
             self.nodes[parent as usize].first_child = NONE;
         } else {
             self.unlink_among_others(at);
@@ -404,7 +405,7 @@ impl AnnouncedTree {
         }
     }
 
-    /// Notes where the parent of `first` and of its siblings lives.
+    /// Sets the parent of `first` and of its siblings.
     fn set_parent_of_all(&mut self, first: u32, parent: u32) {
         let mut at = first;
         while at != NONE {
@@ -414,7 +415,7 @@ impl AnnouncedTree {
         }
     }
 
-    /// Puts `first` and its siblings on the list of what is to be visited.
+    /// Adds `first` and its siblings to the nodes to be visited.
     fn push_all(&mut self, first: u32) {
         let mut at = first;
         while at != NONE {

@@ -1,9 +1,7 @@
-//! How is an event written? MessagePack, byte for byte as vLLM writes it, in either of its dialects.
+//! `WireFormat`: encodes events in MessagePack, byte for byte as vLLM does, in either of its dialects.
 //!
 //! Block hashes are unsigned 64-bit integers in the 9-byte form, never 0. A payload is
 //! `[time, [events], rank]`.
-//!
-//! It does not know which events share a batch.
 
 use std::ops::Range;
 
@@ -15,13 +13,13 @@ use rmp::encode::{
 
 use crate::prefix::{BlockHash, ExtraKeys};
 
-/// The KV-cache group that all blocks are of.
+/// The KV-cache group of all blocks.
 const GROUP: u64 = 0;
 
-/// What kind of layers that group has.
+/// The kind of layers of that group.
 const KIND: &str = "full_attention";
 
-/// How events are written: which of vLLM's two forms a consumer reads.
+/// The encoding of events: one of vLLM's two forms, as the consumer reads it.
 ///
 /// ```
 /// assert_eq!(paged_kv::event::Dialect::default(), paged_kv::event::Dialect::Map);
@@ -36,24 +34,24 @@ pub enum Dialect {
     Array,
 }
 
-/// How the events of one cache are written.
+/// The format of the events of one cache.
 #[derive(Clone, Debug)]
 pub(super) struct WireFormat {
     pub(super) dialect: Dialect,
-    /// Where the blocks are.
+    /// The place of the blocks.
     pub(super) medium: String,
-    /// Which of several data-parallel engines this is.
+    /// The number of this engine among several data-parallel engines.
     pub(super) rank: i32,
-    /// Whether salts are written.
+    /// True if salts are written.
     pub(super) salts: bool,
 }
 
-/// An event to be written. What it tells of never is nothing.
+/// An event to be encoded. Its lists are never empty.
 pub(super) enum WireEvent<'a> {
     Stored {
         hashes: &'a [BlockHash],
         parent: Option<BlockHash>,
-        /// `block_size` for each.
+        /// `block_size` tokens for each hash.
         tokens: &'a [u32],
         block_size: usize,
         extra: Option<Extra<'a>>,
@@ -64,18 +62,18 @@ pub(super) enum WireEvent<'a> {
     Cleared,
 }
 
-/// What contents depend on besides their tokens, written by [`write_extra`].
+/// The keys of contents that depend on more than their tokens, encoded by [`write_extra`].
 #[derive(Clone, Copy)]
 pub(super) struct Extra<'a> {
     pub(super) lora_name: &'a [u8],
-    /// Of each block.
+    /// The keys of each block.
     pub(super) keys: &'a [u8],
 }
 
 type Written = Result<(), ValueWriteError<std::io::Error>>;
 
 impl WireFormat {
-    /// Appends what comes before so many events of that time.
+    /// Appends the bytes before `events` events of that time.
     pub(super) fn write_start(time: f64, events: usize, out: &mut Vec<u8>) {
         let written: Written = (|| {
             write_array_len(out, 3)?;
@@ -95,7 +93,7 @@ impl WireFormat {
         written.expect("writing to memory does not fail");
     }
 
-    /// Appends what comes behind the events.
+    /// Appends the bytes after the events.
     pub(super) fn write_end(&self, out: &mut Vec<u8>) {
         write_sint(out, self.rank.into()).expect("writing to memory does not fail");
     }
@@ -198,7 +196,8 @@ fn write_parent(out: &mut Vec<u8>, parent: Option<BlockHash>) -> Written {
 
 fn write_tokens(out: &mut Vec<u8>, tokens: &[u32]) -> Written {
     write_array_len(out, tokens.len() as u32)?;
-    // By hand, as `write_uint` would: a batch is mostly tokens, and neighbours mostly of one length.
+    // Written by hand, in the form of `write_uint`: most of a batch is tokens, mostly
+    // of the length of their neighbours.
     out.reserve(5 * tokens.len());
     let (together, rest) = tokens.as_chunks::<TOGETHER>();
     for chunk in together {
@@ -223,7 +222,7 @@ fn write_tokens(out: &mut Vec<u8>, tokens: &[u32]) -> Written {
     Ok(())
 }
 
-/// Tokens that are looked at together.
+/// Tokens that are checked together.
 const TOGETHER: usize = 16;
 
 /// Writes each token in its shortest form.
@@ -239,8 +238,8 @@ fn write_each(out: &mut Vec<u8>, tokens: &[u32]) {
     }
 }
 
-/// Appends what these blocks of a prompt depend on besides their tokens: the adapter's name, or nil, and
-/// the keys, without the salt unless `salts` says so. Returns the bytes of each.
+/// Appends the adapter's name, or nil, and then the keys of `blocks`: the things besides tokens that they
+/// depend on. Leaves the salt out unless `salts` is true. Returns the number of bytes of each part.
 pub(super) fn write_extra(
     extra: &ExtraKeys,
     blocks: Range<usize>,
@@ -259,7 +258,7 @@ pub(super) fn write_extra(
     (middle - start, out.len() - middle)
 }
 
-/// For each block the list of what else it depends on, or nil.
+/// Appends for each block the list of its keys, or nil.
 fn write_keys(
     out: &mut Vec<u8>,
     extra: &ExtraKeys,
@@ -312,7 +311,7 @@ fn write_nil_of(out: &mut Vec<u8>) -> Written {
     write_nil(out).map_err(ValueWriteError::InvalidMarkerWrite)
 }
 
-/// 0 is no hash to consumers.
+/// Returns the hash for consumers, to which 0 is no hash.
 fn wire_hash(hash: BlockHash) -> u64 {
     hash.event_hash().max(1)
 }

@@ -1,9 +1,8 @@
-//! Which bytes do peers send and expect? Those of ZMTP, the transport protocol of ZeroMQ: version 3.1,
-//! without encryption.
+//! ZMTP 3.1, the transport protocol of ZeroMQ, without encryption: greeting, commands and frames of RFC 37.
 //!
-//! Greeting, commands and frames, as RFC 37/ZMTP has them. Nothing here reads a socket, and nothing
-//! is allocated by a length that a peer names: a frame above [`FRAME_MAX`] is an error as soon as its
-//! header is there, and a message of more than [`PARTS_MAX`] frames as soon as that many came.
+//! Nothing here reads a socket. No memory is allocated by a length that a peer names. A frame above
+//! [`FRAME_MAX`] is an error as soon as its header has arrived. A message of more than [`PARTS_MAX`] frames is
+//! an error as soon as that many have arrived.
 
 use std::io;
 
@@ -25,7 +24,7 @@ const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
 
-/// The kind of a socket that listens, and so the kinds that may connect to it.
+/// The kind of a listening socket, and so the kinds that may connect to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Publisher,
@@ -52,28 +51,28 @@ impl Kind {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) is_command: bool,
-    /// Where the frame stands in its message, from 0 on.
+    /// The position of the frame in its message, from 0 on.
     pub(super) part: usize,
     /// False for the last frame of a message.
     pub(super) has_more: bool,
     pub(super) body: Bytes,
 }
 
-/// What a frame asks for.
+/// The request of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Messages that begin with these bytes.
+    /// Asks for messages that begin with these bytes.
     Subscribe(Bytes),
-    /// No longer messages that begin with these bytes.
+    /// Cancels messages that begin with these bytes.
     Cancel(Bytes),
-    /// An answer with this context.
+    /// Asks for an answer with this context.
     Ping(Bytes),
     /// The last frame of a message.
     Message(Bytes),
     Nothing,
 }
 
-/// The bytes that a peer has sent and that are not read yet.
+/// The bytes that a peer has sent and that no caller has taken yet.
 #[derive(Default)]
 pub(super) struct Input {
     pub(super) bytes: BytesMut,
@@ -81,7 +80,7 @@ pub(super) struct Input {
     parts: usize,
 }
 
-/// The first bytes of a connection.
+/// Returns the first bytes of a connection.
 pub(super) fn greeting() -> [u8; GREETING_LEN] {
     let mut greeting = [0; GREETING_LEN];
     (greeting[0], greeting[9], greeting[10], greeting[11]) = (0xff, 0x7f, 3, 1);
@@ -89,7 +88,7 @@ pub(super) fn greeting() -> [u8; GREETING_LEN] {
     greeting
 }
 
-/// The command that ends a handshake.
+/// Returns the command that ends a handshake.
 pub(super) fn ready(kind: Kind) -> Bytes {
     let mut body = BytesMut::new();
     body.put_slice(b"\x05READY\x0bSocket-Type");
@@ -98,7 +97,7 @@ pub(super) fn ready(kind: Kind) -> Bytes {
     command(&body)
 }
 
-/// The answer to a [`Request::Ping`].
+/// Returns the answer to a [`Request::Ping`].
 pub(super) fn pong(context: &[u8]) -> Bytes {
     command(&[b"\x04PONG", context].concat())
 }
@@ -110,7 +109,7 @@ fn command(body: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Writes all frames of a message but the body of the last, which has `last_len` bytes.
+/// Returns all frames of a message except the body of the last, which has `last_len` bytes.
 pub(super) fn head(frames: &[&[u8]], last_len: usize) -> Bytes {
     let len: usize = frames.iter().map(|frame| 9 + frame.len()).sum();
     let mut head = BytesMut::with_capacity(len + 9);
@@ -133,10 +132,10 @@ fn put_header(out: &mut BytesMut, flags: u8, len: usize) {
 }
 
 impl Input {
-    /// Takes a greeting out, when it is there as a whole.
+    /// Takes a greeting out when all of it has arrived. Returns false before that.
     ///
     /// # Errors
-    /// As soon as one byte cannot be of a greeting that is understood here.
+    /// As soon as a byte cannot belong to a greeting of this protocol.
     pub(super) fn greeting(&mut self) -> io::Result<bool> {
         let bytes = &self.bytes[..self.bytes.len().min(GREETING_LEN)];
         let byte = |at: usize| bytes.get(at).copied();
@@ -156,7 +155,7 @@ impl Input {
         Ok(true)
     }
 
-    /// Takes the next frame out, when it is there as a whole.
+    /// Takes the next frame out when all of it has arrived.
     ///
     /// # Errors
     /// When its header breaks the protocol or a limit.
@@ -175,7 +174,7 @@ impl Input {
         Ok(Some(Frame { is_command, part, has_more, body }))
     }
 
-    /// The flags of the next frame, where its body starts, and the body's length.
+    /// Returns the flags of the next frame, the position of its body, and the body's length.
     fn header(&self) -> io::Result<Option<(u8, usize, usize)>> {
         let Some(&flags) = self.bytes.first() else { return Ok(None) };
         if flags & !(MORE | LONG | COMMAND) != 0 || flags & (COMMAND | MORE) == COMMAND | MORE {
@@ -199,7 +198,7 @@ impl Input {
 }
 
 impl Frame {
-    /// Checks that this is the command that ends a handshake, of a socket that may connect to `kind`.
+    /// Checks that this is the command that ends a handshake, from a socket that may connect to `kind`.
     pub(super) fn check_ready(&self, kind: Kind) -> io::Result<()> {
         let properties = self.is_command.then(|| self.body.strip_prefix(b"\x05READY")).flatten();
         let mut rest = properties.ok_or_else(|| broken("no READY"))?;
@@ -212,7 +211,7 @@ impl Frame {
         Err(broken("no socket type"))
     }
 
-    /// What the frame asks for.
+    /// Returns the request of the frame.
     pub(super) fn request(&self) -> io::Result<Request> {
         if !self.is_command {
             return Ok(if self.has_more {
@@ -236,7 +235,7 @@ impl Frame {
         }
     }
 
-    /// What the frame asks a publisher for: before version 3.1, subscriptions are messages.
+    /// Returns the request to a publisher: before version 3.1, subscriptions are messages.
     pub(super) fn subscription(&self) -> io::Result<Request> {
         match self.request()? {
             Request::Message(body) if self.part == 0 => Ok(match body.first() {
@@ -261,7 +260,7 @@ fn property<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((name, value))
 }
 
-/// The peer broke the protocol.
+/// Creates the error for a peer that broke the protocol.
 fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -366,7 +365,7 @@ mod tests {
         }
     }
 
-    /// Whatever a peer sends, it is read or refused, and what waits to be read is bounded.
+    /// Any bytes of a peer are read or refused, and the bytes that wait to be read are bounded.
     #[test]
     fn no_bytes_do_harm() {
         let mut state = 1_u64;

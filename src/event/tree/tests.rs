@@ -1,4 +1,4 @@
-//! Are copies, untold contents and what follows them kept as they should be?
+//! Tests of `AnnouncedTree`: copies, untold contents and their descendants.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn hash(n: u128) -> BlockHash {
     BlockHash::from_u128(n)
 }
 
-/// The content `n`, which follows the content before it, if `n` is above 1.
+/// Returns the content `n`, which follows the content before it if `n` is above 1.
 fn content(n: u128, tokens: &[u32]) -> Content<'_> {
     let parent = n.checked_sub(1).filter(|&n| n > 0).map(hash);
     Content { hash: hash(n), parent, tokens, extra: None, index: n as usize - 1 }
@@ -56,7 +56,7 @@ fn untold_contents_are_counted_until_they_are_told_or_end() {
     }
     tree.add_copy(BlockId(2), BlockId(5));
     let mut found = Vec::new();
-    // The third before the second: it has to wait.
+    // The third is learned before the second, so it has to wait.
     tree.learn(BlockId(2), &content(3, &[9]), Some(BlockId(1)), &mut found);
     assert_eq!((tree.num_untold(), found.len()), (3, 0));
     tree.learn(BlockId(1), &content(2, &[8]), Some(BlockId(0)), &mut found);
