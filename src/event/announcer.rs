@@ -309,7 +309,7 @@ impl Announcing<'_> {
 
     /// Stores the tokens of the content of `home`, which were not known. Notes events for it and for the
     /// contents that follow it, if they can be announced now. `parent` is the home of the content before it.
-    /// The other contents of `told` are announced first.
+    /// The pending run, some of the contents of `told`, is announced first.
     pub(crate) fn learn(
         &mut self,
         home: BlockId,

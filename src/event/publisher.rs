@@ -271,7 +271,7 @@ pub struct PublisherStats {
 /// cache.admit(SeqId(1), &[7; 9])?;
 /// cache.commit(SeqId(1), 9)?;
 /// assert_eq!(publisher.stats().blocks, 2);
-/// publisher.shutdown(); // sends what is left
+/// publisher.shutdown(); // sends the remaining batches
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct EventPublisher {

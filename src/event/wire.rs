@@ -238,8 +238,8 @@ fn write_each(out: &mut Vec<u8>, tokens: &[u32]) {
     }
 }
 
-/// Appends the adapter's name, or nil, and then the keys of `blocks`: the things besides tokens that they
-/// depend on. Leaves the salt out unless `salts` is true. Returns the number of bytes of each part.
+/// Appends the adapter's name, or nil, and then the keys of `blocks`: all that they depend on
+/// except tokens. Leaves the salt out unless `salts` is true. Returns the number of bytes of each part.
 pub(super) fn write_extra(
     extra: &ExtraKeys,
     blocks: Range<usize>,

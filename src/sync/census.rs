@@ -1,12 +1,13 @@
-//! What does an operation write that other threads write too? The names of [`sync`](super) over
-//! the native ones, which count for each thread where it writes.
+//! The types of [`sync`](super) that count, for each thread and [`Place`], the writes to shared memory.
 //!
-//! An atomic belongs to the [`Place`] of the file that writes it, an `Arc` to that of what it
-//! points to, a lock to that of its kind. Not counted: loads; the number that a thread takes once; the weak count and the
-//! memory of an `Arc` that ends with its last holder, who is alone with it; what `crossbeam` and
-//! `dashmap` do inside one operation, which counts as a whole (see [`Writes::shared`]).
+//! An atomic belongs to the place of the file that writes it, an `Arc` to that of its contents, a lock to that
+//! of its kind. Not counted are:
 //!
-//! It does not know which operation is under way, nor whether two writes meet in one cache line.
+//! - loads;
+//! - the ordinal that a thread takes once;
+//! - the weak count and the memory of an `Arc` that its last holder, which is alone with it, ends;
+//! - the steps inside one operation of `crossbeam` or `dashmap`, which counts as a whole (see
+//!   [`Writes::shared`]).
 
 mod arc;
 mod atomic;
@@ -25,14 +26,14 @@ pub(crate) use super::native::{
     bring_near, fence, thread_local, thread_ordinal,
 };
 
-/// Where something is written.
+/// The part of the crate to which a write belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A home shard: its claim, and under the claim its magazine and their number.
+    /// A home shard: its claim, and under the claim its magazine and the number of its blocks.
     HomeShard,
     /// The ledgers of the home shards (stores, under the claim) and the pool's peak.
     Ledger,
-    /// The queue of batches in front of which the home shards stand.
+    /// The queue of batches that refills home shards and takes their surplus.
     Depot,
     /// The words of blocks, and their counts by id.
     BlockWord,
@@ -48,12 +49,12 @@ pub enum Place {
     Statistic,
     /// The locks of the map's shards.
     MapShard,
-    /// The lock of a sequence that lives beside the map, its leases and its reference count.
+    /// The lock of a sequence that is stored beside the map, its leases and its reference count.
     Sequence,
     /// The floor and the reference count of the clock that stamps uses.
     Clock,
-    /// The mutexes of those that look through all shards or all sequences, and the reference count
-    /// of the blocks, which only the stripes hold.
+    /// The mutexes of threads that search all shards or all sequences, and the reference count of the blocks,
+    /// which only the stripes hold.
     Rare,
 }
 
@@ -73,15 +74,15 @@ const PLACES: [Place; 13] = [
     Place::Rare,
 ];
 
-/// What one thread wrote in one place.
+/// The writes of one thread in one place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Writes {
-    /// Atomic read-modify-writes, failed exchanges too. A mutex or a lock counts two, the one that
-    /// takes it and the one that lets go. In [`Place::MapShard`] a guard counts one (its lock is
-    /// taken and let go inside `dashmap`), in [`Place::Depot`] an operation of the queue (inside,
-    /// an exchange of the queue's end and a store to the cell).
+    /// Atomic read-modify-writes, failed exchanges too. A mutex or a lock counts two: taking and releasing it.
+    /// In [`Place::MapShard`] a guard counts one (its lock is taken and released inside `dashmap`). In
+    /// [`Place::Depot`] an operation of the queue counts one (inside, an exchange of the queue's end and a
+    /// store to the cell).
     pub shared: u64,
-    /// Atomic stores, which are plain stores to the processor: to what the thread has to itself.
+    /// Atomic stores, which are plain stores to the processor: to data that only this thread writes.
     pub stores: u64,
 }
 
@@ -90,7 +91,7 @@ thread_local! {
         const { [const { Cell::new(Writes { shared: 0, stores: 0 }) }; PLACES.len()] };
 }
 
-/// What the calling thread wrote since it last asked, by place; places without writes left out.
+/// Takes the writes of the calling thread since its last call, by place. Leaves out places without writes.
 pub fn take() -> Vec<(Place, Writes)> {
     let taken = WRITES.with(|writes| PLACES.map(|place| (place, writes[place as usize].take())));
     taken.into_iter().filter(|(_, writes)| *writes != Writes::default()).collect()
@@ -112,7 +113,7 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
     });
 }
 
-/// The place of the atomics of a file.
+/// Returns the place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
     const PLACE_OF: &[(&str, Place)] = &[
         ("pool/handle.rs", Place::Statistic),
@@ -149,7 +150,7 @@ fn place_of(caller: &Location<'_>) -> Place {
     }
 }
 
-/// A queue, each operation of which counts.
+/// A queue that counts each operation.
 pub(crate) struct ArrayQueue<T>(native::ArrayQueue<T>);
 
 impl<T> ArrayQueue<T> {
@@ -176,7 +177,7 @@ impl<T> ArrayQueue<T> {
     }
 }
 
-/// A mutex whose guard counts for both its ends.
+/// A mutex whose guard counts twice: when it is taken and when it is released.
 pub(crate) struct Mutex<T>(native::Mutex<T>);
 
 impl<T> Mutex<T> {
@@ -195,7 +196,7 @@ pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     native::read_past_writers(&lock.0)
 }
 
-/// A lock whose guards count for both their ends.
+/// A lock whose guards count twice: when they are taken and when they are released.
 pub(crate) struct RwLock<T>(native::RwLock<T>);
 
 impl<T> RwLock<T> {

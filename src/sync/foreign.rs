@@ -1,9 +1,9 @@
-//! How is code called that is not the library's? Wakers and event sinks, through this one door.
+//! Calls of foreign code: wakers and event sinks are called only through this module.
 //!
-//! A panic of such code is caught here, after the panic hook has reported it. It costs the call that
-//! panicked, and unwinds through nothing of the library.
+//! A panic of such code is caught here, after the panic hook has reported it. It ends the call that panicked,
+//! and unwinds through no frame of the library.
 //!
-//! Invariant: the caller holds no claim and no lock; [`later`](super::later) sees to that.
+//! Invariant: the caller holds no claim and no lock; [`later`](super::later) ensures that.
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,16 +12,16 @@ use std::task::Waker;
 
 /// Calls foreign code. Returns false if it panicked.
 pub(crate) fn call(foreign: impl FnOnce()) -> bool {
-    // A model's panic is what the model has found.
+    // In a model, a panic is the result of the model, so it is not caught.
     if cfg!(any(paged_kv_loom, paged_kv_shuttle)) {
         foreign();
         return true;
     }
-    // Nothing of the library is borrowed mutably by the call.
+    // The call borrows nothing of the library mutably.
     let Err(payload) = catch_unwind(AssertUnwindSafe(foreign)) else {
         return true;
     };
-    // A payload is foreign too: its drop may panic, and so may the drop of that payload.
+    // A payload is foreign too: its drop may panic, and so may the drop of that second payload.
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         mem::forget(second);
     }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use std::panic::panic_any;
 
-    /// A payload whose drop panics, `.0` times over.
+    /// A payload whose drop panics, with `.0` payloads nested in it.
     struct Nested(u32);
 
     impl Drop for Nested {

@@ -1,19 +1,19 @@
-//! When is foreign code called by a thread that holds a lock? At the end of its scope, `Later`.
+//! `Later`: a scope at whose end a thread calls foreign code, after it has released its locks.
 //!
 //! ```text
 //!   Later::begin ── lock ── blocks come back: postpone(wake) ── unlock ── end: the wake-ups, events
 //! ```
 //!
-//! An operation begins a scope before it takes a lock under which a waiter may have to be woken or an
-//! event to be told. Inside, what has foreign code to call is noted; the end of the outermost scope of
-//! the thread performs it. A scope that nothing was noted in costs two writes of a word of the thread.
+//! An operation begins a scope before it takes a lock under which it may have to wake a waiter or emit an
+//! event. Inside the scope, each object with foreign code to call is noted. The end of the thread's outermost scope
+//! performs the notes. A scope without notes costs two writes of a thread-local word.
 //!
-//! Foreign code that is called may use the cache, which may have more foreign code to call, and so on
-//! without end: a waker that polls its task serves it, and that wakes the next one. So from a few such
-//! calls inside each other on, what is noted waits for the innermost of them to return.
+//! Foreign code may use the cache, which may have more foreign code to call, without end: a waker that polls
+//! its task serves it, and that wakes the next task. So from [`MOST_NESTED`] nested calls on, the notes wait until
+//! the innermost of these calls returns.
 //!
-//! Invariant: while a thread holds a lock of a map shard or of a sequence and may call foreign code, a
-//! scope of it is open that began before. It does not know what is noted.
+//! Invariant: while a thread holds a lock of a map shard or of a sequence and may call foreign code, a scope of
+//! this thread is open that began before it took the lock.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -22,34 +22,34 @@ use std::ptr::addr_eq;
 
 use super::{PlainArc, thread_local};
 
-/// Something that has foreign code to call.
+/// An object that has foreign code to call.
 pub(crate) trait Postponed: Send + Sync {
-    /// Calls it. The caller holds no lock.
+    /// Calls the foreign code. The caller holds no lock.
     fn perform(self: PlainArc<Self>);
 }
 
-/// Ends with the scope.
+/// An open scope. Dropping it ends the scope.
 #[must_use = "the scope ends when this is dropped"]
 pub(crate) struct Later {
-    /// It belongs to one thread.
+    /// Not `Send`: a scope belongs to one thread.
     _of_thread: PhantomData<*const ()>,
 }
 
-/// Bit 0 of `SCOPES`: something is noted.
+/// Bit 0 of `SCOPES`: an object is noted.
 const NOTED: usize = 1;
 
-/// What one open scope adds to `SCOPES`.
+/// The amount that one open scope adds to `SCOPES`.
 const ONE: usize = 2;
 
-/// Foreign calls inside each other, from which on what else there is to call waits.
+/// Nested foreign calls from which on further notes wait.
 const MOST_NESTED: usize = 16;
 
 thread_local! {
     static NESTED: Cell<usize> = const { Cell::new(0) };
     static SCOPES: Cell<usize> = const { Cell::new(0) };
     static POSTPONED: RefCell<Noted> = const { RefCell::new(Vec::new()) };
-    /// For a thread that ends, whose `POSTPONED` is gone: this one is never dropped. Mostly empty, and
-    /// then without memory.
+    /// For a thread that ends, whose `POSTPONED` was dropped already: this list is never dropped. It is mostly
+    /// empty, and then holds no memory.
     static AT_THE_END: ManuallyDrop<RefCell<Noted>> =
         const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
@@ -77,8 +77,8 @@ impl Drop for Later {
     }
 }
 
-/// True while a scope of this thread is open, or it is deep in foreign calls: then it may note, and not
-/// call.
+/// Returns true while a scope of this thread is open, or it is deep in foreign calls. The thread may then only
+/// note foreign code, and not call it.
 #[inline]
 pub(crate) fn is_open() -> bool {
     SCOPES.with(Cell::get) >= ONE || is_deep()
@@ -88,7 +88,7 @@ fn is_deep() -> bool {
     NESTED.with(Cell::get) >= MOST_NESTED
 }
 
-/// One more foreign call inside the others of this thread, until it is dropped.
+/// One more nested foreign call of this thread, until it is dropped.
 struct Nested;
 
 impl Nested {
@@ -104,7 +104,7 @@ impl Drop for Nested {
     }
 }
 
-/// Calls foreign code, while no scope is open, and performs what waited for its return.
+/// Calls foreign code while no scope is open. Performs the notes that waited for its return.
 #[cfg(feature = "async")]
 pub(crate) fn call_nested(foreign: impl FnOnce()) {
     let nested = Nested::begin();
@@ -115,8 +115,8 @@ pub(crate) fn call_nested(foreign: impl FnOnce()) {
     }
 }
 
-/// Notes what is to be performed at the end of the thread's outermost scope, or by the innermost of deep
-/// foreign calls. Once is enough. One of the two is there: [`is_open`] says so.
+/// Notes an object once. The end of the thread's outermost scope performs it, or the innermost of its deep
+/// foreign calls. One of the two exists, because [`is_open`] is true.
 pub(crate) fn postpone(postponed: PlainArc<dyn Postponed>) {
     let again = change_noted(|list| {
         let is_same = |other: &PlainArc<dyn Postponed>| {
@@ -132,7 +132,7 @@ pub(crate) fn postpone(postponed: PlainArc<dyn Postponed>) {
     drop(again);
 }
 
-/// Changes what is noted, also while the thread ends: the destructors of its variables may use a cache.
+/// Changes the notes, also while the thread ends: the destructors of its variables may use a cache.
 fn change_noted<R>(change: impl FnOnce(&mut Noted) -> R) -> R {
     let mut change = Some(change);
     let mut change = |list: &mut Noted| change.take().expect("it is called once")(list);
@@ -149,8 +149,8 @@ fn change_noted<R>(change: impl FnOnce(&mut Noted) -> R) -> R {
     })
 }
 
-/// Performs what is noted now, inside a scope: for a thread that is about to wait for other threads,
-/// which may wait for what is noted.
+/// Performs the notes now, inside a scope. For a thread that is about to wait for other threads, which may
+/// wait for these notes.
 #[cfg(feature = "async")]
 pub(crate) fn perform_now() {
     if SCOPES.with(Cell::get) & NOTED != 0 {
@@ -158,7 +158,7 @@ pub(crate) fn perform_now() {
     }
 }
 
-/// Performs what is noted, in order.
+/// Performs the notes, in order.
 #[cold]
 fn perform_postponed() {
     let _nested = Nested::begin();
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// How often it was performed.
+    /// Counts its calls.
     #[derive(Default)]
     struct Calls(AtomicUsize);
 
@@ -252,7 +252,7 @@ mod tests {
         let calls = PlainArc::new(Calls::default());
         let of_thread = calls.clone();
         let thread = std::thread::spawn(move || {
-            // Known to the thread before its list is, and so dropped after that.
+            // Initialized in the thread before its list, and so dropped after it.
             ON_EXIT.with(|on_exit| on_exit.0.replace(Some(of_thread.clone())));
             let _later = Later::begin();
             postpone(of_thread);

@@ -1,11 +1,13 @@
-//! Which atomics, locks and queues does the crate run on? The one place that names them.
+//! The atomics, locks and queues of the crate: the one module that chooses them.
 //!
-//! A shipped build uses the standard library, `crossbeam`, `dashmap` and `parking_lot`. The package
-//! `loom-tests` builds the library with loom's models of the same types, so that the model checker
-//! explores the very code that ships; `loom-tests/shuttle` builds it with types that let shuttle choose
-//! the next thread. Those builds have a cfg that their build scripts set. One with
-//! `--cfg paged_kv_census` counts the writes through them. Everything above imports from here and cannot
-//! tell which it got.
+//! - A shipped build uses the standard library, `crossbeam`, `dashmap` and `parking_lot`.
+//! - The package `loom-tests` builds the library with loom's models of the same types, so that the model
+//!   checker explores the code that ships.
+//! - `loom-tests/shuttle` builds it with types that let shuttle choose the next thread.
+//! - A build with `--cfg paged_kv_census` counts the writes through these types.
+//!
+//! The build scripts of the loom and shuttle packages set a cfg. All other modules import from here and do not
+//! depend on the kind of build.
 
 #[cfg(paged_kv_census)]
 pub mod census;
@@ -38,13 +40,13 @@ pub(crate) use scheduled::*;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 pub(crate) use waking::{Alarm, block_on_until};
 
-/// An `Arc` that no model looks into: for what hands nothing over by its count.
+/// An `Arc` that no model checks: for values whose count hands nothing over between threads.
 pub(crate) use std::sync::{Arc as PlainArc, Weak as PlainWeak};
 
-/// A mutex that no model looks into: for what no protocol depends on.
+/// A mutex that no model checks: for data that no protocol depends on.
 pub(crate) use parking_lot::Mutex as PlainMutex;
 
-/// Locks and waiting of what stands outside the models: sockets and their thread.
+/// Locks and notifications for code outside the models: sockets and their thread.
 #[cfg(feature = "events")]
 pub(crate) mod outside {
     pub(crate) use parking_lot::Mutex;

@@ -1,9 +1,11 @@
-//! What do the names of [`sync`](super) mean under the model checker?
+//! The types of [`sync`](super) under the model checker: loom's types, with the interface of the shipped ones.
 //!
-//! loom's types, each behind the interface of the one that ships. Three things are added: atomics
-//! and fences whose orderings a run can change ([`atomic`]), the [`stand_ins`](super::stand_ins) for
-//! types that loom does not see into, and a home shard for each thread that the model chooses
-//! ([`place_thread`]), so that an execution does not depend on which thread asked first.
+//! Three things are added:
+//!
+//! - atomics and fences whose orderings a run can change ([`atomic`]);
+//! - the [`stand_ins`](super::stand_ins), for types whose atomics and locks loom does not see;
+//! - a home shard for each thread that the model chooses ([`place_thread`]), so that an execution does not
+//!   depend on which thread asked first.
 
 mod atomic;
 
@@ -21,7 +23,7 @@ pub(crate) use loom::sync::MutexGuard;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 
-/// The stand-ins run on this.
+/// The types on which the stand-ins are built.
 pub(super) mod ground {
     pub(crate) use super::atomic::every_access_is_an_exchange;
     pub(crate) use super::{Mutex, MutexGuard};
@@ -30,7 +32,7 @@ pub(super) mod ground {
     pub(crate) use loom::thread::yield_now;
 }
 
-/// loom's variables of a thread, as the library writes them: with a constant to begin with.
+/// Declares loom's thread-local variables in the syntax of the library: with a constant initial value.
 macro_rules! thread_local_of_loom {
     ($($(#[$attribute:meta])* static $name:ident: $value:ty = const { $first:expr };)*) => {
         loom::thread_local! { $($(#[$attribute])* static $name: $value = $first;)* }
@@ -42,8 +44,8 @@ thread_local! {
     static ORDINAL: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Gives the calling thread its ordinal, and so its home shard. Once a thread, before it calls
-/// the pool.
+/// Sets the ordinal of the calling thread, and so its home shard. Called once a thread, before it calls the
+/// pool.
 pub fn place_thread(ordinal: usize) {
     ORDINAL.with(|place| place.set(Some(ordinal)));
 }
@@ -52,16 +54,16 @@ pub(crate) fn thread_ordinal() -> usize {
     ORDINAL.with(Cell::get).expect("a model places each of its threads at a home shard")
 }
 
-/// As in the build that ships, but that of several last holders it may be the drop of the one
-/// refused that ends the contents.
+/// Returns the contents as the shipped build does, with one difference: if several last holders drop
+/// concurrently, all may be refused, and the drop of one of them ends the contents.
 pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
     Arc::try_unwrap(arc).ok()
 }
 
-/// Nothing: there is no distance.
+/// Does nothing: a model has no caches.
 pub(crate) fn bring_near(_looks: impl Iterator<Item = u64>) {}
 
-/// A mutex whose `lock` gives the guard: there is no poison.
+/// A mutex whose `lock` returns the guard: it cannot be poisoned.
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
@@ -81,7 +83,7 @@ impl<T> fmt::Debug for Mutex<T> {
     }
 }
 
-/// Waiting for another thread: the model checker runs another thread first.
+/// The wait for another thread: the model checker runs another thread first.
 pub(crate) struct Backoff;
 
 impl Backoff {
@@ -104,7 +106,7 @@ pub(crate) fn block_on_until<F: Future>(
     Some(loom::future::block_on(future))
 }
 
-/// An alarm that never rings.
+/// An alarm that never wakes a task.
 #[cfg(feature = "async")]
 pub(crate) struct Alarm;
 

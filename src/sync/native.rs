@@ -1,7 +1,7 @@
-//! What do the names of [`sync`](super) mean in the build that ships?
+//! The types of [`sync`](super) in the build that ships.
 //!
-//! Besides re-exports: the number that places a thread at a home shard, and the wait of a thread
-//! that can do nothing but wait for another.
+//! Most are re-exports. This module adds the ordinal that maps a thread to a home shard, and the wait of a
+//! thread that can only wait for another one.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -22,10 +22,10 @@ thread_local! {
     static ORDINAL: Cell<usize> = const { Cell::new(UNPLACED) };
 }
 
-/// The ordinal of the calling thread: 0 for the first thread that asked, then 1, and so on.
+/// Returns the ordinal of the calling thread: 0 for the first thread that asked, then 1, and so on.
 ///
-/// A home shard is this number modulo the number of shards, so that threads started together
-/// get homes of their own.
+/// A thread's home shard is this number modulo the number of shards, so that threads started together get
+/// different home shards.
 #[inline]
 pub(crate) fn thread_ordinal() -> usize {
     let ordinal = ORDINAL.get();
@@ -35,20 +35,20 @@ pub(crate) fn thread_ordinal() -> usize {
 #[cold]
 fn place_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    // Relaxed: the number itself is all that passes between threads.
+    // Relaxed: only the number itself passes between threads.
     let ordinal = NEXT.fetch_add(1, Ordering::Relaxed) % UNPLACED;
     ORDINAL.set(ordinal);
     ordinal
 }
 
-/// The contents of `arc` if this was its last holder. Of several holders that let go at once
-/// exactly one gets them.
+/// Returns the contents of `arc` if this was its last holder. If several last holders drop it concurrently,
+/// exactly one gets the contents.
 pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
     Arc::into_inner(arc)
 }
 
-/// Looks at words that are about to be written, all at once: behind an exchange nothing begins early,
-/// so that one after the other each would be waited for by itself.
+/// Prefetches words that are about to be written. A locked instruction delays later loads, so without this
+/// the cache misses are served one by one.
 #[inline]
 pub(crate) fn bring_near(looks: impl Iterator<Item = u64>) {
     std::hint::black_box(looks.fold(0, |all, word| all ^ word));
@@ -56,8 +56,8 @@ pub(crate) fn bring_near(looks: impl Iterator<Item = u64>) {
 
 /// Reads a value as soon as no thread is changing it, before threads that wait to change it.
 ///
-/// Tries again instead of waiting in the lock's queue, where a thread behind a waiting writer stays behind it
-/// even if other readers hold the lock: [`RwLock::read_recursive`] is served at once only where this thread
+/// Retries instead of waiting in the lock's queue. There a thread queued after a waiting writer stays after it,
+/// even if other readers hold the lock: [`RwLock::read_recursive`] is served immediately only if this thread
 /// itself has the lock. A thread that changes a sequence never waits for a caller's closure.
 pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     let mut backoff = Backoff::new();
@@ -69,7 +69,7 @@ pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     }
 }
 
-/// Waiting for a thread that is inside a few instructions, or was descheduled there.
+/// The wait for a thread that is inside a few instructions, or was descheduled there.
 ///
 /// Spins, then yields, then sleeps: sleeping lets a thread of lower real-time priority finish.
 pub(crate) struct Backoff {

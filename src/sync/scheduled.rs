@@ -1,13 +1,12 @@
-//! What do the names of [`sync`](super) mean where a scheduler chooses who runs next?
+//! The types of [`sync`](super) under shuttle, a scheduler that chooses the next thread.
 //!
-//! shuttle's types, each behind the interface of the one that ships. One thread runs at a time, and
-//! every atomic access, every lock and every reference count is a place where another may go on.
-//! shuttle is sequentially consistent: orderings are loom's business. Added are the
-//! [`stand_ins`](super::stand_ins) that loom's models use too, and reference counts that the scheduler
-//! sees ([`arc`]).
+//! They are shuttle's types, with the interface of the shipped ones. One thread runs at a time, and every
+//! atomic access, lock and reference count is a point where another thread may continue. shuttle is
+//! sequentially consistent; loom checks the orderings. Two things are added: the
+//! [`stand_ins`](super::stand_ins) that loom's models use too, and reference counts that the scheduler sees
+//! ([`arc`]).
 //!
-//! A thread's ordinal is the number shuttle gives it, so that a seed is all that an execution
-//! depends on.
+//! A thread's ordinal is its number in shuttle, so that an execution depends on the seed only.
 
 mod arc;
 
@@ -24,14 +23,14 @@ pub(crate) use shuttle::thread_local;
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::Ordering;
 
-/// The stand-ins run on this.
+/// The types on which the stand-ins are built.
 pub(super) mod ground {
     pub(crate) use super::{Mutex, MutexGuard};
     pub(crate) use shuttle::sync::Condvar;
     pub(crate) use shuttle::sync::atomic::AtomicUsize;
     pub(crate) use shuttle::thread::yield_now;
 
-    /// As it is by itself: everybody reads the newest value.
+    /// Returns false: under shuttle every thread reads the newest value in any case.
     pub(crate) fn every_access_is_an_exchange() -> bool {
         false
     }
@@ -41,15 +40,15 @@ pub(crate) fn thread_ordinal() -> usize {
     shuttle::current::me().into()
 }
 
-/// A place where another thread may go on, before something that shuttle does not see.
+/// Lets another thread continue before an operation that shuttle does not see.
 fn let_others_run() {
     AtomicBool::new(false).load(Ordering::SeqCst);
 }
 
-/// Nothing: there is no distance.
+/// Does nothing: a model has no caches.
 pub(crate) fn bring_near(_looks: impl Iterator<Item = u64>) {}
 
-/// A mutex whose `lock` gives the guard: there is no poison.
+/// A mutex whose `lock` returns the guard: it cannot be poisoned.
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
@@ -68,7 +67,7 @@ impl<T> fmt::Debug for Mutex<T> {
     }
 }
 
-/// Waiting for another thread: somebody else runs first.
+/// The wait for another thread: shuttle runs another thread first.
 pub(crate) struct Backoff;
 
 impl Backoff {
@@ -91,7 +90,7 @@ pub(crate) fn block_on_until<F: Future>(
     Some(shuttle::future::block_on(future))
 }
 
-/// An alarm that never rings.
+/// An alarm that never wakes a task.
 #[cfg(feature = "async")]
 pub(crate) struct Alarm;
 

@@ -1,7 +1,8 @@
-//! Stand-ins for types of other crates, in builds for loom and for shuttle, which see only their own
-//! atomics and locks: a queue, a lock for readers and writers, and a map by shards.
+//! Stand-ins for types of other crates in builds for loom and shuttle: a queue, a read-write lock and a
+//! sharded map.
 //!
-//! Each is made of what the build's `ground` has: the one module that both kinds of build differ in.
+//! loom and shuttle see only their own atomics and locks. Each stand-in is built on the module `ground`, which
+//! is the only difference between the two kinds of build.
 
 mod lock;
 mod map;

@@ -1,6 +1,7 @@
-//! How does a thread sleep for a future, and who wakes a task when its deadline passes? A thread
-//! parks; a task is woken by one thread of the process that keeps the deadlines, started by the first
-//! of them.
+//! `block_on_until` and `Alarm`: a thread sleeps until a future is done, and a task wakes at a deadline.
+//!
+//! The thread parks. One thread of the process keeps all deadlines and wakes the tasks; the first alarm starts
+//! it.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 use super::{foreign, later};
 
-/// Polls a future on this thread until it is done, or (`None`) until the deadline has passed.
+/// Polls a future on this thread until it is done. Returns `None` once the deadline has passed.
 pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let (mut future, mut context) = (pin!(future), Context::from_waker(&waker));
@@ -19,7 +20,7 @@ pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) ->
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
         }
-        // Inside a closure of the caller's: whom this thread waits for may wait to be woken by it.
+        // Inside a caller's closure: a thread that this one waits for may wait for one of its wake-ups.
         later::perform_now();
         let Some(deadline) = deadline else {
             thread::park();
@@ -32,7 +33,7 @@ pub(crate) fn block_on_until<F: Future>(future: F, deadline: Option<Instant>) ->
     }
 }
 
-/// Unparks a thread. A thread that nobody parks for this keeps a token, and a park of its own
+/// Unparks a thread. If the thread is not parked for this future, it keeps a token. Then a park of its own
 /// returns early, as any park may.
 struct Unpark(Thread);
 
@@ -46,12 +47,12 @@ impl Wake for Unpark {
     }
 }
 
-/// Wakes a task at a time, unless it is dropped before.
+/// Wakes a task at a given time, unless it is dropped before.
 pub(crate) struct Alarm {
     key: Key,
 }
 
-/// When, and which of those at that time.
+/// The time, and a number that separates alarms of the same time.
 type Key = (Instant, u64);
 
 #[derive(Default)]
@@ -91,7 +92,7 @@ impl Drop for Alarm {
 
 impl Alarms {
     fn lock(&self) -> MutexGuard<'_, Set> {
-        // Nothing panics under the lock.
+        // No code panics under the lock.
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,7 +111,7 @@ impl Alarms {
                 _ => {
                     let waker = set.wakers.remove(&(at, number));
                     drop(set);
-                    // One that panics has lost its own wake-up: the thread serves all tasks.
+                    // A waker that panics loses its own wake-up only: this thread serves all tasks.
                     waker.map(foreign::wake);
                     set = self.lock();
                 }

@@ -1,6 +1,6 @@
-//! Whose reference count is written? The standard library's `Arc`, counted by what it points to.
+//! `Arc`: the standard library's, whose reference counts are counted by the type of the contents.
 //!
-//! By the type and not by the caller, because dropping has no caller that could be asked.
+//! The type decides and not the caller, because a drop has no known caller.
 
 use std::any::type_name;
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use super::{Place, count_shared, count_store, native};
 /// An `Arc` whose clones and drops are counted.
 pub(crate) struct Arc<T> {
     arc: native::Arc<T>,
-    /// Behind `arc`, so that its contents end first.
+    /// Declared after `arc`, so that the contents end first.
     hold: Hold<T>,
 }
 
@@ -24,7 +24,7 @@ impl<T> Drop for Hold<T> {
     }
 }
 
-/// The place of the reference count of a `T`.
+/// Returns the place of the reference count of a `T`.
 fn place_of<T>() -> Place {
     const PLACE_OF: [(&str, Place); 7] = [
         ("Run", Place::Run),
@@ -51,7 +51,7 @@ impl<T> Arc<T> {
         Self { arc, hold: Hold(PhantomData) }
     }
 
-    /// An exchange of the weak count, and a store that ends it if nobody else holds the contents.
+    /// Counts an exchange of the weak count, and the store that ends it if there is no other holder.
     pub(crate) fn get_mut(this: &mut Self) -> Option<&mut T> {
         count_shared(place_of::<T>(), 1);
         count_store(place_of::<T>());
@@ -86,7 +86,8 @@ impl<T> Deref for Arc<T> {
     }
 }
 
-/// As in the build that ships; counts the end of one reference.
+/// Returns the contents if this was the last holder, as the shipped build does. Counts the end of one
+/// reference.
 pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
     let Arc { arc, hold } = arc;
     drop(hold);

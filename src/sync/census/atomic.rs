@@ -1,10 +1,10 @@
-//! Which atomics are written, and from where? Those of the standard library, counted at the caller.
+//! Counted atomics: those of the standard library, whose writes count for the file of the caller.
 
 use std::panic::Location;
 
 use super::{Ordering, count_shared, count_store, native, place_of};
 
-/// The methods of every atomic, whatever its value.
+/// Defines a counted atomic with the methods that every atomic has.
 macro_rules! counted {
     ($name:ident, $value:ty, { $($arithmetic:tt)* }) => {
         /// An atomic whose writes are counted.
@@ -30,7 +30,7 @@ macro_rules! counted {
     };
 }
 
-/// One counted method of the same name.
+/// Defines a counted method of the same name.
 macro_rules! forward {
     ($method:ident($($arg:ident: $of:ty),*) -> $returned:ty) => {
         #[track_caller]
@@ -61,7 +61,7 @@ counted!(AtomicU32, u32, {
         failure: Ordering
     ) -> Result<u32, u32>);
 
-    /// Counts once: an exchange that has to be repeated is not seen.
+    /// Counts once: repeated exchanges are not visible here.
     #[track_caller]
     pub(crate) fn fetch_update(
         &self,
@@ -84,7 +84,7 @@ counted!(AtomicU64, u64, {
         failure: Ordering
     ) -> Result<u64, u64>);
 
-    /// Counts once: an exchange that has to be repeated is not seen.
+    /// Counts once: repeated exchanges are not visible here.
     #[track_caller]
     pub(crate) fn fetch_update(
         &self,

@@ -1,4 +1,4 @@
-//! How often is the map touched? `DashMap`, each guard of which counts as one touch.
+//! `DashMap`: the shipped map, each guard of which counts as one access.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -23,13 +23,13 @@ impl<K: Eq + Hash, V, S: BuildHasher + Clone> DashMap<K, V, S> {
         Self { map, shards: shards as u64 }
     }
 
-    /// The map, about to be touched under one guard.
+    /// Returns the map, and counts one guard.
     fn touched(&self) -> &native::DashMap<K, V, S> {
         count_shared(Place::MapShard, 1);
         &self.map
     }
 
-    /// The map, about to be walked.
+    /// Returns the map, and counts one guard for each shard.
     fn walked(&self) -> &native::DashMap<K, V, S> {
         count_shared(Place::MapShard, self.shards);
         &self.map

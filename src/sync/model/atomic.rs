@@ -1,16 +1,13 @@
-//! What does an atomic operation do under the model checker? What it says, unless the run asks
-//! for more or for less.
+//! Atomics and fences under the model checker, with the orderings of the source or those that a run sets.
 //!
 //! Environment variables, read once:
-//! - `PAGED_KV_LOOM_SC=1`: every load and store is a read-modify-write of the newest value, with
-//!   the ordering it was written with. loom remembers one access of a kind for each atomic, and so
-//!   misses interleavings of a load with an exchange; of exchanges it misses none.
-//! - `PAGED_KV_DEMOTE=src/pool/state/words.rs:61`: the operations written on that line are `Relaxed`,
-//!   or as `PAGED_KV_DEMOTE_TO` says (`acquire`, `release`, `acqrel`). A `Relaxed` fence is none.
-//! - `PAGED_KV_LIST_SITES=FILE`: each line with an atomic operation that is not `Relaxed` is
-//!   appended to the file: place, operation, ordering.
-//!
-//! It does not know what any atomic is for.
+//! - `PAGED_KV_LOOM_SC=1`: every load and store is a read-modify-write of the newest value, with the ordering
+//!   of the source. loom remembers one access of a kind for each atomic. So it misses interleavings of a load
+//!   with an exchange; it misses none of exchanges.
+//! - `PAGED_KV_DEMOTE=src/pool/state/words.rs:61`: the operations on that line are `Relaxed`, or the ordering
+//!   in `PAGED_KV_DEMOTE_TO` (`acquire`, `release`, `acqrel`). A `Relaxed` fence has no effect.
+//! - `PAGED_KV_LIST_SITES=FILE`: each line with an atomic operation that is not `Relaxed` is appended to the
+//!   file: place, operation, ordering.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,7 +16,7 @@ use std::panic::Location;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock};
 
-/// The operations that every atomic has.
+/// Defines an atomic with the operations that every atomic has.
 macro_rules! atomic {
     ($name:ident, $value:ty, $read:expr) => {
         #[derive(Debug)]
@@ -82,7 +79,7 @@ macro_rules! atomic {
     };
 }
 
-/// The operations of the numbers.
+/// Defines an atomic number with its further operations.
 macro_rules! atomic_number {
     ($name:ident, $value:ty) => {
         atomic!($name, $value, |atomic, order| atomic.fetch_or(0, order));
@@ -144,7 +141,7 @@ atomic_number!(AtomicU32, u32);
 atomic_number!(AtomicU64, u64);
 atomic_number!(AtomicUsize, usize);
 
-/// A fence, unless the run takes it out.
+/// A fence, unless the run removes it.
 #[track_caller]
 pub(crate) fn fence(order: Ordering) {
     match as_run(order, "fence") {
@@ -153,7 +150,7 @@ pub(crate) fn fence(order: Ordering) {
     }
 }
 
-/// The ordering that this run gives to an operation written with `order` at the caller's line.
+/// Returns the ordering that this run gives to an operation with `order` at the caller's line.
 #[track_caller]
 fn as_run(order: Ordering, operation: &str) -> Ordering {
     static RUN: OnceLock<Run> = OnceLock::new();
@@ -170,7 +167,7 @@ fn as_run(order: Ordering, operation: &str) -> Ordering {
     }
 }
 
-/// A load cannot release and a store cannot acquire: there the demotion is to `Relaxed`.
+/// Returns the demoted ordering. A load cannot release and a store cannot acquire, so both become `Relaxed`.
 fn demotion(to: Ordering, operation: &str) -> Ordering {
     match operation {
         "load" | "store" | "compare_exchange that fails" => Ordering::Relaxed,
@@ -183,7 +180,7 @@ pub(crate) fn every_access_is_an_exchange() -> bool {
     *SC.get_or_init(|| std::env::var_os("PAGED_KV_LOOM_SC").is_some_and(|value| value == "1"))
 }
 
-/// What the environment asks of this run.
+/// The settings of this run from the environment.
 struct Run {
     demoted: Option<Line>,
     demoted_to: Ordering,
@@ -226,7 +223,7 @@ impl Line {
     }
 }
 
-/// The lines with atomic operations met so far, and the file that lists them.
+/// The lines with atomic operations so far, and the file that lists them.
 struct Sites(Mutex<(BTreeSet<String>, File)>);
 
 impl Sites {

@@ -1,9 +1,8 @@
-//! Who else holds it, at this moment? The standard library's `Arc`, with a place where others may
-//! run before each look at its count and each change of it.
+//! `Arc`: the standard library's, with a point where other threads may run before each read and change of its
+//! count.
 //!
-//! shuttle takes reference counts for something between threads that needs no schedule. Here it
-//! does: a table gives its blocks back when its run's count says that it was the last, and a slot
-//! moves back into the map when it is found alone.
+//! shuttle does not schedule at reference counts. In this crate they matter: a table releases its blocks when
+//! its run's count shows that it was the last, and a slot moves back into the map when it has one holder.
 
 use std::ops::Deref;
 
@@ -11,12 +10,12 @@ use super::let_others_run;
 
 /// An `Arc` whose count the scheduler sees.
 pub(crate) struct Arc<T> {
-    /// Before `arc`, so that others may run before the count goes down.
+    /// Declared before `arc`, so that other threads may run before the count decreases.
     hold: Hold,
     arc: std::sync::Arc<T>,
 }
 
-/// Lets others run when a reference ends.
+/// Lets other threads run when a reference ends.
 struct Hold;
 
 impl Drop for Hold {
@@ -64,7 +63,7 @@ impl<T> Deref for Arc<T> {
     }
 }
 
-/// As in the build that ships.
+/// Returns the contents if this was the last holder, as the shipped build does.
 pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
     let Arc { arc, hold } = arc;
     drop(hold);

@@ -1,10 +1,9 @@
-//! A lock for many readers or one writer, in place of `parking_lot`'s, with its rule for readers.
+//! `RwLock`: a lock for many readers or one writer, in place of `parking_lot`'s, with its rule for readers.
 //!
-//! The locks of loom and shuttle do not let a thread read twice, and know no difference between a reader
-//! that takes its turn and one that must not. Here it matters: a reader waits behind a writer that
-//! waits, but not a recursive one, or a thread whose closure looks twice would wait for itself.
+//! A reader waits while a writer waits, but a recursive reader does not. Otherwise a thread whose closure reads
+//! twice would wait for itself. The locks of loom and shuttle have neither this rule nor recursive reads.
 //!
-//! The checker says which thread the lock admits next.
+//! The checker chooses the thread that the lock admits next.
 
 use std::ops::{Deref, DerefMut};
 
@@ -17,7 +16,7 @@ pub(crate) struct RwLock<T> {
     value: parking_lot::RwLock<T>,
 }
 
-/// The threads that are in, and those that wait.
+/// The threads that hold the lock, and those that wait.
 struct Gate {
     holders: Mutex<Holders>,
     changed: Condvar,
@@ -122,17 +121,17 @@ impl<T> RwLock<T> {
     }
 }
 
-/// A reader is in.
+/// A reader holds the lock.
 pub(crate) struct RwLockReadGuard<'a, T> {
     value: parking_lot::RwLockReadGuard<'a, T>,
-    /// Behind `value`, which ends first.
+    /// Declared after `value`, which ends first.
     _pass: ReadPass<'a>,
 }
 
-/// A writer is in.
+/// A writer holds the lock.
 pub(crate) struct RwLockWriteGuard<'a, T> {
     value: parking_lot::RwLockWriteGuard<'a, T>,
-    /// Behind `value`, which ends first.
+    /// Declared after `value`, which ends first.
     _pass: WritePass<'a>,
 }
 

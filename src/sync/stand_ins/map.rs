@@ -1,10 +1,10 @@
-//! A map of two shards, each with a lock of its own, in place of `DashMap`.
+//! `DashMap`: a map of two shards, each with its own lock, in place of the crate `dashmap`.
 //!
-//! The map that ships walks shard by shard, and so does this one: a walk sees odd and even ids at
-//! moments of their own. Its shards hold their entries in order of insertion, and its hash is the number
-//! itself: the shipped hash is seeded at random, and executions of a model have to repeat.
+//! The shipped map walks shard by shard, and so does this one: a walk reads odd and even ids at different
+//! moments. Its shards hold their entries in order of insertion. Its hash is the number itself, because the
+//! shipped hash is seeded at random and executions of a model must be repeatable.
 //!
-//! A guard holds the shard's lock and the place of its entry, which nothing moves while the guard lives.
+//! A guard holds the shard's lock and the position of its entry, which nothing moves while the guard exists.
 
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
@@ -13,10 +13,10 @@ use std::rc::Rc;
 
 use super::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Fewer than ship, so that ids meet in one; more than one, so that not all do.
+/// Fewer shards than ship, so that ids share one; more than one, so that not all do.
 const SHARDS: usize = 2;
 
-/// A map by shards.
+/// A map in shards.
 pub(crate) struct DashMap<K, V, S> {
     shards: [RwLock<Entries<K, V>>; SHARDS],
     hasher: PhantomData<fn() -> S>,
@@ -24,7 +24,7 @@ pub(crate) struct DashMap<K, V, S> {
 
 type Entries<K, V> = Vec<(K, V)>;
 
-/// The number that is hashed, and nothing else.
+/// A hasher that returns the hashed number itself.
 #[derive(Default)]
 struct Number(u64);
 
@@ -111,7 +111,7 @@ impl<'a, K: Eq + Hash, V, S> IntoIterator for &'a DashMap<K, V, S> {
     type IntoIter = Box<dyn Iterator<Item = RefMulti<'a, K, V>> + 'a>;
 
     fn into_iter(self) -> Self::IntoIter {
-        // A shard is locked when the walk comes to it, and unlocked before the next one is locked.
+        // A shard is locked when the walk reaches it, and unlocked before the next shard is locked.
         Box::new(self.shards.iter().flat_map(|shard| {
             let entries = Rc::new(shard.read());
             let len = entries.len();
@@ -120,25 +120,25 @@ impl<'a, K: Eq + Hash, V, S> IntoIterator for &'a DashMap<K, V, S> {
     }
 }
 
-/// An entry to be read.
+/// An entry for reading.
 pub(crate) struct Ref<'a, K, V> {
     entries: RwLockReadGuard<'a, Entries<K, V>>,
     place: usize,
 }
 
-/// An entry to be changed.
+/// An entry for writing.
 pub(crate) struct RefMut<'a, K, V> {
     entries: RwLockWriteGuard<'a, Entries<K, V>>,
     place: usize,
 }
 
-/// An entry of a walk, whose shard stays locked while the walk is in it.
+/// An entry of a walk. Its shard stays locked while the walk is in that shard.
 pub(crate) struct RefMulti<'a, K, V> {
     entries: Rc<RwLockReadGuard<'a, Entries<K, V>>>,
     place: usize,
 }
 
-/// The place of a key, with its shard locked.
+/// The position of a key, with its shard locked.
 pub(crate) enum Entry<'a, K, V> {
     /// The key is in the map.
     Occupied(#[allow(dead_code, reason = "it holds the lock")] RefMut<'a, K, V>),
@@ -146,7 +146,7 @@ pub(crate) enum Entry<'a, K, V> {
     Vacant(Vacant<'a, K, V>),
 }
 
-/// A place for a key that is not in the map.
+/// The position of a key that is not in the map.
 pub(crate) struct Vacant<'a, K, V> {
     entries: RwLockWriteGuard<'a, Entries<K, V>>,
     key: K,

@@ -1,15 +1,13 @@
-//! How does `crossbeam`'s `ArrayQueue` hand an element over? A queue of the same interface that
-//! loom and shuttle see into.
+//! `ArrayQueue`: a queue with the interface and algorithm of `crossbeam`'s, which loom and shuttle can check.
 //!
-//! The same algorithm: head and tail are claimed by exchange, each slot has a stamp that says
-//! whose turn it is. What is handed over with an element rests on its slot's stamp alone: the
-//! exchanges on head and tail are `Relaxed` here, though `crossbeam`'s are stronger, so that
-//! nothing above comes to lean on an ordering that the queue does not promise. For the same reason
-//! the other end's newest position is read by an exchange, where `crossbeam` has a fence: loom takes
-//! two fences for a hand-over.
+//! A thread claims the head or the tail by an exchange. Each slot has a stamp that gives its next operation.
+//! Only the slot's stamp orders the memory that an element hands over. The exchanges on head and tail are
+//! `Relaxed` here, though `crossbeam`'s are stronger, so that no other code relies on an ordering that the
+//! queue does not promise. For the same reason the newest position of the other end is read by an exchange,
+//! where `crossbeam` has a fence: loom treats two fences as a hand-over.
 //!
-//! Its orderings are its own: a run that demotes the library's leaves them alone. Whose atomics it
-//! runs on is the business of the build's `ground`.
+//! A run that demotes the library's orderings does not change those of this file. The build's `ground` has the
+//! atomics.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -23,7 +21,7 @@ pub struct ArrayQueue<T> {
     slots: Box<[Slot<T>]>,
 }
 
-/// Counts up by one an element; `position % capacity` is the slot.
+/// Increases by one for each element; `position % capacity` is the slot.
 struct Position(AtomicUsize);
 
 /// Stamp `2 p`: free for the push at position `p`. Stamp `2 p + 1`: holds that push's element.
@@ -34,7 +32,7 @@ struct Slot<T> {
 }
 
 impl<T> ArrayQueue<T> {
-    /// An empty queue for up to `capacity` elements.
+    /// Creates an empty queue for up to `capacity` elements.
     pub fn new(capacity: usize) -> Self {
         assert!(capacity > 0, "a queue has room for at least one element");
         let slot = |position| Slot { stamp: Position::new(position), element: Mutex::new(None) };
@@ -45,7 +43,7 @@ impl<T> ArrayQueue<T> {
         }
     }
 
-    /// Puts `element` at the end, or gives it back when the queue is full.
+    /// Appends `element`, or returns it when the queue is full.
     pub fn push(&self, element: T) -> Result<(), T> {
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
@@ -98,7 +96,7 @@ impl<T> ArrayQueue<T> {
         }
     }
 
-    /// Elements in the queue at some moment of the call.
+    /// Returns the number of elements at some moment of the call.
     pub fn len(&self) -> usize {
         loop {
             let tail = self.tail.newest();
@@ -109,7 +107,7 @@ impl<T> ArrayQueue<T> {
         }
     }
 
-    /// True when there are none.
+    /// Returns true if there are no elements.
     #[allow(dead_code, reason = "what has a length says this too")]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -132,7 +130,7 @@ impl Position {
         self.0.load(order)
     }
 
-    /// Where it is by now, and nothing else about who moved it.
+    /// Returns the newest position, without ordering any other memory.
     fn newest(&self) -> usize {
         self.0.fetch_or(0, Ordering::Relaxed)
     }
