@@ -1,9 +1,9 @@
-//! Which blocks does each sequence of a batch read, as rows of one width?
+//! `BlockTables`: the block ids of a batch, one row of fixed width a sequence.
 //!
 //! Invariant: a row is the pages of one sequence and then pad ids, `stride` cells in all; after
 //! `finish` every cell of the buffer has been written.
 //!
-//! It does not know token counts: the kernel takes the lengths beside the table.
+//! Token counts are not part of the table: a kernel takes the lengths in a separate argument.
 
 use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
@@ -15,7 +15,7 @@ use super::one_cache::OneCache;
 /// The name of the buffer in errors.
 const BUFFER: &str = "block table";
 
-/// How a block table is laid out: row-major, `[rows, stride]`.
+/// The layout of a block table: row-major, `[rows, stride]`.
 ///
 /// ```
 /// use paged_kv::export::{{Gaps, TableShape, block_tables}};
@@ -32,9 +32,9 @@ const BUFFER: &str = "block table";
 pub struct TableShape<T> {
     /// Cells a row: the most blocks a sequence may have, at least 1.
     pub stride: usize,
-    /// What a cell without a block holds: `-1`, or the id of a null block.
+    /// The value of a cell without a block: `-1`, or the id of a null block.
     pub pad: T,
-    /// Whether trimmed blocks show, as `pad`.
+    /// Whether trimmed blocks appear, as `pad`.
     pub gaps: Gaps,
 }
 
@@ -91,10 +91,10 @@ pub fn block_tables<'s, T: KernelInt>(
     Ok(())
 }
 
-/// A block table that is written a row at a time.
+/// A block table that is written one row at a time.
 ///
-/// For a batch whose sequences are reached one by one; [`block_tables()`] does the same for one
-/// whose handles are at hand.
+/// For a batch whose sequences are reached one by one. If all handles are available, [`block_tables()`]
+/// does the same in one call.
 ///
 /// ```
 /// use paged_kv::export::{BlockTables, Gaps, TableShape};
@@ -116,7 +116,7 @@ pub fn block_tables<'s, T: KernelInt>(
 #[derive(Debug)]
 #[must_use = "rows without a sequence are written by `finish`"]
 pub struct BlockTables<'a, T> {
-    /// Whole rows.
+    /// The buffer, of whole rows.
     out: &'a mut [T],
     shape: TableShape<T>,
     /// Rows written.
@@ -125,7 +125,7 @@ pub struct BlockTables<'a, T> {
 }
 
 impl<'a, T: KernelInt> BlockTables<'a, T> {
-    /// A table over `out`, none of its rows written yet.
+    /// Creates a table over `out`, none of its rows written yet.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if the stride is 0,
@@ -150,10 +150,10 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         Ok(Self { out, shape, rows: 0, cache: OneCache::default() })
     }
 
-    /// Refuses `additional` more rows than there are left: a whole batch, before its first row.
+    /// Checks that `additional` more rows fit: a whole batch, before its first row.
     ///
     /// # Errors
-    /// [`BufferSize`](PagedKvError::BufferSize), with the cells that all would take.
+    /// [`BufferSize`](PagedKvError::BufferSize), with the cells that all rows would take.
     ///
     /// ```
     /// use paged_kv::PagedKvError;
@@ -206,7 +206,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         Ok(())
     }
 
-    /// Fills the rows no sequence took with pad ids; returns how many were taken.
+    /// Fills the rows without a sequence with pad ids. Returns the number of rows with a sequence.
     ///
     /// ```
     /// use paged_kv::export::{BlockTables, Gaps, TableShape};
@@ -222,7 +222,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         self.rows
     }
 
-    /// Refuses what row `row` cannot hold.
+    /// Refuses a sequence that row `row` cannot hold.
     fn check_row(&self, row: usize, sequence: &Sequence) -> Result<()> {
         let (blocks, stride) = (self.shape.gaps.num_pages(sequence), self.shape.stride);
         if blocks > stride {
@@ -231,7 +231,7 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
         check_blocks::<T>(sequence)
     }
 
-    /// Writes the next row, already checked.
+    /// Writes the next row, which has been checked.
     fn write_row(&mut self, sequence: &Sequence) {
         let TableShape { stride, pad, gaps } = self.shape;
         let row = &mut self.out[self.rows * stride..][..stride];

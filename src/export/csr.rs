@@ -1,9 +1,9 @@
-//! Which blocks does each sequence of a batch read, as one list without padding?
+//! `Csr`: the block ids of a batch as one list without padding, with the bounds of each row.
 //!
 //! Invariant: the pages of row `i` are `indices[indptr[i]..indptr[i + 1]]`, and the last of them
 //! holds `last_page_len[i]` tokens: `1..=block_size`, and 0 exactly for a row without pages.
 //!
-//! It does not know what a row without a sequence stands for; it is a row without pages.
+//! A row without a sequence is a row without pages.
 
 use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
@@ -31,7 +31,7 @@ use super::one_cache::OneCache;
 /// ```
 #[derive(Debug)]
 pub struct CsrBuffers<'a, T> {
-    /// Where each row's pages begin, and where the last row's end: one cell more than rows.
+    /// The start of each row's pages, and the end of the last row's: one cell more than rows.
     pub indptr: &'a mut [T],
     /// The pages of all rows, one after the other: at least the sum of [`Gaps::num_pages`].
     pub indices: &'a mut [T],
@@ -39,22 +39,21 @@ pub struct CsrBuffers<'a, T> {
     pub last_page_len: &'a mut [T],
 }
 
-/// Writes the CSR triple of a batch; returns the pages written to `indices`.
+/// Writes the CSR triple of a batch. Returns the number of pages written to `indices`.
 ///
-/// `last_page_len` says how many rows there are: as many as sequences, or more, as for a CUDA graph
-/// captured at a larger batch; the rows left over have no pages and a last page of 0 tokens. Cells of
-/// `indices` past the returned number are left as they were. `pad` is the page id of a gap under
-/// [`Gaps::Show`], say that of a null block; [`Gaps::Close`] does not use it. The layout is that of
-/// FlashInfer's `kv_indptr`, `kv_indices` and `kv_last_page_len`, where a full last page has
-/// `block_size` tokens, not 0.
+/// The length of `last_page_len` is the number of rows: as many as sequences, or more, as for a CUDA graph
+/// captured at a larger batch. The further rows have no pages and a last page of 0 tokens. Cells of `indices`
+/// past the returned number keep their value. `pad` is the page id of a gap under [`Gaps::Show`], for example
+/// that of a null block; [`Gaps::Close`] does not use it. The layout is that of FlashInfer's `kv_indptr`,
+/// `kv_indices` and `kv_last_page_len`, where a full last page has `block_size` tokens, not 0.
 ///
 /// No lock, no allocation, `O(rows + pages)`.
 ///
 /// # Errors
-/// [`BufferSize`](PagedKvError::BufferSize) if there are fewer rows than sequences, fewer cells than
-/// pages, or not one `indptr` more than rows; [`IdTooLarge`](PagedKvError::IdTooLarge) if a block
-/// id, the number of pages or the block size does not fit a `T`;
-/// [`WrongCache`](PagedKvError::WrongCache) if the rows are not all of one cache. The buffers are then untouched.
+/// [`BufferSize`](PagedKvError::BufferSize) if there are fewer rows than sequences, fewer cells than pages, or
+/// not exactly one more `indptr` than rows; [`IdTooLarge`](PagedKvError::IdTooLarge) if a block id, the number
+/// of pages or the block size does not fit a `T`; [`WrongCache`](PagedKvError::WrongCache) if the rows are not
+/// all of one cache. The buffers are then untouched.
 ///
 /// ```
 /// use paged_kv::export::{CsrBuffers, Gaps, csr};
@@ -102,10 +101,10 @@ pub fn csr<'s, T: KernelInt>(
     Ok(csr.finish())
 }
 
-/// A CSR triple that is written a sequence at a time.
+/// A CSR triple that is written one sequence at a time.
 ///
-/// For a batch whose sequences are reached one by one; [`csr()`] does the same for one whose handles
-/// are at hand.
+/// For a batch whose sequences are reached one by one. If all handles are available, [`csr()`] does the same
+/// in one call.
 ///
 /// ```
 /// use paged_kv::export::{Csr, CsrBuffers, Gaps};
@@ -146,7 +145,7 @@ pub struct Csr<'a, T> {
 }
 
 impl<'a, T: KernelInt> Csr<'a, T> {
-    /// A triple over `buffers`, none of its rows written yet.
+    /// Creates a triple over `buffers`, none of its rows written yet.
     ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if `indptr` is not one longer than `last_page_len`.
@@ -166,10 +165,10 @@ impl<'a, T: KernelInt> Csr<'a, T> {
         Ok(Self { buffers, pad, gaps, rows: 0, pages: 0, cache: OneCache::default() })
     }
 
-    /// Refuses `additional` more rows than there are left: a whole batch, before its first row.
+    /// Checks that `additional` more rows fit: a whole batch, before its first row.
     ///
     /// # Errors
-    /// [`BufferSize`](PagedKvError::BufferSize), with the rows that all would make.
+    /// [`BufferSize`](PagedKvError::BufferSize), with the number of rows after them.
     ///
     /// ```
     /// use paged_kv::PagedKvError;
@@ -193,7 +192,7 @@ impl<'a, T: KernelInt> Csr<'a, T> {
         check_at_least("last_page_len", rows, self.buffers.last_page_len.len())
     }
 
-    /// Writes the next row: the pages of `sequence`, where they end, and how full the last is.
+    /// Writes the next row: the pages of `sequence`, their end, and the number of tokens in the last page.
     /// No lock, no allocation, `O(pages of the sequence)`.
     ///
     /// # Errors
@@ -228,7 +227,7 @@ impl<'a, T: KernelInt> Csr<'a, T> {
         Ok(())
     }
 
-    /// Writes the rows no sequence took as rows without pages; returns the pages written.
+    /// Writes the rows without a sequence as rows without pages. Returns the number of pages written.
     ///
     /// ```
     /// use paged_kv::export::{{Csr, CsrBuffers, Gaps}};
@@ -253,14 +252,14 @@ impl<'a, T: KernelInt> Csr<'a, T> {
         pages
     }
 
-    /// Refuses `additional` more pages than there are cells left, or than a `T` can count.
+    /// Refuses more pages than there are cells left, or than a `T` can count.
     fn check_pages(&self, additional: usize) -> Result<()> {
         let pages = self.pages + additional;
         check_at_least("indices", pages, self.buffers.indices.len())?;
         fit::<T>(pages as u64).map(drop)
     }
 
-    /// Writes the next row, already checked.
+    /// Writes the next row, which has been checked.
     fn write_row(&mut self, sequence: &Sequence) {
         let (row, start) = (self.rows, self.pages);
         let pages = self.gaps.num_pages(sequence);
@@ -272,10 +271,10 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     }
 }
 
-/// The tokens in the last of a sequence's `pages`.
+/// Returns the number of tokens in the last of a sequence's `pages`.
 ///
-/// Only full blocks are trimmed, so when the last page is another than the last token's, it is full
-/// and so was that token's: the remainder is right for both.
+/// Only full blocks are trimmed. So if the last page is not the block of the last token, both are full, and the
+/// remainder is right for both.
 fn last_page_len(sequence: &Sequence, pages: usize) -> usize {
     if pages == 0 {
         return 0;

@@ -1,10 +1,8 @@
-//! Which pages of a trimmed sequence does an export name?
+//! `Gaps`: the export of the blocks that a sequence has trimmed.
 //!
 //! Invariant: the stretches of a sequence cover its logical blocks once, in order, and its
 //! resident ids once, in order. A sequence without gaps is one stretch, so the common case is one
 //! copy.
-//!
-//! It does not know why a block was trimmed, nor what is written for it.
 
 use std::ops::Range;
 
@@ -13,7 +11,7 @@ use crate::sequence::Sequence;
 
 use super::kernel_int::{KernelInt, copy_ids};
 
-/// What an export does with the blocks a sequence has trimmed away (StreamingLLM).
+/// The treatment of trimmed blocks (StreamingLLM) by an export.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, export::Gaps};
@@ -28,16 +26,16 @@ use super::kernel_int::{KernelInt, copy_ids};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gaps {
-    /// Every page keeps its place: a trimmed block is written as the pad id, the slots of its
-    /// tokens as [`KernelInt::NO_SLOT`]. For kernels that mask by position.
+    /// Every page keeps its place. A trimmed block is written as the pad id, the slots of its tokens as
+    /// [`KernelInt::NO_SLOT`]. For kernels that mask by position.
     Show,
-    /// Resident pages move together, as the StreamingLLM paper has them: positions count within
-    /// the cache, and a trimmed block leaves no trace.
+    /// Resident pages move together, as in the StreamingLLM paper: positions count within the cache, and a
+    /// trimmed block leaves no trace.
     Close,
 }
 
 impl Gaps {
-    /// The pages `sequence` takes in a block table or in `indices`: what to size them by.
+    /// Returns the number of pages of `sequence` in a block table or in `indices`, for the size of a buffer.
     ///
     /// `O(1)`.
     ///
@@ -56,7 +54,7 @@ impl Gaps {
         }
     }
 
-    /// Writes the pages of `sequence` into the `num_pages` cells they take.
+    /// Writes the pages of `sequence` into `cells`, of which there are `num_pages`.
     pub(super) fn write_pages<T: KernelInt>(self, sequence: &Sequence, pad: T, cells: &mut [T]) {
         let mut left = cells;
         for stretch in Stretches::of(sequence) {
@@ -70,21 +68,21 @@ impl Gaps {
     }
 }
 
-/// The next `len` cells of `left`.
+/// Splits the next `len` cells off `left`.
 pub(super) fn take<'a, T>(left: &mut &'a mut [T], len: usize) -> &'a mut [T] {
     left.split_off_mut(..len).expect("cells are counted before they are written")
 }
 
-/// Neighbouring logical blocks, all of them resident or none.
+/// Adjacent logical blocks, all of them resident or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stretch<'a> {
     Resident(&'a [BlockId]),
-    /// So many logical blocks are gone.
+    /// The number of adjacent logical blocks that were trimmed.
     Gap(usize),
 }
 
 impl Stretch<'_> {
-    /// How many logical blocks it spans.
+    /// Returns the number of logical blocks of the stretch.
     pub(super) fn num_blocks(self) -> usize {
         match self {
             Stretch::Resident(ids) => ids.len(),
@@ -93,12 +91,12 @@ impl Stretch<'_> {
     }
 }
 
-/// The stretches of a block table, front to back.
+/// The stretches of a block table, from the front to the back.
 #[derive(Debug, Clone)]
 pub(super) struct Stretches<'a> {
     ids: &'a [BlockId],
     gaps: &'a [Range<usize>],
-    /// The logical block the next stretch begins at.
+    /// The logical block at which the next stretch begins.
     block: usize,
 }
 
@@ -128,7 +126,7 @@ impl<'a> Iterator for Stretches<'a> {
 mod tests {
     use super::*;
 
-    /// Blocks as a bit mask of the resident ones, and back through `Stretches`.
+    /// Builds ids and gaps from `resident`, and returns the blocks that `Stretches` gives.
     fn round_trip(resident: &[bool]) -> Vec<Option<BlockId>> {
         let ids: Vec<_> = (0..resident.iter().filter(|&&here| here).count() as u32).collect();
         let ids: Vec<_> = ids.into_iter().map(BlockId).collect();

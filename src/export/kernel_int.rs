@@ -1,9 +1,7 @@
-//! Does this number fit the integer the kernel reads?
+//! `KernelInt`: the integers that a kernel reads, and the checks that a number fits one.
 //!
-//! Invariant: no id, count or slot is ever cut to a narrower type: it fits, or it is refused with
-//! the number that did not.
-//!
-//! It does not know sequences; it sees numbers and slices of ids.
+//! Invariant: no id, count or slot is ever cut to a narrower type. It fits, or it is refused with the number
+//! that did not fit.
 
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
@@ -34,7 +32,7 @@ pub trait Number: Copy + PartialEq {
     const LARGEST: u64;
     /// The largest slot that fits: never the bits of `NO_SLOT`.
     const LARGEST_SLOT: u64;
-    /// `value`, known to be at most `LARGEST`.
+    /// Converts `value`, which the caller has checked to be at most `LARGEST`.
     fn cast(value: u64) -> Self;
 }
 
@@ -62,13 +60,13 @@ kernel_int!(i32, no_slot: -1, largest_slot: i32::MAX);
 kernel_int!(u32, no_slot: u32::MAX, largest_slot: u32::MAX - 1);
 kernel_int!(i64, no_slot: -1, largest_slot: i64::MAX);
 
-/// `value` as a `T`, or the refusal that carries it.
+/// Converts `value` to a `T`, or refuses it.
 pub(super) fn fit<T: KernelInt>(value: u64) -> Result<T> {
     check(value, T::LARGEST, T::NAME)?;
     Ok(T::cast(value))
 }
 
-/// A block id as a `T`, or the refusal that carries it.
+/// Converts a block id to a `T`, or refuses it.
 pub(crate) fn block_number<T: KernelInt>(id: BlockId) -> Result<T> {
     fit(u64::from(id.0))
 }
@@ -78,7 +76,7 @@ pub(super) fn check_slot<T: KernelInt>(slot: u64) -> Result<()> {
     check(slot, T::LARGEST_SLOT, T::NAME)
 }
 
-/// Refuses ids of which one does not fit a `T`. Free where every id fits; else one pass.
+/// Refuses ids if one does not fit a `T`. Costs nothing if every id fits; else one pass.
 pub(super) fn check_ids<T: KernelInt>(ids: &[BlockId]) -> Result<()> {
     if T::LARGEST >= u64::from(u32::MAX) {
         return Ok(());
@@ -86,8 +84,7 @@ pub(super) fn check_ids<T: KernelInt>(ids: &[BlockId]) -> Result<()> {
     check(u64::from(largest(ids)), T::LARGEST, T::NAME)
 }
 
-/// [`check_ids`] of a sequence's blocks, without a look at each where no block of its pool can be
-/// refused.
+/// Does [`check_ids`] for a sequence's blocks. Skips the pass if every block of the pool fits.
 pub(super) fn check_blocks<T: KernelInt>(sequence: &Sequence) -> Result<()> {
     if u64::from(sequence.largest_id_of_pool()) <= T::LARGEST {
         return Ok(());
@@ -95,7 +92,7 @@ pub(super) fn check_blocks<T: KernelInt>(sequence: &Sequence) -> Result<()> {
     check_ids::<T>(sequence.block_ids())
 }
 
-/// Writes `ids`, already checked, into as many cells.
+/// Writes `ids`, which have been checked, into as many cells.
 pub(super) fn copy_ids<T: KernelInt>(ids: &[BlockId], cells: &mut [T]) {
     debug_assert_eq!(ids.len(), cells.len(), "one cell an id");
     for (cell, id) in cells.iter_mut().zip(ids) {
@@ -103,8 +100,8 @@ pub(super) fn copy_ids<T: KernelInt>(ids: &[BlockId], cells: &mut [T]) {
     }
 }
 
-/// Fills `cells` with one value: the usual two, whose bytes are all alike, as memory is set, which moves
-/// more at once than a loop that is compiled for any processor of its kind.
+/// Fills `cells` with one value. The two usual values have equal bytes, so they are written as by `memset`,
+/// which moves more bytes a step than a loop that is compiled for any processor of its kind.
 #[inline(never)]
 pub(super) fn fill<T: KernelInt>(cells: &mut [T], value: T) {
     if value == T::NO_SLOT {
@@ -116,7 +113,7 @@ pub(super) fn fill<T: KernelInt>(cells: &mut [T], value: T) {
     }
 }
 
-/// The largest id of `ids`; 0 for none.
+/// Returns the largest of `ids`; 0 if there are none.
 pub(super) fn largest(ids: &[BlockId]) -> u32 {
     ids.iter().fold(0, |largest, id| largest.max(id.0))
 }

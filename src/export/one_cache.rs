@@ -1,9 +1,9 @@
-//! `OneCache`: the check that all rows of an export are of one cache, whose blocks are the kernel's.
+//! `OneCache`: checks that all rows of an export are of one cache, whose blocks the kernel reads.
 
 use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
-/// The pool of the first row, once there was one.
+/// The pool of the first row, after there was one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OneCache(Option<usize>);
 

@@ -1,10 +1,9 @@
-//! Which runs of slots does a token range cover?
+//! `write_slots`: the slots of a token range, written in runs.
 //!
 //! Invariant: the slot of a resident token is `block_id * block_size + offset`; a token without a
 //! block shows as [`KernelInt::NO_SLOT`] or is left out, and no resident token has that slot.
 //!
-//! It does not know buffers larger than the range, nor batches; its callers have checked the range
-//! against the sequence and the cells against the range.
+//! The callers have checked the range against the sequence and the cells against the range.
 
 use std::ops::Range;
 
@@ -15,14 +14,14 @@ use crate::sequence::Sequence;
 use super::gaps::{Gaps, Stretch, Stretches, take};
 use super::kernel_int::{KernelInt, check_slot, largest};
 
-/// Writes the slots of a range, already checked, into as many cells.
+/// Writes the slots of a range, which has been checked, into as many cells.
 pub(super) fn write_slots<T: KernelInt>(
     sequence: &Sequence,
     tokens: &Range<usize>,
     gaps: Gaps,
     cells: &mut [T],
 ) {
-    // The last tokens, of the last block alone: what a decode step asks for.
+    // Fast path for a decode step, which asks for the last tokens of the last block only.
     if tokens.end == sequence.num_tokens()
         && let Some((id, tail)) = sequence.tail()
         && tokens.len() <= tail
@@ -43,7 +42,7 @@ pub(super) fn write_slots<T: KernelInt>(
     debug_assert!(left.is_empty(), "the pieces of a range are its slots");
 }
 
-/// Refuses a range of which one slot does not fit a `T`. Free where every slot of the pool fits.
+/// Refuses a range if one slot does not fit a `T`. Costs nothing if every slot of the pool fits.
 pub(super) fn check_slots<T: KernelInt>(sequence: &Sequence, tokens: &Range<usize>) -> Result<()> {
     let block_size = sequence.block_size() as u64;
     let slot =
@@ -65,7 +64,7 @@ pub(super) fn check_slots<T: KernelInt>(sequence: &Sequence, tokens: &Range<usiz
     Ok(())
 }
 
-/// The tokens of the range that have a slot.
+/// Returns the number of tokens of the range that have a slot.
 pub(super) fn num_resident(sequence: &Sequence, tokens: &Range<usize>) -> usize {
     let resident = |piece| match piece {
         Piece::Resident { tokens, .. } => tokens,
@@ -76,7 +75,7 @@ pub(super) fn num_resident(sequence: &Sequence, tokens: &Range<usize>) -> usize 
 
 /// The part of one stretch that a token range covers, in tokens; never empty.
 enum Piece<'a> {
-    /// `tokens` tokens from `offset` on in the first of `ids`; the last of `ids` may not be reached.
+    /// `tokens` tokens from `offset` on in the first of `ids`; the range may end before the last of `ids`.
     Resident {
         ids: &'a [BlockId],
         offset: usize,
@@ -87,8 +86,7 @@ enum Piece<'a> {
     },
 }
 
-/// Cuts `tokens` where gaps begin and end. Nothing overflows: a sequence is only as long as the slots
-/// of its blocks can be counted.
+/// Splits `tokens` at the bounds of gaps. Nothing overflows: the slots of a sequence's blocks can be counted.
 fn pieces<'a>(sequence: &'a Sequence, tokens: &Range<usize>) -> impl Iterator<Item = Piece<'a>> {
     let (block_size, tokens) = (sequence.block_size(), tokens.clone());
     let mut next_block = 0;

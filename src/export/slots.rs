@@ -1,9 +1,10 @@
-//! Where does the KV of each token of a batch go?
+//! `SlotMapping`: the slot of each token of a batch, where a kernel writes its keys and values.
 //!
 //! Invariant: each cell is the slot of one token, in the order of the batch and of the positions,
 //! and the cells past the last are [`KernelInt::NO_SLOT`].
 //!
-//! It does not know whether a token's KV has been computed, nor whether its block may be written.
+//! An export does not check whether a token's keys and values are computed, nor whether its block may be
+//! written.
 
 use std::ops::Range;
 
@@ -20,9 +21,8 @@ const BUFFER: &str = "slots";
 
 /// Writes the slots of `tokens`, positions of one sequence, into exactly as many cells.
 ///
-/// After an append, the range of the new tokens gives what `reshape_and_cache` takes as slot
-/// mapping. Under [`Gaps::Close`] `out` has a cell for each resident token:
-/// [`Gaps::num_slots`] counts them.
+/// After an append, the slots of the new tokens are the slot mapping that `reshape_and_cache` takes. Under
+/// [`Gaps::Close`] `out` has a cell for each resident token: [`Gaps::num_slots`] counts them.
 ///
 /// No lock, no allocation, `O(gaps + slots)`.
 ///
@@ -62,16 +62,16 @@ pub fn slots<T: KernelInt>(
     Ok(())
 }
 
-/// Writes the slots of a batch, one token range a sequence, one after the other; returns how many.
+/// Writes the slots of a batch, one token range a sequence, one after the other. Returns their number.
 ///
-/// Cells past the last slot get [`KernelInt::NO_SLOT`], which kernels skip: as vLLM pads the slot
-/// mapping of a CUDA graph.
+/// Cells past the last slot get [`KernelInt::NO_SLOT`], which kernels skip. vLLM pads the slot mapping of a
+/// CUDA graph in the same way.
 ///
 /// No lock, no allocation, `O(sequences + gaps + cells)`.
 ///
 /// # Errors
 /// Those of [`slots()`], and [`WrongCache`](PagedKvError::WrongCache) if the sequences are not all of
-/// one cache; here `out` may have cells to spare. `out` is then untouched.
+/// one cache; here `out` may have spare cells. `out` is then untouched.
 ///
 /// ```
 /// use paged_kv::export::{Gaps, slot_mapping};
@@ -113,10 +113,10 @@ pub fn slot_mapping<'s, T: KernelInt>(
     Ok(mapping.finish())
 }
 
-/// A slot mapping that is written a sequence at a time.
+/// A slot mapping that is written one sequence at a time.
 ///
-/// For a batch whose sequences are reached one by one; [`slot_mapping`] does the same for one whose
-/// handles are at hand.
+/// For a batch whose sequences are reached one by one. If all handles are available, [`slot_mapping`] does the
+/// same in one call.
 ///
 /// ```
 /// use paged_kv::export::{Gaps, SlotMapping};
@@ -147,7 +147,7 @@ pub struct SlotMapping<'a, T> {
 }
 
 impl<'a, T: KernelInt> SlotMapping<'a, T> {
-    /// A mapping over `out`, none of its cells written yet.
+    /// Creates a mapping over `out`, none of its cells written yet.
     ///
     /// ```
     /// use paged_kv::export::{Gaps, SlotMapping};
@@ -186,7 +186,7 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
         Ok(())
     }
 
-    /// Fills the cells no token took with [`KernelInt::NO_SLOT`]; returns how many were taken.
+    /// Fills the cells without a token with [`KernelInt::NO_SLOT`]. Returns the number of cells with a token.
     ///
     /// ```
     /// use paged_kv::export::{{Gaps, SlotMapping}};
@@ -214,7 +214,7 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
         Ok(())
     }
 
-    /// Writes the next `slots` cells, already checked.
+    /// Writes the next `slots` cells, which have been checked.
     fn write(&mut self, sequence: &Sequence, tokens: &Range<usize>, slots: usize) {
         write_slots(sequence, tokens, self.gaps, &mut self.out[self.slots..][..slots]);
         self.slots += slots;
@@ -222,7 +222,7 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
 }
 
 impl Gaps {
-    /// The cells that the slots of `tokens` take: what to size a slot mapping by. `O(gaps)`.
+    /// Returns the number of cells for the slots of `tokens`, for the size of a slot mapping. `O(gaps)`.
     ///
     /// # Errors
     /// [`TokenRange`](PagedKvError::TokenRange) if the range is reversed or ends past the sequence.
@@ -247,7 +247,7 @@ impl Gaps {
         Ok(self.count(sequence, &tokens))
     }
 
-    /// [`Gaps::num_slots`] of a range already checked.
+    /// Does [`Gaps::num_slots`] for a range that has been checked.
     fn count(self, sequence: &Sequence, tokens: &Range<usize>) -> usize {
         match self {
             Gaps::Show => tokens.len(),

@@ -1,4 +1,4 @@
-//! Do the exports agree with a model that looks up one cell at a time?
+//! Tests of the exports against a model that computes one cell at a time.
 
 mod model;
 

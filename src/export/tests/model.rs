@@ -1,7 +1,7 @@
-//! What do the exports say, looked up one cell at a time?
+//! The model of the exports, which computes one cell at a time.
 //!
-//! The model asks [`Sequence::block_at`] and nothing else, and the corpus is every small life of a
-//! sequence that trims and cuts can give it.
+//! The model uses [`Sequence::block_at`] only. The corpus is every small history of a sequence that trims and
+//! cuts can produce.
 
 use std::ops::Range;
 
@@ -12,14 +12,14 @@ use crate::sequence::Sequence;
 pub(super) const BOTH: [Gaps; 2] = [Gaps::Show, Gaps::Close];
 pub(super) const PAD: i64 = -7;
 
-/// The pages of a sequence, block by block.
+/// Returns the pages of a sequence, block by block.
 pub(super) fn model_pages(sequence: &Sequence, gaps: Gaps) -> Vec<i64> {
     let pages = (0..sequence.num_logical_blocks()).map(|block| sequence.block_at(block));
     let cells = pages.map(|id| id.map_or(PAD, |id| i64::from(id.0)));
     cells.filter(|&cell| gaps == Gaps::Show || cell != PAD).collect()
 }
 
-/// The slots of a sequence, token by token.
+/// Returns the slots of a sequence, token by token.
 pub(super) fn model_slots(sequence: &Sequence, tokens: Range<usize>, gaps: Gaps) -> Vec<i64> {
     let block_size = sequence.block_size();
     let slot = |token: usize| {
@@ -30,7 +30,7 @@ pub(super) fn model_slots(sequence: &Sequence, tokens: Range<usize>, gaps: Gaps)
     cells.filter(|&cell| gaps == Gaps::Show || cell != -1).collect()
 }
 
-/// What is done to a sequence: trimmed, extended, trimmed again, cut.
+/// The history of a sequence: trimmed, extended, trimmed again, cut.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Life {
     pub(super) block_size: usize,
@@ -45,7 +45,7 @@ impl Life {
     }
 
     pub(super) fn live_in(self, cache: &PagedKvCache) -> Sequence {
-        // So that the ids do not begin at 0.
+        // Takes a block first, so that the ids do not begin at 0.
         let _other = cache.allocate_sequence(1).expect("room for one block");
         let mut sequence = cache.allocate_sequence(self.tokens).expect("room for a few blocks");
         for (sink, window) in self.trims {
@@ -53,13 +53,13 @@ impl Life {
             drop(sequence.append(3).expect("room for three tokens"));
         }
         let kept = sequence.num_tokens() - self.cut;
-        // A cut whose last, partly filled block is gone is refused, and then changes nothing.
+        // A cut to a last, partly filled block that was trimmed is refused, and then changes nothing.
         let _ = sequence.truncate(kept);
         sequence
     }
 }
 
-/// Checks every small life, and so gaps in front, in the middle, two of them, and at the end.
+/// Checks every small history, and so gaps at the front, in the middle, two of them, and at the end.
 pub(super) fn for_every_small_sequence(mut check: impl FnMut(&Sequence)) {
     let (mut two_gaps, mut gap_at_the_end, mut nothing_resident) = (0, 0, 0);
     for life in every_small_life() {
@@ -90,12 +90,12 @@ fn every_small_life() -> Vec<Life> {
     lives
 }
 
-/// Tokens with a block.
+/// Returns the number of tokens with a block.
 pub(super) fn resident(sequence: &Sequence) -> usize {
     model_slots(sequence, 0..sequence.num_tokens(), Gaps::Close).len()
 }
 
-/// The buffers of a CSR export, full of 99s.
+/// The buffers of a CSR export, filled with 99.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Triple {
     pub(super) indptr: Vec<i64>,
