@@ -1,7 +1,7 @@
-//! Is there memory for an array of so many elements? `array_of` and `queue_of` make what is as large as a
-//! pool has blocks, and nothing else does.
+//! `array_of` and `queue_of`: allocate arrays whose size depends on the number of blocks of a pool. No other
+//! code allocates such an array.
 //!
-//! Invariant: a size that the memory allocator refuses is an error here, and no abort of the process.
+//! Invariant: a size that the memory allocator refuses is an error here, and does not abort the process.
 //! (An operating system that promises more memory than it has may still end the process later.)
 
 use crate::error::{PagedKvError, Result};
@@ -17,16 +17,16 @@ pub(crate) fn array_of<T>(len: usize, mut make: impl FnMut() -> T) -> Result<Box
 
 /// Creates a queue of `capacity` elements.
 pub(crate) fn queue_of<T>(capacity: usize) -> Result<ArrayQueue<T>> {
-    // The queue cannot be refused memory without an abort, so as much is allocated and freed before.
+    // A queue that is refused memory aborts, so the same amount is allocated and freed first.
     refuse_beyond_memory::<(usize, T)>(capacity)?;
     Ok(ArrayQueue::new(capacity))
 }
 
-/// Refuses what the memory allocator refuses now: `len` elements of the size of a `T`.
+/// Refuses `len` elements of the size of a `T` if the memory allocator refuses them now.
 pub(crate) fn refuse_beyond_memory<T>(len: usize) -> Result<()> {
     let mut elements: Vec<T> = Vec::new();
     elements.try_reserve_exact(len).map_err(|_| refusal::<T>(len))?;
-    // Else the compiler may leave the allocation out and take it for granted.
+    // Otherwise the compiler may remove the allocation and assume that it succeeded.
     std::hint::black_box(&elements);
     Ok(())
 }

@@ -1,22 +1,21 @@
-//! Which of two uses came later? Stamps that order uses without a line that every use writes.
+//! `RecencyClock`: stamps that order uses, without a cache line that every use writes.
 //!
-//! A thread's time is `max(its last time, the shared floor) + 1`, and it raises the shared floor
-//! once in [`STRIDE`] stamps. On one thread stamps strictly increase. A thread runs ahead of the
-//! floor by at most `STRIDE`, so a use can look older than one before it only if each thread was
-//! used fewer than that many times in between. The thread's ordinal below the time makes each
-//! stamp unique. A logical clock rather than a coarse wall clock:
-//! tests need no sleeping, and a busy thread tells more than two uses every 5 ms apart.
+//! A thread's time is `max(its last time, the shared floor) + 1`, and it raises the shared floor once in
+//! [`STRIDE`] stamps. On one thread stamps strictly increase. A thread runs ahead of the floor by at most
+//! `STRIDE`. So a use can appear older than an earlier one only if each thread was used fewer than `STRIDE`
+//! times in between. The thread's ordinal below the time makes each stamp unique.
 //!
-//! It does not know what is stamped.
+//! A logical clock has two advantages over a coarse wall clock. Tests need no sleep, and a busy thread
+//! distinguishes more than two uses every 5 ms.
 
 use std::cell::Cell;
 
 use crate::sync::{AtomicU64, CachePadded, Ordering, thread_local, thread_ordinal};
 
-/// Stamps one thread may give before it tells the others.
+/// Stamps that one thread may give before it raises the shared floor.
 const STRIDE: u64 = 64;
 
-/// Bits of a stamp that tell threads apart.
+/// Bits of a stamp that separate threads.
 const ORDINAL_BITS: u32 = 16;
 
 thread_local! {
@@ -33,11 +32,11 @@ impl RecencyClock {
         Self { floor: CachePadded::new(AtomicU64::new(0)) }
     }
 
-    /// A stamp above every stamp this thread has given, and unlike every other thread's (up to
+    /// Returns a stamp above every stamp that this thread has given. It is unlike every other thread's (up to
     /// 65,536 threads in the life of the process).
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
-        // Relaxed: stamps choose victims, they guard nothing.
+        // Relaxed: stamps only choose victims; no data depends on them.
         let floor = self.floor.load(Ordering::Relaxed);
         let time = LAST.with(Cell::get).max(floor) + 1;
         LAST.with(|last| last.set(time));

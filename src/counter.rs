@@ -1,7 +1,7 @@
-//! How often has something happened, counted by many threads? Without a line they all write.
+//! `ShardedCounter`: a count that many threads add to, without a cache line that they all write.
 //!
-//! Each thread adds to the cell of its ordinal; the sum is read over all cells. The sum never
-//! misses an addition that happened before the read. It knows nothing of what it counts.
+//! Each thread adds to the cell of its ordinal; the sum is read over all cells. The sum never misses an
+//! addition that happened before the read.
 
 use crate::sync::{AtomicU64, CachePadded, Ordering, thread_ordinal};
 
@@ -24,7 +24,7 @@ impl ShardedCounter {
     }
 
     pub(crate) fn sum(&self) -> u64 {
-        // Wrapping, as the cells do.
+        // The sum wraps, as the cells do.
         let cells = self.cells.iter().map(|cell| cell.load(Ordering::Relaxed));
         cells.fold(0, u64::wrapping_add)
     }
@@ -34,7 +34,7 @@ impl ShardedCounter {
 mod tests {
     use super::*;
 
-    /// A prompt may have any length.
+    /// A prompt may have any length, so counts of tokens may overflow.
     #[test]
     fn a_sum_beyond_64_bits_begins_anew() {
         let counter = ShardedCounter::new();

@@ -1,8 +1,9 @@
-//! Which of all sequences that are ever under an id is meant? `next_epoch` numbers them, without a line
-//! that every thread writes: a thread counts its own, below its ordinal.
+//! `next_epoch`: numbers that distinguish all sequences that are ever under the same id.
+//!
+//! A thread counts its own calls, below its ordinal, so that no cache line is written by every thread.
 //!
 //! Invariant: no two calls in the life of the process return the same epoch (up to 2^32 threads, and
-//! 2^32 calls of one thread). Stamps of the clock do not suffice: theirs repeat after 65,536 threads.
+//! 2^32 calls of one thread). The clock's stamps do not suffice: they repeat after 65,536 threads.
 
 use std::cell::Cell;
 

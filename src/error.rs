@@ -1,7 +1,6 @@
-//! Why was a call refused? Every refusal in the crate, each with its arithmetic.
+//! `PagedKvError`: every refusal in the crate, each with its arithmetic.
 //!
-//! A refused call has changed nothing. Broken invariants of the crate itself are not here: they
-//! are asserts.
+//! A refused call has changed nothing. Broken invariants of the crate itself are asserts and not errors.
 
 use crate::id::{BlockId, SeqId};
 
@@ -15,7 +14,7 @@ use crate::id::{BlockId, SeqId};
 /// ```
 pub type Result<T, E = PagedKvError> = std::result::Result<T, E>;
 
-/// Why a call was refused. The call changed nothing.
+/// The reason why a call was refused. The call changed nothing.
 ///
 /// ```
 /// use paged_kv::{BlockPool, PagedKvError};
@@ -28,8 +27,8 @@ pub type Result<T, E = PagedKvError> = std::result::Result<T, E>;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PagedKvError {
-    /// At some moment during the call there was room for `available` blocks, fewer than asked.
-    /// What operations in flight on other threads held counts as used.
+    /// At some moment during the call there was room for `available` blocks, fewer than requested.
+    /// Blocks held by operations in flight on other threads count as used.
     #[error("out of memory: {requested} blocks requested, {available} available")]
     OutOfMemory {
         /// Blocks the call needed.
@@ -37,7 +36,7 @@ pub enum PagedKvError {
         /// Blocks there was room for.
         available: usize,
     },
-    /// The memory allocator has no room for the arrays of a cache or pool of so many blocks.
+    /// The memory allocator has no room for the arrays of a cache or pool of this size.
     #[error("out of host memory: {bytes} bytes requested")]
     OutOfHostMemory {
         /// Bytes of the array that was refused.
@@ -46,8 +45,8 @@ pub enum PagedKvError {
     /// No sequence of that id is in the cache.
     #[error("sequence {0} not found")]
     SequenceNotFound(SeqId),
-    /// The sequence has a [`Worker`](crate::Worker) and was evicted. Operations on the id return this until
-    /// the worker frees it, which returns this once more, or a new sequence takes the id.
+    /// The sequence has a [`Worker`](crate::Worker) and was evicted. Operations on the id return this until the
+    /// worker frees it, which returns this a last time, or until a new sequence takes the id.
     #[error("sequence {0} was evicted")]
     SequenceEvicted(SeqId),
     /// A sequence of that id is in the cache already.
@@ -56,7 +55,7 @@ pub enum PagedKvError {
     /// The sequence is leased: it can be neither freed, trimmed nor evicted until the lease ends.
     #[error("sequence {0} is leased")]
     SequenceLeased(SeqId),
-    /// The pool has no such block, or nobody owns it (a second release, say).
+    /// The pool has no such block, or the block has no owner (for example after a second release).
     #[error("block {0} not found: not of this pool, free, or not counted by id")]
     BlockNotFound(BlockId),
     /// The block has as many owners as its word can count.
@@ -65,8 +64,8 @@ pub enum PagedKvError {
     /// No unleased sequence is left whose eviction could free a block.
     #[error("nothing to evict: no unleased sequence holds a block that evicting could free")]
     NothingToEvict,
-    /// Every sequence that has blocks waits for room that only the others could give, and this is
-    /// the one that the eviction strategy would take: it is to be given up, and to come in again.
+    /// Every sequence that has blocks waits for room that only the others could free. The eviction strategy
+    /// would take this sequence: its caller should free it and admit it again.
     #[error("stalled: every sequence waits for room, and sequence {0} is the one to give up")]
     Stalled(SeqId),
     /// The deadline passed before there was room.
@@ -88,16 +87,15 @@ pub enum PagedKvError {
         /// Length of the sequence, in tokens.
         num_tokens: usize,
     },
-    /// More tokens were said to be computed than the sequence has slots for.
+    /// A commit of more tokens than the sequence has slots for.
     #[error("cannot commit {requested} tokens: the sequence has {num_tokens}")]
     CommitBeyondEnd {
-        /// Tokens said to be computed.
+        /// Length to be committed, in tokens.
         requested: usize,
         /// Length of the sequence, in tokens.
         num_tokens: usize,
     },
-    /// The block that holds this position was given up by an earlier trim, so the sequence
-    /// cannot end inside it.
+    /// An earlier trim released the block that holds this position, so the sequence cannot end inside it.
     #[error("position {position} is in a block that was trimmed")]
     TokensTrimmed {
         /// A token position, counted from the start of the sequence.
@@ -113,7 +111,7 @@ pub enum PagedKvError {
         /// Length of the sequence, in tokens.
         num_tokens: usize,
     },
-    /// Tokens cannot be named: those before them have slots and no names.
+    /// Tokens cannot be named: tokens before them have slots and no names.
     #[error(
         "only {named} of the {num_tokens} tokens are named: the next to be named is not the last"
     )]
@@ -123,42 +121,42 @@ pub enum PagedKvError {
         /// Tokens that have slots.
         num_tokens: usize,
     },
-    /// A parameter that makes no sense.
+    /// A parameter is not valid.
     #[error("invalid {parameter}: {reason}")]
     InvalidConfig {
-        /// Which parameter.
+        /// Name of the parameter.
         parameter: &'static str,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: String,
     },
-    /// A value that another cache made was given to this one.
+    /// The caller passed a value that another cache made.
     #[error("the {value} was made by another cache")]
     WrongCache {
-        /// What was given: a step, a row, a reservation.
+        /// The value: a step, a row, a reservation.
         value: &'static str,
     },
-    /// A prompt was hashed otherwise than this cache hashes: its hashes would name other contents.
+    /// The prompt was hashed in another way than this cache does: its hashes would name other contents.
     #[error("the prompt is hashed by {of_prompt}, the cache hashes by {of_cache}")]
     PromptMismatch {
-        /// How the prompt was hashed: algorithm and block size, and whether under the cache's key.
+        /// Hashing of the prompt: algorithm and block size, and whether it uses the cache's key.
         of_prompt: String,
-        /// How the cache hashes.
+        /// Hashing of the cache.
         of_cache: String,
     },
     /// A caller's buffer has the wrong number of elements.
     #[error("buffer {buffer} has {actual} elements, {required} required")]
     BufferSize {
-        /// Which buffer.
+        /// Name of the buffer.
         buffer: &'static str,
         /// Elements required.
         required: usize,
         /// Elements given.
         actual: usize,
     },
-    /// A row of a block table does not hold the sequence's blocks.
+    /// A row of a block table is too short for the sequence's blocks.
     #[error("row {row} has {blocks} blocks, the stride is {stride}")]
     StrideTooSmall {
-        /// Which row of the batch.
+        /// Number of the row in the batch.
         row: usize,
         /// Blocks that the row would have to show.
         blocks: usize,
@@ -170,14 +168,14 @@ pub enum PagedKvError {
     IdTooLarge {
         /// The id or slot.
         value: u64,
-        /// The integer type.
+        /// Name of the integer type.
         target: &'static str,
     },
-    /// The check met operations in flight on other threads and cannot judge.
+    /// The check found operations in flight on other threads and cannot decide.
     #[error("busy: operations in flight on other threads")]
     Busy,
-    /// The check found a broken invariant: a defect of this crate, or of a caller that released
-    /// what it did not own.
+    /// The check found a broken invariant: a defect of this crate, or of a caller that released a block that it
+    /// did not own.
     #[error("inconsistent: {0}")]
     Inconsistent(String),
 }

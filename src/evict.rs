@@ -1,14 +1,13 @@
-//! Who yields? The pure choice of a victim: a strategy turns what is known of a sequence into a
-//! key, and the smallest key goes first.
+//! `EvictionStrategy`: the order in which sequences are evicted.
 //!
-//! It knows no cache, no locks and no blocks; the cache gathers candidates and takes the victim
-//! out.
+//! The choice of a victim is a pure function. A strategy makes a key from the data of a sequence, and the
+//! sequence with the smallest key is evicted first. The cache collects the candidates and evicts the victim.
 
 use std::fmt;
 
 use crate::id::{AdmissionEpoch, SeqId, Worker};
 
-/// Which sequence is evicted first.
+/// The rule that selects the sequence to evict first.
 ///
 /// ```
 /// use paged_kv::EvictionStrategy;
@@ -20,21 +19,21 @@ use crate::id::{AdmissionEpoch, SeqId, Worker};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(clippy::upper_case_acronyms)] // the field's own spelling
 pub enum EvictionStrategy {
-    /// The least recently used: allocate, append and touch are uses.
+    /// The least recently used sequence: allocate, append and touch are uses.
     #[default]
     LRU,
-    /// The least often used; among equals the least recently used.
+    /// The least often used sequence; among equals the least recently used.
     LFU,
-    /// The one with the most tokens; among equals the least recently used.
+    /// The sequence with the most tokens; among equals the least recently used.
     LongestFirst,
-    /// The one with the lowest priority number; values of `levels` and above count as
-    /// `levels - 1`; among equals the least recently used.
+    /// The sequence with the lowest priority number. Values of `levels` and above count as `levels - 1`. Among
+    /// equals the least recently used.
     Priority {
         /// Number of distinct priorities, at least 1.
         levels: usize,
     },
-    /// [`evict_to_threshold`](crate::PagedKvCache::evict_to_threshold) first trims sequences to
-    /// their first and last tokens; whole sequences go as under [`LRU`](Self::LRU).
+    /// [`evict_to_threshold`](crate::PagedKvCache::evict_to_threshold) first trims sequences to their first and
+    /// last tokens. Whole sequences are evicted as under [`LRU`](Self::LRU).
     StreamingLLM {
         /// Tokens kept at the start of each sequence.
         sink_tokens: usize,
@@ -57,7 +56,7 @@ impl fmt::Display for EvictionStrategy {
     }
 }
 
-/// What a strategy may look at.
+/// The data of a sequence that a strategy may read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) seq_id: SeqId,
@@ -69,15 +68,15 @@ pub(crate) struct Candidate {
     pub(crate) epoch: AdmissionEpoch,
 }
 
-/// The order of eviction: the smallest goes first. No two sequences have the same.
+/// The order of eviction: the sequence with the smallest key is first. No two sequences have the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EvictionKey {
     rank: u64,
     last_access: u64,
     pub(crate) seq_id: SeqId,
-    /// Of no account for the order: ids are told apart before.
+    /// Does not affect the order: ids differ before it is compared.
     pub(crate) worker: Option<Worker>,
-    /// The sequence that was looked at: another one under the id is not meant.
+    /// The sequence that was read: another sequence under the same id must not be evicted for it.
     pub(crate) epoch: AdmissionEpoch,
 }
 

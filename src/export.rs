@@ -1,23 +1,21 @@
-//! What must a kernel be told about a batch?
+//! Exports: the block tables and slot mappings that a kernel needs for a batch.
 //!
-//! Three answers, each written into buffers the caller gives:
+//! There are three, each written into the caller's buffers:
 //! - a **block table** ([`block_tables()`]): one padded row of block ids a sequence, as vLLM and
 //!   FlashAttention read it;
 //! - a **CSR triple** ([`csr()`]): `indptr`, `indices`, `last_page_len`, as FlashInfer reads it;
-//! - a **slot mapping** ([`slot_mapping`], [`slots()`]): where the KV of each token goes.
+//! - a **slot mapping** ([`slot_mapping`], [`slots()`]): the slot of each token's keys and values.
 //!
-//! Each has a function over a batch of handles and a builder that takes one [`&Sequence`] at a
-//! time, for whoever reaches its sequences one by one, as the cache does by id. Numbers are
-//! written as `i32`, `u32` or `i64` ([`KernelInt`]), and a trimmed sequence shows its gaps or
-//! closes them ([`Gaps`]).
+//! Each has a function for a batch of handles, and a builder that takes one [`&Sequence`] at a time. The
+//! builder is for callers that reach their sequences one by one, as the cache does by id. Numbers are written as `i32`,
+//! `u32` or `i64` ([`KernelInt`]). A trimmed sequence shows its gaps or closes them ([`Gaps`]).
 //!
-//! Invariant: everything is checked before the first cell is written, so a refused call (or, for
-//! a builder, a refused `push`) leaves the buffers as they were. (Over ids and leases, where rows
-//! are reached one by one, the rows before the refused one are written.) Nothing allocates and nothing
-//! locks: a [`&Sequence`] holds still while it is borrowed.
+//! Invariant: everything is checked before the first cell is written. So a refused call, or a refused `push` of
+//! a builder, leaves the buffers unchanged. (Over ids and leases, where rows are reached one by one, the rows
+//! before the refused row are written.) Nothing allocates and nothing locks: a [`&Sequence`] does not change
+//! while it is borrowed.
 //!
-//! It does not know devices, models or streams, nor whether the sequences of a batch come from
-//! one pool.
+//! All rows of an export must be of one cache.
 //!
 //! [`&Sequence`]: crate::sequence::Sequence
 

@@ -1,7 +1,7 @@
-//! What is a block called, what a sequence, and whose is it? Newtypes that cannot be mixed up.
+//! `BlockId`, `SeqId` and `Worker`: newtypes for ids, which cannot be confused.
 //!
-//! A block id is a number below the pool's number of blocks and is the row of the engine's KV
-//! tensor. A sequence id is the caller's own name for a request; nothing here gives them out.
+//! A block id is a number below the pool's number of blocks, and is the row of the engine's KV tensor. The
+//! caller chooses sequence ids; this module assigns none.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use std::fmt;
 pub struct BlockId(pub u32);
 
 impl BlockId {
-    /// The id as an index into an array with one element a block.
+    /// Returns the id as an index into an array with one element a block.
     #[inline]
     pub(crate) fn index(self) -> usize {
         self.0 as usize
@@ -46,8 +46,8 @@ impl fmt::Display for SeqId {
     }
 }
 
-/// The part of a caller that is told of the evictions of its sequences, and evicts only those: a scheduler
-/// thread, say. Numbered by the caller.
+/// A part of the caller, for example a scheduler thread. It evicts only its own sequences, and is informed of
+/// their evictions. The caller numbers its workers.
 ///
 /// ```
 /// use paged_kv::Worker;
@@ -63,7 +63,7 @@ impl fmt::Display for Worker {
     }
 }
 
-/// Tells a sequence from every other that was or will be under its id.
+/// Distinguishes a sequence from every other that was or will be under its id.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, SeqId};

@@ -1,9 +1,9 @@
 //! A KV-cache block manager that many scheduler threads share.
 //!
-//! A paged KV cache (PagedAttention) keeps the keys and values of each sequence in fixed-size
-//! blocks. This crate hands the blocks out, lets sequences share them (fork, copy-on-write),
-//! takes them back, chooses what to give up when memory is short, and tells a kernel where things
-//! are. It moves no tensor bytes itself. There is no lock that all operations take.
+//! A paged KV cache (PagedAttention) keeps the keys and values of each sequence in fixed-size blocks. This
+//! crate allocates the blocks, lets sequences share them (fork, copy-on-write) and takes them back. It chooses
+//! the contents to reclaim and the sequences to evict when memory is short, and writes the block tables that kernels read. It
+//! moves no tensor bytes itself. There is no lock that all operations take.
 //!
 //! ```
 //! use paged_kv::export::{Gaps, TableShape};
@@ -43,10 +43,10 @@
 //!
 //! # Consistency
 //!
-//! Every operation is linearizable per sequence (a fork at its snapshot of the source and at the
-//! insertion of the destination). An operation that fails has changed nothing. No block is ever in
-//! two owners' hands, and nothing leaks when a thread panics. `OutOfMemory` means that at some
-//! moment during the call there was less room than asked.
+//! Every operation is linearizable per sequence (a fork at its snapshot of the source and at the insertion of
+//! the destination). An operation that fails has changed nothing. No block is ever allocated to two owners, and
+//! nothing leaks when a thread panics. `OutOfMemory` means that at some moment during the call there was less
+//! room than requested.
 //!
 //! The [`guide`] has the rest: the life of a block, the cost of each operation, which thread can wait for
 //! which, and why the orderings suffice.

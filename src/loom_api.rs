@@ -1,7 +1,7 @@
-//! The door for the model checker: the parts of the crate that models reach and callers do not.
+//! The interface for model checking: parts of the crate that models use and callers cannot reach.
 //!
-//! In a build for loom only. Models of the cache use the public interface; those of the layers below it
-//! would explore too much there, and come in here. Nothing here adds to an operation of the library.
+//! It exists in a build for loom only. Models of the cache use the public interface. Models of the layers below
+//! would explore too much there, so they use this module. It adds nothing to an operation of the library.
 
 use crate::error::Result;
 use crate::id::BlockId;
@@ -13,43 +13,43 @@ use crate::table::BlockTable;
 
 /// A pool whose blocks can be matched by hashes.
 pub struct ReusePool {
-    /// Its blocks.
+    /// The blocks of the pool.
     pub pool: BlockPool,
     published: PublishedBlocks,
 }
 
-/// A table, and under which generation it may publish.
+/// A table, and the generation under which it may publish.
 pub struct Admitted {
-    /// Matched blocks first.
+    /// The blocks, matched ones first.
     pub table: BlockTable,
-    /// How many of them were matched.
+    /// Number of matched blocks.
     pub hits: usize,
     generation: Generation,
 }
 
 impl ReusePool {
-    /// All free.
+    /// Creates a pool whose blocks are all free.
     ///
     /// # Panics
-    /// As [`BlockPool::new`].
+    /// Those of [`BlockPool::new`].
     pub fn new(num_blocks: usize, shards: usize) -> Self {
         Self::with_policy(num_blocks, shards, ReclaimPolicy::default())
     }
 
-    /// As [`new`](Self::new), with an order in which contents are given up.
+    /// Creates a pool as [`new`](Self::new) does, with an order in which contents are reclaimed.
     ///
     /// # Panics
-    /// As [`new`](Self::new).
+    /// Those of [`new`](Self::new).
     pub fn with_policy(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
         let pool = BlockPool::build(num_blocks, shards, Keep::Contents(policy), false, None);
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
         Self { pool, published: PublishedBlocks::new(num_blocks, None).expect("there is memory") }
     }
 
-    /// The blocks of `hashes` that are cached, and as many new ones as then are missing.
+    /// Matches the blocks of `hashes` that are cached, and allocates the missing ones.
     ///
     /// # Errors
-    /// As [`BlockPool::allocate`].
+    /// Those of [`BlockPool::allocate`].
     pub fn admit(&self, hashes: &[u128]) -> Result<Admitted> {
         let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
         let generation = self.published.generation();
@@ -66,7 +66,7 @@ impl ReusePool {
         Ok(Admitted { table, hits, generation })
     }
 
-    /// Lets a block of `admitted` be matched.
+    /// Publishes block `index` of `admitted` under `hash`.
     pub fn publish(&self, admitted: &Admitted, index: usize, hash: u128) -> usize {
         let (before, rest) = admitted.table.as_slice().split_at(index);
         let offer = Offer {
@@ -80,33 +80,33 @@ impl ReusePool {
         self.published.publish(self.pool.blocks(), &offer, hash_of, told)
     }
 
-    /// A second owner of all of its blocks.
+    /// Creates a second owner of all its blocks.
     ///
     /// # Errors
-    /// As [`BlockTable::fork`].
+    /// Those of [`BlockTable::fork`].
     pub fn fork(&self, admitted: &mut Admitted) -> Result<Admitted> {
         let table = admitted.table.fork(admitted.table.len())?;
         Ok(Admitted { table, hits: admitted.hits, generation: admitted.generation })
     }
 
-    /// How many of `hashes` are cached.
+    /// Returns how many of `hashes` are cached.
     pub fn probe(&self, hashes: &[u128]) -> usize {
         let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
         self.published.probe(self.pool.blocks(), &hashes).cached
     }
 
-    /// True if a look at the block finds it cached under `hash`, as a probe does that comes by an entry.
+    /// Returns true if the block itself is cached under `hash`, as a probe checks it after it found an entry.
     pub fn is_cached_as(&self, id: BlockId, hash: u128) -> bool {
         let name = self.published.generation().name_of(BlockHash::from_u128(hash));
         self.pool.blocks().is_cached_as(id, name)
     }
 
-    /// Blocks that can be found under `hash`.
+    /// Returns the number of blocks that can be found under `hash`.
     pub fn copies(&self, hash: u128) -> usize {
         self.published.copies(self.pool.blocks(), BlockHash::from_u128(hash))
     }
 
-    /// From now on nothing published before matches.
+    /// Makes everything published so far unmatchable.
     pub fn reset(&self) {
         self.published.reset(self.pool.blocks());
     }
@@ -119,14 +119,14 @@ pub struct OpenStep {
 }
 
 impl OpenStep {
-    /// A new one.
+    /// Opens a new step.
     pub fn new(pool: &BlockPool) -> Self {
         let pool = pool.handle();
         let fence = pool.open_step();
         Self { pool, fence }
     }
 
-    /// Has a table take part.
+    /// Joins a table to the step.
     pub fn take_part(&self, table: &mut BlockTable) {
         table.take_part(self.fence);
     }

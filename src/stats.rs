@@ -1,14 +1,14 @@
-//! How many? The numbers a cache reports, as plain values.
+//! `CacheStats` and `SequenceInfo`: the numbers that a cache reports, as plain values.
 
 use std::fmt;
 
 use crate::id::{AdmissionEpoch, BlockId, SeqId, Worker};
 
-/// Counts since the cache was made, and what is in use, of one moment where nothing else runs.
+/// Counts since the cache was made, and the present use. They are of one moment if no operation runs.
 ///
-/// Under load the counts are read within one call but not in one instant: `total_frees` never
-/// exceeds `total_allocations`, and `blocks_used` never `blocks_total`. An allocation by id that
-/// loses a race for its id may show in both totals for a moment.
+/// Under load the counts are read within one call but not in one instant: `total_frees` never exceeds
+/// `total_allocations`, and `blocks_used` never exceeds `blocks_total`. An allocation by id that loses a race
+/// for its id may appear in both totals for a moment.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, SeqId};
@@ -25,41 +25,42 @@ use crate::id::{AdmissionEpoch, BlockId, SeqId, Worker};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Blocks that ever left room.
+    /// Blocks ever taken from the available ones.
     pub total_allocations: u64,
-    /// Blocks that ever came back to room.
+    /// Blocks ever returned to the available ones.
     pub total_frees: u64,
     /// Whole sequences evicted.
     pub total_evictions: u64,
-    /// Ids of evicted sequences whose workers have not freed them yet, and so can be told. At most 65,536,
-    /// the latest.
+    /// Ids of evicted sequences that their workers have not freed yet, so that a worker can still be
+    /// informed. At most 65,536, the latest.
     pub evicted_ids: usize,
-    /// Ids that were forgotten to make place for later ones: they count as not found.
+    /// Ids that were dropped to make place for later ones: they count as not found.
     pub evicted_ids_forgotten: u64,
     /// Sequences made by forking.
     pub total_forks: u64,
-    /// The most blocks in use at once. Exact in a pool of one home shard (under 1,024 blocks; under
-    /// 2,048 where contents are kept). Else watched where shards are refilled, and so low by at most
-    /// one magazine (256 blocks) a shard, and by what came back while a preempted thread was looking.
+    /// The most blocks in use at one time. Exact in a pool of one home shard (under 1,024 blocks; under
+    /// 2,048 where contents are kept). Else it is sampled where shards are refilled. It is then low by at
+    /// most one magazine (256 blocks) a shard, and by the blocks that were released while a sampling thread
+    /// was preempted.
     pub peak_blocks_used: usize,
     /// Blocks in use by sequences.
     pub blocks_used: usize,
-    /// Blocks that there are.
+    /// Blocks of the pool.
     pub blocks_total: usize,
     /// Sequences in the cache, handles not counted.
     pub num_sequences: usize,
     /// Tokens of the prompts that were admitted.
     pub prompt_tokens: u64,
-    /// Tokens of them that were cached.
+    /// Tokens of these prompts that were cached.
     pub prompt_tokens_hit: u64,
-    /// Tokens of prompts of one block or less, of which nothing can hit.
+    /// Tokens of prompts of one block or less, which cannot hit.
     pub prompt_tokens_too_short: u64,
-    /// Blocks that nobody uses and whose contents are still there. They are room.
+    /// Blocks without an owner whose contents are still cached. They are available.
     pub blocks_idle: usize,
-    /// Blocks whose contents were given up for room.
+    /// Blocks whose contents were reclaimed.
     pub blocks_reclaimed: u64,
-    /// Events that the sink was not told, because it panicked or was too slow. It was told everything
-    /// again instead; see [`EventSink`](crate::EventSink).
+    /// Events that were not emitted to the sink, because it panicked or was too slow. All contents were
+    /// repeated to it instead; see [`EventSink`](crate::EventSink).
     pub events_dropped: u64,
 }
 
@@ -95,7 +96,7 @@ impl fmt::Display for CacheStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SequenceInfo {
-    /// The caller's name for it.
+    /// The caller's id of it.
     pub seq_id: SeqId,
     /// Logical length in tokens, trimmed ones included.
     pub num_tokens: usize,
@@ -103,21 +104,21 @@ pub struct SequenceInfo {
     pub block_ids: Vec<BlockId>,
     /// Uses so far: allocate, append and touch.
     pub access_count: u64,
-    /// What [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) looks at.
+    /// The priority that [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) reads.
     pub priority: u32,
-    /// The worker that evicts it and is told of its eviction, if one is set.
+    /// The worker that evicts it and is informed of its eviction, if one is set.
     pub worker: Option<Worker>,
     /// Leases held on it.
     pub leases: u32,
-    /// Tokens that are named, of a sequence that was admitted by its tokens or hashes, else 0: see
+    /// Named tokens of a sequence that was admitted by its tokens or hashes, else 0: see
     /// [`CachedSequence::num_named_tokens`](crate::CachedSequence::num_named_tokens).
     pub num_named_tokens: usize,
-    /// Tells this sequence from others of the same id. A fork has its own.
+    /// Distinguishes this sequence from others of the same id. A fork has its own.
     pub epoch: AdmissionEpoch,
 }
 
 impl SequenceInfo {
-    /// Number of resident blocks.
+    /// Returns the number of resident blocks.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
