@@ -7,8 +7,8 @@
 //! - a **slot mapping** ([`slot_mapping`], [`slots()`]): the slot of each token's keys and values.
 //!
 //! Each has a function for a batch of handles, and a builder that takes one [`&Sequence`] at a time. The
-//! builder is for callers that reach their sequences one by one, as the cache does by id. Numbers are written as `i32`,
-//! `u32` or `i64` ([`KernelInt`]). A trimmed sequence shows its gaps or closes them ([`Gaps`]).
+//! builder is for callers that reach their sequences one by one, as the cache does by id. Numbers are written
+//! as `i32`, `u32` or `i64` ([`KernelInt`]). A trimmed sequence shows its gaps or closes them ([`Gaps`]).
 //!
 //! Invariant: everything is checked before the first cell is written. So a refused call, or a refused `push` of
 //! a builder, leaves the buffers unchanged. (Over ids and leases, where rows are reached one by one, the rows

@@ -1,9 +1,9 @@
 //! A KV-cache block manager that many scheduler threads share.
 //!
 //! A paged KV cache (PagedAttention) keeps the keys and values of each sequence in fixed-size blocks. This
-//! crate allocates the blocks, lets sequences share them (fork, copy-on-write) and takes them back. It chooses
-//! the contents to reclaim and the sequences to evict when memory is short, and writes the block tables that kernels read. It
-//! moves no tensor bytes itself. There is no lock that all operations take.
+//! crate allocates the blocks, lets sequences share them (fork, copy-on-write) and takes them back. When
+//! memory is short, it chooses the contents to reclaim and the sequences to evict. It writes the block tables
+//! that kernels read, and moves no tensor bytes itself. There is no lock that all operations take.
 //!
 //! ```
 //! use paged_kv::export::{Gaps, TableShape};

@@ -23,11 +23,11 @@
 //!
 //! The order guarantees the following:
 //!
-//! - *A content is announced once, and removed with the last copy.* Publishers exclude each other, and a
+//! - *A content is announced once, and removed with the last copy.* Publishers exclude each other. A
 //!   publisher that finds the content cached notes its block as a copy. When the home of a content ends, a copy
 //!   takes its place without an event. Blocks that got no content key have no effect.
 //! - *A removal never overtakes its announcement.* A block ends as a home when it is taken, in
-//!   [`taken`](TakeObserver::taken), which the taker calls before it can name the block again. The
+//!   [`taken`](TakeObserver::taken). The taker calls that before it can name the block again. The
 //!   announcement was noted earlier, while a publisher owned the block.
 //! - *A reclaimed block that is put back* (a refused allocation undoes its reclaims) causes no event and
 //!   remains the home. A block in which its content was published in between is a copy.
@@ -36,7 +36,7 @@
 //!   end without an event.
 //! - *Parents before children*, and no child without its parent: see [`tree`](super::tree).
 //! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
-//!   follow it, until a sequence that knows its tokens publishes or matches it.
+//!   follow it. That changes when a sequence that knows its tokens publishes or matches it.
 //!
 //! A consumer receives an event shortly after the change took effect. At rest it holds the contents that a
 //! probe finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
@@ -142,8 +142,8 @@ impl Announcer {
     /// Returns true if there are contents whose tokens are not known. A thread that has matched such a content
     /// gets true.
     pub(crate) fn has_untold(&self) -> bool {
-        // Relaxed: a publisher counts its blocks before it names them, and a thread that matched one of them has
-        // read its name. Loom: who_matches_an_untold_content_knows_that_it_is.
+        // Relaxed: a publisher counts its blocks before it names them, and a thread that matched one of them
+        // has read its name. Loom: who_matches_an_untold_content_knows_that_it_is.
         self.untold.load(Ordering::Relaxed) > 0
     }
 

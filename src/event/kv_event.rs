@@ -25,7 +25,7 @@ pub enum KvEvent<'a> {
         /// prompt.
         parent: Option<BlockHash>,
         /// Their tokens, `block_size` for each. A content of which the cache knows only the hash is not
-        /// announced, nor are those that follow it, until a request that knows their tokens arrives.
+        /// announced, nor are those that follow it. A later request that knows their tokens announces them.
         tokens: &'a [u32],
         /// Tokens a block.
         block_size: usize,

@@ -1,8 +1,8 @@
 //! `Notes`: copies of the events that wait to be encoded, in memory that is reused.
 //!
 //! The thread that emits an event copies it here and continues; the reader of the batch encodes it later.
-//! Hashes and tokens are copied as they are. Contents rarely depend on more than their tokens. If they do, those keys
-//! are encoded immediately, so that they need no memory other than that of the notes.
+//! Hashes and tokens are copied as they are. Contents rarely depend on more than their tokens. If they do,
+//! those keys are encoded immediately, so that they need no memory other than that of the notes.
 //!
 //! Invariant: the encoded events are the noted ones, in the same order.
 

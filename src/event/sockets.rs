@@ -24,8 +24,8 @@
 //!
 //! "Holds" means below 10 MB of growth. With `MAX_CONNECTIONS` at 32, `rzmq` survives the aborted connections,
 //! but serves 27 of 1,000 subscribers and keeps 2.1 GB for subscriptions. The failures occur after a finished
-//! handshake. So an accept loop in front of a library would not help, unless it read every frame of every peer,
-//! which is most of this code. `tests/publisher/hostile.rs` repeats the attacks.
+//! handshake. So an accept loop in front of a library would not help, unless it read every frame of every peer.
+//! That is most of this code. `tests/publisher/hostile.rs` repeats the attacks.
 //!
 //! [`Connections`]: super::connections::Connections
 //! [`zmtp`]: super::zmtp

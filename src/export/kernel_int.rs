@@ -100,8 +100,8 @@ pub(super) fn copy_ids<T: KernelInt>(ids: &[BlockId], cells: &mut [T]) {
     }
 }
 
-/// Fills `cells` with one value. The two usual values have equal bytes, so they are written as by `memset`,
-/// which moves more bytes a step than a loop that is compiled for any processor of its kind.
+/// Fills `cells` with one value. The two usual values have equal bytes, so they are written as by `memset`.
+/// That moves more bytes a step than a loop that is compiled for any processor of its kind.
 #[inline(never)]
 pub(super) fn fill<T: KernelInt>(cells: &mut [T], value: T) {
     if value == T::NO_SLOT {

@@ -5,15 +5,15 @@
 //! ```
 //!
 //! An operation begins a scope before it takes a lock under which it may have to wake a waiter or emit an
-//! event. Inside the scope, each object with foreign code to call is noted. The end of the thread's outermost scope
-//! performs the notes. A scope without notes costs two writes of a thread-local word.
+//! event. Inside the scope, each object with foreign code to call is noted. The end of the thread's outermost
+//! scope performs the notes. A scope without notes costs two writes of a thread-local word.
 //!
 //! Foreign code may use the cache, which may have more foreign code to call, without end: a waker that polls
-//! its task serves it, and that wakes the next task. So from [`MOST_NESTED`] nested calls on, the notes wait until
-//! the innermost of these calls returns.
+//! its task serves it, and that wakes the next task. So from [`MOST_NESTED`] nested calls on, the notes wait
+//! until the innermost of these calls returns.
 //!
-//! Invariant: while a thread holds a lock of a map shard or of a sequence and may call foreign code, a scope of
-//! this thread is open that began before it took the lock.
+//! Invariant: a thread that holds a lock of a map shard or of a sequence and may call foreign code has an open
+//! scope. The scope began before it took the lock.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;

@@ -2,7 +2,7 @@
 //! count.
 //!
 //! shuttle does not schedule at reference counts. In this crate they matter: a table releases its blocks when
-//! its run's count shows that it was the last, and a slot moves back into the map when it has one holder.
+//! its run's count shows that it was the last. A slot moves back into the map when it has one holder.
 
 use std::ops::Deref;
 

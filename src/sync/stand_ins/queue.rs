@@ -2,8 +2,8 @@
 //!
 //! A thread claims the head or the tail by an exchange. Each slot has a stamp that gives its next operation.
 //! Only the slot's stamp orders the memory that an element hands over. The exchanges on head and tail are
-//! `Relaxed` here, though `crossbeam`'s are stronger, so that no other code relies on an ordering that the
-//! queue does not promise. For the same reason the newest position of the other end is read by an exchange,
+//! `Relaxed` here, though `crossbeam`'s are stronger. So no other code can rely on an ordering that the queue
+//! does not promise. For the same reason the newest position of the other end is read by an exchange,
 //! where `crossbeam` has a fence: loom treats two fences as a hand-over.
 //!
 //! A run that demotes the library's orderings does not change those of this file. The build's `ground` has the
