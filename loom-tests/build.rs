@@ -1,5 +1,5 @@
-//! Builds the library for loom: its own cfg is set for this package, and those of the other builds are
-//! known to the compiler.
+//! Builds the library for loom: sets this package's own cfg, and makes the cfgs of the other builds known
+//! to the compiler.
 
 fn main() {
     for cfg in ["paged_kv_loom", "paged_kv_shuttle", "paged_kv_census", "paged_kv_unfenced"] {

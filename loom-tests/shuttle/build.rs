@@ -1,4 +1,4 @@
-//! Builds the library for shuttle: its own cfg is set for this package, and those of the other builds are
+//! Builds the library for shuttle: sets this package's own cfg, and makes the cfgs of the other builds
 //! known to the compiler.
 
 fn main() {

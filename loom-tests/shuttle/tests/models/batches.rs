@@ -1,5 +1,5 @@
-//! Do batches and steps that copy on write lose no block, and write none that another reads, while a sharer
-//! leaves?
+//! Models of batches and steps that copy on write while a sharer leaves: they lose no block, and write no
+//! block that another sequence reads.
 
 use paged_kv::{Append, AppendBatch, PagedKvCache, PagedKvError, Sequence, append_batch};
 use shuttle::thread::scope;
@@ -9,7 +9,7 @@ use crate::{Contents, assert_all_free_at_end, cache};
 
 const SHARED: u64 = 7;
 
-/// A sequence of one full and one half full block, and its fork.
+/// Creates a sequence of one full and one half full block, and its fork.
 fn sequence_and_fork(cache: &PagedKvCache, kv: &Contents) -> (Sequence, Sequence) {
     let mut sequence = cache.allocate_sequence(3).expect("there is room");
     sequence.block_ids().iter().for_each(|&id| kv.write(id, SHARED));
@@ -17,7 +17,7 @@ fn sequence_and_fork(cache: &PagedKvCache, kv: &Contents) -> (Sequence, Sequence
     (sequence, fork)
 }
 
-/// As an engine would: makes the copy, then writes the last block.
+/// Makes the copy and then writes the last block, as an engine does.
 fn make_copy_and_write(sequence: &Sequence, append: &Append, kv: &Contents) {
     let last = *sequence.block_ids().last().expect("it has blocks");
     if let Some(copy) = &append.copy {
@@ -29,7 +29,7 @@ fn make_copy_and_write(sequence: &Sequence, append: &Append, kv: &Contents) {
     kv.write(last, 1);
 }
 
-/// A sharer reads the shared block, and leaves.
+/// Reads the shared block as a sharer, and leaves.
 fn leave(fork: Sequence, kv: &Contents) {
     assert_eq!(kv.read(fork.block_ids()[1]), SHARED);
     drop(fork);
@@ -40,7 +40,7 @@ fn assert_used(cache: &PagedKvCache, rows: &[(Sequence, usize)]) {
     assert_eq!(cache.used_block_count(), blocks);
 }
 
-/// The first so many rows grow, whatever the sharer does meanwhile, and no block is lost.
+/// A prefix of the rows grows, whatever the sharer does during the call, and no block is lost.
 #[test]
 fn a_step_that_may_stop_early_loses_no_block() {
     explore(|| {
@@ -65,8 +65,8 @@ fn a_step_that_may_stop_early_loses_no_block() {
     });
 }
 
-/// The sharer leaves, and only then is the last free block taken: at every moment there was room for a
-/// copy, or no copy to make. Another row needs a block of its own.
+/// The sharer leaves, and only then does a thread take the last free block. At every moment either a copy
+/// has a free block, or no copy is needed. Another row needs a block of its own.
 #[test]
 fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
     explore(|| {
@@ -86,7 +86,8 @@ fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
     });
 }
 
-/// The batch plans a copy, and may find room only without it: then it needs one block fewer.
+/// The batch plans a copy. It may find enough blocks only without the copy: then it needs one block
+/// fewer.
 #[test]
 fn a_batch_beside_a_leaving_sharer_loses_no_block() {
     explore(|| {
@@ -115,7 +116,7 @@ fn a_batch_beside_a_leaving_sharer_loses_no_block() {
     });
 }
 
-/// Two rows share the block with each other and with a thread that leaves.
+/// Two rows share the block with each other, and with a sequence of another thread that leaves.
 #[test]
 fn rows_of_a_batch_that_share_a_block_get_blocks_of_their_own() {
     explore(|| {

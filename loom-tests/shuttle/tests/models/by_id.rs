@@ -1,4 +1,4 @@
-//! Do the operations by id keep out of each other's way, in a cache that is too small for them?
+//! Models of operations by id in a cache that is too small for them: they do not disturb each other.
 
 use paged_kv::PagedKvError::{
     NothingToEvict, OutOfMemory, SequenceEvicted, SequenceExists, SequenceLeased, SequenceNotFound,
@@ -9,7 +9,7 @@ use shuttle::thread::scope;
 use crate::explore::explore;
 use crate::{A, B, C, assert_all_free_at_end, cache};
 
-/// Retries after evictions, as a scheduler would.
+/// Retries after evictions, as a scheduler does.
 fn with_evictions(cache: &PagedKvCache, attempt: impl Fn() -> paged_kv::Result<()>) -> bool {
     for _ in 0..3 {
         match attempt() {
@@ -28,7 +28,7 @@ fn with_evictions(cache: &PagedKvCache, attempt: impl Fn() -> paged_kv::Result<(
     false
 }
 
-/// A request from its prompt to its end, with a second sample on the way.
+/// Serves a request from its prompt to its end, with a second sample on the way.
 fn serve(cache: &PagedKvCache, id: SeqId, sample: SeqId) {
     with_evictions(cache, || cache.allocate(id, 3));
     with_evictions(cache, || cache.fork(id, sample));
@@ -92,7 +92,8 @@ fn of_those_who_free_one_id_one_does() {
     });
 }
 
-/// The last block is partly filled and shared by three: each append copies it, but for the last.
+/// The last block is partly filled, and three sequences share it. Each append copies it, except the last
+/// one.
 #[test]
 fn appends_to_forks_of_one_block_never_write_what_another_reads() {
     explore(|| {
@@ -112,7 +113,7 @@ fn appends_to_forks_of_one_block_never_write_what_another_reads() {
     });
 }
 
-/// A fork whose source is freed or evicted meanwhile has all of its blocks, or is refused.
+/// A fork whose source is freed or evicted during the call has all of its blocks, or is refused.
 #[test]
 fn a_fork_beside_the_end_of_its_source_is_whole_or_refused() {
     explore(|| {
@@ -137,7 +138,7 @@ fn a_fork_beside_the_end_of_its_source_is_whole_or_refused() {
     });
 }
 
-/// Refusals are of the moment, and none says that an id is leased where there are no leases.
+/// A refusal is true at some moment of its call. None reports a leased id, because there are no leases.
 #[test]
 fn truncating_trimming_and_touching_meet_an_eviction() {
     explore(|| {
@@ -162,8 +163,8 @@ fn truncating_trimming_and_touching_meet_an_eviction() {
     });
 }
 
-/// A sequence that is given away, or that another one comes under the id of, stays: with its own lock or
-/// without.
+/// A sequence that is handed to another worker stays, and so does a sequence that is allocated under the
+/// id of an earlier one: with its own lock or without.
 #[test]
 fn an_eviction_for_a_worker_takes_nothing_that_is_not_its_own() {
     for comes_again in [false, true] {

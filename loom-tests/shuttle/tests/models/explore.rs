@@ -1,10 +1,9 @@
-//! Many schedules of a model: some where each step is anybody's, some with a few preemptions only.
+//! Many schedules of a model: in some each step may be any thread's, in others there are few preemptions.
 //!
 //! - `PAGED_KV_SHUTTLE_EXECUTIONS`: executions of a model under each scheduler.
-//! - `PAGED_KV_SHUTTLE_SEED`: what the schedules are drawn from.
+//! - `PAGED_KV_SHUTTLE_SEED`: the seed of the schedules.
 //!
-//! Both are fixed unless given, so a run repeats; a failure names the scheduler, the seed and the
-//! execution.
+//! Both have fixed defaults, so a run repeats. A failure names the scheduler, the seed and the execution.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 const EXECUTIONS: u64 = 1_000;
 
-/// What the schedules are drawn from, unless it is given.
+/// Default seed of the schedules.
 const SEED: u64 = 0x9A6E_D4B5;
 
-/// Steps after which an execution counts as one that does not end. The longest take a tenth.
+/// Limit of the steps of an execution, above which it counts as endless. The longest take a tenth of it.
 const MOST_STEPS: usize = 100_000;
 
 /// Bytes of a thread's stack.
@@ -28,9 +27,10 @@ const STACK: usize = 1 << 18;
 /// How a schedule is drawn.
 #[derive(Clone, Copy, Debug)]
 enum Draw {
-    /// Each step is anybody's.
+    /// Each step is run by any runnable thread.
     EachStep,
-    /// The thread of highest priority runs, and so many times the one that runs becomes the lowest.
+    /// The thread of the highest priority runs. This many times, the running thread gets the lowest
+    /// priority.
     Preemptions(usize),
 }
 
@@ -46,10 +46,10 @@ impl Draw {
     }
 }
 
-/// Runs `model` on many schedules of every kind, and says how many and how long it took.
+/// Runs `model` on many schedules of every kind, and prints how many there were and how long they took.
 ///
 /// # Panics
-/// If the model fails: then it names what repeats the failure.
+/// If the model fails: the message names the values that repeat the failure.
 pub fn explore(model: impl Fn() + Send + Sync + 'static) {
     let seed = setting("PAGED_KV_SHUTTLE_SEED", SEED);
     let executions = setting("PAGED_KV_SHUTTLE_EXECUTIONS", EXECUTIONS);
@@ -78,7 +78,7 @@ fn config() -> Config {
     config
 }
 
-/// Says what repeats a failure.
+/// Prints the values that repeat a failure.
 struct ReportOnPanic<'a> {
     name: &'a str,
     draw: Draw,
@@ -104,7 +104,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a whole number"))
 }
 
-/// Not `println!`, whose output the test runner keeps from who wants to see it.
+/// Writes to standard error directly, because the test runner captures the output of `println!`.
 fn say(line: &str) {
     let line = format!("{line}\n");
     std::io::stderr().write_all(line.as_bytes()).expect("stderr can be written");

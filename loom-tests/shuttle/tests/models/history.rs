@@ -1,8 +1,8 @@
-//! Who asked what and when, who was told what and when, and is there an order of the calls, one after
-//! another, that explains every answer?
+//! `History`: the calls of an execution with their times and answers, and a check that some sequential
+//! order of the calls explains every answer.
 //!
-//! A call is recorded right before it begins and right after it ends, with no schedule in between:
-//! calls that did not overlap keep their order. The search is stateright's.
+//! A call is recorded right before it begins and right after it ends, without a schedule point in
+//! between. So calls that did not overlap keep their order. The search is stateright's.
 
 use std::fmt::Debug;
 use std::sync::Mutex;
@@ -20,7 +20,7 @@ pub struct Call<Op, Ret> {
 }
 
 impl<Op, Ret> Call<Op, Ret> {
-    /// True if there was a moment when both were under way.
+    /// True if there was a moment at which both calls were under way.
     pub fn overlaps<O, R>(&self, other: &Call<O, R>) -> bool {
         self.begun < other.ended && other.begun < self.ended
     }
@@ -46,8 +46,8 @@ impl<Op: Clone, Ret: Clone> History<Op, Ret> {
         Self(Mutex::new(Record { calls: Vec::new(), now: 0 }))
     }
 
-    /// Makes a call of `thread`. What it was told may take a further look: `ret` comes after the
-    /// call's end.
+    /// Makes a call of `thread`. `ret` reads the answer out of the call's result, which may take further
+    /// reads, so it runs after the call's end.
     pub fn call<R>(
         &self,
         thread: usize,
@@ -71,7 +71,8 @@ impl<Op: Clone, Ret: Clone> History<Op, Ret> {
         result
     }
 
-    /// Not scheduled, and never held while another thread runs.
+    /// Locks the record. The lock is invisible to the scheduler, and never held while another thread
+    /// runs.
     fn record(&self) -> std::sync::MutexGuard<'_, Record<Op, Ret>> {
         self.0.lock().expect("recording does not panic")
     }
@@ -81,7 +82,7 @@ impl<Op: Clone, Ret: Clone> History<Op, Ret> {
     }
 }
 
-/// Fails unless some order of `calls` is one that `spec` allows.
+/// Asserts that `spec` allows some order of `calls`.
 #[track_caller]
 pub fn assert_linearizable<Spec>(spec: Spec, calls: &[Call<Spec::Op, Spec::Ret>])
 where

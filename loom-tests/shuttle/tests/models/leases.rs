@@ -1,4 +1,4 @@
-//! Does a leased sequence stay where it is, and does nobody wait for ever?
+//! Models of leases: a leased sequence stays in place, and no thread waits forever.
 
 use paged_kv::PagedKvError::{NothingToEvict, SequenceExists, SequenceLeased, SequenceNotFound};
 use paged_kv::{AppendBatch, EvictionStrategy};
@@ -7,7 +7,7 @@ use shuttle::thread::{scope, yield_now};
 use crate::explore::explore;
 use crate::{A, B, C, Contents, assert_all_free_at_end, cache, shape};
 
-/// While the lease is held, the blocks are its sequence's, whatever is asked for meanwhile.
+/// While the lease is held, its sequence owns the blocks, whatever other threads call.
 #[test]
 fn a_leased_sequence_is_neither_freed_nor_evicted() {
     explore(|| {
@@ -44,7 +44,7 @@ fn a_leased_sequence_is_neither_freed_nor_evicted() {
     });
 }
 
-/// An eviction that finds everything leased says so; it takes nothing and ends.
+/// An eviction that finds every sequence leased is refused; it takes nothing and ends.
 #[test]
 fn what_is_leased_throughout_is_never_the_victim() {
     explore(|| {
@@ -95,7 +95,7 @@ fn a_deferred_free_gives_back_when_the_last_lease_ends() {
     });
 }
 
-/// Two batches that list the same sequences in opposite orders, and one who changes them beside.
+/// Two batches list the same sequences in opposite orders, while another thread changes these sequences.
 #[test]
 fn batches_in_opposite_orders_do_not_wait_for_each_other() {
     explore(|| {
@@ -119,7 +119,8 @@ fn batches_in_opposite_orders_do_not_wait_for_each_other() {
     });
 }
 
-/// A closure that looks at the cache again, a writer that waits behind it, and who chooses a victim.
+/// A closure reads the cache again while a writer waits for its sequence and another thread chooses a
+/// victim.
 #[test]
 fn a_closure_that_looks_twice_waits_for_nobody_who_waits_for_it() {
     explore(|| {
@@ -146,7 +147,7 @@ fn a_closure_that_looks_twice_waits_for_nobody_who_waits_for_it() {
     });
 }
 
-/// Trims by strategy keep their hands off what is leased at that moment.
+/// Trims by strategy do not touch a sequence that is leased at that moment.
 #[test]
 fn a_trim_beside_a_lease_takes_nothing_that_is_leased() {
     explore(|| {
@@ -169,7 +170,7 @@ fn a_trim_beside_a_lease_takes_nothing_that_is_leased() {
     });
 }
 
-/// What a refused call takes back are its own forks, not a sequence that has taken a fork's id.
+/// A refused call takes back its own forks only, not a sequence that has taken the id of a fork.
 #[test]
 fn a_refused_fork_n_leaves_another_sequence_under_its_id_alone() {
     explore(|| {

@@ -1,7 +1,9 @@
-//! Is the pool what it looks like: so many blocks, each with one owner, taken all at once or refused?
+//! Model of a linearizable pool: each block has one owner, and an allocation gets all of its blocks or is
+//! refused.
 //!
-//! Which ids an allocation gets is not part of it, only that nobody owns them. A refusal must meet a
-//! moment of its call at which there was less room than asked for, and says how much at most.
+//! The model does not say which ids an allocation gets, only that no other allocation owns them. A
+//! refusal must meet a moment of its call at which exactly the reported number of blocks was available,
+//! fewer than requested.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +19,7 @@ use crate::{assert_all_free_at_end, cache};
 
 const BLOCKS: usize = 4;
 
-/// A pool in which one call comes after another.
+/// A pool in which calls happen one after another.
 #[derive(Clone, Debug)]
 struct Pool {
     total: usize,
@@ -27,7 +29,7 @@ struct Pool {
 #[derive(Clone, Debug)]
 enum Op {
     Allocate(usize),
-    /// Of a batch at most: more come back batch by batch.
+    /// One batch at most: a larger release returns its blocks batch by batch.
     Release(Vec<BlockId>),
 }
 
@@ -61,7 +63,7 @@ impl SequentialSpec for Pool {
     }
 }
 
-/// What an allocation was made by; it holds the blocks until it is dropped.
+/// The owner that an allocation made; it holds the blocks until it is dropped.
 enum Held {
     Table(BlockTable),
     Sequence(Sequence),
@@ -86,7 +88,7 @@ fn told(allocated: &Result<Held>) -> Ret {
     }
 }
 
-/// Three threads that allocate and release one or two blocks at a time.
+/// Runs three threads that allocate and release one or two blocks at a time.
 fn allocate_and_release(allocate: impl Fn(&PagedKvCache, usize, u32) -> Result<Held> + Sync) {
     let (cache, history) = (cache(BLOCKS), History::new());
     let work = |thread: usize| {
@@ -102,7 +104,7 @@ fn allocate_and_release(allocate: impl Fn(&PagedKvCache, usize, u32) -> Result<H
                 held.extend(history.call(thread, Op::Allocate(n), call, told).ok());
             }
         }
-        // What is still held is let go behind the history.
+        // The blocks still held are released after the history ends.
         held
     };
     scope(|scope| {
@@ -128,7 +130,7 @@ fn allocations_of_tables_and_sequences_happen_one_after_another() {
     });
 }
 
-/// What is released stays cached, so allocations reclaim; no prompt is like another.
+/// Released blocks stay cached, so allocations reclaim them. No prompt is like another.
 #[test]
 fn allocations_that_reclaim_happen_one_after_another() {
     explore(|| {

@@ -1,13 +1,17 @@
-//! Do the operations on one id happen one after another, whoever makes them?
+//! Model of a linearizable sequence: the operations on one id happen one after another, whichever threads
+//! call them.
 //!
-//! A fork counts twice, as documented: for its source it happens when it looks at it, for its
-//! destination when it is put there. Here the id is one or the other.
+//! A fork counts twice, as documented: for its source it happens when it reads the source, for its
+//! destination when it inserts the fork there. Here the id is one or the other.
 //!
-//! A refusal for want of room is of the pool, which other calls use while they are under way: an
-//! allocation holds blocks before its sequence is there, and when it comes too late for its id; a free
-//! gives them back after its sequence is gone. So much less room, and no less, a refusal may meet. An
-//! allocation looks for its id first: it is refused for want of room though its id is taken, if that
-//! was taken by a call beside it.
+//! A refusal for want of blocks depends on the pool, which calls also use while they are under way:
+//!
+//! - An allocation holds blocks before its sequence is in the map, and also when another call has taken
+//!   its id first.
+//! - A free gives its blocks back after its sequence has left the map.
+//!
+//! A refusal may report this many fewer available blocks, and no fewer. An allocation reads its id first.
+//! If a concurrent call takes the id after that, it may be refused for want of blocks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,7 +26,7 @@ use crate::explore::explore;
 use crate::history::{Call, History, assert_linearizable};
 use crate::{A, B, assert_all_free_at_end, cache};
 
-/// Tokens of the sequence that is forked to the id.
+/// Number of tokens of the sequence that is forked to the id.
 const TOKENS_OF_SOURCE: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +44,7 @@ enum Op {
 enum Ret {
     Done,
     Appended(Range<usize>),
-    /// The tokens of the fork.
+    /// The number of tokens of the fork.
     Forked(usize),
     Length(Option<usize>),
     Exists,
@@ -52,7 +56,7 @@ enum Ret {
     },
 }
 
-/// An operation, its number, and the calls that overlap it, for refusals.
+/// An operation, its number, and the calls that overlap it, which explain refusals.
 #[derive(Clone, Debug)]
 struct Numbered {
     op: Op,
@@ -63,11 +67,11 @@ struct Numbered {
 /// A call that was under way at the same time, and may hold blocks that no sequence has.
 #[derive(Clone, Debug)]
 enum Beside {
-    /// Until it happens, it holds its blocks.
+    /// Holds its blocks until it happens.
     Allocates { number: usize, blocks: usize },
-    /// It holds its blocks for a while and gives them back.
+    /// Holds its blocks for a while and gives them back.
     ComesTooLate { blocks: usize },
-    /// Once it has happened, it holds what the sequence had.
+    /// After it has happened, holds the blocks that the sequence had.
     Frees { number: usize },
 }
 
@@ -75,10 +79,10 @@ enum Beside {
 #[derive(Clone, Debug)]
 struct One {
     tokens: Option<usize>,
-    /// The allocation that put it there.
+    /// The number of the allocation that inserted it.
     allocated_by: usize,
     total_blocks: usize,
-    /// The blocks of allocations and frees that happened, by their numbers.
+    /// The blocks of the allocations and frees that have happened, by their numbers.
     happened: BTreeMap<usize, usize>,
 }
 
@@ -96,8 +100,9 @@ impl One {
         beside.iter().any(|call| matches!(call, Beside::Allocates { number, .. } if *number == by))
     }
 
-    /// Whether such a refusal can be: at most the room there is, at least what is left of it if
-    /// every other call holds all it can, and less than what is needed.
+    /// True if such a refusal is possible. It reports fewer blocks than the call needs and at most the
+    /// room there is. It reports at least the room that is left if every overlapping call holds as much
+    /// as it can.
     fn refuses(
         &self,
         needed: usize,
@@ -217,7 +222,7 @@ fn refused(refusal: &PagedKvError) -> Ret {
     }
 }
 
-/// The calls with their numbers, and with what overlaps them.
+/// Returns the calls with their numbers and the calls that overlap them.
 fn numbered(calls: &[Call<Op, Ret>]) -> Vec<Call<Numbered, Ret>> {
     let number = |(number, call): (usize, &Call<Op, Ret>)| {
         let op = Numbered { op: call.op, number, beside: beside(calls, call) };
@@ -243,7 +248,7 @@ fn beside(calls: &[Call<Op, Ret>], call: &Call<Op, Ret>) -> Vec<Beside> {
     others.filter_map(holds).collect()
 }
 
-/// Three threads, four calls each, of those that `draw` gives.
+/// Runs three threads of four calls each, which `draw` chooses.
 fn call_at_random(cache: &PagedKvCache, one: One, draw: impl Fn() -> Op + Sync) {
     let history = History::new();
     scope(|scope| {

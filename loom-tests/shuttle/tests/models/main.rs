@@ -1,9 +1,9 @@
-//! Does the cache by id hold where loom cannot look: with the map, the leases, evictions and prefix
-//! reuse, over executions of hundreds of steps? shuttle runs the code that ships, on schedules that
-//! are drawn at random but repeat by their seed; see `explore`.
+//! Models of the cache by id at a size that loom cannot explore: with the map, leases, evictions and
+//! prefix reuse, over executions of hundreds of steps. shuttle runs the code that ships. Its schedules
+//! are drawn at random and repeat by their seed; see `explore`.
 //!
-//! Each model ends at rest, with everything accounted for. Two of them record who asked what and who
-//! was told what, and ask whether some order of the calls, one after another, explains it.
+//! Each model ends at rest, with every block accounted for. Two models record each call and its answer,
+//! and check that some sequential order of the calls explains the answers.
 
 mod batches;
 mod by_id;
@@ -26,24 +26,24 @@ const A: SeqId = SeqId(1);
 const B: SeqId = SeqId(2);
 const C: SeqId = SeqId(3);
 
-/// A cache of `num_blocks` blocks of two tokens over two home shards.
+/// Creates a cache of `num_blocks` blocks of two tokens over two home shards.
 fn cache(num_blocks: usize) -> PagedKvCache {
     shape(num_blocks).build().expect("a cache of that shape")
 }
 
-/// As of that cache. Its hashes are the same in every run, so that a failure repeats.
+/// Returns the builder of that cache. Its hashes are the same in every run, so a failure repeats.
 fn shape(num_blocks: usize) -> PagedKvCacheBuilder {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(2).home_shards(2);
     builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 0x5EED })
 }
 
-/// A sequence that is there joins the step, and is not leased afterwards.
+/// Joins a sequence of the map to the step; afterwards it is not leased.
 fn join(cache: &PagedKvCache, id: SeqId, step: &mut Step) {
     let mut row = cache.lease(&[id]).expect("it is there").rows().next().expect("one is leased");
     step.join(&mut row).expect("it is there");
 }
 
-/// What is left in the cache is freed, and then nothing is used, and all agree on it.
+/// Frees all sequences that are left in the cache. Then no block is used, and all counts agree.
 #[track_caller]
 fn assert_all_free_at_end(cache: &PagedKvCache) {
     for id in cache.sequence_ids() {
@@ -58,7 +58,8 @@ fn assert_all_free_at_end(cache: &PagedKvCache) {
     assert!(stats.peak_blocks_used <= stats.blocks_total, "{stats:?}");
 }
 
-/// What each block holds, as its owners see it. Not scheduled: a write is where its thread is.
+/// The contents of each block, as its owners see them. shuttle does not schedule these accesses: a write
+/// happens where its thread is.
 struct Contents(Vec<AtomicU64>);
 
 impl Contents {

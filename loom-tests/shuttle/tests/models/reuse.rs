@@ -1,7 +1,8 @@
-//! Does a request find what was computed for its prompt, and nothing else, while blocks are reclaimed
-//! for others and everything is reset?
+//! Models of prefix reuse: a request matches only contents that were computed for its prompt, while other
+//! threads reclaim blocks and reset the cache.
 //!
-//! What a block holds is written when it is computed: for which tokens, and with which weights.
+//! The content of a block is written when it is computed. It says for which tokens and with which
+//! weights.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,13 +19,13 @@ const ONE: [u32; 5] = [1, 1, 1, 1, 1];
 const TWO: [u32; 5] = [1, 1, 2, 2, 2];
 const THREE: [u32; 5] = [3, 3, 3, 3, 3];
 
-/// What a block of two tokens holds, computed with the weights of a version.
+/// Returns the content of a block of two tokens, computed with the weights of a version.
 fn content(prompt: &[u32], block: usize, weights: u64) -> u64 {
     let before = &prompt[..2 * (block + 1)];
     before.iter().fold(weights << 32, |content, &token| content * 10 + u64::from(token))
 }
 
-/// The weights in use, and those that everybody knows to be in use since the last reset.
+/// The weights in use, and the weights that all threads know to be in use since the last reset.
 struct Weights {
     in_use: AtomicU64,
     known: AtomicU64,
@@ -39,7 +40,8 @@ impl Weights {
         self.in_use.load(Ordering::Relaxed)
     }
 
-    /// As an engine does it: first the weights, then the reset, and then that is known.
+    /// Replaces the weights, resets the cache, and then makes the new version known, in the order of an
+    /// engine.
     fn update(&self, cache: &PagedKvCache) {
         self.in_use.fetch_add(1, Ordering::Relaxed);
         cache.prefix().reset();
@@ -47,7 +49,7 @@ impl Weights {
     }
 }
 
-/// Admits a prompt, checks what it hits, computes the rest and commits it.
+/// Admits a prompt, checks its hits, computes the rest and commits it.
 fn serve(cache: &PagedKvCache, prompt: &[u32], contents: &Contents, weights: &Weights) {
     let oldest = weights.known.load(Ordering::Relaxed);
     let admitted = cache.admit_sequence(&cache.prompt(prompt), &AdmitOptions::default());
@@ -80,7 +82,8 @@ fn serve(cache: &PagedKvCache, prompt: &[u32], contents: &Contents, weights: &We
     check();
 }
 
-/// Not enough blocks for two requests: what one leaves is reclaimed for the next, or matched.
+/// Two requests do not fit at the same time: the blocks that one leaves are reclaimed for the next, or
+/// matched.
 #[test]
 fn a_hit_holds_what_was_computed_for_its_tokens() {
     explore(|| {
@@ -95,7 +98,7 @@ fn a_hit_holds_what_was_computed_for_its_tokens() {
     });
 }
 
-/// Who is admitted after a reset has returned finds nothing of the weights before it.
+/// A request that is admitted after a reset has returned finds no content of the weights before it.
 #[test]
 fn after_a_reset_nothing_of_the_old_weights_is_hit() {
     explore(|| {
@@ -111,7 +114,7 @@ fn after_a_reset_nothing_of_the_old_weights_is_hit() {
     });
 }
 
-/// By id, with evictions: what is refused is refused for a reason that can be.
+/// Operations by id, with evictions: every refusal has a reason that is possible.
 #[test]
 fn admissions_by_id_meet_evictions_and_a_reset() {
     explore(|| {
@@ -158,7 +161,7 @@ fn admissions_by_id_meet_evictions_and_a_reset() {
     });
 }
 
-/// At rest, what was committed last and never reclaimed is found.
+/// At rest, a content is found that was committed last and never reclaimed.
 #[test]
 fn what_two_compute_at_once_is_found_afterwards() {
     explore(|| {
@@ -178,7 +181,7 @@ fn what_two_compute_at_once_is_found_afterwards() {
         assert_eq!(cache.prefix().probe(&cache.prompt(&ONE)), 4);
         let admission = cache.admit(C, &ONE).expect("there is room");
         assert_eq!(admission.cached_tokens, 4);
-        // Two shared and the tail of each, unless it hit what nobody uses.
+        // Two shared blocks and the tail of each request, unless it hit unused blocks.
         assert!((4..=6).contains(&cache.used_block_count()));
         assert_all_free_at_end(&cache);
     });

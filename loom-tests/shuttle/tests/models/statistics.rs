@@ -1,4 +1,5 @@
-//! Do the statistics ever say what cannot be? Snapshots while others work, and at rest.
+//! Models of statistics: no snapshot reports an impossible state, neither while other threads work nor at
+//! rest.
 
 use paged_kv::{CacheStats, PagedKvCache, SeqId};
 use shuttle::thread::scope;
@@ -8,7 +9,7 @@ use crate::{A, B, C, assert_all_free_at_end, cache};
 
 const PROMPT: [u32; 5] = [7, 7, 7, 7, 7];
 
-/// What holds in every snapshot.
+/// Asserts the relations that hold in every snapshot.
 #[track_caller]
 fn assert_possible(stats: &CacheStats) {
     assert!(stats.total_frees <= stats.total_allocations, "{stats:?}");
@@ -19,7 +20,7 @@ fn assert_possible(stats: &CacheStats) {
     assert!(stats.prompt_tokens_too_short <= stats.prompt_tokens, "{stats:?}");
 }
 
-/// What only grows, between a snapshot and a later one.
+/// Asserts that the counters which only grow have not fallen between a snapshot and a later one.
 #[track_caller]
 fn assert_grown(before: &CacheStats, after: &CacheStats) {
     let counts = |stats: &CacheStats| {
@@ -50,7 +51,7 @@ fn watch(cache: &PagedKvCache) {
     }
 }
 
-/// At rest: every number follows from what was done.
+/// Asserts that at rest every figure follows from the operations that were made.
 #[track_caller]
 fn assert_exact(cache: &PagedKvCache) {
     let stats = cache.stats();
@@ -109,7 +110,7 @@ fn snapshots_beside_admissions_and_reclaims_are_possible_and_grow() {
     });
 }
 
-/// Whoever loses a race for an id shows in no statistic afterwards.
+/// An allocation that loses a race for its id appears in no statistic afterwards.
 #[test]
 fn an_allocation_that_loses_its_id_leaves_no_trace() {
     explore(|| {

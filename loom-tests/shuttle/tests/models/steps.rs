@@ -1,4 +1,5 @@
-//! Do evictions count what steps give back, at whatever moment they look?
+//! Models of steps: evictions count the blocks that steps give back, at whatever moment they read the
+//! count.
 
 use paged_kv::PagedKvError::{NothingToEvict, SequenceNotFound};
 use shuttle::thread::scope;
@@ -6,7 +7,7 @@ use shuttle::thread::scope;
 use crate::explore::explore;
 use crate::{A, B, assert_all_free_at_end, cache, join};
 
-/// Two of four blocks are held by the step, on their way to the pool, or there.
+/// Two of four blocks are held by the step, on their way to the pool, or in the pool.
 #[test]
 fn nobody_is_evicted_for_blocks_that_a_step_gives_back() {
     for has_older in [false, true] {
@@ -30,7 +31,8 @@ fn nobody_is_evicted_for_blocks_that_a_step_gives_back() {
     }
 }
 
-/// What a step holds of it is no other user's, before the step ends, meanwhile and after.
+/// A step holds blocks of the sequence, and is not another user of them: before, during and after its
+/// end.
 #[test]
 fn a_sequence_that_shares_all_with_a_step_is_evicted_while_the_step_ends() {
     explore(|| {
@@ -49,7 +51,8 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted_while_the_step_ends() {
     });
 }
 
-/// Two who evict to the same threshold, and a step that ends: what is left is what was to be left.
+/// One thread frees a sequence and another evicts to a threshold while a step ends: at most one sequence
+/// is evicted.
 #[test]
 fn evictions_beside_the_end_of_a_step_leave_what_is_to_be_left() {
     explore(|| {

@@ -1,5 +1,5 @@
-//! Is everybody who waits served, whoever grows, leaves or gives up meanwhile? shuttle fails an execution
-//! in which all that are left sleep.
+//! Models of waiting: every waiter is served, whatever other threads grow, leave or cancel. shuttle fails
+//! an execution in which all remaining threads sleep.
 
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -11,7 +11,7 @@ use shuttle::thread::scope;
 use crate::explore::explore;
 use crate::{A, B, C, assert_all_free_at_end, cache};
 
-/// Asks once, and then gives up.
+/// Polls a request once, and then drops it.
 fn give_up(cache: &PagedKvCache, num_blocks: usize) {
     let mut wait = cache.waiting().reserve(num_blocks);
     let _ = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
@@ -59,7 +59,8 @@ fn all_whose_prompts_are_alike_are_served() {
     });
 }
 
-/// They hold all there is and want more: one is told and leaves, however they meet.
+/// The sequences hold all blocks and wait for more. One of them gets `Stalled` and leaves, in whatever
+/// order they meet.
 #[test]
 fn of_those_that_all_wait_to_grow_one_is_told() {
     explore(|| {
@@ -76,7 +77,7 @@ fn of_those_that_all_wait_to_grow_one_is_told() {
     });
 }
 
-/// Grows and leaves; true if it had to leave without.
+/// Appends and frees the sequence; true if it got `Stalled` and leaves without growing.
 fn grow_or_leave(cache: &PagedKvCache, id: SeqId, num_tokens: usize) -> bool {
     let appended = cache.waiting().append(id, num_tokens).block();
     let told = match appended {
@@ -94,7 +95,7 @@ fn grow_or_leave(cache: &PagedKvCache, id: SeqId, num_tokens: usize) -> bool {
     told
 }
 
-/// A handle, or a step, held the last block that neither of them has, and it does not suffice.
+/// A handle or a step held the last block that neither sequence has. It comes back, and does not suffice.
 #[test]
 fn one_is_told_when_what_others_held_comes_back_and_does_not_suffice() {
     for is_fenced in [false, true] {
@@ -120,7 +121,7 @@ fn one_is_told_when_what_others_held_comes_back_and_does_not_suffice() {
     }
 }
 
-/// Nobody who does not wait comes in while somebody waits for all there is.
+/// No request that does not wait is admitted while a request waits for all blocks.
 #[test]
 fn a_stream_of_small_requests_ends_when_a_large_one_waits() {
     explore(|| {
@@ -142,8 +143,8 @@ fn a_stream_of_small_requests_ends_when_a_large_one_waits() {
     });
 }
 
-/// The sequence is freed and its id comes back, beside the append that waits for it: the append ends, and
-/// does not grow the later sequence.
+/// The sequence is freed and its id is taken again, while an append waits for the sequence. The append
+/// ends, and does not grow the later sequence.
 #[test]
 fn an_append_that_waits_for_a_sequence_that_is_freed_ends_and_grows_no_later_one() {
     for comes_back in [false, true] {
@@ -171,7 +172,8 @@ fn an_append_that_waits_for_a_sequence_that_is_freed_ends_and_grows_no_later_one
     }
 }
 
-/// Two wait for each other as soon as the sharer of one of them is emptied, which releases no block.
+/// Two sequences wait for each other as soon as the sharer of one of them is emptied, which releases no
+/// block.
 #[test]
 fn one_is_told_when_a_sharer_is_emptied() {
     explore(|| {
@@ -190,7 +192,7 @@ fn one_is_told_when_a_sharer_is_emptied() {
     });
 }
 
-/// What is committed beside the prompt that waits leaves it one block short, and there is one.
+/// A concurrent commit leaves the waiting prompt one block short, and one block is available.
 #[test]
 fn a_commit_beside_a_prompt_that_begins_to_wait_serves_it() {
     explore(|| {

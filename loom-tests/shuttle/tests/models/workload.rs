@@ -1,5 +1,5 @@
-//! Does everything at once leave everything right? Random operations of all kinds on few ids, and the
-//! check of the whole cache in between and at the end.
+//! Model of all operations together: random operations of all kinds on few ids. The whole cache is
+//! checked in between and at the end.
 
 use paged_kv::{AppendBatch, PagedKvCache, PagedKvError, SeqId};
 use shuttle::rand::{Rng, thread_rng};
@@ -11,7 +11,8 @@ use crate::{Contents, assert_all_free_at_end, cache};
 const IDS: u64 = 4;
 const BLOCKS: usize = 7;
 
-/// Refusals that can be met; anything else is a fault.
+/// Returns the value of a call, or none after a refusal that a race explains. Panics at any other
+/// refusal.
 #[track_caller]
 fn met<T>(result: Result<T, PagedKvError>) -> Option<T> {
     use PagedKvError as E;
@@ -26,7 +27,7 @@ fn met<T>(result: Result<T, PagedKvError>) -> Option<T> {
     None
 }
 
-/// One operation, any.
+/// Makes one random operation.
 fn operate(cache: &PagedKvCache, contents: &Contents, holder: u64) {
     let mut random = thread_rng();
     let mut id = || SeqId(random.gen_range(0..IDS));
@@ -59,7 +60,7 @@ fn operate(cache: &PagedKvCache, contents: &Contents, holder: u64) {
     }
 }
 
-/// Blocks that a handle holds are its own for as long as it holds them.
+/// The blocks that a handle holds are its own for as long as it holds them.
 fn hold(cache: &PagedKvCache, contents: &Contents, holder: u64, tokens: usize) {
     let Some(sequence) = met(cache.allocate_sequence(tokens)) else { return };
     sequence.block_ids().iter().for_each(|&block| contents.write(block, holder));
