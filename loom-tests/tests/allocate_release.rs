@@ -1,4 +1,5 @@
-//! Is a block ever in two hands, and does its next owner see what its last one wrote?
+//! Models of allocation and release: a block has one owner at a time, and its next owner sees the writes
+//! of its last one.
 
 mod common;
 
@@ -14,7 +15,7 @@ fn allocate_and_use(pool: &BlockPool, kv: &Kv, asks: &[usize], mark: u64) {
     }
 }
 
-/// Threads at homes 0 and 1 of a pool, each allocating `asks` in turn and giving back.
+/// Allocates and releases `asks` in turn on two threads, at homes 0 and 1 of a pool.
 fn both_allocate(num_blocks: usize, shards: usize, asks: &'static [usize]) {
     explore(move || {
         let (pool, kv) = pool_and_kv(num_blocks, shards);
@@ -61,7 +62,7 @@ fn three_threads_hold_three_blocks() {
     });
 }
 
-/// One block: whoever gets it second had to wait for the first to let go.
+/// One block: the second thread gets it only after the first has released it.
 fn a_lone_block_changes_hands(shards: usize) {
     explore(move || {
         let (pool, kv) = pool_and_kv(1, shards);
@@ -92,8 +93,8 @@ fn a_blocks_next_owner_sees_its_last_through_a_steal() {
     a_lone_block_changes_hands(2);
 }
 
-/// Giving back the fifth block fills shard 0 beyond two magazines and pushes one to the depot,
-/// from where the other thread takes it though shard 0 may be claimed.
+/// The release of the fifth block fills shard 0 beyond two magazines and pushes one magazine to the
+/// depot. The other thread takes it from there, although shard 0 may be claimed.
 #[test]
 fn a_blocks_next_owner_sees_its_last_through_the_depot() {
     explore(|| {

@@ -1,4 +1,4 @@
-//! Are counts by id exact, and is a second release refused?
+//! Models of counts by id: they are exact, and a second release is refused.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn of_two_releases_of_one_owner_one_is_refused() {
     });
 }
 
-/// What a table owns is not a count by id, also while the table is being dropped.
+/// The owner count of a table is not a count by id, also while the table is being dropped.
 #[test]
 fn a_release_by_id_of_a_tables_block_is_refused() {
     explore(|| {

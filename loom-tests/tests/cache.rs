@@ -1,9 +1,11 @@
 //! Models of the cache that ships: new sequences above the watermark, leases, evictions and ids.
 //!
-//! Small doses: two threads, one or two operations each. Every operation passes the map, a lock and some
-//! counters, so that a third thread would be explored for hours. `loom-tests/shuttle` samples those.
+//! Each model is small: two threads, one or two operations each. Every operation passes the map, a lock
+//! and some counters, so a third thread would take hours to explore. `loom-tests/shuttle` samples such
+//! executions.
 //!
-//! Ordinals of threads tell stamps and epochs apart here, so each thread of a model has its own.
+//! The ordinals of threads keep stamps and epochs distinct here, so each thread of a model has its own
+//! ordinal.
 
 mod common;
 
@@ -14,10 +16,10 @@ use paged_kv::PagedKvError::{NothingToEvict, OutOfMemory, SequenceLeased, Sequen
 use paged_kv::{AdmitOptions, BlockHash, EvictionStrategy, PagedKvCache, Prompt, SeqId, Watermark};
 
 const A: SeqId = SeqId(1);
-/// In the other shard of the map.
+/// An id in the other shard of the map.
 const B: SeqId = SeqId(2);
 
-/// A cache of blocks of one token, and their cells.
+/// Creates a cache of blocks of one token, and the cells of its blocks.
 fn cache_and_kv(num_blocks: usize, home_shards: usize) -> (Arc<PagedKvCache>, Arc<Kv>) {
     (cache(num_blocks, home_shards, 0), Arc::new(Kv::new(num_blocks)))
 }
@@ -28,7 +30,7 @@ fn cache(num_blocks: usize, home_shards: usize, watermark: usize) -> Arc<PagedKv
     Arc::new(builder.prefix_reuse(false).build().expect("a cache of that shape"))
 }
 
-/// Frees what is left. Then nothing is used, and words, ledgers and statistics agree.
+/// Frees the sequences that are left. Then nothing is used, and words, ledgers and statistics agree.
 #[track_caller]
 fn assert_all_free_at_end(cache: &PagedKvCache) {
     for id in [A, B] {
@@ -41,7 +43,7 @@ fn assert_all_free_at_end(cache: &PagedKvCache) {
     assert_eq!(cache.validate(), Ok(()));
 }
 
-/// Writes and reads every block of the cache, if it gets them all.
+/// Writes and reads every block of the cache, if one allocation gets them all.
 fn use_all(cache: &PagedKvCache, kv: &Kv) {
     if let Ok(scratch) = cache.pool().allocate(cache.total_blocks()) {
         kv.use_alone(scratch.as_slice(), 2);
@@ -52,8 +54,8 @@ fn blocks_of(cache: &PagedKvCache, id: SeqId) -> Vec<paged_kv::BlockId> {
     cache.get_sequence(id).expect("it is there").block_ids
 }
 
-/// Two new sequences of two blocks each come in at once, and two of the four blocks are to be left. Each
-/// finds its blocks at home, so that nothing but the fence lets it count the other's.
+/// Admits two new sequences of two blocks each from two threads, where two of the four blocks are to be
+/// left. Each finds its blocks at home, so only the fence lets it count the other's blocks.
 fn two_come_in<T: 'static>(
     come_in: fn(&PagedKvCache, SeqId) -> paged_kv::Result<T>,
 ) -> impl Fn() + Send + Sync + 'static {
@@ -65,7 +67,7 @@ fn two_come_in<T: 'static>(
         let (here, there) = race(|| come_in(&cache, A), move || come_in(&theirs, B));
         assert!(here.is_err() || there.is_err(), "two of four blocks are to be left");
         let granted = 2 * [&here, &there].iter().filter(|came_in| came_in.is_ok()).count() as u64;
-        // Two blocks were allocated and given back before.
+        // An earlier sequence allocated two blocks and gave them back.
         assert_eq!(cache.stats().total_allocations, 2 + granted, "a refusal counts for nothing");
         drop((here, there));
         assert_all_free_at_end(&cache);
@@ -110,7 +112,7 @@ fn an_eviction_sees_what_a_lease_did() {
     });
 }
 
-/// The lease keeps the sequence, or there is none to be had.
+/// Either the lease keeps the sequence, or the lease is refused.
 #[test]
 fn of_a_lease_and_an_eviction_one_has_the_sequence() {
     explore(|| {
@@ -166,7 +168,7 @@ fn of_a_lease_and_a_free_one_has_the_sequence() {
     });
 }
 
-/// The end of the lease gives the blocks back, or the deferred free does.
+/// Either the end of the lease gives the blocks back, or the deferred free does.
 #[test]
 fn a_deferred_free_beside_the_end_of_a_lease_frees_once() {
     explore(|| {
@@ -190,8 +192,9 @@ fn a_deferred_free_beside_the_end_of_a_lease_frees_once() {
     });
 }
 
-/// Each frees its block only if the other is gone, and an eviction under way counts as gone when it is
-/// over: of two sequences that share everything, neither eviction may find that there is nothing.
+/// Evicts two sequences that share every block, from two threads. Each eviction frees the block only if
+/// the other sequence is gone. An eviction under way counts as gone once it is over. So neither eviction
+/// may find nothing to evict.
 fn two_evictions_find_one_each(
     cache: fn() -> Arc<PagedKvCache>,
 ) -> impl Fn() + Send + Sync + 'static {
@@ -216,7 +219,7 @@ fn of_two_evictions_of_sharers_by_fork_each_finds_one() {
     }));
 }
 
-/// They own the block by its word, of which an eviction may see a value from before.
+/// The sequences own the block by its word, of which an eviction may read an older value.
 #[test]
 fn of_two_evictions_of_sharers_by_content_each_finds_one() {
     explore(two_evictions_find_one_each(|| {
@@ -232,7 +235,7 @@ fn of_two_evictions_of_sharers_by_content_each_finds_one() {
     }));
 }
 
-/// The sequence that was chosen is the one that leaves, not a newer one of its id.
+/// The chosen sequence is the one that leaves, not a newer sequence of the same id.
 #[test]
 fn an_eviction_leaves_a_newer_sequence_of_the_id_alone() {
     explore(|| {

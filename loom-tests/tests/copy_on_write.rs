@@ -1,4 +1,4 @@
-//! Is a shared block ever written, and a private one ever copied for nothing?
+//! Models of copy-on-write: no shared block is written, and no private block is copied without need.
 
 mod common;
 
@@ -12,7 +12,7 @@ use paged_kv::{
 const BLOCK_SIZE: usize = 2;
 const SHARED: u64 = 7;
 
-/// Appends a token as an engine would: makes the copy, then writes the last block.
+/// Appends a token as an engine does: makes the copy, then writes the last block.
 fn append_one(sequence: &mut Sequence, kv: &Kv, mark: u64) -> Option<BlockId> {
     let append = sequence.append(1).expect("there is room for a copy");
     make_copy_and_write(sequence, &append, kv, mark);
@@ -30,7 +30,7 @@ fn make_copy_and_write(sequence: &Sequence, append: &Append, kv: &Kv, mark: u64)
     kv.write(last, mark);
 }
 
-/// A sequence of one full and one half full block, and its fork.
+/// Creates a sequence of one full and one half full block, and its fork.
 fn sequence_and_fork(pool: &BlockPool, kv: &Kv) -> (Sequence, Sequence) {
     let mut sequence = pool.allocate_sequence(3, BLOCK_SIZE).unwrap();
     sequence.block_ids().iter().for_each(|&id| kv.write(id, SHARED));
@@ -63,7 +63,7 @@ fn two_sharers_that_append_at_once_get_blocks_of_their_own() {
     });
 }
 
-/// A copy in the making holds its source: the other sharer still sees two owners, and copies too.
+/// A copy in the making holds its source: the other sharer still reads two owners, and copies too.
 #[test]
 fn a_source_stays_owned_until_its_copy_is_made() {
     explore(|| {
@@ -94,7 +94,7 @@ fn a_source_stays_owned_until_its_copy_is_made() {
     });
 }
 
-/// Three sharers, of which two append and one leaves: nobody writes what another reads.
+/// Of three sharers two append and one leaves: none writes a block that another reads.
 #[test]
 fn two_appends_beside_a_leaving_sharer_get_blocks_of_their_own() {
     explore(|| {
@@ -121,8 +121,8 @@ fn two_appends_beside_a_leaving_sharer_get_blocks_of_their_own() {
     });
 }
 
-/// Both end inside a full block of the run they share, one of them after a draft of another
-/// block, and write there.
+/// Both sharers truncate into a full block of the run they share, and write there. One of them does so
+/// after a draft of another block.
 #[test]
 fn two_sharers_that_truncate_and_append_get_blocks_of_their_own() {
     explore(|| {
@@ -133,7 +133,7 @@ fn two_sharers_that_truncate_and_append_get_blocks_of_their_own() {
         let their_kv = Arc::clone(&kv);
         let (_, fork) = race(
             || {
-                // Beyond the shared blocks and back.
+                // Grows beyond the shared blocks, and truncates back into them.
                 drop(sequence.append(1).unwrap());
                 sequence.truncate(3).unwrap();
                 append_one(&mut sequence, &kv, 1)
@@ -177,7 +177,7 @@ fn an_append_beside_a_release_by_id_copies_or_writes_in_place() {
     });
 }
 
-/// The first so many rows of a step grow, whatever the sharer does meanwhile, and no block is lost.
+/// A prefix of the rows of a step grows, whatever the sharer does during the call, and no block is lost.
 #[test]
 fn a_step_that_may_stop_early_loses_no_block() {
     explore(|| {
@@ -202,7 +202,8 @@ fn a_step_that_may_stop_early_loses_no_block() {
     });
 }
 
-/// Nothing free: a thread that asks for a copy's destination is refused, unless the other has left.
+/// No block is free: a thread that asks for a copy's destination is refused, unless the other sharer has
+/// left.
 #[test]
 fn an_append_is_not_refused_a_copy_that_it_no_longer_needs() {
     explore(|| {
@@ -235,8 +236,8 @@ fn an_append_is_not_refused_a_copy_that_it_no_longer_needs() {
     });
 }
 
-/// The sharer leaves, and only then is the last free block taken: at every moment there was room
-/// for a copy, or no copy to make.
+/// The sharer leaves, and only then does a thread take the last free block. At every moment either a copy
+/// has a free block, or no copy is needed.
 #[test]
 fn an_append_is_not_refused_for_a_copy_planned_too_early() {
     explore(|| {
@@ -258,7 +259,7 @@ fn an_append_is_not_refused_for_a_copy_planned_too_early() {
     });
 }
 
-/// As above, for a batch of which another row needs a block of its own.
+/// The same holds for a batch of which another row needs a block of its own.
 #[test]
 fn a_batch_is_not_refused_for_a_copy_planned_too_early() {
     explore(|| {
@@ -301,7 +302,8 @@ fn an_append_beside_a_leaving_sharer_copies_or_writes_in_place() {
     });
 }
 
-/// The batch plans a copy, and may find room only without it: then it needs one block fewer.
+/// The batch plans a copy. It may find enough blocks only without the copy: then it needs one block
+/// fewer.
 #[test]
 fn a_batch_beside_a_leaving_sharer_loses_no_block() {
     explore(|| {
@@ -338,7 +340,7 @@ fn a_batch_beside_a_leaving_sharer_loses_no_block() {
     });
 }
 
-/// Two rows share the block with each other and with a thread that leaves.
+/// Two rows share the block with each other, and with a sequence of another thread that leaves.
 #[test]
 fn rows_of_a_batch_that_share_a_block_get_blocks_of_their_own() {
     explore(|| {

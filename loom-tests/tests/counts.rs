@@ -1,4 +1,4 @@
-//! Are counts and audits true while other threads work?
+//! Models of counts and audits: they are true while other threads work.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::PagedKvError;
 
-/// One block is held throughout, a second one comes and goes.
+/// One block is held throughout, and a thread allocates and releases a second one.
 #[test]
 fn the_used_count_stays_between_what_is_held_and_what_is_asked() {
     explore(|| {
@@ -30,7 +30,7 @@ fn the_used_count_stays_between_what_is_held_and_what_is_asked() {
     });
 }
 
-/// The block is given back through another shard than it was taken through.
+/// A table takes the block through one shard and gives it back through another.
 #[test]
 fn a_block_is_not_counted_as_given_before_it_was_taken() {
     explore(|| {

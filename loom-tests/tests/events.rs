@@ -1,4 +1,5 @@
-//! Models of events: what a listener holds is true, however publishing, reclaiming and resets interleave.
+//! Models of events: the state of a listener is true, however publishing, reclaiming and resets
+//! interleave.
 
 mod common;
 
@@ -16,8 +17,8 @@ use paged_kv::{
 const A: u32 = 0xa;
 const B: u32 = 0xb;
 
-/// What it holds: each content once. Others may come between a change and the word of it, for loom
-/// sees the lock.
+/// The contents that the listener holds, each once. Other changes may happen between a change and its
+/// event, because loom schedules the lock.
 struct Listener(Mutex<HashSet<BlockHash>>);
 
 impl EventSink for Listener {
@@ -35,7 +36,7 @@ impl EventSink for Listener {
     }
 }
 
-/// A cache of blocks of one token, and its listener.
+/// Creates a cache of blocks of one token, and its listener.
 fn listening(num_blocks: usize) -> (Arc<PagedKvCache>, Arc<Listener>) {
     let listener = Arc::new(Listener(Mutex::new(HashSet::new())));
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1).home_shards(1);
@@ -44,12 +45,12 @@ fn listening(num_blocks: usize) -> (Arc<PagedKvCache>, Arc<Listener>) {
     (Arc::new(cache), listener)
 }
 
-/// A prompt that begins with a content. Its last token is computed in any case.
+/// Returns a prompt that begins with a content. Its last token is always computed.
 fn prompt(cache: &PagedKvCache, content: u32) -> Prompt {
     cache.prompt(&[content, 0])
 }
 
-/// Matches the first block of a prompt, or takes a new one for it. True if it was cached.
+/// Matches the first block of a prompt, or takes a new block for it. True if it was cached.
 fn admit(cache: &PagedKvCache, prompt: &Prompt) -> Option<(CachedSequence, bool)> {
     let options = AdmitOptions::default().first_chunk(0);
     let (mut sequence, admission) = cache.admit_sequence(prompt, &options).ok()?;
@@ -115,7 +116,8 @@ fn a_reset_is_in_order_with_what_is_published() {
     });
 }
 
-/// The home of a content and its copy are reclaimed by two threads: it is removed with the last.
+/// Two threads reclaim the primary copy of a content and its other copy: the content is removed with the
+/// last of them.
 #[test]
 fn a_content_is_removed_with_the_last_of_its_copies() {
     explore(|| {
@@ -125,7 +127,7 @@ fn a_content_is_removed_with_the_last_of_its_copies() {
         drop((home, copy));
         let theirs = Arc::clone(&cache);
         race(
-            // The listener may learn of it a little later, from the other thread.
+            // The listener may be informed a little later, by the other thread.
             || drop(cache.pool().allocate(1).unwrap()),
             move || serve(&theirs, B),
         );
@@ -133,7 +135,8 @@ fn a_content_is_removed_with_the_last_of_its_copies() {
     });
 }
 
-/// Published by a request of which only the hash is known, and matched at once by one of known tokens.
+/// A request that knows only the hash publishes a content. A request that knows the tokens matches it
+/// immediately.
 #[test]
 fn who_matches_an_untold_content_knows_that_it_is() {
     explore(|| {

@@ -1,5 +1,5 @@
-//! Do blocks change from owners who are counted by tables to ones counted by id, and is a claim given
-//! up by whom a panic ends?
+//! Models of blocks that pass from owners counted by tables to owners counted by id, and of a claim whose
+//! holder panics.
 
 mod common;
 
@@ -11,8 +11,8 @@ use common::{assert_all_free, assert_used, explore, pool_and_kv, race};
 
 const CONTENT: u64 = 7;
 
-/// A table that a fork shares is handed over by id while the fork reads and leaves; whoever gets the
-/// ids reads what both have seen, and the blocks are free once each.
+/// A table that a fork shares is handed over by id while the fork reads and leaves. The thread that gets
+/// the ids reads the contents that both have seen. Each block is free exactly once.
 #[test]
 fn ids_handed_over_beside_a_leaving_sharer_own_their_blocks() {
     explore(|| {
@@ -39,7 +39,7 @@ fn ids_handed_over_beside_a_leaving_sharer_own_their_blocks() {
     });
 }
 
-/// Both sharers of a run are handed over at once: two counts a block, by id.
+/// Both sharers of a run are handed over at the same time: each block has two counts by id.
 #[test]
 fn two_sharers_handed_over_by_id_leave_two_counts() {
     explore(|| {
@@ -74,8 +74,8 @@ fn two_sharers_handed_over_by_id_leave_two_counts() {
     });
 }
 
-/// The last owner by id releases where another thread allocates: the block's next owner sees all that
-/// was done with it while ids stood for it.
+/// The last owner by id releases the block in one thread, and another thread allocates it. The next owner
+/// sees all accesses that were made while the block was owned by id.
 #[test]
 fn a_block_released_by_id_is_seen_by_its_next_owner() {
     explore(|| {
@@ -104,8 +104,9 @@ fn a_block_released_by_id_is_seen_by_its_next_owner() {
     });
 }
 
-/// Who counts a block by id that it does not own may meet the owner's release, and then panics inside
-/// a claim. What becomes of that block is its fault; the shard is everyone's, and goes on.
+/// A thread that counts a block by id without owning it may meet the owner's release, and then panics
+/// inside a claim. The state of that block is the thread's fault. The shard belongs to all threads, and
+/// keeps working.
 #[test]
 fn a_claim_is_given_up_by_whom_a_panic_ends() {
     static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -129,7 +130,7 @@ fn a_claim_is_given_up_by_whom_a_panic_ends() {
                 }
             },
         );
-        // A claim that nobody holds and nobody gave up would be waited for without end.
+        // A claim that its holder has not released would make this call wait forever.
         others.grow(1).expect("one was given back properly");
     });
     assert!(PANICKED.load(Ordering::Relaxed), "in some execution the release meets a free block");

@@ -1,7 +1,7 @@
-//! Is the queue of the models the queue that ships? One body, against both.
+//! Checks that the queue of the models behaves as the queue that ships: one test body runs against both.
 //!
-//! Everything that two or three threads may see of a bounded queue is legal in both; the
-//! model's is checked in every interleaving, `crossbeam`'s in as many as real threads meet.
+//! Every outcome that two or three threads may see of a bounded queue is legal in both. The model's queue
+//! is checked in every interleaving, `crossbeam`'s queue in the interleavings that real threads meet.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{explore, spawn_at};
 
 const ROUNDS: usize = 2_000;
 
-/// The operations the library uses.
+/// The operations that the library uses.
 trait Queue: Send + Sync + 'static {
     fn new(capacity: usize) -> Self;
     fn push(&self, element: u32) -> Result<(), u32>;
@@ -43,7 +43,7 @@ queue!(paged_kv::loom_api::ArrayQueue<u32>);
 
 type Body<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// Runs two bodies at once and gives back what they return.
+/// Runs two bodies concurrently and returns their results.
 trait Threads {
     fn both<T: Send + 'static>(bodies: [Body<T>; 2]) -> [T; 2];
 }
@@ -80,7 +80,7 @@ fn in_order_until_full<Q: Queue>() {
     }
 }
 
-/// Two push, then what is popped is both, in the order of each.
+/// After two threads push, pops return the pushed elements of both, in the order of each.
 fn pushes_are_all_there<Q: Queue, T: Threads>() {
     let queue = Arc::new(Q::new(3));
     let push = |first: u32| -> Body<()> {
@@ -97,7 +97,8 @@ fn pushes_are_all_there<Q: Queue, T: Threads>() {
     }
 }
 
-/// Two pop what was there before: each element once, nothing left, no pop in vain.
+/// Two threads pop the elements that were there before: each element once, none left, and no pop finds
+/// the queue empty.
 fn pops_share_what_is_there<Q: Queue, T: Threads>() {
     let queue = Arc::new(Q::new(2));
     queue.push(1).unwrap();
@@ -112,7 +113,7 @@ fn pops_share_what_is_there<Q: Queue, T: Threads>() {
     assert_eq!(queue.pop(), None);
 }
 
-/// A slot is used again while the other end works: elements come out in order, each once.
+/// A slot is used again while the other end works: elements leave in order, each once.
 fn a_slot_is_used_again<Q: Queue, T: Threads>() {
     let queue = Arc::new(Q::new(1));
     let (pusher, popper) = (Arc::clone(&queue), Arc::clone(&queue));
@@ -129,7 +130,7 @@ fn a_slot_is_used_again<Q: Queue, T: Threads>() {
     assert_eq!(out, [1, 2], "every element came out or was refused");
 }
 
-/// Somebody counts while others push and pop: as many as there were at some moment.
+/// A thread counts while another pushes and pops: the count is the length at some moment.
 fn a_count_is_of_a_moment<Q: Queue, T: Threads>() {
     let queue = Arc::new(Q::new(3));
     queue.push(0).unwrap();

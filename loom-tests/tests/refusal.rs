@@ -1,4 +1,4 @@
-//! Is a refusal always true, and never partial?
+//! Models of refusals: each is true, and none is partial.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{assert_all_free, explore, pool_and_kv, race, spawn_at};
 use paged_kv::PagedKvError;
 
-/// Both ask for 2 of 3 blocks and hold on: exactly one gets them.
+/// Two threads request 2 of 3 blocks and keep them: exactly one gets them.
 fn two_ask_for_two_of_three(shards: usize) {
     explore(move || {
         let (pool, kv) = pool_and_kv(3, shards);
@@ -37,8 +37,9 @@ fn of_two_that_ask_for_more_than_half_one_is_served_between_shards() {
     two_ask_for_two_of_three(2);
 }
 
-/// Three blocks lie in shard 0 and three in shard 1, or two of a magazine in the depot; one
-/// thread asks for all but one while the other takes one and gives it back elsewhere.
+/// Allocates from two threads while blocks move. Three blocks start in shard 0; five start in shard 0 and
+/// in the depot. One thread requests all blocks but `there`, while the other takes `there` blocks twice and
+/// gives them back elsewhere.
 fn nobody_is_refused_while_there_is_room(num_blocks: usize, there: usize) {
     explore(move || {
         let (pool, kv) = pool_and_kv(num_blocks, 2);
@@ -71,7 +72,7 @@ fn nobody_is_refused_while_blocks_move_through_the_depot() {
     nobody_is_refused_while_there_is_room(5, 2);
 }
 
-/// Three threads ask for 2 of 5 blocks and hold on: two are served, never fewer.
+/// Three threads request 2 of 5 blocks each and keep them: two are served, never fewer.
 #[test]
 fn of_three_that_ask_two_are_served() {
     explore(|| {
@@ -96,7 +97,7 @@ fn of_three_that_ask_two_are_served() {
     });
 }
 
-/// Room that was given back before the call is counted, wherever it was given back.
+/// Blocks that were given back before the call are counted, in whichever shard they are.
 #[test]
 fn room_given_back_elsewhere_is_found() {
     explore(|| {

@@ -1,4 +1,4 @@
-//! Does a match get what was published, and only that, while others reclaim and publish?
+//! Models of prefix reuse: a match gets published contents only, while other threads reclaim and publish.
 
 mod common;
 
@@ -13,12 +13,12 @@ const A: u128 = 0xA << 100 | 0xA;
 const B: u128 = 0xB << 100 | 0xB;
 const C: u128 = 0xC << 100 | 0xC;
 
-/// A pool that keeps contents, and the cells of its blocks.
+/// Creates a pool that keeps contents, and the cells of its blocks.
 fn reuse_pool(num_blocks: usize, shards: usize) -> (Arc<ReusePool>, Arc<Kv>) {
     (Arc::new(ReusePool::new(num_blocks, shards)), Arc::new(Kv::new(num_blocks)))
 }
 
-/// Admits `hashes`, checks what hit, computes and publishes the rest.
+/// Admits `hashes`, checks the hits, computes and publishes the rest.
 fn serve(pool: &ReusePool, kv: &Kv, hashes: &[u128]) -> Option<Admitted> {
     let admitted = pool.admit(hashes).ok()?;
     for (index, (&id, &hash)) in admitted.table.as_slice().iter().zip(hashes).enumerate() {
@@ -37,7 +37,7 @@ fn assert_all_room(pool: &ReusePool) {
     pool.pool.validate().expect("words, entries and ledgers agree");
 }
 
-/// Fills the cache with `contents`, which are idle then.
+/// Fills the cache with `contents`, which are idle afterwards.
 fn cached(pool: &ReusePool, kv: &Kv, contents: &[u128]) {
     for &content in contents {
         drop(serve(pool, kv, &[content]).expect("there is room"));
@@ -58,7 +58,7 @@ fn a_match_sees_what_was_published() {
     });
 }
 
-/// Under the name that the block had before: by the name alone the new content is not seen.
+/// The block gets the content key that it had before, so the key alone does not show the new content.
 #[test]
 fn a_match_sees_what_was_published_again_of_a_shared_block() {
     explore(|| {
@@ -106,7 +106,7 @@ fn a_match_beside_a_reclaim_and_a_new_name_gets_the_old_content_or_none() {
         race(
             || drop(serve(&pool, &kv, &[A])),
             move || {
-                // Takes the free block, and reclaims one of the cached ones.
+                // Takes the free block, and reclaims one of the cached blocks.
                 drop(serve(&their_pool, &their_kv, &[C, A]));
                 drop(serve(&their_pool, &their_kv, &[B]));
             },
@@ -115,7 +115,7 @@ fn a_match_beside_a_reclaim_and_a_new_name_gets_the_old_content_or_none() {
     });
 }
 
-/// Whoever of them is reclaimed first, the other is found.
+/// Whichever of the two copies is reclaimed first, the other one is found.
 #[test]
 fn two_publishers_of_one_content_are_both_found() {
     explore(|| {
@@ -145,7 +145,7 @@ fn two_publishers_of_one_content_are_both_found() {
     });
 }
 
-/// One copy is in use throughout, the other is reclaimed, put back, and named anew.
+/// One copy is in use throughout. The other is reclaimed, put back, and gets a new content key.
 #[test]
 fn a_copy_in_use_is_found_while_the_other_is_reclaimed() {
     explore(|| {
@@ -188,7 +188,7 @@ fn what_was_published_before_a_reset_does_not_match_after_it() {
             },
             move || {
                 their_pool.publish(&old, 0, A);
-                // Matches what it published, or comes after the reset and finds nothing.
+                // Matches the content that it published, or runs after the reset and finds none.
                 let again = their_pool.admit(&[A]).unwrap();
                 (old, again)
             },
@@ -206,7 +206,7 @@ fn idle_blocks_are_room_until_they_are_matched() {
         let (pool, kv) = reuse_pool(3, 2);
         cached(&pool, &kv, &[A, B]);
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
-        // Two of three blocks each: whoever is first gets them.
+        // Each needs two of three blocks: the first of them gets its blocks.
         let (mine, theirs) =
             race(|| serve(&pool, &kv, &[A, C]), move || serve(&their_pool, &their_kv, &[B, C]));
         assert!(mine.is_some() || theirs.is_some(), "of two that do not fit together, one fits");
@@ -215,8 +215,8 @@ fn idle_blocks_are_room_until_they_are_matched() {
     });
 }
 
-/// The block is matched as soon as it is idle, before it is counted as given back: so long it counts
-/// as taken twice, and a refusal must not rest on that.
+/// The block is matched as soon as it is idle, before it is counted as given back. Until then it counts
+/// as taken twice, and no refusal may rest on that.
 #[test]
 fn a_block_matched_before_it_is_counted_as_given_refuses_nobody() {
     explore(|| {
@@ -240,7 +240,7 @@ fn of_two_queues_a_match_takes_what_a_reclaimer_leaves() {
     explore(|| {
         let pool = Arc::new(ReusePool::with_policy(3, 2, ReclaimPolicy::TwoQueue));
         let kv = Arc::new(Kv::new(3));
-        // A was asked for again, B was not.
+        // A was requested again, B was not.
         cached(&pool, &kv, &[A, B, A]);
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         let (mine, theirs) = race(
@@ -308,7 +308,7 @@ fn an_owner_by_id_beside_a_publication_stays_counted() {
     });
 }
 
-/// The copy that is cached is idle, and stays room while it is made the last used.
+/// The cached copy is idle, and stays available while it becomes the most recently used one.
 #[test]
 fn who_computed_a_content_again_takes_no_room_for_the_cached_copy() {
     explore(|| {
@@ -340,9 +340,9 @@ fn two_sharers_of_a_match_leave_it_idle_once() {
     });
 }
 
-/// An entry that a match left behind in shard 0, of an earlier content's first epoch, leads to a
-/// block that its next content's last owner leaves in shard 1: what was done with it comes along with
-/// the word alone.
+/// A match left an entry in shard 0 for an earlier content's first epoch. The entry leads to a block that
+/// the last owner of its next content releases in shard 1. The accesses of that owner are ordered by the
+/// block's word alone.
 #[test]
 fn a_block_reclaimed_by_an_old_entry_is_seen_as_its_last_owner_left_it() {
     explore(|| {
@@ -373,8 +373,9 @@ fn a_block_reclaimed_by_an_old_entry_is_seen_as_its_last_owner_left_it() {
     });
 }
 
-/// A block is reclaimed for somebody for whom it does not suffice, and is idle again; who matches it
-/// then and leaves it in another shard has seen its users, and so has whoever reclaims it there.
+/// A block is reclaimed for an allocation that it does not suffice for, and is idle again. A thread that
+/// then matches it and releases it in another shard has seen its users. So has the thread that reclaims
+/// it there.
 #[test]
 fn a_block_put_back_after_a_reclaim_keeps_what_its_users_did() {
     explore(|| {

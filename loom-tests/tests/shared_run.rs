@@ -1,4 +1,4 @@
-//! Does leaving a part of a shared run leave exactly that part?
+//! Models of shared runs: a holder that leaves a part of a run leaves exactly that part.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn assert_reads_shared(kv: &Kv, table: &BlockTable) {
     table.as_slice().iter().for_each(|&id| assert_eq!(kv.read(id), SHARED, "{id} was kept"));
 }
 
-/// A table of three blocks in one run, shared with a fork.
+/// Creates a table of three blocks in one run, shared with a fork.
 fn table_and_fork(pool: &BlockPool, kv: &Kv) -> (BlockTable, BlockTable) {
     let mut table = pool.allocate(3).unwrap();
     table.as_slice().iter().for_each(|&id| kv.write(id, SHARED));
@@ -21,14 +21,14 @@ fn table_and_fork(pool: &BlockPool, kv: &Kv) -> (BlockTable, BlockTable) {
     (table, fork)
 }
 
-/// Uses alone every block that is free.
+/// Uses every free block alone.
 fn use_what_is_free(pool: &BlockPool, kv: &Kv) {
     let table = pool.allocate(pool.free_block_count()).expect("nobody else allocates");
     kv.use_alone(table.as_slice(), 1);
 }
 
-/// `here` changes the table while `there` changes its fork; then what either holds is used, and
-/// nothing else.
+/// Has `here` change the table while `there` changes its fork. Then the blocks that either holds are
+/// used, and no others.
 fn both_change(here: fn(&mut BlockTable), there: fn(BlockTable) -> Vec<BlockTable>) {
     explore(move || {
         let (pool, kv) = pool_and_kv(3, 2);
@@ -114,8 +114,8 @@ fn a_trim_beside_a_fork_that_replaces_the_other_holder_is_exact() {
     );
 }
 
-/// What a truncation gives back may be used anew, and only by one: the other holder's reads of it
-/// are past.
+/// A block that a truncation gives back may be used again, by one new owner only. The other holder has
+/// finished its reads of the block by then.
 #[test]
 fn a_block_leaves_a_run_when_its_last_holder_has_read_it() {
     explore(|| {
@@ -145,7 +145,7 @@ fn a_block_leaves_a_run_when_its_last_holder_has_read_it() {
     });
 }
 
-/// A run and its parent, shared at different lengths, left from both ends.
+/// Two holders share a run and its parent at different lengths, and leave them from both ends.
 #[test]
 fn leaving_a_child_run_keeps_its_parent() {
     explore(|| {
@@ -177,7 +177,7 @@ fn leaving_a_child_run_keeps_its_parent() {
     });
 }
 
-/// Trims that begin in the parent, so that the table leaves two runs one after the other.
+/// The trims begin in the parent, so the table leaves two runs one after the other.
 #[test]
 fn leaving_a_run_and_its_parent_beside_the_other_holder_is_exact() {
     explore(|| {
@@ -237,7 +237,7 @@ fn three_holders_of_a_run_change_at_once() {
     });
 }
 
-/// StreamingLLM on both sharers, with different windows, and an append behind it.
+/// Both sharers apply StreamingLLM trims with different windows.
 #[test]
 fn two_streaming_trims_of_a_run_are_exact() {
     explore(|| {

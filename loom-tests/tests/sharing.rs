@@ -1,4 +1,5 @@
-//! Are the counts of shared blocks exact, and does the last to leave see what all others did?
+//! Models of shared blocks: their counts are exact, and the last sharer to leave sees the accesses of all
+//! others.
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use common::{Kv, assert_all_free, assert_used, explore, pool_and_kv, race, spawn_at};
 use paged_kv::{BlockPool, BlockTable};
 
-/// Reads the blocks as one of their owners, lets go, and uses what it can get alone.
+/// Reads the blocks as one of their owners, releases them, and uses alone the blocks that it can get.
 fn read_leave_and_reuse(pool: &BlockPool, kv: &Kv, table: BlockTable, mark: u64) {
     for &id in table.as_slice() {
         assert_eq!(kv.read(id), 7, "shared blocks are not written");
@@ -18,7 +19,7 @@ fn read_leave_and_reuse(pool: &BlockPool, kv: &Kv, table: BlockTable, mark: u64)
     }
 }
 
-/// Two owners of `num_blocks` blocks, of which `full` are in a run, leave at once.
+/// Has two owners of `num_blocks` blocks, of which `full` are in a run, leave at the same time.
 fn two_sharers_leave(num_blocks: usize, full: usize) {
     explore(move || {
         let (pool, kv) = pool_and_kv(num_blocks, 2);
@@ -69,7 +70,7 @@ fn three_sharers_of_a_tail_leave_at_once() {
     });
 }
 
-/// One sharer becomes the only owner and writes in place: it must see the other's reads as past.
+/// One sharer becomes the only owner and writes in place: the other's reads must be ordered before that.
 #[test]
 fn a_sole_owner_sees_the_others_leave() {
     explore(|| {
@@ -96,7 +97,7 @@ fn a_sole_owner_sees_the_others_leave() {
     });
 }
 
-/// The holder that forks meanwhile holds the blocks, so nobody may give them back.
+/// The forking holder owns the blocks, so no other thread may give them back.
 #[test]
 fn a_fork_survives_the_release_of_the_other_holder() {
     explore(|| {

@@ -1,4 +1,5 @@
-//! Does a block stay put until the steps that read it are over, and is it back then?
+//! Models of steps: a block stays in place until the steps that read it have ended, and is then given
+//! back.
 
 mod common;
 
@@ -15,13 +16,13 @@ fn pool(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
     )
 }
 
-/// A cache of blocks of so many tokens over one home shard.
+/// Creates a cache of blocks of `block_size` tokens over one home shard.
 fn cache(num_blocks: usize, block_size: usize) -> PagedKvCache {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(block_size);
     builder.home_shards(1).build().expect("a cache of that shape")
 }
 
-/// What a kernel does with the blocks of a step, and then the step is over.
+/// Reads the blocks of a step as its kernel does, and then ends the step.
 fn run(step: OpenStep, kv: &Kv, ids: &[paged_kv::BlockId], value: u64) {
     for &id in ids {
         assert_eq!(kv.read(id), value, "{id} was reused inside a step");
@@ -29,7 +30,8 @@ fn run(step: OpenStep, kv: &Kv, ids: &[paged_kv::BlockId], value: u64) {
     drop(step);
 }
 
-/// The next owner of whatever is free.
+/// Takes up to `most` free blocks, one by one, and uses each as its next owner. Returns how many there
+/// were.
 fn reuse(pool: &BlockPool, kv: &Kv, most: usize) -> usize {
     let tables: Vec<BlockTable> = (0..most).map_while(|_| pool.allocate(1).ok()).collect();
     tables.iter().for_each(|table| kv.use_alone(table.as_slice(), 9));
@@ -41,7 +43,7 @@ fn assert_all_free(pool: &BlockPool) {
     pool.validate().expect("words and ledgers agree");
 }
 
-/// A table of `n` blocks with a value in each.
+/// Allocates a table of `n` blocks and writes `value` into each.
 fn written(pool: &BlockPool, kv: &Kv, n: usize, value: u64) -> BlockTable {
     let table = pool.allocate(n).unwrap();
     table.as_slice().iter().for_each(|&id| kv.write(id, value));
@@ -79,13 +81,13 @@ fn who_finds_a_step_over_sees_what_it_did() {
         let (device_pool, device_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         race(
             || {
-                // Gives the block back by itself, if the step is over by now.
+                // The drop itself gives the block back, if the step has ended by now.
                 drop(table);
                 reuse(&pool, &kv, 1);
             },
             move || {
                 run(step, &device_kv, &ids, 1);
-                // And the next step in the same slot carries on what this one did.
+                // The next step in the same slot passes on what this step did.
                 drop(OpenStep::new(&device_pool));
             },
         );
@@ -142,7 +144,8 @@ fn a_fork_outside_the_step_does_not_free_what_the_step_reads() {
         let step = OpenStep::new(&pool);
         step.take_part(&mut table);
         let ids = table.as_slice().to_vec();
-        // The table goes first and is held; its fork, which is no part of the step, is the last.
+        // The table is dropped first and held by the step. Its fork, which is not part of the step,
+        // leaves last.
         drop(table);
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         race(
@@ -156,7 +159,7 @@ fn a_fork_outside_the_step_does_not_free_what_the_step_reads() {
     });
 }
 
-/// As before, of a step that something else was held for: it ends by another way.
+/// The step also holds another table, so it ends on another path.
 #[test]
 fn who_finds_a_step_over_that_held_something_sees_what_it_did() {
     explore(|| {
@@ -179,8 +182,8 @@ fn who_finds_a_step_over_that_held_something_sees_what_it_did() {
     });
 }
 
-/// A slot's next step, opened by another thread, was over too when the table found that: with its end
-/// comes that of the step before.
+/// Another thread opens the slot's next step, which has ended too when the table reads the slot. The end
+/// of that step implies the end of the step before.
 #[test]
 fn who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did() {
     explore(|| {
@@ -216,7 +219,7 @@ fn who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did() {
     });
 }
 
-/// Both threads add slots, or one of them finds those that the other has added.
+/// Both threads add slots, or one of them finds the slots that the other has added.
 #[test]
 fn more_steps_than_the_first_slots_are_open_at_once() {
     explore(|| {
@@ -243,7 +246,7 @@ fn more_steps_than_the_first_slots_are_open_at_once() {
     });
 }
 
-/// Two threads open steps that do not see each other, and may have one number.
+/// Two threads open steps that do not see each other, and that may have the same number.
 #[test]
 fn a_block_stays_for_both_of_two_steps_that_were_opened_at_once() {
     explore(|| {
@@ -267,8 +270,8 @@ fn a_block_stays_for_both_of_two_steps_that_were_opened_at_once() {
     });
 }
 
-/// Held, on its way back, or back: the cache counts it as a block that no eviction could free. It may be
-/// on its way to an older step, too.
+/// The block is held, on its way back, or back: the cache counts it as a block that no eviction could
+/// free. It may also be on its way to an older step.
 #[test]
 fn what_a_step_gives_back_is_never_taken_for_in_use() {
     for has_older in [false, true] {
@@ -322,7 +325,7 @@ fn an_aborted_copy_keeps_its_source_while_a_sharer_forks_and_leaves() {
     });
 }
 
-/// One step publishes what was committed through it, another is dropped.
+/// One step publishes the blocks that were committed through it, another is dropped.
 #[test]
 fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
     for completes in [false, true] {
@@ -348,7 +351,7 @@ fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
                 },
                 move || {
                     let prompt = Prompt::from_hashes(&[content], 2);
-                    // What is cached, and no block else.
+                    // Admits the cached blocks, and takes no further block.
                     let options = AdmitOptions::default().first_chunk(0);
                     let (matched, admission) = theirs.admit_sequence(&prompt, &options).unwrap();
                     if admission.cached_tokens > 0 {

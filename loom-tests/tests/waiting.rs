@@ -1,5 +1,5 @@
-//! Models of waiting for room: a waiter is woken, whatever other threads release, take or give up
-//! meanwhile. loom fails an execution in which a thread sleeps and no thread is left to wake it.
+//! Models of waiting for room: a waiter is woken, whatever other threads release, take or cancel during
+//! the wait. loom fails an execution in which a thread sleeps and no thread is left to wake it.
 
 mod common;
 
@@ -16,7 +16,7 @@ use paged_kv::{
 const FIRST: SeqId = SeqId(1);
 const SECOND: SeqId = SeqId(2);
 
-/// A cache of blocks of one token.
+/// Creates a cache of blocks of one token.
 fn cache(num_blocks: usize, home_shards: usize) -> Arc<PagedKvCache> {
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);
     Arc::new(builder.home_shards(home_shards).build().expect("a cache of that shape"))
@@ -40,7 +40,7 @@ fn use_alone(granted: Result<Reservation>, kv: &Kv, value: u64) {
     kv.use_alone(granted.allocate_sequence(1).expect("it holds a block").block_ids(), value);
 }
 
-/// A request in the queue, whose task never runs again.
+/// Queues a request whose task never runs again.
 fn asleep(
     cache: &PagedKvCache,
     num_blocks: usize,
@@ -51,7 +51,7 @@ fn asleep(
     wait
 }
 
-/// The contents A and B, by their hashes.
+/// Returns the contents A and B, as hashes.
 fn contents() -> [BlockHash; 2] {
     [0xA << 100 | 0xA, 0xB << 100 | 0xB].map(BlockHash::from_u128)
 }
@@ -60,7 +60,7 @@ fn prompt() -> Prompt {
     Prompt::from_hashes(&contents(), 2)
 }
 
-/// A sequence of content A, which is not published yet.
+/// Admits a sequence of content A, which is not published yet.
 fn admit_first(cache: &PagedKvCache) {
     let prompt = Prompt::from_hashes(&contents()[..1], 1);
     cache.admit_with(FIRST, &prompt, &AdmitOptions::default()).expect("there is room");
@@ -101,7 +101,7 @@ fn a_release_wakes_who_goes_to_sleep_beside_it() {
     }
 }
 
-/// Each sees too little room alone, and the one that waits may have looked between them.
+/// Each release alone leaves too little room, and the waiter may have read the count between them.
 #[test]
 fn two_releases_that_suffice_together_wake_the_waiter() {
     explore(|| {
@@ -115,7 +115,7 @@ fn two_releases_that_suffice_together_wake_the_waiter() {
     });
 }
 
-/// The one in front is woken by the release, leaves at the same time, and was the only one awake.
+/// The release wakes the request in front, which leaves at the same time, and was the only one awake.
 #[test]
 fn who_leaves_in_front_wakes_the_next() {
     explore(|| {
@@ -124,7 +124,7 @@ fn who_leaves_in_front_wakes_the_next() {
         let front = asleep(&cache, 1);
         let theirs = Arc::clone(&cache);
         let next = spawn_at(1, move || take_when_there_is_room(&theirs, 1));
-        // A deadline that passes beside the wake-up.
+        // Acts as a deadline that passes at the time of the wake-up.
         let release = spawn_at(1, move || drop(held));
         drop(front);
         release.join().unwrap();
@@ -133,7 +133,7 @@ fn who_leaves_in_front_wakes_the_next() {
     });
 }
 
-/// A large request in front leaves: there was room for the small one behind it all along.
+/// A large request in front leaves: throughout, there was enough room for the small one after it.
 #[test]
 fn who_leaves_in_front_lets_the_room_be_used_that_it_waited_to_have_more_of() {
     explore(|| {
@@ -147,7 +147,7 @@ fn who_leaves_in_front_lets_the_room_be_used_that_it_waited_to_have_more_of() {
     });
 }
 
-/// One release, two that wait for it: the first gives what it got back, and so the second is served.
+/// Two requests wait for one release. The first gives its block back, and so the second is served.
 #[test]
 fn who_is_served_hands_on_what_it_leaves() {
     explore(|| {
@@ -168,7 +168,7 @@ fn who_is_served_hands_on_what_it_leaves() {
     });
 }
 
-/// Somebody who does not wait takes the room of the one that was woken, and gives it back.
+/// A caller that does not wait takes the room of the woken waiter, and gives it back.
 #[test]
 fn who_is_passed_is_woken_again() {
     explore(|| {
@@ -183,7 +183,8 @@ fn who_is_passed_is_woken_again() {
     });
 }
 
-/// What another thread publishes beside it is most of its prompt, and then there is room for the rest.
+/// Another thread concurrently publishes one of the prompt's two blocks, and then the room suffices for
+/// the other.
 #[test]
 fn a_publication_wakes_a_prompt_that_goes_to_sleep() {
     explore(|| {
@@ -199,7 +200,8 @@ fn a_publication_wakes_a_prompt_that_goes_to_sleep() {
     });
 }
 
-/// The first waits for all there is; behind it nothing is published in vain once it has left.
+/// The first waiter needs all blocks. A publication is not lost to the prompt after it, once the first
+/// has left.
 #[test]
 fn a_prompt_that_becomes_the_first_sees_what_was_published_beside_that() {
     explore(|| {
@@ -216,7 +218,8 @@ fn a_prompt_that_becomes_the_first_sees_what_was_published_beside_that() {
     });
 }
 
-/// A match of idle blocks takes room and need alike, and the room that comes back is enough then.
+/// A match of idle blocks lowers the room and the prompt's need alike. Then the blocks that are given
+/// back suffice.
 #[test]
 fn a_match_beside_a_prompt_that_goes_to_sleep_is_seen_by_it() {
     explore(|| {
@@ -229,7 +232,7 @@ fn a_match_beside_a_prompt_that_goes_to_sleep_is_seen_by_it() {
         let theirs = Arc::clone(&cache);
         let waiter = spawn_at(1, move || _ = admit_when_there_is_room(&theirs));
         let (prompt, options) = (prompt(), AdmitOptions::default().first_chunk(0));
-        // Not by itself, for requests wait: out of what was reserved, which is nothing here.
+        // Admitted out of an empty reservation: by itself it would be refused, because requests wait.
         let mut reserved = cache.reserve(0).expect("it asks for no block");
         let matched = reserved.admit(&cache, FIRST, &prompt, &options).expect("it is idle");
         assert_eq!(matched.cached_tokens, 1);

@@ -1,4 +1,4 @@
-//! Every interleaving of a model, up to a number of preemptions.
+//! `explore`: every interleaving of a model, up to a number of preemptions.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,17 +9,18 @@ use loom::sync::atomic::AtomicBool;
 use loom::thread::JoinHandle;
 use paged_kv::loom_api::place_thread;
 
-/// Preemptions of an execution, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+/// Preemptions of an execution, unless `LOOM_MAX_PREEMPTIONS` overrides it.
 const PREEMPTIONS: usize = 2;
 
-/// Operations of an execution: above loom's 1,000, for the pools are made of many atomics.
+/// Operations of an execution: more than loom's default of 1,000, because the pools consist of many
+/// atomics.
 const MAX_BRANCHES: usize = 20_000;
 
-/// Runs `model` in every interleaving; the calling thread is at home shard 0. Says how many there
-/// were and how long it took.
+/// Runs `model` in every interleaving; the calling thread is at home shard 0. Prints how many
+/// interleavings there were and how long they took.
 ///
 /// # Panics
-/// If the model fails, or never got to choose: then it does not model anything.
+/// If the model fails, or if it has only one interleaving: then it models nothing.
 pub fn explore(model: impl Fn() + Send + Sync + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&executions);
@@ -34,13 +35,13 @@ pub fn explore(model: impl Fn() + Send + Sync + 'static) {
     });
     let executions = executions.load(Ordering::Relaxed);
     let name = std::thread::current().name().unwrap_or("model").to_owned();
-    // Not `println!`, whose output the test runner keeps from who wants to see it.
+    // Written directly, because the test runner captures the output of `println!`.
     let line = format!("{name}: {executions} executions in {:.1?}\n", start.elapsed());
     std::io::stderr().write_all(line.as_bytes()).expect("stderr can be written");
     assert!(executions > 1, "a model whose threads never meet checks nothing");
 }
 
-/// A thread of the model, at home shard `home` (modulo their number).
+/// Spawns a thread of the model, at home shard `home` (modulo the number of shards).
 pub fn spawn_at<T: 'static>(home: usize, body: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
     loom::thread::spawn(move || {
         place_thread(home);
@@ -58,24 +59,24 @@ pub fn race<A, B: 'static>(
     (here, there.join().expect("a thread that panics fails the model"))
 }
 
-/// Says that one thread has come behind another, which learns nothing else by it: an order in which
-/// loom alone would rarely have them meet.
+/// A flag that one thread sets and another reads `Relaxed`, so that the reader learns the order of the
+/// two threads and nothing else. loom alone would rarely explore such an order.
 #[derive(Clone)]
 pub struct Told(Arc<AtomicBool>);
 
 impl Told {
-    /// Not yet.
+    /// Creates a flag that is not set.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self(Arc::new(AtomicBool::new(false)))
     }
 
-    /// From now on.
+    /// Sets the flag.
     pub fn tell(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// True behind it, at times.
+    /// True after [`tell`](Self::tell), in some executions only: the load may read the older value.
     pub fn is_told(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,4 +1,5 @@
-//! How a model is explored, and what must hold at its end: the parts that the models share.
+//! The parts that the models share: exploration, the pool with its cells, and the assertions at a model's
+//! end.
 #![allow(dead_code, unused_imports, reason = "each file of models uses some of it")]
 
 mod explore;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use paged_kv::BlockPool;
 
-/// A pool of `num_blocks` blocks over `shards` home shards, and the cells of its blocks. Fresh
+/// Creates a pool of `num_blocks` blocks over `shards` home shards, and the cells of its blocks. Fresh
 /// blocks are in shard 0 and, from the fifth on, in the depot.
 pub fn pool_and_kv(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>) {
     (
@@ -20,13 +21,14 @@ pub fn pool_and_kv(num_blocks: usize, shards: usize) -> (Arc<BlockPool>, Arc<Kv>
     )
 }
 
-/// What every model asserts at its end, when its tables are gone and its threads joined.
+/// Asserts at the end of a model, when its tables are gone and its threads joined, that all blocks are
+/// free.
 #[track_caller]
 pub fn assert_all_free(pool: &BlockPool) {
     assert_used(pool, 0);
 }
 
-/// At rest: so many blocks are used, and the free list and the words agree.
+/// Asserts at rest that `blocks` blocks are used, and that the free list and the words agree.
 #[track_caller]
 pub fn assert_used(pool: &BlockPool, blocks: usize) {
     assert_eq!(pool.used_block_count(), blocks, "blocks used");
