@@ -1,4 +1,4 @@
-//! Is each parameter of a cache heeded, and refused where it makes no sense?
+//! Tests of the builder: each parameter of a cache takes effect, and values without meaning are refused.
 
 mod common;
 
@@ -10,7 +10,7 @@ use paged_kv::{
     PagedKvError, Watermark,
 };
 
-/// Of eight blocks of four tokens.
+/// Returns the builder of eight blocks of four tokens.
 fn eight_blocks() -> PagedKvCacheBuilder {
     PagedKvCache::builder().num_blocks(8).block_size(4)
 }
@@ -21,7 +21,7 @@ fn refusal(builder: PagedKvCacheBuilder) -> PagedKvError {
 
 #[test]
 fn new_sequences_leave_the_watermark() {
-    let share = || eight_blocks().watermark(Watermark::Share(0.3)); // of 8 blocks that is 2.4, and so 3
+    let share = || eight_blocks().watermark(Watermark::Share(0.3)); // 2.4 of 8 blocks: 3
     for cache in [eight_blocks().watermark(Watermark::Blocks(3)), share()]
         .map(|builder| builder.build().unwrap())
     {
@@ -35,7 +35,7 @@ fn new_sequences_leave_the_watermark() {
         let none_left = PagedKvError::OutOfMemory { requested: 1, available: 0 };
         assert_eq!(cache.allocate_sequence(1).unwrap_err(), none_left);
         assert_eq!(cache.allocate(s(2), 0), Ok(()), "what needs no room asks for none");
-        // Sequences that live may grow below it, up to the last block.
+        // Running sequences may grow below the watermark, up to the last block.
         assert_eq!(cache.append(s(1), 12).unwrap().new_blocks, 5..8);
         assert_empties(&cache);
     }

@@ -1,12 +1,14 @@
-//! What does each operation write that other threads write too? Counted, printed and held to a
-//! budget: `RUSTFLAGS="--cfg paged_kv_census" cargo test --release --test census -- --nocapture`.
+//! Budgets of shared writes: each operation's writes to memory that other threads write too are counted,
+//! printed and held to a budget: `RUSTFLAGS="--cfg paged_kv_census" cargo test --release --test census --
+//! --nocapture`.
 //!
-//! A row says: operation, shared writes (read-modify-writes, see `Writes::shared`), and stores to
-//! what the thread has to itself: a magazine, a ledger, the words of blocks it alone owns.
+//! A row shows the operation, its shared writes (read-modify-writes, see `Writes::shared`), and its
+//! stores to memory that the thread has to itself: a magazine, a ledger, the words of blocks that it
+//! alone owns.
 //!
-//! A home shard, a stripe and a statistic's cell are one thread's own as long as there are no
-//! more threads than of them, but they are counted all the same. The depot, the pool's peak, the
-//! clock and the mutexes are everybody's.
+//! A home shard, a stripe and a statistic's cell belong to one thread as long as there are no more
+//! threads than of them, but they are counted all the same. All threads share the depot, the pool's peak,
+//! the clock and the mutexes.
 #![cfg(paged_kv_census)]
 
 use paged_kv::census::{Place, Writes, take};
@@ -16,14 +18,14 @@ use paged_kv::{AdmitOptions, AppendBatch, BlockPool, PagedKvCache, SeqId, Sequen
 const BLOCK_SIZE: usize = 16;
 const LENGTHS: [usize; 3] = [64, 512, 8192];
 
-/// Blocks that move between a home shard and the depot at once.
+/// Blocks that move between a home shard and the depot in one batch.
 const BATCH: u64 = 128;
 
-/// What was written, by place.
+/// The writes of an operation, by place.
 #[derive(Debug)]
 struct Census(Vec<(Place, Writes)>);
 
-/// Runs an operation, prints its row, and gives its census and its outcome.
+/// Runs an operation, prints its row, and returns its census and its outcome.
 fn census<R>(name: &str, operation: impl FnOnce() -> R) -> (Census, R) {
     take();
     let outcome = operation();
@@ -48,7 +50,7 @@ impl Census {
         self.0.iter().map(|(_, writes)| writes.shared).sum()
     }
 
-    /// Exactly these shared writes, but for the clock's: one in 64 stamps.
+    /// Asserts that exactly these shared writes were made, except those of the clock: one in 64 stamps.
     fn assert_shared(&self, expected: &[(Place, u64)]) {
         let clock = self.shared(Place::Clock);
         assert!(clock <= 1, "a stamp in 64 raises the floor: {self:?}");
@@ -60,7 +62,7 @@ impl Census {
     }
 }
 
-/// A pool of many shards, the calling thread's home shard filled.
+/// Creates a pool of many shards, and fills the calling thread's home shard.
 fn warm_pool() -> BlockPool {
     let pool = BlockPool::new(1 << 16);
     warm(&pool);
@@ -72,14 +74,14 @@ fn warm(pool: &BlockPool) {
     drop(pool.allocate(1).unwrap());
 }
 
-/// A sequence of `blocks` full blocks and a partly filled one.
+/// Creates a sequence of `blocks` full blocks and a partly filled one.
 fn sequence(pool: &BlockPool, blocks: usize) -> Sequence {
     let sequence = pool.allocate_sequence(blocks * BLOCK_SIZE + 1, BLOCK_SIZE).unwrap();
     warm(pool);
     sequence
 }
 
-/// A cache of many home shards with sequence 1 of 64 blocks and a partly filled one.
+/// Creates a cache of many home shards with sequence 1, of 64 full blocks and a partly filled one.
 fn warm_cache() -> PagedKvCache {
     let cache = PagedKvCache::new(1 << 16, BLOCK_SIZE, 1, 1);
     cache.allocate(SeqId(1), 64 * BLOCK_SIZE + 1).unwrap();
@@ -143,7 +145,7 @@ fn forking_counts_two_owners_whatever_the_length() {
         let mut sequence = sequence(&pool, blocks);
         let first = format!("fork {blocks}, the first");
         let (first, fork) = census(&first, || sequence.fork().unwrap());
-        // Of the stripe: the run's own reference and the fork's.
+        // In the stripe: the reference of the run itself and that of the fork.
         first.assert_shared(&[
             (Place::Run, 1),
             (Place::BlockWord, 1),
@@ -256,7 +258,7 @@ fn exporting_touches_the_map_once_a_row_and_under_a_lease_not_at_all() {
     let (export, ()) = census("leased: block table of 2 rows", || {
         lease.block_tables(&mut table, shape).unwrap();
     });
-    // Each sequence's lock, taken and let go.
+    // Each sequence's lock is taken and released.
     export.assert_shared(&[(Place::Sequence, 4)]);
 }
 
@@ -273,10 +275,10 @@ fn a_lease_keeps_a_batch_off_the_map() {
     let (append, ()) = census("leased: append to 4 inside their blocks", || {
         lease.append_batch(&[1; ROWS], &mut batch).unwrap();
     });
-    // Each sequence's lock, taken and let go.
+    // Each sequence's lock is taken and released.
     append.assert_shared(&[(Place::Sequence, 2 * ROWS as u64)]);
     let (end, ()) = census("end a lease of 4", || drop(lease));
-    // Each sequence's leases and its reference.
+    // Each sequence's count of leases and its reference.
     end.assert_shared(&[(Place::Sequence, 2 * ROWS as u64)]);
     assert_eq!(end.shared(Place::Clock), 0, "a lease does not hold the clock");
 }
@@ -301,7 +303,7 @@ fn a_step_of_which_nothing_is_let_go_writes_four_times_however_many_rows_it_has(
         }
         buffers = step.complete().buffers;
     };
-    // The first names the prompts' block, and the batch gets its reference to the pool.
+    // The first step publishes the prompts' block, and gives the batch its reference to the pool.
     step();
     let (census, ()) = census("a step of 256 rows inside their blocks", step);
     census.assert_shared(&[(Place::Step, 2), (Place::Stripe, 2)]);
@@ -316,7 +318,8 @@ fn a_probe_writes_nothing_and_a_match_one_word_a_block() {
     let (mut first, _) = cache.admit_sequence(&prompt, &options).unwrap();
     let (published, outcome) = census("commit 512 blocks", || first.commit(prompt.num_tokens()));
     assert_eq!(outcome, Ok(BLOCKS));
-    // A slot of the index is filled, and a word exchanged, as others may count the block by id.
+    // Each block fills a slot of the index. Its word is exchanged, as other threads may count the block
+    // by id.
     published.assert_shared(&[(Place::Index, BLOCKS as u64), (Place::BlockWord, BLOCKS as u64)]);
     let (probe, cached) = census("probe 512 blocks", || cache.prefix().probe(&prompt));
     assert_eq!(cached, BLOCKS * BLOCK_SIZE);

@@ -1,4 +1,4 @@
-//! An epoch tells a sequence from every other that was ever under its id.
+//! Tests of epochs: an epoch distinguishes a sequence from every other one that was ever under its id.
 
 mod common;
 
@@ -11,7 +11,7 @@ use paged_kv::{AdmitOptions, AppendBatch, PagedKvCache, PagedKvError};
 
 #[test]
 fn no_two_sequences_have_one_epoch_however_many_threads_there_were() {
-    // More than 16 bits can number.
+    // More threads than 16 bits can number.
     const THREADS: usize = 66_000;
     const AT_ONCE: usize = 100;
     let cache = PagedKvCache::new(256, 4, 1, 1);
@@ -59,7 +59,7 @@ fn a_fork_has_an_epoch_of_its_own_and_is_committed_by_its_own_row() {
     assert_empties(&cache);
 }
 
-/// What a lease does it does to the sequence that it was taken on.
+/// The operations of a lease act on the sequence that it was taken on.
 #[test]
 fn a_lease_outlives_its_id_and_touches_no_successor() {
     let cache = PagedKvCache::new(16, 4, 1, 1);

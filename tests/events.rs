@@ -1,5 +1,5 @@
-//! Is what listeners hold what a probe finds? The events of caches under all kinds of use, replayed
-//! into a plain set that refuses whatever is out of order.
+//! Tests of events: a listener holds exactly the contents that a probe finds. The events of caches under
+//! all kinds of use are replayed into a plain set, which refuses events that are out of order.
 
 mod common;
 
@@ -16,7 +16,7 @@ use paged_kv::{
 
 const BLOCK_SIZE: usize = 4;
 
-/// What a listener holds.
+/// The contents that a listener holds.
 #[derive(Default)]
 struct Heard {
     /// The parent and the tokens of each content.
@@ -67,7 +67,7 @@ impl Heard {
         }
     }
 
-    /// Blocks at the beginning of a prompt that a listener would expect to hit.
+    /// Returns the number of blocks at the beginning of a prompt that a listener would expect to hit.
     fn find(&self, hashes: &[BlockHash]) -> usize {
         hashes.iter().take_while(|hash| self.contents.contains_key(hash)).count()
     }
@@ -110,7 +110,7 @@ fn tokens(from: u32, blocks: usize) -> Vec<u32> {
     (from..).take(blocks * BLOCK_SIZE).collect()
 }
 
-/// A prompt of one of some families, which share beginnings and part at some block.
+/// Returns a prompt of one of some families, which share beginnings and differ from some block on.
 fn prompt_of(random: &mut Random, most: usize) -> Vec<u32> {
     let (family, branch, blocks) = (random.below(6), random.below(8), 1 + random.below(most));
     let token = |at: usize| {
@@ -120,7 +120,7 @@ fn prompt_of(random: &mut Random, most: usize) -> Vec<u32> {
     (0..blocks * BLOCK_SIZE + 1).map(token).collect()
 }
 
-/// Every prompt that `prompt_of` makes.
+/// Returns every prompt that `prompt_of` makes.
 fn all_prompts(most: usize) -> Vec<Vec<u32>> {
     let mut prompts = Vec::new();
     for (family, branch) in (0..6).flat_map(|family| (0..8).map(move |branch| (family, branch))) {
@@ -133,7 +133,8 @@ fn all_prompts(most: usize) -> Vec<Vec<u32>> {
     prompts
 }
 
-/// A listener holds exactly what some prompt would hit. (One that panicked has poisoned what it heard.)
+/// Asserts that a listener holds exactly the contents that some prompt would hit. (A listener that
+/// panicked has poisoned its lock.)
 fn assert_true(cache: &PagedKvCache, heard: &Heard, prompts: &[Vec<u32>]) {
     let mut reachable = std::collections::HashSet::new();
     for tokens in prompts {
@@ -271,7 +272,7 @@ fn a_listener_that_lost_its_place_is_told_everything_again() {
     assert_eq!(heard.contents, before.contents);
 }
 
-/// Admits, commits, generates, trims, truncates, forks, drops and resets from many threads.
+/// Admits, commits, trims, forks, drops and resets from many threads.
 fn interleave(num_blocks: usize, most: usize, policy: ReclaimPolicy, resets: bool, rounds: usize) {
     let (cache, listener) = cache_of(num_blocks, policy);
     thread::scope(|scope| {
@@ -330,7 +331,7 @@ fn at_rest_what_is_heard_is_what_hits_whatever_came_before() {
     }
 }
 
-/// 16 threads, and a million contents that come and go.
+/// 16 threads publish and reclaim a million contents.
 #[test]
 fn a_million_blocks_come_and_go_and_none_is_lost() {
     let million = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };

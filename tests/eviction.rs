@@ -1,4 +1,5 @@
-//! Who yields, in which order, and who is passed over? All strategies, and sequences that share.
+//! Tests of eviction: which sequence is evicted, in which order, and which are passed over. They cover
+//! all strategies, and sequences that share blocks.
 
 mod common;
 
@@ -21,7 +22,8 @@ fn with(strategy: EvictionStrategy, check: impl Fn(&PagedKvCache)) {
     }
 }
 
-/// Evicts everything, and checks that the choice is announced and that nothing is left of it.
+/// Evicts all sequences, and checks that each choice is announced and that nothing is left of its
+/// sequence.
 fn eviction_order(cache: &PagedKvCache) -> Vec<u64> {
     let mut order = Vec::new();
     while let Some(target) = cache.select_eviction_target() {
@@ -188,12 +190,12 @@ fn leased_sequences_are_passed_over() {
     }
 }
 
-/// S1 is older than S2; both are of the same blocks. Who is worth evicting?
+/// S1 is older than S2; both own the same blocks.
 #[test]
 fn a_fork_is_passed_over_only_if_others_use_all_its_blocks() {
     for strategy in STRATEGIES {
         for num_tokens in [8, 10] {
-            // Nobody else: both go.
+            // No other owner: both are evicted.
             with(strategy, |cache| {
                 allocate(cache, [(1, num_tokens)]);
                 cache.fork(s(1), s(2)).unwrap();
@@ -208,7 +210,7 @@ fn a_fork_is_passed_over_only_if_others_use_all_its_blocks() {
                     assert_eq!(cache.select_eviction_target(), None);
                     assert_eq!(cache.evict(), Err(NothingToEvict));
                     assert_eq!(cache.evict_to_threshold(0.0), Err(NothingToEvict));
-                    // A third that has a block of its own goes in their place.
+                    // A third sequence with a block of its own is evicted in their place.
                     allocate(cache, [(3, 1)]);
                     assert_eq!(eviction_order(cache), [3]);
                     drop(lease);
@@ -340,15 +342,15 @@ fn eviction_stops_at_the_threshold_and_keeps_the_strategys_order() {
 fn streaming_trims_before_it_evicts() {
     with(STREAMING, |cache| {
         allocate(cache, [(1, 24), (2, 24)]);
-        // One trim is enough: of the least recently used.
+        // One trim is enough: that of the least recently used sequence.
         assert_eq!(cache.evict_to_threshold(8.0 / 12.0), Ok(vec![]));
         let kept = |id| cache.get_sequence(s(id)).map(|info| (info.num_tokens, info.num_blocks()));
         assert_eq!((kept(1), kept(2)), (Some((24, 2)), Some((24, 6))));
-        // Both trims are.
+        // Both trims are needed.
         assert_eq!(cache.evict_to_threshold(4.0 / 12.0), Ok(vec![]));
         assert_eq!((kept(1), kept(2)), (Some((24, 2)), Some((24, 2))));
         assert_eq!(cache.stats().total_evictions, 0);
-        // Not even both are.
+        // Both trims are not enough.
         assert_eq!(cache.evict_to_threshold(0.3), Ok(vec![s(1)]));
         assert_eq!((kept(1), kept(2)), (None, Some((24, 2))));
         assert_eq!(cache.evict(), Ok(s(2)), "evict takes whole sequences");
@@ -434,7 +436,7 @@ fn one_call_evicts_many_sequences_that_share_all_they_have() {
     assert_empties(&cache);
 }
 
-/// A victim that shares all it has takes a closer look, which must not wait for a reader.
+/// A victim that shares all its blocks is examined more closely, which must not wait for a reader.
 #[test]
 fn a_victim_may_be_chosen_while_a_sequence_is_read() {
     with(LRU, |cache| {
@@ -445,7 +447,8 @@ fn a_victim_may_be_chosen_while_a_sequence_is_read() {
     });
 }
 
-/// Looking closer holds what it looks at; two that look at once must not take each other for users.
+/// The closer examination holds references to the blocks. Two concurrent examinations must not count each
+/// other as owners.
 #[test]
 fn evictions_at_once_do_not_hide_victims_from_each_other() {
     const PAIRS: u64 = 100;
@@ -470,7 +473,7 @@ fn what_was_only_trimmed_is_no_failure_to_evict() {
     let cache = PagedKvCache::new(8, 4, 1, 1).with_eviction_strategy(STREAMING);
     cache.allocate(s(1), 32).unwrap();
     let blocks = cache.get_sequence(s(1)).unwrap().block_ids;
-    // Somebody else has what would be left, so that evicting the sequence frees nothing.
+    // Owners by id hold the blocks that would be left, so evicting the sequence frees nothing.
     let held = [blocks[0], blocks[7]];
     held.iter().for_each(|&id| cache.pool().retain(id).unwrap());
     assert_eq!(cache.evict_to_threshold(0.0), Ok(vec![]));
@@ -489,7 +492,7 @@ fn sharers_of_an_earlier_run_are_worth_evicting_for_its_blocks() {
     let _ = cache.append(s(1), 8).unwrap();
     cache.fork(s(1), s(3)).unwrap();
     cache.free(s(2)).unwrap();
-    // Of all that the two share only the first two blocks would be free without them.
+    // Of all blocks that the two share, only the first two would be free without them.
     let held = &cache.get_sequence(s(1)).unwrap().block_ids[2..];
     held.iter().for_each(|&id| cache.pool().retain(id).unwrap());
     assert_eq!(cache.evict_to_threshold(0.25), Ok(vec![s(1), s(3)]));
@@ -498,7 +501,7 @@ fn sharers_of_an_earlier_run_are_worth_evicting_for_its_blocks() {
     assert_empties(&cache);
 }
 
-/// 300 sequences of one block, and then one of 3,000, on which a first guess is as wrong as can be.
+/// Creates 300 sequences of one block, and then one of 3,000 blocks, for which a first guess fails most.
 fn many_small_and_one_large() -> PagedKvCache {
     let cache = PagedKvCache::new(3_300, 4, 1, 1);
     for id in 0..300 {

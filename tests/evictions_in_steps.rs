@@ -1,5 +1,5 @@
-//! Do evictions count what open steps hold as given up? By cases, and over random histories against a
-//! naive reference that knows nothing but which sequence has which blocks.
+//! Tests of evictions during steps: the blocks that open steps hold count as released. Single cases, and
+//! random histories against a naive reference that knows only which sequence has which blocks.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn cache(num_blocks: usize) -> PagedKvCache {
     PagedKvCache::new(num_blocks, BLOCK_SIZE, 1, 1)
 }
 
-/// Sequences of some blocks each, all in a step.
+/// Creates sequences of these numbers of blocks, all of them in a step.
 fn all_in_a_step(cache: &PagedKvCache, num_blocks: &[usize]) -> Step {
     let mut step = cache.step(Default::default());
     for (id, num_blocks) in num_blocks.iter().enumerate() {
@@ -102,7 +102,8 @@ fn a_loop_of_evictions_while_they_are_needed_ends_when_enough_is_coming() {
     assert!(!cache.needs_eviction());
 }
 
-/// What a step holds is owned by nobody who could keep it: the last of the sharers is worth evicting.
+/// Blocks that only a step holds have no owner that could keep them: the last of the sharers is worth
+/// evicting.
 #[test]
 fn a_sequence_that_shares_all_with_a_step_is_evicted() {
     for num_tokens in [8, 10] {
@@ -113,7 +114,7 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted() {
         (1..=2).for_each(|id| step.join(&mut lease_row(&cache, s(id))).unwrap());
         assert_eq!((cache.evict(), cache.evict()), (Ok(s(1)), Ok(s(2))));
         assert_eq!(cache.evict(), Err(NothingToEvict));
-        // Nor is one outside of the step that shares with one inside.
+        // The same holds for a sequence outside the step that shares blocks with one inside.
         cache.allocate(s(3), num_tokens).unwrap();
         cache.fork(s(3), s(4)).unwrap();
         step.join(&mut lease_row(&cache, s(3))).unwrap();
@@ -145,7 +146,8 @@ fn what_a_leased_sequence_shares_with_a_step_is_not_coming() {
     assert_eq!(cache.used_block_count(), 0);
 }
 
-/// Prompts of two blocks whose step is at their last token: the step owns what it will publish.
+/// Admits prompts of two blocks whose step has committed their last token: the step owns the blocks that
+/// it will publish.
 fn all_committed_in_a_step(cache: &PagedKvCache, sequences: u64) -> Step {
     let mut step = cache.step(Default::default());
     for id in 0..sequences {
@@ -219,7 +221,7 @@ fn many_evictions_in_a_step_cost_one_pass() {
         cache.allocate(s(id), 1).unwrap();
         step.join(&mut lease_row(&cache, s(id))).unwrap();
     }
-    // Some that share, so that it does not all count alike.
+    // Some sequences share blocks, so that not all count alike.
     for id in 0..100 {
         cache.fork(s(id), s(SEQUENCES + id)).unwrap();
     }
@@ -230,12 +232,13 @@ fn many_evictions_in_a_step_cost_one_pass() {
     assert_eq!(cache.used_block_count() as u64, SEQUENCES / 2);
 }
 
-/// A cache, and what of it the reference cannot see from outside: who uses what, and when it was used.
+/// A cache, and the facts that the reference cannot read from it: which sequences and handles exist, and
+/// when each was used.
 struct History {
     cache: PagedKvCache,
     random: Random,
     next_id: u64,
-    /// Of each sequence its worker, by the time of its last use.
+    /// Each sequence and its worker, by the time of its last use.
     by_use: BTreeMap<u64, (SeqId, Option<Worker>)>,
     uses: u64,
     steps: Vec<Step>,
@@ -243,7 +246,7 @@ struct History {
     handles: Vec<CachedSequence>,
 }
 
-/// What evictions to come look like from outside.
+/// The state that decides the next evictions, as read from outside.
 struct Reference {
     /// The resident blocks of each unleased sequence, by logical index, in the order of eviction.
     order: Vec<(SeqId, Option<Worker>, BTreeMap<usize, BlockId>)>,
@@ -252,13 +255,13 @@ struct Reference {
 }
 
 impl Reference {
-    /// Blocks that are used by anything but steps.
+    /// Returns the number of blocks that any owner but a step uses.
     fn in_use(&self) -> usize {
         let unleased = self.order.iter().flat_map(|(_, _, blocks)| blocks.values());
         self.kept.iter().chain(unleased).collect::<BTreeSet<_>>().len()
     }
 
-    /// Removes the first sequence that may go; says which, and how many blocks that gives up.
+    /// Removes the first sequence that may go; returns its id and how many blocks that releases.
     fn evict(&mut self, may_go: impl Fn(Option<Worker>) -> bool) -> Option<(SeqId, usize)> {
         let others = self.order.iter().filter(|(_, worker, _)| !may_go(*worker));
         let others: BTreeSet<BlockId> =
@@ -365,7 +368,7 @@ impl History {
         reference
     }
 
-    /// The tokens of all sequences, if the strategy trims.
+    /// Returns the tokens of all sequences, if the strategy trims.
     fn tokens(&self) -> Option<HashMap<SeqId, usize>> {
         (self.cache.eviction_strategy() == STREAMING).then(|| {
             let info = |id: SeqId| (id, self.cache.get_sequence(id).unwrap().num_tokens);
@@ -460,7 +463,7 @@ impl History {
         self.by_use.retain(|_, (id, _)| !evicted.contains(id));
     }
 
-    /// One eviction of some kind, by the cache and by the reference.
+    /// Makes one eviction of some kind, in the cache and in the reference.
     fn evict(&mut self) {
         let (mut reference, tokens) = (self.reference(), self.tokens());
         let num_blocks = self.cache.total_blocks();

@@ -1,5 +1,5 @@
-//! What a prompt depends on besides its tokens stays with the sequence, whatever is cut off and comes
-//! again.
+//! Tests of extra keys: the inputs of a prompt's hashes besides its tokens stay with the sequence,
+//! whatever is cut off and appended again.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn a_prompt_truncated_to_any_length_keeps_its_extra_keys() {
                 assert_found_with(&cache, &extra, &said);
                 cache.free(s(1)).unwrap();
                 cache.prefix().reset();
-                // A fork that was made when little was left, token by token.
+                // A fork made when few tokens were left grows token by token.
                 TOKENS[kept..].iter().for_each(|&token| {
                     drop(cache.append(s(2), 1).unwrap());
                     cache.commit(s(2), &[token]).unwrap();

@@ -1,4 +1,4 @@
-//! What do the test files share? Caches of several shapes, snapshots of all that can be seen, and
+//! The parts that the test files share: caches of several shapes, snapshots of all visible state, and
 //! seeded random numbers.
 #![allow(dead_code)] // each test file uses its part
 
@@ -7,13 +7,13 @@ pub mod snapshot;
 
 use paged_kv::{LeaseRow, PagedKvCache, PagedKvCacheBuilder, Result, SeqId};
 
-/// The same cache, `num_blocks` blocks to hand out, over one and several home shards and with and
+/// Creates the same cache of `num_blocks` usable blocks, over one and several home shards and with and
 /// without a null block.
 pub fn shapes(num_blocks: usize, block_size: usize) -> Vec<PagedKvCache> {
     shapes_with(num_blocks, block_size, |builder| builder)
 }
 
-/// [`shapes`], each finished by `set`.
+/// Creates the caches of [`shapes`], each finished by `set`.
 pub fn shapes_with(
     num_blocks: usize,
     block_size: usize,
@@ -29,12 +29,12 @@ pub fn shapes_with(
     .into()
 }
 
-/// Short for an id.
+/// Returns a [`SeqId`]; a short name.
 pub const fn s(id: u64) -> SeqId {
     SeqId(id)
 }
 
-/// Rows of these sequences, each with its number of new tokens. No lease stays.
+/// Returns rows of these sequences, each with its number of new tokens. No lease stays.
 #[track_caller]
 pub fn lease_rows(cache: &PagedKvCache, rows: &[(SeqId, usize)]) -> Vec<(LeaseRow, usize)> {
     let ids: Vec<SeqId> = rows.iter().map(|(id, _)| *id).collect();
@@ -42,13 +42,13 @@ pub fn lease_rows(cache: &PagedKvCache, rows: &[(SeqId, usize)]) -> Vec<(LeaseRo
     lease.rows().zip(rows.iter().map(|(_, num_new_tokens)| *num_new_tokens)).collect()
 }
 
-/// The row of one sequence. No lease stays.
+/// Returns the row of one sequence. No lease stays.
 #[track_caller]
 pub fn lease_row(cache: &PagedKvCache, id: SeqId) -> LeaseRow {
     lease_rows(cache, &[(id, 0)]).remove(0).0
 }
 
-/// The row of a sequence that may be gone. No lease stays.
+/// Returns the row of a sequence that may be gone. No lease stays.
 pub fn row_if_there(cache: &PagedKvCache, id: SeqId) -> Result<LeaseRow> {
     Ok(cache.lease(&[id])?.rows().next().expect("one is leased"))
 }
@@ -64,7 +64,7 @@ pub fn assert_empties(cache: &PagedKvCache) {
     cache.validate().expect("an empty cache is consistent");
 }
 
-/// Every order of `items`.
+/// Returns every order of `items`.
 pub fn permutations<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
     if items.is_empty() {
         return vec![Vec::new()];

@@ -1,4 +1,4 @@
-//! Which operation is next? Seeded random numbers, the same in every run (SplitMix64).
+//! `Random`: seeded random numbers, the same in every run (SplitMix64).
 
 pub struct Random(u64);
 
@@ -15,7 +15,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }

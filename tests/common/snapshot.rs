@@ -1,4 +1,4 @@
-//! What can be seen of a cache? All of it, to compare before and after.
+//! `Snapshot`: all visible state of a cache, to compare before and after a call.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -30,7 +30,7 @@ impl Snapshot {
             stats: cache.stats(),
             free_blocks: cache.free_block_count(),
             used_blocks: cache.used_block_count(),
-            // One more than there can be: the null block is not counted in the total.
+            // One more than the total: the null block is not counted in it.
             owners: (0..cache.total_blocks() as u32 + 2).map(owners).collect(),
             eviction_target: cache.select_eviction_target(),
             needs_eviction: cache.needs_eviction(),

@@ -1,9 +1,9 @@
-//! Is a content found as long as one of its copies is there?
+//! Tests of copies: a content is found as long as one of its copies is there.
 
 use super::*;
 use crate::common::{assert_empties, lease_row, s};
 
-/// Takes all room, and gives it back: every idle content is reclaimed.
+/// Takes all available blocks and gives them back, which reclaims every idle content.
 fn reclaim_all(cache: &PagedKvCache) {
     let room = cache.free_block_count();
     cache.allocate(s(900), room * BLOCK_SIZE).unwrap();
@@ -30,7 +30,7 @@ fn a_content_in_use_stays_matchable_when_its_other_copies_are_reclaimed() {
                         "{survivor} of {copies} has it"
                     );
                 }
-                // In use or idle, until it is reclaimed.
+                // The surviving copy is in use or idle, until it is reclaimed.
                 cache.free(s(survivor)).unwrap();
                 assert_eq!(cache.prefix().probe(&cache.prompt(&tokens)), 8);
                 if let Some(mirror) = &mirror {
@@ -49,7 +49,7 @@ fn a_content_in_use_stays_matchable_when_its_other_copies_are_reclaimed() {
     }
 }
 
-/// Copies that nobody asks for cost no content: they go first.
+/// Copies that no prompt asks for cost no other content: they are reclaimed first.
 #[test]
 fn copies_are_reclaimed_before_any_other_content() {
     for (cache, _) in caches(20) {
@@ -62,7 +62,7 @@ fn copies_are_reclaimed_before_any_other_content() {
             cache.commit(s(id), twice.len()).unwrap();
         }
         (2..=4).for_each(|id| cache.free(s(id)).unwrap());
-        // Of 20 blocks 12 are idle, of which 6 are copies.
+        // Of 20 blocks, 12 are idle, and 6 of these are copies.
         cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
         assert_eq!(
             (
@@ -83,7 +83,7 @@ fn copies_are_reclaimed_before_any_other_content() {
     }
 }
 
-/// What is computed again was asked for again.
+/// A content that is computed again counts as requested again.
 #[test]
 fn a_copy_that_is_committed_counts_as_a_use_of_the_idle_one() {
     for (cache, _) in caches(16) {
@@ -110,7 +110,7 @@ fn a_copy_that_is_committed_counts_as_a_use_of_the_idle_one() {
     }
 }
 
-/// What it shared the block with is gone, and it has the block alone.
+/// The append copies the cached block, so the new tokens get a block that only this sequence has.
 #[test]
 fn a_copy_that_is_truncated_and_written_anew_keeps_its_content_to_itself() {
     for (cache, mirror) in caches(12) {
@@ -137,7 +137,7 @@ fn a_copy_that_is_truncated_and_written_anew_keeps_its_content_to_itself() {
     }
 }
 
-/// An allocation that is refused gives back what it reclaimed; each copy is where it was.
+/// An allocation that is refused gives back the blocks it reclaimed; each copy is as it was.
 #[test]
 fn a_refused_allocation_costs_no_copy() {
     for (cache, mirror) in caches(7) {
@@ -162,14 +162,14 @@ fn a_refused_allocation_costs_no_copy() {
     }
 }
 
-/// Four copies are enough, as long as they are there; the fifth is offered again when its sequence
-/// fills a block.
+/// Four copies suffice, as long as they exist. The fifth is offered again when its sequence fills a
+/// block.
 #[test]
 fn a_copy_beyond_the_fourth_is_found_after_a_later_commit() {
     for by_step in [false, true] {
         for (cache, mirror) in caches(7 * 3) {
             let tokens = prompt(5, 2);
-            // The third block of each is its own.
+            // The third block of each sequence is its own.
             let longer = |id: u64| [&tokens[..], &[id as u32; 3]].concat();
             (1..=6).for_each(|id| _ = cache.admit(s(id), &longer(id)).unwrap());
             let commit = |id, num_tokens| {
@@ -207,7 +207,7 @@ fn a_copy_beyond_the_fourth_is_found_after_a_later_commit() {
     }
 }
 
-/// Prompts of more blocks than are offered again in one go.
+/// The prompts have more blocks than one commit offers again in one batch.
 #[test]
 fn a_long_prompt_beyond_the_fourth_copy_is_found_after_one_later_commit() {
     let cache = PagedKvCache::new(6 * 202, BLOCK_SIZE, 1, 1);
@@ -226,7 +226,7 @@ fn a_long_prompt_beyond_the_fourth_copy_is_found_after_one_later_commit() {
     assert_empties(&cache);
 }
 
-/// More copies than a shard's list holds: they go through the queue of the spare ones.
+/// There are more copies than a shard's list holds, so they pass through the queue of spare copies.
 #[test]
 fn a_burst_of_one_long_prompt_costs_no_other_content() {
     let cache = PagedKvCache::new(4_096, BLOCK_SIZE, 1, 1);
@@ -243,7 +243,7 @@ fn a_burst_of_one_long_prompt_costs_no_other_content() {
     (2..=5).for_each(|id| cache.free(s(id)).unwrap());
     assert_eq!(cache.stats().blocks_idle, 1_000 + 4 * 300);
     cache.validate().unwrap();
-    // All that is free, and all copies but one.
+    // Takes all free blocks, and all copies but one.
     let blocks = 4_096 - 1_000 - 300;
     cache.allocate(s(9), blocks * BLOCK_SIZE).unwrap();
     assert_eq!(

@@ -1,10 +1,11 @@
-//! Do contents of different weights have nothing to do with each other, whatever hashes a caller makes up?
+//! Tests of generations: contents of different weights never match each other, whatever hashes a caller
+//! invents.
 
 use super::*;
 use crate::common::{assert_empties, s};
 use paged_kv::{AdmitOptions, BlockHash, Prompt};
 
-/// What generations were once mixed into names by, which everybody could know.
+/// Returns the mask that once mixed a generation into a content key, and that any caller could compute.
 fn public_mask(generation: u64) -> u128 {
     let mix = generation.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     u128::from(mix) << 64 | u128::from(mix.wrapping_mul(0xD6E8_FEB8_6659_FD93))
@@ -40,8 +41,8 @@ fn no_hash_made_up_hits_what_was_published_before_a_reset() {
     }
 }
 
-/// A tier below would copy keys and values of old weights; and what is between two masks is told to no
-/// one.
+/// Otherwise a lower tier would copy keys and values of old weights. Contents of earlier generations are
+/// not reported as overwritten.
 #[test]
 fn a_step_overwrites_contents_of_earlier_weights_without_a_word() {
     for (cache, _) in caches(6) {

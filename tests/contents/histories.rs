@@ -1,4 +1,5 @@
-//! Is after every operation exactly that found which some block holds, and told which can be found?
+//! Random histories: after every operation, prompts find exactly the contents that some block holds, and
+//! the sink holds exactly those that it should be informed of.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,7 +10,7 @@ use crate::common::random::Random;
 use crate::common::{assert_empties, s};
 use crate::reference::Reference;
 
-/// The token at a place of a prompt: few families with a common beginning, of few branches.
+/// Returns the token at a position of a prompt: few families with a common beginning and few branches.
 fn token(family: usize, branch: usize, at: usize) -> u32 {
     let branch = if at < 2 * BLOCK_SIZE { 0 } else { branch };
     (family * 10_000 + branch * 1_000 + at) as u32
@@ -20,7 +21,7 @@ struct History {
     mirror: Option<Arc<Mirror>>,
     reference: Reference,
     random: Random,
-    /// All prompts that there were, each with one token more.
+    /// All prompts so far, each with one token more.
     prompts: BTreeSet<Vec<u32>>,
     next: u64,
 }
@@ -68,7 +69,7 @@ impl History {
         }
     }
 
-    /// Blocks that nobody uses are given to another owner, who leaves them at once.
+    /// Takes blocks that no sequence uses, and frees them immediately.
     fn press(&mut self) {
         let blocks = self.random.below(self.cache.free_block_count() + 1);
         self.cache.allocate(s(0), blocks * BLOCK_SIZE).unwrap();

@@ -1,5 +1,5 @@
-//! Is every cached content found, told and kept apart as it should be? Copies of one content, generations,
-//! contents of which only hashes are known, and sinks.
+//! Tests of cached contents: each is found, reported and kept apart as specified. They cover copies of
+//! one content, generations, contents known by hash only, and sinks.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,7 +20,7 @@ use paged_kv::{PagedKvCache, ReclaimPolicy};
 
 const BLOCK_SIZE: usize = 4;
 
-/// Caches over one and several home shards, under either reclaim policy, with a sink and without.
+/// Creates caches over one and several home shards, under either reclaim policy, with a sink and without.
 fn caches(num_blocks: usize) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
     let mut caches = Vec::new();
     for home_shards in [1, 4] {
@@ -40,7 +40,7 @@ fn caches(num_blocks: usize) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
     caches
 }
 
-/// A prompt of a content that is repeated.
+/// Returns a prompt of one token, repeated.
 fn prompt(token: u32, blocks: usize) -> Vec<u32> {
     vec![token; blocks * BLOCK_SIZE + 1]
 }

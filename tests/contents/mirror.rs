@@ -1,12 +1,12 @@
-//! What does a listener hold? The events of a cache, replayed into a plain set that refuses whatever is
-//! out of order or without tokens.
+//! `Mirror`: an event sink that replays the events of a cache into a plain set, and refuses events that
+//! are out of order or without tokens.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 
 use paged_kv::{BlockHash, EventSink, KvEvent};
 
-/// What is held, and how often something was told.
+/// The contents that the mirror holds, and how many events of each kind it got.
 #[derive(Debug, Default)]
 pub struct Held {
     /// The parent and the tokens of each content.
@@ -47,7 +47,7 @@ impl Held {
         }
     }
 
-    /// Contents that were ever told, and called removed.
+    /// Returns how many contents were reported as stored so far, and how many as removed.
     pub fn counts(&self) -> (usize, usize) {
         (self.stored, self.removed)
     }

@@ -1,4 +1,4 @@
-//! Does counting an owner by id say what is wrong, in each state that a block can be in?
+//! Tests of owners by id: a refused count names the fault, in each state that a block can be in.
 
 use super::*;
 use crate::common::{assert_empties, s};

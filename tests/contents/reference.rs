@@ -1,8 +1,9 @@
-//! What should be found and told, by a reference that knows which block holds what?
+//! `Reference`: which contents should be found and reported, by a sequential model that knows the content
+//! of each block.
 //!
-//! It learns from the cache which blocks a sequence has, and knows the rest by the rules: a full block
-//! that is committed holds its content, unless four others do; it holds it until it is given to another
-//! owner.
+//! It reads from the cache which blocks a sequence has. The rest follows from the rules: a full block
+//! that is committed holds its content, unless four other blocks do. It holds the content until it is
+//! given to another owner.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,13 +11,13 @@ use paged_kv::{BlockHash, BlockId, PagedKvCache, SeqId};
 
 use crate::BLOCK_SIZE;
 
-/// Blocks that are cached under one content at most.
+/// The most blocks that are cached under one content.
 const MOST_COPIES: usize = 4;
 
 #[derive(Clone)]
 pub struct Sequence {
     pub tokens: Vec<u32>,
-    /// The cache was given hashes only.
+    /// True if the cache was given hashes only.
     pub is_hashed: bool,
     generation: u64,
     hashes: Vec<BlockHash>,
@@ -27,7 +28,7 @@ pub struct Sequence {
 #[derive(Default)]
 pub struct Reference {
     pub sequences: HashMap<u64, Sequence>,
-    /// What each block holds.
+    /// The content of each block.
     holds: HashMap<BlockId, BlockHash>,
     /// Contents whose tokens the cache knows.
     known: HashSet<BlockHash>,
@@ -39,7 +40,7 @@ impl Reference {
         self.holds.values().filter(|&&held| held == hash).count()
     }
 
-    /// The blocks that a sequence has now. Those that it had not before hold nothing.
+    /// Reads the blocks that a sequence has now. Blocks that it did not have before hold nothing.
     fn learn_blocks(&mut self, cache: &PagedKvCache, id: u64, kept: usize) {
         let sequence = self.sequences.get_mut(&id).unwrap();
         let blocks = cache.get_sequence(SeqId(id)).unwrap().block_ids;
@@ -75,7 +76,7 @@ impl Reference {
         }
     }
 
-    /// Returns how many contents can be found that could not before.
+    /// Returns how many contents can be found now and could not before.
     pub fn commit(&mut self, id: u64, num_tokens: usize) -> usize {
         let sequence = self.sequences.get_mut(&id).unwrap();
         let full = num_tokens.min(sequence.tokens.len()) / BLOCK_SIZE;
@@ -84,7 +85,7 @@ impl Reference {
         let sequence = sequence.clone();
         let mut new = 0;
         if sequence.generation == self.generation {
-            // Those that were left out because there were enough are offered again.
+            // Blocks that were left out because their contents had enough copies are offered again.
             let is_left_out = |at: &usize| !self.holds.contains_key(&sequence.blocks[*at]);
             let again = if from < full { 0..from } else { 0..0 };
             let offered: Vec<usize> = again.filter(is_left_out).chain(from..full).collect();
@@ -103,7 +104,7 @@ impl Reference {
         new
     }
 
-    /// Tokens behind those that there were, computed and committed.
+    /// Appends tokens, which are computed and committed.
     pub fn append(&mut self, cache: &PagedKvCache, id: u64, tokens: &[u32]) {
         let sequence = self.sequences.get_mut(&id).unwrap();
         sequence.tokens.extend_from_slice(tokens);
@@ -132,7 +133,7 @@ impl Reference {
         self.sequences.remove(&id);
     }
 
-    /// These blocks went to a new owner.
+    /// Notes that these blocks have a new owner.
     pub fn take(&mut self, blocks: &[BlockId]) {
         blocks.iter().for_each(|block| _ = self.holds.remove(block));
         self.forget_unheld();
@@ -144,12 +145,12 @@ impl Reference {
         self.known.clear();
     }
 
-    /// How many of a chain of contents are cached, from the first on.
+    /// Returns how many contents of a chain are cached, from the first on.
     pub fn find(&self, hashes: &[BlockHash]) -> usize {
         hashes.iter().take_while(|&&hash| self.copies(hash) > 0).count()
     }
 
-    /// How many of them a listener knows.
+    /// Returns how many contents of a chain a listener knows, from the first on.
     pub fn told(&self, hashes: &[BlockHash]) -> usize {
         let is_told = |hash: &&BlockHash| self.copies(**hash) > 0 && self.known.contains(*hash);
         hashes.iter().take_while(is_told).count()

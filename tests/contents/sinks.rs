@@ -1,4 +1,4 @@
-//! Does a sink listen to one cache at a time?
+//! Tests of event sinks: a sink serves one cache at a time.
 
 use super::*;
 use crate::common::s;
@@ -45,7 +45,7 @@ fn a_sink_whose_cache_is_gone_begins_anew_with_the_next() {
     }
 }
 
-/// What outlives its cache can still reclaim, and tell.
+/// A sequence that outlives its cache can still reclaim contents and emit events.
 #[test]
 fn a_sink_stays_taken_as_long_as_a_sequence_may_tell_it_something() {
     let sink = Arc::new(Mirror::default());
@@ -72,14 +72,14 @@ fn a_build_that_is_refused_leaves_the_sink_as_it_was() {
     let cache = builder(&sink).build().unwrap();
     assert_eq!(sink.held().cleared, 0, "nothing had been told");
     drop(cache);
-    // Without reuse nothing is told, and nobody listens.
+    // Without prefix reuse there are no events, and the sink is not attached.
     let quiet = builder(&sink).prefix_reuse(false);
     let both = [quiet.clone().build().unwrap(), quiet.build().unwrap()];
     assert!(builder(&sink).build().is_ok());
     drop(both);
 }
 
-/// Types without size may all seem to be in one place.
+/// Values of zero-sized types may all have one address.
 #[test]
 fn sinks_of_one_type_without_size_are_told_apart() {
     struct Deaf;

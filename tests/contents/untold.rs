@@ -1,4 +1,4 @@
-//! What is told of contents that were admitted by hashes, whose tokens nobody has said?
+//! Tests of events for contents that were admitted by hashes, whose tokens the cache does not know yet.
 
 use super::*;
 use crate::common::{assert_empties, s};
@@ -46,7 +46,7 @@ fn contents_of_hashes_only_are_neither_told_nor_called_removed() {
     assert_eq!((held.stored, held.removed, held.cleared), (0, 0, 0));
 }
 
-/// Matched, it is told with its tokens, and the child then has a parent that was told.
+/// The matched content is emitted with its tokens, and so its child has a parent that the sink knows.
 #[test]
 fn a_request_that_knows_the_tokens_of_what_it_matches_tells_them() {
     for by_handle in [false, true] {
@@ -76,7 +76,7 @@ fn a_request_that_knows_the_tokens_of_what_it_matches_tells_them() {
     }
 }
 
-/// It computed them itself, as the other did before it had published them.
+/// The second request computed the blocks itself, because the first had not published its blocks yet.
 #[test]
 fn a_later_publisher_that_knows_the_tokens_tells_them() {
     for first_tells in [false, true] {
@@ -92,7 +92,7 @@ fn a_later_publisher_that_knows_the_tokens_tells_them() {
         }
         assert_told(&cache, &mirror, &tokens);
         assert_eq!(mirror.held().stored, 3);
-        // Its block goes, and the other's stays.
+        // Its block is reclaimed, and the block of the other request stays.
         cache.free(s(2)).unwrap();
         cache.allocate(s(9), cache.free_block_count() * BLOCK_SIZE).unwrap();
         assert_told(&cache, &mirror, &tokens);
@@ -104,12 +104,14 @@ fn a_later_publisher_that_knows_the_tokens_tells_them() {
     }
 }
 
-/// What follows an untold content is hidden until that one is told, and then comes behind it.
+/// Contents after an unreported content are hidden until that one is reported. Then they are emitted
+/// after it.
 #[test]
 fn children_of_an_untold_content_are_told_after_it() {
     let (cache, mirror) = heard(16);
     let tokens = tokens(4);
-    // Computed by one that knows the tokens; then the first two blocks are lost, and come by hashes.
+    // A request that knows the tokens computes the blocks. The first two are lost, and computed again by
+    // hashes.
     let prompt = cache.prompt(&tokens);
     let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
     sequence.commit(16).unwrap();
@@ -123,7 +125,7 @@ fn children_of_an_untold_content_are_told_after_it() {
     assert_eq!(mirror.held().contents.len(), 0, "those behind are known, those in front are not");
     cache.prefix().announce_all();
     assert_eq!(mirror.held().len_and_cleared(), (0, 1));
-    cache.admit(s(2), &tokens[..5]).unwrap(); // knows the first of them
+    cache.admit(s(2), &tokens[..5]).unwrap(); // knows the first content
     assert_told(&cache, &mirror, &tokens[..4]);
     cache.admit(s(3), &tokens[..9]).unwrap();
     assert_told(&cache, &mirror, &tokens);
@@ -145,7 +147,8 @@ fn a_reset_forgets_what_was_not_told() {
     assert_told(&cache, &mirror, &tokens(3));
 }
 
-/// A caller that hashes itself may start anywhere: the tokens come with the place in their prompt.
+/// A caller that hashes itself may start anywhere in a prompt. The event gives the content's parent in
+/// the prompt of the request that knows its tokens.
 #[test]
 fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens() {
     let (cache, mirror) = heard(16);
@@ -164,7 +167,7 @@ fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens(
     assert_eq!(held.contents[&hashes[2]], (Some(hashes[1]), tokens[8..].to_vec()));
 }
 
-/// What follows a content that goes, and was not told, is not called removed with it.
+/// When a content is removed, contents after it that were never reported are not reported as removed.
 #[test]
 fn an_untold_child_of_a_told_content_ends_in_silence() {
     let (cache, mirror) = heard(16);
@@ -177,7 +180,7 @@ fn an_untold_child_of_a_told_content_ends_in_silence() {
         cache.admit_sequence(&hashed, &AdmitOptions::default()).unwrap();
     assert_eq!((admission.cached_tokens, sequence.commit(12)), (4, Ok(2)));
     assert_told(&cache, &mirror, &tokens[..4]);
-    sequence.apply_streaming_llm(0, 8).unwrap(); // keeps the two that are not told
+    sequence.apply_streaming_llm(0, 8).unwrap(); // keeps the two unreported blocks
     cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
     assert_eq!(mirror.held().counts(), (1, 1));
     cache.free(s(9)).unwrap();

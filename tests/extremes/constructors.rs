@@ -1,4 +1,4 @@
-//! Every constructor and builder setter that takes a number.
+//! Extreme values for every constructor and builder setter that takes a number.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ fn builder() -> PagedKvCacheBuilder {
     PagedKvCache::builder().num_blocks(8).block_size(4)
 }
 
-/// What is built works; what makes no sense is refused with an error, in little memory.
+/// Builds a cache in little memory. It works if it is built; values without meaning are refused with an
+/// error.
 #[track_caller]
 fn built(said: &str, builder: PagedKvCacheBuilder) -> Option<PagedKvCache> {
     match in_little_memory(said, || builder.build()) {

@@ -6,7 +6,7 @@ use paged_kv::{PagedKvCache, PagedKvError, Sequence};
 use crate::common::{lease_rows, s};
 use crate::{LENGTHS, in_little_memory};
 
-/// Buffers of these lengths.
+/// Lengths of the buffers.
 const CELLS: [usize; 4] = [0, 1, 3, 24];
 
 fn sequences(block_size: usize) -> (PagedKvCache, Sequence) {

@@ -1,5 +1,5 @@
-//! Lengths from outside: every constructor and operation with every length that a type allows. None
-//! panics or aborts, none allocates in proportion to a length, and what is refused has changed nothing.
+//! Extreme lengths: every constructor and operation, with every length that a type allows. None panics or
+//! aborts, none allocates in proportion to a length, and a refused call has changed nothing.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -35,7 +35,7 @@ const LENGTHS: [usize; 15] = [
     usize::MAX,
 ];
 
-/// Not numbers, and numbers out of every range.
+/// NaN, infinities, and numbers out of every range.
 const SHARES: [f64; 12] = [
     f64::NAN,
     f64::NEG_INFINITY,

@@ -1,4 +1,5 @@
-//! Caches and pools that the memory allocator has no room for are refused with an error: no abort.
+//! Caches and pools that are too large for the memory allocator are refused with an error, without an
+//! abort.
 
 use std::process::Command;
 
@@ -10,7 +11,7 @@ impl EventSink for Deaf {
     fn on_event(&self, _: &KvEvent<'_>) {}
 }
 
-/// Runs one of the ignored tests here in a process of its own, which has so many KiB of memory.
+/// Runs one of the ignored tests of this file in a process of its own, which has this many KiB of memory.
 #[track_caller]
 fn run_in(kibibytes: usize, test: &str) {
     let program = std::env::current_exe().expect("a test has a program");
@@ -51,7 +52,7 @@ fn most_blocks_are_refused() {
     }
 }
 
-/// The memory ends in one array or another.
+/// The allocation of one array or another fails.
 #[test]
 fn memory_that_ends_anywhere_is_an_error() {
     run_in(3 << 15, "memory::a_cache_is_built_or_refused");

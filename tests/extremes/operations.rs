@@ -1,4 +1,5 @@
-//! Every operation that takes a length, on sequences by id, by handle, under a lease and in a step.
+//! Extreme lengths for every operation that takes one: on sequences by id, by handle, under a lease and
+//! in a step.
 
 use paged_kv::{
     AdmitOptions, AppendBatch, BlockId, EvictionStrategy, PagedKvError, Prompt, SeqId, Worker,
@@ -12,7 +13,7 @@ use crate::{LENGTHS, SHARES, in_little_memory};
 type Refusable = Result<(), PagedKvError>;
 type Call = fn(&mut World, usize) -> Refusable;
 
-/// An id that nobody has.
+/// An id without a sequence.
 const NEW: SeqId = s(9);
 
 fn chunk_of(n: usize, hashed: usize, options: AdmitOptions) -> (Prompt, AdmitOptions) {
@@ -215,7 +216,7 @@ fn batches_and_steps_refuse_lengths_without_room_and_change_nothing() {
     call_all(IN_STEPS, &shapes());
 }
 
-/// A prompt longer than all memory, of which a chunk is admitted, is as good as any.
+/// A prompt longer than all memory, of which a chunk is admitted, works like any other.
 #[test]
 fn an_enormous_prompt_lives_as_others_do() {
     let tail: &[(&str, Call)] = &[
@@ -247,7 +248,7 @@ fn an_enormous_prompt_lives_as_others_do() {
                 world.room.shrink_to(0);
                 world.handle.truncate(0).expect(&said);
                 let options = AdmitOptions::default().first_chunk(2);
-                // No more hashes than full blocks.
+                // The prompt gets no more hashes than it has full blocks.
                 let full = (of_prompt / world.cache.block_size()).min(2);
                 let prompt = Prompt::from_hashes(&hashes(full), of_prompt);
                 world.cache.admit_with(NEW, &prompt, &options).expect(&said);

@@ -1,4 +1,5 @@
-//! Calls that may wait, with every length: what can never be served is refused and waits for nothing.
+//! Extreme lengths for calls that may wait: a request that can never be served is refused without
+//! waiting.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,7 +11,7 @@ use crate::common::s;
 use crate::world::{HERE, World, hashes, shapes};
 use crate::{LENGTHS, in_little_memory};
 
-/// Polls once: what waits then is dropped.
+/// Polls a future once; a future that waits then is dropped.
 fn poll_once<T>(future: impl Future<Output = Result<T, PagedKvError>>) -> Option<bool> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => Some(done.is_ok()),

@@ -1,4 +1,4 @@
-//! `World`: a small cache with something of everything in it, for calls with extreme lengths.
+//! `World`: a small cache with a part of each kind in it, for calls with extreme lengths.
 
 use paged_kv::{
     AdmitOptions, BlockHash, CachedSequence, EvictionStrategy, PagedKvCache, Prompt, Reservation,
@@ -11,7 +11,7 @@ use crate::common::snapshot::Snapshot;
 /// Blocks of each world's cache.
 pub const BLOCKS: usize = 14;
 
-/// What a world is like.
+/// The shape of a world.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub block_size: usize,
@@ -28,7 +28,7 @@ pub struct World {
     pub room: Reservation,
 }
 
-/// Sequences that are there: allocated, forked, admitted by hashes, and without tokens.
+/// Sequences of the world: allocated, forked, admitted by hashes, and without tokens.
 pub const HERE: [SeqId; 4] = [s(1), s(2), s(3), s(4)];
 
 pub fn shapes() -> Vec<Shape> {
@@ -41,7 +41,7 @@ pub fn shapes() -> Vec<Shape> {
     [1, 4, 1 << 20, 1 << 60].into_iter().flat_map(of).collect()
 }
 
-/// Hashes of as many full blocks.
+/// Returns the hashes of `n` full blocks.
 pub fn hashes(n: usize) -> Vec<BlockHash> {
     (1..=n as u128).map(|hash| BlockHash::from_u128(hash << 64 | hash)).collect()
 }
@@ -67,7 +67,7 @@ impl World {
         Self { cache, handle, cached, room }
     }
 
-    /// All that can be seen of it.
+    /// Returns all visible state of the world.
     pub fn picture(&self) -> (Snapshot, String) {
         let of_handle = |handle: &Sequence| {
             format!("{} {:?} {:?}", handle.num_tokens(), handle.block_ids(), handle.gaps())
@@ -76,7 +76,7 @@ impl World {
         (Snapshot::of(&self.cache), format!("{handles} {}", self.room.num_blocks()))
     }
 
-    /// Ends all of it and finds nothing left.
+    /// Drops all parts and asserts that nothing is left.
     #[track_caller]
     pub fn end(self) {
         let Self { cache, handle, cached, room } = self;
