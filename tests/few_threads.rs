@@ -1,8 +1,8 @@
-//! Does it hold with a few threads at a size that an interpreter can run? Under miri each seed is
-//! another schedule, and a load may see what is older than the newest, as on other machines.
+//! Tests with few threads, at a size that miri can run. Under miri each seed is another schedule, and a
+//! load may return an older value, as on weakly ordered machines.
 //!
-//! Each block has a cell that its owners write and read Relaxed: only the pool's own hand-over orders
-//! them, and a content that comes too late is seen.
+//! Each block has a cell that its owners write and read Relaxed. Only the pool's own hand-over orders
+//! these accesses, so a content that arrives too late is detected.
 
 mod common;
 
@@ -15,7 +15,7 @@ use common::{assert_empties, s};
 
 const NOBODY: u64 = 0;
 
-/// What each block holds.
+/// The contents of each block.
 struct Cells(Vec<AtomicU64>);
 
 impl Cells {
@@ -120,7 +120,7 @@ fn sequences_by_id_are_forked_leased_and_evicted_by_all() {
             for id in [own, s(10 * number + 1)] {
                 match cache.free(id) {
                     Ok(()) | Err(PagedKvError::SequenceNotFound(_)) => {}
-                    // A fork of this thread's by another, which leases nothing.
+                    // Another thread may have forked this thread's sequence; a fork takes no lease.
                     Err(refusal) => panic!("{refusal}"),
                 }
             }

@@ -1,5 +1,5 @@
-//! Forks to several ids: all or none, and none of them is ever mistaken for another sequence that took
-//! its id.
+//! Tests of forks to several ids: a call makes all forks or none, and none is mistaken for another
+//! sequence that took its id.
 
 mod common;
 
@@ -9,12 +9,12 @@ use common::snapshot::Snapshot;
 use common::{assert_empties, s};
 use paged_kv::{PagedKvCache, PagedKvError, SeqId, Worker};
 
-/// Ids that are refused as a whole, because 100 is listed twice. The first is 2.
+/// Returns ids that are refused as a whole, because 100 is listed twice. The first is 2.
 fn refused_ids() -> Vec<SeqId> {
     (2..3).chain(100..140).chain(100..101).map(s).collect()
 }
 
-/// Forks sequence 1 many times to ids that are refused, while `other` runs again and again.
+/// Forks sequence 1 many times to refused ids, while `other` runs again and again.
 fn refuse_many_forks(cache: &PagedKvCache, mut other: impl FnMut()) {
     let (dsts, over) = (refused_ids(), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -41,7 +41,7 @@ fn a_refused_fork_n_takes_back_its_own_forks_and_no_other_sequence() {
     cache.allocate(s(1), 9).unwrap();
     let mut replaced = 0;
     refuse_many_forks(&cache, || {
-        // The fork goes, and a sequence of this thread's takes its id.
+        // The fork is freed, and a sequence of this thread takes its id.
         if cache.free(s(2)).is_err() || cache.allocate(s(2), 5).is_err() {
             return;
         }

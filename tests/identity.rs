@@ -1,4 +1,5 @@
-//! An id that names another sequence by now: what was begun with the first one leaves the other alone.
+//! Tests of identity: when another sequence has taken an id, the calls begun with the first sequence
+//! leave it alone.
 
 mod common;
 
@@ -14,7 +15,7 @@ use paged_kv::{
 const OLD: [u32; 8] = [7; 8];
 const NEW: [u32; 13] = [8; 13];
 
-/// How the first sequence leaves, so that another can come under its id.
+/// The way in which the first sequence leaves, so that another can take its id.
 type Leave = fn(&PagedKvCache);
 const LEAVES: [Leave; 4] = [
     |cache| _ = cache.evict().unwrap(),
@@ -25,7 +26,7 @@ const LEAVES: [Leave; 4] = [
 
 type Rows = [(LeaseRow, usize)];
 
-/// What a thread does next that grew the first one in a step, with the row that it has of it.
+/// The next call of a thread that grew the first sequence in a step, with its row of that sequence.
 type Next = fn(&mut Rows, Step) -> (Result<()>, Option<Step>);
 const NEXT: [(&str, Next); 5] = [
     ("slots", |rows, step| (step.slots(rows, Gaps::Show, &mut [0_i64; 16]).map(drop), Some(step))),
@@ -35,7 +36,7 @@ const NEXT: [(&str, Next); 5] = [
     ("join", |rows, mut step| (step.join(&mut rows[0].0), Some(step))),
 ];
 
-/// And what is refused with a row of the other one, which did not grow in the step.
+/// Calls that are refused with a row of the other sequence, which did not grow in the step.
 const NEXT_BY_THE_OTHER: [(&str, Next); 3] = [
     ("slots", |rows, step| (step.slots(rows, Gaps::Show, &mut [0_i64; 16]).map(drop), Some(step))),
     ("accept", |rows, mut step| (step.accept(0, &mut rows[0].0, &[9]).map(drop), Some(step))),
@@ -95,7 +96,7 @@ fn an_aborted_step_leaves_another_sequence_under_the_id_alone() -> Result<()> {
         leave(&cache);
         cache.admit(s(1), &NEW)?;
         let before = info(&cache);
-        step.abort(&mut rows)?; // the row that is gone is passed over
+        step.abort(&mut rows)?; // passes over the row that is gone
         assert_eq!(info(&cache), before);
         assert_eq!(cache.used_block_count(), 4);
         cache.validate()?;
@@ -114,7 +115,7 @@ fn a_sequence_that_joined_without_growing_is_told_from_the_next_too() -> Result<
     cache.admit(s(1), &NEW)?;
     let refused = step.commit(&mut row, 8);
     assert_eq!(refused, Err(PagedKvError::SequenceNotFound(s(1))));
-    let mut row = lease_row(&cache, s(1)); // from now on it is this one
+    let mut row = lease_row(&cache, s(1)); // a row of the new sequence
     step.join(&mut row)?;
     assert_eq!(step.commit(&mut row, 8)?, 2);
     assert_eq!(step.complete().published, 2);
@@ -181,12 +182,12 @@ fn rows_are_asked_for_in_the_order_of_their_numbers() -> Result<()> {
     assert!(is_refused(step.accept(2, &mut rows[1].0, &[9])));
     step = abort_is_refused(step.abort(&mut swapped).unwrap_err());
     step = abort_is_refused(step.abort(&mut rows[..1]).unwrap_err());
-    // By handle, too.
+    // The same holds by handle.
     let mut handles = [(cache.allocate_sequence(3)?, 1), (cache.allocate_sequence(3)?, 1)];
     handles.iter_mut().try_for_each(|(handle, n)| handle.append(*n).map(drop))?;
     assert!(is_refused(step.slots(&handles, Gaps::Show, &mut out)));
     step = abort_is_refused(step.abort(&mut handles).unwrap_err());
-    // Nor does a row that is gone stand for another.
+    // A row that is gone does not stand for another row either.
     cache.free(s(2))?;
     let mut gone = [rows[1].clone(), rows[1].clone()];
     step = abort_is_refused(step.abort(&mut gone).unwrap_err());
@@ -213,7 +214,8 @@ fn a_step_of_which_a_row_is_gone_is_aborted_for_the_others() -> Result<()> {
     cache.validate()
 }
 
-/// Threads that evict each other's requests and take their ids, while others are in the middle of steps.
+/// Threads evict each other's requests and take their ids, while other threads are in the middle of
+/// steps.
 #[test]
 fn no_step_publishes_what_another_request_has_not_computed() {
     const THREADS: u32 = 4;
@@ -265,7 +267,7 @@ fn no_step_publishes_what_another_request_has_not_computed() {
     cache.validate().unwrap();
 }
 
-/// Also those that go between its look at them and its locks.
+/// This includes rows that leave between the abort's first read of them and its locks.
 #[test]
 fn an_abort_passes_over_the_rows_that_go_meanwhile() {
     const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };

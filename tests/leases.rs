@@ -1,4 +1,4 @@
-//! What does a lease keep in place, and what goes on under it? And how does a leased batch grow?
+//! Tests of leases: which calls a lease refuses, which it allows, and how a leased batch grows.
 
 mod common;
 
@@ -176,7 +176,7 @@ enum Way {
 
 const WAYS: [Way; 4] = [Way::Ids, Way::Lease, Way::RowsOfLease, Way::Handles];
 
-/// Rows of these lengths, the last a fork of the one before it, in the cache or as handles.
+/// Rows of these lengths, the last a fork of the row before it, in the cache or as handles.
 struct Rows<'a> {
     cache: &'a PagedKvCache,
     way: Way,
@@ -226,7 +226,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Grows as many of the first rows as fit.
+    /// Grows a prefix of the rows, as many as fit.
     fn grow(&mut self, num_new_tokens: &[usize], step: &mut Step) -> Result<Grown, PagedKvError> {
         match self.way {
             Way::Ids | Way::RowsOfLease => step.grow(&mut self.of_leases(num_new_tokens)),
@@ -263,7 +263,8 @@ impl<'a> Rows<'a> {
 
 #[test]
 fn a_batch_grows_whole_or_not_at_all() {
-    // Lengths 4, 6 and its fork. Growing by 5, 3 and 1 takes 2 blocks; 1 and a copy; a copy.
+    // The lengths are 4, 6 and its fork. Growth by 5, 3 and 1 takes 2 blocks, then 1 and a copy, then a
+    // copy.
     for free in 0..=6 {
         for way in WAYS {
             for cache in shapes(3 + free, 4) {
@@ -301,7 +302,7 @@ fn a_batch_grows_whole_or_not_at_all() {
 
 #[test]
 fn a_step_grows_the_rows_that_fit() {
-    // The needs of the rows, one after the other: 2; 1 and a copy; none, as the last sharer.
+    // The rows need, in order: 2 blocks; 1 and a copy; none, as the last sharer.
     let fits = [(0, 2), (0, 1), (1, 2), (1, 1), (3, 0), (3, 0)];
     for (free, (done, missing)) in fits.into_iter().enumerate() {
         for way in WAYS {
@@ -361,7 +362,7 @@ fn a_batch_of_different_pools_is_refused() {
     let refused = append_batch(&mut rows, &mut batch);
     assert_eq!(refused, Err(PagedKvError::WrongCache { value: "row" }));
     assert!(rows.iter().all(|row| row.0.num_tokens() == 4));
-    // One batch after another may be of different pools.
+    // Consecutive batches may belong to different pools.
     append_batch(&mut rows[..1], &mut batch).unwrap();
     append_batch(&mut rows[1..], &mut batch).unwrap();
     assert_eq!((mine.used_block_count(), other.used_block_count()), (2, 2));
@@ -391,7 +392,7 @@ fn the_refusal_of_a_batch_counts_its_rows() {
     }
 }
 
-/// The same requests as a lease, as its rows in a step, and one by one by the functions over `&Sequence`.
+/// Asserts that a lease, its rows in a step, and the functions over `&Sequence` export the same.
 fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad: T) {
     const LENGTHS: [(usize, Option<(usize, usize)>); 4] =
         [(9, None), (23, Some((4, 5))), (8, None), (30, Some((0, 3)))];
@@ -437,7 +438,7 @@ fn assert_exports_agree<T: KernelInt + PartialEq + std::fmt::Debug>(zero: T, pad
             assert_eq!(lease.last_slots(&num_last, gaps, &mut of_lease), Ok(slots));
             assert_eq!(of_ranges, of_lease);
 
-            // A handle's exports are the functions over `&Sequence`: compare row by row.
+            // The exports of a handle are the functions over `&Sequence`: compare row by row.
             for (&id, tokens) in ids.iter().zip(ranges) {
                 let lease = cache.lease(&[id]).unwrap();
                 cache.with_sequence(id, |sequence| {

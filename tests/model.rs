@@ -1,8 +1,8 @@
-//! Does the cache do what a page of sets and lists says? Random operations on both, equal results,
-//! refusals included, and equal state after each.
+//! Model test: random operations on the cache and on a reference of sets and lists have equal results,
+//! refusals included, and equal state after each operation.
 //!
-//! The reference knows no runs, words or shards: a sequence is a list with a block or a gap for
-//! each logical block, and a block is used exactly if some list or some pending copy has it.
+//! The reference has no runs, words or shards. A sequence is a list with a block or a gap for each
+//! logical block. A block is used exactly if some list or some pending copy has it.
 
 #[path = "model/calls.rs"]
 mod calls;
@@ -25,7 +25,7 @@ prop_state_machine! {
     fn the_cache_does_what_the_reference_says(sequential 1..60 => Cache);
 }
 
-/// The reference, and what its last call came to.
+/// The reference, and the result of its last call.
 #[derive(Clone, Debug)]
 struct Model {
     shape: Shape,
@@ -57,7 +57,7 @@ impl ReferenceStateMachine for Model {
     }
 }
 
-/// The cache, beside the reference.
+/// The cache, compared with the reference.
 struct Cache;
 
 impl StateMachineTest for Cache {
@@ -78,18 +78,18 @@ impl StateMachineTest for Cache {
     }
 }
 
-/// Few ids, so that they meet.
+/// Draws one of few ids, so that calls meet.
 fn id() -> impl Strategy<Value = SeqId> + Clone {
     (0..6_u64).prop_map(s)
 }
 
-/// One that is there, where any is, or in every fourth call any.
+/// Draws the id of a sequence, if there is one; in every fourth call any id.
 fn id_of(reference: &Reference) -> impl Strategy<Value = SeqId> + Clone + use<> {
     let there = reference.ids();
     if there.is_empty() { id().boxed() } else { prop_oneof![3 => select(there), 1 => id()].boxed() }
 }
 
-/// Lengths in tokens: short ones, whole blocks, and now and then far too long.
+/// Draws lengths in tokens: short ones, whole blocks, and a few that are far too long.
 fn length(block_size: usize, num_blocks: usize) -> impl Strategy<Value = usize> + Clone {
     prop_oneof![
         6 => 0..=3 * block_size,

@@ -1,4 +1,4 @@
-//! What can be done to a sequence whose tokens are known, by handle and by id?
+//! Tests of sequences whose tokens are known, by handle and by id.
 
 mod common;
 
@@ -58,7 +58,7 @@ fn what_is_cut_off_is_not_known_any_more() {
     for cut in [12, 9, 8, 7] {
         cache.admit(s(1), &tokens).unwrap();
         cache.truncate(s(1), cut).unwrap();
-        // Other tokens in the place of those cut off.
+        // Other tokens take the place of those cut off.
         let others: Vec<u32> = (100..).take(13 - cut).collect();
         let _ = cache.append_tokens(s(1), &others).unwrap();
         let mut now = tokens[..cut].to_vec();

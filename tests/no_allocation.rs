@@ -1,5 +1,5 @@
-//! Does a running batch ask the memory allocator for anything? Not once it has warmed up. Nor does a
-//! cache keep tokens that nobody is told of.
+//! Tests of memory use: a warmed-up batch makes no call to the memory allocator, and a cache without an
+//! event sink keeps no tokens.
 
 use allocation_counter::measure;
 use paged_kv::export::{Gaps, TableShape};
@@ -104,7 +104,7 @@ fn a_decode_step_of_256_rows_allocates_nothing() {
             step.block_tables(rows, &mut table, shape).unwrap();
             assert_eq!(step.slots(rows, Gaps::Show, &mut slots).unwrap(), 3 * ROWS);
             for (row, (sequence, _)) in rows.iter_mut().enumerate() {
-                // At first all fill their blocks at once: more than that is never published.
+                // At first all rows fill their blocks in the same step: no later step publishes more.
                 let accepted = if number < 8 { 3 } else { 1 + (row + number) % 3 };
                 let tokens = [row as u32, number as u32, 7];
                 step.accept(row, sequence, &tokens[..accepted]).unwrap();
@@ -145,7 +145,7 @@ fn the_counter_counts() {
     assert_eq!(info.count_total, 1);
 }
 
-/// Bytes a block of all that a cache is made of.
+/// Returns the bytes per block of everything that a cache consists of.
 fn bytes_a_block(builder: paged_kv::PagedKvCacheBuilder) -> f64 {
     const BLOCKS: usize = 1 << 20;
     let mut cache = None;
@@ -161,14 +161,14 @@ fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
     println!(
         "{with:.1} bytes a block with prefix reuse, {two_queue:.1} of two queues, {without:.1} without"
     );
-    // And some 30 KiB that do not grow with the pool.
+    // Some 30 KiB do not grow with the pool.
     assert!(two_queue <= 96.0 + 32.0 / 1024.0, "{two_queue:.4}");
     assert!(with <= 96.0, "{with:.1}");
     assert!(without <= 32.0, "{without:.1}");
     assert!(with >= 80.0 && without >= 12.0, "the builder refuses what cannot have so much");
 }
 
-/// The tokens of every block, and what hangs together, are there for listeners only.
+/// The tokens of every block, and its parent and children, are kept only with an event sink.
 #[test]
 fn tokens_are_kept_only_where_somebody_listens() {
     struct Deaf;

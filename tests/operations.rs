@@ -1,4 +1,4 @@
-//! What does each operation mean, and what does it refuse? Each sentence of the design, one test.
+//! Tests of operations: the effect and the refusals of each, one test for each sentence of the design.
 
 mod common;
 
@@ -82,8 +82,8 @@ fn append_takes_blocks_only_past_the_last_one() {
     }
 }
 
-/// What an append must be, however the sequence came to share its blocks: writes go to blocks
-/// that no other sequence has, and there is a copy only where another has the block.
+/// Appends, and checks that the writes go to blocks that no other sequence has, and that there is a copy
+/// only where another sequence has the block. This holds however the sequence came to share its blocks.
 fn append_and_check(cache: &PagedKvCache, id: SeqId, num_new_tokens: usize) -> Append {
     let others: Vec<BlockId> = cache
         .sequence_ids()
@@ -653,7 +653,7 @@ fn a_block_size_whose_slots_overflow_is_refused() {
     assert!(matches!(huge.build(), Err(InvalidConfig { parameter: "block_size", .. })));
 }
 
-/// Readers take turns with a thread that waits to change the sequence.
+/// Readers alternate with a thread that waits to change the sequence.
 #[test]
 fn readers_one_after_another_do_not_keep_an_append_out() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
@@ -669,7 +669,7 @@ fn readers_one_after_another_do_not_keep_an_append_out() {
                 }
             });
         }
-        // Would hang, and not only be late, if a reader were always in.
+        // A reader that was always inside would make this hang, not only delay it.
         drop(cache.append(s(1), 1).unwrap());
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });

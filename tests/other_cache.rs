@@ -1,5 +1,5 @@
-//! Values of one cache given to another: each pair of public types is refused with an error that says
-//! which, and changes nothing.
+//! Tests of values of one cache passed to another: each pair of public types is refused with an error
+//! that names the fault, and changes nothing.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn admitted(cache: &PagedKvCache) -> CachedSequence {
     cache.admit_sequence(&cache.prompt(&[7; 6]), &AdmitOptions::default()).unwrap().0
 }
 
-/// A cache with request 1, and what is asked of another one with request 1.
+/// A cache with request 1, and a call on another one with request 1.
 type Pair = fn(&PagedKvCache, &PagedKvCache) -> Result<()>;
 
 const PAIRS: [(&str, Pair); 24] = [
@@ -149,7 +149,7 @@ fn a_value_of_another_cache_is_refused_and_changes_nothing() {
         for cache in [&one, &other] {
             cache.admit(s(1), &[7; 6]).unwrap();
         }
-        // The other one may have grown its request itself, for a step to be given away.
+        // The other request is not compared: the call may have grown it, to have a step to pass on.
         let state = || {
             let blocks = [&one, &other].map(|cache| {
                 (cache.used_block_count(), cache.prefix().probe(&cache.prompt(&[7; 6])))
@@ -175,7 +175,7 @@ fn a_sequence_that_joins_a_step_of_another_cache_is_refused() {
     assert_eq!(other.used_block_count(), 0, "no step holds its blocks");
 }
 
-/// Every way in for a prompt, and what it says of it.
+/// Every way to pass a prompt in; it returns the tokens that it matched.
 type WayIn = fn(&PagedKvCache, &Prompt) -> Result<usize>;
 const WAYS_IN: [WayIn; 3] = [
     |cache, prompt| {

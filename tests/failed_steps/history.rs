@@ -1,4 +1,5 @@
-//! Random histories, once with steps that fail and once without these steps: both end alike.
+//! Random histories, made once with failing steps and once without these steps: both end in the same
+//! state.
 
 use paged_kv::{AdmitOptions, LeaseRow, PagedKvCache, Result, SeqId, SequenceInfo, StepBuffers};
 use proptest::collection::vec;
@@ -7,13 +8,13 @@ use proptest::prelude::*;
 const IDS: u64 = 4;
 const BLOCK_SIZE: usize = 4;
 
-/// How a step ends that has failed.
+/// How a failing step ends.
 #[derive(Clone, Copy, Debug)]
 enum Failure {
     Abort,
-    /// Aborted, and a step after it in the same memory.
+    /// An abort, followed by a step in the same memory.
     AbortAndGoOn,
-    /// Only of one that nothing grew in.
+    /// A drop, only of a step in which no row grew.
     Drop,
 }
 
@@ -52,7 +53,7 @@ enum Op {
         id: u64,
     },
     Reset,
-    /// Each row grows, and then so many of its tokens are accepted.
+    /// Each row grows, and then this many of its tokens are accepted.
     Step {
         rows: Vec<(u64, usize, usize)>,
         commits: Vec<u64>,
@@ -85,7 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The tokens of a family: prompts of one begin alike.
+/// Returns a token of a family: prompts of one family share their beginning.
 fn token(family: u32, at: usize) -> u32 {
     family * 1_000 + at as u32
 }
@@ -95,8 +96,9 @@ struct Side {
     buffers: StepBuffers,
 }
 
-/// What is seen of an operation: all answers, as text. (Not how many blocks wait for a step: a content
-/// that another block holds may be offered once more after a failure, and is published once.)
+/// The visible result of an operation: all answers, as text. The number of blocks that wait for a step is
+/// left out. After a failure a content that another block holds may be offered again, and it is published
+/// once.
 type Seen = String;
 
 impl Side {
@@ -197,7 +199,7 @@ impl Side {
         seen
     }
 
-    /// All that can be seen from outside but which blocks they are.
+    /// Returns all visible state but the block ids.
     fn state(&self) -> (Vec<Option<[usize; 3]>>, usize, Vec<usize>) {
         let lengths =
             |info: SequenceInfo| [info.num_tokens, info.num_named_tokens, info.num_blocks()];
@@ -210,7 +212,7 @@ impl Side {
     }
 }
 
-/// One that has failed, if it is one.
+/// True for a step that fails.
 fn fails(op: &Op) -> bool {
     matches!(op, Op::Step { fails: Some(_), .. })
 }

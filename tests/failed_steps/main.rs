@@ -1,5 +1,5 @@
-//! After a failed, dropped or aborted step everything can be done again, with the outcome that it would
-//! have had; and tokens are named where they are.
+//! Tests of failed steps: after a failed, dropped or aborted step every call can be repeated, with the
+//! outcome it would have had. Tokens become known in the order of their positions.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,7 +27,7 @@ fn a_commit_in_a_failed_step_can_be_repeated() -> Result<()> {
         cache.admit(s(1), &[7; 9])?;
         let mut failed = cache.step(Default::default());
         assert_eq!(failed.commit(&mut lease_row(&cache, s(1)), 9)?, 2);
-        // Forks made meanwhile had offered the same blocks.
+        // A fork made during the step had offered the same blocks.
         cache.fork(s(1), s(2))?;
         if aborts {
             failed.abort::<LeaseRow>(&mut [])?;
@@ -71,7 +71,7 @@ fn what_was_offered_to_a_step_is_not_offered_twice() -> Result<()> {
     assert_eq!(step.commit(&mut sequence, 9)?, 0);
     assert_eq!(step.complete().published, 2);
     assert_eq!(sequence.commit(9)?, 0);
-    // A failure elsewhere changes nothing of what was published.
+    // The failure of another sequence's step changes nothing that was published.
     let mut other = admitted(&cache, &[8; 9], 9);
     let mut failed = cache.step(Default::default());
     assert_eq!(failed.commit(&mut other, 9)?, 2);
@@ -117,18 +117,18 @@ fn a_truncation_that_drops_no_token_changes_nothing() -> Result<()> {
 fn tokens_are_named_only_behind_named_ones() -> Result<()> {
     let cache = cache();
     cache.admit(s(1), &[1, 2, 3])?;
-    drop(cache.append(s(1), 1)?); // position 3: not named
+    drop(cache.append(s(1), 1)?); // position 3: its token is not known
     let refused = PagedKvError::UnnamedTokens { named: 3, num_tokens: 4 };
     assert_eq!(cache.append_tokens(s(1), &[4]).map(drop), Err(refused));
     assert_eq!(cache.get_sequence(s(1)).unwrap().num_tokens, 4);
     assert_eq!(cache.commit(s(1), &[4])?, 1);
     drop(cache.append_tokens(s(1), &[5])?);
     assert_eq!(cache.prefix().probe(&cache.prompt(&[1, 2, 3, 4, 5])), 4);
-    // Before a prompt's own tokens have slots, none comes behind them.
+    // Before the prompt's own tokens have slots, no token can follow them.
     cache.admit_with(s(2), &cache.prompt(&[7; 9]), &AdmitOptions::default().first_chunk(4))?;
     assert!(cache.append_tokens(s(2), &[8]).is_err());
     assert_eq!(cache.get_sequence(s(2)).unwrap().num_tokens, 4);
-    // Where only hashes are known, none is named, and all are appended.
+    // Where only hashes are known, no token is known, and all are appended.
     cache.admit_with(s(3), &paged_kv::Prompt::from_hashes(&[], 3), &AdmitOptions::default())?;
     for _ in 0..3 {
         drop(cache.append_tokens(s(3), &[9])?);
@@ -139,7 +139,7 @@ fn tokens_are_named_only_behind_named_ones() -> Result<()> {
 
 #[test]
 fn a_row_with_a_named_token_and_drafts_behind_it_is_accepted() -> Result<()> {
-    // The prompt's last token is computed with the drafts.
+    // The prompt's last token is computed together with the drafts.
     for (accepted, published) in [(&[3, 4, 5][..], 1), (&[3, 4], 1), (&[3], 0), (&[], 0)] {
         let cache = cache();
         let mut rows = [(admitted(&cache, &[1, 2, 3], 2), 4)];
@@ -169,7 +169,7 @@ fn a_chunk_of_a_prompt_that_goes_on_is_accepted() -> Result<()> {
         let full = (2 + accepted) / 4;
         assert_eq!(step.accept(0, &mut rows[0].0, tokens)?, full, "{accepted} accepted");
         assert_eq!((step.complete().published, rows[0].0.num_tokens()), (full, 2 + accepted));
-        // The rest of the prompt is named as before.
+        // The rest of the prompt is known as before.
         assert_eq!(rows[0].0.num_named_tokens(), 17);
         drop(rows[0].0.append(15 - accepted)?);
         rows[0].0.commit(17)?;
@@ -207,7 +207,7 @@ fn rows_that_were_refused_are_not_held_by_the_step() -> Result<()> {
     assert!(step.grow(&mut other).is_err());
     drop(other);
     assert_eq!(cache.free_block_count(), 2, "none of a refused batch has joined");
-    // One that had joined before stays held.
+    // A row that had joined before stays held.
     let mut joined = [(cache.allocate_sequence(4)?, 9)];
     step.join(&mut joined[0].0).unwrap();
     assert_eq!(step.grow(&mut joined)?.grown_rows, 0);
@@ -271,7 +271,7 @@ fn of_n_owners_of_a_last_block_in_one_batch_all_but_one_copy() -> Result<()> {
             let tails: std::collections::BTreeSet<_> =
                 rows.iter().map(|(row, _)| row.block_ids()[0]).collect();
             assert_eq!(tails.len(), owners, "each has a last block of its own");
-            // And all of it can be undone: the block is shared as before.
+            // The abort undoes all of it: the block is shared as before.
             step.abort(&mut rows)?;
             assert_eq!(cache.used_block_count(), 1);
             assert!(rows.iter().all(|(row, _)| row.block_ids() == rows[0].0.block_ids()));
@@ -292,7 +292,7 @@ fn owners_that_grow_in_two_batches_of_a_step_copy_no_more() -> Result<()> {
     assert_eq!(step.grow(&mut rows[..2])?.grown_rows, 2);
     assert_eq!(step.grow(&mut rows[2..])?.grown_rows, 2);
     assert_eq!(step.copies(&mut Vec::<[u32; 2]>::new())?, 3);
-    // With an owner outside of the batch all of them copy.
+    // With an owner outside the batch all of its rows copy.
     step.complete();
     let outside = rows[0].0.fork()?;
     let mut step = cache.step(Default::default());
@@ -321,8 +321,8 @@ fn an_acceptance_that_is_refused_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A row of 3 tokens that grew into a block which it shares since with a fork, and which can have no more
-/// owners: it is not cut within that block. Accepted up to 5 tokens.
+/// Creates a row of 3 tokens that grew into a block and then shared it with a fork. The block can have no
+/// more owners, so the row cannot be cut inside it. The row is accepted up to 5 tokens.
 fn row_that_is_not_cut(
     step: &mut Step,
     cache: &PagedKvCache,
@@ -339,7 +339,7 @@ fn row_that_is_not_cut(
 
 #[test]
 fn an_acceptance_whose_cut_is_refused_can_be_repeated() -> Result<()> {
-    // The tokens are the row's, or the prompt's.
+    // The tokens belong to the row, or already to its prompt.
     for named in [3, 4, 5] {
         let cache = cache();
         let mut step = cache.step(Default::default());

@@ -1,5 +1,5 @@
-//! Foreign code calls the cache back from every call of every operation, with every operation, of the
-//! same sequence too: nothing hangs, and everything stays consistent.
+//! Foreign code that calls the cache back from every call of every operation, with every operation, also
+//! on the same sequence. No operation hangs, and the cache stays consistent.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::world::{First, NUM_BLOCKS, World, assert_heard, cache_of, tokens};
 
 type CallBack = fn(&PagedKvCache, SeqId);
 
-/// Operations of a sequence.
+/// Operations on a sequence.
 const CALLS_BACK: &[CallBack] = &[
     |cache, id| _ = cache.get_sequence(id),
     |cache, id| _ = cache.with_sequence(id, |sequence| sequence.num_tokens()),
@@ -58,7 +58,7 @@ const CALLS_BACK: &[CallBack] = &[
     |cache, id| _ = cache.commit(id, 9),
 ];
 
-/// Operations of the cache.
+/// Operations on the cache.
 const OF_CACHE: &[fn(&PagedKvCache)] = &[
     |cache| cache.validate().expect("foreign code is called when everything is consistent"),
     |cache| _ = cache.stats(),
@@ -73,10 +73,10 @@ const OF_CACHE: &[fn(&PagedKvCache)] = &[
     |cache| cache.prefix().reset(),
 ];
 
-/// Sequences of the world, one that is not there, and the one that operations make.
+/// The sequences of the world, an id without a sequence, and the sequence that operations make.
 const IDS: std::ops::Range<u64> = 1..9;
 
-/// Everything, in one order or the other.
+/// Makes every operation, in forward or in reverse order.
 fn call_back(cache: &PagedKvCache, backwards: bool) {
     let of_ids = || IDS.flat_map(|id| CALLS_BACK.iter().map(move |call| (call, SeqId(id))));
     if backwards {
@@ -89,7 +89,7 @@ fn call_back(cache: &PagedKvCache, backwards: bool) {
     }
 }
 
-/// Runs `operation`, whose `n`-th `call` calls back. False if there was no such call.
+/// Runs `operation`, whose `n`-th `call` calls back. Returns false if there was no such call.
 fn run(
     operation: Operation,
     first: Option<First>,
@@ -116,7 +116,7 @@ fn run(
     fired
 }
 
-/// Calls back from every call of the kinds of every operation. Gives how many there were.
+/// Calls back from every call of the given kinds in every operation. Returns how many calls there were.
 fn from_every_call(
     operations: &[(&str, Operation)],
     first: Option<First>,

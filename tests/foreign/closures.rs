@@ -1,4 +1,4 @@
-//! Closures that panic, or that wait for room, while they look at a sequence.
+//! Closures that panic, or that wait for room, while they read a sequence.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// Gives room by `give` while sequence 2 waits to grow, a closure at sequence 1 waits for room, and a thread
-/// that changes sequence 1 waits for the closure.
+/// Has `give` release blocks while three threads wait: sequence 2 to grow, a closure on sequence 1 for
+/// room, and a thread that changes sequence 1 for the closure.
 fn give_room_to_a_closure(give: impl Fn(&PagedKvCache) + Copy + Send + 'static) {
     watched(move || {
         let cache = &Arc::new(PagedKvCache::new(8, BLOCK_SIZE, 1, 1));
@@ -32,7 +32,7 @@ fn give_room_to_a_closure(give: impl Fn(&PagedKvCache) + Copy + Send + 'static) 
             let reserved = scope.spawn(move || cache.with_sequence(SeqId(1), |_| reserve()));
             wait_until(|| cache.waiting().len() == 2);
             let changed = scope.spawn(|| cache.append(SeqId(1), 1));
-            // Until it waits for the closure, which nothing tells.
+            // Waits until that thread waits for the closure, which no call can observe.
             thread::sleep(Duration::from_millis(100));
             give(cache);
             assert!(grown.join().unwrap().is_ok());

@@ -8,7 +8,7 @@ use paged_kv::{BlockPool, Sequence};
 
 use crate::panic_quietly;
 
-/// An iterator that panics at the n-th step of it and all its clones, or yields one less each time.
+/// An iterator that panics at the n-th step, counted over itself and all its clones.
 #[derive(Clone)]
 struct Steps<'a> {
     of: &'a [Sequence],

@@ -1,7 +1,7 @@
-//! What does code of the caller's cost that panics, or that calls the cache? Wakers, event sinks,
-//! closures and iterators, at every call that the library makes of them.
+//! Tests of foreign code that panics or calls the cache: wakers, event sinks, closures and iterators, at
+//! every call that the library makes of them.
 //!
-//! A test that hangs fails after a while.
+//! A test that hangs fails after a time limit.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,13 +21,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Tokens a block.
+/// Tokens per block.
 const BLOCK_SIZE: usize = 4;
 
-/// Long enough that only a defect makes a test wait so.
+/// Long enough that only a defect makes a test wait so long.
 const HANG: Duration = Duration::from_secs(100);
 
-/// Fails, instead of hanging, when `body` does not come back.
+/// Fails instead of hanging when `body` does not return.
 #[track_caller]
 fn watched(body: impl FnOnce() + Send + 'static) {
     let (ended, end) = mpsc::channel::<()>();
@@ -42,7 +42,7 @@ fn watched(body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// A panic without a message on standard error.
+/// Panics without a message on standard error.
 fn panic_quietly() -> ! {
     std::panic::resume_unwind(Box::new("on purpose"))
 }

@@ -1,4 +1,4 @@
-//! Every operation under which a waiter may be woken or an event be told. Each says what came of it.
+//! Every operation that may wake a waiter or emit an event. Each returns its outcome as text.
 
 use std::task::Poll;
 
@@ -10,7 +10,7 @@ use crate::{BLOCK_SIZE, HANG};
 
 pub type Operation = fn(&mut World<'_>) -> String;
 
-/// What came out, without the numbers that differ from run to run.
+/// Returns the outcome as text, without the numbers that differ between runs.
 fn told<T, E: std::fmt::Debug>(result: Result<T, E>, outcome: impl FnOnce(T) -> usize) -> String {
     format!("{:?}", result.map(outcome))
 }
@@ -23,7 +23,7 @@ fn admit(cache: &PagedKvCache, id: u64, number: u32, len: usize) -> String {
     told(cache.admit(SeqId(id), &tokens(number, len)), |admission| admission.cached_tokens)
 }
 
-/// Those that give blocks back, and may wake.
+/// Operations that give blocks back, and may wake waiters.
 pub const GIVING: &[(&str, Operation)] = &[
     ("free", |world| done(world.cache.free(SeqId(3)))),
     ("free a fork", |world| done(world.cache.free(SeqId(2)))),
@@ -95,7 +95,7 @@ pub const GIVING: &[(&str, Operation)] = &[
     }),
 ];
 
-/// Those of a waiter's own task.
+/// Operations of a waiter's own task.
 pub const WAITING: &[(&str, Operation)] = &[
     ("drop the first waiter", |world| {
         drop(world.waiting.remove(0));
@@ -111,7 +111,7 @@ pub const WAITING: &[(&str, Operation)] = &[
     }),
 ];
 
-/// Those that publish and reclaim, and tell.
+/// Operations that publish and reclaim contents, and emit events.
 pub const TELLING: &[(&str, Operation)] = &[
     ("allocate over idle blocks", |world| done(world.cache.allocate(SeqId(8), 8))),
     ("allocate what does not fit", |world| done(world.cache.allocate(SeqId(8), 99))),

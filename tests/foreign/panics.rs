@@ -1,5 +1,5 @@
-//! Foreign code panics at every call of every operation: the operation ends as it would have, and so
-//! does everything after it.
+//! Foreign code that panics at every call of every operation: the operation ends as it would have without
+//! the panic, and so do all later operations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::trip::{Call, Trip};
 use crate::world::{First, Listener, NUM_BLOCKS, World, assert_heard, cache_of, tokens};
 use crate::{panic_quietly, watched};
 
-/// Calls of one kind in one operation, at most.
+/// The most calls of one kind in one operation.
 const MOST_CALLS: usize = 64;
 
-/// What can be seen once an operation is over.
+/// The visible state after an operation.
 #[derive(Debug, PartialEq)]
 struct Seen {
     outcome: String,
@@ -48,8 +48,8 @@ impl Seen {
     }
 }
 
-/// Runs `operation` where the `n`-th `call` panics, and everything after it. Gives what is seen then, and
-/// whether there was such a call.
+/// Runs `operation` where the `n`-th `call` panics, and then the follow-up operations. Returns the
+/// visible state after the operation, and true if there was such a call.
 fn run(operation: Operation, first: Option<First>, call: Option<Call>, n: usize) -> (Seen, bool) {
     let trip = Arc::new(Trip::default());
     let (cache, listener) = cache_of(NUM_BLOCKS, &trip);
@@ -70,7 +70,7 @@ fn run(operation: Operation, first: Option<First>, call: Option<Call>, n: usize)
     (seen, fired)
 }
 
-/// The one behind is served if there is room for it, once the one in front is.
+/// Serves the waiter in front, and then the next one if there is room for it.
 fn serve_the_others(world: &mut World<'_>, panicked: Option<Call>) {
     let Some(mut last) = world.waiting.pop() else { return };
     let room = world.cache.free_block_count();
@@ -90,7 +90,7 @@ fn serve_the_others(world: &mut World<'_>, panicked: Option<Call>) {
     assert_eq!(last.poll().is_ready(), world.cache.free_block_count() >= 3);
 }
 
-/// The cache serves as before.
+/// Asserts that the cache serves as before.
 fn go_on(world: &mut World<'_>, listener: &Listener) {
     let cache = world.cache;
     world.waiting.clear();
@@ -104,7 +104,8 @@ fn go_on(world: &mut World<'_>, listener: &Listener) {
     }
 }
 
-/// Every call of the kinds in every operation: as if it had not panicked. Gives how many there were.
+/// Panics at every call of the given kinds in every operation, and compares with a run without panic.
+/// Returns how many calls there were.
 fn panic_at_every_call(
     operations: &[(&str, Operation)],
     first: Option<First>,

@@ -38,7 +38,7 @@ fn the_commit_after_a_sink_panicked_tells_its_own_tokens() {
 
 type With = dyn Fn(&PagedKvCache, &KvEvent<'_>) + Send + Sync;
 
-/// A sink that does something with the cache at each event.
+/// A sink that runs a cache operation at each event.
 struct CallsBack {
     cache: OnceLock<Weak<PagedKvCache>>,
     with: Box<With>,
@@ -88,7 +88,7 @@ fn a_sink_that_causes_more_events_than_are_kept_is_told_everything_anew() {
         let (cache, listener) = cache_of(8, &trip);
         let cache = Arc::new(cache);
         let called = cache.clone();
-        // While the sink is told one event, thousands come that it cannot be told.
+        // While the sink handles one event, thousands of others occur that cannot be delivered to it.
         let action = move || (0..2000).for_each(|round| serve(&called, round % 10, 21));
         trip.arm(Call::EventAfter, 1, Arc::new(action));
         serve(&cache, 1, 9);
@@ -168,7 +168,7 @@ fn a_commit_does_not_wait_for_the_sink_that_another_thread_is_in() {
         thread::scope(|scope| {
             let first = scope.spawn(|| serve(&cache, 1, 9));
             entered.recv().unwrap();
-            serve(&cache, 2, 9); // while the other one is in the sink
+            serve(&cache, 2, 9); // while the other thread is in the sink
             cache.validate().unwrap();
             leave.send(()).unwrap();
             first.join().unwrap();

@@ -1,4 +1,4 @@
-//! Many threads, and foreign code that panics or calls back at random: everything adds up at the end.
+//! Many threads, with foreign code that panics or calls back at random: all counts agree at the end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -18,7 +18,7 @@ const THREADS: u64 = 4;
 const ROUNDS: usize = 3000;
 const IDS: usize = 12;
 
-/// Foreign code that panics or calls back, each in one of some calls.
+/// Foreign code that at random calls panics or calls back.
 struct Moody {
     seed: AtomicU64,
     calm: AtomicBool,
@@ -64,7 +64,7 @@ impl Drop for MoodyWaker {
     }
 }
 
-/// One operation at random.
+/// Makes one random operation.
 fn operate(cache: &PagedKvCache, random: &mut Random) {
     let (id, other) = (SeqId(random.below(IDS) as u64), SeqId(random.below(IDS) as u64));
     let len = 1 + random.below(30);
@@ -126,7 +126,7 @@ fn storm(num_blocks: usize) {
                         random.below(3) > 0
                             || future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
                     });
-                    // The executor's own drop of the waker.
+                    // The drop of the waker is the executor's own.
                     _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));
                     if random.below(20) == 0 {
                         waiting.clear();

@@ -1,17 +1,17 @@
-//! A wire that foreign code runs over: its n-th call of a kind does what the test wants.
+//! `Trip`: a trap in foreign code, which runs an action of the test at the n-th call of a kind.
 
 use std::sync::{Arc, Mutex};
 
-/// Where the library calls foreign code.
+/// The calls that the library makes of foreign code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// `Wake::wake`.
     Wake,
-    /// The drop of what a waker points to.
+    /// The drop of a waker's data.
     WakerDrop,
     /// `EventSink::on_event`, before the listener has noted the event.
     EventBefore,
-    /// The same, after it has.
+    /// `EventSink::on_event`, after the listener has noted the event.
     EventAfter,
 }
 
@@ -26,23 +26,23 @@ pub struct Trip(Mutex<Option<Armed>>);
 
 struct Armed {
     call: Call,
-    /// Calls of the kind until the action, that one included.
+    /// Calls of the kind until the action, its own call included.
     left: usize,
     action: Action,
 }
 
 impl Trip {
-    /// Does `action` at the `n`-th call from now on.
+    /// Arms the trap: `action` runs at the `n`-th call from now on.
     pub fn arm(&self, call: Call, n: usize, action: Action) {
         *self.0.lock().unwrap() = Some(Armed { call, left: n, action });
     }
 
-    /// True if it was armed, and the action is still to come.
+    /// Disarms the trap. True if it was armed and its action has not run.
     pub fn disarm(&self) -> bool {
         self.0.lock().unwrap().take().is_some()
     }
 
-    /// A call of foreign code.
+    /// Notes a call of foreign code, and runs the action if it is due.
     pub fn on(&self, call: Call) {
         let due = {
             let mut armed = self.0.lock().unwrap();
@@ -53,7 +53,7 @@ impl Trip {
             }
             armed.take()
         };
-        // Outside the lock: the action may come here again.
+        // The action runs outside the lock, because it may call this function again.
         due.into_iter().for_each(|wire| (wire.action)());
     }
 }

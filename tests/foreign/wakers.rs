@@ -22,7 +22,7 @@ impl Wake for Broken {
     }
 }
 
-/// A waker that counts.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 struct Counts(AtomicUsize);
 
@@ -74,7 +74,7 @@ fn a_deadline_passes_although_the_waker_of_an_earlier_one_panics() {
         let _all = cache.reserve(1).unwrap();
         let mut first = Box::pin(cache.waiting().reserve(1).timeout(Duration::from_millis(1)));
         assert!(poll(&mut first, &Arc::new(Broken)).is_pending());
-        std::thread::sleep(Duration::from_millis(20)); // the alarm has rung
+        std::thread::sleep(Duration::from_millis(20)); // the alarm has fired
         let (rings, rung) = std::sync::mpsc::channel();
         struct Rings(std::sync::mpsc::Sender<()>);
         impl Wake for Rings {
@@ -138,7 +138,7 @@ fn another_is_told_that_all_wait_if_the_one_that_was_chosen_does_not_hear() {
     let cache = cache(2);
     cache.allocate(SeqId(1), 4).unwrap();
     cache.allocate(SeqId(2), 4).unwrap();
-    cache.touch(SeqId(2)).unwrap(); // sequence 1 is to go
+    cache.touch(SeqId(2)).unwrap(); // sequence 1 is the next victim
     let mut first = cache.waiting().append(SeqId(1), 1).timeout(HANG);
     assert!(poll(&mut first, &Arc::new(Broken)).is_pending());
     let (mut second, waker) =
@@ -154,10 +154,10 @@ fn another_is_told_that_all_wait_if_the_one_that_was_chosen_does_not_hear() {
     assert!(poll(&mut first, &waker).is_ready());
 }
 
-/// A task that its waker polls, wherever it is woken.
+/// A task that its waker polls, on the thread that wakes it.
 struct Inline<F: Future>(Mutex<Running<F>>);
 
-/// A future, and what came out.
+/// A future, and its result.
 type Running<F> = (Pin<Box<F>>, Option<<F as Future>::Output>);
 
 impl<F> Inline<F>
@@ -197,7 +197,7 @@ fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
         cache.allocate(SeqId(1), 32).unwrap();
         let reads = |cache: Arc<PagedKvCache>| async move {
             let reserved = cache.waiting().reserve(2).timeout(HANG).await;
-            // The sequence that is being truncated, when it is.
+            // This is the sequence that is being truncated, at that time.
             _ = cache.get_sequence(SeqId(1)).map(|_| cache.touch(SeqId(1)));
             reserved
         };
@@ -213,7 +213,7 @@ fn a_waker_may_poll_its_task_in_the_operation_that_gives_room() {
     });
 }
 
-/// A waker that reads a sequence, as a task may that is polled at once.
+/// A waker that reads a sequence, as a task that is polled immediately may do.
 struct Reads {
     cache: std::sync::Weak<PagedKvCache>,
     wakes: AtomicUsize,
@@ -227,7 +227,7 @@ impl Wake for Reads {
     }
 }
 
-/// A chunked prompt that waits looks again when contents are reclaimed: by an append, here.
+/// A chunked prompt that waits is checked again when contents are reclaimed, here by an append.
 #[test]
 fn an_append_that_reclaims_contents_holds_no_lock_when_it_wakes() {
     for grows_by in [1, BLOCK_SIZE, 5 * BLOCK_SIZE] {
@@ -251,7 +251,7 @@ fn an_append_that_reclaims_contents_holds_no_lock_when_it_wakes() {
 
 #[test]
 fn a_waker_called_by_a_thread_that_ends_finds_no_lock_held() {
-    /// Changes sequence 1 of its cache, as one that holds a lock of the cache could not.
+    /// Changes sequence 1 of its cache, which would deadlock if the thread held a lock of the cache.
     struct Touches(Arc<PagedKvCache>);
     impl Wake for Touches {
         fn wake(self: Arc<Self>) {
@@ -280,7 +280,7 @@ fn a_waker_called_by_a_thread_that_ends_finds_no_lock_held() {
         let of_thread = last.clone();
         let thread = thread::spawn(move || {
             ON_EXIT.set(Some(OnExit(of_thread)));
-            // What the library keeps for the thread is younger, and so dropped before that.
+            // The library's own thread-local state is younger, so it is dropped before `ON_EXIT`.
             other.truncate(SeqId(1), 0).unwrap();
         });
         thread.join().unwrap();
@@ -291,7 +291,7 @@ fn a_waker_called_by_a_thread_that_ends_finds_no_lock_held() {
 #[test]
 fn wakers_that_poll_serve_any_number_of_waiters_on_one_stack() {
     type Waiting = Pin<Box<dyn Future<Output = Result<Reservation>> + Send>>;
-    /// Polls its task when it is woken, and keeps what came of it.
+    /// Polls its task when it is woken, and keeps the result.
     #[derive(Default)]
     struct Polls(Mutex<Option<Waiting>>, Mutex<Option<Reservation>>);
     impl Wake for Polls {

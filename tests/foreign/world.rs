@@ -1,5 +1,5 @@
-//! A cache in the middle of everything: sequences by id and by handle, forks, published and idle contents,
-//! a reservation, a step, waiters, and a listener that knows what it was told.
+//! `World`: a cache in the middle of its work: sequences by id and by handle, forks, published and idle
+//! contents, a reservation, a step, waiters, and a listener that records events.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,13 +17,13 @@ use crate::BLOCK_SIZE;
 use crate::common::lease_rows;
 use crate::trip::{Call, Trip};
 
-/// Blocks of the cache: as many as the world uses, and two idle ones.
+/// Blocks of the cache: the blocks that the world uses, and two idle ones.
 pub const NUM_BLOCKS: usize = 24;
 
-/// What a waiter needs: one more block than there is room.
+/// Blocks that a waiter needs: one more than are available.
 const NEED: usize = 3;
 
-/// A listener that a trip is laid in.
+/// A listener with a trap.
 pub struct Listener {
     pub trip: Arc<Trip>,
     pub heard: Mutex<Heard>,
@@ -35,7 +35,7 @@ pub struct Heard {
     contents: HashMap<BlockHash, Vec<u32>>,
     parents: HashMap<BlockHash, BlockHash>,
     pub cleared: usize,
-    /// What was told out of order.
+    /// Events that were out of order.
     pub faults: Vec<String>,
 }
 
@@ -83,19 +83,20 @@ impl Heard {
     }
 }
 
-/// A cache whose listener and wakers run over `trip`.
+/// Creates a cache whose listener and wakers use `trip`.
 pub fn cache_of(num_blocks: usize, trip: &Arc<Trip>) -> (PagedKvCache, Arc<Listener>) {
     let listener = Arc::new(Listener { trip: trip.clone(), heard: Mutex::default() });
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
     (builder.event_sink(listener.clone()).build().unwrap(), listener)
 }
 
-/// Tokens that no other number begins with.
+/// Returns tokens that no other number's tokens begin with.
 pub fn tokens(number: u32, len: usize) -> Vec<u32> {
     (0..len as u32).map(|at| number * 1000 + at).collect()
 }
 
-/// What the listener holds is what probes find, and no order was broken.
+/// Asserts that the listener holds exactly the contents that probes find, and that no event was out of
+/// order.
 #[track_caller]
 pub fn assert_heard(cache: &PagedKvCache, listener: &Listener) {
     let heard = listener.heard.lock().unwrap();
@@ -116,7 +117,7 @@ pub fn assert_heard(cache: &PagedKvCache, listener: &Listener) {
     assert_eq!(heard.contents.len(), reachable.len(), "and the listener holds nothing else");
 }
 
-/// A waker that counts, and runs over the trip.
+/// A waker that counts its wake-ups, and passes them to the trap.
 pub struct Bell {
     trip: Arc<Trip>,
     rung: Arc<AtomicUsize>,
@@ -131,7 +132,7 @@ impl Wake for Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        // A second panic while the thread unwinds is the end of any process.
+        // A second panic while the thread unwinds would abort the process.
         if !std::thread::panicking() {
             self.trip.on(Call::WakerDrop);
         }
@@ -154,12 +155,12 @@ impl<'c> Task<'c> {
         Self { future, trip: trip.clone(), rung: Arc::default() }
     }
 
-    /// Whether it was served, once it is over.
+    /// Polls the future; once it is ready, true if it was served.
     pub fn poll(&mut self) -> Poll<bool> {
         let bell = Bell { trip: self.trip.clone(), rung: self.rung.clone() };
         let waker = Waker::from(Arc::new(bell));
         let polled = self.future.as_mut().poll(&mut Context::from_waker(&waker));
-        // What panics here is the executor's.
+        // A panic in this drop is the executor's.
         _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));
         polled
     }
@@ -169,7 +170,7 @@ impl<'c> Task<'c> {
     }
 }
 
-/// What an operation may use up.
+/// The values that an operation may use up.
 pub struct World<'c> {
     pub cache: &'c PagedKvCache,
     pub trip: Arc<Trip>,
@@ -178,18 +179,18 @@ pub struct World<'c> {
     pub table: Option<BlockTable>,
     pub reservation: Option<Reservation>,
     pub step: Option<Step>,
-    /// Those of the step.
+    /// The rows of the step.
     pub rows: Vec<(LeaseRow, usize)>,
     pub lease: Option<Lease>,
     pub copy: Option<Append>,
     pub batch: AppendBatch,
-    /// The first runs over the trip, the others only count.
+    /// The first task uses the trap, the others only count.
     pub waiting: Vec<Task<'c>>,
 }
 
 impl<'c> World<'c> {
-    /// Sequence 1 of four blocks, two of them published, and its fork 2; 3 of two blocks; 4 whose prompt is
-    /// not committed; 5 in an open step; 6 leased; the handles.
+    /// Creates sequence 1 of four blocks, two of them published, and its fork 2; 3 of two blocks; 4 whose
+    /// prompt is not committed; 5 in an open step; 6 leased; and the handles.
     pub fn new(cache: &'c PagedKvCache, trip: &Arc<Trip>) -> Self {
         let options = AdmitOptions::default();
         let serve = |number, len, committed| {
@@ -212,7 +213,7 @@ impl<'c> World<'c> {
         let mut source = cache.allocate_sequence(6).unwrap();
         let mut plain = source.fork().unwrap();
         let copy = plain.append(1).unwrap();
-        drop(source); // what was copied is the copy's alone
+        drop(source); // the copied block belongs to the copy alone
         let handle = serve(7, 9, 4);
         let world = Self {
             cache,
@@ -233,7 +234,7 @@ impl<'c> World<'c> {
         world
     }
 
-    /// The same, with two that wait: `first`, and one behind it that needs no more.
+    /// Adds two waiters: `first`, and one after it that needs as many blocks.
     pub fn with_waiters(mut self, first: First) -> Self {
         let cache = self.cache;
         let task = match first {
@@ -250,7 +251,7 @@ impl<'c> World<'c> {
         self
     }
 
-    /// Drops all handles, waiters last, and frees all sequences: nothing is left.
+    /// Drops all handles, waiters last, frees all sequences, and asserts that nothing is left.
     #[track_caller]
     pub fn end(mut self) {
         let Self { cache, .. } = self;
@@ -267,7 +268,7 @@ impl<'c> World<'c> {
     }
 }
 
-/// What the first waiter waits for.
+/// The request of the first waiter.
 #[derive(Clone, Copy, Debug)]
 pub enum First {
     Reserves,

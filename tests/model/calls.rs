@@ -1,5 +1,5 @@
-//! Does every call do to the cache what it does to the reference? The calls, both sides of each, and
-//! the comparison after it. Who chooses the calls is not known here.
+//! `Call`: the calls of the model test, how the cache and the reference make them, and the comparison
+//! after each. The choice of the calls is not made here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use paged_kv::{AppendBatch, BlockId, EvictionStrategy, PagedKvCache, PagedKvErro
 
 use crate::reference::{Outcome, Reference};
 
-/// What a call came to.
+/// The result of a call.
 pub type Made = Result<Outcome, PagedKvError>;
 
-/// One call. Ids are few, so that they meet.
+/// One call. There are few ids, so that calls meet.
 #[derive(Clone, Debug)]
 pub enum Call {
     Allocate(SeqId, usize),
     Append(SeqId, usize),
-    /// Keeps what the append returns, and with it the source of a copy.
+    /// Keeps the result of the append, and with it the source of a copy.
     AppendAndKeep(SeqId, usize),
     LetGo,
     AppendBatch(Vec<(SeqId, usize)>),
@@ -42,14 +42,14 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The reference of a new cache of this shape.
+    /// Creates the reference of a new cache of this shape.
     pub fn reference(&self) -> Reference {
         let total = self.num_blocks - usize::from(self.null_block);
         Reference::new(total, self.block_size, self.strategy)
     }
 }
 
-/// A cache, and what its caller holds, compared with the reference after each call.
+/// A cache with its caller's values, compared with the reference after each call.
 pub struct Compared {
     caller: Caller,
     names: Names,
@@ -59,17 +59,18 @@ pub struct Compared {
 impl Compared {
     pub fn new(shape: &Shape) -> Self {
         let caller = Caller { cache: build(shape), kept: Vec::new(), leases: Vec::new() };
-        // With more shards the peak is a sum of theirs.
+        // With more shards the peak is the sum of the shards' peaks.
         Self { caller, names: Names::default(), exact_peak: shape.home_shards == 1 }
     }
 
-    /// One call, which the reference has made: equal results, refusals included, and equal state.
+    /// Makes a call that the reference has made, and asserts equal results, refusals included, and equal
+    /// state.
     pub fn make(&mut self, call: &Call, expected: &Made, reference: &Reference) {
         assert_eq!(self.caller.make(call), *expected, "{call:?}");
         assert_equal_state(&self.caller.cache, reference, &mut self.names);
     }
 
-    /// Lets go of everything. The cache is for the caller to empty.
+    /// Drops the caller's values. The cache is left to the caller, which empties it.
     pub fn end(self, reference: &Reference) -> PagedKvCache {
         let Caller { cache, kept, leases } = self.caller;
         drop((kept, leases));
@@ -90,7 +91,7 @@ fn build(shape: &Shape) -> PagedKvCache {
     builder.build().unwrap()
 }
 
-/// What the cache says, with what a caller holds meanwhile.
+/// The cache, and the values that a caller holds.
 struct Caller {
     cache: PagedKvCache,
     kept: Vec<paged_kv::Append>,
@@ -144,7 +145,7 @@ impl Caller {
     }
 }
 
-/// Calls that fail are calls. But nobody lets go of what nobody holds.
+/// True if the call is made. Calls that fail are made too, but only values that are held are dropped.
 pub fn is_made(reference: &Reference, call: &Call) -> bool {
     match call {
         Call::LetGo => reference.keeps_a_source(),
@@ -153,7 +154,7 @@ pub fn is_made(reference: &Reference, call: &Call) -> bool {
     }
 }
 
-/// Makes the call of the reference.
+/// Makes the call on the reference.
 pub fn expect(reference: &mut Reference, call: &Call) -> Made {
     match call {
         Call::Allocate(id, n) => reference.allocate(*id, *n),
@@ -175,7 +176,8 @@ pub fn expect(reference: &mut Reference, call: &Call) -> Made {
     }
 }
 
-/// The reference names blocks as it likes; each name stands for one block of the pool.
+/// Asserts that both states are equal. The reference names blocks freely; each name stands for one block
+/// of the pool.
 fn assert_equal_state(cache: &PagedKvCache, reference: &Reference, names: &mut Names) {
     let mut ids = cache.sequence_ids();
     ids.sort();
@@ -214,7 +216,7 @@ fn assert_equal_state(cache: &PagedKvCache, reference: &Reference, names: &mut N
     cache.validate().unwrap();
 }
 
-/// Which block of the pool a name of the reference stands for.
+/// The block of the pool for each name of the reference.
 #[derive(Default)]
 struct Names(BTreeMap<u64, BlockId>);
 
@@ -224,7 +226,7 @@ impl Names {
         assert_eq!(bound, block, "one block became another");
     }
 
-    /// Forgets what is free again, and checks that no block has two names.
+    /// Forgets blocks that are free again, and checks that no block has two names.
     fn keep(&mut self, used: &BTreeSet<u64>) {
         self.0.retain(|name, _| used.contains(name));
         let blocks: BTreeSet<_> = self.0.values().collect();

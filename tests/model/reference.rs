@@ -1,11 +1,11 @@
-//! What should a cache do? The sequential reference: lists, sets and nothing clever.
+//! `Reference`: a sequential model of the cache, made of plain lists and sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use paged_kv::{Append, EvictionStrategy, PagedKvError, SeqId};
 
-/// What a call returned, without block ids.
+/// The result of a call, without block ids.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     Done,
@@ -23,7 +23,7 @@ impl Outcome {
 
 type Result<T = Outcome> = std::result::Result<T, PagedKvError>;
 
-/// A block, by a name never used twice.
+/// A block, by a name that is never used twice.
 type Name = u64;
 
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ pub struct Reference {
     sequences: BTreeMap<SeqId, Sequence>,
     /// Sources of copies that the caller keeps.
     kept: Vec<Name>,
-    /// Leases, oldest first: on a sequence of the map, or on one that left it.
+    /// Leases, oldest first: each on a sequence of the map, or on one that has left it.
     leases: Vec<Leased>,
     gone: Vec<Sequence>,
     now: u64,
@@ -91,7 +91,7 @@ impl Reference {
         &self.sequences[&id]
     }
 
-    /// Every block that some list or some pending copy has.
+    /// Returns every block that some list or some pending copy has.
     pub fn used(&self) -> BTreeSet<Name> {
         let listed =
             self.sequences.values().chain(&self.gone).flat_map(|it| it.blocks.iter().flatten());
@@ -144,7 +144,7 @@ impl Reference {
         }
         let ids: BTreeSet<SeqId> = rows.iter().map(|row| row.0).collect();
         if ids.len() < rows.len() {
-            // The text names one of the repeated ids.
+            // The text of the refusal names one of the repeated ids.
             let repeated = rows.iter().map(|row| row.0);
             let repeated: Vec<SeqId> =
                 repeated.filter(|&id| rows.iter().filter(|row| row.0 == id).count() > 1).collect();
@@ -159,7 +159,7 @@ impl Reference {
         Ok(Outcome::Batch(outcomes))
     }
 
-    /// Grows all rows or none. The sources of the copies are kept, last row last.
+    /// Grows all rows or none. Keeps the sources of the copies, that of the last row last.
     fn append_rows(&mut self, rows: &[(SeqId, usize)]) -> Result<Vec<Outcome>> {
         let mut requested = 0_usize;
         for &(id, num_new_tokens) in rows {
@@ -199,7 +199,7 @@ impl Reference {
         num_tokens.div_ceil(self.block_size) - sequence.blocks.len()
     }
 
-    /// The partly filled last block, if something is written to it and another has it too.
+    /// Returns the partly filled last block, if the append writes to it and another owner has it too.
     fn tail_to_copy(&self, id: SeqId, num_new_tokens: usize) -> Option<Name> {
         let sequence = &self.sequences[&id];
         if num_new_tokens == 0 || sequence.num_tokens.is_multiple_of(self.block_size) {
@@ -365,7 +365,8 @@ impl Reference {
         Ok(Outcome::Evicted(evicted))
     }
 
-    /// The first by the strategy that some block of would be free if all unleased ones went.
+    /// Returns the first sequence, in the strategy's order, of which some block would be free if all
+    /// unleased sequences left.
     pub fn eviction_target(&self) -> Option<SeqId> {
         let unleased = |sequence: &&Sequence| sequence.leases == 0;
         let leased = self.sequences.values().filter(|sequence| !unleased(sequence));
@@ -451,7 +452,7 @@ impl Reference {
         sequence.last_access = self.now;
     }
 
-    /// Counts the blocks that a change frees.
+    /// Makes a change, and counts the blocks that it frees.
     fn changing<R>(&mut self, change: impl FnOnce(&mut Self) -> R) -> R {
         let before = self.used().len();
         let changed = change(self);

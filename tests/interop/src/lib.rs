@@ -1,1 +1,1 @@
-//! Do routers that others wrote understand what paged-kv publishes? See `tests/dynamo.rs`.
+//! Interoperability tests: routers of other projects read the events of paged-kv. See `tests/dynamo.rs`.

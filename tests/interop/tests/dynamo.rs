@@ -1,6 +1,6 @@
-//! Does the index of NVIDIA Dynamo's router find what a probe finds? Events of many threads, through
-//! sockets, decoded and indexed by the crate `dynamo-kv-router`, in both dialects; also after losses,
-//! for a router that comes late, and when the publisher is started again.
+//! Tests that the index of NVIDIA Dynamo's router finds exactly the blocks that a probe finds. Events of
+//! many threads pass through sockets, and the crate `dynamo-kv-router` decodes and indexes them, in both
+//! dialects. Other tests cover lost batches, a late router, and a restarted publisher.
 
 #[path = "../../publisher/client.rs"]
 mod client;
@@ -51,7 +51,7 @@ impl Router {
         }
     }
 
-    /// Takes a batch, and before it what is missing.
+    /// Takes the missing batches, if there are any, and then a batch.
     fn take_or_recover(&mut self, batch: &Batch, replay: &mut Client) {
         match self.next {
             Some(next) if batch.0 < next => return,
@@ -64,7 +64,8 @@ impl Router {
         self.take(batch);
     }
 
-    /// Blocks at the beginning of a prompt that it would expect this worker to hit.
+    /// Returns the number of blocks at the beginning of a prompt that the index expects this worker to
+    /// hit.
     fn find(&self, asked: &Asked) -> usize {
         let options = BlockHashOptions {
             lora_name: asked.lora,
@@ -76,7 +77,7 @@ impl Router {
         found.scores.get(&WORKER).copied().unwrap_or(0) as usize
     }
 
-    /// Compares it with the cache, by 1,000 prompts.
+    /// Compares the index with the cache, by 1,000 prompts.
     fn assert_true(&self, cache: &PagedKvCache) {
         let (mut random, mut blocks) = (Random::new(99), 0);
         for number in 0..1_000 {
@@ -105,7 +106,7 @@ impl Asked {
             let of_branch = if at / BLOCK_SIZE < branch { 0 } else { 1 + branch };
             (family * 3_000 + of_branch * 211 + at) as u32
         };
-        // Behind the last full block one token more: the last is always computed.
+        // One token follows the last full block, because the last token is always computed.
         let tokens = (0..=blocks * BLOCK_SIZE).map(token).collect();
         let lora = (family % 8 == 3).then_some("sql");
         let salt = (family % 8 == 5).then_some("tenant");
@@ -118,7 +119,8 @@ impl Asked {
             extra = extra.lora(name, "/adapters/sql");
         }
         if let Some(salt) = self.salt {
-            // As Dynamo's frontend gives it to the engine; the array dialect has no other place.
+            // Dynamo's frontend passes the salt to the engine in this form; the array dialect has no
+            // other place for it.
             extra = extra.salt(format!("dynamo-cache-salt:{salt}"));
         }
         cache.prompt_with(&self.tokens, &extra)
@@ -151,7 +153,7 @@ fn work(cache: &PagedKvCache, rounds: usize) {
                             sequence.apply_streaming_llm(BLOCK_SIZE, 2 * BLOCK_SIZE).unwrap();
                         }
                     }
-                    // Often, and always followed by enough prompts to fill the pool again.
+                    // Resets are frequent, and always followed by enough prompts to fill the pool again.
                     if number == 0 && round % 100 == 50 {
                         cache.prefix().reset();
                     }
@@ -165,7 +167,7 @@ fn replay_of(publisher: &EventPublisher) -> Client {
     Client::connect(publisher.replay_address().unwrap(), "DEALER")
 }
 
-/// Listens until everything told so far is heard; loses every `lost`th batch on the way.
+/// Receives until all events so far have arrived; loses every `lost`th batch on the way.
 fn drain(
     router: &mut Router,
     publisher: &EventPublisher,
@@ -179,7 +181,7 @@ fn drain(
     while router.next != Some(last) {
         let (_, batch) = subscriber.receive().expect("the publisher is there");
         count += 1;
-        // The last one comes, or nobody would know that something is missing.
+        // The last batch is never lost, because a gap shows only at a later batch.
         if count % lost != 0 || batch.0 + 1 == last {
             router.take_or_recover(&batch, replay);
         }
@@ -245,7 +247,7 @@ fn after_a_restart_find_matches_is_probe() {
     }
 }
 
-/// A late router of a ring that has let the beginning go: the cache tells everything again.
+/// A late router of a ring that has dropped the beginning: the cache emits all its contents again.
 #[test]
 fn what_no_ring_keeps_is_announced_again() {
     for dialect in DIALECTS {
