@@ -1,5 +1,5 @@
-//! Does a refused call change anything? Every operation, refused in several states of the cache,
-//! with all that can be seen compared before and after.
+//! Tests of refusals: a refused call changes nothing. Every operation is refused in several states of the
+//! cache, and all visible state is compared before and after.
 
 mod common;
 
@@ -13,7 +13,7 @@ use paged_kv::{
 
 type Outcome = Result<(), PagedKvError>;
 
-/// A cache in some state, with what keeps it there.
+/// A cache in some state, with the values that keep it in that state.
 struct World {
     cache: PagedKvCache,
     lease: Option<Lease>,
@@ -26,7 +26,7 @@ const MISSING: u64 = 99;
 const STRATEGIES: [EvictionStrategy; 2] =
     [EvictionStrategy::LRU, EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 4 }];
 
-/// S1, S2 and S3 in a pool of ten blocks of four tokens; one block is the handle's.
+/// S1, S2 and S3 in a pool of ten blocks of four tokens; one block belongs to the handle.
 const STATES: &[(&str, Build)] = &[
     ("private blocks, full", |cache| {
         cache.allocate(s(1), 11).unwrap();
@@ -66,7 +66,7 @@ const STATES: &[(&str, Build)] = &[
 
 type Call = fn(&mut World) -> Outcome;
 
-/// Calls that some state refuses, each named by what it asks for.
+/// Calls that some state refuses, each named by its request.
 const CALLS: &[(&str, Call)] = &[
     ("allocate an id in use", |w| w.cache.allocate(s(1), 1)),
     ("allocate an id in use and too much", |w| w.cache.allocate(s(1), 1000)),
@@ -228,7 +228,7 @@ fn a_refused_call_is_not_a_use() {
     }
 }
 
-/// What the snapshot of the cache does not show.
+/// Returns the state of the handle and the lease, which the cache's snapshot does not contain.
 fn parts(world: &World) -> (Vec<BlockId>, usize, Option<usize>) {
     let handle = &world.handle;
     (handle.block_ids().to_vec(), handle.num_tokens(), world.lease.as_ref().map(Lease::len))

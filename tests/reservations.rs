@@ -1,11 +1,12 @@
-//! Is what was reserved there when it is needed, and refused by name what cannot be?
+//! Tests of reservations: reserved blocks are there when they are needed, and impossible requests are
+//! refused by name.
 
 mod common;
 
 use common::{assert_empties, s};
 use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError};
 
-/// Of blocks of four tokens, the first two of `tokens` cached and idle.
+/// Creates a cache of blocks of four tokens, with the first two blocks of `tokens` cached and idle.
 fn with_two_cached(num_blocks: usize, tokens: &[u32]) -> PagedKvCache {
     let cache = PagedKvCache::new(num_blocks, 4, 1, 1);
     cache.admit(s(9), &tokens[..9]).unwrap();
@@ -74,7 +75,7 @@ fn an_admission_that_is_refused_counts_nothing_whoever_uses_what_it_matched() {
     }
 }
 
-/// The room that a first chunk needs: its new blocks, and the blocks that hit and nobody uses.
+/// A first chunk needs room for its new blocks and for its hits that no sequence uses.
 #[test]
 fn a_first_chunk_that_does_not_fit_is_refused_with_the_room_it_needs() {
     let tokens: Vec<u32> = (0..25).collect();

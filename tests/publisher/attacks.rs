@@ -1,5 +1,5 @@
-//! `Attacker`: a peer that breaks the rules, or keeps them and asks for too much. Written by hand, as
-//! no library would send this.
+//! `Attacker`: a peer that breaks the rules, or keeps them and asks for too much. It is written by hand,
+//! because no library would send these bytes.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -8,16 +8,16 @@ use std::{io, thread};
 
 use socket2::{Domain, Socket, Type};
 
-/// Where to attack, and until when.
+/// The addresses to attack, and the end of the attack.
 pub struct Attacker {
     pub publish: SocketAddr,
     pub replay: SocketAddr,
     pub until: Instant,
-    /// Connections that were opened, by their number.
+    /// How many connections were opened so far; it also numbers them.
     pub opened: u32,
 }
 
-/// The address that a peer subscribes or asks at.
+/// The socket that a peer connects to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum At {
     Publish,
@@ -32,7 +32,7 @@ impl Attacker {
         Instant::now() < self.until
     }
 
-    /// Publisher and replay in turn.
+    /// Returns the publisher's and the replay socket in turn.
     pub fn turn(&self) -> At {
         if self.opened.is_multiple_of(2) { At::Publish } else { At::Replay }
     }
@@ -54,7 +54,7 @@ impl Attacker {
         Ok(stream)
     }
 
-    /// Connects and shakes hands.
+    /// Connects and completes the handshake.
     pub fn shake_hands(&mut self, at: At, abortive: bool) -> io::Result<TcpStream> {
         let mut stream = self.connect(at, abortive)?;
         stream.write_all(&greeting())?;
@@ -64,8 +64,9 @@ impl Attacker {
         Ok(stream)
     }
 
-    /// Shakes hands and sends `bytes` again and again, reading nothing, until the end or as long as the
-    /// peer takes them; then once more. Returns the last connection, still open.
+    /// Completes the handshake and sends `bytes` again and again without reading. It goes on until the
+    /// end, or as long as the peer takes them, and then reconnects. Returns the last connection, still
+    /// open.
     pub fn flood(&mut self, at: At, bytes: impl Fn(u64) -> Vec<u8>) -> Option<TcpStream> {
         let (mut last, mut sent) = (None, 0);
         while self.goes_on() {
@@ -83,7 +84,7 @@ impl Attacker {
     }
 }
 
-/// Sends bytes, and waits until the peer closes the connection. False if it does not within a second.
+/// Sends bytes, and waits until the peer closes the connection. False if a read waits for five seconds.
 pub fn is_refused(stream: &mut TcpStream, bytes: &[u8]) -> bool {
     let sent = stream.write_all(bytes);
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
@@ -110,7 +111,7 @@ pub fn ready(at: At) -> Vec<u8> {
     frame(COMMAND, &[b"\x05READY\x0bSocket-Type", &len[..], kind].concat())
 }
 
-/// A frame; a long one if it must be.
+/// Returns a frame, in the long form if the body needs it.
 pub fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     match u8::try_from(body.len()) {
         Ok(len) => [&[flags, len], body].concat(),
@@ -118,12 +119,12 @@ pub fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A subscription to everything.
+/// Returns a subscription to all topics.
 pub fn subscription() -> Vec<u8> {
     frame(0, b"\x01")
 }
 
-/// A request for all batches that there are.
+/// Returns a request for all batches.
 pub fn request() -> Vec<u8> {
     [frame(MORE, b""), frame(0, &[0; 8])].concat()
 }

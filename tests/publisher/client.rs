@@ -1,18 +1,18 @@
-//! What does a router do to listen? The other end of the publisher's sockets, as ZMTP 3.0 has it.
+//! `Client`: a router's end of the publisher's sockets, in ZMTP 3.0.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// A number, and what came with it.
+/// A number, and the payload that arrived with it.
 pub type Batch = (u64, Vec<u8>);
 
-/// A connected peer, and the messages that came while it waited for something else.
+/// A connected peer, and the messages that arrived while it waited for another frame.
 pub struct Client(TcpStream, VecDeque<Vec<Vec<u8>>>);
 
 impl Client {
-    /// Greets the socket at `address` as one of `kind`.
+    /// Connects to the socket at `address` as a socket of type `kind`.
     pub fn connect(address: SocketAddr, kind: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -33,15 +33,15 @@ impl Client {
         client
     }
 
-    /// A subscriber to what begins with `topic`.
+    /// Connects and subscribes to topics that begin with `topic`.
     pub fn subscribe(address: SocketAddr, topic: &str) -> Self {
         let mut client = Self::connect(address, "SUB");
         client.send_frame(0, &[b"\x01", topic.as_bytes()].concat());
-        client.ping(); // answered behind the subscription
+        client.ping(); // answered after the subscription
         client
     }
 
-    /// Asks for a sign of life, and waits for it.
+    /// Sends a ping, and waits for the pong.
     pub fn ping(&mut self) {
         self.send_frame(4, b"\x04PING\x00\x10beat");
         let mut frames = Vec::new();
@@ -58,26 +58,26 @@ impl Client {
         }
     }
 
-    /// The next batch, with its topic; none when the publisher has closed.
+    /// Returns the next batch with its topic; none after the publisher has closed the connection.
     pub fn receive(&mut self) -> Option<(Vec<u8>, Batch)> {
         let frames = self.1.pop_front().or_else(|| self.message())?;
         let [topic, sequence, payload] = frames.try_into().expect("a batch has three frames");
         Some((topic, (u64::from_be_bytes(sequence.try_into().unwrap()), payload)))
     }
 
-    /// Asks for the batches from `first` on.
+    /// Requests the batches from `first` on, and returns them.
     pub fn replay(&mut self, first: u64) -> Vec<Batch> {
         self.ask(first);
         self.answer()
     }
 
-    /// Asks, and does not wait.
+    /// Requests the batches from `first` on, and does not wait.
     pub fn ask(&mut self, first: u64) {
         self.send_frame(1, b"");
         self.send_frame(0, &first.to_be_bytes());
     }
 
-    /// The batches up to the next end marker.
+    /// Returns the batches up to the next end marker.
     pub fn answer(&mut self) -> Vec<Batch> {
         let mut batches = Vec::new();
         loop {

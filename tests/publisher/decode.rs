@@ -1,4 +1,4 @@
-//! What does a batch say? Its events, read back from either dialect.
+//! Decoding of batches: the events of a payload, in either dialect.
 
 use rmp::Marker;
 use rmp::decode::{
@@ -13,7 +13,7 @@ pub enum Event {
     Cleared,
 }
 
-/// The events of a payload.
+/// Returns the events of a payload.
 pub fn events(payload: &[u8]) -> Vec<Event> {
     let mut rest = payload;
     assert_eq!(read_array_len(&mut rest).unwrap(), 3);
@@ -100,7 +100,7 @@ fn string(rest: &mut &[u8]) -> String {
     text.to_owned()
 }
 
-/// Integers that are read in their own form.
+/// Reads integers in their own encoding.
 mod rmp_int {
     pub trait Int {
         fn read(rest: &mut &[u8]) -> Self;

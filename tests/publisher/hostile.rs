@@ -1,9 +1,12 @@
-//! Does a publisher survive every peer? Each test attacks one for two seconds, or for as many as
-//! `PAGED_KV_HOSTILE_SECONDS` says, while honest subscribers and routers are served.
+//! Attacks on a publisher, which it survives. Each test attacks for two seconds, or for
+//! `PAGED_KV_HOSTILE_SECONDS`, while honest subscribers and routers are served.
 //!
-//! During and after every attack: what is published reaches four subscribers without a gap, 95 of 100
-//! batches within a second and all within five; new subscribers and replays are served within five;
-//! the publisher's memory stays bounded and comes back.
+//! During and after every attack:
+//!
+//! - Published batches reach four subscribers without a gap, 95 of 100 within a second and all within
+//!   five.
+//! - New subscribers and replays are served within five seconds.
+//! - The publisher's memory stays bounded and falls again.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,40 +23,40 @@ use crate::attacks::{
 use crate::client::Client;
 use crate::victim::{Counted, Victim};
 
-/// Within which everything is served.
+/// The time within which every peer is served.
 const ALL_WITHIN: Duration = Duration::from_secs(5);
 
-/// Within which 95 of 100 batches are delivered.
+/// The time within which 95 of 100 batches are delivered.
 const MOST_WITHIN: Duration = Duration::from_secs(1);
 
-/// KiB that an attack may take while it goes on. The publisher keeps up to 24 MiB of batches.
+/// KiB that an attack may take while it runs. The publisher keeps up to 24 MiB of batches.
 const RISE_MAX: u64 = 64 << 10;
 
-/// KiB that an attack may leave.
+/// KiB that an attack may leave in use.
 const REST_MAX: u64 = 32 << 10;
 
-/// Connections of a publisher, if the test says nothing else.
+/// Connections of a publisher, unless the test sets another number.
 const CONNECTIONS: usize = 2_048;
 
 /// Blocks of a batch: 9 bytes each.
 const BLOCKS: usize = 100;
 
-/// How long an attack takes.
+/// Returns how long an attack takes.
 fn duration() -> Duration {
     let seconds = env::var("PAGED_KV_HOSTILE_SECONDS").ok();
     Duration::from_secs(seconds.and_then(|seconds| seconds.parse().ok()).unwrap_or(2))
 }
 
-/// One attack at a time, or they would measure each other.
+/// Runs one attack at a time: concurrent attacks would disturb each other's measurements.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Attacks a publisher of so many connections, and checks what must hold. What `attack` returns stays
-/// as it is until the end.
+/// Attacks a publisher with the given blocks per batch and connections, and checks the claims above. The
+/// value that `attack` returns is kept to the end.
 ///
-/// A busy machine delays batches too: if some came late or not at all, there are two more tries.
+/// A busy machine delays batches too: if some were late or missing, there are two more tries.
 fn survives<T>(settings: (usize, usize), attack: impl Fn(&mut Attacker) -> T) -> (Counted, T) {
     let _one = one_at_a_time();
     for _ in 0..3 {
@@ -65,7 +68,7 @@ fn survives<T>(settings: (usize, usize), attack: impl Fn(&mut Attacker) -> T) ->
     panic!("three times, batches were missed or more than 5 of 100 took over {MOST_WITHIN:?}");
 }
 
-/// Attacks once. Returns also what came to the honest subscribers.
+/// Attacks once. Returns also the deliveries to the honest subscribers.
 fn attacked<T>(
     (blocks, connections): (usize, usize),
     attack: impl Fn(&mut Attacker) -> T,
@@ -112,7 +115,7 @@ fn attacked<T>(
     })
 }
 
-/// Ends the observers also when a check fails.
+/// Ends the observers, also when a check fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -121,22 +124,22 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// What came to honest subscribers.
+/// The deliveries to honest subscribers.
 #[derive(Default)]
 struct Came {
-    /// How long each batch was on its way, the shortest first.
+    /// The delivery time of each batch, the shortest first.
     delays: Vec<Duration>,
     gaps: usize,
 }
 
 impl Came {
-    /// Within how long 95 of 100 batches came.
+    /// Returns the time within which 95 of 100 batches were delivered.
     fn most_within(&self) -> Duration {
         self.delays[self.delays.len() * 95 / 100]
     }
 }
 
-/// Receives until the end. Returns how long each batch was on its way, and the gaps between them.
+/// Receives until the end. Returns the delivery time of each batch, and the number of gaps.
 fn receive_all(mut subscriber: Client, ends: &AtomicBool) -> (Vec<Duration>, usize) {
     let (mut delays, mut gaps, mut next) = (Vec::new(), 0, None);
     while !ends.load(Ordering::Relaxed) {
@@ -148,14 +151,14 @@ fn receive_all(mut subscriber: Client, ends: &AtomicBool) -> (Vec<Duration>, usi
     (delays, gaps)
 }
 
-/// How long ago a batch was sealed, on the clock that both processes read.
+/// Returns the time since a batch was sealed, on the clock that both processes read.
 fn age_of(payload: &[u8]) -> Duration {
     let seconds = f64::from_be_bytes(payload[2..10].try_into().unwrap());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.saturating_sub(Duration::from_secs_f64(seconds))
 }
 
-/// A new subscriber receives a batch, and a new router gets it again, or what came after it.
+/// A new subscriber receives a batch, and a new router gets it again, or batches after it.
 fn serve_newcomers(publish: SocketAddr, replay: SocketAddr) {
     let start = Instant::now();
     let (_, (number, _)) = Client::subscribe(publish, "").receive().expect("a batch comes");
@@ -195,7 +198,8 @@ fn connections_that_are_aborted_after_the_handshake_keep_no_memory() {
     assert_eq!(counted.lost, 0);
 }
 
-/// Needs 1,000 file descriptors and some; runs itself again where it may have them.
+/// Needs somewhat more than 1,000 file descriptors. Runs itself again with a higher limit where it may
+/// raise it.
 #[test]
 fn a_thousand_subscribers_at_once_are_served() {
     const RAISED: &str = "PAGED_KV_RAISED";
@@ -260,7 +264,7 @@ fn garbage_is_refused_wherever_it_comes() {
     });
 }
 
-/// More of them than the publisher has connections.
+/// There are more half handshakes than the publisher has connections.
 #[test]
 fn half_handshakes_hold_no_place_from_others() {
     let (counted, _) = survives((BLOCKS, 64), |attacker| {
@@ -274,7 +278,8 @@ fn half_handshakes_hold_no_place_from_others() {
             if held.len() == 300 {
                 held.clear();
             }
-            // A handshake of an honest peer has some milliseconds until its place goes to another.
+            // The handshake of an honest peer has some milliseconds until another peer may take its
+            // place.
             thread::sleep(Duration::from_millis(1));
         }
         held
@@ -353,7 +358,7 @@ fn messages_of_too_many_frames_are_refused() {
 
 #[test]
 fn subscribers_that_do_not_read_miss_batches_and_delay_no_other() {
-    // 360 kB a batch, so that what the system keeps for a subscriber is full after some dozens.
+    // A batch has 360 kB, so the system's buffer for a subscriber is full after a few dozen.
     let (counted, held) = survives((40_000, CONNECTIONS), |attacker| {
         let mut held = Vec::new();
         for _ in 0..30 {
@@ -380,7 +385,7 @@ fn answers_that_are_not_read_hold_no_memory() {
     }
 }
 
-/// Peers that keep every rule and do nothing: they have to leave their places to those that subscribe.
+/// The peers keep every rule and do nothing. They must leave their places to peers that subscribe.
 #[test]
 fn idle_peers_hold_no_place_from_others() {
     let (counted, _) = survives((BLOCKS, 64), |attacker| {

@@ -1,5 +1,5 @@
-//! Does a router at the other end of the sockets hold what a probe finds? Also after losses, when it
-//! comes late, and when the publisher is started again.
+//! Tests of the publisher: a router at the other end of the sockets holds exactly the contents that a
+//! probe finds. They cover lost batches, a late router, and a restarted publisher.
 
 #[cfg(target_os = "linux")] // whose loopback has many addresses
 mod attacks;
@@ -27,7 +27,7 @@ use random::Random;
 const BLOCK_SIZE: usize = 4;
 const TOPIC: &str = "kv@pod@model";
 
-/// What a router holds, and how far it is.
+/// The contents that a router holds, and the number of its next batch.
 #[derive(Default)]
 struct Router {
     contents: HashMap<u64, Option<u64>>,
@@ -58,7 +58,7 @@ impl Router {
         }
     }
 
-    /// Takes a batch, and before it what is missing.
+    /// Takes the missing batches, if there are any, and then a batch.
     fn take_or_recover(&mut self, batch: &Batch, replay: &mut Client) {
         match self.next {
             Some(next) if batch.0 > next => {
@@ -113,7 +113,7 @@ fn prompts() -> impl Iterator<Item = Vec<u32>> {
     all.map(|(family, branch)| prompt_of(family, branch, 16))
 }
 
-/// Serves prompts from some threads; some are streamed.
+/// Serves prompts from four threads, and trims some of their sequences.
 fn work(cache: &PagedKvCache, rounds: usize) {
     thread::scope(|scope| {
         for number in 0..4 {
@@ -144,7 +144,7 @@ fn subscribe(publisher: &EventPublisher) -> (Client, Client) {
     (Client::subscribe(publisher.address(), "kv@"), replay)
 }
 
-/// Listens on a thread until the publisher closes, and loses every `lost`th batch.
+/// Receives on a thread until the publisher closes, and loses every `lost`th batch.
 fn listen(publisher: &EventPublisher, lost: usize) -> thread::JoinHandle<Router> {
     let (mut subscriber, mut replay) = subscribe(publisher);
     thread::spawn(move || {
@@ -190,7 +190,7 @@ fn what_was_lost_on_the_way_is_recovered_by_number() {
         router.take(&first);
         for count in 1.. {
             let (_, batch) = subscriber.receive().unwrap();
-            // The last one comes, or nobody would know that something is missing.
+            // The last batch is never lost, because a gap shows only at a later batch.
             if count % 7 != 0 || batch.0 + 1 == last {
                 router.take_or_recover(&batch, &mut replay);
             }
@@ -202,7 +202,7 @@ fn what_was_lost_on_the_way_is_recovered_by_number() {
     }
 }
 
-/// Requests by hashes are told to nobody, until one comes that knows the tokens of what it matches.
+/// Contents of requests by hashes are not published until a request matches them that knows their tokens.
 #[test]
 fn contents_of_hashes_only_reach_a_router_with_their_tokens() {
     for is_known in [false, true] {
@@ -221,7 +221,7 @@ fn contents_of_hashes_only_reach_a_router_with_their_tokens() {
                 sequence.commit(prompt.num_tokens()).unwrap();
             }
         }
-        // The last of them, which takes blocks of others.
+        // The last request takes blocks of others.
         let mark = prompt_of(19, 0, 16);
         let (mut last, _) =
             cache.admit_sequence(&cache.prompt(&mark), &AdmitOptions::default()).unwrap();
@@ -310,7 +310,7 @@ fn a_router_outlives_its_publisher() {
     }
 }
 
-/// Binds to addresses that closing connections may hold for a moment.
+/// Binds to addresses that closing connections may still hold.
 fn bind_again(options: &PublisherOptions) -> EventPublisher {
     let start = Instant::now();
     loop {
@@ -336,7 +336,8 @@ fn a_slow_subscriber_sees_a_gap_and_delays_nobody() {
         publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
     }
     assert_eq!(publisher.stats().next_sequence, mark);
-    // Whoever missed something learns of it by what comes next; the slow one still does not read.
+    // A subscriber that missed a batch sees the gap at the next one. The slow subscriber still does not
+    // read.
     let quick = go_on_until_heard(&publisher, quick);
     assert!(quick.last() >= Some(&mark), "nobody waits for the slow one");
     let slow = thread::spawn(move || numbers_to(&mut slow, mark));
@@ -346,7 +347,8 @@ fn a_slow_subscriber_sees_a_gap_and_delays_nobody() {
     assert!((slow.len() as u64) < last + 1 - begun, "{} came, and no gap", slow.len());
 }
 
-/// While it is slow others may take its place, and afterwards only those that wait lose theirs.
+/// While it is slow, other subscribers may take its place. Afterwards only subscribers that wait for a
+/// place lose theirs.
 #[test]
 fn a_subscriber_that_was_slow_and_has_read_keeps_its_place() {
     let options = options(Dialect::Map).batch_blocks(1).ring(10_000, 64 << 20).connections(2);
@@ -357,7 +359,7 @@ fn a_subscriber_that_was_slow_and_has_read_keeps_its_place() {
         publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
     }
     publisher.flush();
-    thread::sleep(Duration::from_millis(200)); // what the system keeps for it is full
+    thread::sleep(Duration::from_millis(200)); // until the system's buffer for it is full
     let last = publisher.stats().next_sequence - 1;
     assert_eq!(numbers_to(&mut slow, last).last(), Some(&last));
     slow.ping();
@@ -381,7 +383,8 @@ fn go_on_until_heard(
     subscriber.join().unwrap()
 }
 
-/// Receives until a batch is numbered `mark` or higher, or for long none comes. Returns how many came.
+/// Receives until a batch has number `mark` or higher, or until none arrives for long. Returns their
+/// numbers.
 fn numbers_to(subscriber: &mut Client, mark: u64) -> Vec<u64> {
     let mut numbers = Vec::new();
     while numbers.last().is_none_or(|&last| last < mark)
@@ -448,7 +451,7 @@ fn whoever_breaks_the_rules_is_let_go() {
     Client::connect(publisher.replay_address().unwrap(), "DEALER").ping();
 }
 
-/// Blocks of 16 tokens at the beginning of a prompt.
+/// Returns an event of blocks of 16 tokens at the beginning of a prompt.
 fn stored<'a>(hashes: &'a [BlockHash], tokens: &'a [u32]) -> KvEvent<'a> {
     KvEvent::BlockStored { hashes, parent: None, tokens, block_size: 16, extra: None, index: 0 }
 }
@@ -480,7 +483,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// As fast as they can be told: what a subscriber misses is missing from the numbers, and nothing else.
+/// Events are emitted as fast as possible: a batch that a subscriber misses is a gap in the numbers, and
+/// no other event is missing.
 #[test]
 fn what_is_told_in_haste_is_heard_or_a_gap() {
     let options = options(Dialect::Map).batch_blocks(512).batch_age(Duration::from_secs(60));
@@ -514,7 +518,7 @@ fn what_is_told_in_haste_is_heard_or_a_gap() {
     assert!(blocks == 100_000 || missed > 0 && blocks + missed * 512 >= 100_000, "{blocks} heard");
 }
 
-/// Who tells an event copies it into memory that came back from an earlier batch.
+/// The thread that emits an event copies it into memory of an earlier batch, which is used again.
 #[test]
 fn events_are_told_without_allocating_while_the_publisher_keeps_up() {
     let options = options(Dialect::Map).batch_blocks(512).batch_age(Duration::from_secs(60));
@@ -539,8 +543,8 @@ fn events_are_told_without_allocating_while_the_publisher_keeps_up() {
     assert_eq!((0..50).map(|_| batch()).sum::<u64>(), 0);
 }
 
-/// What a subscriber has not read when the end comes is sent before it. Two seconds are given for that,
-/// which may be too few on a busy machine: so there are some tries.
+/// Batches that a subscriber has not read when the publisher shuts down are sent before the end. Two
+/// seconds are allowed for that, which may be too few on a busy machine, so there are several tries.
 #[test]
 fn what_waits_for_a_subscriber_goes_out_before_the_end() {
     let all_came = || {
@@ -556,7 +560,7 @@ fn what_waits_for_a_subscriber_goes_out_before_the_end() {
         let address = publisher.address();
         let ending = thread::spawn(move || publisher.shutdown());
         while TcpStream::connect(address).is_ok() {
-            thread::sleep(Duration::from_millis(1)); // until it has begun to end
+            thread::sleep(Duration::from_millis(1)); // until the shutdown has begun
         }
         let came = std::iter::from_fn(|| subscriber.receive()).count();
         ending.join().unwrap();
@@ -565,7 +569,8 @@ fn what_waits_for_a_subscriber_goes_out_before_the_end() {
     assert!((0..5).any(|_| all_came()));
 }
 
-/// Needs a Python with `pyzmq` and `msgspec`, by `PAGED_KV_PYTHON` or on the path; else it is skipped.
+/// Needs a Python with `pyzmq` and `msgspec`, given by `PAGED_KV_PYTHON` or on the path; otherwise it is
+/// skipped.
 #[test]
 fn python_understands_it() {
     use std::io::{BufRead, BufReader};

@@ -1,7 +1,8 @@
-//! `Victim`: a publisher in a process of its own, so that its memory is not that of the attackers.
+//! `Victim`: a publisher in a process of its own, so that its memory is measured apart from the
+//! attackers'.
 //!
-//! The process is this test program again, of which it runs one ignored test. It publishes until its
-//! input ends, then prints its statistics.
+//! The process runs this test program again, with one ignored test. It publishes until its input ends,
+//! and then prints its statistics.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -13,10 +14,10 @@ use std::{env, fs, io, thread};
 use paged_kv::event::{EventPublisher, PublisherOptions};
 use paged_kv::{BlockHash, EventSink, KvEvent};
 
-/// Says that this process is a victim: blocks of a batch, and connections.
+/// Environment variable that makes this process a victim: blocks per batch, and connections.
 const SETTINGS: &str = "PAGED_KV_VICTIM";
 
-/// How often a batch is published.
+/// Time between two batches.
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// Bytes of batches that the publisher keeps, for replay and for slow subscribers alike.
@@ -30,7 +31,7 @@ pub struct Victim {
     pub replay: SocketAddr,
 }
 
-/// What a victim counted.
+/// The counts of a victim.
 #[derive(Debug)]
 pub struct Counted {
     pub missed: u64,
@@ -39,7 +40,7 @@ pub struct Counted {
 }
 
 impl Victim {
-    /// Starts a publisher of batches of so many blocks, with so many connections at each endpoint.
+    /// Starts a publisher of batches of `blocks` blocks, with `connections` connections at each endpoint.
     pub fn start(blocks: usize, connections: usize) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
             .args(["--exact", "victim::publishes_until_its_input_ends", "--ignored", "--nocapture"])
@@ -55,7 +56,7 @@ impl Victim {
         Self { process, output, publish, replay }
     }
 
-    /// Memory of the process in KiB: now, and the most so far.
+    /// Returns the memory of the process in KiB: now, and its peak.
     pub fn memory(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let of = |name| {
@@ -82,13 +83,13 @@ impl Drop for Victim {
     }
 }
 
-/// The rest of the next line that contains `start`.
+/// Returns the rest of the next line after `start`.
 fn line(output: &mut impl BufRead, start: &str) -> Option<String> {
     let lines = output.lines().map_while(Result::ok);
     lines.filter_map(|line| line.split_once(start).map(|(_, rest)| rest.to_owned())).next()
 }
 
-/// The process of a [`Victim`]; run by itself it does nothing.
+/// Runs as the process of a [`Victim`]; run by itself it does nothing.
 #[test]
 #[ignore = "a part of other tests"]
 fn publishes_until_its_input_ends() {
@@ -99,7 +100,7 @@ fn publishes_until_its_input_ends() {
     let options = options.replay_endpoint("tcp://127.0.0.1:0").ring(10_000, RING_BYTES);
     let options = options.batch_blocks(1).connections(connections.parse().unwrap());
     let publisher = EventPublisher::bind(&options).unwrap();
-    // Its memory is measured when it keeps as much as it may; small batches never come to that.
+    // The victim's memory is measured with a full ring; the small batches of the test would not fill it.
     for _ in 0..(RING_BYTES / (9 * hashes.len())).min(200) {
         publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes });
     }

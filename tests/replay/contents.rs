@@ -1,12 +1,14 @@
-//! Which blocks of a trace's prompts are the same? Those whose ids, and all ids before them, are.
+//! Tests of a trace's contents: two prompts share a block exactly if its ids, and all ids before them,
+//! are the same.
 //!
-//! The same blocks hit whether the prompts are made of hashes or, for listeners, of tokens.
+//! The same blocks hit whether the prompts are given as hashes or, for listeners, as tokens.
 
 use std::collections::HashSet;
 
 use crate::program::{file, number, report, row, text};
 
-/// Blocks that were asked for and that hit, without listeners and, where they can be had, with.
+/// Returns the requested blocks and the hits, without listeners and, with the feature `events`, with
+/// them.
 fn blocks_and_hits(name: &str, lines: &[String], options: &[&str]) -> Vec<(u64, u64)> {
     let trace = file(name, lines.concat().as_bytes());
     let sequential = [&[text(&trace), "--threads", "1", "--live", "1"][..], options].concat();
@@ -43,10 +45,10 @@ fn ids_that_differ_in_any_bit_share_nothing() {
 fn what_no_id_names_is_shared_with_no_request() {
     let lines = [row(0, 1000, &[7]), row(1, 1000, &[7])];
     assert_hits("unnamed.jsonl", &lines, &[], (64, 32));
-    // In blocks of one token, where any token makes a block.
+    // In blocks of one token every token fills a block.
     let lines = [row(0, 7, &[7]), row(1, 7, &[7]), row(2, 7, &[8])];
     assert_hits("unnamed_1.jsonl", &lines, &["--id-tokens", "4", "--block-size", "1"], (12, 4));
-    // An id of the highest number, after which nothing is named.
+    // Tests the highest id, after which no id follows.
     let lines = [row(0, 8, &[u64::MAX, 0]), row(1, 8, &[u64::MAX, 0]), row(2, 7, &[u64::MAX])];
     assert_hits("unnamed_2.jsonl", &lines, &["--id-tokens", "4", "--block-size", "1"], (20, 11));
 }
@@ -61,8 +63,8 @@ fn an_id_in_another_place_is_another_content() {
     assert_hits("repeated.jsonl", &repeated, &["--id-tokens", "16"], (7, 2));
 }
 
-/// The definition: a block hits if a prompt before began with the same ids up to it, and all blocks
-/// before it hit; the last token is always computed.
+/// By definition a block hits if an earlier prompt began with the same ids up to it, and all blocks
+/// before it hit. The last token is always computed.
 #[test]
 fn hits_are_common_beginnings_with_and_without_listeners() {
     let mut random = 7_u64;
@@ -97,7 +99,7 @@ fn hits_are_common_beginnings_with_and_without_listeners() {
     }
 }
 
-/// The program says how many blocks it told listeners of.
+/// The program prints how many blocks it published.
 #[cfg(feature = "events")]
 #[test]
 fn what_no_id_names_is_not_published() {

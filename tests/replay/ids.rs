@@ -1,8 +1,9 @@
-//! Has every line as many hash ids as its prompt needs? A line that has not is named with both numbers.
+//! Tests of hash ids: every line needs as many as its prompt has parts. A line without them is refused
+//! with both numbers.
 
 use crate::program::{file, refusal, refused, report, row, run, text};
 
-/// Prompts and numbers of ids that are too few or too many where an id names 16 tokens.
+/// Lengths of prompts and numbers of ids that are too few or too many where an id names 16 tokens.
 const MISFITS: [(u64, u64); 9] =
     [(64, 3), (64, 5), (64, 0), (65, 3), (65, 6), (16, 0), (0, 1), (15, 2), (u64::MAX >> 1, 1)];
 
@@ -38,7 +39,7 @@ fn a_line_may_have_an_id_for_its_rest() {
     report(&[text(&trace)]);
 }
 
-/// The size that explains most lines is taken for the trace's.
+/// The size that explains most lines is taken as the trace's size.
 #[test]
 fn without_id_tokens_the_line_that_is_not_as_the_others_is_named() {
     let mut lines: Vec<String> = (1..20).map(|n| row(0, n * 64, &vec![1; n as usize])).collect();

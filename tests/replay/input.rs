@@ -1,4 +1,4 @@
-//! Is every good trace read, and every bad one refused with its place and reason?
+//! Tests of input: every valid trace is read, and every invalid one is refused with its line and reason.
 
 use std::fs;
 
@@ -46,7 +46,7 @@ fn a_malformed_line_is_named_with_file_line_and_reason() {
     let good = mooncake([(10, 1)]);
     let line = |fields: &str| format!("{good}\n{{{fields}}}\n{good}");
     let azure = |rows: &str| format!("{AZURE_HEADER}\n2023-11-16 18:17:03,10,1\n{rows}\n");
-    let long = "2023-11-16 18:17:04,4000000000000000000,3000000000000000000"; // two can be counted
+    let long = "2023-11-16 18:17:04,4000000000000000000,3000000000000000000"; // two such lines can be counted
     let cases = [
         ("text.jsonl", format!("{good}{good}hello\n"), 3, "expected"),
         ("cut.jsonl", good.trim_end().replace('}', ""), 1, "EOF"),

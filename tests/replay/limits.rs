@@ -1,12 +1,12 @@
-//! What does the program do when it is asked for more than the machine has? It says so, with exit code 2.
+//! Tests of limits: the program refuses requests for more than the machine has, with exit code 2.
 //!
-//! An allocation that fails would abort it (134), a thread that cannot be started would panic (101).
+//! A failed allocation would abort it (134), and a thread that cannot be started would panic (101).
 
 #![cfg(unix)]
 
 use crate::program::{file, refused, row, run, run_within, stderr, text};
 
-/// Address space that is enough for small runs, in KiB.
+/// Address space that suffices for small runs, in KiB.
 const KIB: u64 = 1_000_000;
 
 #[test]
@@ -28,14 +28,14 @@ fn threads_and_blocks_beyond_the_machine_are_refused() {
         let error = refused(&run_within(KIB, case));
         assert!(error.contains("cannot be had"), "{case:?}: {error}");
     }
-    // With all of this machine there is no such memory either.
+    // The machine does not have this much memory even without a limit.
     for case in [["replay", "--blocks", "4000000000"], ["soak", "--blocks", "4000000000"]] {
         let error = refused(&run(&case));
         assert!(error.contains("cannot be had"), "{case:?}: {error}");
     }
 }
 
-/// Around the point where it no longer fits, nothing ends otherwise than served or refused.
+/// Around the limit of the memory, every run either completes or is refused.
 #[test]
 fn between_enough_and_too_little_there_is_no_abort() {
     let trace = file("edge.jsonl", row(0, 64, &[1, 2, 3, 4]).as_bytes());
@@ -80,7 +80,7 @@ fn numbers_out_of_range_are_refused() {
     }
 }
 
-/// Lengths near the end of their type, in one block of as many tokens.
+/// The lengths are near the end of their type, in one block of as many tokens.
 #[test]
 fn the_longest_lengths_are_served_or_refused() {
     let lines = row(0, 1 << 62, &[1]) + &row(1, 1 << 62, &[1]);

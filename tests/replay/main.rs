@@ -1,7 +1,7 @@
-//! Does `paged-kv replay` serve every request it can, and refuse bad input?
+//! Tests of `paged-kv replay`: it serves every request it can, and refuses bad input.
 //!
-//! Each test runs the program that was built and looks at what it prints and how it exits. What
-//! the cache does inside is for the library's own tests.
+//! Each test runs the program that was built and checks its output and exit code. The library's own tests
+//! check the cache inside.
 
 #![cfg(feature = "cli")]
 

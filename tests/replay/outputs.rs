@@ -1,4 +1,4 @@
-//! Is anything overwritten that was given to be read, or written twice?
+//! Tests of output files: no input is overwritten, and no file is written twice.
 
 #![cfg(unix)]
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::program::{file, refused, row, run, stderr, text};
 
-/// A folder of its own with a trace in it, in which commands are run.
+/// Creates a folder with a trace in it, in which commands are run.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("replay").join(name);
     _ = fs::remove_dir_all(&folder);
@@ -67,7 +67,7 @@ fn no_output_is_the_trace_or_another_output_by_any_name() {
     }
 }
 
-/// Standard output too is written, and standard input read.
+/// Standard output and standard input count as files too.
 #[test]
 fn standard_output_is_neither_the_trace_nor_another_output() {
     let folder = folder("standard");
@@ -127,7 +127,7 @@ fn what_holds_nothing_may_be_written_twice() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 
-/// A report that is not read, or has no room, is an error and no panic.
+/// A report that is not read, or that has no room, is an error without a panic.
 #[test]
 fn a_report_that_cannot_be_written_ends_with_2() {
     let trace = file("unread.jsonl", lines().as_bytes());

@@ -1,4 +1,4 @@
-//! The program as a test runs it, and the traces that tests give it.
+//! The program as tests run it, and the traces that tests give it.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -13,14 +13,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-/// A run that takes longer is one that makes no progress.
+/// A run that takes longer makes no progress.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn replay(arguments: &[&str]) -> Output {
     run(&[&["replay"], arguments].concat())
 }
 
-/// Runs the program with nothing on standard input.
+/// Runs the program with an empty standard input.
 pub fn run(arguments: &[&str]) -> Output {
     let mut program = Command::new(env!("CARGO_BIN_EXE_paged-kv"));
     end_of(program.args(arguments).stdin(Stdio::null()))
@@ -44,7 +44,7 @@ pub fn run_within(kib: u64, arguments: &[&str]) -> Output {
     end_of(shell.stdin(Stdio::null()))
 }
 
-/// Waits for the end of a program, which prints less than a pipe holds.
+/// Waits for the end of a program that prints less than a pipe holds.
 pub fn end_of(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("the program starts");
@@ -68,7 +68,7 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The report of a run that must succeed and leave nothing behind.
+/// Returns the report of a run that must succeed and leave nothing behind.
 pub fn report(arguments: &[&str]) -> Value {
     let output = replay(&[arguments, &["--json"]].concat());
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
@@ -85,12 +85,12 @@ pub fn number(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("{field} is a count: {report}"))
 }
 
-/// The stderr of a replay that must stop because of its input, with nothing on stdout.
+/// Returns the stderr of a replay that must stop because of its input, with nothing on stdout.
 pub fn refusal(arguments: &[&str]) -> String {
     refused(&replay(arguments))
 }
 
-/// The stderr of a command that was refused: exit code 2, no report, and no panic.
+/// Returns the stderr of a command that was refused: exit code 2, no report, and no panic.
 pub fn refused(output: &Output) -> String {
     let error = stderr(output);
     assert_eq!(output.status.code(), Some(2), "{error}");
@@ -99,7 +99,7 @@ pub fn refused(output: &Output) -> String {
     error
 }
 
-/// A file of this name and content, of this test run only.
+/// Writes a file of this name and content, for this test run only.
 pub fn file(name: &str, content: &[u8]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("replay");
     fs::create_dir_all(directory.join(name).parent().expect("it is below"))
@@ -121,7 +121,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("the test directory has a name in UTF-8")
 }
 
-/// A line of a Mooncake trace.
+/// Returns a line of a Mooncake trace.
 pub fn row(time: u64, input_length: u64, ids: &[u64]) -> String {
     format!(
         "{{\"timestamp\":{time},\"input_length\":{input_length},\"output_length\":1,\
@@ -129,7 +129,7 @@ pub fn row(time: u64, input_length: u64, ids: &[u64]) -> String {
     )
 }
 
-/// A Mooncake trace of these prompts and outputs, in tokens.
+/// Returns a Mooncake trace of these prompts and outputs, in tokens.
 pub fn mooncake(lengths: impl IntoIterator<Item = (u64, u64)>) -> String {
     let mut lines = String::new();
     for (time, (prompt, output)) in lengths.into_iter().enumerate() {

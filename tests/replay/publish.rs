@@ -1,4 +1,4 @@
-//! Does a router hear of a replay what the program says that it published?
+//! Test of a replay's events: a router receives exactly the blocks that the program says it published.
 
 #[path = "../publisher/client.rs"]
 mod client;
@@ -16,10 +16,11 @@ use decode::Event;
 use crate::program::{file, text};
 use crate::reuse::families;
 
-/// How long the program may take to listen.
+/// Time within which the program must listen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a router holds, how far it is, and of how many blocks it was told.
+/// The contents that a router holds, the number of its next batch, and how many blocks were reported to
+/// it.
 #[derive(Default)]
 struct Heard {
     contents: HashSet<u64>,
@@ -28,7 +29,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Takes a batch, and before it what is missing; nothing that it has already.
+    /// Takes the missing batches, if there are any, and then a batch; skips batches that it has already.
     fn take(&mut self, batch: &Batch, replay: &mut Client) {
         if self.next.is_none_or(|next| next < batch.0) {
             let missing = replay.replay(self.next.unwrap_or(0));
@@ -59,7 +60,7 @@ impl Heard {
     }
 }
 
-/// An address that nobody listens at.
+/// Returns an address without a listener.
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,5 @@
-//! Does a replay share what the trace says prompts have in common, and count it as the oracle does?
+//! Tests of a replay's reuse: prompts share the blocks that the trace says, and the program counts hits
+//! as the oracle does.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::program::{file, number, refusal, report, text};
 
-/// A trace of prompts of 64-token parts: the first `common` of each are the same.
+/// Returns a trace of prompts of 64-token parts: the first `common` parts of each are the same.
 pub fn families(prompts: u64, parts: u64, common: u64, rest: u64) -> String {
     let mut lines = String::new();
     for prompt in 0..prompts {
@@ -64,8 +65,8 @@ fn ids_that_no_length_explains_are_refused_until_told() {
     report(&[text(&trace), "--id-tokens", "48"]);
 }
 
-/// At most half a point under LRU at any capacity that the oracle was asked for, and equal where
-/// nothing is reclaimed.
+/// The hits are at most half a percentage point below LRU at every capacity that the oracle computed, and
+/// equal where nothing is reclaimed.
 #[test]
 fn a_sequential_replay_hits_as_the_oracles_lru_or_better() {
     let traces = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/traces/");
@@ -98,13 +99,13 @@ fn a_sequential_replay_hits_as_the_oracles_lru_or_better() {
     assert!(compared > 3, "the oracle's results are of other traces");
 }
 
-/// What is asked for once does not push out what is asked for again and again.
+/// Prompts requested once do not displace prompts requested again and again.
 #[test]
 fn two_queues_keep_what_is_asked_for_again() {
     let mut lines = String::new();
     let mut once = 1_000..;
     for round in 0..30 {
-        // Two prompts in turns, between each and its return more fresh blocks than there is room for.
+        // Two prompts alternate. Between each and its return there are more fresh blocks than fit.
         for prompt in [0, 1] {
             let common: Vec<u64> = (0..20).map(|part| prompt * 100 + part).collect();
             let fresh: Vec<u64> = once.by_ref().take(45).collect();
@@ -126,7 +127,7 @@ fn two_queues_keep_what_is_asked_for_again() {
         assert_eq!(report["reclaim"], policy);
         number(&report, "hit_blocks")
     };
-    // In blocks of 2 tokens: each prompt 640, each scan 1,440, and room for 3,200.
+    // In blocks of 2 tokens: each prompt has 640, each scan 1,440, and the pool 3,200.
     assert_eq!(hits("lru", "2", "3200"), 0, "a prompt comes back after 3,500 other blocks");
     assert!(hits("two-queue", "2", "3200") > 20 * 2 * 640, "most of 58 returns hit");
 }

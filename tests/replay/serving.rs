@@ -1,4 +1,4 @@
-//! Is every request served that the pool can hold, under any pressure?
+//! Tests of serving: every request that the pool can hold is served, under any pressure.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ fn one_seed_is_one_workload_whatever_the_threads() {
     assert_ne!(tokens("1", "1"), tokens("2", "1"));
 }
 
-/// Sixteen prompts of one worker fit at once, and not one sixth of what they grow to.
+/// Sixteen prompts of one worker fit together, but less than a sixth of their final lengths does.
 #[test]
 fn a_pool_too_small_for_all_evicts_and_completes_under_every_strategy() {
     let trace = file("grow.jsonl", mooncake([(16, 160); 400]).as_bytes());
@@ -72,7 +72,7 @@ fn a_pool_too_small_for_all_evicts_and_completes_under_every_strategy() {
     }
 }
 
-/// Requests of 64 blocks among smaller ones; the first is not the largest.
+/// Returns requests of 64 blocks among smaller ones; the first is not the largest.
 fn with_large_ones() -> impl Iterator<Item = (u64, u64)> {
     (0..240).map(|at| match at % 12 {
         5 => (1000, 24),

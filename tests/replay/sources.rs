@@ -1,4 +1,4 @@
-//! Is a trace read from wherever it comes, in whatever form, and is no trace refused?
+//! Tests of sources: a trace is read from every source and in every form, and a trace without requests is refused.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,12 +19,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Both formats, each a trace of two requests.
+/// Returns both formats, each as a trace of two requests.
 fn traces() -> [(&'static str, String); 2] {
     [("jsonl", row(0, 64, &[1, 2, 3, 4]) + &row(1, 64, &[1, 2, 3, 4])), ("csv", AZURE.to_owned())]
 }
 
-/// A trace with what editors and spreadsheets put around lines.
+/// Returns a trace in the forms that editors and spreadsheets give to lines.
 fn forms(trace: &str) -> [String; 5] {
     let crlf = trace.replace('\n', "\r\n");
     let spread = format!("\n  \n{}", trace.replace('\n', "\n\n\t\n"));
@@ -100,7 +100,7 @@ fn format_decides_where_the_name_does_not_and_first_bytes_tell_gzip() {
         for path in misnamed {
             assert_eq!(number(&report(&[text(&path)]), "completed"), 2, "{path:?}");
         }
-        // Files that were compressed one by one and joined.
+        // Files that were compressed one by one and then joined.
         let (first, rest) = trace.split_at(trace.len() / 2);
         let joined = [gzip(first.as_bytes()), gzip(rest.as_bytes())].concat();
         let joined = file(&format!("joined.{format}.gz"), &joined);
@@ -145,14 +145,14 @@ fn nothing_to_do_is_no_requests() {
     }
 }
 
-/// 2 GB of blanks or digits in one line, in some MB: refused without room for it.
+/// 2 GB of blanks or digits in one line are refused within some MB, without room for the line.
 #[cfg(unix)]
 #[test]
 fn a_line_without_end_is_refused_by_its_number_in_bounded_memory() {
     use crate::program::run_within;
 
     for (name, byte) in [("endless.jsonl.gz", b' '), ("digits.jsonl.gz", b'1')] {
-        // Members of 16 MiB each, which are a line together.
+        // Members of 16 MiB each, which form one line together.
         let mebibytes = gzip(&vec![byte; 16 << 20]);
         let path = file(name, &[gzip(row(0, 0, &[]).as_bytes()), mebibytes.repeat(128)].concat());
         let error = refused(&run_within(300_000, &["replay", "-t", "1", text(&path)]));

@@ -1,4 +1,4 @@
-//! Does a sweep write the curve that single replays give?
+//! Test of a sweep: it writes the curve that single replays give.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn every_cell_is_what_a_replay_gives() {
             let sequential = [text(&trace), "--threads", "1", "--live", "1", "--block-size", "64"];
             let cache = ["--blocks", blocks, "--reclaim", policy];
             let replayed = report(&[&sequential[..], &cache].concat());
-            // A request that is rejected asks for its blocks all the same.
+            // A rejected request counts as having requested its blocks.
             let (hits, rejected) = (number(&replayed, "hit_blocks"), number(&replayed, "rejected"));
             let rate = hits as f64 / 120.0;
             let reclaimed = number(&replayed, "reclaimed_blocks");
@@ -51,7 +51,7 @@ fn sizes_are_chosen_where_none_are_given() {
     let (csv, svg) = (directory.join("chosen.csv"), directory.join("chosen.svg"));
     let output = sweep(&[text(&trace), "--csv", text(&csv), "--svg", text(&svg)]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    // 44 contents, and a request of 7 blocks at once.
+    // 44 contents, and a request of 7 blocks in one batch.
     let table = fs::read_to_string(&csv).unwrap();
     for size in ["lru,7,", "lru,14,", "lru,28,", "lru,51,120,76,"] {
         assert!(table.contains(size), "{size} is not in\n{table}");

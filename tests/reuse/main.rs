@@ -1,5 +1,6 @@
-//! Does prefix reuse keep vLLM's rules, and its own? What may hit, what is room, what goes first, and
-//! what truncation, forks, trims and resets do to cached blocks.
+//! Tests of prefix reuse, after vLLM's rules and the crate's own. They state which blocks may hit, which
+//! are available and which are reclaimed first. They also cover truncation, forks, trims and resets of
+//! cached blocks.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -15,12 +16,12 @@ use paged_kv::{
     PagedKvError, Prompt,
 };
 
-/// Tokens that no other `prompt` has.
+/// Returns tokens that no other `prompt` has.
 fn prompt(name: u32, num_tokens: usize) -> Vec<u32> {
     (0..num_tokens as u32).map(|position| name * 1_000 + position).collect()
 }
 
-/// Admits, computes and frees: what is full of it stays cached.
+/// Admits, computes and frees; its full blocks stay cached.
 fn serve(cache: &PagedKvCache, tokens: &[u32]) -> usize {
     let admission = cache.admit(s(999), tokens).expect("there is room");
     cache.commit(s(999), tokens.len()).expect("it was just admitted");
@@ -129,7 +130,7 @@ fn a_refused_admission_has_changed_nothing() {
     for cache in shapes(6, 4) {
         serve(&cache, &prompt(1, 12));
         serve(&cache, &prompt(2, 12));
-        cache.allocate(s(1), 4).unwrap(); // five are left, idle: two of 1, three of 2
+        cache.allocate(s(1), 4).unwrap(); // five blocks are idle: two of 1, three of 2
         let before = cache.stats();
         let mut longer = prompt(1, 8);
         longer.extend(prompt(3, 16));

@@ -1,4 +1,5 @@
-//! Does the cache hit, reclaim and refuse as the simple one does, operation by operation?
+//! Model test: the cache hits, reclaims and refuses as a simple sequential one does, operation by
+//! operation.
 
 use proptest::prelude::*;
 

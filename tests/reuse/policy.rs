@@ -1,4 +1,4 @@
-//! Which cached blocks go first, in caches of many batches, under either policy?
+//! Tests of the reclaim order, in caches of many batches, under either policy.
 
 use super::*;
 use paged_kv::ReclaimPolicy;
@@ -7,7 +7,7 @@ fn two_queues(num_blocks: usize, block_size: usize) -> Vec<PagedKvCache> {
     shapes_with(num_blocks, block_size, |builder| builder.reclaim_policy(ReclaimPolicy::TwoQueue))
 }
 
-/// Prompts that never come back.
+/// Serves prompts that never return.
 fn scan(cache: &PagedKvCache, names: std::ops::Range<u32>, num_tokens: usize) {
     for name in names {
         serve(cache, &prompt(name, num_tokens));
@@ -49,7 +49,7 @@ fn the_least_recently_used_go_first_however_often_they_were_asked_for() {
     }
 }
 
-/// What was reclaimed is remembered by slots that others may take: mostly, not always.
+/// Reclaimed keys are remembered in slots that other keys may overwrite: in most cases, not always.
 #[test]
 fn of_two_queues_what_comes_back_soon_after_it_was_reclaimed_counts_as_asked_for_again() {
     let stays = |cache: &PagedKvCache, attempt: u32| {
@@ -87,7 +87,7 @@ fn of_two_queues_what_was_asked_for_again_goes_when_it_has_lain_three_times_as_l
     }
 }
 
-/// The two that are idle are not enough, and stay what they were.
+/// The two idle blocks do not suffice, and stay as they were.
 #[test]
 fn of_two_queues_a_refusal_leaves_each_block_in_its_own() {
     for cache in two_queues(16, 4) {
@@ -105,7 +105,7 @@ fn of_two_queues_a_refusal_leaves_each_block_in_its_own() {
     }
 }
 
-/// Three prompts of several batches each; what is taken comes off the first, from its tail.
+/// Three prompts of several batches each: blocks are taken from the first, from its tail.
 #[test]
 fn the_longest_unused_go_first_across_batches() {
     for cache in shapes(1_024, 1) {
@@ -113,7 +113,7 @@ fn the_longest_unused_go_first_across_batches() {
         for prompt in &prompts {
             serve(&cache, prompt);
         }
-        // 124 were never used.
+        // 124 blocks were never used.
         cache.allocate(s(1), 124 + 200).unwrap();
         assert_cached(&cache, &prompts[0], 100);
         assert_cached(&cache, &prompts[1], 300);
@@ -125,7 +125,7 @@ fn the_longest_unused_go_first_across_batches() {
     }
 }
 
-/// One prompt is matched and left so often that the order has many more entries than blocks.
+/// One prompt is matched and released so often that the order has many more entries than blocks.
 #[test]
 fn the_order_stays_when_blocks_were_left_again_and_again() {
     for cache in shapes(1_024, 1) {
@@ -138,7 +138,7 @@ fn the_order_stays_when_blocks_were_left_again_and_again() {
         serve(&cache, &warm);
         cache.allocate(s(1), 124 + 300).unwrap();
         assert_cached(&cache, &cold, 0);
-        // Of a prompt that comes back the last block is made anew.
+        // The last block of a returning prompt is computed again.
         assert_cached(&cache, &hot, 300);
         assert_cached(&cache, &warm, 300);
         cache.allocate(s(2), 300).unwrap();

@@ -1,24 +1,26 @@
-//! What should a cache of contents do? Sets and lists, one operation after the other.
+//! `Reference`: a sequential model of a cache of contents, made of sets and lists.
 //!
-//! Contents are numbers; a prompt is a list of them, each naming everything before it too. Which of
-//! several copies of a content is matched, and which blocks are taken, the reference learns from the cache
-//! and judges: a hit is a block that holds the content, blocks are reclaimed when none is free, spare
-//! copies first and then the longest unused.
+//! Contents are numbers. A prompt is a list of contents, each of which names all contents before it too.
+//! The reference reads from the cache which of several copies is matched and which blocks are taken. It
+//! then checks the rules:
+//!
+//! - A hit is a block that holds the content.
+//! - Blocks are reclaimed only when none is free, spare copies first and then the least recently used.
 
 use std::collections::HashMap;
 
-/// Blocks that are cached under one content at most.
+/// The most blocks that are cached under one content.
 const MOST_COPIES: usize = 4;
 
 #[derive(Clone, Default)]
 struct Block {
     users: usize,
-    /// What it is cached under.
+    /// The content that the block is cached under.
     content: Option<u64>,
-    /// True if it was cached while another block was under the same content, and not asked for since, as
-    /// far as that is known to the reference.
+    /// True if the block was cached while another block had the same content, and has not been requested
+    /// since. `None` if the reference cannot know that.
     is_spare: Option<bool>,
-    /// When it was left last, if that is known to the reference.
+    /// When its last owner released it. `None` if the reference cannot know that.
     left: Option<u64>,
 }
 
@@ -35,11 +37,11 @@ impl Block {
 struct Table {
     contents: Vec<u64>,
     blocks: Vec<usize>,
-    /// True once its contents were offered.
+    /// True after its contents were offered.
     committed: bool,
 }
 
-/// A cache, all free at first.
+/// A cache in which all blocks are free at first.
 pub struct Reference {
     blocks: Vec<Block>,
     tables: HashMap<u64, Table>,
@@ -68,7 +70,7 @@ impl Reference {
             .count()
     }
 
-    /// Whether an admission is refused: `None` if that depends on which copies are matched.
+    /// True if an admission is refused; `None` if that depends on which copies are matched.
     pub fn refuses(&self, contents: &[u64], blocks: usize) -> Option<bool> {
         let hits = self.probe(contents, blocks);
         let idle = |&content: &u64| self.copies(content).filter(|&at| self.blocks[at].is_idle());
@@ -80,7 +82,8 @@ impl Reference {
         (at_least == at_most).then_some(at_least)
     }
 
-    /// An admission that got `blocks`, of which so many hit. The last of them is partly filled.
+    /// Notes an admission that got `blocks`, of which `hits` were matched. The last block is partly
+    /// filled.
     pub fn admit(&mut self, id: u64, contents: &[u64], blocks: &[usize], hits: usize) {
         assert_eq!(hits, self.probe(contents, blocks.len()), "what is cached hits");
         for (&at, &content) in blocks.iter().zip(&contents[..hits]) {
@@ -102,7 +105,7 @@ impl Reference {
         self.tables.insert(id, Table { contents, blocks, committed: false });
     }
 
-    /// The order in which contents are given up.
+    /// Asserts the order in which contents are reclaimed.
     fn judge(&self, reclaimed: &[Block]) {
         if reclaimed.is_empty() {
             return;
@@ -120,7 +123,7 @@ impl Reference {
         }
     }
 
-    /// Returns how many contents can be matched that could not before.
+    /// Returns how many contents can be matched now and could not before.
     pub fn commit(&mut self, id: u64) -> usize {
         let table = self.tables.get_mut(&id).unwrap();
         if std::mem::replace(&mut table.committed, true) {
@@ -129,7 +132,8 @@ impl Reference {
         let offered: Vec<_> =
             table.contents.iter().copied().zip(table.blocks.iter().copied()).collect();
         let mut new = 0;
-        // From the end, so that of those that are used the first goes last.
+        // Offers the blocks from the end, so that of the idle copies used the first block's is reclaimed
+        // last.
         for (content, at) in offered.into_iter().rev() {
             if self.blocks[at].content.is_some() {
                 continue;
@@ -145,8 +149,8 @@ impl Reference {
         new
     }
 
-    /// That a content is computed again counts as a use of the copy that would be matched, if nobody
-    /// has it. Which that is the reference does not know.
+    /// Notes that a content was computed again. That counts as a use of the copy that would be matched,
+    /// if no sequence owns it. The reference does not know which copy that is.
     fn use_one_of(&mut self, copies: &[usize]) {
         self.now += 1;
         for &at in copies {
@@ -169,7 +173,7 @@ impl Reference {
         }
     }
 
-    /// What is cached is found, by each prefix of a chain of contents.
+    /// Returns the number of blocks without an owner, which an admission can take.
     pub fn room(&self) -> usize {
         self.count(|block| block.users == 0)
     }

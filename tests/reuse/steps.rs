@@ -1,5 +1,5 @@
-//! Does each step do to the cache what it does to the simple one? Who chooses the steps is not known
-//! here.
+//! `Step`: the operations of the reuse model test, made on the cache and on the reference. The choice of
+//! the steps is not made here.
 
 use paged_kv::{AdmitOptions, BlockHash, PagedKvCache, PagedKvError, Prompt, SeqId};
 
@@ -9,7 +9,7 @@ pub const BLOCK_SIZE: usize = 4;
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A prompt of a family, by the number of its full blocks.
+    /// A prompt of a family, with its number of full blocks.
     Admit {
         family: u64,
         branch: usize,
@@ -20,7 +20,7 @@ pub enum Step {
     Free(usize),
 }
 
-/// The cache and the reference, side by side.
+/// The cache and the reference.
 pub struct Both {
     cache: PagedKvCache,
     reference: Reference,
@@ -36,7 +36,7 @@ impl Both {
         Self { cache, reference: Reference::new(num_blocks), live: Vec::new(), next: 0 }
     }
 
-    /// One step of both: equal hits, refusals and room.
+    /// Makes a step on both, and asserts equal hits, refusals and available blocks.
     pub fn make(&mut self, step: &Step) {
         match *step {
             Step::Admit { family, branch, full, tail } => {
@@ -86,14 +86,14 @@ impl Both {
         }
     }
 
-    /// The cache is for the caller to empty.
+    /// Checks the cache, and leaves it to the caller, which empties it.
     pub fn end(self) -> PagedKvCache {
         self.cache.validate().expect("a cache at rest is consistent");
         self.cache
     }
 }
 
-/// The contents of a prompt: those of its family, and from `branch` on its own.
+/// Returns the contents of a prompt: those of its family, and its own from `branch` on.
 fn contents(family: u64, branch: usize, full: usize) -> Vec<u64> {
     let content = |index: usize| match index < branch {
         true => 1_000_000 + family * 1_000 + index as u64,

@@ -1,4 +1,5 @@
-//! Does the server stay within its limits whatever clients do, and end when it is told to?
+//! Tests of a server under attack: it stays within its limits whatever clients do, and shuts down when
+//! told to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Limits that no client reaches in a test, but for the time that a shutdown leaves.
+/// Limits that no client reaches in a test, except the time that a shutdown allows.
 fn patient() -> Limits {
     let long = Duration::from_secs(3600);
     Limits { header_time: long, body_time: long, read_time: long, ..limits() }
@@ -42,7 +43,7 @@ fn request(body: &str) -> String {
     format!("{HEAD}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// What clients send that then send and read nothing more.
+/// Returns the bytes of clients that send them and then neither send nor read.
 fn halves() -> Vec<(&'static str, String)> {
     let stream = r#"{"prompt": [1, 2, 3], "max_tokens": 65536, "stream": true}"#;
     let whole = r#"{"prompt": [1, 2, 3], "max_tokens": 3}"#;
@@ -70,7 +71,7 @@ async fn send(server: SocketAddr, text: &str) -> TcpStream {
     socket
 }
 
-/// All that the server says until it closes the connection.
+/// Returns all text that the server sends until it closes the connection.
 async fn rest(mut socket: TcpStream) -> String {
     let mut bytes = Vec::new();
     match socket.read_to_end(&mut bytes).await {
@@ -86,7 +87,7 @@ async fn a_shutdown_ends_whatever_clients_do() {
             let server = start(patient()).await;
             let sockets =
                 [send(server.address(), &text).await, send(server.address(), &text).await];
-            // The server is at it when it is told to end.
+            // The server is at work when the shutdown begins.
             assert_eq!(get(server.address(), "/healthz").await.unwrap().0, 200, "{name}");
             server.shut_down().await;
             drop(sockets);
@@ -102,7 +103,7 @@ async fn a_client_that_stops_is_disconnected() {
             let server = start(limits()).await;
             let socket = send(server.address(), &text).await;
             if name == "a stream that is not read" {
-                // All of it is generated, and the client still has not read any.
+                // The whole answer is generated, and the client has not read any of it.
                 while server.cache().stats().total_allocations == 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -162,12 +163,12 @@ async fn what_is_too_large_is_refused() {
         let server = start(limits()).await;
         for (text, status) in cases {
             let mut socket = TcpStream::connect(server.address()).await.unwrap();
-            // The server may answer, and close, before it has all.
+            // The server may answer and close the connection before it has received all bytes.
             let _ = socket.write_all(text.as_bytes()).await;
             let mut answer = [0; 12];
             let read = socket.read_exact(&mut answer).await;
             let start = String::from_utf8_lossy(&answer).into_owned();
-            // An answer may be lost with what is not read any more.
+            // The answer may be lost with the bytes that the server no longer reads.
             assert!(read.is_err() || start.starts_with(&format!("HTTP/1.1 {status}")), "{start}");
         }
         all_back(&server).await;

@@ -1,4 +1,4 @@
-//! Are the prompts of a trace equal as far as its ids are, and bad lines refused?
+//! Tests of the server's traces: prompts are equal as far as their ids are, and bad lines are refused.
 
 use std::path::Path;
 use std::{fs, io};

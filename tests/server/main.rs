@@ -1,4 +1,4 @@
-//! Does the example server keep its promises over real sockets?
+//! Tests of the example server over real sockets.
 
 #[path = "../../examples/batching_server/mod.rs"]
 #[allow(dead_code, reason = "the example uses the rest")]
@@ -20,7 +20,7 @@ use client::{Ask, Outcome, ask, get};
 use server::{Config, HashModel, Server};
 use tokio::task::JoinSet;
 
-/// Longer than any of this takes.
+/// Longer than any of these tests takes.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 async fn start(num_blocks: usize, step: Duration) -> Server<HashModel> {
@@ -32,12 +32,12 @@ fn one(prompt: &[u32], max_tokens: usize) -> Ask {
     Ask { prompt: prompt.to_vec(), max_tokens, samples: 1, stream: true, leave_after: None }
 }
 
-/// Runs to its end, or fails.
+/// Awaits a future, and fails if it takes too long.
 async fn watched<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(WATCHDOG, future).await.expect("something hangs")
 }
 
-/// Until nothing is used and nobody waits.
+/// Waits until no block is used and no request waits.
 async fn all_back(server: &Server<HashModel>) {
     let start = Instant::now();
     let cache = server.cache();
@@ -121,7 +121,7 @@ async fn a_shutdown_serves_those_that_are_in() {
     .await;
 }
 
-/// A pool that holds a small part of what is asked for: evictions, resumptions, waiting.
+/// The pool holds a small part of the requested blocks, so requests are evicted, resumed, and wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_of_which_a_third_disconnects_leave_nothing_behind() {
     const STREAMS: usize = 1_000;
