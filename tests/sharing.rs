@@ -1,5 +1,5 @@
-//! Are counts exact when sharers leave, shrink, trim and grow in any order? Small scripts over three
-//! owners, every one of them, against plain lists: a block is used exactly if somebody lists it.
+//! Tests of counts: they are exact when sharers leave, shrink, trim and grow in any order. Every short
+//! script over three owners is compared with plain lists: a block is used exactly if an owner lists it.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn assert_used_exactly(pool: &BlockPool, listed: &BTreeSet<BlockId>, context: &s
     }
 }
 
-/// Every script of three of `steps`, from each of `setups`.
+/// Runs every script of three of `steps`, from each of `setups`.
 fn for_every_script<S: Copy, T: Copy>(setups: &[S], steps: &[T], run: impl Fn(S, [T; 3])) {
     for &setup in setups {
         for &first in steps {
@@ -35,7 +35,7 @@ fn for_every_script<S: Copy, T: Copy>(setups: &[S], steps: &[T], run: impl Fn(S,
 mod sequences {
     use super::*;
 
-    /// A sequence, and what it should be: a block, or a gap, for each logical block.
+    /// A sequence, and its expected state: a block, or a gap, for each logical block.
     struct Owner {
         sequence: Sequence,
         blocks: Vec<Option<BlockId>>,
@@ -51,7 +51,7 @@ mod sequences {
             window: usize,
         },
         Append(usize),
-        /// Forks onto the next owner's place if that is free.
+        /// Forks into the next owner's place if that is free.
         Fork,
     }
 
@@ -67,12 +67,12 @@ mod sequences {
         Fork,
     ];
 
-    /// Who the three owners are at first.
+    /// The three owners at the start.
     const SETUPS: [&[(usize, Step)]; 6] = [
-        // Three of one run, with and without a partly filled tail.
+        // Three owners of one run, with and without a partly filled tail.
         &[(0, Append(7)), (0, Fork), (1, Fork)],
         &[(0, Append(8)), (0, Fork), (1, Fork)],
-        // A chain of two runs and what is behind it.
+        // A chain of two runs and further blocks after it.
         &[(0, Append(6)), (0, Fork), (1, Append(3)), (1, Fork), (1, Append(2))],
         // A run that grew at its first owner.
         &[(0, Append(4)), (0, Fork), (0, Append(4)), (0, Fork), (0, Append(1))],
@@ -224,7 +224,7 @@ mod tables {
         Truncate(usize),
         Remove(usize, usize),
         Grow(usize),
-        /// Forks onto the next owner's place if that is free; so many blocks become a run.
+        /// Forks into the next owner's place if that is free; this many blocks become a run.
         Fork(usize),
     }
 
@@ -394,7 +394,7 @@ mod ids {
         ids.flat_map(|id| cache.get_sequence(id).unwrap().block_ids).collect()
     }
 
-    /// Three forks, and three links of a chain.
+    /// Creates three forks, or three links of a chain.
     fn prepare(cache: &PagedKvCache, chained: bool) {
         cache.allocate(s(1), 9).unwrap();
         cache.fork(s(1), s(2)).unwrap();
@@ -437,7 +437,7 @@ mod ids {
             for link in 1..=20_000 {
                 cache.fork(s(link - 1), s(link)).unwrap();
                 cache.append(s(link), 1).map(drop).unwrap();
-                // Tables grow by one block a link: keep the ends only.
+                // Tables grow by one block a link, so only the ends are kept.
                 if link > 1 {
                     cache.free(s(link - 1)).unwrap();
                 }

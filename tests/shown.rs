@@ -1,4 +1,4 @@
-//! Does what is printed for a person say what it is, and do the small getters tell the truth?
+//! Tests of displayed values: each text names its value, and the small getters return the right value.
 
 mod common;
 

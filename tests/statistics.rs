@@ -1,4 +1,5 @@
-//! How many? The counts at rest, the peak and its bound, and what no snapshot under load may show.
+//! Tests of statistics: the counts at rest, the peak and its bound, and impossible states that no
+//! snapshot under load may show.
 
 mod common;
 
@@ -11,16 +12,16 @@ use common::random::Random;
 use common::{assert_empties, s, shapes};
 use paged_kv::{AdmitOptions, BlockTable, PagedKvCache, Watermark};
 
-/// Free blocks that one home shard may keep, and hand out unwatched.
+/// Free blocks that one home shard may keep, and hand out without updating the peak.
 const MAGAZINE: usize = 256;
 
-/// Tests that count on which thread has which home shard run one at a time.
+/// Tests that rely on the threads' home shards run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the work of other threads, also when the one that judges has found a fault.
+/// Ends the work of other threads, also when the checking thread has found a fault.
 struct Finish<'a>(&'a AtomicBool);
 
 impl Drop for Finish<'_> {
@@ -42,7 +43,7 @@ fn assert_at_rest(cache: &PagedKvCache, forks: u64, evictions: u64) {
     assert!(stats.peak_blocks_used <= stats.blocks_total);
 }
 
-/// The one that is cached counts as used last, and is not in use for that.
+/// The cached copy counts as the most recently used, and is not in use because of that.
 #[test]
 fn a_content_that_was_computed_twice_takes_no_room() {
     let _alone = alone();
@@ -119,8 +120,8 @@ fn the_peak_of_one_shard_is_exact() {
     }
 }
 
-/// `shards` threads, each with a home shard of its own, fill the homes with blocks that the first
-/// thread took, and then take them all at once.
+/// Lets `shards` threads, each with a home shard of its own, fill the homes with blocks that the first
+/// thread took. Then they take them all at the same time.
 fn peak_after_a_rush_to_home(shards: usize, keep: usize) -> (usize, usize) {
     let total = 1024 * shards;
     let builder = PagedKvCache::builder().num_blocks(total).block_size(1);
@@ -139,7 +140,7 @@ fn peak_after_a_rush_to_home(shards: usize, keep: usize) -> (usize, usize) {
         highest = highest.max(cache.used_block_count());
         for _ in 1..shards {
             scope.spawn(|| {
-                // Fills this thread's home.
+                // Fills this thread's home shard.
                 drop(hand_over.lock().unwrap().pop());
                 start.wait();
                 let mine: Vec<_> = (0..MAGAZINE).map(|_| pool.allocate(1).unwrap()).collect();
@@ -151,7 +152,8 @@ fn peak_after_a_rush_to_home(shards: usize, keep: usize) -> (usize, usize) {
         while cache.used_block_count() > keep {
             thread::yield_now();
         }
-        // As much as before is in use again, and then what the homes hold on top of it.
+        // As many blocks as before are in use again, and then the blocks of the home shards on top of
+        // them.
         let again = pool.allocate(MAGAZINE * (shards - 1)).unwrap();
         start.wait();
         taken.wait();
@@ -234,7 +236,7 @@ fn no_snapshot_under_load_shows_what_cannot_be() {
 #[test]
 fn counts_that_change_all_the_time_are_never_read_torn() {
     let _alone = alone();
-    // The more shards, the longer a reader is on its way through them.
+    // With more shards a reader takes longer to pass through them.
     for home_shards in [1, 16, 256] {
         let builder = PagedKvCache::builder().num_blocks(4096).block_size(1);
         let cache = builder.home_shards(home_shards).build().unwrap();
@@ -264,13 +266,13 @@ fn counts_that_change_all_the_time_are_never_read_torn() {
 #[test]
 fn of_racing_allocations_of_one_id_only_the_winner_counts() {
     const ROUNDS: u64 = 200;
-    // Long enough for both to be at it at once.
+    // Large enough for the calls of both threads to overlap.
     const BLOCKS: usize = 20_000;
     let _alone = alone();
     let cache = PagedKvCache::new(3 * BLOCKS, 1, 1, 1);
     let barrier = Barrier::new(2);
     let wins = AtomicU64::new(0);
-    // Judged at the end: a thread that stopped early would leave the other at the barrier.
+    // Checked at the end: a thread that stopped early would leave the other at the barrier.
     let counts = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for is_judge in [true, false] {
@@ -299,7 +301,8 @@ fn of_racing_allocations_of_one_id_only_the_winner_counts() {
     assert_empties(&cache);
 }
 
-/// What both match is in use by a third: nothing leaves room for it, nor comes back.
+/// A third sequence uses the blocks that both admissions match, so these blocks neither take nor give
+/// back room.
 #[test]
 fn of_racing_admissions_of_one_id_only_the_winner_counts() {
     const ROUNDS: u64 = 200;
@@ -334,8 +337,8 @@ fn of_racing_admissions_of_one_id_only_the_winner_counts() {
     assert_empties(&cache);
 }
 
-/// Four threads ask for 20 blocks each of 64, of which new sequences leave 10: most calls are refused, some
-/// of them after a lost race for the last blocks.
+/// Lets four threads request 20 blocks each of 64, of which new sequences leave 10. Most calls are
+/// refused, some of them after a lost race for the last blocks.
 fn granted_and_counted(take: impl Fn(&PagedKvCache, u64) -> bool + Sync) -> (u64, u64) {
     let cache = PagedKvCache::builder()
         .num_blocks(64)

@@ -1,5 +1,5 @@
-//! Does a step hold what its sequences let go of, publish only when it completes, and undo what an
-//! aborted launch grew?
+//! Tests of steps: a step holds the blocks that its sequences release, publishes only when it completes,
+//! and undoes the growth of an aborted launch.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn assert_all_room(cache: &PagedKvCache) {
     cache.validate().unwrap();
 }
 
-/// Lets go of something in a step, and counts the free blocks before and after the end.
+/// Releases blocks in a step, and counts the free blocks before and after the step's end.
 fn free_around(
     end: impl FnOnce(Step),
     let_go: impl FnOnce(&PagedKvCache, &mut Step),
@@ -156,7 +156,7 @@ fn a_thousand_steps_open_at_once_end_in_any_order() {
         assert_eq!(cache.free_block_count(), 0);
         for done in 0..STEPS {
             drop(steps[order(done)].take());
-            // A block comes back when no step is open that is as old as its own, or older.
+            // A block is given back when no open step is as old as its own step, or older.
             let oldest = steps.iter().position(Option::is_some).unwrap_or(STEPS);
             assert_eq!(cache.free_block_count(), oldest);
         }
@@ -313,7 +313,7 @@ fn an_aborted_step_leaves_lengths_and_tables_as_they_were() -> Result<()> {
     assert_eq!((rows[0].0.num_tokens(), rows[1].0.num_tokens()), (3, 8));
     assert_eq!(cache.used_block_count(), used);
     assert_eq!(cache.prefix().probe(&cache.prompt(&[4; 9])), 0);
-    // As if nothing had been: the next step grows, accepts and publishes.
+    // As without the aborted step, the next step grows, accepts and publishes.
     let mut step = cache.step(Default::default());
     assert_eq!(step.grow(&mut rows)?.grown_rows, 2);
     assert_eq!(step.accept(1, &mut rows[1].0, &[9])?, 2);
@@ -328,7 +328,8 @@ fn an_aborted_step_leaves_lengths_and_tables_as_they_were() -> Result<()> {
 fn rows_behind_one_that_found_no_room_have_not_grown() -> Result<()> {
     let cache = cache(5);
     let of = |num_tokens, n| Ok::<_, PagedKvError>((cache.allocate_sequence(num_tokens)?, n));
-    // In their last blocks, but for the second and the fourth, which need two and one.
+    // All rows grow in their last blocks, except the second and the fourth, which need two blocks and
+    // one.
     let mut rows = [of(1, 2)?, of(4, 6)?, of(2, 1)?, of(4, 1)?];
     let lengths = |rows: &[(paged_kv::Sequence, usize)]| -> Vec<usize> {
         rows.iter().map(|(sequence, _)| sequence.num_tokens()).collect()
@@ -349,7 +350,7 @@ fn rows_behind_one_that_found_no_room_have_not_grown() -> Result<()> {
     rows[3] = (other, 1);
     assert!(matches!(step.grow(&mut rows), Err(PagedKvError::WrongCache { .. })));
     assert_eq!(lengths(&rows), [4, 8, 3, 1], "none has grown");
-    // The numbers of rows go on where those that grew end.
+    // The rows of this call are numbered after those that had grown before.
     assert!(step.accept(3, &mut rows[2].0, &[]).is_ok());
     assert!(step.accept(4, &mut rows[2].0, &[]).is_err());
     Ok(())
@@ -403,7 +404,7 @@ fn a_copy_that_a_fork_made_since_does_not_stand_for_one_of_the_row() -> Result<(
     let mut step = cache.step(Default::default());
     let mut rows = [(&mut sequence, 1)];
     assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
-    // The fork copies what the row has copied to, and the row has another last block by then.
+    // The fork copies the block that the row has copied to, and then the row has another last block.
     let mut fork = sequence.fork()?;
     assert_eq!(step.grow(&mut [(&mut fork, 1)])?.grown_rows, 1);
     sequence.truncate(4)?;

@@ -1,5 +1,5 @@
-//! Do steps of rows of leases do what those of handles do, and leave another sequence of the same id
-//! alone?
+//! Tests of steps by id: rows of leases give the same results as handles, and leave another sequence of
+//! the same id alone.
 
 mod common;
 
@@ -162,7 +162,7 @@ fn a_step_names_the_cached_contents_that_it_overwrites() -> Result<()> {
     assert_eq!(step.overwritten(), [], "four blocks were free");
     rows[0].1 = 4;
     assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
-    // The prompt's tail goes before its head.
+    // The prompt's tail is reclaimed before its head.
     assert_eq!(step.overwritten(), [(kept[1], prompt.hashes()[1])]);
     assert_eq!(rows[0].0.block_ids()[4], kept[1]);
     assert_eq!(step.grow(&mut rows)?.grown_rows, 1);

@@ -1,12 +1,12 @@
-//! Does a trim keep every sink and window token? All small sizes, against the set of blocks that
-//! should be left.
+//! Tests of trims: a trim keeps every sink token and every window token. All small sizes are compared
+//! with the set of blocks that should be left.
 
 mod common;
 
 use common::{assert_empties, s, shapes};
 use paged_kv::{BlockId, BlockPool, PagedKvCache, PagedKvError, Sequence};
 
-/// What a sequence should be: a block, or nothing, for each logical block.
+/// The expected state of a sequence: a block, or nothing, for each logical block.
 #[derive(Clone)]
 struct Model {
     block_size: usize,
@@ -20,7 +20,7 @@ impl Model {
         Self { block_size: sequence.block_size(), num_tokens: sequence.num_tokens(), blocks }
     }
 
-    /// Drops the full blocks that hold neither a sink nor a window token; returns their tokens.
+    /// Drops the full blocks that hold neither a sink nor a window token; returns their number of tokens.
     fn trim(&mut self, sink: usize, window: usize) -> usize {
         let mut given_up = 0;
         for logical in 0..self.blocks.len() {
@@ -35,7 +35,7 @@ impl Model {
         given_up
     }
 
-    /// `None` if the new last block is partly filled and gone.
+    /// Cuts the sequence; `None` if the new last block is partly filled and gone.
     fn truncate(&mut self, end: usize) -> Option<()> {
         let ends_inside = !end.is_multiple_of(self.block_size);
         if ends_inside && self.blocks[end / self.block_size].is_none() {
@@ -147,7 +147,7 @@ fn pairs(num_tokens: usize) -> impl Iterator<Item = (usize, usize)> {
     ends().flat_map(move |sink| ends().map(move |window| (sink, window)))
 }
 
-/// Appends, and checks that the tokens go where the last token is.
+/// Appends, and checks that the tokens go to the slots after the last token.
 fn append(sequence: &mut Sequence, model: &mut Model, num_new_tokens: usize) {
     let appended = sequence.append(num_new_tokens).unwrap();
     assert!(appended.copy.is_none(), "nobody shares");

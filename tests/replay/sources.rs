@@ -1,4 +1,5 @@
-//! Tests of sources: a trace is read from every source and in every form, and a trace without requests is refused.
+//! Tests of sources: a trace is read from every source and in every form, and a trace without requests is
+//! refused.
 
 use std::fs;
 use std::io::Write as _;

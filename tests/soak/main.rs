@@ -1,7 +1,7 @@
-//! Does `paged-kv soak` end by itself, with nothing found and a report that says so?
+//! Tests of `paged-kv soak`: it ends by itself, finds nothing, and reports that.
 //!
-//! Each test runs the program that was built. How long it runs here finds little: that it runs, and
-//! that its report is complete, is what is tested.
+//! Each test runs the program that was built. The short runs here find little: the tests check that the
+//! program runs, and that its report is complete.
 
 #![cfg(feature = "cli")]
 
@@ -14,7 +14,7 @@ fn soak(arguments: &[&str]) -> Output {
     Command::new(program).arg("soak").args(arguments).output().expect("the program runs")
 }
 
-/// The report of a run that must find nothing.
+/// Returns the report of a run that must find nothing.
 fn report(arguments: &[&str]) -> Value {
     let output = soak(&[arguments, &["--json"]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -41,7 +41,7 @@ fn a_short_soak_does_everything_and_finds_nothing() {
     let are_some = |report: &Value| {
         done.iter().chain(&rare).all(|field| report[field].as_u64().is_some_and(|count| count > 0))
     };
-    // A busy machine may do little in a short time.
+    // A busy machine may complete few operations in a short time.
     let mut last = Value::Null;
     for minutes in ["0.04", "0.2", "1"] {
         last = report(&["--minutes", minutes, "--threads", "4"]);

@@ -1,5 +1,5 @@
-//! Requests that a thread holds by handle: whatever they match, share, copy or grow into holds what
-//! their script says, at any time.
+//! Requests that a thread holds by handle: every block they match, share, copy or grow into has the
+//! contents of their script, at any time.
 
 use paged_kv::export::Gaps;
 use paged_kv::{AdmitOptions, CachedSequence, PagedKvError, Step, StepBuffers};
@@ -12,7 +12,7 @@ const MOST_TOKENS: usize = 14 * BLOCK_SIZE;
 
 pub struct Handles<'a> {
     storm: &'a Storm,
-    /// Each with the tokens that it is to grow by next.
+    /// Sequences, each with the tokens that it grows by next.
     rows: Vec<(CachedSequence, usize)>,
     scripts: Vec<Script>,
     /// Steps whose rows are done and that stay open for a while.
@@ -20,7 +20,8 @@ pub struct Handles<'a> {
     buffers: StepBuffers,
 }
 
-/// A refusal that a shortage explains.
+/// Returns the value of a call, or none after a refusal that a shortage explains. Panics at any other
+/// refusal.
 #[track_caller]
 pub fn fair<T>(result: Result<T, PagedKvError>) -> Option<T> {
     match result {
@@ -105,7 +106,7 @@ impl<'a> Handles<'a> {
         let prompt = self.storm.cache.prompt(&script.tokens(0..num_tokens));
         let admitted = self.storm.cache.admit_sequence(&prompt, &AdmitOptions::default());
         let Some((sequence, admission)) = fair(admitted) else {
-            // One that leaves makes room.
+            // A request that leaves makes room.
             return if self.rows.is_empty() { drop(self.open.pop()) } else { self.leave(0) };
         };
         let hits = admission.cached_tokens / BLOCK_SIZE;
@@ -155,7 +156,7 @@ impl<'a> Handles<'a> {
         match random.below(4) {
             0 => _ = step.abort(&mut self.rows[..done]).expect("these are its rows"),
             1 => {
-                // In the memory of the one that was aborted the next step opens.
+                // The next step opens in the memory of the aborted one.
                 let aborted = step.abort(&mut self.rows[..done]).expect("these are its rows");
                 self.open.push(self.storm.cache.step(aborted.buffers));
             }
@@ -176,7 +177,7 @@ impl<'a> Handles<'a> {
             step.accept(at, sequence, &accepted).expect("it is at its tokens");
         }
         if done > 0 && random.below(3) == 0 {
-            // The client has left: the step holds what its kernels write.
+            // The client has left: the step holds the blocks that its kernels write.
             let (sequence, script) = (&self.rows[0].0, self.scripts[0]);
             let blocks = (0..sequence.num_logical_blocks())
                 .filter_map(|block| Some((sequence.block_at(block)?, script.content(block))));

@@ -1,8 +1,8 @@
-//! Requests by ids that all threads know: each id has one thread that drives it, and all others evict it,
-//! free it, lease it, fork it, and admit other requests under it.
+//! Requests by ids that all threads know. Each id has one thread that drives it; all others evict, free,
+//! lease and fork its sequence, and admit other requests under the id.
 //!
-//! A driver's requests have three tokens and more, and all others fewer, so that a driver which holds a
-//! lease knows its own.
+//! A driver's requests have three or more tokens, and all others have fewer. So a driver with a lease
+//! recognizes its own.
 
 use paged_kv::export::{Gaps, TableShape};
 use paged_kv::{AdmitOptions, BlockId, Lease, LeaseRow, PagedKvError, Result, SeqId, Step, Worker};
@@ -15,7 +15,7 @@ use super::{BLOCK_SIZE, Storm, id};
 pub struct Ids<'a> {
     storm: &'a Storm,
     driver: usize,
-    /// What the driver's requests say.
+    /// The scripts of the driver's requests.
     scripts: [Script; 2],
 }
 
@@ -26,7 +26,7 @@ impl<'a> Ids<'a> {
         Self { storm, driver, scripts }
     }
 
-    /// The driver admits a request, or has one take a step.
+    /// Admits a request of the driver, or grows one by a step.
     pub fn one(&mut self, random: &mut Random) {
         let (cache, number) = (&self.storm.cache, random.below(2));
         let own = id(self.driver, number);
@@ -36,7 +36,7 @@ impl<'a> Ids<'a> {
             }
             Err(refusal) => panic!("{refusal}"),
             Ok(lease) => {
-                // Another thread may have freed it for when it is released.
+                // Another thread may have freed it with effect at its release.
                 let length = cache.get_sequence(own).map_or(0, |info| info.num_tokens);
                 if !(3..=12 * BLOCK_SIZE).contains(&length) {
                     drop(lease);
@@ -56,7 +56,7 @@ impl<'a> Ids<'a> {
             cache.admit_with(own, &cache.prompt(&script.tokens(0..num_tokens)), &options);
         let Some(admission) = fair(admitted) else { return };
         let Some(lease) = fair(cache.lease(&[own])) else { return };
-        // An eviction may have trimmed it before it was leased.
+        // An eviction may have trimmed the sequence before it was leased.
         let blocks = cache.with_sequence(own, |sequence| {
             let at = |block| sequence.block_at(block);
             (sequence.num_tokens(), (0..sequence.num_logical_blocks()).map(at).collect::<Vec<_>>())
@@ -76,7 +76,7 @@ impl<'a> Ids<'a> {
         drop(lease);
     }
 
-    /// Of the sequence that is leased, whatever is under its id by now.
+    /// Commits tokens of the leased sequence, whichever sequence has its id now.
     fn commit(&self, lease: &Lease, num_tokens: usize) -> Result<usize> {
         let mut step = self.storm.cache.step(Default::default());
         let mut row = lease.rows().next().expect("one is leased");
@@ -90,7 +90,7 @@ impl<'a> Ids<'a> {
         let mut step = cache.step(Default::default());
         let mut rows: Vec<_> = lease.rows().map(|row| (row, n)).collect();
         let grown = fair(step.grow(&mut rows));
-        // From here on anybody may evict it, and admit another under its id.
+        // From here on another thread may evict it, and admit another request under its id.
         drop(lease);
         if grown.is_none_or(|grown| grown.grown_rows == 0) {
             fair(cache.evict());
@@ -106,7 +106,7 @@ impl<'a> Ids<'a> {
                 shadow.write(block, script.content((start + at) / BLOCK_SIZE));
             }
         } else {
-            // Its blocks are not known any more: nothing may be published.
+            // The request's blocks are unknown now, so nothing may be published.
             fair(step.accept(0, &mut rows[0].0, &script.tokens(start..start + n)));
             return;
         }
@@ -115,7 +115,7 @@ impl<'a> Ids<'a> {
         match random.below(5) {
             0 => _ = step.abort(&mut rows).expect("a row is passed over if it is gone"),
             1 => {
-                // Aborted, and its memory used again.
+                // The memory of the aborted step is used again.
                 let aborted = step.abort(&mut rows).expect("a row is passed over if it is gone");
                 cache.step(aborted.buffers).complete();
             }
@@ -135,11 +135,11 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// What a thread does to the requests of others.
+    /// Changes the requests of other threads.
     pub fn meddle(&self, random: &mut Random) {
         let Storm { cache, threads, .. } = self.storm;
         let other = id(random.below(*threads), random.below(2));
-        // Forks and others that nobody drives.
+        // Ids of forks and others without a driver.
         let spare = SeqId((1 << 32 | self.driver << 8 | random.below(3)) as u64);
         match random.below(20) {
             0 | 1 => _ = fair(cache.evict()),

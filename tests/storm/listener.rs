@@ -1,4 +1,4 @@
-//! An event sink that panics now and then, calls back into nothing, and holds what it was told.
+//! `Listener`: an event sink that panics at some events, and holds the reported contents.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use paged_kv::{BlockHash, EventSink, KvEvent, PagedKvCache};
 use super::BLOCK_SIZE;
 use super::shadow::Script;
 
-/// The payload of panics on purpose.
+/// The payload of intended panics.
 pub struct OnPurpose;
 
 #[derive(Default)]

@@ -1,8 +1,8 @@
 //! A storm of all operations over tiny pools, with wakers and event sinks that panic.
 //!
-//! Every block that is computed has its content written into a shadow array, and every block that is
-//! matched is compared with what its hash promises. Each round ends at rest: nothing has leaked, all
-//! accounts agree, and the sink holds what a probe finds.
+//! Every computed block has its content written into a shadow array. Every matched block is compared with
+//! the content that its hash stands for. Each round ends at rest: no block has leaked, all counts agree,
+//! and the sink holds exactly the contents that a probe finds.
 //!
 //! `PAGED_KV_STORM_SECONDS` (4 in all) and `PAGED_KV_STORM_THREADS` (8) make it longer and wider.
 
@@ -26,7 +26,7 @@ use shadow::Shadow;
 
 const BLOCK_SIZE: usize = 4;
 
-/// What all threads of a round share.
+/// The state that all threads of a round share.
 pub(crate) struct Storm {
     pub(crate) cache: PagedKvCache,
     pub(crate) shadow: Shadow,
@@ -38,7 +38,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a whole number"))
 }
 
-/// The shape of a round, by its number.
+/// Creates the storm of a round, with a shape by the round's number.
 fn storm(round: u64, threads: usize) -> Storm {
     let mut random = Random::new(round);
     let num_blocks = 1 + random.below(40);
@@ -89,7 +89,7 @@ fn blow(storm: &Storm, round: u64, end: Instant) {
     });
 }
 
-/// Nothing may be left, and all accounts agree.
+/// Asserts that nothing is left, and that all counts agree.
 fn calm(storm: &Storm, round: u64) {
     let Storm { cache, listener, .. } = storm;
     assert_eq!(cache.waiting().len(), 0, "round {round}");
@@ -101,7 +101,7 @@ fn calm(storm: &Storm, round: u64) {
     if let Some(listener) = listener {
         listener.assert_holds_what_is_cached(cache);
     }
-    // Past the watermark, too.
+    // This allocation may take the watermark's blocks too.
     let all = cache.pool().allocate(cache.total_blocks());
     let all = all.unwrap_or_else(|refusal| panic!("round {round}: {refusal}"));
     drop(all);
@@ -110,7 +110,7 @@ fn calm(storm: &Storm, round: u64) {
 
 #[test]
 fn a_storm_of_all_operations_leaves_nothing_behind() {
-    // The panics are on purpose: their messages would fill the output.
+    // The panics are intended: their messages would fill the output.
     let said = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if !info.payload().is::<listener::OnPurpose>() {
@@ -129,7 +129,7 @@ fn a_storm_of_all_operations_leaves_nothing_behind() {
     println!("{rounds} rounds of {threads} threads, 0 findings");
 }
 
-/// Ids that all threads know.
+/// Returns an id that all threads know.
 pub(crate) fn id(driver: usize, number: usize) -> SeqId {
     SeqId((driver * 2 + number) as u64)
 }

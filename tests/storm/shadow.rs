@@ -1,5 +1,5 @@
-//! What each block holds, and what each token is: scripts of few families, so that prompts share
-//! beginnings.
+//! `Shadow` and `Script`: the contents of each block and the tokens of each request. There are few
+//! families of scripts, so that prompts share beginnings.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +16,7 @@ impl Shadow {
         Self((0..num_blocks).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Computes a block that nobody else writes.
+    /// Computes a block that no other thread writes.
     pub fn write(&self, id: BlockId, content: u64) {
         self.0[id.0 as usize].store(content, Ordering::Relaxed);
     }
@@ -40,12 +40,12 @@ impl Script {
         Self { family: random.below(3) as u64, branch: random.below(4) as u64 }
     }
 
-    /// All scripts that there are.
+    /// Returns all scripts.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..3).flat_map(|family| (0..4).map(move |branch| Self { family, branch }))
     }
 
-    /// Names the tokens of a block and all before it.
+    /// Returns a number that stands for the tokens of a block and of all blocks before it.
     pub fn content(self, block: usize) -> u64 {
         let branch = if (block as u64) < self.branch { 0 } else { 1 + self.branch };
         1 + (self.family << 32 | branch << 24 | block as u64)

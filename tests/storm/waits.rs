@@ -1,4 +1,4 @@
-//! Requests that wait for room, with wakers that panic now and then, and that leave when they like.
+//! Requests that wait for room, with wakers that panic at random, and that leave at random.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use super::common::random::Random;
 use super::listener::OnPurpose;
 use super::shadow::Script;
 
-/// Notes that it was woken, and panics if it is told to.
+/// A waker that notes its wake-up, and panics if told to.
 struct Bell {
     rung: AtomicBool,
     panics: bool,
@@ -30,7 +30,7 @@ impl Wake for Bell {
     }
 }
 
-/// Polls a few times, and then leaves.
+/// Polls a future a few times, and then drops it.
 fn poll_a_while<T>(
     future: impl Future<Output = Result<T, PagedKvError>>,
     random: &mut Random,

@@ -1,4 +1,4 @@
-//! Handles and tables that many threads make, grow, fork, cut and pass to each other.
+//! Handles and tables that many threads create, grow, fork, cut and pass to each other.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use crate::common::random::Random;
 use crate::owners::Owners;
 use crate::{cache, caches, for_a_while, threads, watched};
 
-/// A sequence and its forks, held together: each of their blocks bears the family's tag.
+/// A sequence and its forks, held together: each of their blocks has the family's tag.
 struct Family {
     tag: u64,
     members: Vec<Sequence>,
@@ -115,7 +115,7 @@ fn no_block_is_ever_in_two_owners_hands() {
     watched(|| {
         for cache in caches() {
             let owners = Owners::new(cache.total_blocks());
-            // Each place may be filled by one thread and emptied by another.
+            // One thread may fill a place and another may empty it.
             let places: Vec<Mutex<Option<Family>>> =
                 (0..threads() + 3).map(|_| Mutex::new(None)).collect();
             for_a_while(2, |random, _| {

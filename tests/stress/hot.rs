@@ -12,7 +12,7 @@ use crate::{cache, for_a_while, seconds, watched};
 
 const HOT: SeqId = SeqId(u64::MAX);
 
-/// Expected of a race; everything else is a fault.
+/// True for a refusal that a race explains; every other refusal is a fault.
 fn is_fair(refusal: &PagedKvError) -> bool {
     matches!(
         refusal,
@@ -43,9 +43,9 @@ fn race_for_the_hot_one(cache: &PagedKvCache, random: &mut Random) {
     }
 }
 
-/// Forks the hot sequence, writes into the fork, and checks that no other thread has the slots written.
+/// Forks the hot sequence, writes into the fork, and checks that no other thread has the written slots.
 fn fork_and_write(cache: &PagedKvCache, id: SeqId, random: &mut Random, owners: &Owners) {
-    // Leased at once, or an evictor could take it while it is being written.
+    // The fork is leased immediately, or an evictor could take it while it is being written.
     let Some(()) = fair(cache.fork(HOT, id)) else { return };
     let Some(lease) = fair(cache.lease(&[id])) else { return };
     let (tag, mut written) = (owners.tag(), Vec::<BlockId>::new());
@@ -129,7 +129,7 @@ fn sequences_that_all_threads_change_leave_nothing_behind() {
 #[test]
 fn an_audit_under_load_is_busy_at_worst() {
     watched(|| {
-        // Few forkers: then two looks of the auditor can be torn in the same way.
+        // With few forkers two passes of the auditor can be torn in the same way.
         for (num_tokens, forkers) in [(3, 1), (8, 1), (3, 2), (3, 4)] {
             let cache = cache(64, 4);
             cache.allocate(HOT, num_tokens).unwrap();
@@ -158,7 +158,7 @@ fn an_audit_under_load_is_busy_at_worst() {
     });
 }
 
-/// Two sequences that share all they have.
+/// Creates two sequences that share all their blocks.
 fn twins() -> (PagedKvCache, SeqId, SeqId) {
     let (cache, x, y) = (cache(64, 1), SeqId(1), SeqId(2));
     cache.allocate(x, 8).unwrap();
@@ -166,7 +166,7 @@ fn twins() -> (PagedKvCache, SeqId, SeqId) {
     (cache, x, y)
 }
 
-/// A batch has to wait for the reader of one row, who waits for the other row.
+/// A batch waits for the reader of one row, and the reader reads the other row.
 #[test]
 fn a_reader_that_looks_further_and_a_batch_do_not_wait_for_each_other() {
     watched(|| {
@@ -183,7 +183,7 @@ fn a_reader_that_looks_further_and_a_batch_do_not_wait_for_each_other() {
     });
 }
 
-/// A thread that assesses victims waits behind a writer, which waits for a reader that assesses victims.
+/// A thread that assesses victims waits for a writer, which waits for a reader that assesses victims.
 #[test]
 fn a_reader_that_chooses_a_victim_and_others_who_do_not_wait_for_each_other() {
     watched(|| {

@@ -1,4 +1,4 @@
-//! Sequences that many threads make, lease, grow, free and evict by id.
+//! Sequences that many threads create, lease, grow, free and evict by id.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use crate::common::random::Random;
 use crate::owners::Owners;
 use crate::{cache, caches, for_a_while, threads, watched};
 
-/// A leased sequence whose blocks bear a tag.
+/// A leased sequence whose blocks have a tag.
 struct Held {
     id: SeqId,
     lease: Lease,
@@ -24,7 +24,7 @@ fn hold(cache: &PagedKvCache, id: SeqId, num_tokens: usize, owners: &Owners) -> 
         Err(PagedKvError::OutOfMemory { .. }) => return None,
         Err(refusal) => panic!("{refusal}"),
     }
-    // Somebody may evict it before it is leased.
+    // Another thread may evict it before it is leased.
     let lease = cache.lease(&[id]).ok()?;
     let (tag, blocks) = (owners.tag(), cache.get_sequence(id)?.block_ids);
     blocks.iter().for_each(|&block| owners.enter(block, tag));
@@ -62,10 +62,10 @@ impl Held {
             0 => cache.free_when_released(self.id).expect("a leased sequence stays"),
             1 => {
                 drop(self.lease);
-                // Unless it was evicted meanwhile.
+                // The free is refused if another thread has evicted it.
                 _ = cache.free(self.id);
             }
-            // Left for an evictor.
+            // The sequence is left for an evictor.
             _ => {}
         }
     }
@@ -115,13 +115,13 @@ fn no_block_is_ever_in_two_sequences_hands_and_no_leased_one_is_evicted() {
     });
 }
 
-/// Ids come again and again, first without a worker, then the second one's, and at last the first one's.
-/// Only then may an eviction for the first worker take them.
+/// Each id is allocated again and again, first without a worker, then for the second worker, and last for
+/// the first. Only then may an eviction for the first worker take it.
 #[test]
 fn an_eviction_for_one_worker_never_takes_a_sequence_of_another() {
     const IDS: usize = 4;
     watched(|| {
-        // More than the ids need: an eviction under way still has blocks of the one before.
+        // More blocks than the ids need: an eviction under way still has blocks of the earlier sequence.
         let cache = cache(1024, 4);
         let places: Vec<Mutex<()>> = (0..IDS).map(|_| Mutex::new(())).collect();
         let evicted = AtomicU64::new(0);
@@ -141,7 +141,7 @@ fn an_eviction_for_one_worker_never_takes_a_sequence_of_another() {
                 Ok(()) | Err(PagedKvError::SequenceExists(_)) => {}
                 Err(refusal) => panic!("{refusal}: each id has its block"),
             }
-            // It may be the first worker's still, and be evicted until this.
+            // Until this call the sequence may still belong to the first worker, and be evicted.
             if cache.set_worker(id, Worker(2)).is_err() {
                 return;
             }

@@ -1,6 +1,6 @@
-//! Does it hold with many threads at once? Random work for a while, with every holder of a block
-//! writing its name into an array, so that a block in two hands is seen; each test ends at rest, with
-//! nothing leaked and everything consistent.
+//! Stress tests with many threads: random work for a while. Every holder of a block writes its tag into
+//! an array, so a block with two holders is detected. Each test ends at rest, with nothing leaked and
+//! everything consistent.
 //!
 //! `PAGED_KV_STRESS_SECONDS` (2 a test) and `PAGED_KV_STRESS_THREADS` (8) make it longer and wider.
 
@@ -37,7 +37,7 @@ fn threads() -> usize {
     setting("PAGED_KV_STRESS_THREADS", 8).max(2) as usize
 }
 
-/// Fails, instead of hanging, when `body` does not come back.
+/// Fails instead of hanging when `body` does not return.
 fn watched(body: impl FnOnce() + Send + 'static) {
     let (ended, end) = mpsc::channel::<()>();
     let worker = thread::spawn(move || {
@@ -52,7 +52,7 @@ fn watched(body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs `work` on all threads, over and over for a `share` of the time of a test. The last
+/// Runs `work` on all threads, again and again, for the time of a test divided by `share`. The last
 /// argument of `work` is the number of its thread.
 fn for_a_while(share: u32, work: impl Fn(&mut Random, usize) + Sync) {
     let end = Instant::now() + Duration::from_secs(seconds()) / share;
@@ -71,7 +71,7 @@ fn for_a_while(share: u32, work: impl Fn(&mut Random, usize) + Sync) {
     });
 }
 
-/// Ends the other threads' work when one has found a fault.
+/// Ends the other threads' work when one thread has found a fault.
 struct RaiseOnPanic<'a>(&'a AtomicBool);
 
 impl Drop for RaiseOnPanic<'_> {
@@ -82,7 +82,7 @@ impl Drop for RaiseOnPanic<'_> {
     }
 }
 
-/// A tiny cache, where everybody is short and steals, and a large one.
+/// Creates a tiny cache, in which all threads run short and search other shards, and a large one.
 fn caches() -> [PagedKvCache; 2] {
     [(64, 4), (8192, 4)].map(|(num_blocks, home_shards)| cache(num_blocks, home_shards))
 }

@@ -1,4 +1,5 @@
-//! Who holds block n? An array that every holder writes: a tag at allocation, cleared before release.
+//! `Owners`: the holder of each block, as an array that every holder writes: a tag at allocation, cleared
+//! before release.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +7,7 @@ use paged_kv::BlockId;
 
 const NOBODY: u64 = 0;
 
-/// A cell a block.
+/// One cell for each block.
 pub struct Owners {
     cells: Vec<AtomicU64>,
     next_tag: AtomicU64,
@@ -18,12 +19,13 @@ impl Owners {
         Self { cells, next_tag: AtomicU64::new(1) }
     }
 
-    /// A tag never given before.
+    /// Returns a tag that was never returned before.
     pub fn tag(&self) -> u64 {
         self.next_tag.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Relaxed throughout: the pool's own hand-over must order the two owners' writes.
+    /// Writes the tag. All accesses are Relaxed: the pool's own hand-over must order the two owners'
+    /// writes.
     pub fn enter(&self, id: BlockId, tag: u64) {
         let before = self.cells[id.0 as usize].swap(tag, Ordering::Relaxed);
         assert_eq!(before, NOBODY, "{id} was given to {tag} while {before} held it");

@@ -1,4 +1,4 @@
-//! What does a thread that panics leave behind? Nothing, and nobody is locked out.
+//! Tests of threads that panic: they leave nothing behind, and lock no other thread out.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,7 +9,7 @@ use paged_kv::{AppendBatch, PagedKvCache, SeqId, append_batch};
 use crate::common::assert_empties;
 use crate::{cache, caches, for_a_while, watched};
 
-/// A panic without a message on standard error.
+/// Panics without a message on standard error.
 fn panic_quietly() -> ! {
     resume_unwind(Box::new("on purpose"))
 }
@@ -19,7 +19,7 @@ fn assert_panics(body: impl FnOnce()) {
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"), "another panic than meant");
 }
 
-/// Everything a thread can hold, dropped by a panic.
+/// Creates everything that a thread can hold, and drops it by a panic.
 fn panic_with_hands_full(cache: &PagedKvCache, id: SeqId) {
     let Ok(table) = cache.pool().allocate(3) else { return };
     let Ok(mut sequence) = cache.allocate_sequence(6) else { return };

@@ -1,5 +1,5 @@
-//! Is a matched block what its hash promises, while others reclaim, publish and reset? Each block has
-//! a cell with the content that was computed into it.
+//! A matched block has the content that its hash stands for, while other threads reclaim, publish and
+//! reset. Each block has a cell with the content that was computed into it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,11 +12,11 @@ use crate::{for_a_while, threads, watched};
 
 const BLOCK_SIZE: usize = 4;
 
-/// The content of each block, as a hash; 0 for something that was never published.
+/// The content of each block, as a hash; 0 for a block whose content was never published.
 struct Contents(Vec<AtomicU64>);
 
 impl Contents {
-    /// Checks what hit and computes the rest, as the only owner of it.
+    /// Checks the hits, and computes the rest as its only owner.
     fn compute(&self, sequence: &CachedSequence, hits: usize, contents: &[u64]) {
         self.check(sequence, hits, contents);
         for (index, &id) in sequence.block_ids().iter().enumerate().skip(hits) {
@@ -33,7 +33,7 @@ impl Contents {
     }
 }
 
-/// A chain of contents: families share beginnings.
+/// Returns a chain of contents: families share beginnings.
 fn contents(random: &mut Random, most: usize) -> Vec<u64> {
     let (family, branch, len) = (random.below(6), random.below(8), 1 + random.below(most));
     let content = |index: usize| match index < branch {

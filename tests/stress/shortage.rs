@@ -1,4 +1,4 @@
-//! What when room is short? Exactly the requests that fit succeed, wherever the free blocks are.
+//! Tests of shortage: exactly the requests that fit succeed, wherever the free blocks are.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -9,7 +9,7 @@ use paged_kv::{BlockTable, PagedKvError};
 use crate::common::assert_empties;
 use crate::{cache, seconds, threads, watched};
 
-/// `racers` threads ask for `n` blocks at once, round after round: as many as fit succeed.
+/// Lets `racers` threads request `n` blocks at the same time, round after round: as many as fit succeed.
 fn assert_fitting_succeed(num_blocks: usize, home_shards: usize, racers: usize, n: usize) {
     let cache = cache(num_blocks, home_shards);
     let pool = cache.pool();
@@ -17,7 +17,7 @@ fn assert_fitting_succeed(num_blocks: usize, home_shards: usize, racers: usize, 
     let (start, end) = (Barrier::new(racers), Barrier::new(racers));
     let rounds = 150 * seconds() as usize;
     let served: Vec<AtomicUsize> = (0..rounds).map(|_| AtomicUsize::new(0)).collect();
-    // Judged at the end: a thread that stopped early would leave the others at the barrier.
+    // Checked at the end: a thread that stopped early would leave the others at the barrier.
     let refusals = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..racers {
@@ -91,7 +91,7 @@ fn blocks_freed_on_other_threads_can_all_be_allocated_by_one() {
                         });
                     }
                     released.wait();
-                    // The threads are still there, and so are the homes that they filled.
+                    // The threads are still there, and so are the home shards that they filled.
                     let all = pool.allocate(num_blocks);
                     let refused = pool.allocate(1).unwrap_err();
                     done.wait();

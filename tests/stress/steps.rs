@@ -1,8 +1,9 @@
-//! Does a block stay put while a device is at it? Each scheduler thread has a device thread one step
-//! behind, which copies, writes and checks every block of the step while the scheduler truncates,
-//! frees, forks, evicts and admits. A block that is reused inside a step holds another step's writing.
+//! Tests that a block stays in place while a device uses it. Each scheduler thread has a device thread
+//! one step behind, which copies, writes and checks every block of the step. The scheduler truncates,
+//! frees, forks, evicts and admits at the same time. A block that is reused inside a step holds another
+//! step's contents.
 //!
-//! That it would be seen: without the fence both tests have to fail, and do so within seconds:
+//! Without the fence both tests must fail within seconds, which shows that they detect such a reuse:
 //! `RUSTFLAGS="--cfg paged_kv_unfenced" cargo test --release --target-dir target/unfenced --test stress steps`
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +21,7 @@ use crate::{for_a_while, threads, watched};
 
 const BLOCK_SIZE: usize = 4;
 
-/// What the device does for one step: the blocks it copies, those it writes, and those it reads, with
-/// what they hold.
+/// The device's work for one step: the blocks that it copies, writes and reads, with their contents.
 struct Launch {
     step: Step,
     copies: Vec<[u32; 2]>,
@@ -29,7 +29,7 @@ struct Launch {
     writes: Vec<(BlockId, u64)>,
 }
 
-/// What was computed into each block.
+/// The contents that were computed into each block.
 struct Tensor(Vec<AtomicU64>);
 
 impl Tensor {
@@ -51,13 +51,13 @@ impl Tensor {
     }
 }
 
-/// A request, and what is in its blocks. The last block is of this request and its forks alone.
+/// A request, and the contents of its blocks. The last block belongs to this request and its forks alone.
 struct Request {
     sequence: CachedSequence,
     contents: Vec<u64>,
 }
 
-/// The same by id: any thread may evict it.
+/// A request by id: any thread may evict it.
 struct Listed {
     id: SeqId,
     contents: Vec<u64>,
@@ -70,7 +70,7 @@ fn steps(num_blocks: usize) {
     let (launched, copied) = (AtomicU64::new(0), AtomicU64::new(0));
     for_a_while(1, |random, thread| {
         thread::scope(|scope| {
-            // Two steps are in flight at most: one the device is at, and one behind it.
+            // Two steps are in flight at most: one that the device runs, and one after it.
             let (launch, launches) = mpsc::sync_channel::<Launch>(0);
             let device = scope.spawn(|| {
                 for launch in launches {
@@ -86,7 +86,7 @@ fn steps(num_blocks: usize) {
                 }
             });
             let mut scheduler = Scheduler::new(&cache, random, thread);
-            // A few hundred steps over a few requests, until the device finds a fault.
+            // Runs a hundred steps over a few requests, or until the device finds a fault.
             while scheduler.steps < 100 && launch.send(scheduler.build()).is_ok() {
                 scheduler.move_on();
             }
@@ -117,7 +117,7 @@ impl<'a> Scheduler<'a> {
         Self { cache, random, next_id: (thread as u64) << 32, steps: 0, held, listed }
     }
 
-    /// A step over what is held, and some that come in.
+    /// Builds a step over the held requests, and some that it admits.
     fn build(&mut self) -> Launch {
         self.steps += 1;
         let (copies, reads, writes) = (Vec::new(), Vec::new(), Vec::new());
@@ -140,7 +140,8 @@ impl<'a> Scheduler<'a> {
                 request.contents.push(own(self.random));
                 launch.writes.extend(ids.last().copied().zip(request.contents.last().copied()));
             }
-            // In order on one device: what this step reads an earlier one has written.
+            // One device runs the steps in order: an earlier step has written the blocks that this one
+            // reads.
             launch.reads.extend(ids.iter().copied().zip(request.contents.iter().copied()));
         }
         self.listed.retain(|listed| {
@@ -192,7 +193,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// What a scheduler does while the device is at the step.
+    /// Changes the requests, as a scheduler does while the device runs the step.
     fn move_on(&mut self) {
         for at in (0..self.held.len()).rev() {
             match self.random.below(6) {
@@ -229,7 +230,7 @@ fn join(cache: &PagedKvCache, id: SeqId, step: &mut Step) -> Result<()> {
     step.join(&mut row_if_there(cache, id)?)
 }
 
-/// A prompt of a few full blocks and one token, and what is in them.
+/// Returns a prompt of a few full blocks and one token, and the contents of its blocks.
 fn prompt(random: &mut Random) -> (Prompt, Vec<u64>) {
     let (family, blocks) = (random.below(400), 1 + random.below(5));
     let hashes: Vec<BlockHash> =
@@ -238,12 +239,13 @@ fn prompt(random: &mut Random) -> (Prompt, Vec<u64>) {
     (Prompt::from_hashes(&hashes, blocks * BLOCK_SIZE + 1), contents)
 }
 
-/// The hash says what a block holds, so that whoever matches it knows.
+/// Returns the content of a block, which is also its hash, so that a request that matches the block knows
+/// it.
 fn content(family: usize, at: usize) -> u64 {
     1 + (family * 1_000 + at) as u64
 }
 
-/// What no other block holds.
+/// Returns a content that no other block has.
 fn own(random: &mut Random) -> u64 {
     1_000_000 + random.next() % 1_000_000_000_000
 }
