@@ -1,6 +1,7 @@
 //! Budgets of shared writes: each operation's writes to memory that other threads write too are counted,
-//! printed and held to a budget: `RUSTFLAGS="--cfg paged_kv_census" cargo test --release --test census --
-//! --nocapture`.
+//! printed and held to a budget.
+//!
+//! `RUSTFLAGS="--cfg paged_kv_census" cargo test --release --test census -- --nocapture` runs them.
 //!
 //! A row shows the operation, its shared writes (read-modify-writes, see `Writes::shared`), and its
 //! stores to memory that the thread has to itself: a magazine, a ledger, the words of blocks that it

@@ -1,5 +1,5 @@
-//! Does a worker evict its own sequences only, and learn of those that were evicted? And do several forks
-//! come all or none?
+//! Tests of workers: a worker evicts its own sequences only, and is informed of those that were evicted.
+//! Several forks are made all or none.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn cache(num_blocks: usize) -> PagedKvCache {
     PagedKvCache::new(num_blocks, 4, 1, 1)
 }
 
-/// A sequence of `num_blocks` blocks.
+/// Creates a sequence of `num_blocks` blocks.
 fn allocate(cache: &PagedKvCache, id: u64, num_blocks: usize, worker: Option<u32>) -> Result<()> {
     cache.allocate(s(id), 4 * num_blocks)?;
     worker.map_or(Ok(()), |worker| cache.set_worker(s(id), Worker(worker)))
@@ -44,7 +44,7 @@ fn a_worker_evicts_its_own_in_the_strategys_order_until_there_is_enough() -> Res
 fn what_others_use_too_is_not_counted_as_freed() -> Result<()> {
     let cache = cache(32);
     allocate(&cache, 1, 4, Some(1))?;
-    cache.fork(s(1), s(2))?; // of the same worker
+    cache.fork(s(1), s(2))?; // has the same worker
     drop(cache.append(s(2), 8)?);
     let mut out = Vec::new();
     assert_eq!(cache.evict_for(Worker(1), 6, &mut out)?, 6);
@@ -152,7 +152,7 @@ fn evicted_ids_are_remembered_until_freed_and_then_take_no_place() -> Result<()>
     Ok(())
 }
 
-/// Owners that never ask do not fill the memory.
+/// Evicted ids that no owner asks for do not fill the memory.
 #[test]
 fn the_oldest_evicted_ids_are_forgotten_beyond_a_bound() -> Result<()> {
     const MOST: u64 = 65_536;
@@ -204,7 +204,7 @@ fn forks_with_room_never_want_for_their_copies() -> Result<()> {
     assert_eq!((cache.num_sequences(), cache.used_block_count()), (1, 2));
     let mut room = cache.reserve(copies(3))?;
     cache.fork_n(s(1), &[2, 3, 4].map(s))?;
-    allocate(&cache, 9, 1, None)?; // somebody takes the last block
+    allocate(&cache, 9, 1, None)?; // takes the last block
     for id in 2..5 {
         assert!(room.append(&cache, s(id), 1)?.copy.is_some());
     }

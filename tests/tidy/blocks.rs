@@ -3,7 +3,7 @@
 /// Attributes by which a Rust block is neither compiled nor run.
 const EXCLUDED: &[&str] = &["ignore", "compile_fail", "should_panic"];
 
-/// Rust blocks of a document that no test runs.
+/// Returns the Rust blocks of a document that no test runs.
 pub fn faults(title: &str, markdown: &str) -> Vec<String> {
     let fences = markdown.split("```").skip(1).step_by(2);
     let languages = fences.filter_map(|block| block.lines().next());

@@ -1,7 +1,7 @@
-//! Which module may import which?
+//! The floors of the modules, which say which module may import which.
 //!
-//! Every module has a floor and imports only from floors below; on its own floor it imports only
-//! what a row here allows. The root is on no floor: it re-exports, and nothing imports from it.
+//! Every module has a floor and imports only from floors below. On its own floor it imports only the
+//! modules that a row here allows. The root is on no floor: it re-exports, and nothing imports from it.
 
 use crate::rust::{Source, paths};
 
@@ -51,7 +51,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("loom_api", 6),
 ];
 
-/// Who may import whom on one floor. What is not here may not: not `sequence` and `prefix`.
+/// Pairs on one floor of which the first may import the second. Other pairs may not, such as `sequence`
+/// and `prefix`.
 const NEIGHBOURS: &[(&str, &str)] = &[
     ("error", "id"),
     ("array", "error"),
@@ -121,10 +122,10 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("wait/*", "wait/*"),
 ];
 
-/// Files that are on no floor: the root, and the guide, which is documentation.
+/// Files on no floor: the root, and the guide, which is documentation.
 const NO_FLOOR: &[&str] = &["lib", "guide"];
 
-/// Files without a floor, imports that go up or sideways, and imports from the root.
+/// Returns files without a floor, imports that go up or sideways, and imports from the root.
 pub fn faults(library: &[Source]) -> Vec<String> {
     let modules: Vec<&str> = library.iter().map(Source::module).collect();
     let on_floors = library.iter().filter(|source| !NO_FLOOR.contains(&source.module()));
@@ -158,7 +159,7 @@ fn faults_of(source: &Source, modules: &[&str]) -> Vec<String> {
     faults
 }
 
-/// The file that an absolute path leads into.
+/// Returns the file that an absolute path leads into.
 fn target<'a>(names: &[String], modules: &[&'a str]) -> Option<&'a str> {
     let lead = |len: usize| modules.iter().find(|module| **module == names[..len].join("/"));
     (1..=names.len()).rev().find_map(lead).copied()
@@ -184,7 +185,7 @@ fn matches(pattern: &str, module: &str) -> bool {
     }
 }
 
-/// The faults of one file beside the others of a small house.
+/// Returns the faults of one file next to the others of a small library.
 #[cfg(test)]
 fn faults_in(path: &str, text: &str) -> Vec<String> {
     let house = ["id.rs", "error.rs", "sync/mod.rs", "pool/mod.rs", "pool/state.rs"];

@@ -1,7 +1,7 @@
-//! Does the source keep the rules of the house?
+//! Checks that the source keeps the rules of the house.
 //!
-//! Each rule is a function over text that returns its faults, a test that finds none in this
-//! repository, and a test that finds some in a bad text: a rule that cannot fail is no rule.
+//! Each rule is a function over text that returns its faults, with two tests: one finds no fault in this
+//! repository, and one finds faults in a bad text. A rule that cannot fail is no rule.
 
 mod blocks;
 mod floors;
@@ -189,19 +189,19 @@ fn assert_clean(faults: Vec<String>) {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// The library's files: `src` without the program and without files of tests.
+/// Returns the library's files: `src` without the program and without files of tests.
 fn library() -> Vec<Source> {
     let mut sources = sources("src");
     sources.retain(|source| !source.path.starts_with("bin/") && !source.is_tests());
     sources
 }
 
-/// Every Rust file of the repository.
+/// Returns every Rust file of the repository.
 fn everything() -> Vec<Source> {
     FOLDERS.iter().flat_map(|folder| sources(folder)).collect()
 }
 
-/// Every Rust file by its folder: the ones below `src` each by itself, the others whole.
+/// Returns every Rust file by its folder: each folder below `src` apart, the other folders whole.
 fn by_folder() -> BTreeMap<String, Vec<Source>> {
     let mut folders: BTreeMap<String, Vec<Source>> = BTreeMap::new();
     for folder in FOLDERS {
@@ -215,7 +215,7 @@ fn by_folder() -> BTreeMap<String, Vec<Source>> {
     folders
 }
 
-/// Every Rust file under a folder of the repository, by its path inside that folder.
+/// Returns every Rust file under a folder of the repository, by its path inside that folder.
 fn sources(folder: &str) -> Vec<Source> {
     let top = repository().join(folder);
     let mut sources = Vec::new();

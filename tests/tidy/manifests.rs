@@ -1,16 +1,17 @@
-//! The packages of models are the library once more: with its dependencies and its features, or the
-//! models would run on another build than the one that ships.
+//! The packages of models build the library with its own dependencies and features. Otherwise the models
+//! would run on another build than the one that ships.
 
 use std::collections::BTreeMap;
 
-/// Crates that check models. Users of the library shall not have them in their lock files.
+/// Crates that check models. They must not appear in the lock files of users.
 const CHECKERS: &[&str] = &["loom", "shuttle"];
 
-/// The one feature that may differ: models wait, whether or not the library does by default.
+/// The one feature that may differ: the models always use waiting, whether or not it is a default of the
+/// library.
 const DEFAULT: &str = "default";
 
-/// Entries of `[features]` and `[dependencies]` in which the manifest `title` of a package of models
-/// differs from the root's.
+/// Returns the entries of `[features]` and `[dependencies]` in which the manifest `title` of a package of
+/// models differs from the root's.
 pub fn faults(title: &str, models: &str, root: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for name in ["features", "dependencies"] {
@@ -23,7 +24,7 @@ pub fn faults(title: &str, models: &str, root: &str) -> Vec<String> {
     faults
 }
 
-/// Model checkers that the root's manifest names.
+/// Returns the model checkers that the root's manifest names.
 pub fn faults_of_root(root: &str) -> Vec<String> {
     let names = root.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim());
     let checkers = names.filter(|name| {
@@ -32,7 +33,7 @@ pub fn faults_of_root(root: &str) -> Vec<String> {
     checkers.map(|name| format!("Cargo.toml: {name} belongs into a package of models")).collect()
 }
 
-/// The entries of a section by their names, each on one line and without spaces.
+/// Returns the entries of a section by their names, each on one line and without spaces.
 fn section(manifest: &str, name: &str) -> BTreeMap<String, String> {
     let header = format!("[{name}]");
     let lines = manifest.lines().skip_while(|line| *line != header).skip(1);
@@ -50,7 +51,7 @@ fn section(manifest: &str, name: &str) -> BTreeMap<String, String> {
     entries
 }
 
-/// A line that begins a section, not the end of a list.
+/// True for a line that begins a section, false for the end of a list.
 fn is_header(line: &str) -> bool {
     line.starts_with('[')
 }

@@ -1,5 +1,5 @@
-//! Names that configuration, comments and documents mention exist: a renamed function would otherwise
-//! switch off a mutant, a model or a claim without a word.
+//! The names that configuration, comments and documents mention exist. Otherwise a renamed function would
+//! silently switch off a mutant, a model or a claim.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::rust::{Source, code, tokens};
 /// Words of a description that cargo-mutants writes, and of a regular expression.
 const NOT_NAMES: &[&str] = &["replace", "with", "in", "match", "guard", "delete", "w"];
 
-/// Every name that the code of `sources` uses, and every file's and folder's name.
+/// Returns every name that the code of `sources` uses, and every file's and folder's name.
 pub fn known(sources: &[Source]) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for source in sources {
@@ -18,7 +18,7 @@ pub fn known(sources: &[Source]) -> BTreeSet<String> {
     known
 }
 
-/// Names in the patterns of `.cargo/mutants.toml` that `known` does not have.
+/// Returns the names in the patterns of `.cargo/mutants.toml` that `known` does not have.
 pub fn faults_of_mutants(config: &str, known: &BTreeSet<String>) -> Vec<String> {
     let patterns = config.lines().filter(|line| line.trim_start().starts_with('\''));
     let mut faults = Vec::new();
@@ -32,7 +32,7 @@ pub fn faults_of_mutants(config: &str, known: &BTreeSet<String>) -> Vec<String> 
     faults
 }
 
-/// Models that a comment of `source` names after "Loom: " and that `models` does not have.
+/// Returns the models that a comment of `source` names after "Loom: " and that `models` does not have.
 pub fn faults_of_models(source: &Source, models: &BTreeSet<String>) -> Vec<String> {
     let comments = joined_comments(&source.text);
     let mut faults = Vec::new();
@@ -44,7 +44,8 @@ pub fn faults_of_models(source: &Source, models: &BTreeSet<String>) -> Vec<Strin
     faults
 }
 
-/// Names in backticks in a document, each part of a path by itself, that `known` does not have.
+/// Returns the names in backticks in a document that `known` does not have, each part of a path by
+/// itself.
 pub fn faults_of_document(title: &str, text: &str, known: &BTreeSet<String>) -> Vec<String> {
     let mut faults = Vec::new();
     for quoted in spans(text) {
@@ -58,8 +59,8 @@ pub fn faults_of_document(title: &str, text: &str, known: &BTreeSet<String>) -> 
     faults
 }
 
-/// Paths of the repository, and targets after `--test`, `--bench` and `--example`, that `exists` denies.
-/// It is also asked for `name = "target"`, a line of a manifest.
+/// Returns the paths of the repository, and the targets after `--test`, `--bench` and `--example`, that
+/// `exists` denies. `exists` is also called with `name = "target"`, a line of a manifest.
 pub fn faults_of_paths(title: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
     const FOLDERS: &[&str] = &["src", "tests", "benches", "examples", "loom-tests", "fuzz", ".ci"];
     const TARGETS: &[(&str, &str)] =
@@ -93,19 +94,19 @@ pub fn faults_of_paths(title: &str, text: &str, exists: impl Fn(&str) -> bool) -
     faults
 }
 
-/// The comments of `text`, each line's text after the last one's.
+/// Returns the comments of `text`, joined in their order.
 fn joined_comments(text: &str) -> String {
     let lines = text.lines().map(str::trim_start).filter(|line| line.starts_with("//"));
     lines.map(|line| line.trim_start_matches(['/', '!']).trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// The text between single backticks, outside code blocks.
+/// Returns the text between single backticks, outside code blocks.
 fn spans(markdown: &str) -> impl Iterator<Item = &str> {
     let outside = markdown.split("```").step_by(2);
     outside.flat_map(|text| text.split('`').skip(1).step_by(2))
 }
 
-/// Names of two letters or more.
+/// Returns the names of two letters or more.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !is_name(c))
         .filter(|word| word.len() > 1 && !word.starts_with(|c: char| c.is_ascii_digit()))

@@ -1,11 +1,11 @@
-//! Does a file say first what it is for, and if it is long, why?
+//! The opening of a file: it states the file's purpose first, and a long file states why it is long.
 
 use crate::rust::Source;
 
-/// How a long file excuses itself.
+/// The beginning of a long file's excuse.
 const EXCUSE: &str = "//! Longer than 450 lines because ";
 
-/// A file that does not open with a `//!` paragraph.
+/// Returns the fault of a file that does not open with a `//!` paragraph.
 pub fn faults_of_any(source: &Source, folder: &str) -> Option<String> {
     let path = &source.path;
     first_paragraph(&source.text)
@@ -13,7 +13,7 @@ pub fn faults_of_any(source: &Source, folder: &str) -> Option<String> {
         .then(|| format!("{folder}{path}: opens without a //! paragraph that says what it is for"))
 }
 
-/// A file of more than `lines_max` lines without an excuse.
+/// Returns the fault of a file of more than `lines_max` lines without an excuse.
 pub fn too_long(source: &Source, lines_max: usize) -> Option<String> {
     let lines = source.text.lines().count();
     let excused = source.text.lines().any(|line| line.starts_with(EXCUSE));
@@ -21,7 +21,7 @@ pub fn too_long(source: &Source, lines_max: usize) -> Option<String> {
         .then(|| format!("src/{}: {lines} lines; split it, or say `{EXCUSE}..`", source.path))
 }
 
-/// The words of the first `//!` paragraph; empty if the file does not open with one.
+/// Returns the words of the first `//!` paragraph; empty if the file does not open with one.
 fn first_paragraph(text: &str) -> String {
     let lines = text.lines().map_while(|line| line.strip_prefix("//!").map(str::trim));
     lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")

@@ -1,12 +1,12 @@
-//! Persons in comments: "who", "nobody" and the like hide which thread, caller or sequence acts. Each
-//! folder has a budget of such words, which only falls.
+//! Persons in comments: `who`, `nobody` and similar words hide which thread, caller or sequence acts.
+//! Each folder has a budget of such words, which only falls.
 
 use crate::rust::comments;
 
 /// Words that stand for an actor without naming it.
 const PERSONS: &[&str] = &["what", "who", "whoever", "nobody", "somebody", "everybody", "anybody"];
 
-/// How many such words a folder's comments, or a document, may have.
+/// The number of such words that a folder's comments, or a document, may have.
 pub const BUDGETS: &[(&str, usize)] = &[
     ("benches", 50),
     ("examples", 34),
@@ -26,12 +26,12 @@ pub const BUDGETS: &[(&str, usize)] = &[
     ("tests", 204),
 ];
 
-/// Such words in the comments of a Rust file, code and questions left out.
+/// Counts such words in the comments of a Rust file, without code and questions.
 pub fn in_comments(text: &str) -> usize {
     in_prose(&comments(text))
 }
 
-/// Such words in a document.
+/// Counts such words in a document.
 pub fn in_prose(text: &str) -> usize {
     let prose = without_code(text);
     prose
@@ -41,17 +41,18 @@ pub fn in_prose(text: &str) -> usize {
         .sum()
 }
 
-/// Words of a Rust file's comments, code left out.
+/// Counts the words of a Rust file's comments, without code.
 pub fn words_of_comments(text: &str) -> usize {
     words_of_prose(&comments(text))
 }
 
-/// Words of a document, code left out.
+/// Counts the words of a document, without code.
 pub fn words_of_prose(text: &str) -> usize {
     without_code(text).split_whitespace().filter(|word| word.contains(char::is_alphabetic)).count()
 }
 
-/// A count that is not the budget: above it a text has to be mended, below it the budget has to fall.
+/// Returns a fault if the count differs from the budget: above it the text must be mended, below it the
+/// budget must fall.
 pub fn fault(folder: &str, found: usize, words: usize) -> Option<String> {
     let budget = BUDGETS.iter().find(|(name, _)| *name == folder).map_or(0, |(_, budget)| *budget);
     let share = found as f64 * 1000.0 / words.max(1) as f64;
@@ -72,7 +73,7 @@ fn count(sentence: &str) -> usize {
     words.filter(|word| PERSONS.contains(&word.to_lowercase().as_str())).count()
 }
 
-/// `text` without code blocks and without the text between backticks.
+/// Returns `text` without code blocks and without the text between backticks.
 fn without_code(text: &str) -> String {
     let prose: String = text.split("```").step_by(2).collect();
     prose.split('`').step_by(2).collect::<Vec<_>>().join(" ")

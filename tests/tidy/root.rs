@@ -1,11 +1,11 @@
-//! Does `lib.rs` only document and re-export?
+//! The root of the library: `lib.rs` only documents and re-exports.
 
 use crate::rust::{attribute_end, code, tokens};
 
-/// How an item of the root may begin.
+/// The beginnings that an item of the root may have.
 const ALLOWED: &[&[&str]] = &[&["mod"], &["pub", "mod"], &["pub", "use"]];
 
-/// Every item that is neither a module nor a `pub use`.
+/// Returns every item that is neither a module nor a `pub use`.
 pub fn faults(text: &str) -> Vec<String> {
     let tokens = tokens(&code(text));
     let mut items = vec![Vec::new()];

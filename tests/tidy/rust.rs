@@ -1,35 +1,35 @@
-//! What does a Rust file say, once comments and literals are out of the way?
+//! `Source`: a Rust file as tokens, without comments and literals.
 //!
-//! A rough reading, enough for the rules here: tokens, the items that are built for tests, and the
-//! paths with `::` in them, use trees taken apart. Macros are read like other code.
+//! The reading is rough, and suffices for the rules here: tokens, the items that are built for tests, and
+//! the paths with `::` in them, with use trees taken apart. Macros are read like other code.
 
 /// A file and its text.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Inside the folder that was searched, with `/`.
+    /// The path inside the folder that was searched, with `/`.
     pub path: String,
     pub text: String,
 }
 
 impl Source {
-    /// The module the file is: `pool/state` for `pool/state.rs`, `pool` for `pool/mod.rs`.
+    /// Returns the module of the file: `pool/state` for `pool/state.rs`, `pool` for `pool/mod.rs`.
     pub fn module(&self) -> &str {
         let path = self.path.strip_suffix(".rs").unwrap_or(&self.path);
         path.strip_suffix("/mod").unwrap_or(path)
     }
 
-    /// Whether the whole file is tests, declared as `#[cfg(test)] mod tests;` or below that.
+    /// True if the whole file is tests, declared as `#[cfg(test)] mod tests;` or below that.
     pub fn is_tests(&self) -> bool {
         self.module().split('/').any(|name| name == "tests")
     }
 
-    /// The tokens that are built into the library.
+    /// Returns the tokens that are built into the library.
     pub fn shipped(&self) -> Vec<String> {
         without_tests(&tokens(&code(&self.text)))
     }
 }
 
-/// `text` with comments removed, and with literals of characters and strings empty.
+/// Returns `text` with comments removed, and with literals of characters and strings empty.
 pub fn code(text: &str) -> String {
     let mut code = String::new();
     let mut rest = text;
@@ -52,7 +52,7 @@ pub fn code(text: &str) -> String {
     code
 }
 
-/// The comments of `text`, without their slashes, one a line.
+/// Returns the comments of `text`, without their slashes, one a line.
 pub fn comments(text: &str) -> String {
     let mut comments = String::new();
     let mut rest = text;
@@ -70,7 +70,7 @@ pub fn comments(text: &str) -> String {
     comments
 }
 
-/// The length of the comment `text` begins with.
+/// Returns the length of the comment that `text` begins with.
 fn comment(text: &str) -> Option<usize> {
     if text.starts_with("//") {
         return Some(text.find('\n').unwrap_or(text.len()));
@@ -93,7 +93,7 @@ fn comment(text: &str) -> Option<usize> {
     Some(text.len())
 }
 
-/// The length of the string literal `text` begins with.
+/// Returns the length of the string literal that `text` begins with.
 fn string(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r", ""].into_iter().find(|prefix| {
         let quoted = text.strip_prefix(*prefix).unwrap_or_default();
@@ -109,7 +109,7 @@ fn string(text: &str) -> Option<usize> {
     Some(start + closing(&text[start..], '"')?)
 }
 
-/// The length of the character literal `text` begins with; a lifetime is none.
+/// Returns the length of the character literal that `text` begins with; a lifetime is none.
 fn character(text: &str) -> Option<usize> {
     let text_in = text.strip_prefix('\'')?;
     let mut chars = text_in.chars();
@@ -118,7 +118,7 @@ fn character(text: &str) -> Option<usize> {
         .then(|| closing(text_in, '\'').map(|at| at + 1))?
 }
 
-/// The length of `text` up to and with the first `quote` that is not escaped.
+/// Returns the length of `text` up to and with the first `quote` that is not escaped.
 fn closing(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (at, c) in text.char_indices() {
@@ -136,7 +136,7 @@ fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Names, `::`, and every other character that is not space by itself.
+/// Returns names, `::`, and every other character that is not space by itself.
 pub fn tokens(code: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = code.trim_start();
@@ -153,7 +153,7 @@ pub fn tokens(code: &str) -> Vec<String> {
     tokens
 }
 
-/// The tokens left when every item under a `cfg` of `test` is taken out.
+/// Returns the tokens that are left when every item under a `cfg` of `test` is removed.
 pub fn without_tests(tokens: &[String]) -> Vec<String> {
     let mut left = Vec::new();
     let mut at = 0;
@@ -169,7 +169,7 @@ pub fn without_tests(tokens: &[String]) -> Vec<String> {
     left
 }
 
-/// One past the outer attribute at `at`; `at` if there is none.
+/// Returns one past the outer attribute at `at`; `at` if there is none.
 pub fn attribute_end(tokens: &[String], at: usize) -> usize {
     let is = |offset: usize, token: &str| tokens.get(at + offset).is_some_and(|t| t == token);
     if !is(0, "#") {
@@ -190,7 +190,7 @@ fn is_cfg_test(attribute: &[String]) -> bool {
     is_cfg && (0..attribute.len()).any(|at| attribute[at] == "test" && !negated(at))
 }
 
-/// One past the item that begins at `at`, its further attributes included.
+/// Returns one past the item that begins at `at`, with its further attributes.
 fn item_end(tokens: &[String], mut at: usize) -> usize {
     while attribute_end(tokens, at) > at {
         at = attribute_end(tokens, at);
@@ -206,7 +206,7 @@ fn item_end(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// One past the bracket that closes the one at `at`.
+/// Returns one past the bracket that closes the one at `at`.
 fn group_end(tokens: &[String], at: usize) -> usize {
     let mut depth = 0_usize;
     for (offset, token) in tokens[at..].iter().enumerate() {
@@ -222,8 +222,8 @@ fn group_end(tokens: &[String], at: usize) -> usize {
     tokens.len()
 }
 
-/// Every path of two names or more, as absolute as `module` makes it: `crate`, `self` and `super`
-/// are resolved and stand as a first segment `crate`.
+/// Returns every path of two names or more, as absolute as `module` makes it: `crate`, `self` and `super`
+/// are resolved into a first segment `crate`.
 pub fn paths(tokens: &[String], module: &str) -> Vec<Vec<String>> {
     let mut here: Vec<String> = module.split('/').map(str::to_owned).collect();
     let mut closings = Vec::new();
@@ -257,7 +257,7 @@ pub fn paths(tokens: &[String], module: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// Whether a path begins at `at`, other than the one in `pub(in ..)`.
+/// True if a path begins at `at`, other than the one in `pub(in ..)`.
 fn begins_path(tokens: &[String], at: usize) -> bool {
     let is_name_at = |at: usize| tokens.get(at).is_some_and(|token| token.starts_with(is_name));
     let before = at.checked_sub(1).map_or("", |before| tokens[before].as_str());
@@ -267,7 +267,7 @@ fn begins_path(tokens: &[String], at: usize) -> bool {
         && !(before == "in" && at >= 2 && tokens[at - 2] == "(")
 }
 
-/// Takes the use tree at `at` apart; returns where it ends.
+/// Takes the use tree at `at` apart; returns its end.
 fn tree(tokens: &[String], at: usize, prefix: Vec<String>, found: &mut Vec<Vec<String>>) -> usize {
     let token = tokens.get(at).map_or("", String::as_str);
     if token == "{" {
@@ -296,7 +296,7 @@ fn tree(tokens: &[String], at: usize, prefix: Vec<String>, found: &mut Vec<Vec<S
     at + 1
 }
 
-/// `path` with `self` and `super` resolved from the module `here`.
+/// Returns `path` with `self` and `super` resolved from the module `here`.
 fn absolute(path: Vec<String>, here: &[String]) -> Vec<String> {
     let supers = path.iter().take_while(|name| *name == "super").count();
     let (base, rest) = match path[0].as_str() {

@@ -1,6 +1,6 @@
-//! Is what the README tells a reader to run what `.ci/run` runs?
+//! The test commands of the README are those that `.ci/run` runs.
 
-/// A test command on one side only, or none at all.
+/// Returns the test commands on one side only, or a fault if there are none at all.
 pub fn faults(readme: &str, script: &str) -> Vec<String> {
     let blocks = fenced(readme);
     let told = test_commands(&blocks);
@@ -18,12 +18,12 @@ pub fn faults(readme: &str, script: &str) -> Vec<String> {
     faults
 }
 
-/// The lines that are a `cargo test` in the repository's root.
+/// Returns the lines that are a `cargo test` in the repository's root.
 fn test_commands(text: &str) -> Vec<&str> {
     text.lines().map(str::trim).filter(|line| line.starts_with("cargo test")).collect()
 }
 
-/// The lines inside code blocks.
+/// Returns the lines inside code blocks.
 fn fenced(markdown: &str) -> String {
     markdown.split("```").skip(1).step_by(2).collect::<Vec<_>>().join("\n")
 }

@@ -1,12 +1,12 @@
-//! Which words does the library do without, and which crates stay where they are?
+//! The words that the library does without, and the crates that only one module may name.
 
 use crate::rust::{Source, paths};
 
 /// Macros that are left over from writing, or that print where a library should not.
 const MACROS: &[&str] = &["todo", "unimplemented", "dbg", "print", "println", "eprint", "eprintln"];
 
-/// Path prefixes and the one module that may name them. Everything else takes atomics, locks and
-/// maps from `sync`, so that models can stand in for them.
+/// Path prefixes and the one module that may name them. All other modules take atomics, locks and maps
+/// from `sync`, so that models can replace them.
 const HOMES: &[(&str, &str)] = &[
     ("std::sync", "sync"),
     ("core::sync", "sync"),
@@ -19,7 +19,7 @@ const HOMES: &[(&str, &str)] = &[
     ("shuttle_dashmap", "sync"),
 ];
 
-/// `unsafe`, and the macros above.
+/// Returns each `unsafe`, and each of the macros above.
 pub fn forbidden_words(source: &Source) -> Vec<String> {
     let tokens = source.shipped();
     let is_call = |at: usize| tokens.get(at + 1).is_some_and(|token| token == "!");
@@ -29,7 +29,7 @@ pub fn forbidden_words(source: &Source) -> Vec<String> {
     found.map(|at| format!("src/{}: {}", source.path, tokens[at])).collect()
 }
 
-/// Crates named outside their home.
+/// Returns the crates that are named outside their module.
 pub fn strayed_crates(source: &Source) -> Vec<String> {
     let module = source.module();
     let mut faults = Vec::new();
@@ -44,7 +44,7 @@ pub fn strayed_crates(source: &Source) -> Vec<String> {
     faults
 }
 
-/// Whether `path` is `prefix` or goes on from it after a separator.
+/// True if `path` is `prefix` or continues it after a separator.
 fn within(path: &str, prefix: &str, separator: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(separator))
 }

@@ -1,4 +1,5 @@
-//! Does whoever stops waiting, at any moment, hold nothing and keep nobody asleep?
+//! Tests of cancelled waits: a request that stops waiting, at any moment, holds nothing and leaves no
+//! other waiter asleep.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -42,7 +43,7 @@ fn a_future_that_was_never_polled_leaves_no_trace() {
     assert_all_back(&cache);
 }
 
-/// Threads that wait, give up, and give back, at random: 10,000 rounds, and nothing is left of them.
+/// Threads wait, cancel and release at random, for 10,000 rounds, and leave nothing behind.
 #[test]
 fn ten_thousand_cancellations_at_random_leak_nothing() {
     const THREADS: u64 = 4;
@@ -67,7 +68,7 @@ fn ten_thousand_cancellations_at_random_leak_nothing() {
     }
 }
 
-/// Comes in somehow or gives up, grows if there is room, and leaves.
+/// Waits for room in some way or cancels, grows if there is room, and leaves.
 fn visit(cache: &PagedKvCache, id: SeqId, random: &mut Random) {
     let tokens = 1 + random.below(40);
     let polls = random.below(12);
@@ -111,7 +112,7 @@ fn give_up_after<F: Future + Unpin>(polls: usize, mut future: F) -> Option<F::Ou
     None
 }
 
-/// xorshift64*: enough to be at odds with.
+/// xorshift64*, which is random enough for these threads.
 struct Random(u64);
 
 impl Random {

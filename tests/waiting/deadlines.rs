@@ -1,4 +1,5 @@
-//! Is a request that is late told so at once, unless it can be served at once?
+//! Tests of deadlines: a late request is served if it can be served immediately, and otherwise refused
+//! immediately.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,14 +12,14 @@ use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError, SeqId};
 
 use super::{HANG, Task, Wakes, assert_all_back, cache};
 
-/// Deadlines that have passed.
+/// Returns deadlines that have passed.
 fn late() -> [Limit; 2] {
     let now = Instant::now();
     let past = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
     [Limit::Timeout(Duration::ZERO), Limit::Deadline(past)]
 }
 
-/// When a request is late.
+/// The deadline of a request.
 #[derive(Clone, Copy)]
 enum Limit {
     Timeout(Duration),
@@ -34,7 +35,7 @@ impl Limit {
     }
 }
 
-/// What each way to wait comes to, both as a future that is polled once and on this thread.
+/// Returns the result of each way to wait, as a future that is polled once and on this thread.
 fn ask(cache: &PagedKvCache, limit: Limit) -> Vec<Result<(), PagedKvError>> {
     fn once<T>(
         future: impl Future<Output = Result<T, PagedKvError>> + Unpin,
@@ -81,7 +82,7 @@ fn a_late_request_is_served_if_that_is_possible_at_once_and_else_refused_at_once
         assert_eq!(ask(&cache, limit), vec![Err(DeadlinePassed); 8]);
         drop(room);
     }
-    // Late requests do not pass those that wait.
+    // Late requests do not pass waiting ones.
     let room = cache.reserve(1).unwrap();
     let waiter = Task::waiting(cache.waiting().reserve(2).timeout(HANG));
     for limit in late() {
@@ -105,7 +106,7 @@ fn a_waiter_that_moved_to_another_task_is_woken_there_by_its_deadline() {
     for wakes in [&before, &after] {
         let waker = Waker::from(Arc::clone(wakes));
         let context = &mut Context::from_waker(&waker);
-        // A slow machine may be late already, which is right too.
+        // On a slow machine the request may be late already, which is right too.
         if Pin::new(&mut reserve).poll(context).is_ready()
             || Pin::new(&mut append).poll(context).is_ready()
         {
@@ -116,7 +117,7 @@ fn a_waiter_that_moved_to_another_task_is_woken_there_by_its_deadline() {
         assert!(start.elapsed() < HANG, "its deadline passed, and it was not woken");
         std::thread::sleep(Duration::from_millis(1));
     }
-    // Polled by a third: late is late.
+    // A poll by a third task finds the request late as well.
     let context = &mut Context::from_waker(Waker::noop());
     let late = Pin::new(&mut reserve).poll(context);
     assert!(matches!(late, Poll::Ready(Err(DeadlinePassed))));

@@ -1,4 +1,4 @@
-//! A [`Wait`] is a future like any other: it can be moved, sent to another thread, and limited at any time.
+//! Tests of [`Wait`] as a future: it can be moved, sent to another thread, and limited at any time.
 
 use std::sync::Arc;
 use std::time::Duration;

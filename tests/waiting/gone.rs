@@ -1,4 +1,5 @@
-//! Does an append that waits end with the sequence that it waits for, and never grow another?
+//! Tests of waiting appends: one ends with the sequence that it waits for, and never grows another
+//! sequence.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::{HANG, Task, assert_all_back, cache};
 
 const S: SeqId = SeqId(1);
 
-/// A full cache: a sequence of so many blocks, and what others hold.
+/// Creates a full cache: a sequence of `num_blocks` blocks, and the reservation of the rest.
 fn full(num_blocks: usize) -> (PagedKvCache, Reservation) {
     let cache = cache(4);
     cache.allocate(S, 4 * num_blocks).unwrap();
@@ -19,7 +20,7 @@ fn full(num_blocks: usize) -> (PagedKvCache, Reservation) {
     (cache, room)
 }
 
-/// Removes a sequence in some way.
+/// A way to remove a sequence.
 type Remove = fn(&PagedKvCache);
 
 const WAYS: [Remove; 5] = [
@@ -28,7 +29,7 @@ const WAYS: [Remove; 5] = [
     |cache| assert_eq!(cache.evict(), Ok(S)),
     |cache| assert_eq!(cache.evict_to_threshold(0.8), Ok(vec![S])),
     |cache| {
-        // The lease ends later, and the sequence is not the id's any more at once.
+        // The lease ends later, and the id is free immediately.
         let lease = cache.lease(&[S]).unwrap();
         cache.free_when_released(S).unwrap();
         drop(lease);
@@ -65,7 +66,7 @@ fn the_owner_of_an_evicted_sequence_is_told_that_it_was_evicted() {
             let mut waiter = Task::waiting(cache.waiting().append(S, 8).timeout(HANG));
             evict(&cache);
             if is_admitted_again {
-                // Not allocated: others come after the one that waits.
+                // It takes no block: other allocations come after the waiting one.
                 cache.allocate(S, 0).unwrap();
             }
             assert_eq!(waiter.served().unwrap_err(), SequenceEvicted(S));
@@ -91,13 +92,13 @@ fn a_waiting_append_never_grows_a_later_sequence_of_its_id() {
     }
 }
 
-/// Room wakes the first that waits, whose waker admits the id again.
+/// Available room wakes the first waiter, whose waker allocates the id again.
 #[test]
 fn an_append_ends_although_its_id_is_admitted_again_at_once() {
     struct Admits(Arc<PagedKvCache>);
     impl Wake for Admits {
         fn wake(self: Arc<Self>) {
-            self.0.allocate(S, 0).unwrap(); // which takes no block, and passes all that wait
+            self.0.allocate(S, 0).unwrap(); // takes no block, and passes all waiters
         }
     }
     for remove in WAYS {
@@ -140,7 +141,7 @@ fn all_appends_to_a_sequence_that_is_gone_are_told_wherever_they_wait() {
     assert_all_back(&cache);
 }
 
-/// Also if it was told that all wait for each other: then the next of those is told.
+/// A victim that was woken with `Stalled` may be freed: then the next stalled sequence is woken.
 #[test]
 fn a_victim_of_a_stall_that_is_freed_is_told_so_and_the_others_go_on() {
     let cache = cache(3);

@@ -1,8 +1,8 @@
-//! Does every waiter that is due something learn of it, after whatever operations? Random histories of all
-//! public operations on small caches, and after each operation the rules of [`rules`].
+//! Random histories: after any operations, every waiter that is due a result is woken. They use all
+//! public operations on small caches, and the rules of [`rules`] are checked after each.
 //!
-//! On one thread, tasks are polled by hand and only when they were woken. So a waiter that sleeps though it
-//! would be served is seen: it is served when it is polled unwoken at the end of a history.
+//! On one thread, tasks are polled by hand and only when they were woken. So a waiter that sleeps though
+//! it would be served is detected: it is served when it is polled unwoken at the end of a history.
 
 mod calls;
 mod rules;
@@ -15,7 +15,7 @@ use super::common::random::Random;
 /// Histories of each test; each has up to 40 operations.
 const HISTORIES: u64 = if cfg!(debug_assertions) { 2_000 } else { 60_000 };
 
-/// Runs a history, and all of its beginnings that end with a check that wakes waiters by force.
+/// Runs a history, checks the rules after each operation, and polls all waiters unwoken at the end.
 fn run(seed: u64) {
     let mut random = Random::new(seed);
     let (cache, shape) = world::cache(&mut random);
@@ -38,7 +38,7 @@ fn run(seed: u64) {
     }
 }
 
-/// `PAGED_KV_HISTORY` runs one history, `PAGED_KV_HISTORIES` as many.
+/// `PAGED_KV_HISTORY` runs one history, `PAGED_KV_HISTORIES` sets their number.
 #[test]
 fn after_every_operation_no_waiter_sleeps_that_is_due_something() {
     let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());

@@ -1,4 +1,5 @@
-//! Is whoever waits for room served, in turn, and does whoever stops waiting hold nothing?
+//! Tests of waiting: a request that waits for room is served in turn, and one that stops waiting holds
+//! nothing.
 #![cfg(feature = "async")]
 
 mod cancelled;
@@ -22,15 +23,15 @@ use std::time::Duration;
 
 use paged_kv::PagedKvCache;
 
-/// Long enough that only a defect makes a test wait so.
+/// Long enough that only a defect makes a test wait so long.
 const HANG: Duration = Duration::from_secs(30);
 
-/// A cache of blocks of 4 tokens.
+/// Creates a cache of blocks of 4 tokens.
 fn cache(num_blocks: usize) -> PagedKvCache {
     PagedKvCache::new(num_blocks, 4, 1, 1)
 }
 
-/// How often a task was woken.
+/// The number of times that a task was woken.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -60,7 +61,7 @@ impl<F: Future + Unpin> Task<F> {
         self.wakes.0.load(Ordering::SeqCst)
     }
 
-    /// A task that has begun to wait.
+    /// Creates a task that has begun to wait.
     fn waiting(future: F) -> Self {
         let mut task = Self::new(future);
         assert!(task.poll().is_pending(), "there is no room for it");
@@ -68,7 +69,7 @@ impl<F: Future + Unpin> Task<F> {
         task
     }
 
-    /// What came out, of one that was woken.
+    /// Asserts that the task was woken, and returns its result.
     #[track_caller]
     fn served(&mut self) -> F::Output {
         assert!(self.wakes() > 0, "it was not woken");
@@ -79,7 +80,7 @@ impl<F: Future + Unpin> Task<F> {
     }
 }
 
-/// At rest and empty: all blocks are back, and nobody waits.
+/// Asserts that at rest all blocks are back, and that no request waits.
 #[track_caller]
 fn assert_all_back(cache: &PagedKvCache) {
     assert_eq!((cache.used_block_count(), cache.waiting().len()), (0, 0));

@@ -1,4 +1,4 @@
-//! Is a waiter woken whose need falls, though no block came back?
+//! Tests of needs: a waiter is woken when its need falls, even if no block is released.
 
 use std::any::Any;
 
@@ -9,8 +9,8 @@ use super::{HANG, Task, assert_all_back, cache};
 
 const TOKENS: [u32; 9] = [7; 9];
 
-/// Publishes the first two blocks of `TOKENS`, which sequence 1 or the handle holds. What it returns stays
-/// until the end.
+/// Publishes the first two blocks of `TOKENS`, which sequence 1 or the handle holds. The returned value
+/// is kept until the end.
 type Publish = fn(&PagedKvCache, &mut CachedSequence) -> Box<dyn Any>;
 
 const WAYS: [Publish; 8] = [
@@ -44,8 +44,9 @@ const WAYS: [Publish; 8] = [
     },
 ];
 
-/// A cache of 7 blocks of which one is free, and that holds `TOKENS` three times, in sequences 1 and 2 and in
-/// the handle. Of sequence 2 five tokens are known, and eight have slots, but for a way that appends them.
+/// Creates a cache of 7 blocks, of which one is free. It holds `TOKENS` three times, in sequences 1 and 2
+/// and in the handle. Sequence 2 has five known tokens and eight slots, or five slots if `appends` is
+/// set.
 fn full(fairness: Fairness, appends: bool) -> (PagedKvCache, CachedSequence) {
     let builder = PagedKvCache::builder().num_blocks(7).block_size(4).fairness(fairness);
     let cache = builder.build().unwrap();
@@ -93,7 +94,7 @@ fn a_commit_wakes_a_prompt_that_may_pass_the_first() {
         let mut large = Task::waiting(cache.waiting().reserve(first).timeout(HANG));
         let mut other = admit(&cache, 4, &[8; 12]);
         let mut waiter = admit(&cache, 5, &TOKENS);
-        // The one that it does not concern looks and is refused, as the last token is not published.
+        // The waiter of the other prompt is refused again: the commit does not concern it.
         handle.commit(8).unwrap();
         while waiter.wakes() == 0 {
             assert!(other.wakes() > 0, "neither was woken");
@@ -140,7 +141,7 @@ fn admit_chunk<'a>(
     Task::waiting(cache.waiting().admit(SeqId(5), prompt, &options).timeout(HANG))
 }
 
-/// Of a first chunk the cached tokens come before it, and if no sequence uses them they are room.
+/// The cached tokens precede a first chunk, and count as available blocks if no sequence uses them.
 #[test]
 fn a_reset_wakes_a_first_chunk_that_needs_less_without_hits() {
     let cache = cache(4);
@@ -161,7 +162,7 @@ fn a_reset_wakes_a_first_chunk_that_needs_less_without_hits() {
 
 #[test]
 fn a_reclaim_wakes_a_first_chunk_that_needs_less_without_hits() {
-    // Both over the first block.
+    // Both ways reclaim the first block.
     let ways: [fn(&PagedKvCache); 2] = [
         |cache| drop(cache.append(SeqId(2), 1).unwrap()),
         |cache| {
@@ -189,8 +190,8 @@ fn a_reclaim_wakes_a_first_chunk_that_needs_less_without_hits() {
     }
 }
 
-/// Idle blocks of the prompt are matched by another: that takes room and need alike, and then one block
-/// comes back.
+/// Another request matches idle blocks of the prompt, which lowers the room and the need alike. Then one
+/// block is released.
 #[test]
 fn a_match_of_idle_blocks_lowers_the_need_of_a_prompt_that_waits() {
     let cache = cache(5);
@@ -198,7 +199,7 @@ fn a_match_of_idle_blocks_lowers_the_need_of_a_prompt_that_waits() {
     cache.commit(SeqId(1), 8).unwrap();
     cache.free(SeqId(1)).unwrap();
     let mut room = cache.reserve(3).unwrap();
-    let mut waiter = admit(&cache, 5, &TOKENS); // one block, and two hits that are room
+    let mut waiter = admit(&cache, 5, &TOKENS); // one block, and two hits that are idle
     let (prompt, options) = (cache.prompt(&TOKENS), AdmitOptions::default());
     room.admit(&cache, SeqId(2), &prompt, &options).unwrap();
     assert_eq!((room.num_blocks(), cache.free_block_count()), (2, 0));
@@ -215,7 +216,7 @@ fn a_match_of_idle_blocks_lowers_the_need_of_a_prompt_that_waits() {
     assert_all_back(&cache);
 }
 
-/// Sequence 1 ends inside a block that sequence 2 shares, and would have to copy it.
+/// Creates sequence 1, which ends inside a block that sequence 2 shares and would have to copy it.
 fn shared_tail() -> PagedKvCache {
     let cache = cache(2);
     cache.allocate(SeqId(1), 6).unwrap();
@@ -264,7 +265,7 @@ fn an_append_that_lacks_a_block_for_a_copy_only_waits_for_the_sharers() {
     assert_all_back(&cache);
 }
 
-/// The tail is cached, and so never written: it needs a second block whoever leaves.
+/// The tail is cached, and so never written: the append needs a second block, whichever sharer leaves.
 #[test]
 fn an_append_that_always_has_to_copy_and_never_can_is_refused_at_once() {
     let cache = cache(1);
@@ -331,7 +332,7 @@ fn an_append_out_of_a_reservation_wakes_one_that_waits_for_the_same_sequence() {
     assert_all_back(&cache);
 }
 
-/// The second append to a sequence waits for its turn only: the first brings the block that both need.
+/// The second append to a sequence waits for its turn only: the first takes the block that both need.
 #[test]
 fn an_append_wakes_another_that_waits_for_the_same_sequence() {
     let ways: [fn(&PagedKvCache); 3] = [
@@ -372,7 +373,7 @@ fn a_copy_in_use_of_what_is_idle_wakes_a_prompt_that_needs_less_for_it() {
     cache.commit(SeqId(1), 8).unwrap();
     cache.free(SeqId(1)).unwrap();
     let rest = cache.reserve(1).unwrap();
-    // Sequence 2 uses the first block of the prompt; the second is idle, and the only room.
+    // Sequence 2 uses the first block of the prompt. The second is idle, and the only available block.
     assert_eq!((cache.free_block_count(), cache.stats().blocks_idle), (1, 1));
     let (prompt, options) = (cache.prompt(&TOKENS), AdmitOptions::default());
     let mut waiting =

@@ -1,10 +1,11 @@
-//! Does a request that takes no block succeed, however little room there is and whoever waits?
+//! Tests of requests that take no block: they succeed, however little room there is and whichever
+//! requests wait.
 
 use paged_kv::{AdmitOptions, PagedKvCache, Prompt, SeqId, Watermark};
 
 use super::{HANG, Task, assert_all_back};
 
-/// Takes nothing, by every public way.
+/// Makes requests that take no block, by every public way.
 fn take_nothing(cache: &PagedKvCache) {
     let (options, empty) = (AdmitOptions::default(), cache.prompt(&[]));
     let now = std::time::Duration::ZERO;
@@ -31,7 +32,7 @@ fn take_nothing(cache: &PagedKvCache) {
     [10, 11].into_iter().for_each(|id| cache.free(SeqId(id)).unwrap());
 }
 
-/// What is matched in blocks that are in use takes nothing either.
+/// Admits prompts whose hits are all in use, which take no block either.
 fn share(cache: &PagedKvCache) {
     let options = AdmitOptions::default().first_chunk(0);
     let prompt = cache.prompt(&[7; 9]);
@@ -51,7 +52,7 @@ fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
     let cache = builder.build().unwrap();
     cache.admit(SeqId(1), &[7; 8]).unwrap();
     cache.commit(SeqId(1), 8).unwrap();
-    drop(cache.append(SeqId(1), 4).unwrap()); // below the watermark by now
+    drop(cache.append(SeqId(1), 4).unwrap()); // below the watermark now
     assert_eq!(cache.free_block_count(), 1);
     take_nothing(&cache);
     share(&cache);

@@ -1,4 +1,4 @@
-//! Is the first served first, and a large request never starved?
+//! Tests of order: requests are served in turn, and a large request is never starved.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{scope, yield_now};
@@ -53,12 +53,13 @@ fn no_more_than_allowed_pass_the_first() {
     let mut small: Vec<_> =
         (0..3).map(|_| Task::waiting(cache.waiting().reserve(1).timeout(HANG))).collect();
     cache.free(SeqId(1)).unwrap();
-    drop(small[0].served().unwrap()); // the first to pass; what it gives back wakes another
+    drop(small[0].served().unwrap()); // the first to pass; the block it gives back wakes another
     drop(small[1].served().unwrap());
     assert_eq!((large.wakes(), middle.wakes(), small[2].wakes()), (0, 0, 0));
     cache.free(SeqId(2)).unwrap();
     let held = large.served().unwrap();
-    // One block is left: not enough for the next, which two have passed already.
+    // One block is left, which is too little for the next waiter, and two requests have passed it
+    // already.
     assert_eq!((middle.wakes(), small[2].wakes()), (0, 0));
     drop(held);
     drop(middle.served().unwrap());
@@ -90,7 +91,7 @@ fn who_was_passed_behind_the_first_is_not_passed_again_as_the_first() {
     }
 }
 
-/// The first was told of room that is not enough for it any more, and a smaller one behind it fits.
+/// The first waiter was woken for room that no longer suffices for it, and a smaller one after it fits.
 #[test]
 fn a_first_that_is_refused_lets_a_smaller_one_pass() {
     let builder = PagedKvCache::builder().num_blocks(6).block_size(4);
@@ -100,7 +101,7 @@ fn a_first_that_is_refused_lets_a_smaller_one_pass() {
     let mut large = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
     let mut small = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
     cache.truncate(SeqId(1), 0).unwrap();
-    drop(cache.append(SeqId(2), 8).unwrap()); // before the first asks
+    drop(cache.append(SeqId(2), 8).unwrap()); // before the first is polled
     assert_eq!((large.wakes(), small.wakes()), (1, 0));
     assert!(large.poll().is_pending());
     drop(small.served().unwrap());
@@ -145,16 +146,16 @@ fn sequences_that_grow_go_before_new_ones() {
     assert_all_back(&cache);
 }
 
-/// A stream of requests for one block that never ends, and one for half the pool: it is served as soon
-/// as what was held when it came has been returned.
+/// An endless stream of requests for one block meets a request for half the pool. The large request is
+/// served as soon as the blocks that were held at its arrival have been returned.
 #[test]
 fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
     const BLOCKS: usize = 64;
     const OTHERS: usize = 3;
     const ROUNDS: usize = 20;
     let cache = cache(BLOCKS);
-    // Who waits now, 0 if nobody does, and by how many each was passed: a worker may be held up
-    // between its request and the count, and must not count for the next one.
+    // The round of the request that waits now, 0 if none does, and how many requests passed each. A
+    // worker may be delayed between its request and the count, and must not count for the next round.
     let (served, waiting) = (AtomicBool::new(false), AtomicUsize::new(0));
     let passed: [AtomicUsize; ROUNDS + 1] = std::array::from_fn(|_| AtomicUsize::new(0));
     let mut passes = Vec::new();
@@ -197,7 +198,7 @@ fn half_the_pool_is_served_against_a_stream_of_single_blocks() {
                     assert!(start.elapsed() < HANG, "it is starved");
                     yield_now();
                 }
-                // Before it is served: who comes later has not passed it.
+                // This is read before the request is served: later requests have not passed it.
                 passes.push(passed.load(Ordering::SeqCst));
                 drop(task.served().unwrap());
                 waiting.store(0, Ordering::SeqCst);

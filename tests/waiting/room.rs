@@ -1,4 +1,5 @@
-//! Does every way in which room appears wake who waits, and is nobody let in who should not be?
+//! Tests of room: every way in which blocks become available wakes the waiters, and no request is served
+//! that should wait.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use paged_kv::{AdmitOptions, PagedKvCache, SeqId, Step, Watermark, Worker};
 use super::common::lease_row;
 use super::{HANG, Task, assert_all_back, cache};
 
-/// A full cache of 4 blocks, and one that waits for `num_blocks`; `give` lets it in.
+/// Fills a cache of 4 blocks, and has a request wait for `num_blocks`, which `give` makes available.
 fn wakes(num_blocks: usize, fill: impl FnOnce(&PagedKvCache), give: impl FnOnce(&PagedKvCache)) {
     let cache = cache(4);
     fill(&cache);
@@ -89,7 +90,7 @@ fn evictions_for_a_worker_and_the_end_of_a_step_wake_a_waiter() {
                 let mut step = cache.step(Default::default());
                 step.join(&mut lease_row(cache, SeqId(1))).unwrap();
                 if forked {
-                    // A run of blocks goes another way than blocks do.
+                    // A run of blocks is released on another path than single blocks.
                     cache.fork(SeqId(1), SeqId(2)).unwrap();
                     cache.free(SeqId(2)).unwrap();
                 }

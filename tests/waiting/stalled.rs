@@ -1,4 +1,5 @@
-//! When all that live wait for room that only the others could give, is one of them told?
+//! Tests of deadlocks: when all sequences with blocks wait for blocks of each other, one of them gets
+//! `Stalled`.
 
 use paged_kv::PagedKvError::{SequenceNotFound, Stalled};
 use paged_kv::{AdmitOptions, EvictionStrategy, LeaseRow, PagedKvCache, SeqId, Step};
@@ -6,7 +7,7 @@ use paged_kv::{AdmitOptions, EvictionStrategy, LeaseRow, PagedKvCache, SeqId, St
 use super::common::{lease_row, lease_rows};
 use super::{HANG, Task, assert_all_back, cache};
 
-/// Two sequences that fill the cache.
+/// Creates two sequences that fill the cache.
 fn full(strategy: EvictionStrategy) -> PagedKvCache {
     let cache = cache(4).with_eviction_strategy(strategy);
     cache.allocate(SeqId(1), 12).unwrap();
@@ -54,7 +55,8 @@ fn nobody_is_told_while_somebody_could_give_room() {
     assert_all_back(&cache);
 }
 
-/// What others held is back, and does not suffice: from now on everybody waits for everybody.
+/// The blocks that other owners held are released, and do not suffice: from now on all sequences wait for
+/// each other.
 #[test]
 fn who_waits_is_told_when_the_last_that_others_held_has_come_back() {
     type Hold = fn(&PagedKvCache) -> Box<dyn std::any::Any>;
@@ -122,7 +124,7 @@ fn leased_sequences_that_all_wait_are_told_too() {
     assert_all_back(&cache);
 }
 
-/// Two appends wait for one sequence. The one that was told leaves without having been polled.
+/// Two appends wait for one sequence. The one that was woken leaves without being polled.
 #[test]
 fn a_waiter_that_was_told_and_leaves_has_another_of_its_sequence_told() {
     let cache = full(EvictionStrategy::LRU);
@@ -139,7 +141,8 @@ fn a_waiter_that_was_told_and_leaves_has_another_of_its_sequence_told() {
     assert_all_back(&cache);
 }
 
-/// Five blocks, of which sequences 1 and 2 share four, and sequences 1 and 3 wait for one more each.
+/// Creates five blocks, of which sequences 1 and 2 share four, and has sequences 1 and 3 wait for one
+/// more each.
 fn sharers_and_one_that_does_not_wait(cut: impl FnOnce(&PagedKvCache)) {
     let cache = cache(5);
     cache.allocate(SeqId(1), 16).unwrap();
@@ -199,8 +202,8 @@ fn of_blocking_appends_one_is_told_when_the_last_sharer_is_emptied() {
     assert_all_back(&cache);
 }
 
-/// An owner outside of the map shares the block that the only sequence would have to copy: when it leaves,
-/// the sequence needs no block.
+/// An owner outside the map shares the block that the only sequence would have to copy. When that owner
+/// leaves, the sequence needs no block.
 #[test]
 fn no_sequence_is_told_while_an_owner_may_leave_that_it_would_copy_for() {
     type Hold = fn(&PagedKvCache) -> Box<dyn std::any::Any>;
@@ -230,7 +233,7 @@ fn no_sequence_is_told_while_an_owner_may_leave_that_it_would_copy_for() {
     }
 }
 
-/// Of leased sequences the one without blocks could release nothing.
+/// Of the leased sequences the one without blocks could release nothing.
 #[test]
 fn a_sequence_with_blocks_is_told_where_all_are_leased() {
     let cache = full(EvictionStrategy::LRU);
@@ -247,7 +250,8 @@ fn a_sequence_with_blocks_is_told_where_all_are_leased() {
     assert_all_back(&cache);
 }
 
-/// The victim shares all of its blocks with another: it goes and releases none, and the other is told.
+/// The victim shares all of its blocks with another sequence. Its end releases no block, so the other one
+/// is woken.
 #[test]
 fn a_victim_that_goes_without_giving_room_leaves_the_next_to_be_told() {
     for is_polled in [false, true] {
@@ -273,8 +277,8 @@ fn a_victim_that_goes_without_giving_room_leaves_the_next_to_be_told() {
     }
 }
 
-/// What is cached is copied before it is written, however few own it: a handle that shares the block has
-/// nothing to give.
+/// A cached block is copied before it is written, however few owners it has. So a handle that shares the
+/// block cannot release anything.
 #[test]
 fn a_sequence_is_told_though_a_handle_shares_the_cached_block_that_it_would_copy() {
     let cache = cache(3);
@@ -294,8 +298,8 @@ fn a_sequence_is_told_though_a_handle_shares_the_cached_block_that_it_would_copy
     assert_all_back(&cache);
 }
 
-/// A step that is aborted, or of which nothing is accepted, takes the only block of a sequence back, which a
-/// fork shares and which waits.
+/// A step is aborted, or none of its tokens is accepted. It then takes back the only block of a sequence,
+/// which a waiting fork shares.
 #[test]
 fn a_sequence_that_a_step_empties_may_leave_the_others_stalled() {
     type End = fn(Step, &mut [(LeaseRow, usize)]);

@@ -1,4 +1,4 @@
-//! Which operations are there in a history? All public ones that take, release, change or wait.
+//! The operations of a history: all public ones that take, release, change or wait.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::super::common::row_if_there;
 use super::world::{IDS, Kind, Outcome, World, prompt};
 
 impl World<'_> {
-    /// Does something.
+    /// Makes one random operation.
     pub fn operate(&mut self) {
         let operation = self.random.below(40);
         let id = self.base + self.random.below(IDS as usize) as u64;

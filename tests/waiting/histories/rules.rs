@@ -1,9 +1,9 @@
-//! What holds of waiters while no operation runs and all that were woken have been polled?
+//! The rules of waiters, which hold while no operation runs and after all woken tasks have been polled:
 //!
-//! - None waits whose sequence is gone, and none grows a later one of its id.
+//! - No append waits whose sequence is gone, and none grows a later sequence of its id.
 //! - Not all sequences that have blocks wait, if no block is held elsewhere.
-//! - The first in turn, and those that may pass it, are refused if they ask.
-//! - No new request is passed by more than allowed of those behind it.
+//! - The first in turn, and those that may pass it, would be refused if they were polled.
+//! - New requests pass a waiting new request at most as often as the fairness allows.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use paged_kv::{Fairness, PagedKvCache, PagedKvError, SeqId};
 use super::world::{Kind, Task, World};
 
 impl World<'_> {
-    /// Checks what a task came to, which was the one at `at`.
+    /// Checks the result of a task that was at position `at`.
     pub fn check_result(
         &mut self,
         task: &Task<'_>,
@@ -25,7 +25,7 @@ impl World<'_> {
         waited: bool,
     ) {
         if let Kind::Append { id, admission, .. } = task.kind {
-            // Another thread may have evicted it since it grew, but admits none under this id.
+            // Another thread may have evicted the sequence since it grew, but admits none under this id.
             self.note_gone();
             let now = self.admission(id);
             let is_there = now == Some(admission);
@@ -40,7 +40,7 @@ impl World<'_> {
                     let others_wait = !self.is_alone || self.all_others_wait(id);
                     assert!(others_wait, "others could release blocks");
                 }
-                // It never fits, or since the sequence grew otherwise.
+                // The append never fits, or does not fit since the sequence grew in another way.
                 Err(OutOfMemory { .. } | DeadlinePassed) => {}
                 Err(refusal) => panic!("{refusal}"),
             }
@@ -65,7 +65,7 @@ impl World<'_> {
         }
     }
 
-    /// Checks all that can be seen without asking for the waiters.
+    /// Checks all that can be read without polling the waiters.
     pub fn check(&mut self) {
         assert_eq!(self.cache.waiting().len(), self.tasks.len());
         self.check_none_is_gone();
@@ -81,14 +81,14 @@ impl World<'_> {
         }
     }
 
-    /// True if something that is no sequence of the map may have or share blocks.
+    /// True if an owner that is no sequence of the map may have or share blocks.
     pub fn holds_outside(&self) -> bool {
         let outside = self.handles.len() + self.named.len() + self.rooms.len() + self.steps.len();
         let copies = self.appends.iter().any(|append| append.copy.is_some());
         outside > 0 || copies || self.freed_leased
     }
 
-    /// Requests of a fixed number of blocks: the first in turn, and the smallest that may pass it.
+    /// Checks requests of a fixed number of blocks: the first in turn, and the smallest that may pass it.
     fn check_fixed_needs(&self) {
         if self.tasks.iter().any(|task| matches!(task.kind, Kind::Append { .. })) {
             return;
@@ -130,7 +130,7 @@ impl World<'_> {
         self.tasks.iter().any(is_of)
     }
 
-    /// Polls the waiters though none was woken: none is served, nor told anything.
+    /// Polls the waiters though none was woken, and asserts that none is served or woken by an error.
     pub fn poll_all_unwoken(&mut self) {
         self.log.push("all are polled unwoken".to_owned());
         let mut at = 0;
@@ -138,7 +138,7 @@ impl World<'_> {
             if self.poll_unwoken(at) {
                 at += 1;
             } else {
-                // It has left, and the next ones may be due now.
+                // The task has left, and the next ones may be due now.
                 self.run_woken();
                 at = 0;
             }
@@ -155,8 +155,8 @@ impl World<'_> {
         false
     }
 
-    /// Polls a waiter though it was not woken. True if it still waits; false if its id was taken, or its
-    /// sequence is too long by now, of which it learns in its turn only.
+    /// Polls a waiter though it was not woken. True if it still waits. False if its id was taken, or its
+    /// sequence is too long now, which it learns only in its turn.
     pub fn poll_unwoken(&mut self, at: usize) -> bool {
         let told = self.poll(at, false);
         let of_no_use = matches!(told, Some(Err(SequenceExists(_) | OutOfMemory { .. })));

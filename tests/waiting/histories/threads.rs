@@ -1,5 +1,6 @@
-//! Do the same rules hold after threads have done all this at once? Each thread has ids, tasks and blocks of
-//! its own. When all rest, and all tasks that were woken have been polled, none sleeps that is due something.
+//! The same rules after threads have worked concurrently. Each thread has ids, tasks and blocks of its
+//! own. When all threads rest, and all woken tasks have been polled, no waiter sleeps that is due a
+//! result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::scope;
@@ -10,7 +11,7 @@ use super::world::{self, IDS, World};
 
 const THREADS: u64 = 3;
 
-/// Histories; in each the threads meet a few times.
+/// Number of histories; in each the threads meet a few times.
 const HISTORIES: u64 = if cfg!(debug_assertions) { 300 } else { 10_000 };
 
 /// Operations of a thread between two meetings.
@@ -68,7 +69,7 @@ fn check(worlds: &mut [World<'_>]) {
     let mut at = 0;
     while at < worlds.len() {
         let left = worlds[at].poll_once_unwoken();
-        // What has left, of no use, may have let others in.
+        // A task that left without being served may have made room for others.
         at = if left && worlds.iter_mut().any(World::run_woken) { 0 } else { at + 1 };
     }
 }

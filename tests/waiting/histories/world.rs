@@ -1,4 +1,4 @@
-//! What is there in a history? A cache, all that was taken from it, and the tasks that wait.
+//! `World`: the state of a history: a cache, all values taken from it, and the tasks that wait.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use paged_kv::{
 use super::super::Wakes;
 use super::super::common::random::Random;
 
-/// What a task came to, kept until it is dropped.
+/// The value that a task got, kept until it is dropped.
 pub enum Outcome {
     Nothing,
     Room(Reservation),
@@ -22,7 +22,7 @@ pub enum Outcome {
 
 pub type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Outcome, PagedKvError>> + Send + 'a>>;
 
-/// What a task waits for.
+/// The request that a task waits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Reserve {
@@ -37,7 +37,7 @@ pub enum Kind {
         prompt: usize,
         chunk: Option<usize>,
     },
-    /// To a sequence, and the number of its admission.
+    /// An append to a sequence, with the number of its admission.
     Append {
         id: u64,
         admission: usize,
@@ -49,13 +49,13 @@ pub struct Task<'a> {
     pub kind: Kind,
     pub future: Waiting<'a>,
     pub wakes: Arc<Wakes>,
-    /// Wake-ups that it was polled for.
+    /// Wake-ups after which it was polled.
     pub seen: usize,
     /// New requests that came later and were served before it.
     pub passed: u32,
 }
 
-/// Ids that sequences come under.
+/// Number of ids of a thread.
 pub const IDS: u64 = 5;
 
 pub struct World<'a> {
@@ -66,14 +66,14 @@ pub struct World<'a> {
     pub appends: Vec<Append>,
     pub leases: Vec<Lease>,
     pub steps: Vec<(Step, Vec<(LeaseRow, usize)>)>,
-    /// The first of its ids.
+    /// The first id of the thread.
     pub base: u64,
     /// True if no other thread uses the cache.
     pub is_alone: bool,
-    /// The number of each id's last admission, if it is there.
+    /// The number of each id's last admission, if its sequence is in the map.
     pub admissions: [Option<usize>; IDS as usize],
     pub num_admissions: usize,
-    /// Sequences that were freed while they were leased may still hold blocks.
+    /// True if sequences that were freed while leased may still hold blocks.
     pub freed_leased: bool,
     pub cache: &'a PagedKvCache,
     pub shape: Shape,
@@ -81,20 +81,20 @@ pub struct World<'a> {
     pub log: Vec<String>,
 }
 
-/// Tokens of the prompts, of which each begins as others do.
+/// Returns the tokens of a prompt; all prompts begin alike.
 pub fn prompt(which: usize) -> Vec<u32> {
     let (len, from) = [(9, 9), (13, 9), (9, 4), (6, 6)][which % 4];
     (0..len).map(|at| if at < from { 7 } else { 100 + which as u32 }).collect()
 }
 
-/// How a cache serves its waiters.
+/// The parameters by which a cache serves its waiters.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub fairness: Fairness,
     pub watermark: usize,
 }
 
-/// A cache of few blocks, of a random shape.
+/// Creates a cache of few blocks, of a random shape.
 pub fn cache(random: &mut Random) -> (PagedKvCache, Shape) {
     let blocks = 1 + random.below(12);
     let fairness = match random.below(5) {
@@ -138,13 +138,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Notes that a sequence has come under an id.
+    /// Notes that a sequence was admitted under an id.
     pub fn admitted(&mut self, id: u64) {
         self.num_admissions += 1;
         self.admissions[(id - self.base) as usize] = Some(self.num_admissions);
     }
 
-    /// The number of an id's last admission, if it is there.
+    /// Returns the number of an id's last admission, if its sequence is in the map.
     pub fn admission(&self, id: u64) -> Option<usize> {
         self.admissions[(id - self.base) as usize]
     }
@@ -158,7 +158,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Writes down what is there.
+    /// Writes the state of the cache to the log.
     pub fn note_state(&mut self) {
         let waiting: Vec<_> = self.tasks.iter().map(|task| task.kind).collect();
         let mut sequences: Vec<_> = self.cache.sequence_ids();
@@ -177,14 +177,14 @@ impl<'a> World<'a> {
         ));
     }
 
-    /// Begins to wait, and asks once.
+    /// Adds a waiting task, and polls it once.
     pub fn wait(&mut self, kind: Kind, future: Waiting<'a>) {
         let task = Task { kind, future, wakes: Arc::default(), seen: 0, passed: 0 };
         self.tasks.push(task);
         self.poll(self.tasks.len() - 1, true);
     }
 
-    /// Polls all tasks that were woken, until none is. True if there were any.
+    /// Polls all woken tasks, until none is woken. True if there were any.
     pub fn run_woken(&mut self) -> bool {
         for polled in 0..1_000 {
             let woken = |task: &Task<'_>| task.wakes.0.load(Ordering::SeqCst) > task.seen;
@@ -199,7 +199,7 @@ impl<'a> World<'a> {
         panic!("tasks wake each other without end");
     }
 
-    /// Polls a task, and drops it if it is done. What it came to then.
+    /// Polls a task, and drops it if it is done. Returns its result then.
     pub fn poll(&mut self, at: usize, is_first: bool) -> Option<Result<(), PagedKvError>> {
         let task = &mut self.tasks[at];
         let room = self.cache.free_block_count();
@@ -212,7 +212,7 @@ impl<'a> World<'a> {
         let task = self.tasks.remove(at);
         let told = result.as_ref().map(drop).map_err(PagedKvError::clone);
         self.log.push(format!("    {:?}: {told:?}", task.kind));
-        // What takes no block comes in at once and passes no waiter.
+        // A request that takes no block is served immediately and passes no waiter.
         let waited = !is_first || self.cache.free_block_count() < room;
         self.check_result(&task, &told, at, is_first, waited);
         match (task.kind, result) {
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
         Some(told)
     }
 
-    /// Drops all that was taken, and then nothing is left.
+    /// Drops all values, and asserts that nothing is left.
     pub fn end(&mut self) {
         self.drop_all();
         for id in self.cache.sequence_ids() {
@@ -233,7 +233,7 @@ impl<'a> World<'a> {
         super::super::assert_all_back(self.cache);
     }
 
-    /// Drops all that was taken.
+    /// Drops all values that were taken from the cache.
     pub fn drop_all(&mut self) {
         self.tasks.clear();
         self.steps.clear();
