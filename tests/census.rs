@@ -4,12 +4,12 @@
 //! `RUSTFLAGS="--cfg paged_kv_census" cargo test --release --test census -- --nocapture` runs them.
 //!
 //! A row shows the operation, its shared writes (read-modify-writes, see `Writes::shared`), and its
-//! stores to memory that the thread has to itself: a magazine, a ledger, the words of blocks that it
-//! alone owns.
+//! stores to the thread's own memory. That is a magazine, a ledger, or the words of blocks that it alone
+//! owns.
 //!
-//! A home shard, a stripe and a statistic's cell belong to one thread as long as there are no more
-//! threads than of them, but they are counted all the same. All threads share the depot, the pool's peak,
-//! the clock and the mutexes.
+//! A home shard, a stripe and a statistic's cell belong to one thread if there are no more threads than
+//! of them. They are counted all the same. All threads share the depot, the pool's peak, the clock and
+//! the mutexes.
 #![cfg(paged_kv_census)]
 
 use paged_kv::census::{Place, Writes, take};

@@ -187,7 +187,7 @@ fn rows_are_asked_for_in_the_order_of_their_numbers() -> Result<()> {
     handles.iter_mut().try_for_each(|(handle, n)| handle.append(*n).map(drop))?;
     assert!(is_refused(step.slots(&handles, Gaps::Show, &mut out)));
     step = abort_is_refused(step.abort(&mut handles).unwrap_err());
-    // A row that is gone does not stand for another row either.
+    // A row that is gone does not replace another row either.
     cache.free(s(2))?;
     let mut gone = [rows[1].clone(), rows[1].clone()];
     step = abort_is_refused(step.abort(&mut gone).unwrap_err());

@@ -1,5 +1,5 @@
-//! Model test: random operations on the cache and on a reference of sets and lists have equal results,
-//! refusals included, and equal state after each operation.
+//! Model test: random operations on the cache and on a reference of sets and lists. Results are equal,
+//! refusals included, and so is the state after each operation.
 //!
 //! The reference has no runs, words or shards. A sequence is a list with a block or a gap for each
 //! logical block. A block is used exactly if some list or some pending copy has it.

@@ -82,8 +82,8 @@ fn append_takes_blocks_only_past_the_last_one() {
     }
 }
 
-/// Appends, and checks that the writes go to blocks that no other sequence has, and that there is a copy
-/// only where another sequence has the block. This holds however the sequence came to share its blocks.
+/// Appends, and checks that the writes go to blocks that no other sequence has. There is a copy only
+/// where another sequence has the block. This holds however the sequence came to share its blocks.
 fn append_and_check(cache: &PagedKvCache, id: SeqId, num_new_tokens: usize) -> Append {
     let others: Vec<BlockId> = cache
         .sequence_ids()

@@ -1,4 +1,4 @@
-//! Tests of values of one cache passed to another: each pair of public types is refused with an error
+//! Tests of values of one cache passed to another. Each pair of public types is refused with an error
 //! that names the fault, and changes nothing.
 
 mod common;

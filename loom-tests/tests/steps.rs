@@ -87,7 +87,7 @@ fn who_finds_a_step_over_sees_what_it_did() {
             },
             move || {
                 run(step, &device_kv, &ids, 1);
-                // The next step in the same slot passes on what this step did.
+                // The next step in the same slot passes on this step's accesses.
                 drop(OpenStep::new(&device_pool));
             },
         );

@@ -1,5 +1,6 @@
 //! Models of waiting for room: a waiter is woken, whatever other threads release, take or cancel during
-//! the wait. loom fails an execution in which a thread sleeps and no thread is left to wake it.
+//! the wait. The models rely on loom, which fails an execution in which a thread sleeps and no thread is
+//! left to wake it.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Random histories: after every operation, prompts find exactly the contents that some block holds, and
-//! the sink holds exactly those that it should be informed of.
+//! Random histories: after every operation, prompts find exactly the contents that some block holds. The
+//! sink holds exactly those that should have been emitted.
 
 use std::collections::{BTreeSet, HashSet};
 

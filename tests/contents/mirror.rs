@@ -1,4 +1,4 @@
-//! `Mirror`: an event sink that replays the events of a cache into a plain set, and refuses events that
+//! `Mirror`: an event sink that replays the events of a cache into a plain set. It refuses events that
 //! are out of order or without tokens.
 
 use std::collections::{HashMap, HashSet};

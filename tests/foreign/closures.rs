@@ -17,8 +17,8 @@ fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// Has `give` release blocks while three threads wait: sequence 2 to grow, a closure on sequence 1 for
-/// room, and a thread that changes sequence 1 for the closure.
+/// Has `give` release blocks while three threads wait. Sequence 2 waits to grow, a closure on sequence 1
+/// waits for room, and a thread that changes sequence 1 waits for the closure.
 fn give_room_to_a_closure(give: impl Fn(&PagedKvCache) + Copy + Send + 'static) {
     watched(move || {
         let cache = &Arc::new(PagedKvCache::new(8, BLOCK_SIZE, 1, 1));

@@ -1,5 +1,5 @@
 //! Foreign code that panics at every call of every operation: the operation ends as it would have without
-//! the panic, and so do all later operations.
+//! the panic. So do all later operations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! `World`: a cache in the middle of its work: sequences by id and by handle, forks, published and idle
-//! contents, a reservation, a step, waiters, and a listener that records events.
+//! `World`: a cache in the middle of its work. It has sequences by id and by handle, forks, published and
+//! idle contents, a reservation, a step, waiters, and a listener that records events.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -189,8 +189,11 @@ pub struct World<'c> {
 }
 
 impl<'c> World<'c> {
-    /// Creates sequence 1 of four blocks, two of them published, and its fork 2; 3 of two blocks; 4 whose
-    /// prompt is not committed; 5 in an open step; 6 leased; and the handles.
+    /// Creates the handles and these sequences:
+    ///
+    /// - 1, of four blocks, two of them published, and its fork 2.
+    /// - 3, of two blocks, and 4, whose prompt is not committed.
+    /// - 5, in an open step, and 6, leased.
     pub fn new(cache: &'c PagedKvCache, trip: &Arc<Trip>) -> Self {
         let options = AdmitOptions::default();
         let serve = |number, len, committed| {

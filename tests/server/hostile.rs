@@ -1,5 +1,5 @@
-//! Tests of a server under attack: it stays within its limits whatever clients do, and shuts down when
-//! told to.
+//! Tests of a server under attack: it stays within its limits whatever clients do, and shuts down on
+//! request.
 
 use std::io;
 use std::net::SocketAddr;

@@ -15,7 +15,7 @@ use super::common::random::Random;
 use super::listener::OnPurpose;
 use super::shadow::Script;
 
-/// A waker that notes its wake-up, and panics if told to.
+/// A waker that notes its wake-up, and panics if its flag is set.
 struct Bell {
     rung: AtomicBool,
     panics: bool,

@@ -1,4 +1,4 @@
-//! The floors of the modules, which say which module may import which.
+//! The floors of the modules decide which module may import which.
 //!
 //! Every module has a floor and imports only from floors below. On its own floor it imports only the
 //! modules that a row here allows. The root is on no floor: it re-exports, and nothing imports from it.

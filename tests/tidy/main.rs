@@ -1,7 +1,7 @@
 //! Checks that the source keeps the rules of the house.
 //!
-//! Each rule is a function over text that returns its faults, with two tests: one finds no fault in this
-//! repository, and one finds faults in a bad text. A rule that cannot fail is no rule.
+//! Each rule is a function over text that returns its faults. It has two tests: one finds no fault in
+//! this repository, and one finds faults in a bad text. A rule that cannot fail is no rule.
 
 mod blocks;
 mod floors;

@@ -1,7 +1,7 @@
 //! `Source`: a Rust file as tokens, without comments and literals.
 //!
-//! The reading is rough, and suffices for the rules here: tokens, the items that are built for tests, and
-//! the paths with `::` in them, with use trees taken apart. Macros are read like other code.
+//! The reading is rough, and suffices for the rules here. It gives tokens, the items that are built for
+//! tests, and the paths with `::` in them, with use trees taken apart. Macros are read like other code.
 
 /// A file and its text.
 #[derive(Debug, Clone)]

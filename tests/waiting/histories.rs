@@ -1,8 +1,8 @@
 //! Random histories: after any operations, every waiter that is due a result is woken. They use all
 //! public operations on small caches, and the rules of [`rules`] are checked after each.
 //!
-//! On one thread, tasks are polled by hand and only when they were woken. So a waiter that sleeps though
-//! it would be served is detected: it is served when it is polled unwoken at the end of a history.
+//! On one thread, tasks are polled by hand and only when they were woken. At the end of a history all
+//! waiters are polled unwoken. One that is served then has slept too long.
 
 mod calls;
 mod rules;

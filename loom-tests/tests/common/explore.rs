@@ -59,8 +59,8 @@ pub fn race<A, B: 'static>(
     (here, there.join().expect("a thread that panics fails the model"))
 }
 
-/// A flag that one thread sets and another reads `Relaxed`, so that the reader learns the order of the
-/// two threads and nothing else. loom alone would rarely explore such an order.
+/// A flag that one thread sets and another reads `Relaxed`. The reader learns the order of the two
+/// threads and nothing else. Without the flag loom would rarely explore such an order.
 #[derive(Clone)]
 pub struct Told(Arc<AtomicBool>);
 

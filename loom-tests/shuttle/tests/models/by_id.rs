@@ -163,8 +163,8 @@ fn truncating_trimming_and_touching_meet_an_eviction() {
     });
 }
 
-/// A sequence that is handed to another worker stays, and so does a sequence that is allocated under the
-/// id of an earlier one: with its own lock or without.
+/// A sequence stays if it is handed to another worker, or if it was allocated under the id of an earlier
+/// one. This holds for a sequence in the map, and after a lease for one with a lock of its own.
 #[test]
 fn an_eviction_for_a_worker_takes_nothing_that_is_not_its_own() {
     for comes_again in [false, true] {

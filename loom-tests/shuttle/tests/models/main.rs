@@ -1,6 +1,6 @@
-//! Models of the cache by id at a size that loom cannot explore: with the map, leases, evictions and
-//! prefix reuse, over executions of hundreds of steps. shuttle runs the code that ships. Its schedules
-//! are drawn at random and repeat by their seed; see `explore`.
+//! Models of the cache by id at a size that loom cannot explore. They have the map, leases, evictions and
+//! prefix reuse, over executions of hundreds of steps. The code is the code that ships. shuttle's
+//! schedules are drawn at random and repeat by their seed; see `explore`.
 //!
 //! Each model ends at rest, with every block accounted for. Two models record each call and its answer,
 //! and check that some sequential order of the calls explains the answers.

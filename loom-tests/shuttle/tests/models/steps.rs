@@ -76,7 +76,7 @@ fn evictions_beside_the_end_of_a_step_leave_what_is_to_be_left() {
     });
 }
 
-/// A row goes before the step grows it, before the step is aborted, or amid that: the other row is as it was.
+/// A row leaves before the step grows it, before the abort, or during either. The other row is as before.
 #[test]
 fn a_step_is_aborted_while_one_of_its_rows_goes() {
     for evicts in [false, true] {
