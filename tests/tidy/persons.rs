@@ -11,7 +11,7 @@ pub const BUDGETS: &[(&str, usize)] = &[
     ("benches", 50),
     ("examples", 34),
     ("fuzz", 2),
-    ("loom-tests", 91),
+    ("loom-tests", 0),
     ("src", 0),
     ("src/bin", 116),
     ("src/cache", 1),
@@ -23,7 +23,7 @@ pub const BUDGETS: &[(&str, usize)] = &[
     ("src/sync", 0),
     ("src/table", 0),
     ("src/wait", 0),
-    ("tests", 204),
+    ("tests", 0),
 ];
 
 /// Counts such words in the comments of a Rust file, without code and questions.
