@@ -1,7 +1,7 @@
-//! Which prompt may try to enter the cache, and when?
+//! `Admission`: the queue of waiting prompts, and the gate that says when the first may try to enter.
 //!
-//! The one that arrived first, of those that wait: evicted requests come back to their old place
-//! and so to the front. How many may try at once is the gate's to say:
+//! The waiting prompt that arrived first is the next to try. An evicted request returns to its old
+//! place, and so to the front. The gate limits how many prompts may try at the same time:
 //!
 //! | gate | a prompt may try | becomes |
 //! |---|---|---|
@@ -9,13 +9,13 @@
 //! | `Single` | while no other tries | `Open` when it is admitted, `Shut` when it is refused |
 //! | `Shut` | when nothing runs | `Single` when a request ends, or when nothing runs |
 //!
-//! A worker in need of blocks shuts the gate before it evicts, so that what it frees is not taken
-//! by a prompt, and least of all by the request just evicted. Between two ends of requests, then,
-//! nothing but the oldest waiting prompt in an otherwise empty cache comes in.
+//! A worker in need of blocks shuts the gate before it evicts. So no prompt takes the blocks that the
+//! eviction frees, least of all the request just evicted. Until the next request ends, the only prompt
+//! that may be admitted is the oldest waiting one, and only into an otherwise empty cache.
 //!
-//! Invariant: a prompt waits only while another request runs or tries, and whatever ends that
-//! (an end, a return to the queue, a refusal) looks again whether one may try and wakes a worker.
-//! A request counts as running until its blocks are back. Who evicts whom is not known here.
+//! Invariant: a prompt waits only while another request runs or tries. An end, a return to the queue and
+//! a refusal each check again whether a prompt may try, and wake a worker if so. A request counts as
+//! running until its blocks are released. Evictions are made elsewhere, in `worker`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,8 +26,8 @@ use paged_kv::{PagedKvCache, PagedKvError, SeqId};
 
 use crate::seniority::Seniority;
 
-/// How long a worker that took a prompt leaves further ones to idle workers, in steps. To wake up
-/// takes longer than a step: without a head start, who holds requests would take all the others.
+/// How long a worker that took a prompt leaves further ones to idle workers, in steps. A wake-up takes
+/// longer than a step: without a head start, a worker that holds requests would take all other prompts.
 const HEAD_START_STEPS: usize = 100;
 
 /// How many prompts may try at once: see the table at the head of this file.
@@ -38,13 +38,12 @@ enum Gate {
     Shut,
 }
 
-/// Leave for one prompt to try; ends with [`Admission::admitted`] or [`Admission::refused`].
+/// The permission of one prompt to try. It ends with [`Admission::admitted`] or [`Admission::refused`].
 #[must_use]
 pub struct Ticket {
     /// Place in the order of arrival.
     pub arrival: usize,
-    /// A sequence id that no admission had before: whoever still holds an older one of this
-    /// request finds it gone.
+    /// A sequence id that no admission had before. An older id of the same request is no longer found.
     pub sequence: SeqId,
     gate: Gate,
     ended: u64,
@@ -70,14 +69,14 @@ pub struct Admission<'a> {
     cache: &'a PagedKvCache,
     state: Mutex<State>,
     changed: Condvar,
-    /// Hints for workers that hold requests: a copy of [`State::may_try`], and how many workers
-    /// wait for a prompt. Both are written under the lock.
+    /// Hints for workers that hold requests: a copy of [`State::may_try`], and how many workers wait for a
+    /// prompt. Both are written under the lock.
     inviting: AtomicBool,
     idle_workers: AtomicUsize,
 }
 
 impl<'a> Admission<'a> {
-    /// A queue of the requests at these places in the order of arrival.
+    /// Creates a queue of the requests at these places in the order of arrival.
     pub fn new(cache: &'a PagedKvCache, arrivals: impl Iterator<Item = usize>) -> Self {
         let waiting: BinaryHeap<_> = arrivals.map(Reverse).collect();
         let state = State {
@@ -101,10 +100,10 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// A prompt for a worker that holds other requests, if one may try now. So many steps after
-    /// its last one, the worker may have to leave it to an idle one.
+    /// Returns a prompt for a worker that holds other requests, if one may try now. The worker admitted its
+    /// last prompt `steps_since` steps ago; soon after that, idle workers take precedence.
     pub fn try_next(&self, steps_since: usize) -> Option<Ticket> {
-        // Relaxed: hints. Who misses a prompt by them looks again at its next step.
+        // Relaxed: hints. A worker that misses a prompt because of them checks again at its next step.
         let idle = self.idle_workers.load(Ordering::Relaxed) > 0;
         if !self.inviting.load(Ordering::Relaxed) || idle && steps_since < HEAD_START_STEPS {
             return None;
@@ -115,8 +114,7 @@ impl<'a> Admission<'a> {
         Some(ticket)
     }
 
-    /// A prompt for a worker that holds nothing: waits for one, and returns `None` when there
-    /// will be none.
+    /// Waits for a prompt, for a worker that holds no request. Returns `None` when no more will come.
     pub fn wait_next(&self) -> Option<Ticket> {
         let mut state = self.lock();
         while !state.is_over() {
@@ -133,7 +131,7 @@ impl<'a> Admission<'a> {
         None
     }
 
-    /// The prompt is in the cache: its request runs.
+    /// Notes that the prompt is in the cache: its request runs.
     ///
     /// # Errors
     /// The cache refused the lease of the oldest request.
@@ -149,10 +147,11 @@ impl<'a> Admission<'a> {
         result
     }
 
-    /// There was no room for the prompt: it waits again.
+    /// Returns a prompt for which there was no room to the queue.
     ///
     /// # Errors
-    /// There must have been room, for nothing else was in the cache: its accounts are wrong.
+    /// `Inconsistent` if the cache held nothing else. The prompt fits an empty cache, so the cache's accounts
+    /// are wrong.
     pub fn refused(&self, ticket: Ticket) -> Result<(), PagedKvError> {
         if ticket.undisturbed {
             let fault = format!("no room for request {} in an empty cache", ticket.arrival);
@@ -163,7 +162,7 @@ impl<'a> Admission<'a> {
         state.waiting.push(Reverse(ticket.arrival));
         state.gate = match (ticket.gate, state.gate) {
             (Gate::Open, Gate::Open) => Gate::Single,
-            // A request that ended meanwhile may have made the room: try again.
+            // A request that ended during the try may have made the room: try again.
             (Gate::Single, Gate::Single) if ticket.ended == state.ended => Gate::Shut,
             (_, gate) => gate,
         };
@@ -171,7 +170,7 @@ impl<'a> Admission<'a> {
         Ok(())
     }
 
-    /// A request has all its output and is about to be freed: its lease passes on.
+    /// Passes on the lease of a request that has all its output and is about to be freed.
     ///
     /// # Errors
     /// The cache refused the lease of the oldest request.
@@ -179,7 +178,7 @@ impl<'a> Admission<'a> {
         self.lock().seniority.leave(self.cache, arrival)
     }
 
-    /// A request announced by [`ending`](Self::ending) is freed.
+    /// Notes that a request announced by [`ending`](Self::ending) is freed.
     pub fn ended(&self) {
         let mut state = self.lock();
         state.running -= 1;
@@ -191,7 +190,8 @@ impl<'a> Admission<'a> {
         self.settle(&state);
     }
 
-    /// A worker is about to put this request back: false if it must not, being the oldest.
+    /// Passes on the lease of a request that a worker is about to put back. Returns false if the request is
+    /// the oldest and must stay.
     ///
     /// # Errors
     /// The cache refused the lease of the oldest request.
@@ -204,8 +204,8 @@ impl<'a> Admission<'a> {
         Ok(true)
     }
 
-    /// A request that was evicted, or freed after [`yielding`](Self::yielding), waits again to be
-    /// served from its prompt.
+    /// Returns a request to the queue that was evicted, or freed after [`yielding`](Self::yielding). It will
+    /// be served again from its prompt.
     ///
     /// # Errors
     /// The cache refused the lease of the oldest request.
@@ -218,23 +218,23 @@ impl<'a> Admission<'a> {
         result
     }
 
-    /// Keeps prompts out until a request ends or nothing runs: a running one needs the room.
+    /// Keeps prompts out until a request ends or nothing runs: a running request needs the room.
     pub fn shut(&self) {
         let mut state = self.lock();
         state.gate = Gate::Shut;
         self.settle(&state);
     }
 
-    /// No prompt is given out any more: a worker is gone with requests that will never end.
+    /// Issues no more prompts: a worker is gone with requests that will never end.
     pub fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
     }
 
-    /// Follows every change of the state: says whether a prompt may try, and to whom.
+    /// Updates the hint after a change of the state, and wakes an idle worker if a prompt may try.
     ///
-    /// One worker is woken, not all: if it leaves a prompt that may try too, taking its own is a
-    /// change like any other and wakes the next.
+    /// One worker is woken, not all. When it takes its prompt, that is a change too. It wakes the next worker
+    /// if another prompt may try.
     fn settle(&self, state: &State) {
         let may_try = state.may_try();
         self.inviting.store(may_try, Ordering::Relaxed);
@@ -243,8 +243,8 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// A panic under this lock leaves counts that may be wrong; then [`stop`](Self::stop) ends
-    /// the run, for which the counts do not matter.
+    /// Locks the state. A panic under this lock may leave wrong counts; then [`stop`](Self::stop) ends the
+    /// run, for which the counts do not matter.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -265,7 +265,7 @@ impl State {
         self.unfinished == 0 || self.stopped
     }
 
-    /// Only when [`may_try`](Self::may_try).
+    /// Issues a ticket to the first waiting prompt. Call it only when [`may_try`](Self::may_try).
     fn issue(&mut self) -> Ticket {
         let Reverse(arrival) = self.waiting.pop().expect("a prompt that may try is waiting");
         let undisturbed = self.trying == 0 && self.running == 0 && self.gate != Gate::Open;

@@ -1,7 +1,7 @@
-//! `Arguments`: what the command line asks for.
+//! `Arguments`: the parsed command line.
 //!
-//! Whatever leaves this file is in range: sizes are not zero, the threshold is in 0..=1, the
-//! strategy is one the cache has. Nothing here looks at files or at the cache.
+//! Every value is in range: sizes are not zero, the threshold is in 0..=1, the strategy is one the
+//! cache has. Parsing reads no files and uses no cache.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,17 +13,17 @@ use paged_kv::{EvictionStrategy, ReclaimPolicy};
 
 use crate::trace::{Format, LONGEST_MIB};
 
-/// Priorities that `--strategy priority` gives out, so that there is something to choose by.
+/// Priorities that `--strategy priority` assigns, so that the strategy has something to choose by.
 pub const PRIORITY_LEVELS: usize = 4;
 
-/// How a command ends, for `--help`.
+/// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  the command did what was asked
   1  the cache failed a check
   2  the command was refused: bad options or input, or memory, threads or files that cannot be had";
 
-/// What a trace may be, for `--help`.
+/// Returns the text of `--help` about traces.
 fn about_traces() -> String {
     format!(
         "{EXIT_CODES}\n\n\
@@ -43,36 +43,36 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve every request of a trace from one shared cache, as fast as it goes.
+    /// Serve every request of a trace from one shared cache, as fast as possible.
     ///
-    /// Requests are batched continuously: each worker admits prompts, appends one token a step to
+    /// Requests are batched continuously: each worker admits prompts, appends one token per step to
     /// each request it holds, and frees a request that has all its output. An append that finds no
-    /// room evicts by the strategy; a prompt that finds none waits; an evicted request is served
-    /// again from its prompt; one that the pool cannot hold is rejected.
+    /// room evicts by the strategy; a prompt that finds no room waits; an evicted request is served
+    /// again from its prompt; a request that the pool cannot hold is rejected.
     #[command(after_help = about_traces())]
     Replay(ReplayArguments),
 
-    /// Find out how much memory a trace is worth: hit rates over cache sizes, as a picture.
+    /// Measure the hit rate of a trace over cache sizes, as a table and a picture.
     ///
-    /// Serves the trace once for each size and policy, one request at a time, and writes the share of
-    /// prompt blocks that hit against the size of the cache, with what a cache without end would hit:
-    /// a CSV file and an SVG picture.
+    /// Serves the trace once for each size and policy, one request at a time. Writes the share of
+    /// prompt blocks that hit for each size of the cache, and the share that an unlimited cache would
+    /// hit: a CSV file and an SVG picture.
     #[command(after_help = about_traces())]
     Sweep(SweepArguments),
 
-    /// Do everything the cache can do, at random, from many threads, for as long as asked.
+    /// Run the cache's operations at random, from many threads, for a given time, and check the results.
     ///
-    /// Every holder of a block writes its name into a cell behind it and checks that nobody else
-    /// has; matched blocks must hold what their hashes promise; workers panic now and then; the
-    /// memory must stay flat; and at the end nothing may be left. Leaves with 1 at the first finding.
+    /// Every writer of a block puts its tag into a cell beside the block, and the block must have no other
+    /// writer; matched blocks must hold the contents that their hashes promise; workers panic at random;
+    /// memory must stay flat; at the end no block may be in use. Exits with 1 at the first finding.
     #[command(after_help = EXIT_CODES)]
     Soak(SoakArguments),
 }
 
-/// How long and how wide `soak` runs.
+/// Options of `soak`.
 #[derive(Args, Clone, Debug)]
 pub struct SoakArguments {
-    /// How long, in minutes; fractions are allowed
+    /// Duration in minutes; fractions are allowed
     #[arg(long, value_name = "M", default_value = "1", value_parser = minutes)]
     pub minutes: Duration,
 
@@ -84,11 +84,11 @@ pub struct SoakArguments {
     #[arg(long, value_name = "B", default_value = "1024")]
     pub blocks: NonZeroUsize,
 
-    /// Tokens a block
+    /// Tokens per block
     #[arg(long, value_name = "S", default_value = "16")]
     pub block_size: NonZeroUsize,
 
-    /// Seed of what the workers ask for
+    /// Seed of the workers' requests
     #[arg(long, value_name = "N", default_value = "0")]
     pub seed: u64,
 
@@ -98,21 +98,21 @@ pub struct SoakArguments {
 }
 
 impl SoakArguments {
-    /// Workers asked for, or as many as this machine runs at once, but not one alone.
+    /// Returns the workers asked for, or the threads that this machine runs in parallel, at least two.
     pub fn threads(&self) -> NonZeroUsize {
         let two = NonZeroUsize::MIN.saturating_add(1);
         self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(two, |t| t.max(two)))
     }
 }
 
-/// How `replay` serves.
+/// Options of `replay`.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArguments {
     /// Mooncake JSONL (.jsonl, .jsonl.gz) or Azure CSV (.csv, .csv.gz), - for standard input; without
     /// it, a synthetic multi-turn workload
     pub trace: Option<PathBuf>,
 
-    /// Format of the trace, jsonl or csv [default: told by its name]
+    /// Format of the trace, jsonl or csv [default: by its name]
     #[arg(long, value_name = "FORMAT", value_parser = format, requires = "trace")]
     pub format: Option<Format>,
 
@@ -120,7 +120,7 @@ pub struct ReplayArguments {
     #[arg(long, short = 't', value_name = "T")]
     threads: Option<NonZeroUsize>,
 
-    /// Requests a worker holds at once
+    /// Requests that a worker may hold at the same time
     #[arg(long, value_name = "L", default_value = "64")]
     pub live: NonZeroUsize,
 
@@ -128,16 +128,16 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "N", default_value = "65536")]
     pub blocks: NonZeroUsize,
 
-    /// Tokens a block
+    /// Tokens per block
     #[arg(long, value_name = "B", default_value = "16")]
     pub block_size: NonZeroUsize,
 
-    /// Who yields when there is no room: lru, lfu, longest, priority (request i has priority
+    /// Eviction strategy when there is no room: lru, lfu, longest, priority (request i has priority
     /// i mod 4) or streaming:SINK,WINDOW (in tokens)
     #[arg(long, default_value = "lru", value_parser = strategy)]
     pub strategy: EvictionStrategy,
 
-    /// Whether prompts share what the trace says they have in common (its `hash_ids`): on or off
+    /// Whether prompts share the contents that the trace says they have in common (`hash_ids`): on or off
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch,
           action = clap::ArgAction::Set)]
     pub reuse: bool,
@@ -146,12 +146,12 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "POLICY", default_value = "lru", value_parser = policy)]
     pub reclaim: ReclaimPolicy,
 
-    /// Tokens that one of the trace's hash ids names, a multiple of the block size [default: told
-    /// by the lengths of the prompts]
+    /// Tokens that one of the trace's hash ids names, a multiple of the block size [default:
+    /// inferred from the lengths of the prompts]
     #[arg(long, value_name = "TOKENS")]
     pub id_tokens: Option<NonZeroUsize>,
 
-    /// Utilization, 0 to 1, down to which a shortage evicts
+    /// Utilization, 0 to 1, down to which the cache evicts when it has no room
     #[arg(long, default_value = "0.9", value_parser = share)]
     pub threshold: f64,
 
@@ -174,12 +174,12 @@ pub struct ReplayArguments {
 }
 
 impl ReplayArguments {
-    /// Workers asked for, or as many as this machine runs at once.
+    /// Returns the workers asked for, or the threads that this machine runs in parallel.
     pub fn threads(&self) -> NonZeroUsize {
         self.threads.unwrap_or_else(cores)
     }
 
-    /// Whether listeners are told of contents.
+    /// Returns whether KV events are published.
     pub fn publishes(&self) -> bool {
         #[cfg(feature = "events")]
         return self.publish.is_asked_for();
@@ -188,13 +188,13 @@ impl ReplayArguments {
     }
 }
 
-/// What `sweep` tries.
+/// Options of `sweep`.
 #[derive(Args, Clone, Debug)]
 pub struct SweepArguments {
     /// Mooncake JSONL (.jsonl, .jsonl.gz) with `hash_ids`, - for standard input
     pub trace: PathBuf,
 
-    /// Format of the trace, jsonl or csv [default: told by its name]
+    /// Format of the trace, jsonl or csv [default: by its name]
     #[arg(long, value_name = "FORMAT", value_parser = format)]
     pub format: Option<Format>,
 
@@ -208,12 +208,12 @@ pub struct SweepArguments {
           value_parser = policy)]
     pub reclaim: Vec<ReclaimPolicy>,
 
-    /// Tokens a block [default: as many as one of the trace's hash ids names]
+    /// Tokens per block [default: as many as one of the trace's hash ids names]
     #[arg(long, value_name = "B")]
     pub block_size: Option<NonZeroUsize>,
 
-    /// Tokens that one of the trace's hash ids names, a multiple of the block size [default: told
-    /// by the lengths of the prompts]
+    /// Tokens that one of the trace's hash ids names, a multiple of the block size [default:
+    /// inferred from the lengths of the prompts]
     #[arg(long, value_name = "TOKENS")]
     pub id_tokens: Option<NonZeroUsize>,
 
@@ -221,27 +221,27 @@ pub struct SweepArguments {
     #[arg(long, value_name = "R", value_parser = requests)]
     pub requests: Option<NonZeroUsize>,
 
-    /// Caches that are tried at once [default: the cores of this machine]
+    /// Caches that are tried in parallel [default: the cores of this machine]
     #[arg(long, short = 't', value_name = "T")]
     threads: Option<NonZeroUsize>,
 
-    /// Where the table goes
+    /// File for the table
     #[arg(long, value_name = "FILE", default_value = "hit-rate.csv")]
     pub csv: PathBuf,
 
-    /// Where the picture goes
+    /// File for the picture
     #[arg(long, value_name = "FILE", default_value = "hit-rate.svg")]
     pub svg: PathBuf,
 }
 
 impl SweepArguments {
-    /// Caches to be tried at once.
+    /// Returns how many caches are tried in parallel.
     pub fn threads(&self) -> NonZeroUsize {
         self.threads.unwrap_or_else(cores)
     }
 }
 
-/// As many threads as this machine runs at once.
+/// Returns how many threads this machine runs in parallel.
 fn cores() -> NonZeroUsize {
     thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }

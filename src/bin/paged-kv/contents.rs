@@ -1,7 +1,7 @@
-//! `Contents` numbers the contents of a trace: what one hash id names after the ids before it.
+//! `Contents`: numbers the contents of a trace. A content is a hash id together with all ids before it.
 //!
-//! Equal numbers mean equal chains of ids, and no other ids share a number: chains are compared, not
-//! hashed. How many tokens an id names is not known here.
+//! Two contents have equal numbers exactly if their chains of ids are equal: chains are compared, not
+//! hashed.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub struct Contents {
 }
 
 impl Content {
-    /// The token of a prompt where no id names its content. No content has it.
+    /// The token at positions of a prompt that no id names. No content has it.
     pub const UNNAMED: u32 = u32::MAX;
 
     /// Returns the hash of block `part` of this content.

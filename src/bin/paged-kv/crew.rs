@@ -1,8 +1,8 @@
 //! `Gate` and `start`: threads that begin to work when all of them have been started, or not at all.
 //!
-//! A machine may refuse a thread. Without the gate, the threads before it would serve already.
-//! Threads are started one by one, each after a check that there is room for it and after the one
-//! before it has its own memory: an allocator may reserve much more for a thread than the thread uses.
+//! A machine may refuse a thread. Without the gate, the threads started before it would already serve.
+//! Threads are started one by one. Each is started after a check that there is room for it, and after
+//! the thread before it has its memory. An allocator may reserve much more for a thread than it uses.
 
 use std::hint::black_box;
 use std::io;
@@ -20,7 +20,7 @@ const BALLAST_BYTES: usize = 4 << 20;
 /// A thread of a crew. It returns `None` if the gate was closed.
 pub type Member<'scope, T> = ScopedJoinHandle<'scope, Option<T>>;
 
-/// Where the threads of a crew wait until all are there.
+/// The point at which the threads of a crew wait until all have started.
 pub struct Gate {
     state: Mutex<State>,
     changed: Condvar,
@@ -61,7 +61,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Starts a thread, which works when the gate opens, and returns when the thread is at the gate.
+    /// Starts a thread, which works when the gate opens. Returns when the thread is at the gate.
     ///
     /// # Errors
     /// The machine refuses the thread.
@@ -81,9 +81,9 @@ impl Gate {
         Ok(member)
     }
 
-    /// Waits until the gate is open, or closed: then it returns false.
+    /// Waits until the gate is open or closed. Returns whether it is open.
     fn pass(&self) -> bool {
-        // From here on the allocator has what it reserves for this thread.
+        // From here on the allocator has made its reservation for this thread.
         drop(black_box(Vec::<u8>::with_capacity(1)));
         self.lock().arrived += 1;
         self.changed.notify_all();

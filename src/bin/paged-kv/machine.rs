@@ -1,9 +1,9 @@
-//! `Memory`: what a command is about to need, checked against what the machine can give.
+//! `Memory`: the memory that a command is about to need, checked against the memory of the machine.
 //!
-//! An allocation that fails ends the program without an error to report. So each command adds up what
-//! it will need before it allocates any of it, and refuses to start if that cannot be had: the address
-//! space (`ulimit -v`), and where the system tells, the memory itself. Estimates are of what is sure
-//! to be used, so that a command is not refused that would have run.
+//! An allocation that fails ends the program without an error to report. So each command adds up its
+//! needs before it allocates, and refuses to start if they cannot be met. It checks the address space
+//! (`ulimit -v`), and, where the system reports it, the available memory. Estimates count only memory
+//! that is sure to be used, so that no command is refused that would have run.
 
 use std::fs;
 
@@ -15,18 +15,18 @@ use crate::report::grouped;
 /// Stack of each thread that serves, in bytes.
 pub const STACK_BYTES: usize = 2 << 20;
 
-/// What a thread's allocator and histogram take, in bytes.
+/// Memory of a thread's allocator and histogram, in bytes.
 pub const THREAD_BYTES: usize = 1 << 20;
 
-/// What a command takes whatever it is asked for, in bytes.
+/// Memory that every command takes, in bytes.
 const BASE_BYTES: u128 = 8 << 20;
 
-/// Bytes that a command needs. Sums and products saturate: what cannot be counted cannot be had.
+/// Bytes that a command needs. Sums and products saturate: no machine has the maximum.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     /// Address space.
     reserved: u128,
-    /// Of it, what is written, and so is memory.
+    /// The part of it that is written, and so needs memory.
     used: u128,
 }
 
@@ -42,7 +42,7 @@ impl Memory {
         Self { reserved: self.reserved.saturating_add(more), used: self.used.saturating_add(more) }
     }
 
-    /// Adds `count` threads, of whose stacks little is used.
+    /// Adds `count` threads. Their stacks count as address space only: little of them is used.
     pub fn with_threads(self, count: usize) -> Self {
         let stacks = count.saturating_mul(STACK_BYTES);
         self.with(&[count, THREAD_BYTES]).with_address_space(stacks)
@@ -62,10 +62,10 @@ impl Memory {
         self.with(&[blocks, bytes])
     }
 
-    /// Checks that all of it can be had, now.
+    /// Checks that the machine has all of it now.
     ///
     /// # Errors
-    /// Says what cannot be had, and `what_for`.
+    /// Names the amount that cannot be had, and `what_for`.
     pub fn check(self, what_for: &str) -> Result<()> {
         let bytes = usize::try_from(self.reserved).unwrap_or(usize::MAX);
         if !has_room(bytes) {
@@ -82,7 +82,7 @@ impl Memory {
     }
 }
 
-/// Returns whether so many bytes of address space can be had, now.
+/// Returns whether `bytes` bytes of address space can be had now.
 pub fn has_room(bytes: usize) -> bool {
     Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
@@ -91,7 +91,8 @@ fn mebibytes(bytes: u128) -> String {
     grouped(u64::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u64::MAX))
 }
 
-/// Returns the bytes that the system can give without taking them from others, where it tells.
+/// Returns the bytes that the system can give without taking them from other processes. `None` if it
+/// does not report them.
 fn available() -> Option<u64> {
     let machine = in_meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
     Some(limit_of_group().map_or(machine, |limit| limit.min(machine)))
@@ -106,7 +107,7 @@ fn in_meminfo(text: &str) -> Option<u64> {
     Some((field("MemAvailable")? + field("SwapFree").unwrap_or(0)) * 1024)
 }
 
-/// Reads the limit of the container that this process is the root group of, if there is one.
+/// Reads the memory limit of the container of which this process is the root group, if there is one.
 fn limit_of_group() -> Option<u64> {
     let limit = fs::read_to_string("/sys/fs/cgroup/memory.max");
     let limit =

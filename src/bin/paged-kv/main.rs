@@ -1,9 +1,11 @@
-//! `paged-kv`: runs the cache under a whole day's requests, or under all its operations together.
+//! `paged-kv`: runs the cache under a trace of requests, or under all its operations together.
 //!
-//! Every command ends with one of three codes: 0, it did what was asked; 1, the cache failed a
-//! check; 2, the command was refused (a missing file, a malformed line, a size of zero, memory or
-//! threads that the machine does not have). `--help` says so too. This file knows the codes and
-//! nothing of what a command does.
+//! Every command exits with one of three codes, which `--help` also lists:
+//!
+//! - 0: the command succeeded.
+//! - 1: the cache failed a check.
+//! - 2: the command was refused: a missing file, a malformed line, a size of zero, or memory or threads
+//!   that the machine does not have.
 
 mod admission;
 mod args;
@@ -38,7 +40,7 @@ use args::{Arguments, Command};
 enum Verdict {
     /// Every check held.
     Sound,
-    /// The cache broke one of its promises; the output says which.
+    /// The cache broke one of its promises; the output names it.
     Broken,
 }
 
@@ -66,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells standard error, if it is still read: the exit code says the same.
+/// Writes to standard error. A failure to write is ignored: the exit code reports the error too.
 fn complain(error: &str) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }

@@ -1,31 +1,32 @@
-//! How often, and how long?
+//! `Meter`: the counts and latencies of one worker.
 //!
-//! One meter a worker, so that counting is nobody's shared line; they are added up when all have
-//! ended. Latencies are of single calls of the cache, refused ones too, in nanoseconds.
+//! Each worker has its own meter, so that workers share no cache line for counting. The meters are added
+//! up when all workers have ended. Latencies are of single calls of the cache, also refused ones, in
+//! nanoseconds.
 
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-/// An hour: a call that takes longer is counted as one of an hour.
+/// The longest latency recorded. A longer call is counted as one of an hour.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Three digits of every latency are true.
+/// Every latency is recorded to three significant digits.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// What one worker, or all together, did.
+/// Counts and latencies of one worker, or of all together.
 pub struct Meter {
     pub completed: u64,
     /// Tokens of the requests that completed, as the trace gives them.
     pub prompt_tokens: u64,
     pub output_tokens: u64,
-    /// Prompts let into the cache, those of evicted requests again each time.
+    /// Prompts admitted to the cache. The prompt of an evicted request counts again each time.
     pub admissions: u64,
     pub evicted_sequences: u64,
-    /// Full blocks of the prompts admitted by their contents, and those of them that were cached.
+    /// Full blocks of the prompts that were admitted by their contents.
     pub prompt_blocks: u64,
     pub hit_blocks: u64,
-    /// Requests that a worker put back itself, for there was no one to evict.
+    /// Requests that a worker put back itself, because no sequence could be evicted.
     pub put_back_requests: u64,
     latency: Histogram<u64>,
 }
@@ -48,7 +49,7 @@ impl Meter {
         }
     }
 
-    /// Makes one call of the cache and records how long it took.
+    /// Makes one call of the cache and records its latency.
     pub fn time<R>(&mut self, operation: impl FnOnce() -> R) -> R {
         let begin = Instant::now();
         let result = operation();
@@ -57,7 +58,7 @@ impl Meter {
         result
     }
 
-    /// Adds what another worker did.
+    /// Adds the counts and latencies of another worker.
     pub fn add(&mut self, other: &Self) {
         self.completed += other.completed;
         self.prompt_tokens += other.prompt_tokens;
@@ -70,17 +71,17 @@ impl Meter {
         self.latency.add(&other.latency).expect("all meters have the same range");
     }
 
-    /// Calls recorded.
+    /// Returns how many calls were recorded.
     pub fn operations(&self) -> u64 {
         self.latency.len()
     }
 
-    /// The latency that this share of the calls did not exceed, in microseconds.
+    /// Returns the latency that this share of the calls did not exceed, in microseconds.
     pub fn latency_us(&self, share: f64) -> f64 {
         self.latency.value_at_quantile(share) as f64 / 1e3
     }
 
-    /// The longest latency, in microseconds.
+    /// Returns the longest latency, in microseconds.
     pub fn longest_latency_us(&self) -> f64 {
         self.latency.max() as f64 / 1e3
     }

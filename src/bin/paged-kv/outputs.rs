@@ -1,8 +1,8 @@
-//! `check_distinct` and `Output`: what a command writes. No output is an input, or another output.
+//! `check_distinct` and `Output`: the files that a command writes. No output is an input, or another output.
 //!
-//! Two paths are the same file if they lead to one: through links, relative parts, or one more name.
-//! A file that is not there yet is known by its folder and its name there. Terminals, `/dev/null` and
-//! sockets hold nothing that could be overwritten, and may be named more than once.
+//! Two paths are the same file if they lead to one file: through links, relative parts, or hard links.
+//! A file that does not exist yet is identified by its folder and its name. Terminals, `/dev/null` and
+//! sockets hold nothing that could be overwritten, so they may be named more than once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,20 +12,20 @@ use anyhow::{Context, Result, bail};
 
 use crate::trace::is_standard_input;
 
-/// Links that are followed before a path is given up.
+/// The most links that are followed along a path.
 const LINKS_MOST: usize = 40;
 
-/// What a path leads to.
+/// The file that a path leads to.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
-    /// Device and number of a file that is there.
+    /// Device and inode number of an existing file.
     #[cfg(unix)]
     File(u64, u64),
-    /// The path of a file that is not there, or whose number the system does not tell.
+    /// The path of a file that does not exist, or whose number the system does not report.
     Path(PathBuf),
 }
 
-/// Something that is read or written, as errors call it.
+/// A file that is read or written, and its name in errors.
 struct Named<'a> {
     name: String,
     path: &'a Path,
@@ -56,7 +56,7 @@ pub fn check_distinct(input: Option<&Path>, outputs: &[(&str, &Path)]) -> Result
     Ok(())
 }
 
-/// Follows a path to its end. `None` where nothing can be overwritten.
+/// Follows a path to its end. Returns `None` where nothing can be overwritten.
 fn target(path: &Path) -> Option<Target> {
     match fs::metadata(path) {
         Ok(metadata) => of_metadata(&metadata, path),
@@ -78,7 +78,7 @@ fn of_metadata(_: &fs::Metadata, path: &Path) -> Option<Target> {
     Some(Target::Path(fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())))
 }
 
-/// Returns where a file would be created: a link that leads nowhere creates what it names.
+/// Returns the path at which a file would be created. A dangling link creates the file that it names.
 fn of_missing(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MOST {
@@ -94,7 +94,7 @@ fn of_missing(path: &Path) -> PathBuf {
     path
 }
 
-/// A file to be written. One that was not there before goes again if nothing replaces its content.
+/// A file to be written. If it did not exist before and is never replaced, it is removed when dropped.
 pub struct Output {
     file: File,
     path: PathBuf,
@@ -102,7 +102,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Opens a file, and changes nothing of what is in it.
+    /// Opens a file and leaves its content as it is.
     ///
     /// # Errors
     /// It cannot be written.
@@ -115,7 +115,7 @@ impl Output {
         Ok(Self { file, path: path.to_owned(), is_new })
     }
 
-    /// Replaces what is in the file.
+    /// Replaces the content of the file.
     ///
     /// # Errors
     /// It cannot be written.

@@ -1,7 +1,6 @@
-//! How far has the serving, or the soaking, come?
+//! `Progress`: a bar that shows how far a run has come.
 //!
-//! Shown on standard error, and only if that is a terminal: what a pipe or a log sees is the
-//! report alone.
+//! It is drawn on standard error, and only if that is a terminal: a pipe or a log gets the report alone.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -12,12 +11,12 @@ const TIME: &str = "{bar:40} {elapsed} gone, {eta} left";
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// Advances by requests.
+    /// Creates a bar that advances by requests.
     pub fn new() -> Self {
         Self::with_layout(REQUESTS)
     }
 
-    /// Advances by milliseconds.
+    /// Creates a bar that advances by milliseconds.
     pub fn of_time() -> Self {
         Self::with_layout(TIME)
     }
@@ -27,23 +26,23 @@ impl Progress {
         Self(ProgressBar::no_length().with_style(style))
     }
 
-    /// So many requests, or milliseconds, are to come from now on.
+    /// Starts the bar anew with `length` requests, or milliseconds, to come.
     pub fn begin(&self, length: usize) {
         self.0.set_length(length as u64);
         self.0.reset();
     }
 
-    /// So many more requests are complete, or refused.
+    /// Notes that `requests` more are complete, or rejected.
     pub fn advance(&self, requests: usize) {
         self.0.inc(requests as u64);
     }
 
-    /// So many of them are behind us.
+    /// Notes that `position` of them are done.
     pub fn reach(&self, position: u64) {
         self.0.set_position(position);
     }
 
-    /// Takes the bar away, so that the report starts on a clean line.
+    /// Clears the bar, so that the report starts on a clean line.
     pub fn finish(&self) {
         self.0.finish_and_clear();
     }

@@ -1,6 +1,4 @@
-//! `Publishing`: tells routers of the cache's contents while a trace is replayed.
-//!
-//! It knows the options of the publisher and nothing of the replay.
+//! `Publishing`: sends the cache's KV events to routers while a trace is replayed.
 
 use std::io;
 use std::sync::Arc;
@@ -11,23 +9,23 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
 
-/// Where to publish KV events, and how.
+/// Options of publishing KV events.
 #[derive(Args, Clone, Debug)]
 pub struct PublishArguments {
     /// Publish KV events to ZeroMQ subscribers at this address, tcp://ADDRESS:PORT; prompts are then
-    /// made of tokens, told by the trace's hash ids: without those nothing is published
+    /// made of tokens, derived from the trace's hash ids: without those nothing is published
     #[arg(long, value_name = "ENDPOINT")]
     publish: Option<String>,
 
-    /// Where routers ask for events that they missed
+    /// Address at which routers ask for events that they missed
     #[arg(long, value_name = "ENDPOINT", requires = "publish")]
     publish_replay: Option<String>,
 
-    /// First frame of every message; llm-d wants kv@POD@MODEL
+    /// First frame of every message; llm-d expects kv@POD@MODEL
     #[arg(long, value_name = "TOPIC", default_value = "", requires = "publish")]
     publish_topic: String,
 
-    /// How events are written: maps (vLLM from June 2026 on, SGLang, Dynamo) or arrays (earlier vLLM,
+    /// Encoding of events: map (vLLM from June 2026 on, SGLang, Dynamo) or array (earlier vLLM,
     /// AIBrix)
     #[arg(long, value_name = "FORM", default_value = "map", requires = "publish")]
     publish_dialect: Form,
@@ -36,7 +34,7 @@ pub struct PublishArguments {
     #[arg(long, value_name = "S", default_value = "0", requires = "publish")]
     publish_wait: u64,
 
-    /// Seconds for which events can still be asked for when the replay is over
+    /// Seconds for which routers can still ask for events after the replay
     #[arg(long, value_name = "S", default_value = "0", requires = "publish")]
     publish_linger: u64,
 }
@@ -53,17 +51,17 @@ enum Form {
     Array,
 }
 
-/// A publisher at work.
+/// A running publisher.
 pub struct Publishing {
     pub publisher: Arc<EventPublisher>,
     linger: Duration,
 }
 
 impl Publishing {
-    /// Nothing unless it was asked for.
+    /// Starts a publisher; returns `None` if none was asked for.
     ///
     /// # Errors
-    /// The addresses are none, or taken.
+    /// An address is invalid or in use.
     pub fn start(arguments: &PublishArguments) -> Result<Option<Self>> {
         let Some(endpoint) = &arguments.publish else {
             return Ok(None);
@@ -85,10 +83,10 @@ impl Publishing {
         Ok(Some(Self { publisher: Arc::new(publisher), linger }))
     }
 
-    /// Sends what is left, and says what went out to `out`.
+    /// Sends the remaining events, and writes the counts of all that were sent to `out`.
     ///
     /// # Errors
-    /// `out` does not take it.
+    /// `out` cannot be written.
     pub fn end(self, out: &mut impl io::Write) -> io::Result<()> {
         self.publisher.flush();
         thread::sleep(self.linger);

@@ -1,7 +1,7 @@
-//! `paged-kv replay`: serves a whole trace and checks what it leaves.
+//! `paged-kv replay`: serves a whole trace and checks the cache afterwards.
 //!
-//! Gets the requests, builds the cache, serves, and then asks the cache what is left: nothing may
-//! be, and its own accounts must agree. This file knows the order of these acts and none of them.
+//! Loads the requests, builds the cache, serves, and then checks the cache: no block may be left in use,
+//! and its accounts must agree.
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -18,7 +18,7 @@ use crate::request::Request;
 use crate::serve::{Plan, serve};
 use crate::{Verdict, complain, synthetic, trace};
 
-/// Synthetic requests unless a number is asked for.
+/// Default number of synthetic requests.
 const SYNTHETIC_REQUESTS: usize = 100_000;
 
 /// Bytes of a synthetic request, and of its place in the queue.
@@ -27,13 +27,13 @@ const REQUEST_BYTES: usize = size_of::<Request>() + WAITING_BYTES;
 /// Bytes of a request's place in the queue, which grows by doubling.
 const WAITING_BYTES: usize = 3 * size_of::<usize>();
 
-/// Bytes of the hashes of a block of the prompt in hand, which grow by doubling and are copied.
+/// Bytes of the hashes of one block of the current prompt. Their vector grows by doubling and is copied.
 const HASH_BYTES: usize = 4 * size_of::<BlockHash>();
 
 /// Bytes of a token.
 const TOKEN_BYTES: usize = size_of::<u32>();
 
-/// Bytes of a block of which listeners are told, besides its tokens: tables that grow by doubling.
+/// Bytes of a published block in addition to its tokens: tables that grow by doubling.
 const LISTENED_BYTES: usize = 200;
 
 /// Address space that the publisher's threads reserve, in bytes.
@@ -42,8 +42,8 @@ const PUBLISHER_BYTES: usize = 192 << 20;
 /// Runs the command and prints its report to standard output.
 ///
 /// # Errors
-/// The trace cannot be read, the machine cannot hold what is asked for, the cache cannot be built, or
-/// the report cannot be written.
+/// The trace cannot be read, the machine lacks memory or threads, the cache cannot be built, or the
+/// report cannot be written.
 pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     outputs::check_distinct(arguments.trace.as_deref(), &[])?;
     let Input { name, requests, id_tokens } = input(arguments)?;
@@ -86,11 +86,11 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
 }
 
-/// What is served.
+/// The requests to serve.
 struct Input {
     name: String,
     requests: Vec<Request>,
-    /// Tokens of a content, if prompts share what they have in common.
+    /// Tokens of a content, if prompts share their common contents.
     id_tokens: Option<usize>,
 }
 
@@ -111,8 +111,8 @@ fn input(arguments: &ReplayArguments) -> Result<Input> {
     Ok(Input { name: trace.name, requests: trace.requests, id_tokens })
 }
 
-/// Checks that the machine can hold the cache, the threads, and what each thread has in hand: the
-/// longest prompt by its tokens and hashes, copied once.
+/// Checks that the machine can hold the cache, the threads, and the prompt of each thread: the longest
+/// prompt, its tokens and hashes, copied once.
 fn check_memory(
     arguments: &ReplayArguments,
     requests: &[Request],
@@ -138,7 +138,7 @@ fn check_memory(
     memory.check(&format!("{} blocks and {threads} threads", arguments.blocks))
 }
 
-/// The shape of the heads is anything: no tensor is stored.
+/// Returns the cache's builder. The shape of the heads is arbitrary: no tensor is stored.
 fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
     PagedKvCache::builder()
         .num_blocks(arguments.blocks.get())

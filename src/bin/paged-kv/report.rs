@@ -1,8 +1,8 @@
-//! What is there to tell when all is served?
+//! `Report`: the result of a replay.
 //!
-//! A `Report` is the JSON object, field by field, and its `Display` is the summary for people.
-//! Counts are of the whole run. `blocks_*`, `leaked_blocks` and `validate` are the cache's own
-//! word, taken when every request is freed; everything else was counted by the workers.
+//! Its fields are those of the JSON object, and its `Display` is the summary for people. Counts are of
+//! the whole run. `blocks_*`, `leaked_blocks` and `validate` come from the cache, after every request
+//! was freed. All other counts come from the workers.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::meter::Meter;
 use crate::serve::{Outcome, Plan};
 
-/// What was asked for.
+/// The options of the run, as the report shows them.
 pub struct Setting<'a> {
     pub trace: &'a str,
     pub requests: u64,
@@ -40,26 +40,26 @@ pub struct Report {
     blocks_allocated: u64,
     blocks_freed: u64,
     peak_blocks_used: usize,
-    /// Whether prompts shared what they have in common.
+    /// Whether prompts shared their common contents.
     reuse: bool,
     reclaim: String,
     prompt_blocks: u64,
     hit_blocks: u64,
-    /// Of the prompt blocks, those that hit.
+    /// The share of the prompt blocks that hit.
     hit_rate: f64,
     reclaimed_blocks: u64,
     leaked_blocks: usize,
-    /// "ok", or what is wrong.
+    /// "ok", or the fault.
     validate: String,
     wall_seconds: f64,
     requests_per_second: f64,
     operations: u64,
-    /// Blocks that left and returned to the pool, a second.
+    /// Blocks that left the pool or returned to it, per second.
     block_ops_per_second: f64,
     latency_us: Latency,
 }
 
-/// Of single calls of the cache, in microseconds.
+/// Latencies of single calls of the cache, in microseconds.
 #[derive(Debug, Serialize)]
 struct Latency {
     p50: f64,
@@ -69,7 +69,7 @@ struct Latency {
 }
 
 impl Report {
-    /// Asks the cache, in which every request must have been freed.
+    /// Creates the report from the outcome and from the cache, in which every request must have been freed.
     pub fn new(setting: &Setting<'_>, outcome: &Outcome, cache: &PagedKvCache) -> Self {
         let Outcome { rejected, wall, ref meter } = *outcome;
         let stats = cache.stats();
@@ -110,7 +110,7 @@ impl Report {
         }
     }
 
-    /// Whether every request was served and the cache is as it was before.
+    /// Returns whether every request was served or rejected and the cache is as it was before.
     pub fn is_sound(&self) -> bool {
         self.leaked_blocks == 0
             && self.validate == "ok"
@@ -223,7 +223,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -1,7 +1,7 @@
-//! `Request`: a prompt and an output, in tokens, to a cache that never sees their text.
+//! `Request`: the lengths of a prompt and an output, in tokens. The cache never sees their text.
 //!
-//! The sum of the two lengths fits a `usize`. Where the trace names what the prompt holds, the
-//! request has its contents. When it came is told by its place in the list of requests.
+//! The sum of the two lengths fits a `usize`. If the trace has hash ids, the request has the contents of
+//! its prompt. Its index in the list of requests is its place in the order of arrival.
 
 use paged_kv::BlockHash;
 
@@ -12,8 +12,8 @@ use crate::contents::Content;
 pub struct Request {
     prompt_tokens: usize,
     output_tokens: usize,
-    /// Of equal parts of the prompt, in order. The last one may name fewer tokens, and tokens after
-    /// it have no name.
+    /// Contents of the prompt's parts, in order. All parts are equally long, but the last may be shorter.
+    /// Tokens after the last part have no content.
     contents: Box<[Content]>,
 }
 
@@ -24,7 +24,7 @@ impl Request {
         Some(Self { prompt_tokens, output_tokens, contents: Box::default() })
     }
 
-    /// Returns the request with names of its contents.
+    /// Returns the request with the contents of its prompt.
     pub fn with_contents(self, contents: Box<[Content]>) -> Self {
         Self { contents, ..self }
     }
@@ -33,8 +33,8 @@ impl Request {
         &self.contents
     }
 
-    /// Returns how many full blocks of `block_size` tokens are named, if a content is `id_tokens`
-    /// long, a multiple of them. No other block is ever shared or published.
+    /// Returns how many full blocks of `block_size` tokens have a content. A content is `id_tokens` long, a
+    /// multiple of `block_size`. No other block is ever shared or published.
     pub fn named_blocks(&self, block_size: usize, id_tokens: usize) -> usize {
         let named_tokens = self.contents.len().saturating_mul(id_tokens);
         named_tokens.min(self.prompt_tokens) / block_size
@@ -47,7 +47,7 @@ impl Request {
         hashes.take(self.named_blocks(block_size, id_tokens)).collect()
     }
 
-    /// Returns the tokens of the prompt, if a content is `id_tokens` long. The tokens after the last
+    /// Returns the tokens of the prompt, where a content is `id_tokens` long. The tokens after the last
     /// content are [`UNNAMED`](Content::UNNAMED) and must not be published.
     pub fn tokens(&self, id_tokens: usize) -> Vec<u32> {
         let of_content = |content: &Content| std::iter::repeat_n(content.token(), id_tokens);
@@ -65,10 +65,10 @@ impl Request {
         self.output_tokens
     }
 
-    /// Blocks it holds with its last token written.
+    /// Returns the blocks that the request holds when its last token is written.
     ///
-    /// Trimming (`StreamingLLM`) is not counted on: a request is trimmed only when others need
-    /// its room, and the oldest request, which must be able to end, is never trimmed.
+    /// Trimming (`StreamingLLM`) does not count: a request is trimmed only when others need its room. The
+    /// oldest request, which must be able to end, is never trimmed.
     pub fn blocks_needed(&self, block_size: usize) -> usize {
         (self.prompt_tokens + self.output_tokens).div_ceil(block_size)
     }
@@ -106,7 +106,8 @@ mod tests {
         assert_eq!(Request::new(100, 1).unwrap().hashes(16, 64), []);
     }
 
-    /// Of any two requests, as many tokens are equal as blocks of one token have equal hashes.
+    /// For any two requests, the number of equal leading tokens is the number of equal leading hashes, in
+    /// blocks of one token.
     #[test]
     fn tokens_are_equal_exactly_where_hashes_are() {
         let mut contents = Contents::default();

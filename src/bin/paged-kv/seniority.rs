@@ -1,15 +1,14 @@
-//! Which request cannot be evicted?
+//! `Seniority`: the lease that protects the oldest running request from eviction.
 //!
-//! The oldest one admitted: of all requests that run, the one that arrived first holds the only
-//! lease. It passes on when that request leaves, and to an older request when one is admitted
-//! again; so it never passes to a younger one while its holder runs. Why one lease is enough is
-//! told in `worker`; how requests are served is not known here.
+//! Of all running requests, the one that arrived first holds the only lease. The lease passes on when
+//! that request leaves, or when an older request is admitted again. So it never passes to a younger
+//! request while its holder runs. `worker` explains why one lease is enough.
 
 use std::collections::BTreeMap;
 
 use paged_kv::{Lease, PagedKvCache, PagedKvError, SeqId};
 
-/// The requests that run, by their place in the order of arrival.
+/// The running requests, by their place in the order of arrival.
 #[derive(Default)]
 pub struct Seniority {
     running: BTreeMap<usize, SeqId>,
@@ -17,11 +16,11 @@ pub struct Seniority {
 }
 
 impl Seniority {
-    /// Counts a request in, and gives it the lease if no older one has it.
+    /// Adds a running request, and gives it the lease if no older request has it.
     ///
     /// # Errors
-    /// What the cache says to the lease, other than that the sequence was evicted since: then its
-    /// worker has not noticed yet, and will count it out.
+    /// Those of [`PagedKvCache::lease`] but `SequenceNotFound`. That one means that the sequence was evicted;
+    /// its worker has not noticed yet, and will remove it here.
     pub fn enter(
         &mut self,
         cache: &PagedKvCache,
@@ -30,7 +29,7 @@ impl Seniority {
     ) -> Result<(), PagedKvError> {
         self.running.insert(arrival, sequence);
         if self.oldest.as_ref().is_none_or(|&(oldest, _)| arrival < oldest) {
-            // The new lease is taken before the old one is dropped: never is there none.
+            // The new lease is taken before the old one is dropped, so that there is one at any time.
             if let Some(lease) = lease(cache, sequence)? {
                 self.oldest = Some((arrival, lease));
             }
@@ -38,10 +37,10 @@ impl Seniority {
         Ok(())
     }
 
-    /// Counts a request out, and passes its lease, if it held it, to the oldest that is left.
+    /// Removes a request. If it held the lease, the lease passes to the oldest request that is left.
     ///
     /// # Errors
-    /// As [`enter`](Self::enter).
+    /// Those of [`enter`](Self::enter).
     pub fn leave(&mut self, cache: &PagedKvCache, arrival: usize) -> Result<(), PagedKvError> {
         self.running.remove(&arrival);
         if !self.is_oldest(arrival) {
@@ -57,7 +56,7 @@ impl Seniority {
         Ok(())
     }
 
-    /// Whether this request holds the lease.
+    /// Returns whether this request holds the lease.
     pub fn is_oldest(&self, arrival: usize) -> bool {
         self.oldest.as_ref().is_some_and(|&(oldest, _)| oldest == arrival)
     }

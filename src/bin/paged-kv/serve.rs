@@ -1,8 +1,7 @@
-//! `serve`: the requests of a trace meet a cache.
+//! `serve`: serves the requests of a trace from one cache.
 //!
-//! All workers share one cache and one queue. Requests that the pool cannot hold alone are
-//! rejected before the start; all others are served to their end. How is in `worker`; where the
-//! requests come from and how the outcome is shown is not known here.
+//! All workers share the cache and one queue. A request that is larger than the pool is rejected before
+//! the start; all others are served to their end, as `worker` describes.
 
 use std::num::NonZeroUsize;
 use std::panic;
@@ -20,7 +19,7 @@ use crate::progress::Progress;
 use crate::request::Request;
 use crate::worker::{Service, Worker};
 
-/// How to serve.
+/// The options of serving.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub threads: NonZeroUsize,
@@ -28,13 +27,13 @@ pub struct Plan {
     pub live: NonZeroUsize,
     /// Utilization down to which a shortage evicts.
     pub threshold: f64,
-    /// Tokens of a content id, if prompts share what they have in common.
+    /// Tokens of a content, if prompts share their common contents.
     pub id_tokens: Option<usize>,
-    /// Whether their contents are tokens, which listeners need, or only names.
+    /// Whether prompts are admitted by tokens, which published events need, or by hashes only.
     pub as_tokens: bool,
 }
 
-/// What came of it.
+/// The result of serving.
 pub struct Outcome {
     /// Requests larger than the pool.
     pub rejected: u64,
@@ -42,8 +41,8 @@ pub struct Outcome {
     pub meter: Meter,
 }
 
-/// Whether the cache kept its promises: it may refuse no use made here. If it does, the requests are
-/// not all served.
+/// The result of calls that the cache must grant. If it refuses one, it broke a promise, and not all
+/// requests are served.
 pub type Kept<T> = Result<T, PagedKvError>;
 
 /// Serves every request that the pool can hold.

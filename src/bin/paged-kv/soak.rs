@@ -1,8 +1,8 @@
-//! `paged-kv soak`: checks that the cache keeps its promises for as long as it runs.
+//! `paged-kv soak`: checks that the cache keeps its promises for as long as the run lasts.
 //!
-//! Builds one cache, lets the workers at it, ends everything they left, and then asks the cache what
-//! is left: nothing may be, every block can be allocated, and its own accounts must agree. This file
-//! knows the order of these acts; what is random, and what is checked of it, is in the files below.
+//! Builds one cache, runs the workers on it, ends all sequences that they left, and then checks the cache.
+//! No block may be in use, every block can be allocated, and the cache's accounts must agree. The random
+//! operations and their checks are in the submodules.
 
 mod by_id;
 mod cells;
@@ -32,14 +32,13 @@ use ground::Ground;
 use report::Report;
 use watch::{Plan, watch};
 
-/// Bytes of the cells of a block, and of its share of the handles that no thread holds.
+/// Bytes of a block's cells, and of its share of the parked handles.
 const CELL_BYTES: usize = 64;
 
 /// Runs the command and prints its report to standard output.
 ///
 /// # Errors
-/// The machine cannot hold what is asked for, the cache cannot be built, or the report cannot be
-/// written.
+/// The machine lacks memory or threads, the cache cannot be built, or the report cannot be written.
 pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
     check_memory(arguments)?;
     let ground = Ground::new(cache(arguments)?);
@@ -63,8 +62,7 @@ pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
     Ok(if report.is_sound() { Verdict::Sound } else { Verdict::Broken })
 }
 
-/// Checks that the machine can hold the cache, its cells, and the prompts in the threads'
-/// hands.
+/// Checks that the machine can hold the cache, its cells, and the prompt of each thread.
 fn check_memory(arguments: &SoakArguments) -> Result<()> {
     let (blocks, threads) = (arguments.blocks.get(), arguments.threads().get());
     let tokens = [arguments.block_size.get(), 2 * script::BLOCKS_MOST, 2 * size_of::<u32>()];
@@ -76,7 +74,7 @@ fn check_memory(arguments: &SoakArguments) -> Result<()> {
         .check(&format!("{blocks} blocks and {threads} threads"))
 }
 
-/// The shape of the heads is anything: no tensor is stored.
+/// Builds the cache. The shape of the heads is arbitrary: no tensor is stored.
 fn cache(arguments: &SoakArguments) -> Result<PagedKvCache> {
     PagedKvCache::builder()
         .num_blocks(arguments.blocks.get())
@@ -87,7 +85,7 @@ fn cache(arguments: &SoakArguments) -> Result<PagedKvCache> {
         .context("cannot build the cache")
 }
 
-/// Frees what is left in the map, and says what the cache finds of itself then.
+/// Frees the sequences left in the map, and returns the result of `validate`: "ok", or the fault.
 fn end(ground: &Ground) -> String {
     let Ground { cache, cells, .. } = ground;
     for id in cache.sequence_ids() {

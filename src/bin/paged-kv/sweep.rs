@@ -1,7 +1,7 @@
-//! `paged-kv sweep`: what a trace would hit in caches of many sizes.
+//! `paged-kv sweep`: the hit rates of a trace in caches of many sizes.
 //!
-//! Each size and policy is a *cell*: a cache of its own, to which the trace is served one request at
-//! a time, so that a cell's outcome is the same whatever runs beside it. Cells run in parallel.
+//! Each size and policy is a *cell*, with a cache of its own. It serves the trace one request at a time, so
+//! that other cells do not affect its result. Cells run in parallel.
 
 mod ceiling;
 mod picture;
@@ -25,10 +25,10 @@ use crate::request::Request;
 use crate::serve::{Kept, Plan, serve};
 use crate::{Verdict, complain, crew, trace};
 
-/// Sizes that are tried unless they are given.
+/// The most doubled sizes that are tried if none are given.
 const MOST_SIZES: usize = 16;
 
-/// What came of one size and policy.
+/// The result of one size and policy.
 #[derive(Clone, Debug)]
 struct Cell {
     reclaim: ReclaimPolicy,
@@ -40,7 +40,7 @@ struct Cell {
     rejected: u64,
 }
 
-/// What the trace is, to a cache.
+/// The trace, and the sizes by which caches serve it.
 struct Trace {
     requests: Vec<Request>,
     block_size: NonZeroUsize,
@@ -56,8 +56,8 @@ impl Cell {
 /// Runs the command, writes both files and prints the table.
 ///
 /// # Errors
-/// The trace cannot be read or names no contents, the machine cannot hold the caches, a cache cannot
-/// be built, or a file cannot be written.
+/// The trace cannot be read or has no hash ids, the machine cannot hold the caches, a cache cannot be
+/// built, or a file cannot be written.
 pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
     let (csv, svg) = (&arguments.csv, &arguments.svg);
     outputs::check_distinct(Some(&arguments.trace), &[("--csv", csv), ("--svg", svg)])?;
@@ -76,7 +76,7 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
     let threads =
         arguments.threads().min(NonZeroUsize::new(grid.len()).unwrap_or(NonZeroUsize::MIN));
     check_memory(&trace, &grid, threads)?;
-    // Opened first: an hour's result is not lost to a file that cannot be written.
+    // Opened before serving, so that a file that cannot be written does not lose the result of an hour.
     let (csv, svg) = (Output::open(csv)?, Output::open(svg)?);
     let progress = Progress::new();
     progress.begin(grid.len() * trace.requests.len());
@@ -111,7 +111,7 @@ fn load(arguments: &SweepArguments) -> Result<Trace> {
     Ok(Trace { requests: trace.requests, block_size, id_tokens })
 }
 
-/// Checks that the machine can hold the largest caches that are served at one time.
+/// Checks that the machine can hold the largest caches that may be in use at the same time.
 fn check_memory(
     trace: &Trace,
     grid: &[(ReclaimPolicy, usize)],
@@ -130,7 +130,8 @@ fn check_memory(
         .check(&format!("caches of {} blocks at one time", blocks.join(", ")))
 }
 
-/// From what the longest request needs, doubled, to where everything fits.
+/// Returns the sizes to try: the need of the longest request, its doubles, and a size at which everything
+/// fits.
 fn sizes(trace: &Trace, ceiling: &ceiling::Ceiling) -> Vec<usize> {
     let needs = trace.requests.iter().map(|one| one.blocks_needed(trace.block_size.get()));
     let longest = needs.max().unwrap_or(1).max(1);
@@ -150,7 +151,7 @@ fn serve_all(
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let serve_cells = || {
-            // Relaxed: the number alone tells which thread takes which cell.
+            // Relaxed: the number alone decides which thread takes which cell.
             while let Some(&(reclaim, blocks)) = grid.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let cell = serve_one(trace, reclaim, blocks, progress);
                 done.lock().unwrap_or_else(PoisonError::into_inner).push(cell);
@@ -192,7 +193,7 @@ fn serve_one(
         Ok(outcome) => outcome,
         Err(error) => return Ok(Err(error)),
     };
-    // A request that is rejected asks for its blocks, and hits none.
+    // The blocks of a rejected request count as prompt blocks without a hit.
     let asked = |one: &Request| one.named_blocks(block_size, trace.id_tokens) as u64;
     let rejected = trace.requests.iter().filter(|one| one.blocks_needed(block_size) > blocks);
     Ok(Ok(Cell {

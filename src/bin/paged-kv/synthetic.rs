@@ -1,9 +1,9 @@
-//! What would people ask, if there were no trace?
+//! `requests`: a synthetic workload of chat requests, used when there is no trace.
 //!
-//! Several conversations at once, whose turns interleave. A conversation opens with a system
-//! prompt; each further prompt is all that was said before and a new question, so prompts grow
-//! while questions and answers stay as they are. Lengths are exponential around means, as short
-//! ones are common and long ones are there. The seed is the whole input: one seed, one workload.
+//! Several open conversations take their turns interleaved. A conversation starts with a system prompt.
+//! Each later prompt is the whole conversation so far and a new question, so prompts grow while questions
+//! and answers keep their mean lengths. Lengths are exponentially distributed: most are short, a few are
+//! long. The seed determines the workload.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,10 +23,10 @@ const ANSWER_MEAN: f64 = 220.0;
 /// A conversation ends before its prompt gets longer than this, in tokens.
 const CONTEXT_LIMIT: usize = 8192;
 
-/// A turn is a conversation's last with a chance of one in this.
+/// A turn is the last of its conversation with a probability of one in this number.
 const MEAN_TURNS: u32 = 8;
 
-/// The first `count` requests of the workload with this seed.
+/// Returns the first `count` requests of the workload with this seed.
 pub fn requests(seed: u64, count: usize) -> Vec<Request> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut open: Vec<_> = (0..CONVERSATIONS).map(|_| begin(&mut random)).collect();
@@ -38,7 +38,7 @@ pub fn requests(seed: u64, count: usize) -> Vec<Request> {
         .collect()
 }
 
-/// The tokens a conversation has when no one has spoken.
+/// Returns the tokens of a conversation before its first question: a system prompt.
 fn begin(random: &mut ChaCha8Rng) -> usize {
     SYSTEM_PROMPTS[random.random_range(0..SYSTEM_PROMPTS.len())]
 }
@@ -54,10 +54,10 @@ fn turn(said: &mut usize, random: &mut ChaCha8Rng) -> Request {
     Request::new(prompt, answer).expect("a context and an answer are few tokens")
 }
 
-/// Exponential around a mean, at least one token.
+/// Returns a length drawn from an exponential distribution with this mean, at least one token.
 ///
-/// The logarithm is the one step that machines may round differently; only the whole part of the
-/// product is kept, so it would show in one length of many billions.
+/// The logarithm is the one step that machines may round differently. Only the whole part of the product
+/// is kept, so a difference would show in one length of many billions.
 fn length(mean: f64, random: &mut ChaCha8Rng) -> usize {
     let uniform: f64 = random.random();
     1 + (-mean * (1.0 - uniform).ln()) as usize

@@ -1,8 +1,8 @@
 //! `Trace`: the requests of a file, in the order of its lines.
 //!
-//! That must be the order of their timestamps: a trace that goes back in time is refused, as is any
-//! line its format does not allow, by file, line number and reason. Beyond their order the timestamps
-//! mean nothing here: requests are served as fast as possible.
+//! That must be the order of their timestamps: a trace that goes back in time is refused, as is any line
+//! that its format does not allow. The error gives file, line number and reason. Timestamps have no other
+//! use: requests are served as fast as possible.
 
 mod azure;
 mod ids;
@@ -19,12 +19,12 @@ use crate::request::Request;
 pub use ids::{check_ids, id_tokens};
 pub use lines::{LONGEST_MIB, Lines, is_standard_input};
 
-/// What one line says.
+/// The fields of one line.
 struct Row<Time> {
     time: Time,
     prompt_tokens: u64,
     output_tokens: u64,
-    /// Names of equal parts of the prompt; empty where the format has none.
+    /// Hash ids of equally long parts of the prompt; empty if the format has none.
     ids: Vec<u64>,
 }
 
@@ -46,8 +46,8 @@ pub struct Trace {
 }
 
 impl Format {
-    /// Returns the format that a file's name tells: `.jsonl` is Mooncake's, `.csv` is Azure's, with or
-    /// without `.gz` after it.
+    /// Returns the format for a file's name: `.jsonl` is Mooncake's, `.csv` is Azure's, with or without
+    /// `.gz` after it.
     fn of(name: &str) -> Result<Self> {
         let plain = name.strip_suffix(".gz").unwrap_or(name);
         if plain.ends_with(".jsonl") {
@@ -63,11 +63,11 @@ impl Format {
     }
 }
 
-/// Reads the first `limit` requests of a trace, or all of them; `format` is told by its name if it is
-/// not given.
+/// Reads the first `limit` requests of a trace, or all of them. If `format` is not given, the file's name
+/// decides.
 ///
-/// The whole file is read before anything is served, so that a malformed line stops a replay
-/// before it has begun, and so that parsing is in no measurement.
+/// The whole file is read before the first request is served. So a malformed line stops a replay before it
+/// has begun, and no measurement includes parsing.
 ///
 /// # Errors
 /// `FILE:LINE: reason` for a line; the file's name and the reason where there is no line to name.
@@ -76,7 +76,7 @@ pub fn load(path: &Path, format: Option<Format>, limit: Option<NonZeroUsize>) ->
     read(format, Lines::open(path)?, limit.map_or(usize::MAX, NonZeroUsize::get))
 }
 
-/// Does what [`load`] does, with lines from anywhere.
+/// Reads the first `limit` requests from `lines`; see [`load`].
 pub fn read(format: Format, mut lines: Lines, limit: usize) -> Result<Trace> {
     match format {
         Format::Mooncake => collect(format, lines, limit, mooncake::row),
@@ -128,13 +128,13 @@ fn collect<Time: PartialOrd>(
 }
 
 impl Trace {
-    /// Returns the error that says what is wrong with the line of request `at`.
+    /// Returns the error for a fault in the line of request `at`.
     fn malformed(&self, at: usize, reason: &str) -> Error {
         lines::malformed(&self.name, self.lines[at], reason)
     }
 }
 
-/// Makes the request of two lengths as a trace gives them.
+/// Creates the request of two lengths of a trace.
 fn request(prompt_tokens: u64, output_tokens: u64) -> Result<Request, String> {
     let lengths = usize::try_from(prompt_tokens).ok().zip(usize::try_from(output_tokens).ok());
     lengths

@@ -1,26 +1,26 @@
-//! How does one worker serve the requests it holds, and why does it come to an end?
+//! `Worker`: one thread that serves requests by continuous batching, and the proof that every run ends.
 //!
-//! It is continuous batching: admit prompts up to the limit, append one token to each request
-//! held, free those that are complete, and again. An append that finds no room makes room by
-//! evicting. A request belongs to one worker or to the queue, never to both: who evicts another
-//! worker's sequence tells no one, and its worker finds out at its next use and puts the request
-//! back into the queue.
+//! A worker repeats three acts. It admits prompts up to its limit, appends one token to each request it
+//! holds, and frees the complete requests. An append that finds no room makes room by evicting. A request
+//! belongs to one worker or to the queue, never to both. A worker that evicts another worker's sequence
+//! does not inform it. The other worker finds out at its next use, and puts the request back into the
+//! queue.
 //!
 //! # Why every run ends
-//! The pool holds any one request that is served (larger ones were rejected). Then:
+//! The pool can hold any single request that is served: larger requests were rejected. Then:
 //! 1. The oldest running request holds a lease ([`Seniority`]), so it is never evicted nor put
-//!    back. The lease passes to another request only when it ends, or to an older one; there are
-//!    only so many older ones, so some holder keeps it to its end.
+//!    back. The lease passes to another request only when its holder ends, or to an older request. There
+//!    are finitely many older requests, so some holder keeps the lease to its end.
 //! 2. Only one worker at a time makes room (`shortage`), and it shuts the gate first
-//!    ([`Admission`]): until a request ends, no prompt comes in while others run. So each eviction
-//!    leaves fewer sequences, and after finitely many the append has its block, or there is no one
-//!    left to evict.
-//! 3. Whoever then lacks a victim and is not the oldest puts its worker's youngest back: again one
-//!    fewer. If it is the oldest, all it lacks is in calls that other workers are inside of; they
-//!    return without waiting for anyone, and leave their blocks free or evictable. So the oldest
-//!    gets every block up to its need, and ends.
-//! 4. A worker that holds requests never waits for the queue, and one that holds none waits only
-//!    while others run or try ([`Admission`]). So between two ends someone always works.
+//!    ([`Admission`]): until a request ends, no prompt is admitted while other requests run. So each
+//!    eviction leaves fewer sequences. After finitely many evictions the append has its block, or no
+//!    sequence is left to evict.
+//! 3. If no sequence is left to evict, the worker puts its youngest request back, unless that is the oldest
+//!    of all: again one fewer. If it is the oldest, all blocks that it lacks are held by calls in progress
+//!    of other workers. These calls return without waiting, and leave their blocks free or evictable. So the
+//!    oldest request gets every block up to its need, and ends.
+//! 4. A worker that holds requests never waits for the queue. A worker that holds none waits only
+//!    while other requests run or try ([`Admission`]). So until the last request ends, a worker is active.
 //!
 //! [`Admission`]: crate::admission::Admission
 //! [`Seniority`]: crate::seniority::Seniority
@@ -36,7 +36,7 @@ use crate::meter::Meter;
 use crate::progress::Progress;
 use crate::request::Request;
 
-/// What all workers of a run share.
+/// The state that all workers of a run share.
 pub struct Service<'a> {
     pub cache: &'a PagedKvCache,
     pub requests: &'a [Request],
@@ -46,9 +46,9 @@ pub struct Service<'a> {
     pub live: NonZeroUsize,
     /// Utilization down to which a shortage evicts.
     pub threshold: f64,
-    /// Tokens of a content id, if prompts share what they have in common.
+    /// Tokens of a content, if prompts share their common contents.
     pub id_tokens: Option<usize>,
-    /// Whether their contents are tokens or only names.
+    /// Whether prompts are admitted by tokens or by hashes only.
     pub as_tokens: bool,
     /// Held by the one worker that makes room.
     pub shortage: Mutex<()>,
@@ -59,24 +59,24 @@ struct Live {
     arrival: usize,
     sequence: SeqId,
     remaining_tokens: usize,
-    /// Ended or back in the queue; swept out when the step is over.
+    /// Ended or back in the queue; removed at the end of the step.
     gone: bool,
 }
 
-/// What became of an append.
+/// The result of an append.
 enum Appended {
     Written,
     /// Evicted before it, by this worker or another.
     Evicted,
-    /// Put back by this worker, having no one to evict.
+    /// Put back by this worker, because no sequence could be evicted.
     PutBack,
 }
 
-/// One thread's part of the serving.
+/// One thread that serves, and the requests that it holds.
 pub struct Worker<'a> {
     service: &'a Service<'a>,
     live: Vec<Live>,
-    /// Since it last admitted a prompt.
+    /// Steps since the worker last admitted a prompt.
     steps: usize,
     meter: Meter,
 }
@@ -86,10 +86,10 @@ impl<'a> Worker<'a> {
         Self { service, live: Vec::new(), steps: 0, meter: Meter::new() }
     }
 
-    /// Serves until every request has ended, and says what it did.
+    /// Serves until every request has ended, and returns the meter.
     ///
     /// # Errors
-    /// What no use of the cache made here may lead to.
+    /// An error that the cache may not return for these calls: the cache broke a promise.
     pub fn run(mut self) -> Result<Meter, PagedKvError> {
         let _presence = Presence(&self.service.admission);
         while self.fill()? {
@@ -98,7 +98,7 @@ impl<'a> Worker<'a> {
         Ok(self.meter)
     }
 
-    /// Admits prompts while there are places and room; false when there is nothing left to serve.
+    /// Admits prompts while there are places and room. Returns false when no request is left to serve.
     fn fill(&mut self) -> Result<bool, PagedKvError> {
         while self.live.len() < self.service.live.get() {
             let admission = &self.service.admission;
@@ -139,8 +139,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Admits the prompt by the names of its contents, all of which is computed at once, or by its
-    /// length if it has none.
+    /// Admits the prompt by its contents, which count as computed immediately, or by its length if prompts do
+    /// not share contents.
     fn bring_in(&mut self, sequence: SeqId, request: &Request) -> Result<(), PagedKvError> {
         let cache = self.service.cache;
         let prompt_tokens = request.prompt_tokens();
@@ -158,13 +158,13 @@ impl<'a> Worker<'a> {
         let named_blocks = request.named_blocks(block_size, id_tokens);
         self.meter.prompt_blocks += named_blocks as u64;
         self.meter.hit_blocks += (admission.cached_tokens / block_size) as u64;
-        // What no id names is not published, and so shared with no other request.
+        // Blocks without a content are not published, so no other request shares them.
         let named_tokens = named_blocks * block_size;
         let commit = || cache.commit(sequence, named_tokens).map(drop);
         unless_evicted(self.meter.time(commit))
     }
 
-    /// One token for each request held.
+    /// Appends one token to each request held.
     fn step(&mut self) -> Result<(), PagedKvError> {
         for at in 0..self.live.len() {
             if !self.live[at].gone {
@@ -210,10 +210,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Evicts until the append succeeds or its own request had to go.
+    /// Evicts until the append succeeds, or until its own request is evicted or put back.
     #[cold]
     fn append_making_room(&mut self, at: usize) -> Result<Appended, PagedKvError> {
-        // A panic of another holder breaks nothing here: the lock guards no data.
+        // A panic of another holder does no harm: the lock guards no data.
         let _alone = self.service.shortage.lock().unwrap_or_else(PoisonError::into_inner);
         self.service.admission.shut();
         let mut to_threshold = true;
@@ -234,8 +234,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The strategy's own way, by which `StreamingLLM` trims before it evicts. It may free nothing:
-    /// the threshold may be where utilization is already.
+    /// Evicts down to the threshold by the strategy; `StreamingLLM` trims before it evicts. It may free
+    /// nothing, if the utilization is already below the threshold.
     fn evict_to_threshold(&mut self) -> Result<(), PagedKvError> {
         let Service { cache, threshold, .. } = *self.service;
         match self.meter.time(|| cache.evict_to_threshold(threshold)) {
@@ -262,8 +262,8 @@ impl<'a> Worker<'a> {
         let held = self.live.iter_mut().filter(|live| !live.gone);
         let youngest = held.max_by_key(|live| live.arrival).expect("the one in need is held");
         if !admission.yielding(youngest.arrival)? {
-            // The oldest of all, and this worker's only one. What it lacks is in calls that others
-            // are inside of: let them finish. See the third point at the head of this file.
+            // The oldest request of all, and the only one of this worker. The blocks that it lacks are held
+            // by calls in progress of other workers: let these finish. See point 3 at the head of this file.
             thread::yield_now();
             return Ok(());
         }
@@ -274,8 +274,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Frees a request that has all its output. It may be evicted just before: it is complete all
-    /// the same.
+    /// Frees a request that has all its output. If it was evicted just before, it still counts as complete.
     fn end(&mut self, at: usize) -> Result<(), PagedKvError> {
         let Service { cache, admission, requests, progress, .. } = self.service;
         let Live { arrival, sequence, .. } = self.live[at];
@@ -291,7 +290,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Whether the sequence was there matters to no one: if it was evicted, its blocks are back.
+/// Accepts that the sequence was gone: if it was evicted, its blocks are released already.
 fn unless_evicted(result: Result<(), PagedKvError>) -> Result<(), PagedKvError> {
     match result {
         Err(PagedKvError::SequenceNotFound(_)) => Ok(()),
@@ -299,8 +298,8 @@ fn unless_evicted(result: Result<(), PagedKvError>) -> Result<(), PagedKvError> 
     }
 }
 
-/// A worker that is there to end its requests. When it goes, by an error or a panic, those who
-/// wait for them must not; when all is served, no one waits.
+/// Stops the admission when its worker leaves. After an error or a panic the worker's requests never end,
+/// so no other worker may wait for them. After the last request, no worker waits.
 struct Presence<'a>(&'a Admission<'a>);
 
 impl Drop for Presence<'_> {

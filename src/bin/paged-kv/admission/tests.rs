@@ -1,4 +1,4 @@
-//! Does the gate let prompts in when it should, and only then?
+//! Tests that the gate admits prompts when it should, and only then.
 
 use std::sync::mpsc;
 use std::thread;
@@ -107,7 +107,7 @@ fn the_lease_is_always_of_the_oldest() {
     assert!(cache.evict().is_err());
 }
 
-/// What a worker without requests gets, when it is asleep and then `event` happens.
+/// Returns the prompt that a sleeping worker without requests gets when `event` happens.
 fn woken_by(admission: &Admission<'_>, event: impl FnOnce()) -> Option<usize> {
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn woken_by(admission: &Admission<'_>, event: impl FnOnce()) -> Option<usize> {
         while admission.idle_workers.load(Ordering::Relaxed) == 0 {
             thread::yield_now();
         }
-        // It sleeps once the lock can be had.
+        // Once this thread gets the lock, the worker sleeps.
         drop(admission.lock());
         event();
         let woken = receiver.recv_timeout(Duration::from_secs(10));
@@ -146,7 +146,7 @@ fn the_last_return_to_the_queue_wakes_a_worker() {
         cache.free(sequence).unwrap();
         admission.put_back(arrival).unwrap();
     };
-    // The lease is dropped first, as it would be of one that was evicted.
+    // The lease is dropped first, as for a request that was evicted.
     admission.ending(arrival).unwrap();
     assert_eq!(woken_by(&admission, put_back), Some(0));
 }

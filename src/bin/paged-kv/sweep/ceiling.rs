@@ -1,14 +1,14 @@
-//! `Ceiling`: what a cache without end would hit.
+//! `Ceiling`: the hits of an unlimited cache.
 //!
-//! All that was ever asked for before, from the first block on, but for the last token's block. It
-//! knows no cache. It counts by content, not by block: a request may be larger than any cache.
+//! A prompt hits its leading blocks that any earlier prompt had, but not the block of its last token. The
+//! count is by content, not by block, because a request may be larger than any cache.
 
 use std::collections::HashMap;
 
 use crate::contents::Content;
 use crate::request::Request;
 
-/// The most that can hit.
+/// The most blocks that can hit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceiling {
     pub prompt_blocks: u64,
@@ -24,7 +24,7 @@ impl Ceiling {
 
 pub fn of(requests: &[Request], block_size: usize, id_tokens: usize) -> Ceiling {
     let parts = id_tokens / block_size;
-    // Of each content, how many of its blocks were asked for.
+    // For each content, the number of its blocks that prompts have had.
     let mut seen: HashMap<Content, usize> = HashMap::new();
     let mut ceiling = Ceiling { prompt_blocks: 0, hit_blocks: 0, distinct_blocks: 0 };
     for request in requests {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use crate::contents::Contents;
 
-    /// As the definition has it, block by block.
+    /// Counts block by block, as the definition says.
     fn by_block(requests: &[Request], block_size: usize, id_tokens: usize) -> Ceiling {
         let mut seen = HashSet::new();
         let mut ceiling = Ceiling { prompt_blocks: 0, hit_blocks: 0, distinct_blocks: 0 };

@@ -1,7 +1,7 @@
-//! A sweep at a glance: hit rate over the cache's size, a curve a policy.
+//! `draw`: the picture of a sweep, with the hit rate over the cache's size and one curve per policy.
 //!
-//! The size is drawn to a logarithmic scale, in which memory is bought; a dashed line is what a cache
-//! without end would hit.
+//! The size has a logarithmic scale, because memory is bought in multiples. A dashed line is the hit rate of
+//! an unlimited cache.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -12,7 +12,7 @@ use super::ceiling::Ceiling;
 
 const SIZE: (u32, u32) = (900, 560);
 
-/// One a policy, in the order in which policies come.
+/// One color per policy, in the order of the cells.
 const COLORS: [RGBColor; 3] = [BLUE_700, ORANGE_800, TEAL_700];
 
 /// Returns the picture as SVG.

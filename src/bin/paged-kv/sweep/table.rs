@@ -1,11 +1,11 @@
-//! A sweep in lines: a CSV file, and a table for people.
+//! `write` and `print`: the result of a sweep as a CSV file, and as a table for people.
 
 use std::io::{self, Write};
 
 use super::Cell;
 use super::ceiling::Ceiling;
 
-/// One line a cell, and one of policy `ceiling` for a cache without end.
+/// Writes one line per cell, and one with policy `ceiling` for an unlimited cache.
 pub fn write(out: &mut impl Write, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
     writeln!(out, "reclaim,blocks,prompt_blocks,hit_blocks,hit_rate,reclaimed_blocks,rejected")?;
     for cell in cells {
@@ -20,7 +20,7 @@ pub fn write(out: &mut impl Write, cells: &[Cell], ceiling: &Ceiling) -> io::Res
     writeln!(out, "ceiling,,{prompt_blocks},{hit_blocks},{:.6},0,0", ceiling.hit_rate())
 }
 
-/// To standard output.
+/// Prints the table to standard output.
 pub fn print(cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(

@@ -1,9 +1,9 @@
-//! A line of an Azure trace.
+//! `row`: parses a line of an Azure trace.
 //!
-//! `2023-11-16 18:17:03.9799600,4808,10` under the header
-//! `TIMESTAMP,ContextTokens,GeneratedTokens`, the format of the Azure LLM inference traces. No
-//! field of it is ever quoted. Times are compared and never subtracted, so the calendar is not
-//! known here: a 31st of February is as good as any.
+//! A line is `2023-11-16 18:17:03.9799600,4808,10` under the header
+//! `TIMESTAMP,ContextTokens,GeneratedTokens`: the format of the Azure LLM inference traces. No field is
+//! ever quoted. Times are compared and never subtracted, so no calendar is needed: a 31st of February is
+//! accepted.
 
 use anyhow::{Result, bail};
 
@@ -12,13 +12,13 @@ use super::lines::Lines;
 
 const HEADER: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
 
-/// Year, month, day, hour, minute, second, nanosecond, as compared: the larger unit first.
+/// Year, month, day, hour, minute, second, nanosecond: the larger unit first, for comparison.
 type Time = [u32; 7];
 
 /// Reads the first line, which must be the header.
 ///
 /// # Errors
-/// There is no first line, or it is another one.
+/// There is no first line, or it is not the header.
 pub fn expect_header(lines: &mut Lines) -> Result<()> {
     match lines.next()? {
         Some(HEADER) => Ok(()),
@@ -33,7 +33,7 @@ pub fn expect_header(lines: &mut Lines) -> Result<()> {
 /// Reads one line after the header.
 ///
 /// # Errors
-/// Why the line is not a request.
+/// The reason for which the line is not a request.
 pub fn row(line: &str) -> Result<Row<Time>, String> {
     let fields: Vec<&str> = line.split(',').collect();
     let [timestamp, context, generated] = fields[..] else {
@@ -53,7 +53,7 @@ fn tokens(column: &str, field: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{column} {field:?} is not a number of tokens"))
 }
 
-/// The 2024 traces write the offset `+00:00` after the time; no other offset is in use.
+/// Parses a timestamp. The 2024 traces write the offset `+00:00` after the time; no other offset is in use.
 fn time(text: &str) -> Option<Time> {
     let (date, clock) = text.strip_suffix("+00:00").unwrap_or(text).split_once(' ')?;
     let [year, month, day] = numbers(date, '-')?;
@@ -78,7 +78,7 @@ fn nanoseconds(fraction: &str) -> Option<u32> {
     format!("{fraction:0<9}").parse().ok()
 }
 
-/// Refuses the sign that `parse` would take.
+/// Returns `text` if it consists of digits only. It refuses the sign that `parse` would accept.
 fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
 }

@@ -1,4 +1,4 @@
-//! How many tokens a trace's hash ids name, and whether each line has as many ids as its prompt needs.
+//! `id_tokens` and `check_ids`: the number of tokens that a trace's hash ids name, checked on each line.
 //!
 //! A line has an id for each full part of its prompt, and may have one more for the rest.
 
@@ -10,11 +10,11 @@ use anyhow::{Error, Result, bail};
 use super::{Format, Trace};
 use crate::request::Request;
 
-/// Sizes that are tried where none is given: the powers of two up to this one's.
+/// The largest size that is tried if none is given, as a power of two. All smaller powers are tried too.
 const LARGEST_LOG2: u32 = 19;
 
-/// Returns the tokens that an id of this trace names: as given, or told by the lengths of the
-/// prompts. `None` if the trace has no ids.
+/// Returns the tokens that an id of this trace names: as given, or inferred from the lengths of the
+/// prompts. Returns `None` if the trace has no ids.
 ///
 /// # Errors
 /// A line has too few or too many ids, no size explains all lines, or blocks of `block_size` do not
@@ -43,11 +43,11 @@ pub fn id_tokens(
     Ok(Some(id_tokens))
 }
 
-/// Checks that every line has as many ids as its prompt needs, if an id names `id_tokens`. A format
-/// without ids passes.
+/// Checks that every line has as many ids as its prompt needs, if an id names `id_tokens` tokens. A
+/// format without ids passes.
 ///
 /// # Errors
-/// A line has too few or too many.
+/// A line has too few or too many ids.
 pub fn check_ids(trace: &Trace, id_tokens: NonZeroUsize) -> Result<()> {
     if trace.format == Format::Azure {
         return Ok(());
@@ -56,8 +56,8 @@ pub fn check_ids(trace: &Trace, id_tokens: NonZeroUsize) -> Result<()> {
     misfit.map_or(Ok(()), |at| Err(refusal(trace, at, id_tokens.get(), "")))
 }
 
-/// Returns the power of two that explains every line; of several the first that is a multiple of
-/// `block_size`, if one is.
+/// Returns a power of two that explains every line. Of several, it is the smallest multiple of
+/// `block_size`, or the smallest of all if none is a multiple.
 fn inferred(trace: &Trace, block_size: usize) -> Result<usize> {
     let explained = |tokens: usize| {
         let misfit = trace.requests.iter().position(|one| !fits(one, tokens));
@@ -71,7 +71,7 @@ fn inferred(trace: &Trace, block_size: usize) -> Result<usize> {
     if let Some(&tokens) = divided.or(all.first()) {
         return Ok(tokens);
     }
-    // The size that explains most lines, of several the smallest: its first misfit is named.
+    // The smallest of the sizes that explain the most lines: the error names its first misfit.
     let best = sizes.into_iter().rev().max_by_key(|&(lines, _)| lines);
     let (at, tokens) = best.expect("there are sizes to try");
     let hint = ", as the lengths of most lines tell: give --id-tokens";

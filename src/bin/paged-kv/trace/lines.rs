@@ -1,9 +1,9 @@
 //! `Lines`: the lines of a trace, read from a file, a pipe or standard input, with their numbers.
 //!
 //! One line is in memory at a time, and no line is longer than [`LONGEST_MIB`], so a trace may be
-//! larger than memory. Compressed input is told by its first bytes, not by its name. Line numbers are
-//! those an editor shows: from 1, blank lines counted although they are skipped. A byte-order mark
-//! and CRLF are not part of a line. What a line means is not known here.
+//! larger than memory. Compressed input is recognized by its first bytes, not by its name. Line numbers
+//! are those that an editor shows: from 1, blank lines counted although they are skipped. A byte-order
+//! mark and CRLF are not part of a line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, anyhow};
 use flate2::read::MultiGzDecoder;
 
-/// The longest line that is read, in MiB: a prompt of a million tokens with an id each takes fewer.
+/// The longest line that is read, in MiB. A prompt of a million tokens with an id for each takes less.
 pub const LONGEST_MIB: usize = 16;
 
 const LONGEST: usize = LONGEST_MIB << 20;
@@ -33,7 +33,7 @@ impl Lines {
     /// Opens a file or a pipe, or standard input for `-`.
     ///
     /// # Errors
-    /// It cannot be opened or read.
+    /// The input cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let opened = if is_standard_input(path) {
@@ -87,7 +87,7 @@ impl Lines {
         bounded.read_until(b'\n', &mut self.buffer)
     }
 
-    /// Returns the line read last without what only surrounds it.
+    /// Returns the line read last without byte-order mark, line end and surrounding blanks.
     fn content(&self) -> &[u8] {
         let line = match self.number {
             1 => self.buffer.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&self.buffer),
@@ -96,7 +96,7 @@ impl Lines {
         line.trim_ascii()
     }
 
-    /// Returns the input's name, as it was given.
+    /// Returns the input's name as given.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -106,13 +106,13 @@ impl Lines {
         self.number
     }
 
-    /// Returns the error that says what is wrong with the line read last.
+    /// Returns the error for a fault in the line read last.
     pub fn malformed(&self, reason: &str) -> Error {
         malformed(&self.name, self.number, reason)
     }
 }
 
-/// Returns the error that says what is wrong with a line of the input `name`.
+/// Returns the error for a fault in a line of the input `name`.
 pub fn malformed(name: &str, line: u64, reason: &str) -> Error {
     anyhow!("{name}:{line}: {reason}")
 }
@@ -126,7 +126,7 @@ pub fn is_standard_input(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// Gives one byte a read, as a pipe may.
+    /// Returns one byte per read, as a pipe may.
     struct ByteByByte(Cursor<Vec<u8>>);
 
     impl Read for ByteByByte {

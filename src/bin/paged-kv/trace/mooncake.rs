@@ -1,9 +1,9 @@
-//! A line of a Mooncake trace.
+//! `row`: parses a line of a Mooncake trace.
 //!
-//! `{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [..]}`, the
-//! format of the Mooncake FAST'25 traces. All four fields must be there and hold numbers that
-//! are not negative; other fields are ignored. How many tokens a hash id stands for is not known
-//! here (the traces in use differ): `ids` checks the number of ids against the length.
+//! A line is `{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [..]}`: the
+//! format of the Mooncake FAST'25 traces. All four fields must be present and hold numbers that are not
+//! negative; other fields are ignored. The traces in use differ in the number of tokens that a hash id
+//! names, so `ids` checks the number of ids against the length.
 
 use serde::Deserialize;
 
@@ -20,7 +20,7 @@ struct Record {
 /// Reads one line; the time is in milliseconds.
 ///
 /// # Errors
-/// Why the line is not a request.
+/// The reason for which the line is not a request.
 pub fn row(line: &str) -> Result<Row<f64>, String> {
     let record: Record = serde_json::from_str(line).map_err(|error| reason(&error))?;
     if record.timestamp < 0.0 {
@@ -34,7 +34,7 @@ pub fn row(line: &str) -> Result<Row<f64>, String> {
     })
 }
 
-/// What serde_json says, without its own line number: it saw a file of one line.
+/// Returns serde_json's error text without its line number: the parser was given one line only.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
