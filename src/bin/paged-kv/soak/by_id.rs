@@ -1,8 +1,8 @@
-//! Does the map keep its requests apart? Admissions under ids that one worker chooses, leased while
-//! it computes them, and left for anyone to evict between leases.
+//! `ById`: one worker's requests in the map, to check that the map keeps requests apart.
 //!
-//! Nobody else changes these sequences but by evicting them, so one that is still there holds what
-//! was computed into it.
+//! The worker chooses the ids, and leases a request while it computes it. Between leases any thread may
+//! evict the request. Other threads change these sequences only by eviction, so a sequence that is still
+//! in the map holds the contents that were computed into it.
 
 use paged_kv::{AdmitOptions, SeqId};
 
@@ -11,19 +11,19 @@ use super::random::Random;
 use super::request::{compute, expect_cached};
 use super::script::{BLOCKS_MOST, Script};
 
-/// Requests that a worker remembers, at most. Older ones are left to the eviction.
+/// The most requests that a worker remembers. It leaves older ones to eviction.
 const REMEMBERED: usize = 8;
 
-/// A request that its worker may find again.
+/// A request that its worker may revisit.
 #[derive(Clone, Copy)]
 struct Remembered {
     id: SeqId,
     script: Script,
-    /// Resets before its admission, at most: what it computes is of no later weights.
+    /// An upper bound of the resets before its admission: its contents are of no later weights.
     updates: u64,
 }
 
-/// What one worker has in the map.
+/// The requests of one worker in the map.
 pub struct ById<'a> {
     ground: &'a Ground,
     next_id: u64,
@@ -31,7 +31,7 @@ pub struct ById<'a> {
 }
 
 impl<'a> ById<'a> {
-    /// The ids from `first_id` on are this worker's own.
+    /// Creates the requests of a worker. No other worker uses the ids from `first_id` on.
     pub fn new(ground: &'a Ground, first_id: u64) -> Self {
         Self { ground, next_id: first_id, remembered: Vec::new() }
     }
@@ -47,7 +47,8 @@ impl<'a> ById<'a> {
         }
     }
 
-    /// Admits, computes and publishes under a lease. Nothing is remembered of one that was evicted.
+    /// Admits, computes and publishes a request under a lease. A request that was evicted before the lease is
+    /// not remembered.
     fn admit(&mut self, random: &mut Random) -> Option<()> {
         let (ground, cache) = (self.ground, &self.ground.cache);
         let script = Script::new(ground.families, cache.block_size(), random);
@@ -80,7 +81,7 @@ impl<'a> ById<'a> {
         Some(())
     }
 
-    /// Checks a request, says a little more, and now and then ends it. Nothing if it is gone.
+    /// Checks a request, appends a few tokens, and ends it at random. Returns `None` if it ended or is gone.
     fn revisit(&mut self, request: Remembered, random: &mut Random) -> Option<()> {
         let Remembered { id, script, .. } = request;
         let (ground, cache) = (self.ground, &self.ground.cache);
@@ -106,7 +107,7 @@ impl<'a> ById<'a> {
         }
     }
 
-    /// Goes on by so many tokens, if there is room and the request is not too long.
+    /// Appends the next `num_tokens` tokens of the script, if there is room and the request is not too long.
     fn say(&self, request: Remembered, num_tokens: usize) -> Option<()> {
         let Remembered { id, script, updates } = request;
         let (ground, cache) = (self.ground, &self.ground.cache);
@@ -134,7 +135,7 @@ impl<'a> ById<'a> {
         ground.granted(cache.commit(id, &script.tokens(start..end))).map(drop)
     }
 
-    /// Of a leased sequence, which is there and has no gaps.
+    /// Returns the blocks of a leased sequence, which must be in the map and has no gaps.
     fn blocks(&self, id: SeqId) -> Option<Vec<paged_kv::BlockId>> {
         let blocks = self.ground.cache.with_sequence(id, |sequence| sequence.block_ids().to_vec());
         self.ground.expect(blocks.is_some(), || format!("{id} is leased and is gone"));

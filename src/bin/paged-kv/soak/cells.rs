@@ -1,10 +1,11 @@
-//! Who writes block n, and what does it hold?
+//! `Cells`: three cells per block, which stand in for its keys and values.
 //!
-//! Three cells a block stand in for its keys and values. `writers` has the tag of the one holder that
-//! may write the block: entered when it gets the block for itself, cleared before it lets the
-//! block go or shares it under a name. `contents` has what was written last, and stays when the
-//! block is idle, as keys and values do; `weights` how many times they had been updated. The accesses are relaxed: that one holder's writes are
-//! seen by the next is for the cache to order.
+//! - `writers` has the tag of the one holder that may write the block. The holder enters it when it becomes
+//!   the only owner, and clears it before it releases the block or publishes it.
+//! - `contents` has the content written last. It stays when the block is idle, as keys and values do.
+//! - `weights` has the number of updates of the weights before that content was computed.
+//!
+//! All accesses are relaxed: the cache must order the writes of one holder before the reads of the next.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +15,7 @@ use super::findings::Findings;
 
 const NOBODY: u64 = 0;
 
-/// Tags are told from the contents of scripts by this bit.
+/// The bit that distinguishes tags from the contents of scripts.
 const TAG: u64 = 1 << 63;
 
 pub struct Cells {
@@ -37,12 +38,12 @@ impl Cells {
         }
     }
 
-    /// A tag never given before.
+    /// Returns a tag that was never returned before.
     pub fn tag(&self) -> u64 {
         self.next_tag.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// From now on the holder of `tag` may write the block, and nobody else.
+    /// Makes the holder of `tag` the only writer of the block. A block that has a writer is a finding.
     pub fn enter(&self, id: BlockId, tag: u64) {
         let before = self.writers[id.0 as usize].swap(tag, Ordering::Relaxed);
         self.findings.expect(before == NOBODY, || {
@@ -56,13 +57,12 @@ impl Cells {
             .expect(before == tag, || format!("{id} was {tag:#x}'s, and {before:#x} held it too"));
     }
 
-    /// Computes `content` into a block that the caller has for itself.
+    /// Writes `content` into a block of which the caller is the only writer.
     pub fn write(&self, id: BlockId, content: u64) {
         self.contents[id.0 as usize].store(content, Ordering::Relaxed);
     }
 
-    /// [`write`](Self::write) by a holder that has the block only for so long to itself, with weights
-    /// that were updated `updates` times at most.
+    /// Enters the block, writes `content` and leaves it. The weights were updated `updates` times at most.
     pub fn write_as_sole(&self, id: BlockId, content: u64, updates: u64) {
         let tag = self.tag();
         self.enter(id, tag);
@@ -71,7 +71,7 @@ impl Cells {
         self.leave(id, tag);
     }
 
-    /// Whoever holds the block finds what was written into it.
+    /// Checks that the block holds `content`.
     pub fn check(&self, id: BlockId, content: u64) {
         let holds = self.contents[id.0 as usize].load(Ordering::Relaxed);
         self.findings.expect(holds == content, || {
@@ -79,7 +79,8 @@ impl Cells {
         });
     }
 
-    /// [`check`](Self::check) by one that matched the block after so many updates of the weights.
+    /// Checks a block that was matched after `updates` updates of the weights. Its content must not be of
+    /// earlier weights.
     pub fn check_match(&self, id: BlockId, content: u64, updates: u64) {
         self.check(id, content);
         let computed = self.weights[id.0 as usize].load(Ordering::Relaxed);
@@ -88,7 +89,7 @@ impl Cells {
         });
     }
 
-    /// The blocks that somebody may still write, when nobody should.
+    /// Returns how many blocks have a writer; at the end of a run none may have one.
     pub fn entered(&self) -> usize {
         self.writers.iter().filter(|cell| cell.load(Ordering::Relaxed) != NOBODY).count()
     }

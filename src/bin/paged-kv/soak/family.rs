@@ -1,7 +1,7 @@
-//! Do owned handles keep their blocks? A sequence and its forks, held together: each of their blocks
-//! bears the family's tag from the moment they get it until the last of them lets go of it.
+//! `Family`: an owned sequence and its forks, to check that owned handles keep their blocks.
 //!
-//! A family that is dropped, by a panic too, clears its tags before its blocks are free.
+//! Each block of the family bears its tag, from its allocation until the last member releases it. A family
+//! that is dropped, also by a panic, clears its tags before its blocks are free.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use paged_kv::{BlockId, Sequence};
 use super::ground::Ground;
 use super::random::Random;
 
-/// Members of a family, at most.
+/// The most members of a family.
 const MEMBERS_MOST: usize = 4;
 
 pub struct Family<'a> {
@@ -20,7 +20,7 @@ pub struct Family<'a> {
 }
 
 impl<'a> Family<'a> {
-    /// One sequence of so many tokens, or nothing if there is no room.
+    /// Creates a family of one sequence with `num_tokens` tokens, or returns `None` if there is no room.
     pub fn new(ground: &'a Ground, num_tokens: usize) -> Option<Self> {
         let sequence = ground.fair(ground.cache.allocate_sequence(num_tokens))?;
         let family = Self { ground, tag: ground.cells.tag(), members: vec![sequence] };
@@ -28,7 +28,7 @@ impl<'a> Family<'a> {
         Some(family)
     }
 
-    /// Does one random thing, and checks all blocks.
+    /// Performs one random operation, and checks all blocks.
     pub fn step(&mut self, random: &mut Random) {
         let at = random.below(self.members.len());
         let size = self.ground.cache.block_size();
@@ -100,7 +100,7 @@ impl<'a> Family<'a> {
         self.ground.cells.write(id, self.tag);
     }
 
-    /// Clears the tags of those of `ids` that only one member has.
+    /// Clears the tags of those blocks in `ids` that only one member owns.
     fn leave(&self, ids: &[BlockId]) {
         let holders = self.holders();
         let last = ids.iter().filter(|id| holders[id] == 1);

@@ -1,12 +1,12 @@
-//! What was found wrong?
+//! `Findings`: the faults that a soak has found.
 //!
-//! Any thread may add to the list, also one that is unwinding: nothing here panics. The first few
-//! are kept in words, the rest are counted, so a broken cache fills no memory with complaints.
+//! Any thread may add a finding, also one that is unwinding: nothing here panics. The first few are kept
+//! as text and the rest are counted, so a broken cache does not fill the memory with text.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Findings kept in words.
+/// Findings kept as text.
 const KEPT: usize = 16;
 
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Findings {
         }
     }
 
-    /// Adds what `finding` says unless `holds`.
+    /// Adds the text of `finding` unless `holds`.
     pub fn expect(&self, holds: bool, finding: impl FnOnce() -> String) {
         if !holds {
             self.add(finding());

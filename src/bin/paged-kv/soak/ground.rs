@@ -1,7 +1,7 @@
-//! What do all workers share? The cache, the cells behind its blocks, and the counts.
+//! `Ground`: the state that all workers share: the cache, the cells of its blocks, and the counts.
 //!
-//! Here is also what a refusal may be: an outcome that a race or a shortage explains. Everything else
-//! is a finding.
+//! It also decides which refusals are allowed: those that a race or a shortage explains. Any other refusal is
+//! a finding.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,14 +13,14 @@ use super::cells::Cells;
 pub struct Ground {
     pub cache: PagedKvCache,
     pub cells: Cells,
-    /// Scripts to choose from: enough that their blocks are several times the pool.
+    /// Families of scripts to choose from: enough that their blocks are several times the pool.
     pub families: usize,
     pub tally: Tally,
     resets_begun: AtomicU64,
     resets_done: AtomicU64,
 }
 
-/// Counted by whoever does it.
+/// Counts of the run. The worker that makes a call counts it.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub operations: AtomicU64,
@@ -33,36 +33,36 @@ pub fn count(counter: &AtomicU64, n: usize) {
     counter.fetch_add(n as u64, Ordering::Relaxed);
 }
 
-/// Payload of the panics that are injected.
+/// Payload of an injected panic.
 pub struct OnPurpose;
 
 impl Ground {
     pub fn new(cache: PagedKvCache) -> Self {
-        // The null block, had it one, would be in nobody's total.
+        // One more: `total_blocks` does not count a null block, if the cache has one.
         let cells = Cells::new(cache.total_blocks() + 1);
         let families = (cache.total_blocks() / 16).max(4);
         let (resets_begun, resets_done) = Default::default();
         Self { cache, cells, families, tally: Tally::default(), resets_begun, resets_done }
     }
 
-    /// From now on nothing may match that was admitted before.
+    /// Resets the prefix cache: contents of earlier admissions may not match any more.
     pub fn reset(&self) {
         self.resets_begun.fetch_add(1, Ordering::SeqCst);
         self.cache.prefix().reset();
         self.resets_done.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Resets that are over: what is admitted after this is of a generation no earlier.
+    /// Returns the number of completed resets. A later admission is of no earlier generation.
     pub fn resets_done(&self) -> u64 {
         self.resets_done.load(Ordering::SeqCst)
     }
 
-    /// Resets that may have been: what was admitted before this is of a generation no later.
+    /// Returns the number of resets that have begun. An earlier admission is of no later generation.
     pub fn resets_begun(&self) -> u64 {
         self.resets_begun.load(Ordering::SeqCst)
     }
 
-    /// The value, or nothing if the refusal is one that may be.
+    /// Returns the value, or `None` if the call was refused. A refusal that is not allowed is a finding.
     pub fn fair<T>(&self, result: Result<T, PagedKvError>) -> Option<T> {
         count(&self.tally.operations, 1);
         let refusal = match result {
@@ -74,13 +74,13 @@ impl Ground {
         None
     }
 
-    /// The value of a call that nothing may refuse.
+    /// Returns the value of a call that must be granted. A refusal is a finding.
     pub fn granted<T>(&self, result: Result<T, PagedKvError>) -> Option<T> {
         count(&self.tally.operations, 1);
         result.inspect_err(|refusal| self.find(format_args!("refused: {refusal}"))).ok()
     }
 
-    /// The caller is the only owner of a block that it has just written.
+    /// Checks that a block that the caller writes has no other owner.
     pub fn expect_sole(&self, id: BlockId) {
         let owners = self.cache.pool().owners(id);
         self.expect(owners == Ok(1), || format!("{id} is written and has owners: {owners:?}"));

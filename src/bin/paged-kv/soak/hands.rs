@@ -1,6 +1,7 @@
-//! What does a thread leave behind that panics with its hands full? Nothing that is not the map's.
+//! `panic_with_hands_full`: a panic of a thread that holds every kind of handle.
 //!
-//! The panic is raised without a message, and its payload tells it from one that is a finding.
+//! Such a panic may leave nothing behind but the sequences in the map. It is raised without a message. Its
+//! payload distinguishes it from a panic that is a finding.
 
 use std::panic::resume_unwind;
 
@@ -11,7 +12,7 @@ use super::ground::{Ground, OnPurpose};
 use super::random::Random;
 use super::request::Request;
 
-/// Takes one of everything that a thread can hold, as far as there is room, and panics.
+/// Takes one of each kind of handle, as far as there is room, and panics.
 pub fn panic_with_hands_full(ground: &Ground, own: SeqId, random: &mut Random) -> ! {
     let cache = &ground.cache;
     let size = cache.block_size();

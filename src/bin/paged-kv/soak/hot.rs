@@ -1,12 +1,14 @@
-//! What if all threads change the same few sequences? Every outcome is a race, and only refusals that
-//! a race explains may come of it; whoever forks one and writes has what it wrote for itself.
+//! `step`: operations of all threads on the same few sequences.
+//!
+//! Every outcome is a race, and only refusals that a race explains are allowed. A thread that forks a hot
+//! sequence and writes into the fork is the only owner of the blocks that it wrote.
 
 use paged_kv::{BlockId, SeqId};
 
 use super::ground::Ground;
 use super::random::Random;
 
-/// Sequences that everybody changes: the highest ids.
+/// Number of hot sequences, which all threads change. They have the highest ids.
 const HOT: usize = 6;
 
 pub fn step(ground: &Ground, own: SeqId, random: &mut Random) {
@@ -45,11 +47,11 @@ fn race(ground: &Ground, random: &mut Random) -> Option<()> {
     }
 }
 
-/// Forks a hot sequence, writes into the fork, and checks that nobody else has what it wrote.
+/// Forks a hot sequence, writes into the fork, and checks that no other sequence owns the written blocks.
 fn fork_and_write(ground: &Ground, own: SeqId, random: &mut Random) -> Option<()> {
     let cache = &ground.cache;
     ground.fair(cache.fork(hot(random), own))?;
-    // Leased at once, or an evictor could take it while it is being written.
+    // Leased immediately: otherwise another thread could evict it while it is being written.
     let lease = ground.fair(cache.lease(&[own]))?;
     let (tag, mut written) = (ground.cells.tag(), Vec::new());
     for _ in 0..random.below(4) {
@@ -74,7 +76,7 @@ fn fork_and_write(ground: &Ground, own: SeqId, random: &mut Random) -> Option<()
     ground.fair(cache.free(own))
 }
 
-/// The blocks of the tokens from `start` to `end`.
+/// Returns the blocks of the tokens from `start` to `end`.
 fn blocks_of(ground: &Ground, id: SeqId, start: usize, end: usize) -> Vec<BlockId> {
     if start == end {
         return Vec::new();

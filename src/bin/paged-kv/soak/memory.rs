@@ -1,16 +1,15 @@
-//! Does the process stay as large as it is when warm?
+//! `Memory`: samples of the resident set, to check that the process does not grow once it is warm.
 //!
-//! The resident set is read from `/proc/self/statm`, in pages, and only on systems that have it. How
-//! large a page is comes from `/proc/self/status`, which tells the same in KiB. A run is judged by the
-//! largest sample of its last quarter beside the largest of its second one: the first is for warming
-//! up.
+//! The resident set is read from `/proc/self/statm`, in pages, on systems that have that file. The page size
+//! follows from `/proc/self/status`, which has the same number in KiB. The largest sample of the last
+//! quarter of a run is compared with the largest of the second quarter. The first quarter is for warming up.
 
 use std::fs;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Growth that is no leak: what an allocator keeps for itself.
+/// Growth that is no leak: memory that an allocator keeps for itself.
 const SLACK_KIB: u64 = 16 * 1024;
 
 /// Samples of the resident set, at equal intervals.
@@ -26,7 +25,7 @@ pub struct Sample {
     pub resident_kib: u64,
 }
 
-/// Warm and at the end, in KiB.
+/// The resident set when warm and at the end, in KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Growth {
     pub warm_kib: u64,
@@ -48,7 +47,7 @@ impl Memory {
         self.samples.extend(sample);
     }
 
-    /// Every so many samples one, at most `most` and the last.
+    /// Returns samples at equal intervals, at most `most`, and the last one.
     pub fn outline(&self, most: usize) -> Vec<Sample> {
         let every = self.samples.len().div_ceil(most).max(1);
         let last = self.samples.len().saturating_sub(1);
@@ -56,7 +55,7 @@ impl Memory {
         self.samples.iter().enumerate().filter(kept).map(|(_, sample)| *sample).collect()
     }
 
-    /// `None` where there is nothing to compare.
+    /// Returns the growth, or `None` if there are too few samples to compare.
     pub fn growth(&self) -> Option<Growth> {
         let quarter = self.samples.len() / 4;
         let largest = |samples: &[Sample]| samples.iter().map(|sample| sample.resident_kib).max();
@@ -73,7 +72,7 @@ impl Growth {
     }
 }
 
-/// A page is a power of two of KiB; the two files are not read at the same moment.
+/// Rounds the size of a page to a power of two, in KiB: the two files are not read at the same moment.
 fn nearest_power(kib: f64) -> f64 {
     kib.log2().round().exp2()
 }

@@ -1,6 +1,6 @@
-//! What happens next? Seeded random numbers: a seed and the number of a worker are one stream.
+//! `Random`: seeded random numbers. A seed and the number of a worker determine one stream.
 //!
-//! What each worker asks for is the same in every run; how the workers' calls fall together is not.
+//! Each worker's stream is the same in every run; the interleaving of the workers' calls is not.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,12 +14,12 @@ impl Random {
         Self(random)
     }
 
-    /// A number below `end`, which is not zero.
+    /// Returns a number below `end`, which is not zero.
     pub fn below(&mut self, end: usize) -> usize {
         self.0.random_range(0..end)
     }
 
-    /// True once in `n` times.
+    /// Returns true once in `n` times on average.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }

@@ -1,7 +1,7 @@
-//! What is there to tell after the soak?
+//! `Report`: the result of a soak.
 //!
-//! A `Report` is the JSON object, field by field, and its `Display` is the summary for people. One
-//! finding is enough to call the cache broken.
+//! Its fields are those of the JSON object, and its `Display` is the summary for people. One finding is
+//! enough to call the cache broken.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::memory::{Growth, Sample};
 use super::watch::{Plan, Seen};
 use crate::report::grouped;
 
-/// Samples of the memory that are told.
+/// Samples of the memory that are reported.
 const SAMPLES_TOLD: usize = 12;
 
 #[derive(Debug, Serialize)]
@@ -38,9 +38,9 @@ pub struct Report {
     audits: u64,
     audits_busy: u64,
     leaked_blocks: usize,
-    /// "ok", or what is wrong.
+    /// "ok", or the fault.
     validate: String,
-    /// `None` where the system does not tell or the run was too short.
+    /// `None` if the system does not report it or the run was too short.
     resident: Option<Growth>,
     resident_samples: Vec<Sample>,
     findings: u64,
@@ -48,7 +48,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Asks the cache, in which everything must have been freed.
+    /// Creates the report. Every sequence of the cache must have been freed.
     pub fn new(ground: &Ground, plan: Plan, seen: &Seen, validate: String) -> Self {
         let Tally { operations, refusals, admissions, hit_blocks } = &ground.tally;
         let [operations, refusals, admissions, hit_blocks] =

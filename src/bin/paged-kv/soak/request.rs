@@ -1,8 +1,9 @@
-//! Is a matched block what its hash promises? An admitted request that the map does not know: it
-//! finds its script in what hit, computes the rest, publishes it, speaks on, forks and is cut.
+//! `Request`: an owned admitted request, to check that a matched block holds the content that its hash
+//! promises.
 //!
-//! All blocks of a request hold their script's contents, partly filled ones too, so whatever is
-//! matched, copied or shared can be checked at any time.
+//! A request checks the blocks that hit, computes and publishes the others, appends, forks, and is truncated
+//! and trimmed. All its blocks hold the contents of its script, also partly filled ones. So every matched,
+//! copied or shared block can be checked at any time.
 
 use paged_kv::{AdmitOptions, BlockId, CachedSequence};
 
@@ -14,12 +15,13 @@ pub struct Request<'a> {
     ground: &'a Ground,
     sequence: CachedSequence,
     script: Script,
-    /// Resets before its admission, at most: what it computes is of no later weights.
+    /// An upper bound of the resets before its admission: its contents are of no later weights.
     updates: u64,
 }
 
 impl<'a> Request<'a> {
-    /// Admits, checks what hit, computes the rest and publishes it; nothing if there is no room.
+    /// Admits a request, checks the blocks that hit, computes the others and publishes them. Returns `None` if
+    /// there is no room.
     pub fn new(ground: &'a Ground, random: &mut Random) -> Option<Self> {
         let cache = &ground.cache;
         let script = Script::new(ground.families, cache.block_size(), random);
@@ -40,7 +42,7 @@ impl<'a> Request<'a> {
         for (block, &id) in request.sequence.block_ids()[..hits].iter().enumerate() {
             ground.cells.check_match(id, script.content(block), resets);
         }
-        // A first part of it, published before the block in which it ends is computed.
+        // The first part of the prompt is published before the block in which it ends is computed.
         let part = random.below(num_tokens + 1);
         (hits..part / cache.block_size()).for_each(|block| request.compute(block));
         request.commit(part, hits);
@@ -50,7 +52,7 @@ impl<'a> Request<'a> {
         Some(request)
     }
 
-    /// Does one random thing, and checks all blocks. A fork is the caller's.
+    /// Performs one random operation, and checks all blocks. Returns the fork, if the operation made one.
     pub fn step(&mut self, random: &mut Random) -> Option<Self> {
         let size = self.ground.cache.block_size();
         let mut fork = None;
@@ -71,7 +73,8 @@ impl<'a> Request<'a> {
         fork
     }
 
-    /// Publishes blocks of which so many hit. Whole ones are, and not those that hit.
+    /// Commits `num_tokens` tokens, whose first `hits` blocks hit. Checks that it publishes no other blocks than
+    /// full ones that did not hit.
     fn commit(&mut self, num_tokens: usize, hits: usize) {
         let published = self.ground.granted(self.sequence.commit(num_tokens)).unwrap_or(0);
         let most = (num_tokens / self.ground.cache.block_size()).saturating_sub(hits);
@@ -86,7 +89,8 @@ impl<'a> Request<'a> {
         Some(Self { ground, sequence, script, updates })
     }
 
-    /// Goes on by so many tokens, after so many drafts of which none was right.
+    /// Appends `num_tokens` tokens of the script and `num_drafts` drafts, then truncates the drafts: all of them
+    /// are rejected.
     fn say(&mut self, num_tokens: usize, num_drafts: usize) {
         let size = self.ground.cache.block_size();
         let start = self.sequence.num_tokens();
@@ -114,7 +118,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Of a block that nobody else can have.
+    /// Computes a block that no other sequence owns; a gap is skipped.
     fn compute(&mut self, block: usize) {
         if let Some(id) = self.sequence.block_at(block) {
             compute(self.ground, id, self.script.content(block), self.updates);
@@ -142,7 +146,7 @@ pub fn compute(ground: &Ground, id: BlockId, content: u64, updates: u64) {
     ground.cells.write_as_sole(id, content, updates);
 }
 
-/// Whole blocks are cached, and never the last token.
+/// Checks that only whole blocks were cached, and never the last token.
 pub fn expect_cached(ground: &Ground, cached_tokens: usize, num_tokens: usize) {
     let whole = cached_tokens.is_multiple_of(ground.cache.block_size());
     ground.expect(whole && cached_tokens < num_tokens, || {

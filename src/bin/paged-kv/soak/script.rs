@@ -1,15 +1,14 @@
-//! What does a request say? Tokens that follow from a few numbers, so that requests share
-//! beginnings, and the content that each of their blocks must have.
+//! `Script`: the tokens of a request, and the content that each of its blocks must have.
 //!
-//! Scripts of one family are equal up to the block in which they branch. A block's content names its
-//! tokens and, as a hash does, all before them: two scripts have the same content at a block exactly
-//! if they are equal up to its end.
+//! Tokens follow from a few numbers, so that requests share prefixes. Scripts of one family are equal up to
+//! the block in which they branch. Like a hash, a block's content covers its tokens and all tokens before
+//! them. Two scripts have the same content at a block exactly if they are equal up to its end.
 
 use std::ops::Range;
 
 use super::random::Random;
 
-/// Blocks of a prompt, at most.
+/// The most blocks of a prompt.
 pub const BLOCKS_MOST: usize = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +24,7 @@ impl Script {
         Self { family, branch: random.below(8) as u64, block_size }
     }
 
-    /// Not zero, and without the bit that tells tags.
+    /// Returns the content of a block: not zero, and without the bit that marks tags.
     pub fn content(&self, block: usize) -> u64 {
         let block = block as u64;
         let branch = if block < self.branch { 0 } else { 1 + self.branch };

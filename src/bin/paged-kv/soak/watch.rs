@@ -1,8 +1,7 @@
-//! `watch`: one thread that starts the workers, starts another for each that panics, audits the cache
-//! under load, measures the memory, and ends the run.
+//! `watch`: one thread that starts the workers, replaces each that panics, audits the cache under load,
+//! measures the memory, and ends the run.
 //!
-//! A worker that makes no step for a minute waits for something that never comes. It cannot be joined
-//! then, so the watch ends the program there.
+//! A worker that completes no step for a minute hangs. It cannot be joined, so the watch exits the program.
 
 use std::any::Any;
 use std::process;
@@ -21,16 +20,16 @@ use crate::complain;
 use crate::crew::{self, Gate, Member};
 use crate::progress::Progress;
 
-/// Between two looks.
+/// Interval between two checks of the workers.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Samples of the memory in a run.
 const SAMPLES: u32 = 200;
 
-/// Longest that a step may take.
+/// The longest time that a step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is asked for.
+/// The options of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub duration: Duration,
@@ -38,31 +37,31 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// What the watch saw.
+/// The figures that the watch collected.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub memory: Memory,
     pub steps: u64,
     pub injected_panics: u64,
     pub audits: u64,
-    /// Audits that the load made impossible.
+    /// Audits refused with `Busy` because of the load.
     pub audits_busy: u64,
     pub wall: Duration,
 }
 
-/// One worker's place, which another takes when it panics.
+/// The post of one worker. When the worker panics, another takes the post.
 struct Post<'scope> {
     worker: Member<'scope, ()>,
     steps_seen: u64,
     moved: Instant,
 }
 
-/// Runs until the time is over or something is found. All handles are dropped when it returns.
+/// Runs until the time is over or there is a finding. All handles are dropped when it returns.
 ///
 /// # Errors
 /// The machine refuses a thread.
 pub fn watch(ground: &Ground, plan: Plan, progress: &Progress) -> Result<Seen> {
-    // An average handle has some six blocks: in all they ask for a little more than there is.
+    // A handle has about six blocks on average: together the handles need slightly more than the pool has.
     let num_places = (ground.cache.total_blocks() / 6).max(plan.threads + 1);
     let places: Vec<_> = (0..num_places).map(|_| Mutex::new(None::<Held<'_>>)).collect();
     let over = AtomicBool::new(false);
@@ -144,7 +143,7 @@ impl Post<'_> {
     }
 }
 
-/// Joins a worker: 1 if it panicked on purpose. Any other panic is a finding.
+/// Joins a worker. Returns 1 if it panicked on purpose, otherwise 0. Any other panic is a finding.
 fn end(ground: &Ground, worker: Member<'_, ()>) -> u64 {
     let Err(panic) = worker.join() else { return 0 };
     if panic.is::<OnPurpose>() {
@@ -159,7 +158,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
-/// Under load the cache may say that it is busy, and nothing worse.
+/// Validates the cache under load. `Busy` is allowed; any other error is a finding.
 fn audit(ground: &Ground, seen: &mut Seen) {
     seen.audits += 1;
     match ground.cache.validate() {

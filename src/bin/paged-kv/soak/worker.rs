@@ -1,5 +1,7 @@
-//! What does one thread do all day? One random thing after the other, on handles that all threads
-//! pass to each other, on sequences of its own in the map, and on the few that all of them change.
+//! `Worker`: one thread that performs random operations.
+//!
+//! It operates on handles that all threads pass to each other, on its own sequences in the map, and on the
+//! few sequences that all threads change.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,28 +16,28 @@ use super::hot;
 use super::random::Random;
 use super::request::Request;
 
-/// A worker panics once in so many steps.
+/// A worker panics once in this many steps on average.
 const STEPS_TO_A_PANIC: usize = 20_000;
 
-/// Ids of one worker. A worker that takes another's place has its own.
+/// Number of ids of one worker. A worker that replaces another has its own ids.
 const IDS: u64 = 1 << 40;
 
-/// Something that one thread made and another may end.
+/// A handle that one thread creates and another may drop.
 pub enum Held<'a> {
     Family(Family<'a>),
     Request(Request<'a>),
 }
 
-/// Where handles lie that no thread has in hand.
+/// Places for the parked handles, which no thread is using.
 pub type Places<'a> = [Mutex<Option<Held<'a>>>];
 
 pub struct Worker<'a, 'p> {
     pub ground: &'a Ground,
     pub places: &'p Places<'a>,
     pub over: &'p AtomicBool,
-    /// Steps so far: who stands still hangs.
+    /// Steps so far. A worker whose count does not change hangs.
     pub steps: &'p AtomicU64,
-    /// Never given before.
+    /// A number that no other worker has or had.
     pub number: u64,
     pub seed: u64,
 }
@@ -43,7 +45,7 @@ pub struct Worker<'a, 'p> {
 impl<'a> Worker<'a, '_> {
     pub fn run(&self) {
         let mut random = Random::new(self.seed, self.number);
-        // The last of its ids is for what it frees at once.
+        // The last of its ids is for sequences that it frees immediately.
         let own = SeqId((self.number + 1) * IDS - 1);
         let mut by_id = ById::new(self.ground, self.number * IDS);
         while !self.over.load(Ordering::Relaxed) {
@@ -59,14 +61,14 @@ impl<'a> Worker<'a, '_> {
         }
     }
 
-    /// Takes a handle from its place, or makes one, uses it, and ends it or puts it anywhere.
+    /// Takes a parked handle or creates one, uses it, and drops it or parks it at a random place.
     fn handle(&self, random: &mut Random) {
         let size = self.ground.cache.block_size();
         let held = self.take(random).or_else(|| match random.below(3) {
             0 => Family::new(self.ground, random.below(12 * size)).map(Held::Family),
             _ => Request::new(self.ground, random).map(Held::Request),
         });
-        // There was no room: somebody's end makes some.
+        // There was no room: dropping another handle makes some.
         let Some(mut held) = held else { return drop(self.take(random)) };
         for _ in 0..random.below(6) {
             match &mut held {
@@ -87,7 +89,7 @@ impl<'a> Worker<'a, '_> {
         self.place(random).lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What lay there ends.
+    /// Parks a handle at a random place, and drops the handle that was there.
     fn put(&self, held: Held<'a>, random: &mut Random) {
         let place = self.place(random);
         let other = place.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
