@@ -1,10 +1,10 @@
 //! A continuous-batching server over one shared cache: `cargo run --release --features async --example
 //! batching_server -- --help`.
 //!
-//! It generates no language: its model is a stand-in that hashes the context, so that whoever asks can
-//! tell whether each token is right. Everything around the model is what a server needs: admission with
-//! prefix reuse, one token a step a sequence, samples by fork, eviction and resumption, disconnects,
-//! metrics, and a shutdown that drains.
+//! It generates no language: its model is a stand-in that hashes the context, so that a client can check
+//! each token. The parts around the model are those of a real server: admission with prefix reuse, one
+//! token per step for each sequence, samples by fork, eviction and resumption, disconnects, metrics, and a
+//! shutdown that drains.
 
 #[path = "batching_server/mod.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]

@@ -1,10 +1,9 @@
 //! Replays a trace against the batching server over HTTP, and checks each token of every stream: `cargo
 //! run --release --features async --example load -- --help`.
 //!
-//! The trace is synthetic unless one is given: requests whose prompts begin alike in groups, as those
-//! of chats with one system prompt do. A trace file has one JSON object a line, with `input_length`,
-//! `output_length` and, if it has them, `hash_ids` (Mooncake's format): prompts are equal as far as
-//! their ids are.
+//! By default the trace is synthetic: prompts of one group share a prefix, as chats with one system prompt
+//! do. A trace file has one JSON object per line, with `input_length`, `output_length` and optional
+//! `hash_ids` (Mooncake's format). Two prompts are equal as far as their ids are.
 
 #[path = "batching_server/mod.rs"]
 #[allow(dead_code, reason = "a client knows the model only")]
@@ -145,7 +144,7 @@ fn requests(
     Ok(Box::new(asks.into_iter()))
 }
 
-/// A prompt that begins as those of its group do.
+/// Creates a request whose prompt shares a prefix with its group.
 fn synthetic(number: usize) -> Ask {
     let group = number % 20;
     let mut prompt: Vec<u32> = (0..32 + 8 * group).map(|at| (at * 31 + group) as u32).collect();

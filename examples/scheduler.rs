@@ -1,9 +1,9 @@
-//! How does a scheduler run ahead of its device? Two steps in flight over 256 requests, with chunked
-//! prefill, drafts, three samples a request, copies on write, preemption and resumption:
-//! `cargo run --release --example scheduler`
+//! A scheduler that runs ahead of its device: `cargo run --release --example scheduler`
 //!
-//! The device is a thread that writes and checks a number a slot, one step behind, and so finds any
-//! block that was reused under it. A model's next token is a hash of what came before.
+//! It serves 256 requests with two steps in flight, chunked prefill, drafts, three samples per request,
+//! copies on write, preemption and resumption. The device is a thread that runs one step behind the
+//! scheduler. It writes and checks one number per slot, and so finds any block that was reused too early.
+//! The model's next token is a hash of all tokens before it.
 
 use std::collections::VecDeque;
 use std::{sync::mpsc, thread};
@@ -18,13 +18,13 @@ const DRAFTS: usize = 3;
 const SAMPLES: usize = 3;
 const MOST_ROWS: usize = 48;
 
-/// One sample of a request: its tokens, and behind each the state of the model, which its slot holds.
+/// One sample of a request: its tokens, and the state of the model after each token, which its slot holds.
 #[derive(Clone)]
 struct Sample {
     seed: u32,
     tokens: Vec<u32>,
     states: Vec<u64>,
-    /// The first so many are right; behind them are drafts.
+    /// The number of tokens that are right; those after them are drafts.
     known: usize,
     prompt: usize,
     goal: usize,
@@ -41,7 +41,7 @@ impl Sample {
         self.tokens.push(token);
     }
 
-    /// What the model says behind the first `num_tokens`.
+    /// Returns the model's next token after the first `num_tokens`.
     fn next(&self, num_tokens: usize) -> u32 {
         (extend(self.states[num_tokens - 1], self.seed) % 1000) as u32
     }
@@ -53,7 +53,7 @@ impl Sample {
         }
     }
 
-    /// The drafts that the model says too; the others are gone.
+    /// Returns the drafts that the model accepts, and drops the others.
     fn accept(&mut self) -> &[u32] {
         let known = self.known;
         let is_wrong = |&at: &usize| self.tokens[at] != self.next(at);
@@ -64,7 +64,8 @@ impl Sample {
     }
 }
 
-/// What the device gets: blocks to copy, slots to write with what, then what slots must hold.
+/// The work of the device for a step: blocks to copy, slots to write and their states, then slots to read and
+/// the states that they must hold.
 #[derive(Default)]
 struct Launch {
     copies: Vec<[u32; 2]>,
@@ -86,7 +87,7 @@ fn device(launches: mpsc::Receiver<Launch>, done: mpsc::Sender<()>) {
     }
 }
 
-/// A step that the device is at, its rows, and of each the sample.
+/// A step in flight, its rows, and the sample of each row.
 struct Flight {
     step: Step,
     rows: Vec<(CachedSequence, usize)>,
@@ -102,9 +103,9 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    /// Builds a step over as many samples as have room, and what the device has to do for it.
+    /// Builds a step over as many samples as there is room for, and the device's work for it.
     fn build(&mut self) -> Result<(Flight, Launch)> {
-        let options = AdmitOptions::default().first_chunk(0); // what is cached; the rest by steps
+        let options = AdmitOptions::default().first_chunk(0); // cached tokens only; steps add the rest
         while self.ready.len() < MOST_ROWS && !self.waiting.is_empty() {
             let sample = self.waiting.pop_front().expect("one is waiting");
             let prompt = self.cache.prompt(&sample.tokens);
@@ -117,14 +118,14 @@ impl Scheduler {
             samples.push(sample);
         }
         let mut step = self.cache.step(Default::default());
-        let grown = step.grow(&mut rows)?; // as many of the first rows as there is room for
-        rows.truncate(grown.grown_rows); // the others yield, and match what is cached when they come again
+        let grown = step.grow(&mut rows)?; // the first rows that fit
+        rows.truncate(grown.grown_rows); // the others yield; later they match their cached blocks
         self.yielded += samples.len() - grown.grown_rows;
         samples.drain(grown.grown_rows..).rev().for_each(|sample| self.waiting.push_front(sample));
         let mut launch = Launch::default();
-        step.copies(&mut launch.copies)?; // on write, of blocks that samples share
+        step.copies(&mut launch.copies)?; // copies on write of blocks that samples share
         launch.slots.resize(rows.iter().map(|(_, num_new_tokens)| num_new_tokens).sum(), 0);
-        step.slots(&rows, Gaps::Show, &mut launch.slots)?; // where the new tokens go
+        step.slots(&rows, Gaps::Show, &mut launch.slots)?; // the slots of the new tokens
         for ((sequence, num_new_tokens), sample) in rows.iter().zip(&mut samples) {
             let end = sequence.num_tokens();
             sample.guess(end);
@@ -135,12 +136,12 @@ impl Scheduler {
         Ok((Flight { step, rows, samples }, launch))
     }
 
-    /// Ends a step that the device has done: keeps the tokens that were right, and sorts the samples.
+    /// Ends a step that the device has done: keeps the accepted tokens, and sorts the samples.
     fn finish(&mut self, Flight { mut step, rows, samples }: Flight) -> Result<()> {
         for (row, ((mut sequence, _), mut sample)) in rows.into_iter().zip(samples).enumerate() {
             let computed = sequence.num_tokens();
             if computed > sample.known {
-                step.accept(row, &mut sequence, sample.accept())?; // drops the slots of the rest
+                step.accept(row, &mut sequence, sample.accept())?; // drops the slots of rejected drafts
             } else {
                 step.commit(&mut sequence, computed)?; // a chunk of a prompt
             }
@@ -154,7 +155,7 @@ impl Scheduler {
                 false => self.finished.push(sample),
             }
         }
-        step.complete(); // publishes, and returns the blocks that were released meanwhile
+        step.complete(); // publishes, and releases the blocks that the step held
         Ok(())
     }
 }
@@ -163,7 +164,7 @@ fn request(number: usize) -> Sample {
     let (prompt, goal) = (40 + number * 37 % 300, 20 + number * 13 % 60);
     let (tokens, states, seed) = (Vec::new(), Vec::new(), (SAMPLES * number) as u32);
     let mut sample = Sample { seed, tokens, states, known: prompt, prompt, goal, is_alone: true };
-    (0..prompt).for_each(|at| sample.push((number % 8 * 1000 + at) as u32)); // some begin alike
+    (0..prompt).for_each(|at| sample.push((number % 8 * 1000 + at) as u32)); // some prompts share a prefix
     sample
 }
 
@@ -181,7 +182,7 @@ fn main() -> Result<()> {
             in_flight.push_back(flight);
             steps += 1;
         }
-        // The device is at one step while the next is built; no sample is in two.
+        // The device runs one step while the scheduler builds the next; no sample is in both.
         if in_flight.len() == 2 || scheduler.ready.is_empty() {
             ended.recv().expect("the device found what it wrote");
             scheduler.finish(in_flight.pop_front().expect("who yields yields to one in flight"))?;

@@ -1,5 +1,5 @@
-//! How does a client that checks each token speak to the server? Plain HTTP/1.1 over a socket, and the
-//! stand-in's arithmetic.
+//! `ask`: a client that checks each token of an answer against the stand-in model. It speaks plain HTTP/1.1
+//! over a socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,25 +20,25 @@ pub struct Ask {
     pub prompt: Vec<u32>,
     pub max_tokens: usize,
     pub samples: u32,
-    /// As server-sent events, not as one body.
+    /// Asks for server-sent events instead of one body.
     pub stream: bool,
-    /// Hang up after so many tokens.
+    /// Closes the connection after this many tokens.
     pub leave_after: Option<usize>,
 }
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// With so many tokens, each of them right.
+    /// With this many tokens, all of them right.
     Right(usize),
-    /// The client hung up, as it meant to; all tokens until then were right.
+    /// The client closed the connection as asked; all tokens until then were right.
     Left,
 }
 
-/// Asks, and checks what comes.
+/// Sends a request and checks the answer.
 ///
 /// # Errors
-/// When the connection fails, or the answer is not what the stand-in would say.
+/// The connection fails, or a token differs from the stand-in's.
 pub async fn ask(server: SocketAddr, ask: &Ask) -> io::Result<Outcome> {
     let body = json!({
         "prompt": ask.prompt, "max_tokens": ask.max_tokens, "n": ask.samples, "stream": ask.stream,
@@ -73,16 +73,16 @@ pub async fn ask(server: SocketAddr, ask: &Ask) -> io::Result<Outcome> {
     Err(io::Error::other("the stream ended early"))
 }
 
-/// The body of a page.
+/// Returns the status and the body of a page.
 ///
 /// # Errors
-/// When the connection fails.
+/// The connection fails.
 pub async fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut answer = send(server, "GET", path, "").await?;
     Ok((answer.status, answer.rest().await?))
 }
 
-/// What each sample should say, and how far it has said it.
+/// The expected tokens of each sample, and how many of them have arrived.
 struct Check {
     expected: Vec<Vec<u32>>,
     said: Vec<usize>,
@@ -122,12 +122,12 @@ impl Check {
     }
 }
 
-/// An answer, behind its headers.
+/// An answer whose headers have been read.
 struct Received {
     status: u16,
     socket: BufReader<TcpStream>,
     is_chunked: bool,
-    /// Read, and not yet asked for.
+    /// Bytes read from the socket; those from `at` on are not consumed yet.
     buffer: Vec<u8>,
     at: usize,
 }
@@ -160,7 +160,7 @@ async fn send(server: SocketAddr, method: &str, path: &str, body: &str) -> io::R
 }
 
 impl Received {
-    /// More of the body; false at its end.
+    /// Reads more of the body. Returns false at its end.
     async fn more(&mut self) -> io::Result<bool> {
         self.buffer.drain(..self.at);
         self.at = 0;
@@ -176,7 +176,7 @@ impl Received {
             return Err(io::Error::other(format!("a chunk of {size} bytes")));
         }
         let start = self.buffer.len();
-        // The chunk and the line end behind it.
+        // The chunk and the line end after it.
         self.buffer.resize(start + size + 2, 0);
         self.socket.read_exact(&mut self.buffer[start..]).await?;
         self.buffer.truncate(start + size);

@@ -1,8 +1,7 @@
-//! `serve`: HTTP/1.1 connections, each within limits of time and size, and a shutdown that ends in time
-//! whatever clients do.
+//! `serve`: HTTP/1.1 connections within limits of time and size, and a shutdown that no client can delay.
 //!
 //! A connection holds at most the bytes of one request's headers and body, one answer's tokens, and a
-//! buffer; there are at most [`Limits::connections`]. Clients beyond wait in the listener's queue.
+//! buffer. There are at most [`Limits::connections`]; further clients wait in the listener's queue.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,29 +17,29 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
-/// Bytes of a request's first line and headers, at most.
+/// The most bytes of a request's first line and headers.
 const HEADER_BYTES: usize = 16 << 10;
 
-/// Bytes that a connection buffers, at most.
+/// The most bytes that a connection buffers.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Pause after a connection that could not be accepted, as without a free file descriptor.
+/// Pause after a connection that could not be accepted, for example without a free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client may take of the server.
+/// The limits of a client's use of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at one time.
+    /// Connections that may be open at the same time.
     pub connections: usize,
-    /// Time in which a client sends the headers of a request, from the end of the one before.
+    /// Time in which a client must send the headers of a request, from the end of the previous request.
     pub header_time: Duration,
-    /// Time in which it then sends the body.
+    /// Time in which it must then send the body.
     pub body_time: Duration,
-    /// Bytes of the body.
+    /// The most bytes of the body.
     pub body_bytes: usize,
-    /// Time in which it reads some of an answer that is ready.
+    /// Time in which it must read some of an answer that is ready.
     pub read_time: Duration,
-    /// Time that a shutdown leaves for answers under way. Then their connections are closed.
+    /// Time that a shutdown leaves for unfinished answers. Then their connections are closed.
     pub drain_time: Duration,
 }
 
@@ -57,7 +56,7 @@ impl Default for Limits {
     }
 }
 
-/// Serves until `stop`, and then those that are in for [`Limits::drain_time`].
+/// Serves until `stop`, then serves the open connections for at most [`Limits::drain_time`].
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -85,7 +84,7 @@ pub async fn serve(
             let io = TokioIo::new(Box::pin(socket));
             let connection = graceful.watch(http.serve_connection(io, service.clone()));
             connections.spawn(async move {
-                // Why a client's connection ended is of no interest here.
+                // The server does not need the reason for which a client's connection ended.
                 let _ = connection.await;
                 drop(place);
             });

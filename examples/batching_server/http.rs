@@ -1,8 +1,8 @@
-//! How does a client ask, and how is it answered? OpenAI's shape of `/v1/completions`, as one body or as
+//! `router`: the HTTP interface, in OpenAI's format of `/v1/completions`. An answer is one body or
 //! server-sent events.
 //!
-//! Text is tokens: each byte of a prompt is one (or the prompt lists them), and an answer names the
-//! stand-in's tokens as numbers between blanks.
+//! Each byte of a text prompt is one token; a prompt can also list tokens. The text of an answer is the
+//! stand-in's tokens as numbers, separated by blanks.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use tokio_stream::Stream;
 use super::job::{Event, Job, Sample};
 use super::{Model, Shared, intake};
 
-/// Tokens of an answer, at most, all samples together: a slow reader leaves them in memory.
+/// The most tokens of an answer, all samples together: with a slow reader they stay in memory.
 const ANSWER_TOKENS: usize = 1 << 16;
 
-/// Bytes of a model's name, which every part of an answer repeats.
+/// The most bytes of a model's name, which every part of an answer repeats.
 const NAME_BYTES: usize = 256;
 
-/// The routes.
+/// Creates the routes.
 pub fn router<M: Model>(shared: Arc<Shared<M>>) -> Router {
     Router::new()
         .route("/v1/completions", post(complete::<M>))
@@ -122,7 +122,7 @@ async fn complete<M: Model>(State(shared): State<Arc<Shared<M>>>, request: Reque
     answer.whole(request.n).await
 }
 
-/// Why a request can never be served.
+/// Returns the reason for which a request can never be served, if there is one.
 fn refusal<M>(shared: &Shared<M>, prompt: usize, max_tokens: usize, n: u32) -> Option<String> {
     if prompt == 0 || max_tokens == 0 || !(1..=64).contains(&n) {
         return Some(
@@ -144,14 +144,14 @@ fn error(status: StatusCode, message: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// What all parts of an answer have in common.
+/// The fields that all parts of an answer have in common.
 struct Shape {
     id: String,
     model: String,
     prompt_tokens: usize,
 }
 
-/// Whoever waits for the answer. Dropped before the end, it has left.
+/// The client that waits for the answer. If it is dropped before the end, the client has left.
 struct Client<M: Model> {
     shared: Arc<Shared<M>>,
     job: Arc<Job>,
@@ -163,7 +163,8 @@ impl<M: Model> Drop for Client<M> {
     }
 }
 
-/// An answer on its way. Its events end before its client does, so that workers see it closed.
+/// An unfinished answer. Its events are closed before its client is dropped, so that workers see that the
+/// client has left.
 struct Answer<M: Model> {
     events: mpsc::UnboundedReceiver<Event>,
     client: Client<M>,
@@ -183,7 +184,7 @@ impl Shape {
 }
 
 impl<M: Model> Answer<M> {
-    /// All of it in one body.
+    /// Returns the whole answer in one body.
     async fn whole(mut self, samples: u32) -> Response {
         let mut texts = vec![String::new(); samples as usize];
         let mut completion_tokens = 0;
@@ -251,7 +252,7 @@ impl<M: Model> Drop for Answer<M> {
         if self.left > 0 {
             self.client.shared.metrics.disconnects.fetch_add(1, Ordering::Relaxed);
         }
-        // Before its sequences are freed: who admits one later sees that nobody waits for it.
+        // Closed before its sequences are freed: a later admission sees that no client waits for it.
         self.events.close();
     }
 }

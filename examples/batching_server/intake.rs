@@ -1,5 +1,5 @@
-//! How does a request come into the cache? It waits for its turn, in a task of its own, and is handed to
-//! the worker that has its number.
+//! `admit`: admits a request to the cache. The request waits for its turn in its own task. Its id then
+//! selects the worker that gets it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use super::job::{Event, Sample};
 use super::worker::Admitted;
 use super::{Model, Shared};
 
-/// Admits a sample, new or evicted, when there is room for what it has so far.
+/// Admits a sample, new or evicted, when there is room for its tokens so far.
 pub fn admit<M: Model>(shared: Arc<Shared<M>>, sample: Sample) {
     tokio::spawn(async move {
         let id = shared.next_id();

@@ -1,4 +1,4 @@
-//! What is one request, and how does it end when its client leaves?
+//! `Job`: one request and its samples, also after its client has left.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 
-/// What the client is told.
+/// An event that a worker sends to the client.
 #[derive(Debug)]
 pub enum Event {
     /// The next token of a sample.
@@ -18,7 +18,7 @@ pub enum Event {
     Refused { reason: String },
 }
 
-/// A request, as its samples share it.
+/// A request, shared by its samples.
 pub struct Job {
     pub prompt: Box<[u32]>,
     pub max_tokens: usize,
@@ -28,13 +28,13 @@ pub struct Job {
     sequences: Mutex<Vec<SeqId>>,
 }
 
-/// One sample of a request, with what it has generated. It outlives its sequence, which may be evicted.
+/// One sample of a request, with its tokens. It outlives its sequence, which may be evicted.
 pub struct Sample {
     pub job: Arc<Job>,
     pub index: u32,
-    /// The prompt, and the tokens since.
+    /// The prompt and the generated tokens.
     pub tokens: Vec<u32>,
-    /// Not yet forked: the other samples come from this one once the prompt is computed.
+    /// Not forked yet: when the prompt is computed, the other samples are forked from this one.
     pub is_whole_job: bool,
 }
 
@@ -49,21 +49,21 @@ impl Job {
         (Arc::new(Self { prompt, max_tokens, samples, events, sequences }), receiver)
     }
 
-    /// Notes that a sequence of it is in the cache.
+    /// Notes that a sequence of this job is in the cache.
     pub fn came_in(&self, id: SeqId) {
         self.lock().push(id);
     }
 
-    /// Notes that it is no more.
+    /// Notes that a sequence of this job is no longer in the cache.
     pub fn went_out(&self, id: SeqId) {
         self.lock().retain(|&other| other != id);
     }
 
-    /// The client is gone: what the request has goes back at once, or as soon as the step ends that
-    /// it is in.
+    /// Frees the sequences of a request whose client has left: immediately, or at the end of their current
+    /// step.
     pub fn abandon<M>(&self, shared: &Shared<M>) {
         for id in std::mem::take(&mut *self.lock()) {
-            // It may have ended, or been evicted, a moment ago.
+            // The sequence may just have ended or been evicted.
             let _ = shared.cache.free_when_released(id);
         }
     }
@@ -83,7 +83,7 @@ impl Sample {
         Self { is_whole_job: job.samples > 1, job, index: 0, tokens }
     }
 
-    /// Another sample, of the same tokens so far.
+    /// Creates another sample with the same tokens so far.
     pub fn fork(&self, index: u32) -> Self {
         let (job, tokens) = (Arc::clone(&self.job), self.tokens.clone());
         Self { job, index, tokens, is_whole_job: false }

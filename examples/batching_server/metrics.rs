@@ -1,11 +1,11 @@
-//! What does the server count, and how does a monitor read it? Prometheus' text format.
+//! `Metrics`: the counters of the server, in Prometheus' text format.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use paged_kv::PagedKvCache;
 
-/// What the cache does not count itself.
+/// The counters that the cache does not have.
 #[derive(Default)]
 pub struct Metrics {
     pub requests: AtomicU64,
@@ -17,7 +17,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All of it, as text.
+    /// Renders these counters and those of the cache as text.
     pub fn render(&self, cache: &PagedKvCache) -> String {
         let stats = cache.stats();
         let own = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

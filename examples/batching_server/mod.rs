@@ -1,4 +1,4 @@
-//! What does the server consist of? The pieces, and how they start and end.
+//! `Server`: the parts of the batching server, and how they start and end.
 //!
 //! ```text
 //!   http ── Job ──> admission (a task a request, waiting for room) ──> worker ── tokens ──> http
@@ -31,12 +31,12 @@ use self::metrics::Metrics;
 use self::tensor::Tensor;
 use self::worker::{Admitted, Worker};
 
-/// The shape of a server.
+/// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Blocks of the cache.
     pub num_blocks: usize,
-    /// Tokens a block.
+    /// Tokens per block.
     pub block_size: usize,
     /// Scheduler workers.
     pub workers: usize,
@@ -50,7 +50,7 @@ impl Default for Config {
     }
 }
 
-/// What handlers, admissions and workers share.
+/// The state that handlers, admissions and workers share.
 pub struct Shared<M> {
     pub cache: PagedKvCache,
     pub tensor: Tensor,
@@ -59,7 +59,7 @@ pub struct Shared<M> {
     limits: Limits,
     draining: AtomicBool,
     ids: AtomicU64,
-    /// Where admitted sequences go, a queue a worker.
+    /// Queues for admitted sequences, one per worker.
     workers: Vec<mpsc::UnboundedSender<Admitted>>,
 }
 
@@ -79,10 +79,10 @@ pub struct Server<M> {
 }
 
 impl<M: Model> Server<M> {
-    /// Listens and serves, within the usual limits.
+    /// Listens and serves, within the default limits.
     ///
     /// # Errors
-    /// When the address cannot be listened at, or the configuration makes no sense.
+    /// The server cannot listen at the address, or the configuration is invalid.
     pub async fn start(
         listen: &str,
         config: Config,
@@ -94,7 +94,7 @@ impl<M: Model> Server<M> {
     /// Listens and serves, within `limits`.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// Those of [`start`](Self::start).
     pub async fn start_within(
         listen: &str,
         config: Config,
@@ -130,22 +130,22 @@ impl<M: Model> Server<M> {
         Ok(Self { shared, address, stop, http, workers })
     }
 
-    /// Where it listens.
+    /// Returns the address at which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The cache it serves from.
+    /// Returns the cache that it serves from.
     pub fn cache(&self) -> &PagedKvCache {
         &self.shared.cache
     }
 
-    /// Refuses new requests, serves those that are in to their end, and stops: within
+    /// Refuses new requests, serves the accepted ones to their end, and stops. It takes at most
     /// [`Limits::drain_time`] and a step, whatever clients do.
     pub async fn shut_down(self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         self.stop.notify_one();
-        // Connections end when their responses have been sent, or their time is over.
+        // A connection ends when its response has been sent, or when the drain time is over.
         let _ = self.http.await;
         for worker in &self.shared.workers {
             let _ = worker.send(Admitted::Stop);

@@ -1,30 +1,30 @@
-//! What stands where the model would be? A trait, and a stand-in that hashes the context.
+//! `Model`: the interface of a model, and `HashModel`, a stand-in that hashes the context.
 
 use std::time::Duration;
 
-/// What a worker asks of a model: the keys and values of a position, and a token.
+/// A model: it computes the keys and values of a position, and samples a token.
 ///
-/// A real one would run a batch on a device. Here the "keys and values" of a position are one number,
-/// which the server keeps in the slots that the cache names: a token is right only if every block was.
+/// A real model would run a batch on a device. Here the "keys and values" of a position are one number. The
+/// server keeps it in the slot that the cache assigns, so a token is right only if every block was right.
 pub trait Model: Send + Sync + 'static {
-    /// The keys and values of a token, given those of the position before it (0 at the start).
+    /// Returns the keys and values of a token, given those of the previous position (0 at the start).
     fn extend(&self, before: u64, token: u32) -> u64;
 
-    /// The token that comes behind a position, for one of several samples.
+    /// Returns the token that follows a position, for one of several samples.
     fn sample(&self, state: u64, sample: u32) -> u32;
 
-    /// How long a step takes that computes so many positions.
+    /// Returns the time of a step that computes `positions` positions.
     fn step_time(&self, positions: usize) -> Duration;
 }
 
-/// A deterministic stand-in for a model: its tokens are a hash of all tokens before, and mean nothing.
+/// A deterministic stand-in for a model: each token is a hash of all tokens before it, and means nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct HashModel {
-    /// How long a step takes.
+    /// The time of a step.
     pub step: Duration,
 }
 
-/// Tokens of the stand-in are below this.
+/// The number of the stand-in's tokens; each token is below it.
 pub const VOCABULARY: u32 = 32_000;
 
 impl Model for HashModel {
@@ -42,7 +42,7 @@ impl Model for HashModel {
 }
 
 impl HashModel {
-    /// What a request for `max_tokens` tokens is to be answered with.
+    /// Returns the right answer to a request for `max_tokens` tokens.
     #[allow(dead_code, reason = "the server does not check itself; its clients do")]
     pub fn expected(&self, prompt: &[u32], max_tokens: usize, sample: u32) -> Vec<u32> {
         let mut state = prompt.iter().fold(0, |state, &token| self.extend(state, token));
@@ -55,7 +55,7 @@ impl HashModel {
     }
 }
 
-/// The finalizer of SplitMix64.
+/// Mixes the bits of `x`: the finalizer of SplitMix64.
 fn mix(mut x: u64) -> u64 {
     x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,4 +1,4 @@
-//! Where are the keys and values? One number a slot, in place of a device's memory.
+//! `Tensor`: the keys and values, one number per slot, in place of a device's memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ pub struct Tensor {
     block_size: usize,
 }
 
-// Relaxed: a worker writes slots that its sequence alone has, and publishes them through the cache.
+// Relaxed: a worker writes slots that only its sequence owns, and publishes them through the cache.
 impl Tensor {
     pub fn new(num_blocks: usize, block_size: usize) -> Self {
         Self {
@@ -19,13 +19,13 @@ impl Tensor {
         }
     }
 
-    /// The slot of a position in a sequence of these blocks.
+    /// Returns the slot of a position in a sequence with these blocks.
     pub fn slot(&self, blocks: &[BlockId], position: usize) -> &AtomicU64 {
         let block = blocks[position / self.block_size].0 as usize;
         &self.slots[block * self.block_size + position % self.block_size]
     }
 
-    /// Carries out a copy-on-write.
+    /// Copies a block for a copy-on-write.
     pub fn copy_block(&self, src: BlockId, dst: BlockId) {
         let range = |block: BlockId| {
             let start = block.0 as usize * self.block_size;

@@ -1,9 +1,9 @@
-//! What does a scheduler worker do? Step after step: room for a token each, the step itself under a
-//! lease, and a token to each client.
+//! `Worker`: a scheduler worker. Each step makes room for one token per sequence, computes under a lease, and
+//! sends a token to each client.
 //!
-//! A sequence of this worker may be evicted by another one, or freed because its client left, between
-//! steps but not within: the lease keeps it. It then is not found any more, and comes in again if
-//! somebody still wants it.
+//! Between steps another worker may evict a sequence of this worker, or it is freed because its client left.
+//! Within a step the lease keeps its blocks. A sequence that is gone is admitted again if its client still
+//! waits.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use super::job::{Event, Sample};
 use super::{Model, Shared, intake};
 
-/// What a worker is sent.
+/// A message to a worker.
 pub enum Admitted {
-    /// A sequence that is in the cache, of which so many positions are computed.
+    /// A sequence that is in the cache, with its first `computed` positions computed.
     Sample { id: SeqId, sample: Sample, computed: usize },
-    /// There will be no more.
+    /// There will be no more sequences.
     Stop,
 }
 
@@ -33,11 +33,11 @@ pub struct Worker<M> {
 struct Running {
     id: SeqId,
     sample: Sample,
-    /// Positions whose keys and values are there.
+    /// Positions whose keys and values are computed.
     computed: usize,
-    /// Room for the next one, with the copy to make first.
+    /// The append for the next position, with the copy to make first.
     append: Option<Append>,
-    /// The cache knows its tokens up to `computed`, not only those it came in with.
+    /// The cache knows its tokens up to `computed`, not only those of its admission.
     is_named: bool,
 }
 
@@ -64,7 +64,7 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Takes in what was admitted; waits for it if nothing runs. False at the end.
+    /// Takes over the admitted sequences; waits for one if none is running. Returns false at the end.
     async fn receive(&mut self) -> bool {
         if self.running.is_empty() && !self.stopping {
             match self.admitted.recv().await {
@@ -87,7 +87,7 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// A slot for the last token of each, by eviction if need be.
+    /// Appends a slot for the last token of each sequence, by eviction if necessary.
     fn make_room(&mut self) {
         let mut running = std::mem::take(&mut self.running);
         for mut run in running.drain(..) {
@@ -111,7 +111,7 @@ impl<M: Model> Worker<M> {
         loop {
             match cache.append(run.id, 1) {
                 Err(PagedKvError::OutOfMemory { .. }) => {
-                    // It may be this very one that goes: then it is not found the next time.
+                    // This sequence itself may be evicted: the next attempt then does not find it.
                     if cache.evict().is_err() {
                         let _ = cache.free(run.id);
                         return Err(PagedKvError::NothingToEvict);
@@ -122,7 +122,7 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// A lease on all that run. Those that are gone leave.
+    /// Leases all running sequences. Sequences that are gone leave the worker.
     fn lease(&mut self) -> Option<Lease> {
         loop {
             if self.running.is_empty() {
@@ -143,7 +143,8 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// One that has no sequence any more: evicted, unless its client left.
+    /// Handles a sample whose sequence is gone. If its client has not left, the sequence was evicted: the sample
+    /// is admitted again.
     fn lose(&self, run: Running) {
         run.sample.job.went_out(run.id);
         if !run.sample.job.is_abandoned() {
@@ -152,14 +153,14 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Computes what is not computed yet, and a token for each.
+    /// Computes the missing positions of each sequence, and emits a token for each.
     fn step(&mut self) {
         let mut forks = Vec::new();
         for run in &mut self.running {
             if let Some(copy) = run.append.take().and_then(|append| append.copy) {
                 self.shared.tensor.copy_block(copy.src, copy.dst);
             }
-            // Gone in the middle of the step: the lease keeps its blocks, but it has no name any more.
+            // Freed during the step: the lease keeps its blocks, but its id is no longer found.
             let Some(state) = compute(&self.shared, run) else { continue };
             let is_whole = std::mem::take(&mut run.sample.is_whole_job);
             let mut others = if is_whole { fork(&self.shared, run) } else { Vec::new() };
@@ -170,14 +171,14 @@ impl<M: Model> Worker<M> {
         self.running.extend(forks);
     }
 
-    /// Frees those that are finished, or that nobody waits for.
+    /// Frees the sequences that are finished or abandoned by their clients.
     fn end_finished(&mut self) {
         let shared = &self.shared;
         self.running.retain(|run| {
             let ends = run.sample.is_finished() || run.sample.job.is_abandoned();
             if ends {
                 run.sample.job.went_out(run.id);
-                // Somebody may have evicted it, now that it is not leased.
+                // It may have been evicted, now that it is not leased.
                 let _ = shared.cache.free(run.id);
                 let finished = Event::Finished { sample: run.sample.index };
                 let _ = run.sample.job.events.send(finished);
@@ -187,7 +188,8 @@ impl<M: Model> Worker<M> {
     }
 }
 
-/// The keys and values of the positions that are not computed, and so the state behind the last token.
+/// Computes the keys and values of the missing positions. Returns the state after the last token, or
+/// `None` if the sequence is gone.
 fn compute<M: Model>(shared: &Shared<M>, run: &mut Running) -> Option<u64> {
     let (model, tensor, tokens) = (&shared.model, &shared.tensor, &run.sample.tokens);
     let state = shared.cache.with_sequence(run.id, |sequence| {
@@ -200,7 +202,7 @@ fn compute<M: Model>(shared: &Shared<M>, run: &mut Running) -> Option<u64> {
         }
         state
     })?;
-    // Full blocks may be matched from now on. That it was freed a moment ago is no fault.
+    // Full blocks may be matched from now on. It is no fault if the sequence was just freed.
     let _ = if std::mem::replace(&mut run.is_named, true) {
         shared.cache.commit(run.id, &tokens[run.computed..])
     } else {
@@ -210,7 +212,7 @@ fn compute<M: Model>(shared: &Shared<M>, run: &mut Running) -> Option<u64> {
     Some(state)
 }
 
-/// The other samples of a request whose prompt is computed.
+/// Forks the other samples of a request whose prompt is computed.
 fn fork<M: Model>(shared: &Arc<Shared<M>>, run: &Running) -> Vec<Running> {
     let mut forks = Vec::new();
     for index in 1..run.sample.job.samples {
@@ -226,7 +228,7 @@ fn fork<M: Model>(shared: &Arc<Shared<M>>, run: &Running) -> Vec<Running> {
                     is_named: true,
                 });
             }
-            // Its client left in the middle of the step.
+            // Its client left during the step.
             Err(_) if sample.job.is_abandoned() => {}
             Err(_) => intake::admit(Arc::clone(shared), sample),
         }
@@ -234,7 +236,7 @@ fn fork<M: Model>(shared: &Arc<Shared<M>>, run: &Running) -> Vec<Running> {
     forks
 }
 
-/// The next token of a sample, to its client.
+/// Samples the next token and sends it to the client.
 fn emit<M: Model>(shared: &Shared<M>, run: &mut Running, state: u64) {
     let sample = &mut run.sample;
     let token = shared.model.sample(state, sample.index);

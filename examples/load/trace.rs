@@ -1,7 +1,7 @@
 //! `read`: the requests of a trace in Mooncake's format, as prompts of tokens.
 //!
-//! Prompts are equal as far as their ids are: an id after other ids is another content, and what no
-//! id names is in no other prompt. A line is refused by its number.
+//! Two prompts are equal as far as their ids are: a content is an id together with all ids before it.
+//! Tokens that no id names occur in no other prompt. An error gives the number of its line.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,11 +14,11 @@ use crate::client::Ask;
 /// The longest line that is read, in bytes.
 const LINE_BYTES: usize = 16 << 20;
 
-/// What of a trace is asked for.
+/// The part of a trace that is read.
 pub struct Cut {
-    /// Requests, at most.
+    /// The most requests.
     pub requests: usize,
-    /// Tokens of a prompt and of an answer, at most.
+    /// The most tokens of a prompt, and of an answer.
     pub longest: usize,
     /// Tokens that an id names.
     pub id_tokens: usize,
@@ -32,7 +32,7 @@ struct Row {
     hash_ids: Vec<u64>,
 }
 
-/// Numbers of the contents so far: an id and the content before it.
+/// Numbers of the contents so far. A content is an id and the content before it.
 #[derive(Default)]
 struct Contents {
     known: HashMap<(Option<u32>, u64), u32>,
@@ -42,7 +42,7 @@ struct Contents {
 /// Reads a file, or standard input for `-`.
 ///
 /// # Errors
-/// It cannot be read, a line is not a request or has too few or too many ids, or there is no request.
+/// The file cannot be read, a line is not a request or has too few or too many ids, or there is no request.
 pub fn read(path: &str, cut: &Cut) -> io::Result<Vec<Ask>> {
     let input: Box<dyn Read> = match path {
         "-" => Box::new(io::stdin()),

@@ -20,8 +20,8 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Admits a request, checks the blocks that hit, computes the others and publishes them. Returns `None` if
-    /// there is no room.
+    /// Admits a request, checks the blocks that hit, computes the others and publishes them. Returns `None`
+    /// if there is no room.
     pub fn new(ground: &'a Ground, random: &mut Random) -> Option<Self> {
         let cache = &ground.cache;
         let script = Script::new(ground.families, cache.block_size(), random);
@@ -73,8 +73,8 @@ impl<'a> Request<'a> {
         fork
     }
 
-    /// Commits `num_tokens` tokens, whose first `hits` blocks hit. Checks that it publishes no other blocks than
-    /// full ones that did not hit.
+    /// Commits `num_tokens` tokens, whose first `hits` blocks hit. Checks that it publishes only full blocks
+    /// that did not hit.
     fn commit(&mut self, num_tokens: usize, hits: usize) {
         let published = self.ground.granted(self.sequence.commit(num_tokens)).unwrap_or(0);
         let most = (num_tokens / self.ground.cache.block_size()).saturating_sub(hits);
@@ -89,8 +89,8 @@ impl<'a> Request<'a> {
         Some(Self { ground, sequence, script, updates })
     }
 
-    /// Appends `num_tokens` tokens of the script and `num_drafts` drafts, then truncates the drafts: all of them
-    /// are rejected.
+    /// Appends `num_tokens` tokens of the script and `num_drafts` drafts, then truncates the drafts: all are
+    /// rejected.
     fn say(&mut self, num_tokens: usize, num_drafts: usize) {
         let size = self.ground.cache.block_size();
         let start = self.sequence.num_tokens();
