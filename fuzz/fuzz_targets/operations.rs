@@ -1,6 +1,6 @@
-//! Does any sequence of calls get a result from the cache that the sequential reference of
-//! `tests/model.rs` does not give? The bytes choose the shape of the cache and the calls; the fuzzer
-//! chooses the bytes by what they reach.
+//! Checks that no sequence of calls gets a result from the cache that the sequential reference of
+//! `tests/model.rs` does not give. The bytes choose the shape of the cache and the calls; the fuzzer
+//! chooses the bytes by the code that they reach.
 #![no_main]
 
 #[path = "../../tests/model/calls.rs"]
@@ -14,7 +14,7 @@ use paged_kv::{EvictionStrategy, SeqId};
 
 use calls::{Call, Compared, Shape, expect, is_made};
 
-/// More would make inputs long before they are interesting.
+/// The most calls of an input. With more, inputs would grow long before they reach new code.
 const CALLS_MOST: usize = 200;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -83,7 +83,7 @@ fn call(bytes: &mut Unstructured<'_>, shape: &Shape) -> Result<Call> {
     })
 }
 
-/// Few, so that they meet.
+/// Chooses one of few ids, so that calls meet the same sequences.
 fn id(bytes: &mut Unstructured<'_>) -> Result<SeqId> {
     bytes.int_in_range(0..=5).map(SeqId)
 }
@@ -92,7 +92,7 @@ fn few(bytes: &mut Unstructured<'_>) -> Result<usize> {
     bytes.int_in_range(0..=255)
 }
 
-/// A few tokens, whole blocks, or far too many.
+/// Chooses a few tokens, whole blocks, or far too many tokens.
 fn tokens(bytes: &mut Unstructured<'_>, shape: &Shape) -> Result<usize> {
     Ok(match bytes.int_in_range(0..=7)? {
         0..=4 => few(bytes)?,

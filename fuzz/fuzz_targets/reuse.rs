@@ -1,5 +1,5 @@
-//! Does any sequence of admissions, commits and frees hit, reclaim or refuse otherwise than the simple
-//! cache of `tests/reuse/reference.rs`?
+//! Checks that every sequence of admissions, commits and frees hits, reclaims and refuses as the simple
+//! cache of `tests/reuse/reference.rs` does.
 #![no_main]
 
 #[path = "../../tests/reuse/reference.rs"]
@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 
 use steps::{BLOCK_SIZE, Both, Step};
 
-/// More would make inputs long before they are interesting.
+/// The most steps of an input. With more, inputs would grow long before they reach new code.
 const STEPS_MOST: usize = 300;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,8 +1,8 @@
-//! Is there a trace file that makes the parsers panic? The first byte chooses the format; the rest is
-//! the file, compressed or not.
+//! Checks that no trace file makes the parsers panic. The first byte chooses the format; the rest is the
+//! file, compressed or not.
 #![no_main]
 
-/// The program's own files, as they are.
+/// The program's own files, unchanged.
 #[allow(dead_code, unused_imports)] // of the requests only what the parsers use
 #[path = "../../src/bin/paged-kv"]
 mod program {
@@ -20,7 +20,7 @@ use program::request::Request;
 use program::trace::{Format, Lines, id_tokens, read};
 use program::{contents, request};
 
-/// A few bytes of compressed text can be many lines.
+/// The most requests of an input: a few bytes of compressed text can be many lines.
 const REQUESTS_MOST: usize = 10_000;
 
 const BLOCK_SIZE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
