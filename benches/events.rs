@@ -1,9 +1,9 @@
-//! How many block events a second does a publisher take, and what reaches a subscriber?
+//! The block events per second that a publisher accepts, and the share that reaches a subscriber.
 //!
-//! `cargo bench --features events --bench events [-- MILLIONS]`: so many million blocks stored, and most
-//! of them removed, by 16 threads that share a cache; and as many told by one thread that does nothing
-//! else. What did not reach the subscriber shows as gaps in the numbers of the batches: the ring let go
-//! of a batch before it was sent, or it found no room in the subscriber's queue.
+//! `cargo bench --features events --bench events [-- MILLIONS]`: 16 threads that share a cache store this
+//! many million blocks, and most of them are removed. Then one thread without a cache emits as many events.
+//! Batches that do not reach the subscriber show as gaps in the batch numbers. Either the ring dropped a
+//! batch before it was sent, or the subscriber's queue was full.
 
 #[expect(dead_code, reason = "a bench only listens")]
 #[path = "../tests/publisher/client.rs"]
@@ -33,7 +33,7 @@ fn main() {
     }
 }
 
-/// Tells events by `tell` to a new publisher, and prints what was told and what was heard.
+/// Emits events by `tell` to a new publisher, and prints the events emitted and received.
 fn measure(name: &str, dialect: Dialect, tell: impl FnOnce(Arc<EventPublisher>)) {
     let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0").dialect(dialect);
     let publisher = Arc::new(EventPublisher::bind(&options).expect("a port is free"));
@@ -68,7 +68,7 @@ fn measure(name: &str, dialect: Dialect, tell: impl FnOnce(Arc<EventPublisher>))
     );
 }
 
-/// Prompts that nobody had before, computed and let go of.
+/// Admits, computes and releases prompts that are all different.
 fn by_caches(publisher: Arc<EventPublisher>, blocks: usize) {
     let builder = PagedKvCache::builder().num_blocks(1 << 14).block_size(BLOCK_SIZE);
     let builder = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
@@ -79,7 +79,7 @@ fn by_caches(publisher: Arc<EventPublisher>, blocks: usize) {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 let mut tokens = [7; PROMPT_BLOCKS * BLOCK_SIZE + 1];
-                // Relaxed: the number alone makes a prompt unlike the others.
+                // Relaxed: the number alone makes each prompt different.
                 for prompt in std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed)) {
                     if prompt >= prompts {
                         return;

@@ -1,11 +1,9 @@
-//! How many instructions does an operation take? Counted by valgrind, not timed, so that the
-//! answer is the same on a busy machine: `cargo bench --features events --bench
-//! instructions [-- --write]`.
+//! The instructions of each operation: `cargo bench --features events --bench instructions [-- --write]`.
 //!
-//! Runs itself under callgrind, each operation `TIMES` and twice `TIMES` times after the same
-//! set-up; the difference, divided, is one operation with its share of the loop. What other threads do
-//! for it, which is to publish events, is counted by itself. `--write` puts the table into
-//! `benches/INSTRUCTIONS.md`.
+//! Valgrind counts them, so that a busy machine gives the same figures. The bench runs itself under
+//! callgrind, each operation `TIMES` and twice `TIMES` times after the same set-up. The difference divided
+//! by `TIMES` is one operation with its share of the loop. Other threads, which publish events, are counted
+//! separately. `--write` writes the table to `benches/INSTRUCTIONS.md`.
 
 use std::env;
 use std::fmt::Write as _;
@@ -24,18 +22,19 @@ use paged_kv::{
     Sequence,
 };
 
-/// A multiple of the blocks that move to and from the depot at once, so that both runs do so
-/// equally often.
+/// A multiple of the blocks that move to and from the depot in one batch. So the second `TIMES` operations
+/// move as many batches as the first.
 const TIMES: u64 = 1024;
 
-/// A block that no loop here fills.
+/// A block size that no loop here fills.
 const ENDLESS: usize = 1 << 20;
 
-/// Callgrind takes `rep movsb`, by which the C library copies more than a few kilobytes, for an
-/// instruction a byte; the processor does not. So long copies are made as short ones are.
+/// Makes the C library copy long ranges by vector instructions, as it copies short ones. It would use
+/// `rep movsb` above a few kilobytes, which callgrind counts as one instruction per byte; a processor
+/// needs fewer.
 const COPY_BY_VECTORS: &str = "glibc.cpu.x86_rep_movsb_threshold=1073741824";
 
-/// The most that a fork of 8,192 blocks may take, in forks of 64.
+/// The most instructions of a fork of 8,192 blocks, as a multiple of a fork of 64 blocks.
 const GROWTH_MAX: f64 = 40.0;
 
 type Operation = fn(times: u64);
@@ -67,12 +66,12 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("the same, with a publisher", |times| admit_hits(times, Listener::Publisher)),
 ];
 
-/// Who hears of what comes and goes in a cache.
+/// The event sink of a cache.
 #[derive(Clone, Copy)]
 enum Listener {
     Nobody,
     Deaf,
-    /// Batches are made, numbered, written and kept. Nobody subscribes.
+    /// Batches are made, numbered, encoded and kept. There is no subscriber.
     #[cfg(feature = "events")]
     Publisher,
 }
@@ -101,7 +100,7 @@ fn main() -> ExitCode {
     if growth <= GROWTH_MAX { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Instructions, of the thread that does something and of all others together.
+/// Instructions of the thread that performs the operations, and of all other threads together.
 #[derive(Clone, Copy, Default)]
 struct Counts {
     own: f64,
@@ -116,18 +115,18 @@ impl Sub for Counts {
     }
 }
 
-/// Instructions of one operation, or nothing without valgrind.
+/// Returns the instructions of one operation, or `None` without valgrind.
 fn of_one(operation: usize) -> Option<Counts> {
     let [once, twice] = [TIMES, 2 * TIMES].map(|times| counted(operation, times));
     let Counts { own, others } = twice? - once?;
     Some(Counts { own: own / TIMES as f64, others: others / TIMES as f64 })
 }
 
-/// Instructions of this whole program, doing one thing.
+/// Returns the instructions of this whole program when it performs one operation `times` times.
 fn counted(operation: usize, times: u64) -> Option<Counts> {
     let program = env::current_exe().expect("the program knows where it is");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instructions");
-    // What an earlier run has left.
+    // Remove the files of an earlier run.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder for what is counted");
     let output = Command::new("valgrind")
@@ -135,7 +134,7 @@ fn counted(operation: usize, times: u64) -> Option<Counts> {
         .arg(format!("--callgrind-out-file={}", folder.join("counts").display()))
         .arg(program)
         .args([operation.to_string(), times.to_string()])
-        // The environment lies on the stack and would move it.
+        // The environment is on the stack and would change its alignment.
         .env_clear()
         .env("PATH", env::var_os("PATH")?)
         .env("GLIBC_TUNABLES", COPY_BY_VECTORS)
@@ -149,7 +148,7 @@ fn counted(operation: usize, times: u64) -> Option<Counts> {
     Some(Counts { own, others })
 }
 
-/// What a thread did, as callgrind notes it.
+/// Returns the instructions of a thread, from callgrind's file.
 fn total(file: &Path) -> f64 {
     let noted = fs::read_to_string(file).expect("callgrind notes each thread in a file");
     let total = noted.lines().find_map(|line| line.strip_prefix("totals: "));
@@ -164,7 +163,7 @@ fn of_name(name: &str, counts: &[Counts]) -> f64 {
 fn table(counts: &[Counts]) -> String {
     let mut table = "| operation | instructions | of other threads |\n|---|---:|---:|\n".to_owned();
     for ((name, _), Counts { own, others }) in OPERATIONS.iter().zip(counts) {
-        // A timer more or less is nothing that was done for it.
+        // A difference of one timer is not work for the operation.
         let others = if others.abs() < 50.0 { String::new() } else { format!("{others:.0}") };
         writeln!(table, "| {name} | {own:.1} | {others} |").expect("a string takes all");
     }
@@ -193,7 +192,7 @@ fn repeat<R>(times: u64, mut operation: impl FnMut() -> R) {
     }
 }
 
-/// A pool of many home shards, of which this thread's is filled.
+/// Creates a pool of many home shards, of which this thread's shard is filled.
 fn warm_pool() -> BlockPool {
     let pool = BlockPool::new(1 << 15);
     for n in [512, 64, 8, 1] {
@@ -202,7 +201,7 @@ fn warm_pool() -> BlockPool {
     pool
 }
 
-/// A full cache of contents, each of whose blocks is reclaimed when the next is needed.
+/// Creates a cache that is full of idle blocks, so that each new block reclaims one.
 fn cache_of_contents(listener: Listener) -> PagedKvCache {
     struct Deaf;
 
@@ -229,7 +228,7 @@ fn cache_of_contents(listener: Listener) -> PagedKvCache {
     cache
 }
 
-/// A prompt of 32 blocks and a token, admitted, computed and dropped.
+/// Admits, computes and drops a prompt of 32 blocks and a token.
 fn admit(cache: &PagedKvCache, prompt: u32) {
     let tokens: [u32; 32 * 16 + 1] = std::array::from_fn(|at| prompt << 10 | at as u32);
     let prompt = cache.prompt(black_box(&tokens));
@@ -251,7 +250,7 @@ fn admit_hits(times: u64, listener: Listener) {
     repeat(times, || admit(&cache, 1));
 }
 
-/// Full blocks, and a partly filled one.
+/// Allocates a sequence of `blocks` full blocks and a partly filled one.
 fn sequence(pool: &BlockPool, blocks: usize) -> Sequence {
     pool.allocate_sequence(blocks * 16 + 1, 16).unwrap()
 }
@@ -261,7 +260,7 @@ fn allocate_and_release(times: u64, n: usize) {
     repeat(times, || pool.allocate(black_box(n)).unwrap());
 }
 
-/// Without the memory of a new table.
+/// Grows and truncates a table, without the memory of a new table.
 fn grow_and_truncate(times: u64, n: usize) {
     let pool = warm_pool();
     let mut table = pool.allocate(n).unwrap();
@@ -271,7 +270,7 @@ fn grow_and_truncate(times: u64, n: usize) {
     });
 }
 
-/// What an allocation takes besides the blocks.
+/// Allocates and frees the memory of 64 ids, which `allocate` needs in addition to the blocks.
 fn memory_of_ids(times: u64) {
     repeat(times, || Vec::<BlockId>::with_capacity(black_box(64)));
 }
@@ -295,7 +294,7 @@ fn append_by_id(times: u64) {
 
 fn append_blocks(times: u64, block_size: usize) {
     let pool = warm_pool();
-    // Its ids have the memory that all appends together need.
+    // The vector of its ids has the memory that all appends together need.
     let mut sequence = pool.allocate_sequence(4 * TIMES as usize, block_size).unwrap();
     sequence.truncate(0).unwrap();
     repeat(times, || sequence.append(black_box(1)).unwrap());

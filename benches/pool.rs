@@ -1,8 +1,8 @@
 //! Blocks: batches allocated and released, forks made and released. `cargo bench --bench pool`
 //!
-//! The same work on five pools: ours; a free list under one lock; an `ArrayQueue` of blocks; 64 of
-//! them by home thread. Time an operation, one of all threads together: halved where two threads
-//! do twice the work of one.
+//! The same work runs on four pools: ours, a free list under one lock, an `ArrayQueue` of blocks, and 64
+//! such queues by home thread. A figure is the time per operation, over the operations of all threads
+//! together. It halves where two threads do twice the work of one.
 
 mod baseline;
 mod rig;

@@ -1,9 +1,9 @@
-//! How do we compare with one lock, in a minute? `cargo bench --bench ratios [-- [--one] name ..]`
+//! The ratios of our rates to one lock's, in a minute: `cargo bench --bench ratios [-- [--one] name ..]`
 //!
-//! Prints the median over many short rounds of the ratios between slices that lie milliseconds
-//! apart, which survives a noisy machine better than any rate. Rounds in which the machine did not
-//! give two cores, or kept a thread waiting, do not count where two threads ran; see `quiet`.
-//! `--one` measures one thread only, a second a figure.
+//! Slices of the designs alternate within milliseconds. The bench prints medians of their ratios over many
+//! short rounds, which depend less on a noisy machine than rates do. Rounds in which the machine did not give
+//! two cores, or kept a thread waiting, do not count for two threads; see `quiet`. `--one` measures one
+//! thread only, which takes a second per figure.
 
 mod baseline;
 mod rig;
@@ -24,14 +24,14 @@ use rig::requests::{
 use rig::team::{Burst, Contender, Slice, alternate};
 
 const SLICE: Duration = Duration::from_millis(2);
-/// Long enough that each of many threads gets its turns.
+/// Long enough that each of many threads runs several times.
 const CROWD_SLICE: Duration = Duration::from_millis(120);
 const CROWD: usize = 32;
 
 /// A thread that was ready but not running for more than this share spoils its slice.
 const WAITED_MAX: f64 = 0.05;
 
-/// What of a figure is wanted, as ratios; 0 where nothing is.
+/// The target ratios of a figure; 0 means no target.
 struct Wanted {
     one_to_lock: f64,
     two_to_one: f64,
@@ -42,10 +42,10 @@ struct Wanted {
 const SCALES: Wanted =
     Wanted { one_to_lock: 0.0, two_to_one: 1.7, two_to_lock: 2.0, crowd_to_two: 0.9 };
 
-/// Sets up a thread's work: in which of the instances, as which thread.
+/// Sets up a thread's work, from the index of the instance and the number of the thread.
 type Work<'w, 'a> = &'w (dyn Fn(usize, usize) -> Burst<'a> + Sync);
 
-/// Threads that work in each of the instances that a figure needs.
+/// The number of threads that work in each instance of a figure.
 const THREADS: [usize; 5] = [1, 1, 2, 2, CROWD];
 
 fn main() {
@@ -69,7 +69,7 @@ fn main() {
     }
 }
 
-/// A name, and what measures and prints the figure of that name.
+/// A name, and the function that measures and prints that figure.
 type Figure = (&'static str, fn(&str));
 
 const FIGURES: &[Figure] = &[
@@ -137,7 +137,7 @@ fn append_by_id(name: &str) {
 const BATCH: usize = 256;
 const STRIDE: usize = 512;
 
-/// From a single block to a full row.
+/// Returns the tokens of a row: the rows range from a single block to a full row.
 fn row_tokens(row: usize) -> usize {
     (1 + row * (STRIDE - 1) / (BATCH - 1)) * BLOCK_SIZE
 }
@@ -226,10 +226,10 @@ fn step_by_id(name: &str) {
     report(name, STEP_WANTED, &ours, &lock);
 }
 
-/// The id of the one sequence that all threads fork; the others' begin at 1.
+/// The id of the one sequence that all threads fork. The other ids count from 1.
 const HOT: u64 = u64::MAX;
 const HOT_TOKENS: usize = 512 * BLOCK_SIZE;
-/// Both threads write the count of one run: no doubling is asked for.
+/// Both threads write the owner count of one shared run, so a doubling is no target.
 const HOT_WANTED: Wanted =
     Wanted { one_to_lock: 5.0, two_to_one: 0.0, two_to_lock: 3.0, crowd_to_two: 0.0 };
 
@@ -296,7 +296,7 @@ fn only_one_thread() -> bool {
     env::args().any(|arg| arg == "--one")
 }
 
-/// The ratio, and a mark where it falls short of what is wanted.
+/// Formats a ratio and its target, with a mark if the ratio is below it.
 fn against(ratio: f64, wanted: f64) -> String {
     if wanted == 0.0 {
         return format!("{ratio:>5.2}       ");
@@ -391,7 +391,7 @@ fn crowd(ours: Work<'_, '_>) -> Crowd {
     Crowd { to_two: median(ratios.iter().copied()), quiet: ratios.len(), rounds }
 }
 
-/// True if the machine gave two threads two cores.
+/// Returns whether the machine gave two threads two cores.
 fn quiet(single: Slice, double: Slice) -> bool {
     double.rate >= QUIET * single.rate && on_time(&[single, double])
 }

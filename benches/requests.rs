@@ -1,11 +1,12 @@
-//! How fast are whole requests with prefixes in common? `cargo bench --bench requests [-- --quick] [name ..]`
+//! Whole requests with shared prefixes: `cargo bench --bench requests [-- --quick] [name ..]`
 //!
-//! Ours and one lock serve the same stream of conversations, in slices that lie milliseconds apart:
-//! admit by hashes, commit, append, free. Two sizes of blocks: 16 tokens, where a prompt has hundreds of
-//! blocks and lookups are all the work, and 512, where it has a few dozen and the rest counts too. Then
-//! the single operations that a router does: a probe, and hits of the same blocks. Rounds in which
-//! the machine did not give two cores do not count where two threads ran.
-//! What 16 threads meet is shown by percentiles: how long one of them waits for others.
+//! Our cache and one lock serve the same stream of conversations: admit by hashes, commit, append, free.
+//! Their slices alternate within milliseconds. Blocks have two sizes. With 16 tokens, a prompt has hundreds
+//! of blocks and nearly all work is lookups. With 512 tokens, it has a few dozen and the rest counts too.
+//!
+//! Then follow the single operations of a router: a probe, and hits of the same blocks. Rounds in which the
+//! machine did not give two cores do not count for two threads. Figures of 16 threads are percentiles, which
+//! show how long a thread waits for others.
 
 mod baseline;
 mod rig;
@@ -32,10 +33,10 @@ const WAITED_MAX: f64 = 0.05;
 
 const CROWD: usize = 16;
 
-/// Threads that work in each of the instances that a figure needs.
+/// The number of threads that work in each instance of a figure.
 const THREADS: [usize; 2] = [1, 2];
 
-/// What of a figure is wanted, as ratios; 0 where nothing is.
+/// The target ratios of a figure; 0 means no target.
 #[derive(Clone, Copy)]
 struct Wanted {
     one_to_lock: f64,
@@ -47,16 +48,16 @@ const REQUESTS: Wanted = Wanted { one_to_lock: 1.0, two_to_one: 1.7, two_to_lock
 const PROBES: Wanted = Wanted { one_to_lock: 1.0, two_to_one: 0.0, two_to_lock: 2.0 };
 const NOTHING: Wanted = Wanted { one_to_lock: 0.0, two_to_one: 0.0, two_to_lock: 0.0 };
 
-/// Sets up a thread's work: in which of the instances, as which thread.
+/// Sets up a thread's work, from the index of the instance and the number of the thread.
 type Work<'w, 'a> = &'w (dyn Fn(usize, usize) -> Burst<'a> + Sync);
 
-/// Blocks of one size, and how long a look at them takes.
+/// A block size, and the length of its slices.
 struct Setting {
     name: &'static str,
     block_size: usize,
     num_blocks: usize,
     slice: Duration,
-    /// Requests that a thread takes from the stream at once.
+    /// Requests that a thread takes from the stream in one batch.
     portion: usize,
 }
 
@@ -99,10 +100,10 @@ fn main() {
     println!("\ncontrol again: {:.2}", control::parallelism(2));
 }
 
-/// A name, and what measures and prints the figure of that name.
+/// A name, and the function that measures and prints that figure.
 type Figure = (&'static str, fn(&str));
 
-/// What is measured besides whole requests.
+/// The figures in addition to whole requests.
 const FIGURES: &[Figure] = &[
     ("probe of 512 blocks", probes),
     ("hit of 512, own prompts", |name| hits(name, false)),
@@ -182,13 +183,13 @@ fn stream<'a>(setting: &Setting, prompts: &'a [Prompt]) -> Stream<'a> {
     Stream::new(prompts, setting.portion)
 }
 
-/// Blocks of a probed or matched prompt: 16 names of content, 512 tokens each.
+/// Blocks of a probed or matched prompt: 16 contents of 512 tokens each.
 const HIT_BLOCKS: usize = 512;
 const HIT_BLOCK_SIZE: usize = 16;
 const HIT_CACHE: usize = 1 << 16;
 const HIT_SLICE: Duration = Duration::from_millis(4);
 
-/// A prompt of 512 blocks, one for each thread.
+/// Creates a prompt of 512 blocks, a different one for each thread.
 fn hit_prompt(thread: usize) -> Prompt {
     let names: Vec<u64> = (0..16).map(|name| 16 * thread as u64 + name).collect();
     let prompt = prompt(&names, HIT_BLOCK_SIZE);
@@ -196,7 +197,7 @@ fn hit_prompt(thread: usize) -> Prompt {
     prompt
 }
 
-/// Caches in which both threads' prompts are cached and nobody uses them.
+/// Creates caches in which the prompts of both threads are cached and idle.
 fn with_hits() -> (PagedKvCache, OneLockPrefix) {
     let (ours, lock) = (cache(HIT_CACHE, HIT_BLOCK_SIZE), OneLockPrefix::new(HIT_CACHE));
     let prompts = [hit_prompt(0), hit_prompt(1)];
@@ -226,7 +227,7 @@ fn probes(name: &str) {
     report(name, PROBES, HIT_SLICE, &probe_ours, &probe_lock);
 }
 
-/// Admits a cached prompt and frees it, over and over.
+/// Returns a burst that admits a cached prompt and frees it.
 fn hitting<'a>(mut server: impl Server + 'a, prompt: Prompt) -> Burst<'a> {
     Box::new(move || {
         assert_eq!(server.admit(0, &prompt), HIT_BLOCKS);
@@ -251,7 +252,7 @@ fn print_head() {
     );
 }
 
-/// One thread and two, ours and the lock, in one go.
+/// Measures our cache and the lock at one and two threads, in the same rounds, and prints the figures.
 fn report(name: &str, wanted: Wanted, slice: Duration, ours: Work<'_, '_>, lock: Work<'_, '_>) {
     let contenders = [
         control::arithmetic(1),
@@ -286,7 +287,7 @@ fn report(name: &str, wanted: Wanted, slice: Duration, ours: Work<'_, '_>, lock:
     println!(" | {:>5.2}", median(two.iter().map(|two| two[2])));
 }
 
-/// The ratio, and a mark where it falls short of what is wanted.
+/// Formats a ratio and its target, with a mark if the ratio is below it.
 fn against(ratio: f64, wanted: f64) -> String {
     if wanted == 0.0 {
         return format!("{ratio:>5.2}       ");
@@ -295,7 +296,7 @@ fn against(ratio: f64, wanted: f64) -> String {
     format!("{ratio:>5.2} ({wanted:>3}){mark}")
 }
 
-/// True if the machine gave two threads two cores.
+/// Returns whether the machine gave two threads two cores.
 fn quiet(single: Slice, double: Slice) -> bool {
     double.rate >= QUIET * single.rate && on_time(&[single, double])
 }
@@ -313,8 +314,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// Percentiles that are shown.
 const QUANTILES: [f64; 4] = [0.5, 0.99, 0.999, 1.0];
 
-/// What a round of many threads came to: requests a second, how many times that of two threads that are
-/// timed as closely, and microseconds at each percentile of an admission with its commit and of a free.
+/// The figures of a round of many threads. They are requests per second, the ratio to the rate of two threads
+/// timed just before, and microseconds at each percentile: of an admission with its commit, then of a free.
 type Crowd = [f64; 2 + 2 * QUANTILES.len()];
 
 fn crowds(setting: &Setting, prompts: &[Prompt]) {
@@ -366,7 +367,7 @@ fn crowd_to_two<S: Server>(stream: &Stream<'_>, make: &(dyn Fn(usize) -> S + Syn
     crowd
 }
 
-/// Requests a second of so many threads together, and how long their parts took.
+/// Returns the requests per second of `num_threads` threads together, and the times of their parts.
 fn crowd<S: Server>(
     num_threads: usize,
     stream: &Stream<'_>,

@@ -1,7 +1,7 @@
 //! Requests: appends, whole scheduler steps, exports, evictions. `cargo bench --bench scheduler`
 //!
-//! Ours by handle and by id against a cache under one lock, by id and by place in its slab. Time an
-//! operation, one of all threads together, each of which has requests of its own.
+//! Our handles and ids are compared with a cache under one lock, by id and by place in its slab. A figure is
+//! the time per operation, over the operations of all threads together. Each thread has its own requests.
 
 mod baseline;
 mod rig;
@@ -72,7 +72,7 @@ fn export(criterion: &mut Criterion) {
     timing::print_control(name);
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements((BATCH * STRIDE) as u64));
-    // From a single block to a full row.
+    // The rows range from a single block to a full row.
     let tokens = |row: usize| (1 + row * (STRIDE - 1) / (BATCH - 1)) * BLOCK_SIZE;
     let (pool, ours, lock) = designs(BATCH * STRIDE);
     let handles: Vec<_> = (0..BATCH)
@@ -111,8 +111,8 @@ fn export(criterion: &mut Criterion) {
     }
 }
 
-/// One thread: an eviction is a pass over everything. The reference is the least work a pass can
-/// be: every entry of a map of the same kind and size looked at once.
+/// Measures evictions on one thread: an eviction is a pass over all sequences. The reference is the least
+/// work of such a pass: it reads every entry of a map of the same kind and size once.
 fn evict(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("evict");
     group.sample_size(10);
@@ -168,7 +168,7 @@ fn evict_ours(cache: &PagedKvCache, victims: usize, kept: f64) -> Vec<SeqId> {
     evicted
 }
 
-/// The time of `iterations` calls of `work`, without that of undoing each.
+/// Returns the time of `iterations` calls of `work`, without the calls of `undo`.
 fn timed<T>(iterations: u64, mut work: impl FnMut() -> T, mut undo: impl FnMut(T)) -> Duration {
     let mut time = Duration::ZERO;
     for _ in 0..iterations {
@@ -180,7 +180,7 @@ fn timed<T>(iterations: u64, mut work: impl FnMut() -> T, mut undo: impl FnMut(T
     time
 }
 
-/// As many shards, and values as large, as the cache's own map has.
+/// Creates a map with as many shards and as large values as the cache's own map.
 fn bare_map(entries: u64) -> DashMap<u64, [u64; 16], RandomState> {
     let hasher = RandomState::default();
     let map = DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, 256);

@@ -1,10 +1,16 @@
-//! What does a decode step of 256 rows cost? `cargo bench --bench steps`
+//! The cost of a decode step of 256 rows: `cargo bench --bench steps`
 //!
-//! Grow each row by a token, write the block tables and the slots, accept, complete: by handles, by ids with
-//! one call a row and a lease for the exports, and under one lock, which holds nothing for a device and names no contents, with
-//! one call a row and with one for all. Each beside the least there is to do, the tables and slots alone,
-//! in slices that lie milliseconds apart; what is printed are medians of the ratios within a round. For
-//! tables of three widths, the rows of each from one block to full. Then a step in which nothing is done.
+//! A step grows each row by a token, writes the block tables and the slots, accepts and completes. It runs
+//! by these designs:
+//!
+//! - by handles,
+//! - by ids, with one call per row and a lease for the exports,
+//! - under one lock, with one call per row and with one call for all rows. It holds no blocks for a device
+//!   and publishes no contents.
+//!
+//! Each is compared with the least work of a step, which is to write the tables and slots alone. Slices
+//! alternate within milliseconds, and the ratios printed are medians of the ratios within a round. Tables
+//! have three widths, and their rows range from one block to a full row. Then follows an empty step.
 
 mod baseline;
 
@@ -20,17 +26,17 @@ const ROWS: usize = 256;
 const BLOCK_SIZE: usize = 16;
 const STRIDES: [usize; 3] = [128, 512, 2048];
 
-/// Steps of a slice; then all rows are cut to where they began.
+/// Steps of a slice. After it, all rows are truncated to their first length.
 const STEPS: usize = 32;
 const ROUNDS: usize = 201;
 
-/// Tokens of a row at first: from one block to a row of the table, and a sixteenth of the rows in need of
-/// a block at each step.
+/// Returns the tokens of a row at first. Rows range from one block to a row of the table, and a sixteenth of
+/// the rows need a block at each step.
 fn tokens(stride: usize, row: usize) -> usize {
     (1 + row * (stride - 4) / ROWS) * BLOCK_SIZE - row % BLOCK_SIZE
 }
 
-/// A prompt of its own: publishing what another has published already is less work.
+/// Returns a different prompt for each row: publishing contents that are published already is less work.
 fn prompt(stride: usize, row: usize) -> Vec<u32> {
     (0..tokens(stride, row) as u32).map(|at| at + row as u32 * 100_000).collect()
 }
@@ -40,7 +46,7 @@ struct Cells {
     shape: TableShape<i32>,
     table: Vec<i32>,
     slots: Vec<i64>,
-    /// What is accepted for each row: another in each slice, or contents would be computed again.
+    /// The token accepted for each row. It differs in each slice, or contents would be published again.
     token: u32,
 }
 
@@ -50,7 +56,7 @@ impl Cells {
         Self { shape, table: vec![0; ROWS * stride], slots: vec![0; ROWS], token: 0 }
     }
 
-    /// As long as row `row` is at first.
+    /// Returns the tokens of row `row` at first.
     fn tokens(&self, row: usize) -> usize {
         tokens(self.shape.stride, row)
     }
@@ -110,7 +116,7 @@ impl<R: Row> Design for Handles<'_, R> {
     }
 }
 
-/// One call a row to append by id, then one export of a lease. Nothing is held for a device.
+/// Appends by id with one call per row, then one export of a lease. No blocks are held for a device.
 struct Ids<'a> {
     cache: &'a PagedKvCache,
     cells: Cells,
@@ -144,12 +150,12 @@ impl Design for Ids<'_> {
     }
 }
 
-/// Nothing is held for a device, and nothing is named.
+/// The cache under one lock. It holds no blocks for a device and publishes no contents.
 struct OneLock {
     cache: OneLockCache,
     cells: Cells,
     ids: Vec<u64>,
-    /// One call for all rows to append to them, and one to find their slots; else one a row.
+    /// Whether one call appends to all rows and one finds their slots; otherwise there is one call per row.
     at_once: bool,
 }
 
@@ -244,7 +250,7 @@ fn report(stride: usize) {
             [&mut alone, &mut by_handle, &mut by_name, &mut by_id, &mut lock, &mut lock_at_once];
         for (design, times) in designs.into_iter().zip(&mut times) {
             let time = slice(design);
-            // The first warms up.
+            // The first round warms up.
             if round > 0 {
                 times.push(time);
             }
@@ -270,7 +276,7 @@ fn report(stride: usize) {
     }
 }
 
-/// Microseconds of a step, over a slice of them.
+/// Returns the microseconds of a step, over a slice of steps.
 fn slice(design: &mut dyn Design) -> f64 {
     let start = Instant::now();
     (0..STEPS).for_each(|_| design.step());
@@ -293,7 +299,7 @@ fn empty_step() -> f64 {
     median(&(0..15).map(run).collect::<Vec<_>>())
 }
 
-/// The median of the ratios within each round.
+/// Returns the median of the ratios within each round.
 fn over(times: &[f64], least: &[f64]) -> f64 {
     median(&times.iter().zip(least).map(|(time, least)| time / least).collect::<Vec<_>>())
 }

@@ -1,9 +1,8 @@
-//! How long does the unlucky operation take? `cargo bench --bench tails [-- threads]`
+//! Latency percentiles of single operations under oversubscription: `cargo bench --bench tails [-- threads]`
 //!
-//! Threads that outnumber the cores by far do single operations of 16 blocks, each timed by itself,
-//! on every design. What a percentile says: so many operations took at most so long. A thread that
-//! loses its core inside an operation shows in the maximum of every design; what differs is how
-//! many other threads it then holds up.
+//! Far more threads than cores perform single operations of 16 blocks on every design. Each operation is
+//! timed by itself. A thread that loses its core inside an operation shows in the maximum of every design.
+//! The designs differ in how many other threads it then delays.
 
 mod baseline;
 mod rig;
@@ -28,10 +27,10 @@ const N: usize = 16;
 const BLOCKS: usize = 1 << 16;
 const SPAN: Duration = Duration::from_secs(2);
 
-/// The operations timed, in the order in which a thread does them.
+/// The timed operations, in the order in which a thread performs them.
 const OPERATIONS: [&str; 4] = ["free", "allocate", "append", "fork"];
 
-/// A thread's way to do each operation, over and over: `do_one(operation, row)`.
+/// Performs one operation of a thread: `do_one(operation, row)`.
 type DoOne<'a> = Box<dyn FnMut(usize, usize) + 'a>;
 
 fn main() {
@@ -67,7 +66,7 @@ fn main() {
     println!("\ncontrol again: {:.2}", control::parallelism(2));
 }
 
-/// Rows of a thread: those it cycles through, and one for the fork.
+/// Rows of a thread: the rows that it cycles through, and one for the fork.
 const ROWS: usize = KEPT + 1;
 
 fn on_requests<'a>(mut requests: impl Requests + 'a) -> DoOne<'a> {
@@ -100,7 +99,7 @@ fn on_blocks<'a, P: Pool>(pool: &'a P) -> DoOne<'a> {
     })
 }
 
-/// A line of figures for each operation of one design.
+/// Measures one design, and prints a line of figures for each operation.
 fn measure<'a>(design: &str, threads: usize, set_up: &(dyn Fn(usize) -> DoOne<'a> + Sync)) {
     let barrier = Barrier::new(threads);
     let start = Instant::now();
@@ -156,7 +155,7 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(60_000_000_000, 3).expect("a minute in nanoseconds is a valid range")
 }
 
-/// The median time between two readings of the clock, in nanoseconds.
+/// Returns the median time between two readings of the clock, in nanoseconds.
 fn clock_cost() -> u64 {
     let mut times = histogram();
     for _ in 0..100_000 {

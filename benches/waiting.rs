@@ -1,12 +1,13 @@
-//! What does it cost that others could wait, and what that they do? `cargo bench --bench waiting`, and
-//! again with `--features async`: the first table is to be the same.
+//! The cost of the support for waiting, and of waiting itself: `cargo bench --bench waiting`.
+//!
+//! Run it again with `--features async`: the first table should be the same.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use paged_kv::BlockPool;
 
-/// Blocks of every cache here.
+/// Blocks of the pools, and of the caches with many waiters.
 const BLOCKS: usize = 1 << 14;
 
 fn main() {
@@ -27,7 +28,7 @@ fn main() {
     waiting::report();
 }
 
-/// The time of one of `times`, in the fastest of so many runs.
+/// Returns the time of one of `times` operations, in the fastest of `runs` runs.
 fn nanoseconds(runs: usize, times: usize, mut operation: impl FnMut()) -> f64 {
     let run = |_| {
         let start = Instant::now();
@@ -39,7 +40,7 @@ fn nanoseconds(runs: usize, times: usize, mut operation: impl FnMut()) -> f64 {
 
 #[cfg(feature = "async")]
 mod waiting {
-    //! Of those that wait.
+    //! `report`: the costs with waiting requests.
 
     use std::hint::black_box;
     use std::pin::Pin;
@@ -100,7 +101,7 @@ mod waiting {
         pair
     }
 
-    /// Each is woken once, by a release or by the one before it.
+    /// Measures waiters that are woken and leave. Each is woken once, by a release or by the previous one.
     fn wake_and_leave(waiters: usize) -> f64 {
         let cache = cache();
         let held = cache.reserve(BLOCKS).expect("there is room");
@@ -115,7 +116,7 @@ mod waiting {
         start.elapsed().as_nanos() as f64 / waiters.min(1_000) as f64
     }
 
-    /// From `unpark` to the end of `park`.
+    /// Measures the time from `unpark` to the end of `park`.
     fn bare() -> Vec<f64> {
         let (go, asleep, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let epoch = Instant::now();
@@ -148,8 +149,8 @@ mod waiting {
         })
     }
 
-    /// From a release to the return of the call that waited for it.
-    /// A small cache: a large reservation would be timed for the ids it copies.
+    /// Measures the time from a release to the return of the call that waited for it. The cache is small: a
+    /// large reservation would add the time to copy its ids.
     fn ours() -> Vec<f64> {
         let cache = PagedKvCache::new(FEW, 16, 1, 1);
         let done = AtomicBool::new(false);
@@ -161,7 +162,7 @@ mod waiting {
                     let now = epoch.elapsed().as_nanos() as u64;
                     drop(room.expect("its turn comes"));
                     woken.store(now, Ordering::SeqCst);
-                    // The other takes a block again, and this waits for all.
+                    // The other thread takes a block again, and this one waits for all blocks.
                     wait_until_brief(|| woken.load(Ordering::SeqCst) == 0);
                 }
             });
@@ -193,7 +194,7 @@ mod waiting {
         }
     }
 
-    /// Until it holds, and a while longer: who is about to sleep sleeps then.
+    /// Waits until `holds` returns true, and 100 us longer: a thread that is about to sleep is asleep then.
     fn wait_until(holds: impl Fn() -> bool) {
         while !holds() {
             thread::yield_now();

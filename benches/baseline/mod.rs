@@ -1,7 +1,7 @@
-//! What a good engineer would write in an afternoon: the designs that this crate has to beat.
+//! Baselines: the designs that a good engineer would write in an afternoon, and that this crate has to beat.
 //!
-//! They are as fast as their idea allows: memory is reused, batches are taken in one go, nothing is
-//! checked that the checks of safe Rust do not already cover. They ship with nothing.
+//! Each is as fast as its design allows: it reuses memory, takes a batch in one operation, and adds no
+//! checks to those of safe Rust. The baselines are not shipped.
 #![allow(dead_code)] // each bench uses a part
 
 pub mod one_lock_cache;

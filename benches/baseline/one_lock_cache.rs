@@ -1,9 +1,9 @@
-//! Sequences by id with copy-on-write and eviction, all under one lock.
+//! `OneLockCache`: sequences by id with copy-on-write and eviction, all under one lock.
 //!
-//! A slab of entries, a map from id to place in the slab, and the [`Blocks`] of the pool. A freed
-//! entry keeps the memory of its block list for the next one, so that in a steady state no
-//! operation allocates memory. Recency is a stamp, written with the rest of the entry: an
-//! intrusive list would make one eviction cheaper and every append dearer.
+//! It has a slab of entries, a map from id to place in the slab, and the [`Blocks`] of the pool. A freed
+//! entry keeps the memory of its block list for the next sequence, so in a steady state no operation
+//! allocates memory. Recency is a stamp, written with the rest of the entry. An intrusive list would make
+//! one eviction cheaper and every append more expensive.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::one_lock_pool::Blocks;
 
-/// Why an operation was refused; nothing has changed.
+/// The reason for which an operation was refused; nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     Missing,
@@ -22,15 +22,15 @@ pub enum Refused {
     TooShort,
 }
 
-/// What an append changed.
+/// The changes that an append made.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Appended {
     pub new_blocks: Range<usize>,
-    /// Source and destination. The source is let go at once.
+    /// Source and destination. The source is released immediately.
     pub copy: Option<(u32, u32)>,
 }
 
-/// The place of a sequence in the slab: a handle that needs no look-up.
+/// The place of a sequence in the slab: a handle that needs no lookup.
 #[derive(Clone, Copy, Debug)]
 pub struct Place(u32);
 
@@ -100,7 +100,7 @@ impl OneLockCache {
         state.append(place, num_new_tokens, self.block_size)
     }
 
-    /// One token for each of `ids`.
+    /// Appends one token to each sequence in `ids`.
     pub fn append_all(&self, ids: &[u64]) -> Result<(), Refused> {
         let mut state = self.state.lock();
         for id in ids {
@@ -178,7 +178,7 @@ impl OneLockCache {
         victims.into_iter().map(evict).collect()
     }
 
-    /// Lets `read` look at the blocks of a sequence.
+    /// Calls `read` with the blocks of a sequence.
     pub fn with_blocks<R>(&self, id: u64, read: impl FnOnce(&[u32]) -> R) -> Result<R, Refused> {
         let state = self.state.lock();
         let place = *state.places.get(&id).ok_or(Refused::Missing)?;
@@ -231,7 +231,7 @@ impl State {
         self.vacant[self.vacant.len() - 1]
     }
 
-    /// Completes the entry of `place`, which [`vacant_place`](Self::vacant_place) gave.
+    /// Completes the entry of `place`, which [`vacant_place`](Self::vacant_place) returned.
     fn admit(&mut self, id: u64, place: u32, num_tokens: usize) {
         self.vacant.pop();
         self.places.insert(id, place);

@@ -1,11 +1,11 @@
-//! A free list and a count a block, under one lock.
+//! `OneLockPool`: a free list and an owner count per block, under one lock.
 
 use parking_lot::Mutex;
 
-/// Free ids and counts of owners, for one thread at a time.
+/// Free ids and owner counts, for one thread at a time.
 ///
-/// The free ids are the first `free_len` of a fixed array: no `Vec` that could grow, and a
-/// release writes its id whether or not it was the last owner, so there is no branch to miss.
+/// The free ids are the first `free_len` of a fixed array, not a `Vec` that could grow. A release writes
+/// its id whether or not it was the last owner, so there is no branch to mispredict.
 pub struct Blocks {
     free: Box<[u32]>,
     free_len: usize,
@@ -14,7 +14,7 @@ pub struct Blocks {
 
 impl Blocks {
     pub fn new(num_blocks: usize) -> Self {
-        // One place beyond the last, for the write of a release that was not the last.
+        // One extra place, for the write of a release by an owner that is not the last.
         let free = (0..num_blocks as u32).rev().chain([0]).collect();
         Self { free, free_len: num_blocks, owners: vec![0; num_blocks].into() }
     }
@@ -27,7 +27,7 @@ impl Blocks {
         self.owners[id as usize]
     }
 
-    /// Appends `n` blocks to `out`; false, and nothing is done, if there are fewer.
+    /// Appends `n` blocks to `out`. Returns false and changes nothing if fewer are free.
     #[inline]
     pub fn allocate(&mut self, n: usize, out: &mut Vec<u32>) -> bool {
         let Some(rest) = self.free_len.checked_sub(n) else {

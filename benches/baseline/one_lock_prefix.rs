@@ -1,12 +1,11 @@
-//! Prefix reuse with the least recently used block given up first, all under one lock.
+//! `OneLockPrefix`: prefix reuse that reclaims the least recently used block first, all under one lock.
 //!
-//! A block is 32 bytes: its hash, a count of owners and its neighbours in the list of idle ones,
-//! so that taking a block out of the middle of that list touches no other structure. Hashes are
-//! hashes already: the map takes them as they are. Callers bring the memory of their tables, so in
-//! a steady state no operation allocates memory.
+//! A block has 32 bytes: its hash, its owner count and its neighbours in the list of idle blocks. So
+//! removing a block from the middle of that list touches no other structure. The map uses the block hashes
+//! as they are, without hashing them again. Callers provide the memory of their tables, so in a steady
+//! state no operation allocates memory.
 //!
-//! Invariant: a block is free, or idle (named, without owners, in the list), or owned. It does not
-//! know sequences, nor who owns a block.
+//! Invariant: a block is free, or idle (published, without owners, in the list), or owned.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 pub struct OneLockPrefix(Mutex<State>);
 
 struct State {
-    /// And behind the last, the end of the list of idle blocks: its `next` is the oldest.
+    /// The blocks, and after the last block the end of the idle list: its `next` is the oldest block.
     blocks: Box<[Block]>,
     free: Vec<u32>,
     named: HashMap<Name, u32, BuildHasherDefault<AsItIs>>,
@@ -34,7 +33,7 @@ struct Block {
     next: u32,
 }
 
-/// A hash in halves, which align to 8 bytes: an entry of the map has 24, not 32.
+/// A hash in two halves, which align to 8 bytes: so an entry of the map has 24 bytes, not 32.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Name([u64; 2]);
 
@@ -82,20 +81,20 @@ impl OneLockPrefix {
         }))
     }
 
-    /// Blocks that can be taken: free or idle.
+    /// Returns the number of available blocks: free or idle.
     pub fn room(&self) -> usize {
         let state = self.0.lock();
         state.free.len() + state.num_idle
     }
 
-    /// How many of `hashes`, from the first on, are cached.
+    /// Returns how many of `hashes`, from the first on, are cached.
     pub fn probe(&self, hashes: &[BlockHash]) -> usize {
         let state = self.0.lock();
         hashes.iter().take_while(|&&hash| state.named.contains_key(&hash.into())).count()
     }
 
-    /// Fills the empty `table` with `num_blocks` blocks: those of `hashes` from the first on as far as
-    /// they are cached, and new ones. Returns how many were cached, or `None`, and nothing is done.
+    /// Fills the empty `table` with `num_blocks` blocks: the cached blocks of the leading `hashes`, then new
+    /// ones. Returns how many were cached, or changes nothing and returns `None` if there is no room.
     pub fn admit(
         &self,
         hashes: &[BlockHash],
@@ -121,7 +120,7 @@ impl OneLockPrefix {
         Some(hits)
     }
 
-    /// Appends `n` new blocks; false, and nothing is done, if there is no room.
+    /// Appends `n` new blocks. Returns false and changes nothing if there is no room.
     pub fn grow(&self, n: usize, table: &mut Vec<u32>) -> bool {
         let mut state = self.0.lock();
         let has_room = state.has_room(n, &[]);
@@ -131,8 +130,8 @@ impl OneLockPrefix {
         has_room
     }
 
-    /// Lets the unnamed `blocks` be matched by `hashes`. One whose content is cached in another block
-    /// stays as it is, and counts as a use of the other. Returns how many were named.
+    /// Publishes the unpublished `blocks` under `hashes`. A block whose content is cached in another block is
+    /// skipped, and the cached block counts as used. Returns how many were published.
     pub fn commit(&self, blocks: &[u32], hashes: &[BlockHash]) -> usize {
         let mut state = self.0.lock();
         let state = &mut *state;
@@ -153,7 +152,7 @@ impl OneLockPrefix {
         named
     }
 
-    /// Takes an owner off each block of `table`, the last first, and empties it.
+    /// Removes one owner from each block of `table`, the last block first, and empties the table.
     pub fn release(&self, table: &mut Vec<u32>) {
         let mut state = self.0.lock();
         for &id in table.iter().rev() {
@@ -174,7 +173,7 @@ impl OneLockPrefix {
 }
 
 impl State {
-    /// True if `n` blocks can be taken besides the cached ones of `matched`.
+    /// Returns whether `n` blocks can be taken in addition to the cached blocks of `matched`.
     #[inline]
     fn has_room(&self, n: usize, matched: &[u32]) -> bool {
         let room = self.free.len() + self.num_idle;
@@ -185,7 +184,7 @@ impl State {
         n + matched.iter().filter(is_idle).count() <= room
     }
 
-    /// Appends `n` blocks, which there are.
+    /// Appends `n` blocks. The caller has checked that there is room.
     #[inline]
     fn take(&mut self, n: usize, table: &mut Vec<u32>) {
         let free = n.min(self.free.len());
@@ -205,7 +204,7 @@ impl State {
         }
     }
 
-    /// Puts a block at the newest end of the idle ones.
+    /// Inserts a block at the newest end of the idle list.
     #[inline]
     fn link(&mut self, id: u32) {
         let end = self.blocks.len() - 1;
@@ -216,7 +215,7 @@ impl State {
         self.num_idle += 1;
     }
 
-    /// Takes a block out of the idle ones.
+    /// Removes a block from the idle list.
     #[inline]
     fn unlink(&mut self, id: u32) {
         let Block { prev, next, .. } = self.blocks[id as usize];

@@ -1,5 +1,7 @@
-//! The obvious lock-free pool: free ids in an `ArrayQueue`, one queue operation and one atomic
-//! count a block. Or in several queues, of which a thread has one as its home.
+//! `QueuePool`: the obvious lock-free pool, with the free ids in one `ArrayQueue`.
+//!
+//! Each block costs one queue operation and one atomic count. The ids can also be in several queues, one of
+//! which is the home of a thread.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -8,16 +10,16 @@ use crossbeam::queue::ArrayQueue;
 
 /// A pool of blocks for many threads.
 pub struct QueuePool {
-    /// A power of two.
+    /// Their number is a power of two.
     queues: Box<[ArrayQueue<u32>]>,
     owners: Box<[AtomicU32]>,
 }
 
 impl QueuePool {
-    /// A pool over `queues` queues, a power of two.
+    /// Creates a pool over `queues` queues, a power of two.
     pub fn new(num_blocks: usize, queues: usize) -> Self {
         assert!(queues.is_power_of_two(), "a thread's queue is found with a mask");
-        // Each queue could hold all blocks: a thread gives back to its home whatever it took.
+        // Each queue can hold all blocks: a thread releases all blocks to its home queue.
         let pool = Self {
             queues: (0..queues).map(|_| ArrayQueue::new(num_blocks)).collect(),
             owners: (0..num_blocks).map(|_| AtomicU32::new(0)).collect(),
@@ -33,7 +35,7 @@ impl QueuePool {
         self.queues.iter().map(ArrayQueue::len).sum()
     }
 
-    /// Appends `n` blocks to `out`, or gives back what it took and returns false.
+    /// Appends `n` blocks to `out`, or releases the blocks that it took and returns false.
     pub fn allocate(&self, n: usize, out: &mut Vec<u32>) -> bool {
         let start = out.len();
         let home = home();
@@ -58,7 +60,7 @@ impl QueuePool {
     pub fn release(&self, ids: &[u32]) {
         let home = home() & (self.queues.len() - 1);
         for &id in ids {
-            // AcqRel: whoever releases last, and with it the next owner, sees what all did.
+            // AcqRel: the thread that releases last, and so the next owner, sees the writes of all owners.
             if self.owners[id as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
                 let pushed = self.queues[home].push(id);
                 assert!(pushed.is_ok(), "each queue has room for every block");
@@ -66,14 +68,14 @@ impl QueuePool {
         }
     }
 
-    /// From the home queue, else from the next that has one.
+    /// Takes a block from the home queue, or from the next queue that has one.
     fn pop(&self, home: usize) -> Option<u32> {
         let mask = self.queues.len() - 1;
         (0..=mask).find_map(|step| self.queues[home.wrapping_add(step) & mask].pop())
     }
 }
 
-/// The calling thread's number.
+/// Returns the calling thread's number.
 fn home() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static HOME: Cell<Option<usize>> = const { Cell::new(None) });

@@ -1,4 +1,4 @@
-//! Do the baselines do what they are compared for?
+//! Tests that the baselines do the work that the benches compare.
 
 #[path = "mod.rs"]
 mod baseline;
@@ -133,7 +133,7 @@ fn hashes<const N: usize>(names: [u128; N]) -> [BlockHash; N] {
     names.map(BlockHash::from_u128)
 }
 
-/// Admits a request of all of `hashes`, and publishes what it did not find.
+/// Admits a request of all `hashes`, and publishes the blocks that were not cached.
 fn serve(cache: &OneLockPrefix, hashes: &[BlockHash]) -> (usize, Vec<u32>) {
     let mut table = Vec::new();
     let hits = cache.admit(hashes, hashes.len(), &mut table).expect("there is room");

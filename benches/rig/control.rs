@@ -1,17 +1,19 @@
-//! Pure arithmetic: what two threads of it reach, compared with one, is what the machine allows
-//! any design. A multi-thread figure without it says nothing on a shared machine.
+//! `arithmetic`: a control of pure arithmetic. The ratio of two threads to one is the most that the machine
+//! allows any design.
+//!
+//! On a shared machine, a figure of several threads means nothing without this control.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use super::team::{Burst, Contender, alternate};
 
-/// Two threads on two real cores reach at least so many times the rate of one.
+/// Two threads on two real cores reach at least this multiple of the rate of one.
 pub const QUIET: f64 = 1.8;
 
 const SLICE: Duration = Duration::from_millis(2);
 
-/// A contender of pure arithmetic.
+/// Creates a contender of pure arithmetic.
 pub fn arithmetic<'a>(threads: usize) -> Contender<'a> {
     arithmetic_for(threads, SLICE)
 }
@@ -20,7 +22,7 @@ pub fn arithmetic_for<'a>(threads: usize, slice: Duration) -> Contender<'a> {
     Contender::new(threads, slice, |_| burst())
 }
 
-/// The rate of `threads` threads over the rate of one: the median of a few slices.
+/// Returns the rate of `threads` threads over the rate of one: the median of a few slices.
 pub fn parallelism(threads: usize) -> f64 {
     let mut ratios = Vec::new();
     alternate(&[arithmetic(1), arithmetic(threads)], |slices| {

@@ -1,5 +1,5 @@
-//! What all benches measure with: the work, the threads that do it, and the proof of how parallel
-//! the machine was meanwhile.
+//! The rig of all benches: the work, the threads that do it, and a control that shows how parallel the
+//! machine was during the measurement.
 #![allow(dead_code)] // each bench uses a part
 
 pub mod control;

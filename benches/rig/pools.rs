@@ -1,8 +1,8 @@
 //! The work on blocks, the same for every pool: cycle through batches, fork and release.
 //!
-//! Every pool fills and empties memory that the caller reuses, so that allocate and release
-//! allocate no memory in any of them. A fork is a second list of the same blocks: ours makes a
-//! table (and pays for its memory), the others copy into a list that is there already.
+//! Every pool fills and empties memory that the caller reuses, so that allocate and release allocate no
+//! memory in any pool. A fork is a second list of the same blocks. Our pool makes a table and pays for its
+//! memory; the others copy into an existing list.
 
 use paged_kv::{BlockPool, BlockTable};
 
@@ -10,10 +10,10 @@ use super::team::Burst;
 use crate::baseline::one_lock_pool::OneLockPool;
 use crate::baseline::queue_pool::QueuePool;
 
-/// Batches that a thread keeps.
+/// The batches that a thread keeps.
 pub const KEPT: usize = 16;
 
-/// What the work asks of a pool.
+/// A pool, as the work uses it.
 pub trait Pool: Sync {
     type Batch: Send;
     type Fork: Default + Send;
@@ -85,7 +85,7 @@ macro_rules! pool_of_lists {
 pool_of_lists!(OneLockPool);
 pool_of_lists!(QueuePool);
 
-/// A thread's batches, released and allocated again in turn.
+/// A thread's batches, which it releases and allocates again in turn.
 pub struct Cycle<'a, P: Pool> {
     pool: &'a P,
     batches: Vec<P::Batch>,
@@ -115,7 +115,7 @@ impl<P: Pool> Drop for Cycle<'_, P> {
     }
 }
 
-/// A batch that is forked and the fork released, over and over.
+/// A batch that a thread forks repeatedly; it releases each fork.
 pub struct Forks<'a, P: Pool> {
     pool: &'a P,
     source: P::Batch,
@@ -142,7 +142,7 @@ impl<P: Pool> Drop for Forks<'_, P> {
     }
 }
 
-/// Bursts of about four thousand blocks, or 256 operations if that is fewer.
+/// Returns bursts of about four thousand blocks, or 256 operations if those are fewer blocks.
 pub fn cycling<'a, P: Pool>(pool: &'a P, n: usize) -> Burst<'a> {
     let mut cycle = Cycle::new(pool, n);
     let turns = (256 / n).clamp(1, 16);

@@ -1,10 +1,12 @@
-//! Whole requests with prompts that have beginnings in common, the same for every design.
+//! Whole requests whose prompts share prefixes, the same for every design.
 //!
-//! A *stream* is a sequence of requests as conversations make them: each turn's prompt is all of the
-//! conversation so far and something new, and conversations share system prompts. Threads take their
-//! requests from it in order, a few at a time, keep so many alive in all, and serve one like this:
-//! the oldest is freed, the new one admitted and committed, and then grown by what it generates.
-//! The stream is hashed beforehand; it begins anew at its end, when its beginning is long given up.
+//! A *stream* is the sequence of requests of several conversations. Each turn's prompt is the conversation
+//! so far and new tokens, and conversations share system prompts. Threads take requests from the stream in
+//! order, a few at a time, and keep [`LIVE`] of them alive in all. To serve a request, a thread frees its
+//! oldest, admits and commits the new one, and appends the generated tokens.
+//!
+//! The stream is hashed beforehand. At its end it starts again; by then the blocks of its first requests
+//! have been reclaimed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,20 +15,20 @@ use paged_kv::{AdmitOptions, BlockHash, CachedSequence, PagedKvCache, Prompt, Se
 use super::team::Burst;
 use crate::baseline::one_lock_prefix::OneLockPrefix;
 
-/// Tokens that one name of content stands for.
+/// Tokens of one content, which a number names.
 pub const NAMED_TOKENS: usize = 512;
 
-/// Tokens of a prompt behind its last name: what is cached may be all of the names.
+/// Tokens of a prompt after its last content, so that all contents may be cached.
 const TAIL_TOKENS: usize = 7;
 
 /// Live requests of all threads.
 pub const LIVE: usize = 64;
 
-/// A request grows so often, by so many tokens.
+/// The appends of a request, and the tokens of each.
 const APPENDS: usize = 4;
 const APPENDED_TOKENS: usize = 16;
 
-/// Requests in their order, each a list of names of content, 512 tokens a name.
+/// Returns the requests in order, each a list of contents of 512 tokens.
 pub fn conversations(num_requests: usize) -> Vec<Vec<u64>> {
     const OPEN: usize = 160;
     const SYSTEM_PROMPTS: u64 = 12;
@@ -55,7 +57,7 @@ pub fn conversations(num_requests: usize) -> Vec<Vec<u64>> {
     (0..num_requests).map(turn).collect()
 }
 
-/// A prompt of these names in blocks of `block_size` tokens, which divides a name's.
+/// Returns a prompt of these contents in blocks of `block_size` tokens, which divides [`NAMED_TOKENS`].
 pub fn prompt(names: &[u64], block_size: usize) -> Prompt {
     let parts = (NAMED_TOKENS / block_size) as u64;
     let hashes = names.iter().flat_map(|name| (0..parts).map(move |part| hash(name * 512 + part)));
@@ -68,7 +70,7 @@ fn hash(n: u64) -> BlockHash {
     BlockHash::from_u128(u128::from(high) << 64 | u128::from(low))
 }
 
-/// SplitMix64: numbers that look like chance, the same on each run.
+/// SplitMix64: pseudo-random numbers, the same on each run.
 struct Random(u64);
 
 impl Random {
@@ -84,7 +86,7 @@ impl Random {
     }
 }
 
-/// One thread's way to serve requests, each in a row of its own.
+/// A design, as one thread uses it to serve requests, each in its own row.
 pub trait Server {
     /// Admits a request into an empty row and commits its prompt. Returns how many blocks were cached.
     fn admit(&mut self, row: usize, prompt: &Prompt) -> usize;
@@ -93,10 +95,11 @@ pub trait Server {
     fn free(&mut self, row: usize);
 }
 
-/// Requests that threads take from, and how far they are.
+/// The requests that threads take in order, and the index of the next one.
 pub struct Stream<'a> {
     prompts: &'a [Prompt],
-    /// Taken at once: few, so that threads keep the order, and more than one if requests are short.
+    /// Requests that a thread takes in one batch: few, so that threads keep the order, and more than one if
+    /// requests are short.
     portion: usize,
     next: AtomicUsize,
 }
@@ -130,13 +133,13 @@ pub struct Hits {
 }
 
 impl<'a, S: Server> Serving<'a, S> {
-    /// One of `threads` that share the live requests.
+    /// Creates one of `threads` threads that share the live requests.
     pub fn new(server: S, stream: &'a Stream<'a>, threads: usize) -> Self {
         Self { server, stream, rows: LIVE / threads, row: 0, hits: Hits::default() }
     }
 
-    /// Serves the next portion; `around` is called with each part of it to do: a free first, then an
-    /// admission.
+    /// Serves the next portion. Calls `around` with each part of a request and its work: first a free, then
+    /// an admission.
     #[inline]
     pub fn portion(&mut self, mut around: impl FnMut(Part, &mut dyn FnMut())) -> u64 {
         for prompt in self.stream.take() {
@@ -165,16 +168,16 @@ impl<S: Server> Drop for Serving<'_, S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Free,
-    /// And commit.
+    /// An admission and its commit.
     Admit,
 }
 
-/// Serves portions, over and over.
+/// Returns bursts of one portion.
 pub fn serving<'a, S: Server + 'a>(mut serving: Serving<'a, S>) -> Burst<'a> {
     Box::new(move || serving.portion(|_, work| work()))
 }
 
-/// Serves the whole stream once, so that the cache is full: what it then is asked to do is typical.
+/// Serves the whole stream once, so that the cache is full and later work is typical.
 pub fn warm_up<S: Server>(server: S, prompts: &[Prompt]) -> Hits {
     let stream = Stream::new(prompts, 1);
     let mut serving = Serving::new(server, &stream, 1);
@@ -184,7 +187,7 @@ pub fn warm_up<S: Server>(server: S, prompts: &[Prompt]) -> Hits {
     serving.hits
 }
 
-/// Ours, by handle.
+/// Our cache, by handle.
 pub struct ByHandle<'a> {
     cache: &'a PagedKvCache,
     options: AdmitOptions,
@@ -219,7 +222,7 @@ impl Server for ByHandle<'_> {
     }
 }
 
-/// Ours, by ids never used before.
+/// Our cache, by ids that were never used before.
 pub struct ById<'a> {
     cache: &'a PagedKvCache,
     rows: Vec<Option<SeqId>>,
@@ -227,7 +230,7 @@ pub struct ById<'a> {
 }
 
 impl<'a> ById<'a> {
-    /// `thread` keeps the ids of threads apart.
+    /// Creates a server of thread `thread`, whose ids differ from those of other threads.
     pub fn new(cache: &'a PagedKvCache, thread: usize) -> Self {
         Self { cache, rows: vec![None; LIVE], next: (thread as u64) << 40 }
     }
@@ -261,7 +264,7 @@ impl Server for ById<'_> {
     }
 }
 
-/// One lock, with tables that their owner keeps: no look-up, and no lock where a block has room.
+/// One lock, with tables that their owner keeps: no lookup, and no lock if the last block has room.
 pub struct ByTable<'a> {
     cache: &'a OneLockPrefix,
     block_size: usize,

@@ -1,5 +1,5 @@
-//! The work of a scheduler, the same for every design: rows of live requests that grow a token at a
-//! time, are forked, finish and are admitted.
+//! The work of a scheduler, the same for every design: rows of live requests that grow by one token, are
+//! forked, finish and are admitted.
 
 use paged_kv::{BlockPool, PagedKvCache, SeqId, Sequence};
 
@@ -20,7 +20,7 @@ pub trait Requests {
     fn finish(&mut self, row: usize);
 }
 
-/// Ours, by handle: the scheduler owns its sequences.
+/// Our pool, by handle: the scheduler owns its sequences.
 pub struct ByHandle<'a> {
     pool: &'a BlockPool,
     rows: Vec<Option<Sequence>>,
@@ -31,7 +31,7 @@ impl<'a> ByHandle<'a> {
         Self { pool, rows: (0..rows).map(|_| None).collect() }
     }
 
-    /// With this request in row 0.
+    /// Puts this request into row 0.
     pub fn with_first(mut self, sequence: Sequence) -> Self {
         self.rows[0] = Some(sequence);
         self
@@ -127,17 +127,17 @@ pub struct ById<'a, C: Cache> {
     cache: &'a C,
     rows: Vec<Option<u64>>,
     next: u64,
-    /// Of another scheduler, and not freed with this one.
+    /// The request of another scheduler, which is not freed with this one.
     guest: Option<u64>,
 }
 
 impl<'a, C: Cache> ById<'a, C> {
-    /// `thread` keeps the ids of schedulers apart.
+    /// Creates a scheduler of thread `thread`, whose ids differ from those of other schedulers.
     pub fn new(cache: &'a C, rows: usize, thread: usize) -> Self {
         Self { cache, rows: vec![None; rows], next: (thread as u64) << 40, guest: None }
     }
 
-    /// With the request of another scheduler in row 0.
+    /// Puts the request of another scheduler into row 0.
     pub fn sharing(mut self, id: u64) -> Self {
         self.rows[0] = Some(id);
         self.guest = Some(id);
@@ -191,8 +191,8 @@ impl<C: Cache> Drop for ById<'_, C> {
     }
 }
 
-/// One lock, by place in its slab: no look-up on append and fork. Not asked for; shown because a
-/// scheduler that holds handles of ours could hold places of it.
+/// One lock, by place in its slab: no lookup on append and fork. It is not a target. It is shown because a
+/// scheduler that holds our handles could also hold places.
 pub struct ByPlace<'a> {
     cache: &'a OneLockCache,
     rows: Vec<Option<Place>>,
@@ -235,7 +235,7 @@ impl Requests for ByPlace<'_> {
     }
 }
 
-/// Appends of one token, over and over the rows; a request that has grown long is cut back.
+/// Appends of one token, in turn over the rows. A request that has reached `LONGEST` is truncated.
 pub struct Growth<R> {
     requests: R,
     lengths: Vec<usize>,
@@ -248,7 +248,7 @@ impl<R: Requests> Growth<R> {
     pub const LONGEST: usize = 192;
     pub const MOST_BLOCKS: usize = Self::ROWS * Self::LONGEST / BLOCK_SIZE;
 
-    /// With `rows` live requests of all lengths, so that new blocks are not needed all at once.
+    /// Creates `rows` live requests of all lengths, so that they need new blocks at different times.
     pub fn new(mut requests: R, rows: usize) -> Self {
         let spread = Self::LONGEST - Self::SHORTEST;
         let lengths: Vec<_> = (0..rows).map(|row| Self::SHORTEST + row * 37 % spread).collect();
@@ -272,14 +272,14 @@ impl<R: Requests> Growth<R> {
 }
 
 impl<R> Growth<R> {
-    /// The requests, to look at.
+    /// Returns the requests.
     pub fn requests(&mut self) -> &mut R {
         &mut self.requests
     }
 }
 
-/// Steps of a scheduler: every request grows by a token, 2 % finish and forks of others take their
-/// rows, 2 % finish and new ones are admitted.
+/// Steps of a scheduler. In each step every request grows by a token, 2 % finish and forks of others take
+/// their rows, and 2 % finish and new requests take their rows.
 pub struct Steps<R> {
     requests: R,
     dice: Dice,
@@ -290,7 +290,7 @@ impl<R: Requests> Steps<R> {
     /// 2 % of the rows.
     const CHANGES: usize = 5;
     pub const LONGEST_PROMPT: usize = 1_024;
-    /// On average less than two thirds; rows live for 25 steps on average.
+    /// Enough blocks: on average less than two thirds are in use. Rows live for 25 steps on average.
     pub const MOST_BLOCKS: usize = Self::ROWS * (Self::LONGEST_PROMPT / BLOCK_SIZE + 8);
 
     pub fn new(mut requests: R, seed: u64) -> Self {
@@ -319,7 +319,7 @@ impl<R: Requests> Steps<R> {
     }
 }
 
-/// The same sequence of numbers for every contender.
+/// Pseudo-random numbers, the same for every contender.
 pub struct Dice(u64);
 
 impl Dice {
@@ -336,7 +336,7 @@ impl Dice {
     }
 }
 
-/// Bursts of 256 appends.
+/// Returns bursts of 256 appends.
 pub fn growing<'a>(requests: impl Requests + 'a) -> Burst<'a> {
     let mut growth = Growth::new(requests, Growth::<ByHandle<'_>>::ROWS);
     Box::new(move || {
@@ -347,7 +347,7 @@ pub fn growing<'a>(requests: impl Requests + 'a) -> Burst<'a> {
     })
 }
 
-/// Bursts of one step.
+/// Returns bursts of one step.
 pub fn stepping<'a>(requests: impl Requests + 'a, seed: u64) -> Burst<'a> {
     let mut steps = Steps::new(requests, seed);
     Box::new(move || {
@@ -356,7 +356,7 @@ pub fn stepping<'a>(requests: impl Requests + 'a, seed: u64) -> Burst<'a> {
     })
 }
 
-/// The request of row 0 is forked and the fork finished, over and over.
+/// Returns bursts of 8 forks of the request in row 0; each fork is finished.
 pub fn forking<'a>(mut requests: impl Requests + 'a) -> Burst<'a> {
     Box::new(move || {
         for _ in 0..8 {

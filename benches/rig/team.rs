@@ -1,8 +1,8 @@
-//! Threads that do the work of several contenders in turn, a short slice each.
+//! `alternate`: threads that do the work of several contenders in turn, in short slices.
 //!
-//! The threads live as long as the comparison, so each keeps its home in every contender. Slices of
-//! different contenders alternate within milliseconds, so that what the machine does meanwhile hits
-//! all of them; a round runs them in one order and the next round in the other.
+//! The threads live as long as the comparison, so each keeps its home shard in every contender. Slices of
+//! different contenders alternate within milliseconds, so that other load on the machine affects all of
+//! them. Each round runs the contenders in the reverse order of the previous round.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Does a few microseconds of work and says how many operations that was.
+/// Does a few microseconds of work and returns the number of operations.
 pub type Burst<'a> = Box<dyn FnMut() -> u64 + 'a>;
 
 /// One design at one number of threads.
@@ -21,7 +21,7 @@ pub struct Contender<'a> {
 }
 
 impl<'a> Contender<'a> {
-    /// `make` is called once on each thread, with the thread's number, and sets up its work.
+    /// Creates a contender. Each thread calls `make` once with its number, to set up its work.
     pub fn new(
         threads: usize,
         slice: Duration,
@@ -31,19 +31,19 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// What came of one contender's slice.
+/// The figures of one contender's slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
-    /// Operations a second, all threads together.
+    /// Operations per second, all threads together.
     pub rate: f64,
-    /// Share of the slice that its unluckiest thread spent ready to run but not running.
+    /// The largest share of the slice that one thread spent ready to run but not running.
     pub waited: f64,
-    /// Share of all processors' time that went to other programs, in steps of 10 ms; nothing in a
-    /// slice that is not much longer than that.
+    /// Share of all processors' time that other programs used, in steps of 10 ms. It means nothing for a
+    /// slice that is not much longer than 10 ms.
     pub others: f64,
 }
 
-/// Runs rounds of one slice a contender until `enough` says so.
+/// Runs rounds of one slice per contender until `enough` returns true.
 pub fn alternate(contenders: &[Contender<'_>], mut enough: impl FnMut(&[Slice]) -> bool) {
     let threads = contenders.iter().map(|contender| contender.threads).max().unwrap_or(0);
     let gate = Gate::new(threads);
@@ -52,7 +52,7 @@ pub fn alternate(contenders: &[Contender<'_>], mut enough: impl FnMut(&[Slice]) 
             let gate = &gate;
             scope.spawn(move || take_part(number, contenders, gate));
         }
-        gate.barrier.wait(); // everybody has set up
+        gate.barrier.wait(); // all threads have set up
         let mut slices = vec![Slice { rate: 0.0, waited: 0.0, others: 0.0 }; contenders.len()];
         for round in 0.. {
             for step in 0..contenders.len() {
@@ -88,7 +88,7 @@ fn take_part(number: usize, contenders: &[Contender<'_>], gate: &Gate) {
     }
 }
 
-/// What one thread did in a slice.
+/// The work of one thread in a slice.
 struct Part {
     operations: u64,
     start: Instant,
@@ -96,7 +96,7 @@ struct Part {
     scheduled: Scheduled,
 }
 
-/// Where the threads and the one that directs them meet.
+/// The point at which the working threads and the directing thread meet.
 struct Gate {
     barrier: Barrier,
     turn: AtomicUsize,
@@ -114,7 +114,7 @@ impl Gate {
         }
     }
 
-    /// One slice of contender `turn`. Called by the directing thread.
+    /// Runs one slice of contender `turn`. The directing thread calls it.
     fn run(&self, turn: usize) -> Slice {
         self.turn.store(turn, Ordering::Relaxed);
         self.ready.store(0, Ordering::Relaxed);
@@ -148,7 +148,7 @@ impl Gate {
         burst(); // warms the caches after the other contenders
         self.ready.fetch_add(1, Ordering::Relaxed);
         if contender.threads <= cores() {
-            // A core for each: nobody begins before all are awake.
+            // Each thread has a core: none begins before all are awake.
             while self.ready.load(Ordering::Relaxed) < contender.threads {
                 std::hint::spin_loop();
             }
@@ -164,16 +164,16 @@ impl Gate {
     }
 }
 
-/// What the system did with a thread. Zero where it does not say.
+/// The times that the system reports of a thread; zero if it reports none.
 #[derive(Clone, Copy)]
 struct Scheduled {
     ran: Duration,
-    /// Ready to run, but not running.
+    /// Time ready to run, but not running.
     waited: Duration,
 }
 
 impl Scheduled {
-    /// Of the calling thread, since it began.
+    /// Reads the times of the calling thread since it began.
     fn so_far() -> Self {
         let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
         let mut fields = stat.split_whitespace().map(|field| field.parse().unwrap_or(0));
@@ -192,13 +192,13 @@ impl Scheduled {
 /// The unit in which the system counts the time of its processors.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Time that all processors together spent on anything, since they started.
+/// Returns the busy time of all processors together since the system started.
 fn machine_busy() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().unwrap_or_default();
     let ticks =
         |at: usize| line.split_whitespace().nth(at).and_then(|field| field.parse::<u32>().ok());
-    // user, nice, system, irq, softirq, steal: all but idle and waiting for a disk.
+    // user, nice, system, irq, softirq, steal: all except idle and iowait.
     let busy: u32 = [1, 2, 3, 6, 7, 8].into_iter().filter_map(ticks).sum();
     TICK * busy
 }

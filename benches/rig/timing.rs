@@ -1,4 +1,4 @@
-//! Criterion measurements of several threads: the wall time in which all of them did their share.
+//! `bench`: Criterion measurements of several threads, by the wall time in which all of them do their share.
 
 use std::sync::Barrier;
 use std::thread;
@@ -10,10 +10,10 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion};
 use super::control;
 use super::team::Burst;
 
-/// The numbers of threads every operation is measured at.
+/// The numbers of threads at which every operation is measured.
 pub const THREADS: [usize; 4] = [1, 2, 8, 32];
 
-/// Criterion, set for many short benchmarks.
+/// Configures Criterion for many short benchmarks.
 pub fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(12)
@@ -35,12 +35,12 @@ pub fn bench<'a>(
     });
 }
 
-/// Says beside the figures of a group how parallel the machine is at the moment.
+/// Prints, with the figures of a group, how parallel the machine is at the moment.
 pub fn print_control(group: &str) {
     println!("{group}: control, 2 threads of arithmetic over 1: {:.2}", control::parallelism(2));
 }
 
-/// The time in which `threads` threads do `iterations` operations together.
+/// Returns the time in which `threads` threads do `iterations` operations together.
 fn shared<'a>(
     iterations: u64,
     threads: usize,
@@ -69,6 +69,6 @@ fn shared<'a>(
     let start = spans.iter().map(|span| span.0).min().expect("there is a thread");
     let end = spans.iter().map(|span| span.1).max().expect("there is a thread");
     let done: u64 = spans.iter().map(|span| span.2).sum();
-    // Bursts are whole: a little more than asked was done.
+    // Bursts are whole, so the threads did slightly more than `iterations`.
     (end - start).mul_f64(iterations as f64 / done as f64)
 }

@@ -143,8 +143,8 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Handles a sample whose sequence is gone. If its client has not left, the sequence was evicted: the sample
-    /// is admitted again.
+    /// Handles a sample whose sequence is gone. If its client has not left, the sequence was evicted, and the
+    /// sample is admitted again.
     fn lose(&self, run: Running) {
         run.sample.job.went_out(run.id);
         if !run.sample.job.is_abandoned() {

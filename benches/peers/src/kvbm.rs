@@ -1,8 +1,8 @@
-//! How does kvbm-logical do the same work? Its blocks behind the traits of the rig.
+//! `Kvbm` and `ByGuard`: kvbm-logical, behind the traits of the rig.
 //!
-//! Its fastest configuration for this: LRU, no frequency tracking, batches wherever there are any.
-//! Its names of content are made beforehand, like ours. A block is a guard that gives itself back
-//! when dropped; guards are dropped last first, so that it gives up tails before heads, too.
+//! It runs in its fastest configuration for this work: LRU, no frequency tracking, and batches wherever its
+//! API has them. Its sequence hashes are computed beforehand, as ours are. A block is a guard that releases
+//! itself when dropped. The last guard is dropped first, so that it also reclaims tails before heads.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ use paged_kv::Prompt;
 use crate::rig::pools::Pool;
 use crate::rig::prompts::{LIVE, Server};
 
-/// Which memory blocks are of: one kind.
+/// The kind of memory of the blocks: there is one.
 #[derive(Clone)]
 pub struct Tier;
 
-/// Its manager of blocks.
+/// Its block manager.
 pub struct Kvbm(BlockManager<Tier>);
 
 impl Kvbm {
@@ -53,7 +53,7 @@ impl Pool for Kvbm {
     fn release_fork(&self, _: &mut ()) {}
 }
 
-/// The names that it knows the contents of prompts by.
+/// The sequence hashes of each prompt.
 pub struct Names(HashMap<usize, Box<[SequenceHash]>>);
 
 impl Names {
@@ -72,7 +72,7 @@ impl Names {
     }
 }
 
-/// What tells a prompt from others as long as both live.
+/// Returns an address that identifies a prompt as long as the prompt lives.
 fn address(prompt: &Prompt) -> usize {
     prompt.hashes().as_ptr().addr()
 }

@@ -1,7 +1,7 @@
-//! How many times as fast as kvbm-logical are we? `cargo run --release [-- --quick] [name ..]`
+//! The ratios of our rates to kvbm-logical's: `cargo run --release [-- --quick] [name ..]`
 //!
-//! The bodies are those of the other benches: batches of blocks, released and allocated; and whole
-//! requests with prefixes in common. Slices of both designs lie milliseconds apart; rounds in which the
+//! The work is that of the other benches: batches of blocks that are released and allocated, and whole
+//! requests with shared prefixes. Slices of both designs alternate within milliseconds. Rounds in which the
 //! machine did not give two cores do not count for two threads.
 
 #[path = "../../baseline/mod.rs"]
@@ -25,10 +25,10 @@ const WAITED_MAX: f64 = 0.05;
 
 const THREADS: [usize; 3] = [1, 2, 32];
 
-/// How many times as fast we want to be, at each number of threads; 0 where nothing is wanted.
+/// The target ratio at each number of threads; 0 means no target.
 type Wanted = [f64; THREADS.len()];
 
-/// Sets up a thread's work: in which of the instances, as which thread.
+/// Sets up a thread's work, from the index of the instance and the number of the thread.
 type Work<'w, 'a> = &'w (dyn Fn(usize, usize) -> Burst<'a> + Sync);
 
 fn main() {
@@ -99,7 +99,7 @@ fn requests(name: &str, num_blocks: usize, block_size: usize, slice: Duration) {
 fn report(name: &str, wanted: Wanted, slice: Duration, ours: Work<'_, '_>, kvbm: Work<'_, '_>) {
     let mut contenders = vec![control::arithmetic(1), control::arithmetic(2)];
     for (i, threads) in THREADS.into_iter().enumerate() {
-        // Long enough that each of many threads gets its turns.
+        // Long enough that each of many threads runs several times.
         let slice = if threads > 2 { Duration::from_millis(150) } else { slice };
         contenders.push(Contender::new(threads, slice, move |thread| ours(i, thread)));
         contenders.push(Contender::new(threads, slice, move |thread| kvbm(i, thread)));
@@ -113,7 +113,7 @@ fn report(name: &str, wanted: Wanted, slice: Duration, ours: Work<'_, '_>, kvbm:
             let counts = match THREADS[i] {
                 1 => on_time(pair),
                 2 => on_time(pair) && quiet(slices[0], slices[1]),
-                _ => true, // a thread waits for its turn, in either design
+                _ => true, // threads outnumber cores, so they wait in both designs
             };
             if counts {
                 counted.push([pair[0].rate, pair[1].rate]);
@@ -132,7 +132,7 @@ fn report(name: &str, wanted: Wanted, slice: Duration, ours: Work<'_, '_>, kvbm:
     println!();
 }
 
-/// A rate in thousands or millions.
+/// Formats a rate in thousands or millions.
 fn in_short(rate: f64) -> String {
     match rate {
         rate if rate >= 1e6 => format!("{:.1}M", rate / 1e6),
@@ -140,7 +140,7 @@ fn in_short(rate: f64) -> String {
     }
 }
 
-/// True if the machine gave two threads two cores.
+/// Returns whether the machine gave two threads two cores.
 fn quiet(single: Slice, double: Slice) -> bool {
     double.rate >= QUIET * single.rate && on_time(&[single, double])
 }

@@ -1,4 +1,4 @@
-//! What the benches of paged-kv measure with, but for what needs criterion.
+//! The rig of paged-kv's benches, without the part that needs criterion.
 #![allow(dead_code)] // a part is used here
 
 #[path = "../../rig/control.rs"]
