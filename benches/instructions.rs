@@ -29,9 +29,9 @@ const TIMES: u64 = 1024;
 /// A block size that no loop here fills.
 const ENDLESS: usize = 1 << 20;
 
-/// Makes the C library copy long ranges by vector instructions, as it copies short ones. It would use
-/// `rep movsb` above a few kilobytes, which callgrind counts as one instruction per byte; a processor
-/// needs fewer.
+/// Makes the C library copy long ranges by vector instructions, as it copies short ones. Above a few
+/// kilobytes it would use `rep movsb`, which callgrind, unlike the processor, counts as one instruction per
+/// byte.
 const COPY_BY_VECTORS: &str = "glibc.cpu.x86_rep_movsb_threshold=1073741824";
 
 /// The most instructions of a fork of 8,192 blocks, as a multiple of a fork of 64 blocks.
@@ -134,7 +134,7 @@ fn counted(operation: usize, times: u64) -> Option<Counts> {
         .arg(format!("--callgrind-out-file={}", folder.join("counts").display()))
         .arg(program)
         .args([operation.to_string(), times.to_string()])
-        // The environment is on the stack and would change its alignment.
+        // The environment is on the stack: its size would move the stack.
         .env_clear()
         .env("PATH", env::var_os("PATH")?)
         .env("GLIBC_TUNABLES", COPY_BY_VECTORS)
@@ -163,7 +163,7 @@ fn of_name(name: &str, counts: &[Counts]) -> f64 {
 fn table(counts: &[Counts]) -> String {
     let mut table = "| operation | instructions | of other threads |\n|---|---:|---:|\n".to_owned();
     for ((name, _), Counts { own, others }) in OPERATIONS.iter().zip(counts) {
-        // A difference of one timer is not work for the operation.
+        // Fewer instructions come from a timer that fired once more or less, not from the operation.
         let others = if others.abs() < 50.0 { String::new() } else { format!("{others:.0}") };
         writeln!(table, "| {name} | {own:.1} | {others} |").expect("a string takes all");
     }

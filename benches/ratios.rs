@@ -28,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(2);
 const CROWD_SLICE: Duration = Duration::from_millis(120);
 const CROWD: usize = 32;
 
-/// A thread that was ready but not running for more than this share spoils its slice.
+/// A slice does not count if a thread was ready but not running for more than this share of it.
 const WAITED_MAX: f64 = 0.05;
 
 /// The target ratios of a figure; 0 means no target.

@@ -28,7 +28,7 @@ use rig::prompts::{
 };
 use rig::team::{Burst, Contender, Slice, alternate};
 
-/// A thread that was ready but not running for more than this share spoils its slice.
+/// A slice does not count if a thread was ready but not running for more than this share of it.
 const WAITED_MAX: f64 = 0.05;
 
 const CROWD: usize = 16;

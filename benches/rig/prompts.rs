@@ -1,4 +1,4 @@
-//! Whole requests whose prompts share prefixes, the same for every design.
+//! Whole requests with prompts that share prefixes, the same for every design.
 //!
 //! A *stream* is the sequence of requests of several conversations. Each turn's prompt is the conversation
 //! so far and new tokens, and conversations share system prompts. Threads take requests from the stream in

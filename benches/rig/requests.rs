@@ -67,7 +67,7 @@ impl Requests for ByHandle<'_> {
     }
 }
 
-/// A cache that knows its sequences by id.
+/// A cache whose sequences have ids.
 pub trait Cache: Sync {
     fn allocate(&self, id: u64, num_tokens: usize);
     fn append(&self, id: u64);
@@ -122,7 +122,7 @@ impl Cache for OneLockCache {
     }
 }
 
-/// A scheduler that names its requests by ids never used before.
+/// A scheduler that gives each request an id that was never used before.
 pub struct ById<'a, C: Cache> {
     cache: &'a C,
     rows: Vec<Option<u64>>,
@@ -278,8 +278,8 @@ impl<R> Growth<R> {
     }
 }
 
-/// Steps of a scheduler. In each step every request grows by a token, 2 % finish and forks of others take
-/// their rows, and 2 % finish and new requests take their rows.
+/// Steps of a scheduler. In each step every request grows by a token. Then 2 % finish, and forks of others
+/// take their rows. Another 2 % finish, and new requests take their rows.
 pub struct Steps<R> {
     requests: R,
     dice: Dice,

@@ -145,7 +145,7 @@ impl Gate {
 
     fn work(&self, contender: &Contender<'_>, burst: &mut Burst<'_>) -> Part {
         let before = Scheduled::so_far();
-        burst(); // warms the caches after the other contenders
+        burst(); // warms the caches, which other contenders have used
         self.ready.fetch_add(1, Ordering::Relaxed);
         if contender.threads <= cores() {
             // Each thread has a core: none begins before all are awake.

@@ -141,7 +141,7 @@ impl<M: Model> Server<M> {
     }
 
     /// Refuses new requests, serves the accepted ones to their end, and stops. It takes at most
-    /// [`Limits::drain_time`] and a step, whatever clients do.
+    /// [`Limits::drain_time`] and a step; no client can delay it further.
     pub async fn shut_down(self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         self.stop.notify_one();

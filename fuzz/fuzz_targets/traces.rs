@@ -3,7 +3,7 @@
 #![no_main]
 
 /// The program's own files, unchanged.
-#[allow(dead_code, unused_imports)] // of the requests only what the parsers use
+#[allow(dead_code, unused_imports)] // the parsers use only a part of the requests
 #[path = "../../src/bin/paged-kv"]
 mod program {
     pub mod contents;

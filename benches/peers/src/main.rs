@@ -20,7 +20,7 @@ use rig::pools::{KEPT, cycling};
 use rig::prompts::{ByHandle, Serving, Stream, conversations, prompt, serving, warm_up};
 use rig::team::{Burst, Contender, Slice, alternate};
 
-/// A thread that was ready but not running for more than this share spoils its slice.
+/// A slice does not count if a thread was ready but not running for more than this share of it.
 const WAITED_MAX: f64 = 0.05;
 
 const THREADS: [usize; 3] = [1, 2, 32];

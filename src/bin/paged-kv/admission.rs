@@ -30,7 +30,7 @@ use crate::seniority::Seniority;
 /// longer than a step: without a head start, a worker that holds requests would take all other prompts.
 const HEAD_START_STEPS: usize = 100;
 
-/// How many prompts may try at once: see the table at the head of this file.
+/// How many prompts may try at the same time: see the table at the head of this file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
     Open,

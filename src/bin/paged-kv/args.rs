@@ -142,7 +142,7 @@ pub struct ReplayArguments {
           action = clap::ArgAction::Set)]
     pub reuse: bool,
 
-    /// Which cached contents go first when free blocks run out: lru or two-queue
+    /// Which cached contents are reclaimed first when free blocks run out: lru or two-queue
     #[arg(long, value_name = "POLICY", default_value = "lru", value_parser = policy)]
     pub reclaim: ReclaimPolicy,
 
@@ -203,7 +203,7 @@ pub struct SweepArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     pub blocks: Vec<NonZeroUsize>,
 
-    /// Which cached contents go first when free blocks run out: some of lru, two-queue
+    /// Which cached contents are reclaimed first when free blocks run out: some of lru, two-queue
     #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "lru,two-queue",
           value_parser = policy)]
     pub reclaim: Vec<ReclaimPolicy>,

@@ -25,6 +25,7 @@ pub struct Meter {
     pub evicted_sequences: u64,
     /// Full blocks of the prompts that were admitted by their contents.
     pub prompt_blocks: u64,
+    /// Those of them that were cached.
     pub hit_blocks: u64,
     /// Requests that a worker put back itself, because no sequence could be evicted.
     pub put_back_requests: u64,

@@ -105,7 +105,7 @@ impl Output {
     /// Opens a file and leaves its content as it is.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.write(true);
@@ -118,7 +118,7 @@ impl Output {
     /// Replaces the content of the file.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn replace(mut self, content: &[u8]) -> Result<()> {
         self.is_new = false;
         self.write(content).with_context(|| format!("cannot write {}", self.path.display()))

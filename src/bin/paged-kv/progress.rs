@@ -26,7 +26,7 @@ impl Progress {
         Self(ProgressBar::no_length().with_style(style))
     }
 
-    /// Starts the bar anew with `length` requests, or milliseconds, to come.
+    /// Resets the bar to `length` requests, or milliseconds, to come.
     pub fn begin(&self, length: usize) {
         self.0.set_length(length as u64);
         self.0.reset();

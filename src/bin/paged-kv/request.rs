@@ -106,8 +106,8 @@ mod tests {
         assert_eq!(Request::new(100, 1).unwrap().hashes(16, 64), []);
     }
 
-    /// For any two requests, the number of equal leading tokens is the number of equal leading hashes, in
-    /// blocks of one token.
+    /// Checks that any two requests have as many equal leading tokens as equal leading hashes of one-token
+    /// blocks.
     #[test]
     fn tokens_are_equal_exactly_where_hashes_are() {
         let mut contents = Contents::default();

@@ -23,9 +23,9 @@ use crate::worker::{Service, Worker};
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub threads: NonZeroUsize,
-    /// Requests a worker may hold at once.
+    /// Requests that a worker may hold at the same time.
     pub live: NonZeroUsize,
-    /// Utilization down to which a shortage evicts.
+    /// Utilization down to which the cache evicts when it has no room.
     pub threshold: f64,
     /// Tokens of a content, if prompts share their common contents.
     pub id_tokens: Option<usize>,

@@ -20,7 +20,7 @@
 //!    of other workers. These calls return without waiting, and leave their blocks free or evictable. So the
 //!    oldest request gets every block up to its need, and ends.
 //! 4. A worker that holds requests never waits for the queue. A worker that holds none waits only
-//!    while other requests run or try ([`Admission`]). So until the last request ends, a worker is active.
+//!    while other requests run or try ([`Admission`]). So between two ends at least one worker is active.
 //!
 //! [`Admission`]: crate::admission::Admission
 //! [`Seniority`]: crate::seniority::Seniority
@@ -42,9 +42,9 @@ pub struct Service<'a> {
     pub requests: &'a [Request],
     pub admission: Admission<'a>,
     pub progress: &'a Progress,
-    /// Requests a worker may hold at once.
+    /// Requests that a worker may hold at the same time.
     pub live: NonZeroUsize,
-    /// Utilization down to which a shortage evicts.
+    /// Utilization down to which the cache evicts when it has no room.
     pub threshold: f64,
     /// Tokens of a content, if prompts share their common contents.
     pub id_tokens: Option<usize>,
@@ -66,7 +66,7 @@ struct Live {
 /// The result of an append.
 enum Appended {
     Written,
-    /// Evicted before it, by this worker or another.
+    /// Its sequence was evicted before, by this worker or another.
     Evicted,
     /// Put back by this worker, because no sequence could be evicted.
     PutBack,

@@ -1,7 +1,7 @@
 //! `Worker`: one thread that performs random operations.
 //!
-//! It operates on handles that all threads pass to each other, on its own sequences in the map, and on the
-//! few sequences that all threads change.
+//! It operates on handles that threads pass to each other, on its own sequences in the map, and on the hot
+//! sequences that all threads change.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
