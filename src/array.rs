@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_allocator_can_give_is_an_error() {
+    fn a_length_no_allocator_can_serve_is_an_error() {
         for len in [1 << 60, usize::MAX - 1, usize::MAX] {
             let refused = Some(PagedKvError::OutOfHostMemory { bytes: len.saturating_mul(8) });
             assert_eq!(array_of(len, || 0_u64).err(), refused);

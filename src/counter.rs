@@ -36,7 +36,7 @@ mod tests {
 
     /// A prompt may have any length, so counts of tokens may overflow.
     #[test]
-    fn a_sum_beyond_64_bits_begins_anew() {
+    fn a_sum_beyond_64_bits_wraps_around() {
         let counter = ShardedCounter::new();
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -42,7 +42,7 @@ fn new_sequences_leave_the_watermark() {
 }
 
 #[test]
-fn what_the_watermark_refuses_costs_no_contents() {
+fn a_refusal_by_the_watermark_reclaims_no_contents() {
     let cache = eight_blocks().watermark(Watermark::Blocks(2)).build().unwrap();
     let tokens: Vec<u32> = (0..21).collect();
     cache.admit(s(1), &tokens).unwrap();
@@ -119,7 +119,7 @@ impl EventSink for Deaf {
 }
 
 #[test]
-fn a_builder_that_is_printed_says_whether_somebody_listens() {
+fn a_printed_builder_states_whether_it_has_an_event_sink() {
     assert!(format!("{:?}", eight_blocks()).contains("event_sink: None"));
     let heard = eight_blocks().event_sink(Arc::new(Deaf));
     assert!(format!("{heard:?}").contains("event_sink: Some(EventSink { .. })"));

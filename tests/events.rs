@@ -214,7 +214,7 @@ fn a_refused_admission_ends_nothing() {
 }
 
 #[test]
-fn what_follows_a_lost_block_is_hidden_until_it_comes_back() {
+fn blocks_after_a_lost_block_are_hidden_until_its_return() {
     let (cache, listener) = cache_of(8, ReclaimPolicy::Lru);
     let mut streaming = serve(&cache, &tokens(0, 6));
     streaming.apply_streaming_llm(BLOCK_SIZE, BLOCK_SIZE).unwrap(); // keeps blocks 0 and 5
@@ -322,7 +322,7 @@ fn interleave(num_blocks: usize, most: usize, policy: ReclaimPolicy, resets: boo
 }
 
 #[test]
-fn at_rest_what_is_heard_is_what_hits_whatever_came_before() {
+fn the_emitted_contents_equal_the_hits_at_rest() {
     for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue] {
         for resets in [false, true] {
             interleave(40, 12, policy, resets, 3_000);

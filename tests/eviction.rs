@@ -251,7 +251,7 @@ fn a_copy_that_is_still_to_be_made_holds_its_source() {
 }
 
 #[test]
-fn a_chain_of_forks_is_judged_by_what_all_unleased_ones_would_free() {
+fn evictions_judge_a_chain_by_its_unleased_forks() {
     for strategy in STRATEGIES {
         with(strategy, |cache| {
             // S1: run 1. S2: run 1, run 2. S3: run 1, run 2, and a block of its own.
@@ -469,7 +469,7 @@ fn evictions_at_once_do_not_hide_victims_from_each_other() {
 }
 
 #[test]
-fn what_was_only_trimmed_is_no_failure_to_evict() {
+fn a_trim_without_an_eviction_is_no_failure() {
     let cache = PagedKvCache::new(8, 4, 1, 1).with_eviction_strategy(STREAMING);
     cache.allocate(s(1), 32).unwrap();
     let blocks = cache.get_sequence(s(1)).unwrap().block_ids;

@@ -66,7 +66,7 @@ fn streaming_trims_in_a_step_before_it_evicts() {
 }
 
 #[test]
-fn an_eviction_for_a_worker_counts_what_steps_will_give_back() {
+fn an_eviction_for_a_worker_counts_blocks_held_by_steps() {
     let cache = cache(16);
     let step = all_in_a_step(&cache, &[2, 2, 2]);
     (0..3).for_each(|id| cache.set_worker(s(id), Worker(1)).unwrap());
@@ -129,7 +129,7 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted() {
 }
 
 #[test]
-fn what_a_leased_sequence_shares_with_a_step_is_not_coming() {
+fn blocks_shared_by_a_leased_sequence_and_a_step_stay_used() {
     let cache = cache(8);
     let mut step = cache.step(Default::default());
     cache.allocate(s(1), 10).unwrap();
@@ -161,7 +161,7 @@ fn all_committed_in_a_step(cache: &PagedKvCache, sequences: u64) -> Step {
 }
 
 #[test]
-fn what_a_step_will_publish_is_given_up_with_its_sequence() {
+fn blocks_to_be_published_count_as_freed_with_their_sequence() {
     let ends: [fn(Step); 2] = [|step| _ = step.complete(), drop];
     for end in ends {
         let cache = cache(20).with_eviction_threshold(0.8);
@@ -182,7 +182,7 @@ fn what_a_step_will_publish_is_given_up_with_its_sequence() {
 }
 
 #[test]
-fn what_a_step_publishes_waits_for_no_older_step() {
+fn the_publication_of_a_step_waits_for_no_older_step() {
     let cache = cache(4);
     let older = cache.step(Default::default());
     let step = all_committed_in_a_step(&cache, 2);

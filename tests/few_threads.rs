@@ -130,7 +130,7 @@ fn sequences_by_id_are_forked_leased_and_evicted_by_all() {
 }
 
 #[test]
-fn a_matched_block_holds_what_was_computed_for_its_tokens() {
+fn a_matched_block_holds_the_values_of_its_tokens() {
     let builder = PagedKvCache::builder().num_blocks(6).block_size(2).home_shards(2);
     let (cache, cells) = (builder.build().unwrap(), Cells::new(6));
     on_three(|number| {

@@ -217,7 +217,7 @@ fn a_step_of_which_a_row_is_gone_is_aborted_for_the_others() -> Result<()> {
 /// Threads evict each other's requests and take their ids, while other threads are in the middle of
 /// steps.
 #[test]
-fn no_step_publishes_what_another_request_has_not_computed() {
+fn no_step_publishes_tokens_another_request_has_not_computed() {
     const THREADS: u32 = 4;
     const ROUNDS: u32 = if cfg!(miri) { 20 } else { 3_000 };
     let cache = PagedKvCache::new(24, 4, 1, 1);
@@ -269,7 +269,7 @@ fn no_step_publishes_what_another_request_has_not_computed() {
 
 /// This includes rows that leave between the abort's first read of them and its locks.
 #[test]
-fn an_abort_passes_over_the_rows_that_go_meanwhile() {
+fn an_abort_skips_the_rows_removed_during_it() {
     const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };
     let cache = PagedKvCache::new(64, 4, 1, 1);
     let ended = AtomicBool::new(false);

@@ -22,7 +22,7 @@ use reference::{Outcome, Reference};
 
 prop_state_machine! {
     #[test]
-    fn the_cache_does_what_the_reference_says(sequential 1..60 => Cache);
+    fn the_cache_agrees_with_the_reference(sequential 1..60 => Cache);
 }
 
 /// The reference, and the result of its last call.

@@ -52,7 +52,7 @@ fn tokens_are_not_appended_before_those_of_the_prompt() {
 }
 
 #[test]
-fn what_is_cut_off_is_not_known_any_more() {
+fn tokens_cut_off_are_forgotten() {
     let cache = PagedKvCache::new(16, 4, 1, 1);
     let tokens: Vec<u32> = (0..13).collect();
     for cut in [12, 9, 8, 7] {

@@ -170,7 +170,7 @@ fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
 
 /// The tokens of every block, and its parent and children, are kept only with an event sink.
 #[test]
-fn tokens_are_kept_only_where_somebody_listens() {
+fn tokens_are_kept_only_with_an_event_sink() {
     struct Deaf;
 
     impl EventSink for Deaf {

@@ -291,7 +291,7 @@ fn a_tail_that_is_retained_by_id_is_copied() {
 }
 
 #[test]
-fn out_of_memory_says_what_was_asked_and_what_there_was() {
+fn out_of_memory_states_the_requested_and_available_blocks() {
     for cache in shapes(10, 4) {
         cache.allocate(s(1), 13).unwrap();
         let refused = |requested| OutOfMemory { requested, available: 6 };
@@ -505,7 +505,7 @@ fn the_null_block_is_never_handed_out() {
 }
 
 #[test]
-fn everything_says_what_it_is() {
+fn ids_strategies_and_caches_display_their_values() {
     assert_eq!((BlockId(7).to_string(), SeqId(7).to_string()), ("B7".into(), "S7".into()));
     for (strategy, text) in [
         (EvictionStrategy::LRU, "LRU"),
@@ -558,7 +558,7 @@ fn a_null_blocks_bytes_are_not_counted_as_cache() {
 }
 
 #[test]
-fn reading_without_a_copy_sees_what_the_snapshot_says() {
+fn a_read_without_a_copy_agrees_with_the_snapshot() {
     for cache in shapes(8, 4) {
         cache.allocate(s(1), 10).unwrap();
         let info = cache.get_sequence(s(1)).unwrap();
@@ -633,7 +633,7 @@ fn a_clamped_threshold_is_one_that_can_be_met() {
 }
 
 #[test]
-fn a_release_by_id_takes_back_only_what_was_retained_by_id() {
+fn a_release_by_id_undoes_only_a_retain_by_id() {
     let pool = BlockPool::new(4);
     let table = pool.allocate(1).unwrap();
     let id = table.as_slice()[0];

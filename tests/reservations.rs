@@ -58,7 +58,7 @@ fn an_admission_that_is_refused_takes_nothing_of_the_reservation() {
 }
 
 #[test]
-fn an_admission_that_is_refused_counts_nothing_whoever_uses_what_it_matched() {
+fn a_refused_admission_counts_nothing_for_used_or_idle_matches() {
     let tokens: Vec<u32> = (0..22).collect();
     for is_in_use in [false, true] {
         let cache = with_two_cached(16, &tokens);

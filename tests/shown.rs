@@ -6,7 +6,7 @@ use common::s;
 use paged_kv::{AdmitOptions, BlockPool, PagedKvCache, ReclaimPolicy};
 
 #[test]
-fn what_is_printed_names_its_type_and_its_numbers() {
+fn debug_output_names_the_type_and_its_numbers() {
     let pool = BlockPool::new(4);
     let table = pool.allocate(2).unwrap();
     assert_eq!(format!("{pool:?}"), "BlockPool { total_blocks: 4, used_blocks: 2, .. }");
@@ -30,7 +30,7 @@ fn what_is_printed_names_its_type_and_its_numbers() {
 }
 
 #[test]
-fn lengths_are_those_of_what_is_held() {
+fn lengths_count_the_sequences_or_blocks_held() {
     let cache = PagedKvCache::new(8, 4, 1, 1);
     for id in [s(1), s(2)] {
         cache.allocate(id, 4).unwrap();

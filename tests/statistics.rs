@@ -183,7 +183,7 @@ fn the_peak_of_several_shards_is_low_by_at_most_a_magazine_a_shard() {
 }
 
 #[test]
-fn no_snapshot_under_load_shows_what_cannot_be() {
+fn no_snapshot_under_load_shows_an_impossible_state() {
     let _alone = alone();
     for (num_blocks, home_shards) in [(64, 4), (64, 1), (4096, 4)] {
         let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(1);

@@ -85,7 +85,7 @@ fn everything_that_lets_go_of_blocks_waits_for_the_end() {
 }
 
 #[test]
-fn who_takes_no_part_is_not_waited_for() {
+fn blocks_outside_a_step_do_not_wait_for_it() {
     let cache = cache(4);
     let step = cache.step(Default::default());
     drop(cache.allocate_sequence(4 * BLOCK_SIZE).unwrap());
@@ -127,7 +127,7 @@ fn a_step_waits_for_no_newer_one() -> Result<()> {
 }
 
 #[test]
-fn a_step_that_ends_before_an_older_one_passes_on_what_it_held() -> Result<()> {
+fn a_newer_step_hands_its_blocks_to_an_older_one() -> Result<()> {
     let cache = cache(4);
     let mut sequence = cache.allocate_sequence(BLOCK_SIZE)?;
     let (mut older, mut newer) = (cache.step(Default::default()), cache.step(Default::default()));
@@ -246,7 +246,7 @@ fn commits_are_published_at_completion_only() -> Result<()> {
 }
 
 #[test]
-fn what_waits_to_be_published_is_not_written_in_place() -> Result<()> {
+fn a_block_awaiting_publication_is_not_written_in_place() -> Result<()> {
     let cache = cache(8);
     let mut sequence = admitted(&cache, &[7; 8]);
     let mut step = cache.step(Default::default());
@@ -378,7 +378,7 @@ fn rows_that_are_not_the_steps_are_refused() -> Result<()> {
 }
 
 #[test]
-fn what_was_cut_since_cannot_be_undone() -> Result<()> {
+fn a_row_cut_below_its_start_cannot_be_undone() -> Result<()> {
     let cache = cache(16);
     let mut rows = [(cache.allocate_sequence(6)?, 1)];
     let fork = rows[0].0.fork()?;
@@ -421,7 +421,7 @@ fn a_copy_that_a_fork_made_since_does_not_stand_for_one_of_the_row() -> Result<(
 }
 
 #[test]
-fn what_was_cut_back_to_where_it_began_can_be_undone_and_no_less() -> Result<()> {
+fn a_row_cut_no_further_than_its_start_is_undone() -> Result<()> {
     for (cut, is_undone) in [(7, true), (6, true), (5, false)] {
         let cache = cache(16);
         let mut rows = [(cache.allocate_sequence(6)?, 3)];

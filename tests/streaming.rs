@@ -115,7 +115,7 @@ fn the_values_may_be_as_large_as_they_like() {
 }
 
 #[test]
-fn trims_with_other_values_append_and_truncate_keep_what_they_should() {
+fn repeated_trims_appends_and_truncations_keep_the_right_tokens() {
     for_all_sizes(0..=13, |num_tokens, block_size| {
         let pool = BlockPool::new(64);
         for (sink, window) in pairs(num_tokens) {
@@ -195,7 +195,7 @@ fn truncating_into_a_trimmed_block_is_refused_and_to_its_edges_is_not() {
 }
 
 #[test]
-fn what_is_given_up_counts_the_same_when_it_is_shared() {
+fn a_trim_counts_the_same_on_shared_blocks() {
     for_all_sizes(0..=12, |num_tokens, block_size| {
         let pool = BlockPool::new(64);
         for (sink, window) in pairs(num_tokens) {

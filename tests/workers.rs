@@ -41,7 +41,7 @@ fn a_worker_evicts_its_own_in_the_strategys_order_until_there_is_enough() -> Res
 }
 
 #[test]
-fn what_others_use_too_is_not_counted_as_freed() -> Result<()> {
+fn blocks_other_sequences_use_are_not_counted_as_freed() -> Result<()> {
     let cache = cache(32);
     allocate(&cache, 1, 4, Some(1))?;
     cache.fork(s(1), s(2))?; // has the same worker
@@ -115,7 +115,7 @@ fn a_worker_learns_of_an_eviction_by_whatever_it_does_next() -> Result<()> {
 }
 
 #[test]
-fn something_new_under_the_id_ends_what_is_said_of_the_old() -> Result<()> {
+fn a_new_sequence_under_an_id_clears_the_eviction_record() -> Result<()> {
     let cache = cache(8);
     allocate(&cache, 1, 2, Some(1))?;
     cache.evict()?;

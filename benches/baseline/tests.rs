@@ -91,7 +91,7 @@ fn the_cache_copies_a_shared_partly_filled_block_and_the_last_sharer_does_not() 
 }
 
 #[test]
-fn the_cache_refuses_what_it_should_and_changes_nothing() {
+fn the_cache_refuses_invalid_calls_and_changes_nothing() {
     let cache = OneLockCache::new(4, 4);
     let first = cache.allocate(1, 9).unwrap();
     assert_eq!(cache.allocate(1, 1).unwrap_err(), Refused::Exists);

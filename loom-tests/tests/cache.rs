@@ -90,7 +90,7 @@ fn of_two_reservations_at_once_none_leaves_too_little() {
 }
 
 #[test]
-fn an_eviction_sees_what_a_lease_did() {
+fn an_eviction_sees_the_accesses_of_a_lease() {
     explore(|| {
         let (cache, kv) = cache_and_kv(2, 1);
         cache.allocate(A, 2).unwrap();

@@ -9,7 +9,7 @@ use paged_kv::PagedKvError;
 
 /// One block is held throughout, and a thread allocates and releases a second one.
 #[test]
-fn the_used_count_stays_between_what_is_held_and_what_is_asked() {
+fn the_used_count_stays_between_held_and_requested_blocks() {
     explore(|| {
         let (pool, _) = pool_and_kv(3, 2);
         let held = pool.allocate(1).unwrap();

@@ -107,7 +107,7 @@ fn a_content_that_moves_while_it_is_reclaimed_stays_announced() {
 }
 
 #[test]
-fn a_reset_is_in_order_with_what_is_published() {
+fn resets_and_publications_are_emitted_in_order() {
     explore(|| {
         let (cache, listener) = listening(2);
         let theirs = Arc::clone(&cache);
@@ -138,7 +138,7 @@ fn a_content_is_removed_with_the_last_of_its_copies() {
 /// A request that knows only the hash publishes a content. A request that knows the tokens matches it
 /// immediately.
 #[test]
-fn who_matches_an_untold_content_knows_that_it_is() {
+fn a_match_recognizes_a_content_not_yet_emitted() {
     explore(|| {
         let (cache, listener) = listening(2);
         let hash: BlockHash = prompt(&cache, A).hashes()[0];

@@ -99,7 +99,7 @@ fn pushes_are_all_there<Q: Queue, T: Threads>() {
 
 /// Two threads pop the elements that were there before: each element once, none left, and no pop finds
 /// the queue empty.
-fn pops_share_what_is_there<Q: Queue, T: Threads>() {
+fn pops_share_the_elements<Q: Queue, T: Threads>() {
     let queue = Arc::new(Q::new(2));
     queue.push(1).unwrap();
     queue.push(2).unwrap();
@@ -167,13 +167,13 @@ fn pushes_are_all_there_in_the_modelled_queue() {
 }
 
 #[test]
-fn pops_share_what_is_there_in_the_shipped_queue() {
-    (0..ROUNDS).for_each(|_| pops_share_what_is_there::<Shipped, RealThreads>());
+fn pops_share_the_elements_of_the_shipped_queue() {
+    (0..ROUNDS).for_each(|_| pops_share_the_elements::<Shipped, RealThreads>());
 }
 
 #[test]
-fn pops_share_what_is_there_in_the_modelled_queue() {
-    explore(pops_share_what_is_there::<Modelled, ModelThreads>);
+fn pops_share_the_elements_of_the_modelled_queue() {
+    explore(pops_share_the_elements::<Modelled, ModelThreads>);
 }
 
 #[test]

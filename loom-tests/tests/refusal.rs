@@ -40,7 +40,7 @@ fn of_two_that_ask_for_more_than_half_one_is_served_between_shards() {
 /// Allocates from two threads while blocks move. Three blocks start in shard 0; five start in shard 0 and
 /// in the depot. One thread requests all blocks but `there`, while the other takes `there` blocks twice and
 /// gives them back elsewhere.
-fn nobody_is_refused_while_there_is_room(num_blocks: usize, there: usize) {
+fn no_caller_is_refused_while_blocks_suffice(num_blocks: usize, there: usize) {
     explore(move || {
         let (pool, kv) = pool_and_kv(num_blocks, 2);
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
@@ -63,13 +63,13 @@ fn nobody_is_refused_while_there_is_room(num_blocks: usize, there: usize) {
 }
 
 #[test]
-fn nobody_is_refused_while_blocks_move_between_shards() {
-    nobody_is_refused_while_there_is_room(3, 1);
+fn no_caller_is_refused_while_blocks_move_between_shards() {
+    no_caller_is_refused_while_blocks_suffice(3, 1);
 }
 
 #[test]
-fn nobody_is_refused_while_blocks_move_through_the_depot() {
-    nobody_is_refused_while_there_is_room(5, 2);
+fn no_caller_is_refused_while_blocks_move_through_the_depot() {
+    no_caller_is_refused_while_blocks_suffice(5, 2);
 }
 
 /// Three threads request 2 of 5 blocks each and keep them: two are served, never fewer.

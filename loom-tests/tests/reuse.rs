@@ -45,7 +45,7 @@ fn cached(pool: &ReusePool, kv: &Kv, contents: &[u128]) {
 }
 
 #[test]
-fn a_match_sees_what_was_published() {
+fn a_match_sees_the_writes_of_the_publisher() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 2);
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
@@ -60,7 +60,7 @@ fn a_match_sees_what_was_published() {
 
 /// The block gets the content key that it had before, so the key alone does not show the new content.
 #[test]
-fn a_match_sees_what_was_published_again_of_a_shared_block() {
+fn a_match_sees_the_second_publication_of_a_shared_block() {
     explore(|| {
         let (pool, kv) = reuse_pool(1, 1);
         cached(&pool, &kv, &[A]);
@@ -175,7 +175,7 @@ fn a_copy_in_use_is_found_while_the_other_is_reclaimed() {
 }
 
 #[test]
-fn what_was_published_before_a_reset_does_not_match_after_it() {
+fn contents_published_before_a_reset_match_no_later_prompt() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 2);
         let old = pool.admit(&[A]).unwrap();
@@ -218,7 +218,7 @@ fn idle_blocks_are_room_until_they_are_matched() {
 /// The block is matched as soon as it is idle, before it is counted as given back. Until then it counts
 /// as taken twice, and no refusal may rest on that.
 #[test]
-fn a_block_matched_before_it_is_counted_as_given_refuses_nobody() {
+fn a_block_matched_before_its_count_causes_no_refusal() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 2);
         let leaving = serve(&pool, &kv, &[A]).unwrap();
@@ -236,7 +236,7 @@ fn a_block_matched_before_it_is_counted_as_given_refuses_nobody() {
 }
 
 #[test]
-fn of_two_queues_a_match_takes_what_a_reclaimer_leaves() {
+fn a_two_queue_match_takes_the_block_a_reclaimer_leaves() {
     explore(|| {
         let pool = Arc::new(ReusePool::with_policy(3, 2, ReclaimPolicy::TwoQueue));
         let kv = Arc::new(Kv::new(3));
@@ -310,7 +310,7 @@ fn an_owner_by_id_beside_a_publication_stays_counted() {
 
 /// The cached copy is idle, and stays available while it becomes the most recently used one.
 #[test]
-fn who_computed_a_content_again_takes_no_room_for_the_cached_copy() {
+fn a_recomputed_content_takes_no_room_for_its_cached_copy() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 2);
         let again = pool.admit(&[A]).unwrap();
@@ -377,7 +377,7 @@ fn a_block_reclaimed_by_an_old_entry_is_seen_as_its_last_owner_left_it() {
 /// then matches it and releases it in another shard has seen its users. So has the thread that reclaims
 /// it there.
 #[test]
-fn a_block_put_back_after_a_reclaim_keeps_what_its_users_did() {
+fn a_block_put_back_after_a_reclaim_keeps_its_accesses() {
     explore(|| {
         let (pool, kv) = reuse_pool(1, 2);
         cached(&pool, &kv, &[A]);

@@ -22,7 +22,7 @@ fn table_and_fork(pool: &BlockPool, kv: &Kv) -> (BlockTable, BlockTable) {
 }
 
 /// Uses every free block alone.
-fn use_what_is_free(pool: &BlockPool, kv: &Kv) {
+fn use_free_blocks(pool: &BlockPool, kv: &Kv) {
     let table = pool.allocate(pool.free_block_count()).expect("nobody else allocates");
     kv.use_alone(table.as_slice(), 1);
 }
@@ -140,7 +140,7 @@ fn a_block_leaves_a_run_when_its_last_holder_has_read_it() {
         );
         assert_used(&pool, 1);
         drop(table);
-        use_what_is_free(&pool, &kv);
+        use_free_blocks(&pool, &kv);
         assert_all_free(&pool);
     });
 }

@@ -51,7 +51,7 @@ fn written(pool: &BlockPool, kv: &Kv, n: usize, value: u64) -> BlockTable {
 }
 
 #[test]
-fn what_is_let_go_of_in_a_step_is_not_reused_before_its_end() {
+fn a_block_released_in_a_step_is_not_reused_before_its_end() {
     explore(|| {
         let (pool, kv) = pool(1, 1);
         let mut table = written(&pool, &kv, 1, 1);
@@ -71,7 +71,7 @@ fn what_is_let_go_of_in_a_step_is_not_reused_before_its_end() {
 }
 
 #[test]
-fn who_finds_a_step_over_sees_what_it_did() {
+fn a_thread_that_finds_a_step_over_sees_its_accesses() {
     explore(|| {
         let (pool, kv) = pool(1, 1);
         let mut table = written(&pool, &kv, 1, 1);
@@ -136,7 +136,7 @@ fn a_newer_step_that_a_table_had_no_part_in_holds_nothing_of_it() {
 }
 
 #[test]
-fn a_fork_outside_the_step_does_not_free_what_the_step_reads() {
+fn a_fork_outside_the_step_leaves_the_steps_blocks_held() {
     explore(|| {
         let (pool, kv) = pool(2, 1);
         let mut table = written(&pool, &kv, 2, 1);
@@ -161,7 +161,7 @@ fn a_fork_outside_the_step_does_not_free_what_the_step_reads() {
 
 /// The step also holds another table, so it ends on another path.
 #[test]
-fn who_finds_a_step_over_that_held_something_sees_what_it_did() {
+fn a_thread_that_finds_a_holding_step_over_sees_its_accesses() {
     explore(|| {
         let (pool, kv) = pool(2, 1);
         let (mut table, mut held) = (written(&pool, &kv, 1, 1), written(&pool, &kv, 1, 1));
@@ -185,7 +185,7 @@ fn who_finds_a_step_over_that_held_something_sees_what_it_did() {
 /// Another thread opens the slot's next step, which has ended too when the table reads the slot. The end
 /// of that step implies the end of the step before.
 #[test]
-fn who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did() {
+fn the_end_of_a_slots_next_step_shows_earlier_accesses() {
     explore(|| {
         let (pool, kv) = pool(2, 1);
         let (mut table, mut other) = (written(&pool, &kv, 1, 1), written(&pool, &kv, 1, 1));
@@ -273,7 +273,7 @@ fn a_block_stays_for_both_of_two_steps_that_were_opened_at_once() {
 /// The block is held, on its way back, or back: the cache counts it as a block that no eviction could
 /// free. It may also be on its way to an older step.
 #[test]
-fn what_a_step_gives_back_is_never_taken_for_in_use() {
+fn a_block_returned_by_a_step_never_counts_as_used() {
     for has_older in [false, true] {
         explore(move || {
             let cache = Arc::new(cache(1, 1).with_eviction_threshold(0.5));
@@ -327,7 +327,7 @@ fn an_aborted_copy_keeps_its_source_while_a_sharer_forks_and_leaves() {
 
 /// One step publishes the blocks that were committed through it, another is dropped.
 #[test]
-fn what_an_aborted_step_would_have_published_is_matched_by_nobody() {
+fn no_request_matches_the_contents_of_an_aborted_step() {
     for completes in [false, true] {
         explore(move || {
             let (cache, kv) = (Arc::new(cache(2, 1)), Arc::new(Kv::new(2)));

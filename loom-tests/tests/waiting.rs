@@ -84,7 +84,7 @@ fn assert_all_free(cache: &PagedKvCache) {
 }
 
 #[test]
-fn a_release_wakes_who_goes_to_sleep_beside_it() {
+fn a_release_wakes_a_waiter_that_concurrently_falls_asleep() {
     for shards in [1, 2] {
         explore(move || {
             let (cache, kv) = (cache(1, shards), Arc::new(Kv::new(1)));
@@ -118,7 +118,7 @@ fn two_releases_that_suffice_together_wake_the_waiter() {
 
 /// The release wakes the request in front, which leaves at the same time, and was the only one awake.
 #[test]
-fn who_leaves_in_front_wakes_the_next() {
+fn a_first_waiter_that_leaves_wakes_the_next() {
     explore(|| {
         let cache = cache(1, 2);
         let held = cache.pool().allocate(1).unwrap();
@@ -136,7 +136,7 @@ fn who_leaves_in_front_wakes_the_next() {
 
 /// A large request in front leaves: throughout, there was enough room for the small one after it.
 #[test]
-fn who_leaves_in_front_lets_the_room_be_used_that_it_waited_to_have_more_of() {
+fn a_first_waiter_that_leaves_frees_its_room_for_others() {
     explore(|| {
         let cache = cache(2, 1);
         let held = cache.pool().allocate(1).unwrap();
@@ -150,7 +150,7 @@ fn who_leaves_in_front_lets_the_room_be_used_that_it_waited_to_have_more_of() {
 
 /// Two requests wait for one release. The first gives its block back, and so the second is served.
 #[test]
-fn who_is_served_hands_on_what_it_leaves() {
+fn a_served_waiter_passes_on_the_room_it_leaves() {
     explore(|| {
         let (cache, kv) = (cache(1, 1), Arc::new(Kv::new(1)));
         let held = cache.pool().allocate(1).unwrap();
@@ -171,7 +171,7 @@ fn who_is_served_hands_on_what_it_leaves() {
 
 /// A caller that does not wait takes the room of the woken waiter, and gives it back.
 #[test]
-fn who_is_passed_is_woken_again() {
+fn a_waiter_that_was_passed_is_woken_again() {
     explore(|| {
         let cache = cache(1, 1);
         let held = cache.pool().allocate(1).unwrap();
@@ -204,7 +204,7 @@ fn a_publication_wakes_a_prompt_that_goes_to_sleep() {
 /// The first waiter needs all blocks. A publication is not lost to the prompt after it, once the first
 /// has left.
 #[test]
-fn a_prompt_that_becomes_the_first_sees_what_was_published_beside_that() {
+fn a_prompt_that_becomes_first_sees_a_concurrent_publication() {
     explore(|| {
         let cache = cache(2, 1);
         admit_first(&cache);

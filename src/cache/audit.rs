@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sequences_share_is_counted_once_a_run_and_once_a_tail() {
+    fn shared_blocks_are_counted_once_per_run_and_tail() {
         let cache = cache();
         cache.fork(A, B).unwrap();
         cache.fork(A, SeqId(3)).unwrap();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_nobody_owns_is_found_where_it_is_used() {
+    fn the_audit_finds_a_used_block_without_an_owner() {
         let cache = cache();
         let block = blocks_of(&cache, A)[1];
         let fault = format!("S1 uses {block}, which nobody owns");

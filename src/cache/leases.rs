@@ -18,7 +18,7 @@ impl Leases {
 
     pub(super) fn count(&self) -> u32 {
         // Acquire: pairs with `end`; a thread that finds no lease sees every act of the holders.
-        // Loom: an_eviction_sees_what_a_lease_did.
+        // Loom: an_eviction_sees_the_accesses_of_a_lease.
         self.0.load(Ordering::Acquire) & !DETACHED
     }
 

@@ -273,7 +273,7 @@ mod tests {
     use crate::error::PagedKvError;
 
     #[test]
-    fn a_sequence_that_somebody_looks_at_is_trimmed_and_freed_all_the_same() {
+    fn a_sequence_under_read_can_be_trimmed_and_freed() {
         let (cache, id) = (PagedKvCache::new(8, 4, 1, 1), SeqId(1));
         cache.allocate(id, 32).unwrap();
         // As a thread that is about to read it: the sequence has a lock of its own, and no lease.

@@ -143,7 +143,7 @@ impl Announcer {
     /// gets true.
     pub(crate) fn has_untold(&self) -> bool {
         // Relaxed: a publisher counts its blocks before it names them, and a thread that matched one of them
-        // has read its name. Loom: who_matches_an_untold_content_knows_that_it_is.
+        // has read its name. Loom: a_match_recognizes_a_content_not_yet_emitted.
         self.untold.load(Ordering::Relaxed) > 0
     }
 

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_ring_let_go_of_is_a_gap() {
+    fn batches_dropped_by_the_ring_leave_a_gap() {
         let batches = batches(1, 4);
         let first = batches.totals().next_sequence;
         (0..10).for_each(|_| remove(&batches, 1));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_read_before_it_was_let_go_of_is_counted_and_a_gap() {
+    fn unread_dropped_batches_are_counted_and_leave_a_gap() {
         let batches = batches(1, 4);
         let first = batches.totals().next_sequence - 1;
         assert_eq!(next(&batches, first).unwrap().sequence, first);
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn who_tells_writes_when_readers_are_behind_and_nobody_can_tell() {
+    fn the_emitter_writes_the_same_payloads_when_readers_lag() {
         let batches = batches(10, 40);
         let first = batches.totals().next_sequence;
         (0..30).for_each(|_| remove(&batches, 10));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_seals_what_is_open_and_ends_all() {
+    fn closing_seals_the_open_batch_and_ends_the_stream() {
         let batches = batches(10, 10);
         let first = batches.totals().next_sequence;
         remove(&batches, 1);
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_old_enough_is_sealed_however_small() {
+    fn a_batch_old_enough_is_sealed_at_any_size() {
         let mut batches = batches(10, 10);
         let first = batches.totals().next_sequence;
         assert!(matches!(batches.next(first), Next::Nothing { due: None }));

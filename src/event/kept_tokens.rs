@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_allocated_for_what_is_stored() {
+    fn memory_is_allocated_for_stored_tokens_only() {
         let mut kept = KeptTokens::new(1_000, 1_000).unwrap();
         kept.store(BlockId(999), &[7; 1_000]);
         let held: usize = kept.segments.iter().map(|segment| segment.len()).sum();

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_told_in_order_and_memory_is_used_again() {
+    fn noted_events_are_emitted_in_order_and_memory_is_reused() {
         let mut noted = NotedEvents::default();
         for _ in 0..2 {
             let expected = push_all(&mut noted);

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_together_is_written_as_if_each_were_noted_alone() {
+    fn events_noted_together_are_written_as_if_noted_alone() {
         let (mut together, mut alone) = (Notes::default(), Vec::new());
         for blocks in (0..20).chain((0..20).rev()) {
             push(&mut together, blocks);

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_in_time_gets_every_batch() {
+    fn a_timely_reader_receives_every_batch() {
         let recent = Recent::new(4, 1 << 20);
         let mut position = recent.end().borrow().position;
         assert!(take(&recent, &mut position).is_empty());
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_subscriber_misses_what_is_over_the_bounds() {
+    fn a_slow_subscriber_misses_the_messages_over_the_bounds() {
         for (recent, kept) in [(Recent::new(4, 1 << 20), 4), (Recent::new(100, 22), 2)] {
             let mut position = 0;
             (0..20).for_each(|number| recent.push(message(number, 10)));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_subscriber_did_not_live_to_read_counts_as_missed() {
+    fn messages_unread_when_a_subscriber_leaves_count_as_missed() {
         let recent = Recent::new(4, 1 << 20);
         (0..20).for_each(|number| recent.push(message(number, 10)));
         recent.leave(3);

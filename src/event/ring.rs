@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_let_go_of_before_it_was_published_is_lost() {
+    fn batches_dropped_before_their_publication_are_lost() {
         let mut ring = Ring::new(4, BYTES, 7);
         (0..4).for_each(|_| push(&mut ring, 1));
         ring.publish(8);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_let_go_of_while_it_is_written_is_not_put_back() {
+    fn a_batch_dropped_while_it_is_written_is_not_restored() {
         let mut ring = Ring::new(2, BYTES, 0);
         push(&mut ring, 1);
         let Found::Noted(notes, time) = ring.read(0) else { panic!("nobody wrote it") };
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_what_was_written_or_let_go_of_comes_back() {
+    fn the_memory_of_written_and_dropped_batches_is_reused() {
         let mut ring = Ring::new(2, BYTES, 0);
         push(&mut ring, 100);
         let Found::Noted(notes, _) = ring.read(0) else { panic!("nobody wrote it") };

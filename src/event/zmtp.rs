@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_here_is_read_here() {
+    fn frames_written_are_read_back() {
         let mut input = input(&greeting());
         assert!(input.greeting().unwrap() && input.bytes.is_empty());
         let mut input = Input::default();

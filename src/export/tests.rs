@@ -72,7 +72,7 @@ fn every_range_of_tokens_has_the_slots_of_its_blocks() {
 }
 
 #[test]
-fn builders_write_what_the_batch_functions_write() {
+fn builders_and_batch_functions_write_the_same_values() {
     let lives = [(7, [(2, 2), (0, 1)]), (0, [(0, 9), (0, 9)]), (4, [(1, 1), (3, 3)])];
     let cache = PagedKvCache::new(32, 2, 1, 1);
     let live = |(tokens, trims)| Life { block_size: 2, tokens, trims, cut: 0 }.live_in(&cache);

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_and_given_adds_up() {
+    fn blocks_taken_and_given_add_up() {
         let ledger = Ledger::new();
         [2, 3].into_iter().for_each(|blocks| ledger.took(blocks));
         [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks));

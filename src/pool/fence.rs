@@ -68,7 +68,7 @@ impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         // Release: pairs with `Fences::holdings`; a thread that finds the slot over counts the blocks
         // that came back.
-        // Loom: what_a_step_gives_back_is_never_taken_for_in_use.
+        // Loom: a_block_returned_by_a_step_never_counts_as_used.
         self.word.store(self.value, Ordering::Release);
     }
 }
@@ -206,7 +206,7 @@ impl Fences {
                 }
                 let open = number << NUMBER | OPEN;
                 // Acquire: the end of this step passes on the end of this slot's previous step.
-                // Loom: who_finds_the_next_step_of_a_slot_over_sees_what_the_one_before_did.
+                // Loom: the_end_of_a_slots_next_step_shows_earlier_accesses.
                 if word.compare_exchange(seen, open, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     return Fence { number, slot: slot as u32 };
                 }
@@ -247,14 +247,14 @@ impl Fences {
         let (open, over) = (fence.number << NUMBER | OPEN, fence.number << NUMBER);
         // Release: a thread that finds the step over releases its blocks itself. Their next owners see
         // all writes of the device.
-        // Loom: who_finds_a_step_over_sees_what_it_did.
+        // Loom: a_thread_that_finds_a_step_over_sees_its_accesses.
         if word.compare_exchange(open, over, Ordering::Release, Ordering::Relaxed).is_ok() {
             return;
         }
         let held = self.slots.held(fence.slot());
         let mut waiting = {
             let mut held = held.lock();
-            // Release: as above. Loom: who_finds_a_step_over_that_held_something_sees_what_it_did.
+            // Release: as above. Loom: a_thread_that_finds_a_holding_step_over_sees_its_accesses.
             word.store(over | HOLDS, Ordering::Release);
             std::mem::take(&mut *held)
         };
@@ -283,7 +283,7 @@ impl Fences {
         let words = self.slots.words(self.slots.len()).enumerate();
         let open = words.filter_map(|(slot, word)| {
             // Acquire: pairs with `close`. A thread that finds a step over has read its slot here.
-            // Loom: who_finds_a_step_over_sees_what_it_did.
+            // Loom: a_thread_that_finds_a_step_over_sees_its_accesses.
             let word = word.load(Ordering::Acquire);
             let fence = Fence { number: word >> NUMBER, slot: slot as u32 };
             (word & OPEN != 0 && fence.number <= number).then_some(fence)

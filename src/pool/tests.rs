@@ -28,7 +28,7 @@ fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
 }
 
 #[test]
-fn what_no_pool_can_be_is_refused_with_the_number() {
+fn an_impossible_pool_is_refused_with_the_number() {
     let refusal = |num_blocks, shards, null_block| {
         let built = BlockPool::build(num_blocks, shards, Keep::Nothing, null_block, None);
         built.expect_err("a refusal").to_string()
@@ -60,7 +60,7 @@ fn the_largest_id_is_that_of_the_last_block() {
 }
 
 #[test]
-fn a_pool_says_what_is_wrong_with_it() {
+fn an_inconsistent_pool_names_the_fault() {
     let pool = BlockPool::new(4);
     assert_eq!(pool.validate(), Ok(()));
     pool.blocks.words.view().occupy(BlockId(2));

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_is_not_found() {
+    fn a_removed_entry_is_not_found() {
         let index = PrefixIndex::new(4).unwrap();
         assert!(index.insert(index.place(name(1)), BlockId(0)));
         index.remove(index.place(name(1)), BlockId(1)); // another block's entry

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outermost_scope_performs_once_what_was_noted_inside() {
+    fn the_outermost_scope_performs_each_postponed_call_once() {
         let (one, other) = (PlainArc::new(Calls::default()), PlainArc::new(Calls::default()));
         assert!(!is_open());
         let outer = Later::begin();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_that_ends_by_a_panic_performs_what_was_noted() {
+    fn a_scope_that_unwinds_performs_its_postponed_work() {
         let calls = PlainArc::new(Calls::default());
         let noted = calls.clone();
         let unwound = std::panic::catch_unwind(move || {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_performed_may_open_scopes_of_its_own() {
+    fn postponed_work_may_open_scopes_of_its_own() {
         struct Opens(PlainArc<Calls>);
         impl Postponed for Opens {
             fn perform(self: PlainArc<Self>) {

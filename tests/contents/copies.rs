@@ -112,7 +112,7 @@ fn a_copy_that_is_committed_counts_as_a_use_of_the_idle_one() {
 
 /// The append copies the cached block, so the new tokens get a block that only this sequence has.
 #[test]
-fn a_copy_that_is_truncated_and_written_anew_keeps_its_content_to_itself() {
+fn a_copy_truncated_and_rewritten_keeps_its_content_private() {
     for (cache, mirror) in caches(12) {
         let tokens = prompt(5, 2);
         (1..=2).for_each(|id| _ = cache.admit(s(id), &tokens).unwrap());

@@ -20,7 +20,7 @@ fn cached(cache: &PagedKvCache, hash: u128, id: u64) -> usize {
 }
 
 #[test]
-fn no_hash_made_up_hits_what_was_published_before_a_reset() {
+fn no_forged_hash_hits_a_content_published_before_a_reset() {
     for (cache, _) in caches(40) {
         let hash = 0x1234_5678_9abc_def0_0fed_cba9_8765_4321;
         assert_eq!(cached(&cache, hash, 1), 0);

@@ -132,7 +132,7 @@ impl History {
 }
 
 #[test]
-fn what_some_block_holds_is_found_and_told_and_nothing_else() {
+fn exactly_the_contents_in_blocks_are_found_and_emitted() {
     let histories = if cfg!(debug_assertions) { 6 } else { 60 };
     for seed in 0..histories {
         for num_blocks in [3, 5, 8, 12, 20, 40] {

@@ -34,7 +34,7 @@ fn a_second_cache_with_the_sink_of_a_living_one_is_refused() {
 }
 
 #[test]
-fn a_sink_whose_cache_is_gone_begins_anew_with_the_next() {
+fn a_sink_starts_empty_with_its_next_cache() {
     let sink = Arc::new(Mirror::default());
     for turn in 0..3 {
         let cache = builder(&sink).build().unwrap();

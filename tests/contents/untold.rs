@@ -48,7 +48,7 @@ fn contents_of_hashes_only_are_neither_told_nor_called_removed() {
 
 /// The matched content is emitted with its tokens, and so its child has a parent that the sink knows.
 #[test]
-fn a_request_that_knows_the_tokens_of_what_it_matches_tells_them() {
+fn a_request_with_tokens_emits_the_contents_it_matches() {
     for by_handle in [false, true] {
         let (cache, mirror) = heard(16);
         serve_hashed(&cache, 1, &tokens(3));
@@ -136,7 +136,7 @@ fn children_of_an_untold_content_are_told_after_it() {
 }
 
 #[test]
-fn a_reset_forgets_what_was_not_told() {
+fn a_reset_forgets_the_contents_not_yet_emitted() {
     let (cache, mirror) = heard(16);
     serve_hashed(&cache, 1, &tokens(3));
     cache.prefix().reset();

@@ -110,7 +110,7 @@ fn heads_bytes_and_shards_of_any_length_are_built_or_refused() {
 }
 
 #[test]
-fn more_blocks_than_there_are_ids_are_refused_with_what_was_asked() {
+fn more_blocks_than_ids_are_refused_with_the_requested_number() {
     for n in LENGTHS.into_iter().filter(|&n| n == 0 || n >= u32::MAX as usize) {
         for builder in [builder(), builder().prefix_reuse(false), builder().null_block(true)] {
             let refused = in_little_memory("num_blocks", || builder.num_blocks(n).build());

@@ -20,7 +20,7 @@ fn poll_once<T>(future: impl Future<Output = Result<T, PagedKvError>>) -> Option
 }
 
 #[test]
-fn what_can_never_be_served_is_refused_at_once() {
+fn a_request_that_can_never_be_served_is_refused_immediately() {
     for shape in shapes() {
         for n in LENGTHS {
             let world = World::new(shape);

@@ -239,7 +239,7 @@ proptest! {
     }
 
     #[test]
-    fn what_changes_no_token_changes_nothing(ops in vec(op(), 0..30)) {
+    fn a_call_that_changes_no_token_changes_nothing(ops in vec(op(), 0..30)) {
         let (mut with, mut without) = (Side::new(), Side::new());
         for op in &ops {
             prop_assert_eq!(with.make(op), without.make(op), "{:?}", op);

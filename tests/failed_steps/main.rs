@@ -63,7 +63,7 @@ fn of_two_steps_in_flight_the_failed_one_is_repeated_and_the_other_is_not() -> R
 }
 
 #[test]
-fn what_was_offered_to_a_step_is_not_offered_twice() -> Result<()> {
+fn a_block_offered_to_a_step_is_not_offered_twice() -> Result<()> {
     let cache = cache();
     let mut sequence = admitted(&cache, &[7; 9], 9);
     let mut step = cache.step(Default::default());
@@ -374,7 +374,7 @@ fn a_commit_behind_a_refused_acceptance_is_published_under_its_own_hashes() -> R
 }
 
 #[test]
-fn a_commit_publishes_what_an_open_step_has_promised_as_if_there_were_no_step() -> Result<()> {
+fn a_commit_publishes_despite_the_promise_of_an_open_step() -> Result<()> {
     for (in_step, completes) in [(4, false), (4, true), (9, false), (9, true)] {
         let cache = cache();
         let mut sequence = admitted(&cache, &[7; 9], 9);

@@ -58,7 +58,7 @@ fn an_eviction_of_another_sequence_does_not_wait_for_a_closure() {
 }
 
 #[test]
-fn a_closure_that_panics_leaves_its_sequence_unlocked_and_what_it_did_done() {
+fn a_panicking_closure_unlocks_its_sequence_and_keeps_its_changes() {
     watched(|| {
         let cache = PagedKvCache::new(8, BLOCK_SIZE, 1, 1);
         (1..=3).for_each(|id| cache.allocate(SeqId(id), 8).unwrap());

@@ -82,7 +82,7 @@ fn a_sink_reads_the_sequence_whose_append_it_is_told_of() {
 }
 
 #[test]
-fn a_sink_that_causes_more_events_than_are_kept_is_told_everything_anew() {
+fn a_sink_that_overflows_its_events_receives_all_contents_again() {
     watched(|| {
         let trip = Arc::new(Trip::default());
         let (cache, listener) = cache_of(8, &trip);
@@ -128,7 +128,7 @@ fn breaking() -> (PagedKvCache, Arc<Breaks>) {
 }
 
 #[test]
-fn a_sink_that_is_mended_is_told_everything_anew() {
+fn a_repaired_sink_receives_all_contents_again() {
     let (cache, sink) = breaking();
     for round in 0..1000 {
         serve(&cache, round % 10, 21);

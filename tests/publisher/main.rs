@@ -165,7 +165,7 @@ fn listen(publisher: &EventPublisher, lost: usize) -> thread::JoinHandle<Router>
 }
 
 #[test]
-fn a_router_holds_what_a_probe_finds() {
+fn a_router_holds_the_contents_that_a_probe_finds() {
     for dialect in [Dialect::Map, Dialect::Array] {
         let publisher = publisher(dialect);
         let cache = cache_of(&publisher);
@@ -177,7 +177,7 @@ fn a_router_holds_what_a_probe_finds() {
 }
 
 #[test]
-fn what_was_lost_on_the_way_is_recovered_by_number() {
+fn batches_lost_in_transit_are_recovered_by_number() {
     for dialect in [Dialect::Map, Dialect::Array] {
         let publisher = publisher(dialect);
         let cache = cache_of(&publisher);
@@ -323,7 +323,7 @@ fn bind_again(options: &PublisherOptions) -> EventPublisher {
 }
 
 #[test]
-fn a_slow_subscriber_sees_a_gap_and_delays_nobody() {
+fn a_slow_subscriber_sees_a_gap_and_delays_no_other() {
     let options = options(Dialect::Map).ring(16, 1 << 20);
     let publisher = EventPublisher::bind(&options).unwrap();
     let mut slow = Client::subscribe(publisher.address(), "");
@@ -396,7 +396,7 @@ fn numbers_to(subscriber: &mut Client, mark: u64) -> Vec<u64> {
 }
 
 #[test]
-fn a_replay_that_is_not_read_holds_up_nobody() {
+fn an_unread_replay_delays_no_other_client() {
     let options = options(Dialect::Map).batch_blocks(1);
     let publisher = EventPublisher::bind(&options).unwrap();
     let hashes: Vec<_> = (1..=1_000).map(BlockHash::from_u128).collect();
@@ -434,7 +434,7 @@ fn other_topics_are_not_heard() {
 }
 
 #[test]
-fn whoever_breaks_the_rules_is_let_go() {
+fn a_client_that_breaks_the_protocol_is_disconnected() {
     use std::io::{Read, Write};
 
     let publisher = EventPublisher::bind(&options(Dialect::Map)).unwrap();
@@ -486,7 +486,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 /// Events are emitted as fast as possible: a batch that a subscriber misses is a gap in the numbers, and
 /// no other event is missing.
 #[test]
-fn what_is_told_in_haste_is_heard_or_a_gap() {
+fn events_emitted_fast_are_received_or_leave_a_gap() {
     let options = options(Dialect::Map).batch_blocks(512).batch_age(Duration::from_secs(60));
     let publisher = EventPublisher::bind(&options).unwrap();
     let mut subscriber = Client::subscribe(publisher.address(), "");
@@ -546,7 +546,7 @@ fn events_are_told_without_allocating_while_the_publisher_keeps_up() {
 /// Batches that a subscriber has not read when the publisher shuts down are sent before the end. Two
 /// seconds are allowed for that, which may be too few on a busy machine, so there are several tries.
 #[test]
-fn what_waits_for_a_subscriber_goes_out_before_the_end() {
+fn unread_batches_are_sent_before_the_publisher_ends() {
     let all_came = || {
         let publisher = EventPublisher::bind(&options(Dialect::Map)).unwrap();
         let mut subscriber = Client::subscribe(publisher.address(), "");

@@ -42,7 +42,7 @@ fn ids_that_differ_in_any_bit_share_nothing() {
 }
 
 #[test]
-fn what_no_id_names_is_shared_with_no_request() {
+fn tokens_without_an_id_are_shared_with_no_request() {
     let lines = [row(0, 1000, &[7]), row(1, 1000, &[7])];
     assert_hits("unnamed.jsonl", &lines, &[], (64, 32));
     // In blocks of one token every token fills a block.
@@ -102,7 +102,7 @@ fn hits_are_common_beginnings_with_and_without_listeners() {
 /// The program prints how many blocks it published.
 #[cfg(feature = "events")]
 #[test]
-fn what_no_id_names_is_not_published() {
+fn tokens_without_an_id_are_not_published() {
     use crate::program::{replay, stderr};
 
     for (length, ids, published) in

@@ -109,7 +109,7 @@ fn bytes_that_are_no_text_are_named_by_line() {
 }
 
 #[test]
-fn what_is_no_trace_is_refused() {
+fn a_file_that_is_no_trace_is_refused() {
     let missing = refusal(&["no/such/trace.jsonl"]);
     assert!(missing.contains("no/such/trace.jsonl: "), "{missing}");
     let unknown = refusal(&[text(&file("trace.txt", b""))]);

@@ -121,7 +121,7 @@ fn a_refused_sweep_leaves_files_as_they_are() {
 }
 
 #[test]
-fn what_holds_nothing_may_be_written_twice() {
+fn the_null_device_may_be_written_twice() {
     let folder = folder("null");
     let output = sweep_in(&folder, &["a.jsonl", "--csv", "/dev/null", "--svg", "/dev/null"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

@@ -75,7 +75,7 @@ fn wait_for(address: SocketAddr, program: &mut Child) {
 }
 
 #[test]
-fn a_router_hears_what_a_replay_publishes() {
+fn a_router_receives_the_events_that_a_replay_publishes() {
     let trace = file("published.jsonl", families(300, 6, 4, 40).as_bytes());
     for dialect in ["map", "array"] {
         let (publish, replay) = (free_address(), free_address());

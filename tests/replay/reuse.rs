@@ -101,7 +101,7 @@ fn a_sequential_replay_hits_as_the_oracles_lru_or_better() {
 
 /// Prompts requested once do not displace prompts requested again and again.
 #[test]
-fn two_queues_keep_what_is_asked_for_again() {
+fn two_queues_keep_the_prompts_requested_again() {
     let mut lines = String::new();
     let mut once = 1_000..;
     for round in 0..30 {

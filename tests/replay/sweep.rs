@@ -13,7 +13,7 @@ fn sweep(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn every_cell_is_what_a_replay_gives() {
+fn every_cell_equals_the_result_of_a_replay() {
     let trace = file("swept.jsonl", families(20, 6, 4, 40).as_bytes());
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("replay");
     let (csv, svg) = (directory.join("sweep.csv"), directory.join("sweep.svg"));

@@ -149,7 +149,7 @@ fn a_refused_admission_has_changed_nothing() {
 }
 
 #[test]
-fn a_request_never_reclaims_what_it_matches() {
+fn a_request_never_reclaims_the_blocks_it_matches() {
     for cache in shapes(4, 4) {
         serve(&cache, &prompt(1, 16));
         let mut longer = prompt(1, 8);
@@ -301,7 +301,7 @@ fn a_reset_leaves_running_requests_their_blocks() {
 }
 
 #[test]
-fn what_is_committed_after_a_reset_is_not_kept() {
+fn contents_committed_after_a_reset_are_not_kept() {
     for cache in shapes(16, 4) {
         cache.admit(s(1), &prompt(1, 9)).unwrap();
         let other = cache.prompt(&prompt(2, 9));

@@ -21,7 +21,7 @@ fn assert_cached(cache: &PagedKvCache, tokens: &[u32], cached: usize) {
 }
 
 #[test]
-fn of_two_queues_what_was_asked_for_again_outlives_what_was_not() {
+fn two_queues_keep_repeated_contents_longer_than_others() {
     for cache in two_queues(16, 4) {
         let [again, once] = [prompt(1, 12), prompt(2, 12)];
         serve(&cache, &again);
@@ -51,7 +51,7 @@ fn the_least_recently_used_go_first_however_often_they_were_asked_for() {
 
 /// Reclaimed keys are remembered in slots that other keys may overwrite: in most cases, not always.
 #[test]
-fn of_two_queues_what_comes_back_soon_after_it_was_reclaimed_counts_as_asked_for_again() {
+fn two_queues_count_a_soon_recomputed_content_as_requested_again() {
     let stays = |cache: &PagedKvCache, attempt: u32| {
         let names = 100 * attempt;
         let back = prompt(names + 1, 12);
@@ -71,7 +71,7 @@ fn of_two_queues_what_comes_back_soon_after_it_was_reclaimed_counts_as_asked_for
 }
 
 #[test]
-fn of_two_queues_what_was_asked_for_again_goes_when_it_has_lain_three_times_as_long() {
+fn two_queues_reclaim_a_repeated_content_after_triple_idle_time() {
     const BLOCKS: u32 = 4096;
     for cache in two_queues(BLOCKS as usize, 1) {
         let again = prompt(1, 32);

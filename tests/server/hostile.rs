@@ -141,7 +141,7 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_too_large_is_refused() {
+async fn a_request_that_is_too_large_is_refused() {
     let long_name = format!(r#"{{"prompt": "a", "model": "{}"}}"#, "m".repeat(1_000));
     let many_samples = r#"{"prompt": "a", "max_tokens": 60000, "n": 64}"#;
     let prompt = format!(r#"{{"prompt": "{}"}}"#, "a".repeat(20_000));

@@ -71,7 +71,7 @@ fn the_memory_is_told_where_the_system_tells_it() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn senseless_arguments_are_refused() {
     for arguments in [["--minutes", "0"], ["--threads", "0"], ["--blocks", "none"]] {
         let output = soak(&arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

@@ -48,7 +48,7 @@ impl EventSink for Listener {
 }
 
 impl Listener {
-    pub fn assert_holds_what_is_cached(&self, cache: &PagedKvCache) {
+    pub fn assert_holds_the_cached_contents(&self, cache: &PagedKvCache) {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         for script in Script::all() {
             let prompt = cache.prompt(&script.tokens(0..20 * BLOCK_SIZE));

@@ -99,7 +99,7 @@ fn calm(storm: &Storm, round: u64) {
     let stats = cache.stats();
     assert_eq!(stats.total_allocations, stats.total_frees, "round {round}: {stats:?}");
     if let Some(listener) = listener {
-        listener.assert_holds_what_is_cached(cache);
+        listener.assert_holds_the_cached_contents(cache);
     }
     // This allocation may take the watermark's blocks too.
     let all = cache.pool().allocate(cache.total_blocks());

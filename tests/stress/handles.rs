@@ -141,7 +141,7 @@ fn no_block_is_ever_in_two_owners_hands() {
 }
 
 #[test]
-fn who_stays_within_a_fair_share_is_never_refused() {
+fn a_thread_within_its_fair_share_is_never_refused() {
     watched(|| {
         for (num_blocks, home_shards) in [(64, 4), (1024, 4), (128, 1)] {
             let cache = cache(num_blocks, home_shards);

@@ -74,7 +74,7 @@ fn fork_and_write(cache: &PagedKvCache, id: SeqId, random: &mut Random, owners: 
 }
 
 #[test]
-fn forks_of_a_hot_sequence_never_write_what_another_has() {
+fn forks_of_a_hot_sequence_never_write_another_owners_blocks() {
     watched(|| {
         for (num_blocks, home_shards) in [(64, 4), (64, 1), (2048, 4)] {
             let cache = cache(num_blocks, home_shards);
@@ -185,7 +185,7 @@ fn a_reader_that_looks_further_and_a_batch_do_not_wait_for_each_other() {
 
 /// A thread that assesses victims waits for a writer, which waits for a reader that assesses victims.
 #[test]
-fn a_reader_that_chooses_a_victim_and_others_who_do_not_wait_for_each_other() {
+fn a_reader_that_chooses_a_victim_causes_no_deadlock() {
     watched(|| {
         let (cache, _, y) = twins();
         for_a_while(2, |_, thread| match thread % 3 {

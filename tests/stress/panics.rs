@@ -79,7 +79,7 @@ fn threads_that_panic_beside_others_leak_nothing() {
 }
 
 #[test]
-fn a_reader_that_panics_locks_nobody_out() {
+fn a_reader_that_panics_leaves_its_sequence_unlocked() {
     watched(|| {
         let cache = cache(64, 4);
         cache.allocate(SeqId(1), 6).unwrap();

@@ -96,21 +96,21 @@ fn reuse(num_blocks: usize, most: usize, resets: bool, policy: ReclaimPolicy) {
 }
 
 #[test]
-fn matched_blocks_hold_what_their_hashes_promise_in_a_tiny_pool() {
+fn matched_blocks_agree_with_their_hashes_in_a_tiny_pool() {
     watched(|| reuse(24, 6, false, ReclaimPolicy::Lru));
 }
 
 #[test]
-fn matched_blocks_hold_what_their_hashes_promise_in_a_pool_for_all() {
+fn matched_blocks_agree_with_their_hashes_in_a_large_pool() {
     watched(|| reuse(24 * threads().max(8), 12, false, ReclaimPolicy::Lru));
 }
 
 #[test]
-fn matched_blocks_hold_what_their_hashes_promise_through_resets() {
+fn matched_blocks_agree_with_their_hashes_through_resets() {
     watched(|| reuse(64, 6, true, ReclaimPolicy::Lru));
 }
 
 #[test]
-fn matched_blocks_hold_what_their_hashes_promise_under_two_queues() {
+fn matched_blocks_agree_with_their_hashes_under_two_queues() {
     watched(|| reuse(40, 6, true, ReclaimPolicy::TwoQueue));
 }

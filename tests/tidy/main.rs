@@ -57,7 +57,7 @@ fn lib_rs_holds_documentation_and_exports_only() {
 }
 
 #[test]
-fn every_file_opens_by_saying_what_it_is_for() {
+fn every_file_opens_with_a_statement_of_its_purpose() {
     let mut faults = Vec::new();
     for folder in FOLDERS {
         for source in sources(folder) {

@@ -11,7 +11,7 @@ use paged_kv::{AdmitOptions, Fairness, PagedKvCache, SeqId, Watermark};
 use super::{HANG, Task, assert_all_back, cache};
 
 #[test]
-fn who_leaves_when_it_was_woken_wakes_the_next() {
+fn a_woken_waiter_that_leaves_wakes_the_next() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 16).unwrap();
     let first = Task::waiting(cache.waiting().reserve(4).timeout(HANG));
@@ -24,7 +24,7 @@ fn who_leaves_when_it_was_woken_wakes_the_next() {
 }
 
 #[test]
-fn who_leaves_asleep_lets_those_in_that_waited_for_it_only() {
+fn a_sleeping_waiter_that_leaves_admits_those_it_blocked() {
     let cache = cache(4);
     cache.allocate(SeqId(1), 8).unwrap();
     let large = Task::waiting(cache.waiting().reserve(4).timeout(HANG));

@@ -123,7 +123,7 @@ fn a_commit_wakes_no_request_that_it_does_not_concern() {
 }
 
 #[test]
-fn a_prompt_that_becomes_the_first_sees_what_was_published_before() {
+fn a_prompt_that_becomes_first_sees_earlier_publications() {
     let (cache, mut handle) = full(Fairness::Fifo, false);
     let large = Task::waiting(cache.waiting().reserve(3).timeout(HANG));
     let mut waiter = admit(&cache, 5, &TOKENS);
@@ -365,7 +365,7 @@ fn an_append_wakes_another_that_waits_for_the_same_sequence() {
 }
 
 #[test]
-fn a_copy_in_use_of_what_is_idle_wakes_a_prompt_that_needs_less_for_it() {
+fn a_used_copy_of_an_idle_content_wakes_a_prompt() {
     let cache = cache(5);
     cache.admit(SeqId(1), &TOKENS).unwrap();
     cache.commit(SeqId(1), 4).unwrap();

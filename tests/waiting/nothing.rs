@@ -46,7 +46,7 @@ fn share(cache: &PagedKvCache) {
 }
 
 #[test]
-fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
+fn a_request_without_blocks_is_admitted_despite_watermark_and_waiters() {
     let builder =
         PagedKvCache::builder().num_blocks(4).block_size(4).watermark(Watermark::Blocks(2));
     let cache = builder.build().unwrap();
@@ -70,7 +70,7 @@ fn what_takes_no_block_comes_in_below_the_watermark_and_while_others_wait() {
 }
 
 #[test]
-fn what_takes_a_block_is_still_refused_below_the_watermark() {
+fn a_request_that_takes_a_block_is_refused_below_the_watermark() {
     let builder =
         PagedKvCache::builder().num_blocks(4).block_size(4).watermark(Watermark::Blocks(2));
     let cache = builder.build().unwrap();

@@ -68,7 +68,7 @@ fn no_more_than_allowed_pass_the_first() {
 }
 
 #[test]
-fn who_was_passed_behind_the_first_is_not_passed_again_as_the_first() {
+fn a_waiter_passed_while_second_is_not_passed_while_first() {
     for at_most in 1..4 {
         let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
         let cache = builder.fairness(Fairness::Bypass { at_most }).build().unwrap();
@@ -112,7 +112,7 @@ fn a_first_that_is_refused_lets_a_smaller_one_pass() {
 }
 
 #[test]
-fn who_had_leave_to_pass_and_did_not_use_it_returns_it() {
+fn a_waiter_that_leaves_returns_its_unused_bypass() {
     let builder = PagedKvCache::builder().num_blocks(4).block_size(4);
     let cache = builder.fairness(Fairness::Bypass { at_most: 1 }).build().unwrap();
     cache.allocate(SeqId(1), 4).unwrap();

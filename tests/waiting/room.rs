@@ -28,7 +28,7 @@ fn fill(cache: &PagedKvCache) {
 }
 
 #[test]
-fn a_free_an_eviction_a_truncation_and_a_trim_wake_who_waits() {
+fn frees_evictions_truncations_and_trims_wake_the_waiter() {
     wakes(4, fill, |cache| cache.free(SeqId(1)).unwrap());
     wakes(4, fill, |cache| assert_eq!(cache.evict(), Ok(SeqId(1))));
     wakes(4, fill, |cache| assert_eq!(cache.evict_to_threshold(0.0), Ok(vec![SeqId(1)])));
@@ -37,7 +37,7 @@ fn a_free_an_eviction_a_truncation_and_a_trim_wake_who_waits() {
 }
 
 #[test]
-fn a_block_that_becomes_idle_wakes_who_waits() {
+fn a_block_that_becomes_idle_wakes_the_waiter() {
     let admit = |cache: &PagedKvCache| {
         cache.admit(SeqId(1), &[7; 16]).unwrap();
         assert_eq!(cache.commit(SeqId(1), 16), Ok(4));
@@ -46,7 +46,7 @@ fn a_block_that_becomes_idle_wakes_who_waits() {
 }
 
 #[test]
-fn the_last_lease_on_a_freed_sequence_wakes_who_waits() {
+fn the_last_lease_on_a_freed_sequence_wakes_the_waiter() {
     wakes(4, fill, |cache| {
         let lease = cache.lease(&[SeqId(1)]).unwrap();
         cache.free_when_released(SeqId(1)).unwrap();
@@ -56,7 +56,7 @@ fn the_last_lease_on_a_freed_sequence_wakes_who_waits() {
 }
 
 #[test]
-fn handles_copies_and_reservations_that_are_dropped_wake_who_waits() {
+fn dropped_handles_copies_and_reservations_wake_the_waiter() {
     let full = cache(4);
     let mut sequence = full.allocate_sequence(10).unwrap();
     let mut fork = sequence.fork().unwrap();
@@ -124,7 +124,7 @@ fn while_one_waits_new_sequences_are_refused_and_appends_pass() {
 }
 
 #[test]
-fn what_can_never_fit_is_refused_at_once() {
+fn a_request_that_can_never_fit_is_refused_immediately() {
     let cache = PagedKvCache::builder().num_blocks(8).block_size(4).watermark(Watermark::Blocks(2));
     let cache = cache.build().unwrap();
     let refusal = OutOfMemory { requested: 7, available: 6 };

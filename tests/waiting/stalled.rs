@@ -36,7 +36,7 @@ fn the_one_that_the_strategy_would_evict_is_told_and_the_others_go_on() {
 }
 
 #[test]
-fn nobody_is_told_while_somebody_could_give_room() {
+fn no_stall_is_reported_while_an_owner_can_release() {
     let cache = cache(5);
     cache.allocate(SeqId(1), 8).unwrap();
     cache.allocate(SeqId(2), 4).unwrap();
@@ -58,7 +58,7 @@ fn nobody_is_told_while_somebody_could_give_room() {
 /// The blocks that other owners held are released, and do not suffice: from now on all sequences wait for
 /// each other.
 #[test]
-fn who_waits_is_told_when_the_last_that_others_held_has_come_back() {
+fn the_first_waiter_stalls_after_the_last_other_release() {
     type Hold = fn(&PagedKvCache) -> Box<dyn std::any::Any>;
     let holders: [Hold; 4] = [
         |cache| Box::new(cache.allocate_sequence(4).unwrap()),

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_machine_has_is_refused_and_a_little_is_not() {
+    fn impossible_memory_is_refused_and_a_little_is_accepted() {
         Memory::new().with(&[1 << 20]).with_threads(1).check("a test").unwrap();
         for memory in [
             Memory::new().with(&[usize::MAX; 4]),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_available_is_memory_and_swap() {
+    fn the_available_memory_includes_swap() {
         let text = "MemTotal: 9 kB\nMemAvailable:     4 kB\nSwapTotal: 3 kB\nSwapFree:   2 kB\n";
         assert_eq!(in_meminfo(text), Some(6 * 1024));
         assert_eq!(in_meminfo("MemTotal: 9 kB\n"), None);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_an_id_names_is_named() {
+    fn only_blocks_that_an_id_covers_are_named() {
         let request = named(1000, &[7]);
         assert_eq!(request.named_blocks(16, 512), 32);
         assert_eq!(request.hashes(16, 512).len(), 32);

@@ -40,7 +40,7 @@ impl<'a> Pressure<'a> {
             return true;
         }
         // Before the caller stops evicting, count everything again: other owners may have appeared since.
-        if let Some(blocks_in_use) = self.coming.in_use_anew(blocks) {
+        if let Some(blocks_in_use) = self.coming.reread_in_use(blocks) {
             self.blocks_in_use = blocks_in_use;
         }
         self.is_too_much(&is_too_high)

@@ -59,7 +59,7 @@ impl Coming {
 
     /// Returns the same after reading all references again, because blocks that had no other owner may
     /// have one by now. `None` if the last call of [`in_use`](Self::in_use) read all of them.
-    pub(crate) fn in_use_anew(&mut self, blocks: &Blocks) -> Option<usize> {
+    pub(crate) fn reread_in_use(&mut self, blocks: &Blocks) -> Option<usize> {
         self.is_continued.then(|| {
             self.forget();
             self.in_use(blocks)

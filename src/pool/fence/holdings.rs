@@ -79,7 +79,7 @@ impl Fences {
         for (slot, word) in self.slots.words(len).enumerate() {
             // Acquire: pairs with `SetOnDrop`; if a step is found over, the blocks that it gave back
             // count as room.
-            // Loom: what_a_step_gives_back_is_never_taken_for_in_use.
+            // Loom: a_block_returned_by_a_step_never_counts_as_used.
             if word.load(Ordering::Acquire) & HOLDS == 0 {
                 continue;
             }

@@ -21,7 +21,7 @@ fn close(fences: &Fences, step: Fence) -> Vec<BlockId> {
 }
 
 #[test]
-fn what_a_step_holds_comes_back_with_its_end_and_nothing_after_it() {
+fn a_step_returns_its_blocks_at_its_end_and_none_later() {
     let fences = Fences::new();
     for id in 0..3 {
         let step = fences.open();
@@ -34,7 +34,7 @@ fn what_a_step_holds_comes_back_with_its_end_and_nothing_after_it() {
 }
 
 #[test]
-fn what_an_older_step_may_have_seen_waits_for_it_too() {
+fn a_block_an_older_step_may_read_waits_for_it() {
     let fences = Fences::new();
     let [first, second, third] = std::array::from_fn(|_| fences.open());
     assert!(hold(&fences, second, 2));
@@ -135,7 +135,7 @@ fn a_slot_that_gives_back_opens_no_step_before_it_is_through() {
 }
 
 #[test]
-fn a_slot_is_free_again_after_a_panic_of_who_gives_back() {
+fn a_slot_is_free_after_its_closer_panics() {
     let fences = Fences::new();
     let step = fences.open();
     assert!(hold(&fences, step, 1));
@@ -146,7 +146,7 @@ fn a_slot_is_free_again_after_a_panic_of_who_gives_back() {
 }
 
 #[test]
-fn holdings_are_what_all_open_steps_hold() {
+fn holdings_are_the_blocks_that_open_steps_hold() {
     let fences = Fences::new();
     let ids_of = |fences: &Fences| {
         let mut patience = 3;
@@ -180,12 +180,12 @@ fn a_block_that_has_another_owner_since_it_was_read_is_found_by_a_closer_look() 
     let mut table = pool.allocate(2).unwrap();
     let id = table.as_slice()[0];
     table.take_part(step);
-    assert_eq!((coming.in_use(blocks), coming.in_use_anew(blocks)), (2, None), "nothing is held");
+    assert_eq!((coming.in_use(blocks), coming.reread_in_use(blocks)), (2, None), "nothing is held");
     drop(table);
-    assert_eq!((coming.in_use(blocks), coming.in_use_anew(blocks)), (0, None), "it was all read");
+    assert_eq!((coming.in_use(blocks), coming.reread_in_use(blocks)), (0, None), "it was all read");
     pool.retain(id).unwrap();
     assert_eq!(coming.in_use(blocks), 0, "what was read is not read again");
-    assert_eq!(coming.in_use_anew(blocks), Some(1));
+    assert_eq!(coming.reread_in_use(blocks), Some(1));
     blocks.close_step(step);
     assert_eq!((coming.in_use(blocks), pool.used_block_count()), (1, 1));
     let next = blocks.open_step();

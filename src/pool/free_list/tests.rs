@@ -73,7 +73,7 @@ const THERE: BlockId = BlockId(u32::MAX);
 const CONTENTS: Keep = Keep::Contents(ReclaimPolicy::Lru);
 
 #[test]
-fn who_holds_all_claims_takes_from_every_shard_and_the_depot() {
+fn a_caller_with_all_claims_takes_from_shards_and_depot() {
     for n in [0, 1, 40, 40 + BATCH, 39 + 2 * BATCH, 40 + 2 * BATCH] {
         let spread = Spread::new([0, 10, 2 * BATCH, 30], Keep::Nothing);
         let mut third = spread.shard(2).claim();
@@ -90,7 +90,7 @@ fn who_holds_all_claims_takes_from_every_shard_and_the_depot() {
 }
 
 #[test]
-fn who_holds_all_claims_takes_free_blocks_before_contents_wherever_they_are() {
+fn a_caller_with_all_claims_takes_free_blocks_before_contents() {
     for (n, left) in [(30, 60), (31, 59), (89, 1), (90, 0)] {
         let spread = Spread::new([20, 40, 20, 10], CONTENTS);
         let idle = [spread.make_idle(0), spread.make_idle(1)].concat();
@@ -105,7 +105,7 @@ fn who_holds_all_claims_takes_free_blocks_before_contents_wherever_they_are() {
 }
 
 #[test]
-fn who_finds_too_little_with_all_claims_says_how_much_and_leaves_it_there() {
+fn a_short_take_with_all_claims_reports_and_leaves_the_blocks() {
     let spread = Spread::new([20, 40, 20, 10], CONTENTS);
     let idle = spread.make_idle(1);
     let mut out = vec![THERE];
@@ -117,7 +117,7 @@ fn who_finds_too_little_with_all_claims_says_how_much_and_leaves_it_there() {
 }
 
 #[test]
-fn who_steals_takes_half_of_the_shard_home() {
+fn a_stealing_thread_moves_half_a_shard_home() {
     for (n, left) in [(10, [40, 50, 0, 0]), (60, [0, 40, 0, 0]), (100, [0, 0, 0, 0])] {
         let spread = Spread::new([0, 100, 0, 0], Keep::Nothing);
         let mut out = vec![THERE];
@@ -132,7 +132,7 @@ fn who_steals_takes_half_of_the_shard_home() {
 }
 
 #[test]
-fn who_steals_goes_on_until_it_has_enough_and_no_further() {
+fn a_stealing_thread_stops_once_it_has_enough() {
     let spread = Spread::new([5, 10, 20, 40], Keep::Nothing);
     let mut out = vec![THERE];
     let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
@@ -144,7 +144,7 @@ fn who_steals_goes_on_until_it_has_enough_and_no_further() {
 }
 
 #[test]
-fn who_gathers_too_little_leaves_it_in_its_home_and_contents_where_they_were() {
+fn a_short_gather_keeps_blocks_home_and_contents_in_place() {
     let spread = Spread::new([5, 10, 20, 40], CONTENTS);
     let idle = spread.make_idle(0);
     let mut out = vec![THERE];
@@ -230,7 +230,7 @@ fn a_claim_passes_over_a_shard_that_is_claimed() {
 /// A thread acquires a block by a stale index entry, under which the block has another name by now. While it
 /// holds the block, another thread matches it by the right name and may release it last.
 #[test]
-fn who_lets_go_of_a_block_of_another_name_has_counted_it_before_others_give_it_back() {
+fn a_mistaken_acquirer_counts_its_block_before_others_release_it() {
     for other_leaves_last in [true, false] {
         let spread = Spread::new([1, 0, 0, 0], Keep::Contents(ReclaimPolicy::Lru));
         let (list, words) = (&spread.list, &spread.words);

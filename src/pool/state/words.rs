@@ -174,7 +174,7 @@ impl<'a> WordsView<'a> {
     #[inline]
     pub(in crate::pool) fn acquire(&self, id: BlockId, again: bool) -> Option<WasIdle> {
         // Acquire: pairs with `end_naming`, for the name and for the contents that it names.
-        // Loom: a_match_sees_what_was_published.
+        // Loom: a_match_sees_the_writes_of_the_publisher.
         let state = self.transition(id, Ordering::Acquire, |state| state.acquire(again))?;
         Some(WasIdle(state.owners() == 1))
     }
@@ -238,7 +238,7 @@ impl<'a> WordsView<'a> {
     /// Makes the block matchable. With `again` its content counts as asked for again; with `spare`
     /// another block is cached under the name.
     pub(in crate::pool) fn end_naming(&self, id: BlockId, again: bool, spare: bool) {
-        // Release: pairs with `acquire` and `state`. Loom: a_match_sees_what_was_published.
+        // Release: pairs with `acquire` and `state`. Loom: a_match_sees_the_writes_of_the_publisher.
         let step = |state: BlockState| state.end_naming(again, spare);
         let state = self.transition(id, Ordering::Release, step);
         assert!(state.is_some(), "a name is ended by who began it");

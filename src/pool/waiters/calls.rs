@@ -22,7 +22,7 @@ impl Blocks {
         // SeqCst: pairs with the fence in `wake_next`, and with that of a publication. Take this thread and
         // one whose claim came after a claim of this thread: at least one of the two counts all that either
         // saw.
-        // Loom: a_release_wakes_who_goes_to_sleep_beside_it, a_publication_wakes_a_prompt_that_goes_to_sleep.
+        // Loom: a_release_wakes_a_waiter_that_concurrently_falls_asleep, a_publication_wakes_a_prompt_that_goes_to_sleep.
         fence(Ordering::SeqCst);
     }
 

@@ -249,7 +249,7 @@ fn after_a_restart_find_matches_is_probe() {
 
 /// A late router of a ring that has dropped the beginning: the cache emits all its contents again.
 #[test]
-fn what_no_ring_keeps_is_announced_again() {
+fn contents_that_no_ring_keeps_are_announced_again() {
     for dialect in DIALECTS {
         let options = options(dialect).ring(100, 64 << 20);
         let publisher = Arc::new(EventPublisher::bind(&options).unwrap());

@@ -53,7 +53,7 @@ fn requests_short_of_room_evict_each_other_and_leave_nothing() {
 }
 
 #[test]
-fn of_those_who_allocate_one_id_one_gets_it() {
+fn one_of_the_threads_that_allocate_an_id_succeeds() {
     explore(|| {
         let cache = cache(6);
         let won: usize = scope(|scope| {
@@ -75,7 +75,7 @@ fn of_those_who_allocate_one_id_one_gets_it() {
 }
 
 #[test]
-fn of_those_who_free_one_id_one_does() {
+fn one_of_the_threads_that_free_an_id_succeeds() {
     explore(|| {
         let cache = cache(6);
         cache.allocate(A, 3).expect("there is room");
@@ -95,7 +95,7 @@ fn of_those_who_free_one_id_one_does() {
 /// The last block is partly filled, and three sequences share it. Each append copies it, except the last
 /// one.
 #[test]
-fn appends_to_forks_of_one_block_never_write_what_another_reads() {
+fn appends_to_forks_never_write_a_block_another_reads() {
     explore(|| {
         let cache = cache(4);
         cache.allocate(A, 1).expect("there is room");

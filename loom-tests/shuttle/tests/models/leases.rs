@@ -46,7 +46,7 @@ fn a_leased_sequence_is_neither_freed_nor_evicted() {
 
 /// An eviction that finds every sequence leased is refused; it takes nothing and ends.
 #[test]
-fn what_is_leased_throughout_is_never_the_victim() {
+fn a_sequence_leased_throughout_is_never_the_victim() {
     explore(|| {
         let cache = cache(6);
         cache.allocate(A, 4).expect("there is room");
@@ -122,7 +122,7 @@ fn batches_in_opposite_orders_do_not_wait_for_each_other() {
 /// A closure reads the cache again while a writer waits for its sequence and another thread chooses a
 /// victim.
 #[test]
-fn a_closure_that_looks_twice_waits_for_nobody_who_waits_for_it() {
+fn a_nested_read_waits_for_no_waiter_of_its_sequence() {
     explore(|| {
         let cache = cache(8);
         cache.allocate(A, 3).expect("there is room");

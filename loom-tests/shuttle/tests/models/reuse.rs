@@ -85,7 +85,7 @@ fn serve(cache: &PagedKvCache, prompt: &[u32], contents: &Contents, weights: &We
 /// Two requests do not fit at the same time: the blocks that one leaves are reclaimed for the next, or
 /// matched.
 #[test]
-fn a_hit_holds_what_was_computed_for_its_tokens() {
+fn a_hit_holds_the_values_computed_for_its_tokens() {
     explore(|| {
         let (cache, contents, weights) = (cache(5), Contents::new(5), Weights::new());
         let serve = |prompt: &[u32]| serve(&cache, prompt, &contents, &weights);
@@ -163,7 +163,7 @@ fn admissions_by_id_meet_evictions_and_a_reset() {
 
 /// At rest, a content is found that was committed last and never reclaimed.
 #[test]
-fn what_two_compute_at_once_is_found_afterwards() {
+fn a_content_two_threads_compute_is_found_afterwards() {
     explore(|| {
         let cache = cache(9);
         let serve = |id: SeqId| {

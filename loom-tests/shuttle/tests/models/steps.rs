@@ -9,7 +9,7 @@ use crate::{A, B, assert_all_free_at_end, cache, join};
 
 /// Two of four blocks are held by the step, on their way to the pool, or in the pool.
 #[test]
-fn nobody_is_evicted_for_blocks_that_a_step_gives_back() {
+fn no_sequence_is_evicted_for_blocks_a_step_returns() {
     for has_older in [false, true] {
         explore(move || {
             let cache = cache(4).with_eviction_threshold(0.6);
@@ -54,7 +54,7 @@ fn a_sequence_that_shares_all_with_a_step_is_evicted_while_the_step_ends() {
 /// One thread frees a sequence and another evicts to a threshold while a step ends: at most one sequence
 /// is evicted.
 #[test]
-fn evictions_beside_the_end_of_a_step_leave_what_is_to_be_left() {
+fn evictions_during_a_steps_end_take_one_sequence_at_most() {
     explore(|| {
         let cache = cache(6);
         let mut step = cache.step(Default::default());

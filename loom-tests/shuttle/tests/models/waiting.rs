@@ -18,7 +18,7 @@ fn give_up(cache: &PagedKvCache, num_blocks: usize) {
 }
 
 #[test]
-fn all_who_wait_are_served() {
+fn all_waiters_are_served() {
     explore(|| {
         let cache = cache(4);
         scope(|scope| {
@@ -97,7 +97,7 @@ fn grow_or_leave(cache: &PagedKvCache, id: SeqId, num_tokens: usize) -> bool {
 
 /// A handle or a step held the last block that neither sequence has. It comes back, and does not suffice.
 #[test]
-fn one_is_told_when_what_others_held_comes_back_and_does_not_suffice() {
+fn one_waiter_stalls_after_the_last_release_falls_short() {
     for is_fenced in [false, true] {
         explore(move || {
             let cache = cache(4);

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_says_what_is_wrong() {
+    fn a_malformed_line_is_refused_with_the_reason() {
         let day = "2023-11-16";
         for (line, reason) in [
             (format!("{day} 18:17:03,1"), "expected 3 fields, found 2"),

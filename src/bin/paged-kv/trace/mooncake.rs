@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_says_what_is_wrong() {
+    fn a_malformed_line_is_refused_with_the_reason() {
         let with = |input, output, ids| {
             format!(r#"{{"timestamp":0,"input_length":{input},"output_length":{output}{ids}}}"#)
         };

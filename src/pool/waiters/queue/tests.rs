@@ -76,7 +76,7 @@ fn wakes_next(queue: &mut Queue, room: usize) -> bool {
 }
 
 #[test]
-fn waiters_are_counted_by_class_and_the_first_says_what_it_needs() {
+fn waiters_are_counted_by_class_and_the_first_states_its_need() {
     let (mut queue, [first, second]) = two_that_grow();
     queue.enter(Short::of_blocks(1));
     assert_eq!((queue.len(Class::Growing), queue.len(Class::New)), (2, 1));
@@ -167,7 +167,7 @@ fn a_leave_to_pass_ends_when_a_sequence_that_grows_comes_first() {
 }
 
 #[test]
-fn what_becomes_the_first_looks_if_its_need_may_have_fallen() {
+fn the_new_first_waiter_rechecks_a_need_that_may_have_fallen() {
     let (mut queue, [first, second]) = two_that_grow();
     let copies = Short { need: 2, shortage: Shortage::GrowthWithCopy(grower(3)) };
     let copying = Waiter::asleep(&mut queue, copies);
