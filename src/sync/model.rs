@@ -14,6 +14,9 @@ use std::fmt;
 
 pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub use super::stand_ins::ArrayQueue;
+pub(crate) use super::stand_ins::Backoff;
+#[cfg(feature = "async")]
+pub(crate) use super::stand_ins::{Alarm, block_on_until};
 pub(crate) use super::stand_ins::{
     DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers,
 };
@@ -27,6 +30,8 @@ pub(crate) use std::sync::atomic::Ordering;
 pub(super) mod ground {
     pub(crate) use super::atomic::every_access_is_an_exchange;
     pub(crate) use super::{Mutex, MutexGuard};
+    #[cfg(feature = "async")]
+    pub(crate) use loom::future::block_on;
     pub(crate) use loom::sync::Condvar;
     pub(crate) use loom::sync::atomic::AtomicUsize;
     pub(crate) use loom::thread::yield_now;
@@ -80,39 +85,5 @@ impl<T> Mutex<T> {
 impl<T> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad("Mutex { .. }")
-    }
-}
-
-/// The wait for another thread: the model checker runs another thread first.
-pub(crate) struct Backoff;
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-
-    pub(crate) fn wait(&mut self) {
-        loom::thread::yield_now();
-    }
-}
-
-/// Polls a future on this thread until it is done. Deadlines do not pass here.
-#[cfg(feature = "async")]
-pub(crate) fn block_on_until<F: Future>(
-    future: F,
-    _deadline: Option<std::time::Instant>,
-) -> Option<F::Output> {
-    super::later::perform_now();
-    Some(loom::future::block_on(future))
-}
-
-/// An alarm that never wakes a task.
-#[cfg(feature = "async")]
-pub(crate) struct Alarm;
-
-#[cfg(feature = "async")]
-impl Alarm {
-    pub(crate) fn set(_at: std::time::Instant, _waker: std::task::Waker) -> Self {
-        Self
     }
 }

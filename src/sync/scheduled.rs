@@ -13,6 +13,9 @@ mod arc;
 use std::fmt;
 
 pub(crate) use self::arc::{Arc, into_last};
+pub(crate) use super::stand_ins::Backoff;
+#[cfg(feature = "async")]
+pub(crate) use super::stand_ins::{Alarm, block_on_until};
 pub(crate) use super::stand_ins::{
     ArrayQueue, DashMap, Entry, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers,
 };
@@ -26,6 +29,8 @@ pub(crate) use std::sync::atomic::Ordering;
 /// The types on which the stand-ins are built.
 pub(super) mod ground {
     pub(crate) use super::{Mutex, MutexGuard};
+    #[cfg(feature = "async")]
+    pub(crate) use shuttle::future::block_on;
     pub(crate) use shuttle::sync::Condvar;
     pub(crate) use shuttle::sync::atomic::AtomicUsize;
     pub(crate) use shuttle::thread::yield_now;
@@ -64,39 +69,5 @@ impl<T> Mutex<T> {
 impl<T> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad("Mutex { .. }")
-    }
-}
-
-/// The wait for another thread: shuttle runs another thread first.
-pub(crate) struct Backoff;
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-
-    pub(crate) fn wait(&mut self) {
-        shuttle::thread::yield_now();
-    }
-}
-
-/// Polls a future on this thread until it is done. Deadlines do not pass here.
-#[cfg(feature = "async")]
-pub(crate) fn block_on_until<F: Future>(
-    future: F,
-    _deadline: Option<std::time::Instant>,
-) -> Option<F::Output> {
-    super::later::perform_now();
-    Some(shuttle::future::block_on(future))
-}
-
-/// An alarm that never wakes a task.
-#[cfg(feature = "async")]
-pub(crate) struct Alarm;
-
-#[cfg(feature = "async")]
-impl Alarm {
-    pub(crate) fn set(_at: std::time::Instant, _waker: std::task::Waker) -> Self {
-        Self
     }
 }

@@ -7,9 +7,13 @@
 mod lock;
 mod map;
 mod queue;
+mod waits;
 
 pub(crate) use self::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers};
 pub(crate) use self::map::{DashMap, Entry};
 pub use self::queue::ArrayQueue;
+pub(crate) use self::waits::Backoff;
+#[cfg(feature = "async")]
+pub(crate) use self::waits::{Alarm, block_on_until};
 
 use super::ground;

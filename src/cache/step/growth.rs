@@ -17,6 +17,8 @@ pub(super) struct Growth {
     /// Index of each such row, and the plan of its append.
     needy: Vec<(usize, AppendPlan)>,
     tails: SharedTails,
+    /// Blocks of the longest row of the call.
+    stride: usize,
     /// Empty between calls.
     stock: Option<BlockTable>,
 }
@@ -25,6 +27,7 @@ impl Growth {
     pub(super) fn clear(&mut self) {
         self.needy.clear();
         self.tails.clear();
+        self.stride = 0;
     }
 
     fn need(&self) -> usize {
@@ -61,6 +64,13 @@ impl Growth {
 fn sources_of_copies(grown: &[GrownRow], id: BlockId) -> u32 {
     let copies = grown.iter().filter_map(|row| row.copy);
     copies.filter(|&(source, _)| source == id).count() as u32
+}
+
+/// Returns the blocks of the longest of these rows, trimmed ones included.
+#[cold]
+fn stride_of<R: GrowingRow>(rows: &mut [R]) -> usize {
+    let blocks = |row: &mut R| row.parts().0.num_logical_blocks();
+    rows.iter_mut().map(blocks).max().unwrap_or(0)
 }
 
 /// Grows the rows of a call.
@@ -104,6 +114,12 @@ impl Step {
                 return Err(PagedKvError::WrongCache { value: "row" });
             }
             let start_tokens = sequence.num_tokens();
+            let (end, block_size) =
+                (start_tokens.saturating_add(num_new_tokens), sequence.block_size());
+            // A multiplication a row, and a division only for a longer one.
+            if end > growth.stride.saturating_mul(block_size) {
+                growth.stride = end.div_ceil(block_size);
+            }
             if !sequence.append_in_place(num_new_tokens) {
                 let sources = |id| sources_of_copies(&grown_rows[..start], id);
                 let plan = growth.tails.plan(sequence, num_new_tokens, sources)?;
@@ -119,10 +135,11 @@ impl Step {
 
     /// Gives the planned rows their blocks, or only those before the first row without room.
     fn grow_needy<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) -> Result<Grown> {
-        let (mut grown_rows_now, mut missing_blocks) = (rows.len(), 0);
         if self.buffers.growth.needy.is_empty() {
-            return Ok(self.grown(rows, grown_rows_now, missing_blocks));
+            let stride = self.buffers.growth.stride;
+            return Ok(Grown { grown_rows: rows.len(), missing_blocks: 0, stride });
         }
+        let (mut grown_rows_now, mut missing_blocks) = (rows.len(), 0);
         let mut need = self.buffers.growth.need();
         let mut stock = self.take_stock();
         let cached = loop {
@@ -150,19 +167,11 @@ impl Step {
             grown_rows[start + row].copy = append.copy.map(|copy| (copy.src, copy.dst));
         }
         growth.stock = Some(stock);
-        Ok(self.grown(rows, grown_rows_now, missing_blocks))
-    }
-
-    /// Returns the outcome of a growth of the first `grown_rows` of these rows.
-    fn grown<R: GrowingRow>(
-        &self,
-        rows: &mut [R],
-        grown_rows: usize,
-        missing_blocks: usize,
-    ) -> Grown {
-        let blocks = |row: &mut R| row.parts().0.num_logical_blocks();
-        let stride = rows.iter_mut().take(grown_rows).map(blocks).max().unwrap_or(0);
-        Grown { grown_rows, missing_blocks, stride }
+        let stride = match grown_rows_now == rows.len() {
+            true => growth.stride,
+            false => stride_of(&mut rows[..grown_rows_now]),
+        };
+        Ok(Grown { grown_rows: grown_rows_now, missing_blocks, stride })
     }
 
     /// Returns the table that takes the blocks of all rows in one allocation.

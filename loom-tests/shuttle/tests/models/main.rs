@@ -5,7 +5,6 @@
 //! Each model ends at rest, with every block accounted for. Two models record each call and its answer,
 //! and check that some sequential order of the calls explains the answers.
 
-mod batches;
 mod by_id;
 mod explore;
 mod history;
