@@ -76,3 +76,6 @@ impl fmt::Display for Worker {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AdmissionEpoch(pub(crate) u64);
+
+/// Identifies a sequence of the cache's map among all that had or will have its id.
+pub(crate) type Identity = (SeqId, AdmissionEpoch);

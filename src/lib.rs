@@ -60,11 +60,11 @@ mod counter;
 mod epochs;
 mod error;
 pub mod event;
-mod evict;
 pub mod export;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod id;
+mod lease_count;
 #[cfg(paged_kv_loom)]
 pub mod loom_api;
 mod pool;
@@ -78,12 +78,11 @@ pub mod wait;
 
 pub use cache::{
     AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
-    Computed, Evicted, Grown, Lease, LeaseRow, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt,
-    Reservation, Row, Step, StepBuffers, Watermark, append_batch,
+    Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, PagedKvCache, PagedKvCacheBuilder,
+    Prefix, Prompt, Reservation, Row, Step, StepBuffers, Watermark, append_batch,
 };
 pub use error::{PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
-pub use evict::EvictionStrategy;
 pub use id::{AdmissionEpoch, BlockId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;

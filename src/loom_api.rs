@@ -5,10 +5,10 @@
 
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::fence::Fence;
+use crate::pool::in_flight::Fence;
 use crate::pool::{BlockPool, Keep, PoolHandle, ReclaimPolicy};
 use crate::prefix::{BlockHash, Generation, Offer, PublishedBlocks};
-pub use crate::sync::model::{ArrayQueue, place_thread};
+pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
 
 /// A pool whose blocks can be matched by hashes.

@@ -4,13 +4,16 @@
 //! about to match. A shortage is refused before any block is acquired, as long as no other thread takes
 //! blocks at the same time. If the admission loses a race after that, it gives the hits back.
 
+pub(crate) mod options;
+pub(crate) mod prompt;
+pub(crate) mod reservation;
 mod take;
 
+use self::options::AdmitOptions;
+use self::prompt::Prompt;
 use super::PagedKvCache;
-use super::admit_options::AdmitOptions;
-use super::cached_sequence::CachedSequence;
-use super::prompt::Prompt;
-use super::slot::Live;
+use super::entry::Live;
+use super::reuse::cached_sequence::CachedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::watermark::Admit;

@@ -8,15 +8,15 @@ use std::fmt;
 
 use self::checks::{Checked, invalid};
 use super::PagedKvCache;
+use super::eviction::strategy::EvictionStrategy;
 use crate::error::Result;
-use crate::event::announcer::{Announcer, Taken};
-use crate::event::claimed_sink::ClaimedSink;
-use crate::event::kv_event::EventSink;
-use crate::evict::EvictionStrategy;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
 use crate::pool::watermark::BlockWatermark;
 use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
+use crate::prefix::event_order::claimed_sink::ClaimedSink;
+use crate::prefix::event_order::{Announcer, Taken};
+use crate::prefix::kv_event::EventSink;
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
 

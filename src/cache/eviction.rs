@@ -5,17 +5,21 @@
 //! at that moment.
 
 mod candidates;
+pub(crate) mod deadlock;
+pub(crate) mod evicted_ids;
+pub(crate) mod freeable;
 mod pressure;
 mod removal;
+pub(crate) mod strategy;
 #[cfg(test)]
 mod tests;
 
 use self::pressure::Pressure;
 use self::removal::evictions_of_this_thread;
+use self::strategy::{EvictionKey, EvictionStrategy};
 use super::PagedKvCache;
-use super::slot::Live;
+use super::entry::Live;
 use crate::error::{PagedKvError, Result};
-use crate::evict::{EvictionKey, EvictionStrategy};
 use crate::id::{SeqId, Worker};
 use crate::sequence::Sequence;
 use crate::sync::{Backoff, Ordering};

@@ -2,11 +2,12 @@
 //!
 //! Reading changes nothing, not even the order of eviction.
 
+pub(crate) mod audit;
 use std::fmt;
 
 use super::PagedKvCache;
-use super::slot::{Live, Slot};
-use crate::evict::EvictionStrategy;
+use super::entry::{Live, Slot};
+use super::eviction::strategy::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
 use crate::sequence::Sequence;

@@ -1,17 +1,15 @@
 //! `Lease`: a counted claim on some sequences of the cache, which keeps them from being freed, trimmed or
-//! evicted, and `LeaseRow`: one of these sequences as a row of batches and steps.
+//! evicted.
 //!
 //! Both hold the sequences' own slots: taking a lease looks each id up once, and no later operation uses
 //! the map. A lease does not stop other threads from appending to, forking or truncating a leased sequence.
 
 use super::PagedKvCache;
-use super::batch::{AppendBatch, append_leased};
-use super::rows::Identity;
-use super::slot::{Live, SharedSlot};
+use super::rows::batch::{AppendBatch, append_leased};
+use super::rows::lease_row::LeaseRow;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::sequence::Sequence;
-use crate::sync::Arc;
 
 /// A counted claim on some sequences: while it lives they cannot be freed, trimmed or evicted.
 ///
@@ -43,92 +41,7 @@ struct Leased(LeaseRow);
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        self.0.slot.end_lease();
-    }
-}
-
-/// One sequence of a [`Lease`], as a row of batches and steps.
-///
-/// A row names the sequence, not its id. After the sequence was freed or evicted, every operation on the
-/// row is refused with [`SequenceNotFound`](PagedKvError::SequenceNotFound), even if another sequence has
-/// the id by then. A row does not keep its sequence; the lease does. So a caller may keep rows longer than
-/// the lease, and a request may be cancelled or evicted while a step with its row is open.
-///
-/// ```
-/// use paged_kv::{PagedKvCache, PagedKvError, SeqId};
-///
-/// let cache = PagedKvCache::new(4, 4, 1, 1);
-/// cache.admit(SeqId(1), &[7; 4])?;
-/// let mut rows: Vec<_> = cache.lease(&[SeqId(1)])?.rows().map(|row| (row, 1)).collect();
-/// let mut step = cache.step(Default::default());
-/// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
-/// cache.free(SeqId(1))?; // the client left
-/// assert_eq!(cache.used_block_count(), 2); // the device still uses its blocks
-/// assert_eq!(step.commit(&mut rows[0].0, 4), Err(PagedKvError::SequenceNotFound(SeqId(1))));
-/// step.complete();
-/// assert_eq!(cache.used_block_count(), 0);
-/// # Ok::<(), PagedKvError>(())
-/// ```
-#[derive(Clone)]
-pub struct LeaseRow {
-    id: SeqId,
-    slot: Arc<SharedSlot>,
-}
-
-impl LeaseRow {
-    /// Returns the id of the sequence.
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, SeqId};
-    ///
-    /// let cache = PagedKvCache::new(4, 4, 1, 1);
-    /// cache.allocate(SeqId(1), 4)?;
-    /// let row = cache.lease(&[SeqId(1)])?.rows().next().expect("one is leased");
-    /// assert_eq!(row.id(), SeqId(1));
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn id(&self) -> SeqId {
-        self.id
-    }
-
-    pub(super) fn slot(&self) -> &SharedSlot {
-        &self.slot
-    }
-
-    pub(super) fn is_same_sequence(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.slot, &other.slot)
-    }
-
-    /// Returns the id and the epoch of the sequence, also after it has left the map.
-    pub(super) fn identity(&self) -> Identity {
-        (self.id, self.slot.epoch())
-    }
-
-    /// Changes the sequence under its own lock. The waiters learn of the change afterwards.
-    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Live) -> T) -> Result<T> {
-        let (changed, waited_for) = {
-            let mut live = self.slot.write();
-            let live = live.as_mut().ok_or_else(|| self.refusal_of_gone())?;
-            let changed = change(live);
-            let pool = live.sequence().table().pool();
-            (changed, pool.is_waited_for().then(|| pool.clone()))
-        };
-        if let Some(pool) = waited_for {
-            pool.announce_change_of(self.id);
-        }
-        Ok(changed)
-    }
-
-    /// Reads the sequence under its own lock.
-    pub(super) fn look<T>(&self, read: impl FnOnce(&Live) -> Result<T>) -> Result<T> {
-        match &*self.slot.read() {
-            Some(live) => read(live),
-            None => Err(self.refusal_of_gone()),
-        }
-    }
-
-    pub(super) fn refusal_of_gone(&self) -> PagedKvError {
-        PagedKvError::SequenceNotFound(self.id)
+        self.0.slot().end_lease();
     }
 }
 
@@ -193,7 +106,7 @@ impl PagedKvCache {
         let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
         let shared = slot.share();
         shared.begin_lease(); // still under the map's lock
-        Ok(Leased(LeaseRow { id, slot: shared }))
+        Ok(Leased(LeaseRow::new(id, shared)))
     }
 }
 
@@ -226,7 +139,7 @@ impl Lease {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn ids(&self) -> impl Iterator<Item = SeqId> {
-        self.leased.iter().map(|leased| leased.0.id)
+        self.leased.iter().map(|leased| leased.0.id())
     }
 
     /// Returns the number of leased sequences: the rows of the batch.
@@ -277,7 +190,7 @@ impl Lease {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn release(&mut self, id: SeqId) -> Result<()> {
-        let row = self.leased.iter().position(|leased| leased.0.id == id);
+        let row = self.leased.iter().position(|leased| leased.0.id() == id);
         self.leased.remove(row.ok_or(PagedKvError::SequenceNotFound(id))?);
         Ok(())
     }
@@ -338,12 +251,6 @@ impl Lease {
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.ids()).finish()
-    }
-}
-
-impl std::fmt::Debug for LeaseRow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("LeaseRow").field(&self.id).finish()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A thin layer over [`Sequence`](crate::Sequence): each operation looks the id up, does the operation of
 //! the handle, and notes the use. Every operation is linearizable per sequence. An operation that may take
-//! long runs outside the map's locks; see [`slot`]. Such are a search for blocks, a caller's closure, and a
+//! long runs outside the map's locks; see [`entry`]. Such are a search for blocks, a caller's closure, and a
 //! fork or truncation of a very long table.
 //!
 //! Invariants:
@@ -17,55 +17,37 @@
 //!   [`Later`](crate::sync::Later) before it takes the first lock. Wakers and event sinks are called after
 //!   it has released the last.
 
-mod access;
 mod admission;
-mod admit_options;
-mod audit;
-pub(crate) mod batch;
 mod builder;
-mod cached_sequence;
-mod commit;
-mod computed;
-mod evicted_ids;
+mod by_id;
+mod entry;
 mod eviction;
-mod exports;
-mod forks;
-mod id_hash;
+mod export;
 mod inspect;
 mod lease;
-mod leases;
-mod locked_rows;
-mod naming;
-mod operations;
-mod prefix_view;
-mod prompt;
-mod prospects;
-mod reservation;
+mod reuse;
 mod rows;
-mod slot;
-mod stall;
 mod step;
-#[cfg(feature = "async")]
-mod waiting;
 
 pub use self::admission::Admission;
-pub use self::admit_options::AdmitOptions;
-pub use self::batch::{AppendBatch, append_batch};
+pub use self::admission::options::AdmitOptions;
+pub use self::admission::prompt::Prompt;
+pub use self::admission::reservation::Reservation;
 pub use self::builder::{PagedKvCacheBuilder, Watermark};
-pub use self::cached_sequence::CachedSequence;
-pub use self::computed::Computed;
-use self::evicted_ids::EvictedIds;
+use self::entry::Slot;
+use self::entry::map_hash::IdHash;
 pub use self::eviction::Evicted;
-use self::id_hash::IdHash;
-pub use self::lease::{Lease, LeaseRow};
-pub use self::prefix_view::Prefix;
-pub use self::prompt::Prompt;
-pub use self::reservation::Reservation;
+use self::eviction::evicted_ids::EvictedIds;
+pub use self::eviction::strategy::EvictionStrategy;
+pub use self::lease::Lease;
+pub use self::reuse::cached_sequence::CachedSequence;
+pub use self::reuse::computed::Computed;
+pub use self::reuse::prefix_view::Prefix;
 pub use self::rows::Row;
-use self::slot::Slot;
+pub use self::rows::batch::{AppendBatch, append_batch};
+pub use self::rows::lease_row::LeaseRow;
 pub use self::step::{AbortRefused, Aborted, Completed, Grown, Step, StepBuffers};
 use crate::counter::ShardedCounter;
-use crate::evict::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
 use crate::pool::watermark::BlockWatermark;

@@ -3,12 +3,14 @@
 //! All rows of a call are of one type. Rows of leases are locked together for the time of the call; handles
 //! need no lock. [`visit_all`] hides the difference.
 
-use super::cached_sequence::CachedSequence;
-use super::lease::LeaseRow;
-use super::locked_rows::{LockMemory, with_locked_rows};
-use super::naming::Naming;
+pub(crate) mod batch;
+pub(crate) mod lease_row;
+pub(crate) mod locked;
+use self::lease_row::LeaseRow;
+use self::locked::{LockMemory, with_locked_rows};
+use super::reuse::cached_sequence::{CachedSequence, Parts};
 use crate::error::Result;
-use crate::id::{AdmissionEpoch, SeqId};
+use crate::id::Identity;
 use crate::sequence::Sequence;
 use crate::sync::Later;
 
@@ -23,12 +25,6 @@ use crate::sync::Later;
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 pub trait Row: RowAccess {}
-
-/// Identifies a sequence of the cache's map among all that had or will have its id.
-pub(super) type Identity = (SeqId, AdmissionEpoch);
-
-/// The halves of a row.
-pub(super) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>);
 
 /// A row for reading.
 pub enum Held<'a> {

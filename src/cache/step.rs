@@ -14,23 +14,23 @@
 
 mod abort;
 mod accept;
-mod commits;
-mod exports;
+mod buffers;
+mod export;
 mod growth;
-mod opening;
+mod publish;
 
 use std::fmt;
 
 pub use self::abort::{AbortRefused, Aborted};
-use self::commits::Committed;
-pub use self::opening::{Completed, Grown, StepBuffers};
+pub use self::buffers::{Completed, Grown, StepBuffers};
+use self::publish::Committed;
 use super::Published;
-use super::rows::{Identity, Row, look, update};
+use super::rows::{Row, look, update};
 use crate::error::{PagedKvError, Result};
 use crate::export::{KernelInt, block_number};
-use crate::id::BlockId;
+use crate::id::{BlockId, Identity};
 use crate::pool::PoolHandle;
-use crate::pool::fence::Fence;
+use crate::pool::in_flight::Fence;
 use crate::prefix::{BlockHash, Generation};
 use crate::sequence::Sequence;
 

@@ -21,10 +21,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::kv_event::KvEvent;
 use super::notes::Notes;
 use super::ring::{Found, Ring};
 use super::wire::WireFormat;
+use crate::prefix::kv_event::KvEvent;
 use crate::sync::outside::{Mutex, Notify};
 
 /// The open batch is sealed above `1 / PART` of the ring's bytes.

@@ -14,42 +14,21 @@
 //!
 //! [`PagedKvCacheBuilder::event_sink`]: crate::PagedKvCacheBuilder::event_sink
 
-pub(crate) mod announcer;
 #[cfg(feature = "events")]
 mod batches;
-pub(crate) mod claimed_sink;
-#[cfg(feature = "events")]
-mod connections;
-pub(crate) mod delivery;
-mod kept_tokens;
-pub(crate) mod kv_event;
-#[cfg(feature = "events")]
-mod listener;
-pub(crate) mod noted;
 #[cfg(feature = "events")]
 mod notes;
 #[cfg(feature = "events")]
-mod peer;
-#[cfg(feature = "events")]
 mod publisher;
-#[cfg(feature = "events")]
-mod recent;
-#[cfg(feature = "events")]
-mod replayer;
 #[cfg(feature = "events")]
 mod ring;
 #[cfg(feature = "events")]
 mod sockets;
 #[cfg(feature = "events")]
-mod subscriber;
-pub(crate) mod tree;
-#[cfg(feature = "events")]
 mod wire;
-#[cfg(feature = "events")]
-mod zmtp;
 
-pub use self::kv_event::{EventSink, KvEvent};
 #[cfg(feature = "events")]
 pub use self::publisher::{EventPublisher, PublisherOptions, PublisherStats};
 #[cfg(feature = "events")]
 pub use self::wire::Dialect;
+pub use crate::prefix::kv_event::{EventSink, KvEvent};

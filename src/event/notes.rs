@@ -6,9 +6,9 @@
 //!
 //! Invariant: the encoded events are the noted ones, in the same order.
 
-use super::kv_event::KvEvent;
 use super::wire::{Extra, WireEvent, WireFormat, write_extra};
 use crate::prefix::BlockHash;
+use crate::prefix::kv_event::KvEvent;
 
 /// Events that are not encoded yet.
 #[derive(Default)]

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::batches::{Batches, Bounds};
-use super::kv_event::{EventSink, KvEvent};
 use super::sockets::{self, Open, Place, Watched};
 use super::wire::{Dialect, WireFormat};
+use crate::prefix::kv_event::{EventSink, KvEvent};
 use crate::sync::outside::{Arc, Mutex};
 
 /// The most batches that wait for one subscriber.

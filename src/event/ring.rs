@@ -200,9 +200,9 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kv_event::KvEvent;
     use super::*;
     use crate::prefix::BlockHash;
+    use crate::prefix::kv_event::KvEvent;
 
     const BYTES: usize = 1 << 20;
 

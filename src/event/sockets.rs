@@ -27,9 +27,23 @@
 //! handshake. So an accept loop in front of a library would not help, unless it read every frame of every peer.
 //! That is most of this code. `tests/publisher/hostile.rs` repeats the attacks.
 //!
-//! [`Connections`]: super::connections::Connections
-//! [`zmtp`]: super::zmtp
+//! [`Connections`]: super::sockets::connections::Connections
+//! [`zmtp`]: super::sockets::zmtp
 
+#[cfg(feature = "events")]
+pub(crate) mod connections;
+#[cfg(feature = "events")]
+pub(crate) mod listener;
+#[cfg(feature = "events")]
+pub(crate) mod peer;
+#[cfg(feature = "events")]
+pub(crate) mod recent;
+#[cfg(feature = "events")]
+pub(crate) mod replayer;
+#[cfg(feature = "events")]
+pub(crate) mod subscriber;
+#[cfg(feature = "events")]
+pub(crate) mod zmtp;
 use std::io;
 use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
@@ -41,14 +55,14 @@ use tokio::runtime;
 use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 
+use self::connections::{Connection, Connections};
+use self::listener::Listener;
+use self::peer::Peer;
+use self::recent::{Message, Recent};
+use self::replayer::Replayer;
+use self::subscriber::Subscriber;
+use self::zmtp::Kind;
 use super::batches::{Batches, Next};
-use super::connections::{Connection, Connections};
-use super::listener::Listener;
-use super::peer::Peer;
-use super::recent::{self, Message, Recent};
-use super::replayer::Replayer;
-use super::subscriber::Subscriber;
-use super::zmtp::{self, Kind};
 use crate::sync::outside::{Arc, Mutex, mpsc};
 
 /// Time for peers to receive their last batches after the end.

@@ -318,9 +318,9 @@ fn wire_hash(hash: BlockHash) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kv_event::KvEvent;
     use super::super::notes::Notes;
     use super::*;
+    use crate::prefix::kv_event::KvEvent;
 
     const HASHES: [u64; 2] = [0xfedc_ba98_7654_3210, 0x0123_4567_89ab_cdef];
 

@@ -24,26 +24,26 @@
 //!
 //! The free list holds ids only, and imports no table.
 
+mod acquire;
 mod audit;
-mod idle;
-mod matching;
-mod shard;
+mod home_shard;
+mod reclaim;
 #[cfg(test)]
 mod tests;
 
-use self::idle::IdleLists;
-pub(crate) use self::matching::Matching;
-use self::shard::{BATCH, Batch, Claim, Shard};
-use super::capacity::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
-use super::name::Name;
-use super::reclaim::Keep;
-use super::state::{BlockWords, Left};
+pub(crate) use self::acquire::Matching;
+use self::home_shard::{BATCH, Batch, Claim, Shard};
+use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
+use super::content_key::Name;
+use super::idle::IdleLists;
+use super::idle::policy::Keep;
+use super::word::{BlockWords, Left};
 use crate::array::queue_of;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{ArrayQueue, Backoff, CachePadded, Mutex, Ordering, thread_ordinal};
 
-pub(super) use self::shard::MAGAZINE;
+pub(super) use self::home_shard::MAGAZINE;
 
 /// The free blocks of a pool.
 pub(crate) struct FreeList {

@@ -1,85 +1,48 @@
-//! `BlockPool`: a fixed set of blocks, from which tables allocate and to which they release.
+//! The blocks of a pool: [`BlockPool`], and [`Blocks`], the state that its tables, runs and steps share.
 //!
-//! [`BlockPool`] joins the words ([`state`]), the free ids ([`free_list`]) and their count ([`capacity`]).
+//! [`Blocks`] joins the words ([`word`]), the free ids ([`free_list`]) and their counts ([`accounting`]).
 //! Tables and runs hold a [`PoolHandle`], a reference to one of several stripes of the pool. So creating and
 //! dropping a table writes no cache line that all threads write.
 //!
 //! Invariant: the pool lives until the last block is released, because every owner of blocks holds a handle.
 //! It imports no table, sequence or prefix.
 
-mod cached;
-pub(crate) mod capacity;
-pub(crate) mod fence;
+pub(crate) mod accounting;
+mod announce;
+mod block_pool;
+pub(crate) mod content_key;
 pub(crate) mod free_list;
-mod handle;
-mod id_counts;
-pub(crate) mod name;
-mod observer;
-pub(crate) mod reclaim;
-mod room;
-pub(crate) mod run;
-pub(crate) mod state;
-#[cfg(test)]
-mod tests;
+pub(crate) mod idle;
+pub(crate) mod in_flight;
+mod owner_counts;
+pub(crate) mod shared_run;
 #[cfg(feature = "async")]
-pub(crate) mod waiters;
+pub(crate) mod wait_queue;
 pub(crate) mod watermark;
+pub(crate) mod word;
 
-use std::fmt;
-
-use self::capacity::{IdleTotals, Totals};
-use self::fence::Fences;
-use self::free_list::{FreeList, MAGAZINE};
-pub(crate) use self::handle::PoolHandle;
-use self::id_counts::IdCounts;
-pub(crate) use self::observer::TakeObserver;
-pub(crate) use self::reclaim::Keep;
-pub use self::reclaim::ReclaimPolicy;
-use self::state::{BlockState, BlockWords};
+pub use self::block_pool::BlockPool;
+pub(crate) use self::block_pool::{
+    MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache,
+};
+use self::content_key::{Mark, Name, NamedView, NewName};
+use self::free_list::{FreeList, Matching};
+pub(crate) use self::idle::policy::Keep;
+pub use self::idle::policy::ReclaimPolicy;
+use self::in_flight::Fences;
+use self::owner_counts::IdCounts;
 #[cfg(feature = "async")]
-pub use self::waiters::Fairness;
+pub use self::wait_queue::Fairness;
 #[cfg(feature = "async")]
-use self::waiters::Waiters;
+use self::wait_queue::Waiters;
+use self::word::{BlockState, BlockWords};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 #[cfg(feature = "async")]
 use crate::sync::PlainArc;
-use crate::sync::{Arc, thread_ordinal};
-
-/// The most blocks that a pool can have.
-pub(crate) const MOST_BLOCKS: usize = u32::MAX as usize - 1;
-
-/// The most home shards that a pool has by default.
-const DEFAULT_SHARDS: usize = 64;
-
-/// The most home shards that a pool can have.
-const MOST_SHARDS: usize = 1024;
-
-/// A fixed set of KV-cache blocks from which many threads allocate, and to which they release.
-///
-/// An allocation returns a [`BlockTable`](crate::BlockTable), which releases its blocks when dropped.
-/// Threads may share a pool by reference, or in an `Arc`; tables keep it alive.
-///
-/// ```
-/// use paged_kv::{BlockPool, PagedKvError};
-///
-/// let pool = BlockPool::new(8);
-/// let table = pool.allocate(6)?;
-/// assert_eq!(pool.free_block_count(), 2);
-/// assert_eq!(
-///     pool.allocate(3).unwrap_err(),
-///     PagedKvError::OutOfMemory { requested: 3, available: 2 },
-/// );
-/// drop(table);
-/// assert_eq!(pool.free_block_count(), 8);
-/// # Ok::<(), PagedKvError>(())
-/// ```
-pub struct BlockPool {
-    blocks: Arc<Blocks>,
-    stripes: Box<[PoolHandle]>,
-}
+use crate::sync::{Arc, AtomicU64, CachePadded, Ordering};
 
 /// The state that all handles of a pool share.
 pub(crate) struct Blocks {
@@ -96,262 +59,6 @@ pub(crate) struct Blocks {
     undone: ShardedCounter,
     #[cfg(feature = "async")]
     waiters: PlainArc<Waiters>,
-}
-
-impl BlockPool {
-    /// Creates a pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; about 12 bytes a block.
-    ///
-    /// # Panics
-    /// If `num_blocks` is 0 or above `u32::MAX - 1`. [`PagedKvCache::builder`] returns an error
-    /// instead.
-    ///
-    /// [`PagedKvCache::builder`]: crate::PagedKvCache::builder
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::new(1024);
-    /// assert_eq!(pool.total_blocks(), 1024);
-    /// ```
-    pub fn new(num_blocks: usize) -> Self {
-        let shards = default_shards(num_blocks);
-        match Self::with_home_shards(num_blocks, shards) {
-            Ok(pool) => pool,
-            Err(refusal) => panic!("{refusal}"),
-        }
-    }
-
-    /// Creates a pool as [`new`](Self::new) does, with `shards` home shards (rounded up to a power of two).
-    ///
-    /// By default there is one for each 512 blocks, rounded down to a power of two, at most 64. If there are
-    /// at least as many shards as threads, threads rarely contend. Each shard may keep up to 256 free blocks,
-    /// which other threads take only after the common depot is empty.
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::with_home_shards(16, 4)?;
-    /// assert_eq!(pool.allocate(16)?.len(), 16);
-    /// assert!(paged_kv::BlockPool::with_home_shards(16, 0).is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is 0 or above `u32::MAX - 1`, or if
-    /// `shards` is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
-    pub fn with_home_shards(num_blocks: usize, shards: usize) -> Result<Self> {
-        Self::build(num_blocks, shards, Keep::Nothing, false, None)
-    }
-
-    /// Creates the pool of a cache. With `null_block`, block 0 is never allocated. `observer` is informed of
-    /// all blocks that are taken.
-    pub(crate) fn build(
-        num_blocks: usize,
-        shards: usize,
-        keep: Keep,
-        null_block: bool,
-        observer: Option<Box<dyn TakeObserver>>,
-    ) -> Result<Self> {
-        let first = u32::from(null_block);
-        let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "num_blocks", reason });
-        if num_blocks <= first as usize {
-            return refuse(format!("{num_blocks}, at least {} needed", first + 1));
-        }
-        if num_blocks > MOST_BLOCKS {
-            return refuse(format!("{num_blocks}, at most {MOST_BLOCKS} have ids"));
-        }
-        let shards = checked_shards(shards)?.next_power_of_two();
-        let blocks = Arc::new(Blocks {
-            first,
-            words: match keep {
-                Keep::Nothing => BlockWords::new(num_blocks)?,
-                Keep::Contents(_) => BlockWords::with_names(num_blocks)?,
-            },
-            free: FreeList::new(first, num_blocks - first as usize, shards, keep)?,
-            id_counts: IdCounts::new(num_blocks)?,
-            fences: Fences::new(),
-            observer,
-            clock: RecencyClock::new(),
-            undone: ShardedCounter::new(),
-            #[cfg(feature = "async")]
-            waiters: PlainArc::new(Waiters::new()),
-        });
-        let stripes = (0..shards).map(|_| PoolHandle::new(Arc::clone(&blocks))).collect();
-        Ok(Self { blocks, stripes })
-    }
-
-    /// Adds an owner to `id`. It is for a scheduler across an FFI that counts by id.
-    ///
-    /// The block must have an owner for the whole call: the caller itself, or a table that the caller keeps
-    /// alive. Two atomic read-modify-writes.
-    ///
-    /// # Errors
-    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block has no owner (it is free, or
-    /// cached and idle) or is not of this pool,
-    /// [`TooManyOwners`](PagedKvError::TooManyOwners) when its count is full.
-    ///
-    /// ```
-    /// use paged_kv::{BlockId, BlockPool, PagedKvError};
-    ///
-    /// let pool = BlockPool::new(4);
-    /// let table = pool.allocate(1)?;
-    /// let id = table.as_slice()[0];
-    /// pool.retain(id)?;
-    /// drop(table);
-    /// assert_eq!(pool.used_block_count(), 1);
-    /// pool.release(id)?;
-    /// assert_eq!(pool.release(id), Err(PagedKvError::BlockNotFound(id)));
-    /// assert_eq!(pool.retain(BlockId(9)), Err(PagedKvError::BlockNotFound(BlockId(9))));
-    /// # Ok::<(), PagedKvError>(())
-    /// ```
-    pub fn retain(&self, id: BlockId) -> Result<()> {
-        self.blocks.check(id)?;
-        self.blocks.words.expect_counts_by_id();
-        self.blocks.retain(id)?;
-        self.blocks.id_counts.add(id);
-        Ok(())
-    }
-
-    /// Removes an owner that one [`retain`](Self::retain) added. The last owner that leaves makes the block
-    /// free, or idle if it is cached.
-    ///
-    /// # Errors
-    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when no `retain` of the block is left, or when the
-    /// block is not of this pool. An owner that is a table is released only by that table.
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::new(4);
-    /// let table = pool.allocate(1)?;
-    /// let id = table.as_slice()[0];
-    /// pool.retain(id)?;
-    /// pool.release(id)?;
-    /// assert!(pool.release(id).is_err()); // the other owner is the table
-    /// drop(table);
-    /// assert_eq!(pool.used_block_count(), 0);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn release(&self, id: BlockId) -> Result<()> {
-        self.blocks.check(id)?;
-        self.blocks.id_counts.remove(id).ok_or(PagedKvError::BlockNotFound(id))?;
-        self.blocks.give(&[id]);
-        Ok(())
-    }
-
-    /// Counts the owners of `id`: tables, shared runs and [`retain`](Self::retain)s. 0 for a free block.
-    ///
-    /// A run that several forks share is one owner.
-    ///
-    /// # Errors
-    /// [`BlockNotFound`](PagedKvError::BlockNotFound) when the block is not of this pool.
-    ///
-    /// ```
-    /// use paged_kv::BlockId;
-    ///
-    /// let pool = paged_kv::BlockPool::new(4);
-    /// let table = pool.allocate(1)?;
-    /// assert_eq!(pool.owners(table.as_slice()[0])?, 1);
-    /// assert!(pool.owners(BlockId(4)).is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn owners(&self, id: BlockId) -> Result<u32> {
-        self.blocks.check(id)?;
-        Ok(self.blocks.words.state(id).owners())
-    }
-
-    /// Returns the total number of blocks that can be allocated.
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::new(4);
-    /// assert_eq!(pool.total_blocks(), 4);
-    /// ```
-    pub fn total_blocks(&self) -> usize {
-        self.blocks.free.total()
-    }
-
-    /// Counts the blocks that have no owner now. Under load, it is the count of a moment near the call.
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::new(4);
-    /// let table = pool.allocate(3)?;
-    /// assert_eq!(pool.free_block_count(), 1);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn free_block_count(&self) -> usize {
-        self.total_blocks() - self.used_block_count()
-    }
-
-    /// Counts the blocks that have owners now. Under load, it is the count of a moment near the call.
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::new(4);
-    /// let table = pool.allocate(3)?;
-    /// assert_eq!(pool.used_block_count(), 3);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn used_block_count(&self) -> usize {
-        self.blocks.free.used()
-    }
-
-    /// Compares the free list with every block's word. It is exact also under load: other threads wait for it
-    /// if they need a shard. `O(blocks)`.
-    ///
-    /// # Errors
-    /// [`Inconsistent`](PagedKvError::Inconsistent) with the first fault found, and
-    /// [`OutOfHostMemory`](PagedKvError::OutOfHostMemory) for two bytes a block.
-    ///
-    /// ```
-    /// let pool = paged_kv::BlockPool::new(64);
-    /// let table = pool.allocate(7)?;
-    /// pool.validate()?;
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn validate(&self) -> Result<()> {
-        self.blocks.free.audit(self.blocks.first, &self.blocks.words)
-    }
-
-    pub(crate) fn blocks(&self) -> &Blocks {
-        &self.blocks
-    }
-
-    pub(crate) fn idle_totals(&self) -> IdleTotals {
-        self.blocks.free.idle_totals()
-    }
-
-    /// Returns the blocks taken and given, without those of sequences that were refused after all.
-    pub(crate) fn totals(&self) -> Totals {
-        // Read first: blocks that are undone after this read stay in the totals of this call.
-        let undone = self.blocks.undone.sum();
-        let Totals { taken, given } = self.blocks.free.totals();
-        Totals { taken: taken.saturating_sub(undone), given: given.saturating_sub(undone) }
-    }
-
-    pub(crate) fn peak(&self) -> usize {
-        self.blocks.free.peak()
-    }
-
-    pub(crate) fn forks(&self) -> u64 {
-        self.stripes.iter().map(PoolHandle::forks).sum()
-    }
-
-    pub(crate) fn count_fork(&self) {
-        self.stripe().count_fork();
-    }
-
-    /// Returns a handle of the calling thread's stripe.
-    #[inline]
-    pub(crate) fn handle(&self) -> PoolHandle {
-        self.stripe().clone()
-    }
-
-    #[inline]
-    fn stripe(&self) -> &PoolHandle {
-        &self.stripes[thread_ordinal() & (self.stripes.len() - 1)]
-    }
-}
-
-impl fmt::Debug for BlockPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlockPool")
-            .field("total_blocks", &self.total_blocks())
-            .field("used_blocks", &self.used_block_count())
-            .finish_non_exhaustive()
-    }
 }
 
 impl Blocks {
@@ -421,30 +128,165 @@ impl Blocks {
     pub(crate) fn owners(&self, id: BlockId) -> u32 {
         self.words.state(id).owners()
     }
+
+    #[inline]
+    pub(crate) fn clock(&self) -> &RecencyClock {
+        &self.clock
+    }
 }
 
-/// Returns `shards`, or refuses more home shards than a pool can have.
-pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
-    let reason = match shards {
-        0 => "0, at least 1 needed".to_owned(),
-        _ if shards <= MOST_SHARDS => return Ok(shards),
-        _ => format!("{shards}, at most {MOST_SHARDS} are of use"),
-    };
-    Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason })
+impl Blocks {
+    /// Appends `n` blocks to `out`, all or none. Returns how many of them were cached; these are the
+    /// last ones.
+    #[inline]
+    pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<usize> {
+        let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
+        let start = out.len();
+        let reclaimed = self.free.take(n, &self.words, out).map_err(refused)?;
+        self.observe(&out[start..]);
+        if reclaimed > 0 {
+            self.announce_loss();
+        }
+        Ok(reclaimed)
+    }
+
+    /// Appends `n` blocks to `out` if that takes no search and no waiting. Returns false otherwise. The
+    /// caller may hold a lock. It calls [`announce_loss`](Self::announce_loss) after it has released
+    /// the lock, because contents may have been reclaimed.
+    #[inline]
+    pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
+        let start = out.len();
+        let taken = self.free.try_take_near(n, &self.words, out).is_some();
+        if taken {
+            self.observe(&out[start..]);
+        }
+        taken
+    }
+
+    #[inline]
+    fn observe(&self, taken: &[BlockId]) {
+        if let Some(observer) = &self.observer {
+            observer.taken(taken);
+        }
+    }
 }
 
-/// Blocks for each home shard where contents are kept. Few shards, because free blocks in the magazines of
-/// other shards cache nothing.
-const BLOCKS_A_SHARD: usize = 1024;
+/// Operations on cached blocks: those that have a name by which a prompt can match them.
+impl Blocks {
+    /// Claims a shard, to acquire cached blocks under that claim.
+    pub(crate) fn matching(&self) -> Matching<'_> {
+        self.free.matching(&self.words)
+    }
 
-/// Returns the default number of home shards where contents are kept.
-pub(crate) fn default_shards_of_cache(num_blocks: usize) -> usize {
-    let shards = (num_blocks / BLOCKS_A_SHARD).clamp(1, DEFAULT_SHARDS);
-    1 << shards.ilog2()
+    /// Returns true if the block is cached under `name` at a moment during the call.
+    #[inline]
+    pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
+        self.words.is_cached_as(id, name)
+    }
+
+    /// Returns the words and names of all blocks, for a loop over many blocks.
+    #[inline]
+    pub(crate) fn named(&self) -> NamedView<'_> {
+        self.words.named()
+    }
+
+    /// Returns the name that was last given to a block of the caller, if it was given with `mark`.
+    pub(crate) fn last_name(&self, id: BlockId, mark: Mark) -> Option<Name> {
+        self.words.named().last_name_with(id, mark)
+    }
+
+    /// Returns true if the block is cached and has no owner.
+    pub(crate) fn is_idle(&self, id: BlockId) -> bool {
+        self.words.state(id).is_idle()
+    }
+
+    /// Returns true if the block's content was asked for again since it was cached, or had come back by
+    /// then.
+    pub(crate) fn is_again(&self, id: BlockId) -> bool {
+        self.words.state(id).is_again()
+    }
+
+    /// Gives a name to a block of the caller; see `BlockWords::give_name`.
+    pub(crate) fn give_name(
+        &self,
+        id: BlockId,
+        new: NewName,
+        is_private: bool,
+        renamed: impl FnOnce(Name),
+    ) -> bool {
+        self.words.give_name(id, new, is_private, renamed)
+    }
+
+    /// Takes back the name of a block of the caller; see `BlockWords::take_name_back`.
+    pub(crate) fn take_name_back(&self, id: BlockId) {
+        self.words.take_name_back(id);
+    }
+
+    /// Returns true if a prompt may match the block by its name.
+    #[inline]
+    pub(crate) fn is_cached(&self, id: BlockId) -> bool {
+        self.words.state(id).is_cached()
+    }
+
+    /// Returns true if the content with this `name` was recently reclaimed, as far as the policy
+    /// remembers that.
+    pub(crate) fn was_reclaimed_of_late(&self, name: Name) -> bool {
+        self.free.was_reclaimed_of_late(name)
+    }
 }
 
-/// Returns one home shard for each two magazines, so that shards hold at most half of the blocks.
-pub(crate) fn default_shards(num_blocks: usize) -> usize {
-    let shards = (num_blocks / (2 * MAGAZINE)).clamp(1, DEFAULT_SHARDS);
-    1 << shards.ilog2()
+/// Is informed of every block that is taken. It must not call the pool.
+///
+/// The contents of a block end when the block is taken. The taking thread calls the observer while it holds no
+/// claim, and before the new owner can give the block another name.
+pub(crate) trait TakeObserver: Send + Sync {
+    /// Notes that each of `ids` has a new owner.
+    fn taken(&self, ids: &[BlockId]);
+}
+
+/// One of several counted references to a pool.
+///
+/// With a single `Arc` for all tables, every allocation and release of every thread would write one
+/// cache line. The count of a stripe is mostly written by one thread.
+#[derive(Clone)]
+pub(crate) struct PoolHandle(Arc<CachePadded<Stripe>>);
+
+struct Stripe {
+    blocks: Arc<Blocks>,
+    forks: AtomicU64,
+}
+
+impl PoolHandle {
+    /// Creates a stripe and returns its first reference.
+    pub(super) fn new(blocks: Arc<Blocks>) -> Self {
+        Self(Arc::new(CachePadded::new(Stripe { blocks, forks: AtomicU64::new(0) })))
+    }
+
+    pub(super) fn forks(&self) -> u64 {
+        // Relaxed: a statistic.
+        self.0.forks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_of_same_pool(&self, other: &PoolHandle) -> bool {
+        Arc::ptr_eq(&self.0.blocks, &other.0.blocks)
+    }
+
+    /// Returns a number that no other pool has during the life of this one.
+    pub(crate) fn address(&self) -> usize {
+        &*self.0.blocks as *const Blocks as usize
+    }
+
+    pub(crate) fn count_fork(&self) {
+        // Relaxed: a statistic.
+        self.0.forks.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for PoolHandle {
+    type Target = Blocks;
+
+    #[inline]
+    fn deref(&self) -> &Blocks {
+        &self.0.blocks
+    }
 }

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use super::hash::BlockHash;
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::name::{Mark, Name};
+use crate::pool::content_key::{Mark, Name};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The weights with which a content was computed. Create it once a call: its mask costs some nanoseconds.

@@ -21,7 +21,7 @@
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::name::Name;
+use crate::pool::content_key::Name;
 use crate::sync::{AtomicU64, Ordering, bring_near};
 
 /// Entries of a bucket.

@@ -1,14 +1,17 @@
 //! Prefix reuse: the hash of a block's content, the index that finds it, and the contents that can be
 //! matched.
 
+pub(crate) mod announced_tree;
+pub(crate) mod event_order;
 mod extra_keys;
 mod generation;
 mod hash;
 mod index;
-mod published;
+pub(crate) mod kv_event;
+mod registry;
 
 pub use self::extra_keys::ExtraKeys;
 pub(crate) use self::generation::Generation;
 pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
-pub(crate) use self::published::Told;
-pub(crate) use self::published::{Offer, PublishedBlocks};
+pub(crate) use self::registry::Told;
+pub(crate) use self::registry::{Offer, PublishedBlocks};

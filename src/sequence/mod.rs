@@ -12,20 +12,20 @@
 //! own it too); it is written only when this sequence is its only owner.
 
 mod append;
+mod append_result;
 mod gaps;
-mod grow;
 mod shared_tails;
 
 use std::ops::Range;
 
-pub use self::append::{Append, BlockCopy};
+pub(crate) use self::append::AppendPlan;
+pub use self::append_result::{Append, BlockCopy};
 use self::gaps::TrimmedBlocks;
-pub(crate) use self::grow::AppendPlan;
 pub(crate) use self::shared_tails::SharedTails;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
-use crate::pool::fence::Fence;
+use crate::pool::in_flight::Fence;
 use crate::pool::watermark::NewBlocks;
 use crate::table::BlockTable;
 

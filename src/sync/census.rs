@@ -20,8 +20,8 @@ use std::path::Path;
 pub(crate) use self::arc::{Arc, into_last};
 pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use self::map::DashMap;
-use super::native;
-pub(crate) use super::native::{
+use super::shipped;
+pub(crate) use super::shipped::{
     Backoff, CachePadded, Entry, MutexGuard, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard,
     bring_near, fence, thread_local, thread_ordinal,
 };
@@ -116,31 +116,30 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 /// Returns the place of the atomics of a file.
 fn place_of(caller: &Location<'_>) -> Place {
     const PLACE_OF: &[(&str, Place)] = &[
-        ("pool/handle.rs", Place::Statistic),
-        ("free_list/idle.rs", Place::HomeShard),
+        ("pool/idle.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
-        ("pool/id_counts.rs", Place::BlockWord),
-        ("pool/fence.rs", Place::Step),
-        ("fence/slots.rs", Place::Step),
-        ("pool/name.rs", Place::BlockWord),
+        ("pool/owner_counts.rs", Place::BlockWord),
+        ("pool/in_flight.rs", Place::Step),
+        ("in_flight/slots.rs", Place::Step),
+        ("pool/content_key.rs", Place::BlockWord),
         ("prefix/index.rs", Place::Index),
-        ("prefix/published.rs", Place::Rare),
+        ("prefix/registry.rs", Place::Rare),
         ("prefix/generation.rs", Place::Rare),
-        ("pool/free_list/shard.rs", Place::HomeShard),
+        ("pool/free_list/home_shard.rs", Place::HomeShard),
         ("pool/free_list.rs", Place::HomeShard),
-        ("pool/capacity.rs", Place::Ledger),
-        ("pool/waiters.rs", Place::Rare),
-        ("pool/state.rs", Place::BlockWord),
-        ("state/words.rs", Place::BlockWord),
+        ("pool/accounting.rs", Place::Ledger),
+        ("pool/wait_queue.rs", Place::Rare),
+        ("pool/word.rs", Place::BlockWord),
+        ("word/block_words.rs", Place::BlockWord),
         ("pool/mod.rs", Place::Statistic),
         ("src/counter.rs", Place::Statistic),
-        ("cache/leases.rs", Place::Sequence),
-        ("cache/slot.rs", Place::Sequence),
-        ("cache/evicted_ids.rs", Place::Rare),
+        ("lease_count.rs", Place::Sequence),
+        ("cache/entry.rs", Place::Sequence),
+        ("cache/eviction/evicted_ids.rs", Place::Rare),
         ("cache/eviction.rs", Place::Rare),
         ("eviction/removal.rs", Place::Rare),
-        ("event/announcer.rs", Place::Rare),
-        ("event/claimed_sink.rs", Place::Rare),
+        ("prefix/event_order.rs", Place::Rare),
+        ("prefix/event_order/claimed_sink.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];
     let file = Path::new(caller.file());
@@ -151,11 +150,11 @@ fn place_of(caller: &Location<'_>) -> Place {
 }
 
 /// A queue that counts each operation.
-pub(crate) struct ArrayQueue<T>(native::ArrayQueue<T>);
+pub(crate) struct ArrayQueue<T>(shipped::ArrayQueue<T>);
 
 impl<T> ArrayQueue<T> {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self(native::ArrayQueue::new(capacity))
+        Self(shipped::ArrayQueue::new(capacity))
     }
 
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
@@ -178,11 +177,11 @@ impl<T> ArrayQueue<T> {
 }
 
 /// A mutex whose guard counts twice: when it is taken and when it is released.
-pub(crate) struct Mutex<T>(native::Mutex<T>);
+pub(crate) struct Mutex<T>(shipped::Mutex<T>);
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(native::Mutex::new(value))
+        Self(shipped::Mutex::new(value))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
@@ -193,15 +192,15 @@ impl<T> Mutex<T> {
 
 pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     count_shared(Place::Sequence, 2);
-    native::read_past_writers(&lock.0)
+    shipped::read_past_writers(&lock.0)
 }
 
 /// A lock whose guards count twice: when they are taken and when they are released.
-pub(crate) struct RwLock<T>(native::RwLock<T>);
+pub(crate) struct RwLock<T>(shipped::RwLock<T>);
 
 impl<T> RwLock<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(native::RwLock::new(value))
+        Self(shipped::RwLock::new(value))
     }
 
     pub(crate) fn get_mut(&mut self) -> &mut T {

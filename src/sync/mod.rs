@@ -14,29 +14,29 @@ pub mod census;
 pub(crate) mod foreign;
 pub(crate) mod later;
 #[cfg(paged_kv_loom)]
-pub(crate) mod model;
+pub(crate) mod loom;
 #[cfg(not(any(paged_kv_loom, paged_kv_shuttle)))]
-mod native;
+mod shipped;
 #[cfg(paged_kv_shuttle)]
-mod scheduled;
+mod shuttle;
 #[cfg(any(paged_kv_loom, paged_kv_shuttle))]
 mod stand_ins;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 mod waking;
 
 pub(crate) use self::later::Later;
+#[cfg(paged_kv_loom)]
+use self::loom::ground;
+#[cfg(paged_kv_loom)]
+pub(crate) use self::loom::*;
+#[cfg(not(any(paged_kv_loom, paged_kv_shuttle, paged_kv_census)))]
+pub(crate) use self::shipped::*;
+#[cfg(paged_kv_shuttle)]
+use self::shuttle::ground;
+#[cfg(paged_kv_shuttle)]
+pub(crate) use self::shuttle::*;
 #[cfg(paged_kv_census)]
 pub(crate) use census::*;
-#[cfg(paged_kv_loom)]
-use model::ground;
-#[cfg(paged_kv_loom)]
-pub(crate) use model::*;
-#[cfg(not(any(paged_kv_loom, paged_kv_shuttle, paged_kv_census)))]
-pub(crate) use native::*;
-#[cfg(paged_kv_shuttle)]
-use scheduled::ground;
-#[cfg(paged_kv_shuttle)]
-pub(crate) use scheduled::*;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 pub(crate) use waking::{Alarm, block_on_until};
 

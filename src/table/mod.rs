@@ -18,14 +18,14 @@ use std::ops::Range;
 
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::pool::fence::Fence;
-use crate::pool::fence::coming::num_blocks_given_up;
+use crate::pool::in_flight::Fence;
+use crate::pool::in_flight::coming::num_blocks_given_up;
 use crate::pool::watermark::NewBlocks;
 use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 
 use self::cut::retain_all;
-pub(crate) use crate::pool::run::Run;
+pub(crate) use crate::pool::shared_run::Run;
 
 /// An owned, ordered list of blocks. Dropping it releases its blocks; those without another owner become
 /// free.

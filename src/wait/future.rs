@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use self::sealed::Asks;
 use crate::error::{PagedKvError, Result};
-use crate::pool::waiters::{Ask, Attempt, Turn};
+use crate::pool::wait_queue::{Ask, Attempt, Turn};
 use crate::sync::{Alarm, block_on_until};
 
 /// A request for room: `.await` it, or [`block`](Self::block) on it.

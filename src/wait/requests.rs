@@ -10,7 +10,7 @@ use crate::cache::{Admission, AdmitOptions, PagedKvCache, Prompt, Reservation};
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::PoolHandle;
-use crate::pool::waiters::{Ask, Attempt, Short, Shortage};
+use crate::pool::wait_queue::{Ask, Attempt, Short, Shortage};
 use crate::pool::watermark::{Admit, BlockWatermark};
 use crate::sequence::Append;
 

@@ -5,7 +5,7 @@ use super::requests::{AdmitRequest, AllocateRequest, AppendRequest, ReserveReque
 use crate::cache::{AdmitOptions, PagedKvCache, Prompt};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
-use crate::pool::waiters::{Class, Turn};
+use crate::pool::wait_queue::{Class, Turn};
 
 /// The operations of a cache that wait for room instead of being refused: see
 /// [`PagedKvCache::waiting`] and [`wait`](crate::wait).

@@ -118,7 +118,7 @@ fn is_name(c: char) -> bool {
 
 #[cfg(test)]
 fn source(text: &str) -> Source {
-    Source { path: "pool/state.rs".to_owned(), text: text.to_owned() }
+    Source { path: "pool/word.rs".to_owned(), text: text.to_owned() }
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn first_paragraph(text: &str) -> String {
 
 #[cfg(test)]
 fn source(text: &str) -> Source {
-    Source { path: "pool/state.rs".to_owned(), text: text.to_owned() }
+    Source { path: "pool/word.rs".to_owned(), text: text.to_owned() }
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Returns the module of the file: `pool/state` for `pool/state.rs`, `pool` for `pool/mod.rs`.
+    /// Returns the module of the file: `pool/word` for `pool/word.rs`, `pool` for `pool/mod.rs`.
     pub fn module(&self) -> &str {
         let path = self.path.strip_suffix(".rs").unwrap_or(&self.path);
         path.strip_suffix("/mod").unwrap_or(path)

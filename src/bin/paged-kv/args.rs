@@ -170,7 +170,7 @@ pub struct ReplayArguments {
 
     #[cfg(feature = "events")]
     #[command(flatten)]
-    pub publish: crate::publish::PublishArguments,
+    pub publish: crate::replay::publish::PublishArguments,
 }
 
 impl ReplayArguments {

@@ -10,7 +10,7 @@ use std::fs;
 use anyhow::{Result, bail};
 use paged_kv::ReclaimPolicy;
 
-use crate::report::grouped;
+use crate::grouped::grouped;
 
 /// Stack of each thread that serves, in bytes.
 pub const STACK_BYTES: usize = 2 << 20;

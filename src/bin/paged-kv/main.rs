@@ -7,51 +7,25 @@
 //! - 2: the command was refused: a missing file, a malformed line, a size of zero, or memory or threads
 //!   that the machine does not have.
 
-mod admission;
 mod args;
-mod contents;
 mod crew;
+mod grouped;
 mod machine;
-mod meter;
 mod outputs;
 mod progress;
-#[cfg(feature = "events")]
-mod publish;
 mod replay;
-mod report;
-mod request;
-mod seniority;
 mod serve;
 mod soak;
 mod sweep;
-mod synthetic;
 mod trace;
-mod worker;
+mod verdict;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Arguments, Command};
-
-/// How a command that read its input ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Every check held.
-    Sound,
-    /// The cache broke one of its promises; the output names it.
-    Broken,
-}
-
-impl From<Verdict> for ExitCode {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Sound => Self::SUCCESS,
-            Verdict::Broken => Self::from(1),
-        }
-    }
-}
+use verdict::complain;
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -66,9 +40,4 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// Writes to standard error. A failure to write is ignored: the exit code reports the error too.
-fn complain(error: &str) {
-    let _ = writeln!(io::stderr(), "error: {error}");
 }

@@ -3,20 +3,25 @@
 //! Loads the requests, builds the cache, serves, and then checks the cache: no block may be left in use,
 //! and its accounts must agree.
 
+#[cfg(feature = "events")]
+pub mod publish;
+pub mod report;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
 use paged_kv::{BlockHash, PagedKvCache, PagedKvCacheBuilder};
 
+use self::report::{Report, Setting};
 use crate::args::ReplayArguments;
 use crate::machine::Memory;
 use crate::outputs;
 use crate::progress::Progress;
-use crate::report::{Report, Setting};
-use crate::request::Request;
 use crate::serve::{Plan, serve};
-use crate::{Verdict, complain, synthetic, trace};
+use crate::trace;
+use crate::trace::request::Request;
+use crate::trace::synthetic;
+use crate::verdict::{Verdict, complain};
 
 /// Default number of synthetic requests.
 const SYNTHETIC_REQUESTS: usize = 100_000;
@@ -49,7 +54,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     let Input { name, requests, id_tokens } = input(arguments)?;
     check_memory(arguments, &requests, id_tokens)?;
     #[cfg(feature = "events")]
-    let publishing = crate::publish::Publishing::start(&arguments.publish)?;
+    let publishing = crate::replay::publish::Publishing::start(&arguments.publish)?;
     let builder = cache_builder(arguments);
     #[cfg(feature = "events")]
     let builder = match &publishing {

@@ -3,6 +3,10 @@
 //! All workers share the cache and one queue. A request that is larger than the pool is rejected before
 //! the start; all others are served to their end, as `worker` describes.
 
+pub mod admission;
+pub mod meter;
+pub mod oldest_first;
+pub mod worker;
 use std::num::NonZeroUsize;
 use std::panic;
 use std::sync::Mutex;
@@ -12,12 +16,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use paged_kv::{PagedKvCache, PagedKvError};
 
-use crate::admission::Admission;
+use self::admission::Admission;
+use self::meter::Meter;
+use self::worker::{Service, Worker};
 use crate::crew;
-use crate::meter::Meter;
 use crate::progress::Progress;
-use crate::request::Request;
-use crate::worker::{Service, Worker};
+use crate::trace::request::Request;
 
 /// The options of serving.
 #[derive(Clone, Copy, Debug)]

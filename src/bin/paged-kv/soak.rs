@@ -5,17 +5,17 @@
 //! operations and their checks are in the submodules.
 
 mod by_id;
-mod cells;
-mod family;
 mod findings;
-mod ground;
-mod hands;
+mod fork_group;
 mod hot;
 mod memory;
+mod panics;
 mod random;
 mod report;
 mod request;
-mod script;
+mod shadow_blocks;
+mod shared;
+mod token_stream;
 mod watch;
 mod worker;
 
@@ -24,11 +24,11 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use paged_kv::{PagedKvCache, ReclaimPolicy};
 
-use crate::Verdict;
+use self::shared::Ground;
 use crate::args::SoakArguments;
 use crate::machine::Memory;
 use crate::progress::Progress;
-use ground::Ground;
+use crate::verdict::Verdict;
 use report::Report;
 use watch::{Plan, watch};
 
@@ -65,7 +65,7 @@ pub fn run(arguments: &SoakArguments) -> Result<Verdict> {
 /// Checks that the machine can hold the cache, its cells, and the prompt of each thread.
 fn check_memory(arguments: &SoakArguments) -> Result<()> {
     let (blocks, threads) = (arguments.blocks.get(), arguments.threads().get());
-    let tokens = [arguments.block_size.get(), 2 * script::BLOCKS_MOST, 2 * size_of::<u32>()];
+    let tokens = [arguments.block_size.get(), 2 * token_stream::BLOCKS_MOST, 2 * size_of::<u32>()];
     Memory::new()
         .with_cache(blocks, ReclaimPolicy::Lru)
         .with(&[blocks, CELL_BYTES])

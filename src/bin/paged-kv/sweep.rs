@@ -3,8 +3,8 @@
 //! Each size and policy is a *cell*, with a cache of its own. It serves the trace one request at a time, so
 //! that other cells do not affect its result. Cells run in parallel.
 
-mod ceiling;
-mod picture;
+mod max_hit_rate;
+mod svg;
 mod table;
 
 use std::cmp::Reverse;
@@ -21,9 +21,10 @@ use crate::args::SweepArguments;
 use crate::machine::Memory;
 use crate::outputs::{self, Output};
 use crate::progress::Progress;
-use crate::request::Request;
 use crate::serve::{Kept, Plan, serve};
-use crate::{Verdict, complain, crew, trace};
+use crate::trace::request::Request;
+use crate::verdict::{Verdict, complain};
+use crate::{crew, trace};
 
 /// The most doubled sizes that are tried if none are given.
 const MOST_SIZES: usize = 16;
@@ -62,7 +63,7 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
     let (csv, svg) = (&arguments.csv, &arguments.svg);
     outputs::check_distinct(Some(&arguments.trace), &[("--csv", csv), ("--svg", svg)])?;
     let trace = load(arguments)?;
-    let ceiling = ceiling::of(&trace.requests, trace.block_size.get(), trace.id_tokens);
+    let ceiling = max_hit_rate::of(&trace.requests, trace.block_size.get(), trace.id_tokens);
     let sizes = if arguments.blocks.is_empty() {
         sizes(&trace, &ceiling)
     } else {
@@ -92,7 +93,7 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
     let mut lines = Vec::new();
     table::write(&mut lines, &cells, &ceiling)?;
     let title = arguments.trace.to_string_lossy();
-    let picture = picture::draw(&title, trace.block_size.get(), &cells, &ceiling)
+    let picture = svg::draw(&title, trace.block_size.get(), &cells, &ceiling)
         .context("cannot draw the picture")?;
     csv.replace(&lines)?;
     svg.replace(picture.as_bytes())?;
@@ -132,7 +133,7 @@ fn check_memory(
 
 /// Returns the sizes to try: the need of the longest request, its doubles, and a size at which everything
 /// fits.
-fn sizes(trace: &Trace, ceiling: &ceiling::Ceiling) -> Vec<usize> {
+fn sizes(trace: &Trace, ceiling: &max_hit_rate::Ceiling) -> Vec<usize> {
     let needs = trace.requests.iter().map(|one| one.blocks_needed(trace.block_size.get()));
     let longest = needs.max().unwrap_or(1).max(1);
     let enough = ceiling.distinct_blocks.saturating_add(longest);

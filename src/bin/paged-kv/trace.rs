@@ -5,17 +5,20 @@
 //! use: requests are served as fast as possible.
 
 mod azure;
+pub mod contents;
 mod ids;
 mod lines;
 mod mooncake;
+pub mod request;
+pub mod synthetic;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Error, Result, bail};
 
-use crate::contents::Contents;
-use crate::request::Request;
+use self::contents::Contents;
+use self::request::Request;
 pub use ids::{check_ids, id_tokens};
 pub use lines::{LONGEST_MIB, Lines, is_standard_input};
 

@@ -2,11 +2,11 @@
 //! neither.
 
 use super::super::PagedKvCache;
-use super::super::admit_options::AdmitOptions;
-use super::super::cached_sequence::CachedSequence;
-use super::super::naming::Naming;
-use super::super::prompt::Prompt;
 use super::Admission;
+use super::options::AdmitOptions;
+use super::prompt::Prompt;
+use crate::cache::reuse::cached_sequence::CachedSequence;
+use crate::cache::reuse::hashed_tokens::Naming;
 use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
 use crate::pool::watermark::{Admit, Need, NewBlocks};

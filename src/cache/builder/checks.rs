@@ -2,8 +2,8 @@
 
 use super::{PagedKvCacheBuilder, Watermark};
 use crate::array::refuse_beyond_memory;
+use crate::cache::eviction::strategy::EvictionStrategy;
 use crate::error::{PagedKvError, Result};
-use crate::evict::EvictionStrategy;
 use crate::pool::{MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache};
 
 /// Bytes of one element of K or V (f16), unless the bytes of a block are given.

@@ -7,10 +7,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::iter;
 
+use super::freeable::Prospects;
+use super::strategy::EvictionKey;
 use crate::cache::PagedKvCache;
-use crate::cache::prospects::Prospects;
-use crate::cache::slot::{Live, Looking, Slot};
-use crate::evict::EvictionKey;
+use crate::cache::entry::{Live, Looking, Slot};
 use crate::id::SeqId;
 use crate::sync::Arc;
 

@@ -2,7 +2,7 @@
 //! end do not count.
 
 use crate::cache::PagedKvCache;
-use crate::pool::fence::coming::Coming;
+use crate::pool::in_flight::coming::Coming;
 
 /// How far a cache is above a threshold, checked repeatedly while it evicts.
 pub(super) struct Pressure<'a> {

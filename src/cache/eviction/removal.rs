@@ -5,9 +5,9 @@
 
 use std::cell::Cell;
 
+use super::strategy::EvictionKey;
 use crate::cache::PagedKvCache;
-use crate::cache::slot::{Live, SharedSlot, Slot};
-use crate::evict::EvictionKey;
+use crate::cache::entry::{Live, SharedSlot, Slot};
 use crate::id::{SeqId, Worker};
 use crate::sync::{Arc, AtomicU64, Later, Ordering, thread_local};
 

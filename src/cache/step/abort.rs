@@ -6,8 +6,8 @@
 use std::fmt;
 
 use super::{Step, StepBuffers};
-use crate::cache::lease::LeaseRow;
-use crate::cache::locked_rows::with_locked_rows;
+use crate::cache::rows::lease_row::LeaseRow;
+use crate::cache::rows::locked::with_locked_rows;
 use crate::cache::rows::{GrowingRow, Held, Row};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;

@@ -1,9 +1,11 @@
 //! `Step::accept`: accepts the first of the tokens by which a row grew, and drops the slots of the others.
 
 use super::Step;
-use crate::cache::naming::Naming;
-use crate::cache::rows::{Identity, Parts, Row, update};
+use crate::cache::reuse::cached_sequence::Parts;
+use crate::cache::reuse::hashed_tokens::Naming;
+use crate::cache::rows::{Row, update};
 use crate::error::{PagedKvError, Result};
+use crate::id::Identity;
 use crate::sequence::Sequence;
 
 impl Step {

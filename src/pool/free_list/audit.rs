@@ -8,8 +8,8 @@ use super::{Claim, FreeList};
 use crate::array::array_of;
 use crate::error::PagedKvError;
 use crate::id::BlockId;
-use crate::pool::capacity::totals;
-use crate::pool::state::{BlockState, BlockWords, IdleBlock};
+use crate::pool::accounting::totals;
+use crate::pool::word::{BlockState, BlockWords, IdleBlock};
 use crate::sync::Ordering;
 
 impl FreeList {
@@ -111,8 +111,8 @@ impl Census<'_> {
 mod tests {
     use super::super::{BATCH, Batch, Keep, Name};
     use super::*;
-    use crate::pool::name::NewName;
-    use crate::pool::reclaim::ReclaimPolicy;
+    use crate::pool::content_key::NewName;
+    use crate::pool::idle::policy::ReclaimPolicy;
 
     /// The first id, as in a pool whose block 0 is the null block.
     const FIRST: u32 = 1;

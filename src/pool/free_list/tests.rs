@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::pool::name::NewName;
-use crate::pool::reclaim::ReclaimPolicy;
+use crate::pool::content_key::NewName;
+use crate::pool::idle::policy::ReclaimPolicy;
 
 const SHARDS: usize = 4;
 

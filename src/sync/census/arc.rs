@@ -6,11 +6,11 @@ use std::any::type_name;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use super::{Place, count_shared, count_store, native};
+use super::{Place, count_shared, count_store, shipped};
 
 /// An `Arc` whose clones and drops are counted.
 pub(crate) struct Arc<T> {
-    arc: native::Arc<T>,
+    arc: shipped::Arc<T>,
     /// Declared after `arc`, so that the contents end first.
     hold: Hold<T>,
 }
@@ -44,10 +44,10 @@ fn place_of<T>() -> Place {
 
 impl<T> Arc<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self::of(native::Arc::new(value))
+        Self::of(shipped::Arc::new(value))
     }
 
-    fn of(arc: native::Arc<T>) -> Self {
+    fn of(arc: shipped::Arc<T>) -> Self {
         Self { arc, hold: Hold(PhantomData) }
     }
 
@@ -55,19 +55,19 @@ impl<T> Arc<T> {
     pub(crate) fn get_mut(this: &mut Self) -> Option<&mut T> {
         count_shared(place_of::<T>(), 1);
         count_store(place_of::<T>());
-        native::Arc::get_mut(&mut this.arc)
+        shipped::Arc::get_mut(&mut this.arc)
     }
 
     pub(crate) fn ptr_eq(left: &Self, right: &Self) -> bool {
-        native::Arc::ptr_eq(&left.arc, &right.arc)
+        shipped::Arc::ptr_eq(&left.arc, &right.arc)
     }
 
     pub(crate) fn strong_count(this: &Self) -> usize {
-        native::Arc::strong_count(&this.arc)
+        shipped::Arc::strong_count(&this.arc)
     }
 
     pub(crate) fn as_ptr(this: &Self) -> *const T {
-        native::Arc::as_ptr(&this.arc)
+        shipped::Arc::as_ptr(&this.arc)
     }
 }
 
@@ -91,5 +91,5 @@ impl<T> Deref for Arc<T> {
 pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
     let Arc { arc, hold } = arc;
     drop(hold);
-    native::into_last(arc)
+    shipped::into_last(arc)
 }

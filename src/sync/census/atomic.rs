@@ -2,17 +2,17 @@
 
 use std::panic::Location;
 
-use super::{Ordering, count_shared, count_store, native, place_of};
+use super::{Ordering, count_shared, count_store, shipped, place_of};
 
 /// Defines a counted atomic with the methods that every atomic has.
 macro_rules! counted {
     ($name:ident, $value:ty, { $($arithmetic:tt)* }) => {
         /// An atomic whose writes are counted.
-        pub(crate) struct $name(native::$name);
+        pub(crate) struct $name(shipped::$name);
 
         impl $name {
             pub(crate) const fn new(value: $value) -> Self {
-                Self(native::$name::new(value))
+                Self(shipped::$name::new(value))
             }
 
             pub(crate) fn load(&self, order: Ordering) -> $value {

@@ -4,11 +4,11 @@ use std::hash::{BuildHasher, Hash};
 
 use dashmap::mapref::one::{Ref, RefMut};
 
-use super::{Entry, Place, count_shared, native};
+use super::{Entry, Place, count_shared, shipped};
 
 /// A map whose guards are counted; a walk counts one for each shard.
 pub(crate) struct DashMap<K, V, S> {
-    map: native::DashMap<K, V, S>,
+    map: shipped::DashMap<K, V, S>,
     shards: u64,
 }
 
@@ -19,18 +19,18 @@ impl<K: Eq + Hash, V, S: BuildHasher + Clone> DashMap<K, V, S> {
         shards: usize,
     ) -> Self {
         let map =
-            native::DashMap::with_capacity_and_hasher_and_shard_amount(capacity, hasher, shards);
+            shipped::DashMap::with_capacity_and_hasher_and_shard_amount(capacity, hasher, shards);
         Self { map, shards: shards as u64 }
     }
 
     /// Returns the map, and counts one guard.
-    fn touched(&self) -> &native::DashMap<K, V, S> {
+    fn touched(&self) -> &shipped::DashMap<K, V, S> {
         count_shared(Place::MapShard, 1);
         &self.map
     }
 
     /// Returns the map, and counts one guard for each shard.
-    fn walked(&self) -> &native::DashMap<K, V, S> {
+    fn walked(&self) -> &shipped::DashMap<K, V, S> {
         count_shared(Place::MapShard, self.shards);
         &self.map
     }
@@ -63,14 +63,14 @@ impl<K: Eq + Hash, V, S: BuildHasher + Clone> DashMap<K, V, S> {
         self.walked().len()
     }
 
-    pub(crate) fn iter(&self) -> <&native::DashMap<K, V, S> as IntoIterator>::IntoIter {
+    pub(crate) fn iter(&self) -> <&shipped::DashMap<K, V, S> as IntoIterator>::IntoIter {
         self.walked().into_iter()
     }
 }
 
 impl<'a, K: Eq + Hash, V, S: BuildHasher + Clone> IntoIterator for &'a DashMap<K, V, S> {
     type Item = <Self::IntoIter as Iterator>::Item;
-    type IntoIter = <&'a native::DashMap<K, V, S> as IntoIterator>::IntoIter;
+    type IntoIter = <&'a shipped::DashMap<K, V, S> as IntoIterator>::IntoIter;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()

@@ -6,10 +6,10 @@
 
 use paged_kv::{AdmitOptions, SeqId};
 
-use super::ground::{Ground, count};
 use super::random::Random;
 use super::request::{compute, expect_cached};
-use super::script::{BLOCKS_MOST, Script};
+use super::shared::{Ground, count};
+use super::token_stream::{BLOCKS_MOST, Script};
 
 /// The most requests that a worker remembers. It leaves older ones to eviction.
 const REMEMBERED: usize = 8;

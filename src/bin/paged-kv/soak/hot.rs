@@ -5,8 +5,8 @@
 
 use paged_kv::{BlockId, SeqId};
 
-use super::ground::Ground;
 use super::random::Random;
+use super::shared::Ground;
 
 /// Number of hot sequences, which all threads change. They have the highest ids.
 const HOT: usize = 6;

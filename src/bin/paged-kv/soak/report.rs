@@ -7,10 +7,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::ground::{Ground, Tally};
 use super::memory::{Growth, Sample};
+use super::shared::{Ground, Tally};
 use super::watch::{Plan, Seen};
-use crate::report::grouped;
+use crate::grouped::grouped;
 
 /// Samples of the memory that are reported.
 const SAMPLES_TOLD: usize = 12;

@@ -7,9 +7,9 @@
 
 use paged_kv::{AdmitOptions, BlockId, CachedSequence};
 
-use super::ground::{Ground, count};
 use super::random::Random;
-use super::script::{BLOCKS_MOST, Script};
+use super::shared::{Ground, count};
+use super::token_stream::{BLOCKS_MOST, Script};
 
 pub struct Request<'a> {
     ground: &'a Ground,

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use paged_kv::PagedKvError;
 
-use super::ground::{Ground, OnPurpose};
 use super::memory::Memory;
+use super::shared::{Ground, OnPurpose};
 use super::worker::{Held, Worker};
-use crate::complain;
 use crate::crew::{self, Gate, Member};
 use crate::progress::Progress;
+use crate::verdict::complain;
 
 /// Interval between two checks of the workers.
 const TICK: Duration = Duration::from_millis(20);

@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use paged_kv::SeqId;
 
 use super::by_id::ById;
-use super::family::Family;
-use super::ground::Ground;
-use super::hands::panic_with_hands_full;
+use super::fork_group::Family;
 use super::hot;
+use super::panics::panic_with_hands_full;
 use super::random::Random;
 use super::request::Request;
+use super::shared::Ground;
 
 /// A worker panics once in this many steps on average.
 const STEPS_TO_A_PANIC: usize = 20_000;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::Cell;
-use super::ceiling::Ceiling;
+use super::max_hit_rate::Ceiling;
 
 /// Writes one line per cell, and one with policy `ceiling` for an unlimited cache.
 pub fn write(out: &mut impl Write, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {

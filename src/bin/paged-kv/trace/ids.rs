@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 
 use anyhow::{Error, Result, bail};
 
+use super::request::Request;
 use super::{Format, Trace};
-use crate::request::Request;
 
 /// The largest size that is tried if none is given, as a power of two. All smaller powers are tried too.
 const LARGEST_LOG2: u32 = 19;

@@ -1,0 +1,225 @@
+//! `Report`: the result of a replay.
+//!
+//! Its fields are those of the JSON object, and its `Display` is the summary for people. Counts are of
+//! the whole run. `blocks_*`, `leaked_blocks` and `validate` come from the cache, after every request
+//! was freed. All other counts come from the workers.
+
+use std::fmt;
+
+use paged_kv::{PagedKvCache, ReclaimPolicy};
+use serde::Serialize;
+
+use crate::grouped::grouped;
+use crate::serve::meter::Meter;
+use crate::serve::{Outcome, Plan};
+
+/// The options of the run, as the report shows them.
+pub struct Setting<'a> {
+    pub trace: &'a str,
+    pub requests: u64,
+    pub plan: Plan,
+    pub reclaim: ReclaimPolicy,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    trace: String,
+    strategy: String,
+    requests: u64,
+    completed: u64,
+    rejected: u64,
+    admissions: u64,
+    evicted_sequences: u64,
+    put_back_requests: u64,
+    threads: usize,
+    live: usize,
+    threshold: f64,
+    blocks_total: usize,
+    block_size: usize,
+    prompt_tokens: u64,
+    output_tokens: u64,
+    blocks_allocated: u64,
+    blocks_freed: u64,
+    peak_blocks_used: usize,
+    /// Whether prompts shared their common contents.
+    reuse: bool,
+    reclaim: String,
+    prompt_blocks: u64,
+    hit_blocks: u64,
+    /// The share of the prompt blocks that hit.
+    hit_rate: f64,
+    reclaimed_blocks: u64,
+    leaked_blocks: usize,
+    /// "ok", or the fault.
+    validate: String,
+    wall_seconds: f64,
+    requests_per_second: f64,
+    operations: u64,
+    /// Blocks that left the pool or returned to it, per second.
+    block_ops_per_second: f64,
+    latency_us: Latency,
+}
+
+/// Latencies of single calls of the cache, in microseconds.
+#[derive(Debug, Serialize)]
+struct Latency {
+    p50: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl Report {
+    /// Creates the report from the outcome and from the cache, in which every request must have been freed.
+    pub fn new(setting: &Setting<'_>, outcome: &Outcome, cache: &PagedKvCache) -> Self {
+        let Outcome { rejected, wall, ref meter } = *outcome;
+        let stats = cache.stats();
+        let blocks_moved = stats.total_allocations + stats.total_frees;
+        let wall_seconds = wall.as_secs_f64();
+        Self {
+            trace: setting.trace.to_owned(),
+            strategy: cache.eviction_strategy().to_string(),
+            requests: setting.requests,
+            completed: meter.completed,
+            rejected,
+            admissions: meter.admissions,
+            evicted_sequences: meter.evicted_sequences,
+            put_back_requests: meter.put_back_requests,
+            threads: setting.plan.threads.get(),
+            live: setting.plan.live.get(),
+            threshold: setting.plan.threshold,
+            blocks_total: cache.total_blocks(),
+            block_size: cache.block_size(),
+            prompt_tokens: meter.prompt_tokens,
+            output_tokens: meter.output_tokens,
+            blocks_allocated: stats.total_allocations,
+            blocks_freed: stats.total_frees,
+            peak_blocks_used: stats.peak_blocks_used,
+            reuse: setting.plan.id_tokens.is_some(),
+            reclaim: setting.reclaim.to_string(),
+            prompt_blocks: meter.prompt_blocks,
+            hit_blocks: meter.hit_blocks,
+            hit_rate: meter.hit_blocks as f64 / meter.prompt_blocks.max(1) as f64,
+            reclaimed_blocks: stats.blocks_reclaimed,
+            leaked_blocks: cache.used_block_count(),
+            validate: cache.validate().map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
+            wall_seconds,
+            requests_per_second: meter.completed as f64 / wall_seconds,
+            operations: meter.operations(),
+            block_ops_per_second: blocks_moved as f64 / wall_seconds,
+            latency_us: Latency::of(meter),
+        }
+    }
+
+    /// Returns whether every request was served or rejected and the cache is as it was before.
+    pub fn is_sound(&self) -> bool {
+        self.leaked_blocks == 0
+            && self.validate == "ok"
+            && self.blocks_allocated == self.blocks_freed
+            && self.completed + self.rejected == self.requests
+    }
+}
+
+impl Latency {
+    fn of(meter: &Meter) -> Self {
+        Self {
+            p50: meter.latency_us(0.5),
+            p99: meter.latency_us(0.99),
+            p999: meter.latency_us(0.999),
+            max: meter.longest_latency_us(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, value: String| writeln!(f, "{name:<14}{value}");
+        let round = |value: f64| grouped(value.round() as u64);
+        line("trace", self.trace.clone())?;
+        line(
+            "served by",
+            format!(
+                "{} threads, up to {} requests each, evicting by {} down to {:.0} %",
+                self.threads,
+                grouped(self.live as u64),
+                self.strategy,
+                self.threshold * 100.0,
+            ),
+        )?;
+        line(
+            "requests",
+            format!(
+                "{} of {} completed, {} rejected as larger than the pool",
+                grouped(self.completed),
+                grouped(self.requests),
+                grouped(self.rejected),
+            ),
+        )?;
+        line(
+            "tokens",
+            format!(
+                "{} prompt, {} output",
+                grouped(self.prompt_tokens),
+                grouped(self.output_tokens),
+            ),
+        )?;
+        line(
+            "admissions",
+            format!(
+                "{}, {} sequences evicted, {} requests put back",
+                grouped(self.admissions),
+                grouped(self.evicted_sequences),
+                grouped(self.put_back_requests),
+            ),
+        )?;
+        line(
+            "blocks",
+            format!(
+                "{} of {} tokens, {} used at the peak",
+                grouped(self.blocks_total as u64),
+                grouped(self.block_size as u64),
+                grouped(self.peak_blocks_used as u64),
+            ),
+        )?;
+        line(
+            "",
+            format!(
+                "{} allocated, {} freed, {} leaked",
+                grouped(self.blocks_allocated),
+                grouped(self.blocks_freed),
+                grouped(self.leaked_blocks as u64),
+            ),
+        )?;
+        if self.reuse {
+            line(
+                "reuse",
+                format!(
+                    "{} of {} prompt blocks hit ({:.2} %), {} reclaimed by {}",
+                    grouped(self.hit_blocks),
+                    grouped(self.prompt_blocks),
+                    self.hit_rate * 100.0,
+                    grouped(self.reclaimed_blocks),
+                    self.reclaim,
+                ),
+            )?;
+        }
+        line("validate", self.validate.clone())?;
+        line("time", format!("{:.3} s", self.wall_seconds))?;
+        line(
+            "rate",
+            format!(
+                "{} requests/s, {} block operations/s",
+                round(self.requests_per_second),
+                round(self.block_ops_per_second),
+            ),
+        )?;
+        let Latency { p50, p99, p999, max } = self.latency_us;
+        line(
+            "latency",
+            format!(
+                "p50 {p50:.2} us, p99 {p99:.2} us, p99.9 {p999:.2} us, max {max:.2} us of {} calls",
+                grouped(self.operations),
+            ),
+        )
+    }
+}

@@ -1,0 +1,170 @@
+//! `CachedSequence`: an owned handle to a sequence whose tokens are known and whose blocks have hashes.
+
+use super::computed::Computed;
+use super::hashed_tokens::{Naming, truncate_parts};
+use crate::error::Result;
+use crate::sequence::{Append, Sequence};
+
+/// The halves of a row: its sequence, and its hashed tokens if it has any.
+pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>);
+
+/// A sequence that was admitted by its tokens: an owned handle, which is not in the map.
+///
+/// It derefs to its [`Sequence`], and is never evicted. Dropping it, on any thread, leaves the blocks that
+/// it published cached until they are needed.
+///
+/// ```
+/// use paged_kv::{AdmitOptions, PagedKvCache};
+///
+/// let cache = PagedKvCache::new(8, 4, 1, 1);
+/// let prompt = cache.prompt(&[1, 2, 3, 4, 5, 6]);
+/// let (mut first, _) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
+/// first.commit(6)?; // its keys and values are computed
+/// let (second, admission) = cache.admit_sequence(&prompt, &AdmitOptions::default())?;
+/// assert_eq!(admission.cached_tokens, 4);
+/// assert_eq!(first.block_ids()[0], second.block_ids()[0]);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+pub struct CachedSequence {
+    sequence: Sequence,
+    naming: Box<Naming>,
+}
+
+impl CachedSequence {
+    pub(in crate::cache) fn new(sequence: Sequence, naming: Naming) -> Self {
+        Self { sequence, naming: Box::new(naming) }
+    }
+
+    /// Returns both halves, for a step.
+    pub(in crate::cache) fn parts_mut(&mut self) -> (&mut Sequence, &mut Naming) {
+        (&mut self.sequence, &mut self.naming)
+    }
+
+    pub(in crate::cache) fn into_parts(self) -> (Sequence, Box<Naming>) {
+        (self.sequence, self.naming)
+    }
+
+    /// Reports computed keys and values. A number reports the first `computed` tokens. A slice reports all
+    /// known tokens and the given ones, whose slots were taken by [`append`](Self::append) before. Full
+    /// blocks up to there can be matched from now on. Returns how many blocks became matchable. Changes no
+    /// table. `O(blocks published)`.
+    ///
+    /// # Errors
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); no token was named and no block
+    /// published.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let prompt = cache.prompt(&[1, 2, 3]);
+    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
+    /// assert_eq!(sequence.commit(3)?, 0); // of the prompt
+    /// sequence.append(3)?; // drafts
+    /// assert_eq!(sequence.commit(&[4])?, 1); // one was right
+    /// sequence.truncate(4)?;
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[1, 2, 3, 4, 5])), 4);
+    /// assert!(sequence.commit(5).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn commit<'a>(&mut self, computed: impl Into<Computed<'a>>) -> Result<usize> {
+        self.naming.commit_computed(&self.sequence, computed.into())
+    }
+
+    /// Returns the number of named tokens: those of the prompt, with or without slots, and those that were
+    /// accepted. The next token to be named is the one at this position.
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let prompt = cache.prompt(&[1, 2, 3]);
+    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
+    /// sequence.append(3)?; // drafts
+    /// sequence.commit(&[4])?;
+    /// assert_eq!((sequence.num_named_tokens(), sequence.num_tokens()), (4, 6));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn num_named_tokens(&self) -> usize {
+        self.naming.num_named()
+    }
+
+    /// Allocates slots for tokens that are not known yet; see [`Sequence::append`].
+    ///
+    /// # Errors
+    /// As [`Sequence::append`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(2, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3]), &Default::default())?;
+    /// assert_eq!(sequence.append(2)?.new_blocks, 1..2);
+    /// assert!(sequence.append(4).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
+        self.sequence.append(num_new_tokens)
+    }
+
+    /// Creates a second sequence of the same tokens and blocks; see [`Sequence::fork`].
+    ///
+    /// # Errors
+    /// As [`Sequence::fork`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(2, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3]), &Default::default())?;
+    /// assert_eq!(sequence.fork()?.block_ids(), sequence.block_ids());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn fork(&mut self) -> Result<CachedSequence> {
+        Ok(Self { sequence: self.sequence.fork()?, naming: self.naming.clone() })
+    }
+
+    /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. Published blocks stay published.
+    /// If the partly filled last block was published, the next append copies it before it is written.
+    ///
+    /// # Errors
+    /// As [`Sequence::truncate`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[1, 2, 3, 4]), &Default::default())?;
+    /// sequence.commit(4)?;
+    /// sequence.truncate(3)?;
+    /// assert!(sequence.append(1)?.copy.is_some());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn truncate(&mut self, num_tokens: usize) -> Result<()> {
+        truncate_parts((&mut self.sequence, Some(&mut *self.naming)), num_tokens)
+    }
+
+    /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks after the gap are no longer
+    /// published: keys and values computed from now on do not depend on all tokens before them.
+    ///
+    /// # Errors
+    /// As [`Sequence::apply_streaming_llm`].
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 32]), &Default::default())?;
+    /// assert_eq!(sequence.apply_streaming_llm(4, 8)?, 20);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn apply_streaming_llm(
+        &mut self,
+        sink_tokens: usize,
+        window_tokens: usize,
+    ) -> Result<usize> {
+        self.sequence.apply_streaming_llm(sink_tokens, window_tokens)
+    }
+}
+
+impl std::ops::Deref for CachedSequence {
+    type Target = Sequence;
+
+    fn deref(&self) -> &Sequence {
+        &self.sequence
+    }
+}
+
+impl std::fmt::Debug for CachedSequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedSequence").field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}

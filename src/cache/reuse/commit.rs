@@ -1,0 +1,97 @@
+//! Commits by id: report the tokens of a sequence whose keys and values are computed, so that they can be
+//! matched.
+//!
+//! A commit runs under the sequence's own lock, because publishing goes through the index.
+
+use super::computed::Computed;
+use super::hashed_tokens::{refuse_beyond_end, refuse_uncomputable};
+use crate::cache::PagedKvCache;
+use crate::cache::entry::Live;
+use crate::error::{PagedKvError, Result};
+use crate::id::SeqId;
+use crate::sequence::Append;
+use crate::sync::Later;
+
+impl PagedKvCache {
+    /// Reports that the keys and values of the first tokens of a sequence are computed, by their number or
+    /// by the tokens that come next; see [`CachedSequence::commit`](crate::CachedSequence::commit).
+    /// Publishes no block of a sequence that was not admitted by its tokens. Takes one shard lock.
+    ///
+    /// The id is looked up at the call. To commit the tokens of one admission, even if its id has been
+    /// freed or reused since, commit its [`LeaseRow`](crate::LeaseRow) in a step.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound),
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 10])?;
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 10])), 0); // nothing is published before
+    /// assert_eq!(cache.commit(SeqId(1), 10)?, 2);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 10])), 8);
+    /// assert!(cache.commit(SeqId(1), 11).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn commit<'a>(&self, id: SeqId, computed: impl Into<Computed<'a>>) -> Result<usize> {
+        let computed = computed.into();
+        let _later = Later::begin();
+        self.update_if(id, |_| false, |live| live.commit(computed))?
+    }
+
+    /// Does [`append`](Self::append) and [`commit`](Self::commit) in one call, for tokens that are known
+    /// and computed.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append) and [`commit`](Self::commit); nothing has changed.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[1, 2, 3])?;
+    /// assert_eq!(cache.append_tokens(SeqId(1), &[4, 5])?.new_blocks, 1..2);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[1, 2, 3, 4, 5])), 4);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn append_tokens(&self, id: SeqId, tokens: &[u32]) -> Result<Append> {
+        let append = |live: &mut Live| {
+            live.refuse_unnamed_gap()?;
+            let append = live.sequence_mut().append(tokens.len())?;
+            live.commit(Computed::Named(tokens))?;
+            live.note_use(self.stamp());
+            Ok(append)
+        };
+        let _later = Later::begin();
+        self.update_if(id, |_| false, append)?
+    }
+}
+
+impl Live {
+    fn commit(&mut self, computed: Computed<'_>) -> Result<usize> {
+        let (sequence, naming) = self.named();
+        match naming {
+            Some(naming) => naming.commit_computed(sequence, computed),
+            None => refuse_uncomputable(sequence, computed).map(|()| 0),
+        }
+    }
+
+    /// Refuses tokens that would not directly follow the named ones. That is so if slots after the named
+    /// tokens have unknown tokens, or if the prompt's own tokens come first.
+    fn refuse_unnamed_gap(&mut self) -> Result<()> {
+        let (sequence, naming) = self.named();
+        let Some(naming) = naming else {
+            return Ok(());
+        };
+        refuse_beyond_end(sequence, naming.num_named())?;
+        let num_tokens = sequence.num_tokens();
+        match naming.names_up_to() {
+            Some(named) if named < num_tokens => {
+                Err(PagedKvError::UnnamedTokens { named, num_tokens })
+            }
+            _ => Ok(()),
+        }
+    }
+}

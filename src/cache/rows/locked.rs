@@ -1,0 +1,123 @@
+//! `with_locked_rows`: locks the sequences of all rows of a batch for the time of one change.
+//!
+//! A thread waits for one row at a time and holds no other row while it waits. So batches with the same
+//! rows in another order do not deadlock.
+
+use super::GrowingRow;
+use super::lease_row::LeaseRow;
+use crate::cache::entry::Live;
+use crate::cache::reuse::cached_sequence::Parts;
+use crate::error::{PagedKvError, Result};
+use crate::id::Identity;
+use crate::sync::{Later, RwLockWriteGuard};
+
+/// Memory for the rows of a call, empty between calls. Its elements have the rows' layout, and may be sent
+/// to other threads, which lock guards may not.
+#[derive(Debug, Default)]
+pub(in crate::cache) struct LockMemory(Vec<[usize; 3]>);
+
+/// A row of a batch with its sequence's lock held.
+pub(in crate::cache) struct LockedRow<'a> {
+    live: Option<RwLockWriteGuard<'a, Option<Live>>>,
+    row: &'a LeaseRow,
+    num_new_tokens: usize,
+}
+
+/// Locks every row for the time of `change`. The waiters learn of the change afterwards.
+pub(in crate::cache) fn with_locked_rows<'a, T>(
+    rows: impl Iterator<Item = (&'a LeaseRow, usize)>,
+    memory: &mut LockMemory,
+    change: impl FnOnce(&mut [LockedRow<'a>]) -> Result<T>,
+) -> Result<T> {
+    let _later = Later::begin();
+    let mut locked: Vec<LockedRow<'a>> = emptied(std::mem::take(&mut memory.0));
+    let unlocked = |(row, num_new_tokens)| LockedRow { live: None, row, num_new_tokens };
+    locked.extend(rows.map(unlocked));
+    let changed = lock_all(&mut locked).and_then(|()| change(&mut locked));
+    let live = locked.first().and_then(LockedRow::sequence_that_is_there);
+    let pool = live.map(|live| live.sequence().table().pool());
+    let waited_for = pool.filter(|pool| pool.is_waited_for()).cloned();
+    locked.iter_mut().for_each(|row| row.live = None);
+    if let Some(pool) = waited_for {
+        locked.iter().for_each(|locked| pool.announce_change_of(locked.row.id()));
+    }
+    memory.0 = emptied(locked);
+    changed
+}
+
+fn lock_all(rows: &mut [LockedRow<'_>]) -> Result<()> {
+    let mut awaited = 0;
+    while awaited < rows.len() {
+        rows[awaited].live = Some(rows[awaited].row.slot().write());
+        for at in (0..rows.len()).filter(|&at| at != awaited) {
+            rows[at].live = rows[at].row.slot().try_write();
+            if rows[at].live.is_none() {
+                refuse_repetition(rows, at)?;
+                break;
+            }
+        }
+        match rows.iter().position(|row| row.live.is_none()) {
+            None => break,
+            Some(busy) => awaited = busy,
+        }
+        rows.iter_mut().for_each(|row| row.live = None);
+    }
+    let gone = rows.iter().find(|row| row.sequence_that_is_there().is_none());
+    gone.map_or(Ok(()), |gone| Err(gone.row.refusal_of_gone()))
+}
+
+/// Refuses row `at` if its lock is busy because another locked row is the same sequence.
+fn refuse_repetition(rows: &[LockedRow<'_>], at: usize) -> Result<()> {
+    let row = rows[at].row;
+    match rows.iter().any(|other| other.live.is_some() && other.row.is_same_sequence(row)) {
+        true => Err(refusal_of_repetition(row)),
+        false => Ok(()),
+    }
+}
+
+/// Returns the refusal of a sequence that is listed twice.
+pub(in crate::cache) fn refusal_of_repetition(row: &LeaseRow) -> PagedKvError {
+    let reason = format!("{} is listed twice", row.id());
+    PagedKvError::InvalidConfig { parameter: "ids", reason }
+}
+
+/// Returns the memory of `elements` as an empty vector of elements of the same layout. Collecting in place
+/// keeps the allocation; `tests/no_allocation.rs` checks that.
+fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
+    elements.clear();
+    elements.into_iter().map(|_| unreachable!("the vector was cleared")).collect()
+}
+
+const LOCKED: &str = "a locked row has its sequence";
+
+impl LockedRow<'_> {
+    fn sequence_that_is_there(&self) -> Option<&Live> {
+        self.live.as_ref().and_then(|guard| guard.as_ref())
+    }
+
+    fn live(&mut self) -> &mut Live {
+        self.live.as_mut().and_then(|guard| guard.as_mut()).expect(LOCKED)
+    }
+
+    /// Counts a use of the sequence.
+    pub(in crate::cache) fn note_use(&mut self) {
+        let live = self.live();
+        let stamp = live.sequence().table().pool().clock().stamp();
+        live.note_use(stamp);
+    }
+}
+
+impl GrowingRow for LockedRow<'_> {
+    fn parts(&mut self) -> Parts<'_> {
+        self.live().parts()
+    }
+
+    fn num_new_tokens(&self) -> usize {
+        self.num_new_tokens
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let live = self.sequence_that_is_there().expect(LOCKED);
+        Some((self.row.id(), live.epoch))
+    }
+}

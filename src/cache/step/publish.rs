@@ -1,0 +1,195 @@
+//! Commits through a step: the blocks can be matched once the step completes. Until then the step is one
+//! more owner of each, so that they stay and are not written.
+
+use std::ops::Range;
+
+use super::{Step, StepBuffers};
+use crate::cache::reuse::cached_sequence::Parts;
+use crate::cache::reuse::computed::Computed;
+use crate::cache::reuse::hashed_tokens::{Naming, refuse_beyond_end};
+use crate::cache::rows::{Row, update};
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
+use crate::sequence::Sequence;
+use crate::sync::PlainArc;
+
+/// Blocks of one commit, in order.
+pub(super) struct Committed {
+    /// End of these blocks among all blocks of the step.
+    end: usize,
+    end_of_tokens: usize,
+    /// The generation (of the weights) in which they were computed.
+    generation: Generation,
+    /// The block before them, and the hash of its content.
+    before: Option<BlockId>,
+    parent: Option<BlockHash>,
+    block_size: usize,
+    extra: Option<PlainArc<ExtraKeys>>,
+    /// Number of blocks of the sequence before the first of them.
+    index: usize,
+}
+
+impl Step {
+    /// Reports keys and values of a sequence that are computed once this step completes. Does as
+    /// [`CachedSequence::commit`](crate::CachedSequence::commit), but publishes only then. Returns the
+    /// number of blocks that wait for it, 0 for a sequence without names. The sequence joins the step.
+    /// Takes one atomic operation a block, and the lock of the step's slot.
+    ///
+    /// If the step is dropped or aborted, nothing is published, and the same tokens can be committed again.
+    ///
+    /// # Errors
+    /// [`WrongCache`](crate::PagedKvError::WrongCache) for a sequence of another cache,
+    /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound) for a row of a lease whose sequence is
+    /// gone, [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); no token is committed or named then.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache};
+    ///
+    /// let cache = PagedKvCache::new(4, 4, 1, 1);
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 9]), &AdmitOptions::default())?;
+    /// let mut step = cache.step(Default::default());
+    /// assert_eq!(step.commit(&mut sequence, 9)?, 2);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 9])), 0);
+    /// assert_eq!(step.complete().published, 2);
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 9])), 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn commit<'a, R: Row>(
+        &mut self,
+        row: &mut R,
+        computed: impl Into<Computed<'a>>,
+    ) -> Result<usize> {
+        let computed = computed.into();
+        update(row, |(sequence, naming), _| {
+            self.refuse_other_cache(sequence)?;
+            sequence.take_part(self.fence);
+            match (computed, naming) {
+                (Computed::Tokens(num_tokens), naming) => {
+                    self.commit_parts((sequence, naming), num_tokens)
+                }
+                (Computed::Named(_), None) => Ok(0),
+                (Computed::Named(tokens), Some(naming)) => {
+                    self.commit_named((sequence, naming), tokens)
+                }
+            }
+        })
+    }
+
+    /// Names the next tokens and commits up to their end, or does neither.
+    fn commit_named(
+        &mut self,
+        (sequence, naming): (&mut Sequence, &mut Naming),
+        tokens: &[u32],
+    ) -> Result<usize> {
+        let named = naming.num_named();
+        naming.name_tokens(sequence, tokens)?;
+        if tokens.is_empty() {
+            return Ok(0);
+        }
+        let num_tokens = naming.num_named();
+        let committed = self.commit_parts((sequence, Some(&mut *naming)), num_tokens);
+        if committed.is_err() {
+            naming.forget_generated(named, sequence.block_size());
+        }
+        committed
+    }
+
+    pub(super) fn commit_parts(
+        &mut self,
+        (sequence, naming): Parts<'_>,
+        num_tokens: usize,
+    ) -> Result<usize> {
+        self.refuse_other_cache(sequence)?;
+        refuse_beyond_end(sequence, num_tokens)?;
+        let Some(naming) = naming else {
+            return Ok(0);
+        };
+        naming.offer_failed_again(sequence);
+        let offered = naming.offered();
+        // The usual case: no further block is full.
+        if num_tokens < (offered + 1) * sequence.block_size() {
+            return Ok(0);
+        }
+        let full = naming.full_blocks(sequence, num_tokens);
+        if full <= offered {
+            return Ok(0);
+        }
+        if let Some(left_out) = naming.left_out(sequence, offered) {
+            // If this is refused, the step does not publish them.
+            let _ = self.hold_until_published(sequence, naming, left_out);
+        }
+        self.hold_until_published(sequence, naming, offered..full)?;
+        naming.offer_to_step(full);
+        Ok(full - offered)
+    }
+
+    /// Notes consecutive blocks of a sequence, to be published when the step completes.
+    fn hold_until_published(
+        &mut self,
+        sequence: &Sequence,
+        naming: &Naming,
+        blocks: Range<usize>,
+    ) -> Result<()> {
+        let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
+        // One more owner: a block stays, and an append copies it instead of writing it.
+        let committed = &sequence.block_ids()[blocks.clone()];
+        self.pool.retain_in_step(self.fence, committed)?;
+        ids.extend_from_slice(committed);
+        hashes.extend(blocks.clone().map(|at| naming.hash(at)));
+        let told = naming.told(blocks.start, sequence.block_size());
+        if naming.published().is_heard() {
+            tokens.extend_from_slice(told.tokens_of(0..blocks.len(), &mut Vec::new()));
+        }
+        groups.push(Committed {
+            end: ids.len(),
+            end_of_tokens: tokens.len(),
+            generation: naming.generation(),
+            before: sequence.block_ids()[..blocks.start].last().copied(),
+            parent: told.parent,
+            block_size: told.block_size,
+            extra: told.extra.clone(),
+            index: blocks.start,
+        });
+        self.published.get_or_insert_with(|| naming.published().clone());
+        Ok(())
+    }
+
+    /// Takes the last commit back, of a sequence that could not be cut.
+    #[cold]
+    pub(super) fn take_commit_back(&mut self) {
+        let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
+        groups.pop();
+        let (end, end_of_tokens) =
+            groups.last().map_or((0, 0), |last| (last.end, last.end_of_tokens));
+        self.pool.release_in_step(self.fence, end);
+        ids.truncate(end);
+        hashes.truncate(end);
+        tokens.truncate(end_of_tokens);
+    }
+
+    pub(super) fn publish(&mut self) -> usize {
+        let StepBuffers { ids, hashes, tokens, groups, .. } = &self.buffers;
+        let Some(published) = self.published.take() else {
+            return 0;
+        };
+        let (mut count, mut start, mut start_of_tokens) = (0, 0, 0);
+        for group in groups {
+            let (ids, hashes) = (&ids[start..group.end], &hashes[start..group.end]);
+            let told = || Told {
+                parent: group.parent,
+                tokens: [&tokens[start_of_tokens..group.end_of_tokens], &[]],
+                block_size: group.block_size,
+                extra: group.extra.clone(),
+                index: group.index,
+            };
+            let Committed { before, generation, .. } = *group;
+            // The step owns them too: none is private.
+            let offer = Offer { ids, before, private_from: ids.len(), generation };
+            count += published.publish(&self.pool, &offer, |at| hashes[at], told);
+            (start, start_of_tokens) = (group.end, group.end_of_tokens);
+        }
+        count
+    }
+}

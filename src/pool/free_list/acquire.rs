@@ -1,0 +1,92 @@
+//! `Matching`: acquires cached blocks by their names, under a claim of a shard.
+//!
+//! The claim does not guard the blocks: many threads may match a block at the same time. It guards the
+//! counts. A block stops being idle, as it stops being free, under a claim. So a thread that holds all claims
+//! finds words and ledgers in agreement.
+
+use super::home_shard::Claim;
+use super::{BATCH, FreeList};
+use crate::id::BlockId;
+use crate::pool::content_key::Name;
+use crate::pool::word::{BlockWords, Left, WasIdle};
+
+/// A claim under which cached blocks are acquired. Hold it briefly: other threads of this home shard use the
+/// next shard while it is held.
+pub(crate) struct Matching<'a> {
+    home: Claim<'a>,
+    list: &'a FreeList,
+    words: &'a BlockWords,
+    revived: u64,
+}
+
+impl FreeList {
+    pub(crate) fn matching<'a>(&'a self, words: &'a BlockWords) -> Matching<'a> {
+        Matching { home: self.claim(), list: self, words, revived: 0 }
+    }
+}
+
+impl Matching<'_> {
+    /// The most blocks to acquire under one claim.
+    pub(crate) const AT_MOST: usize = BATCH;
+
+    /// Makes the caller an owner of `id` if the block is cached under `name`. The content then counts as
+    /// asked for again.
+    #[inline]
+    pub(crate) fn acquire(&mut self, id: BlockId, name: Name) -> bool {
+        let named = self.words.named();
+        // Read first: the word of a block with another name must not be written.
+        if named.name(id) != name {
+            return false;
+        }
+        let Some(was_idle) = named.words().acquire(id, true) else {
+            return false;
+        };
+        if named.name(id) == name {
+            self.revived += u64::from(was_idle.0);
+            return true;
+        }
+        // After the look-up the block was reclaimed and got another name.
+        self.leave(id, was_idle);
+        false
+    }
+
+    /// Makes an idle block the most recently used, for a caller that has the content called `name` in another
+    /// block. The block stays idle, and does not become hot.
+    pub(crate) fn touch(&mut self, id: BlockId, name: Name) {
+        let named = self.words.named();
+        if named.name(id) == name
+            && let Some(idle) = named.words().renew_idle(id)
+        {
+            self.home.push_idle(idle, &self.list.idle, self.words);
+        }
+    }
+
+    /// Releases a block that turned out to have another name.
+    #[cold]
+    pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
+        let ledger = &self.home.shard.ledger;
+        // Count the acquisition first: a thread that has matched the block since may release it last, and
+        // then counts it as given.
+        if was_idle.0 {
+            ledger.revived(1);
+            ledger.took(1);
+        }
+        ledger.giving(1);
+        if let Left::Idle(block) = self.words.view().release_shared(id) {
+            self.home.push_idle(block, &self.list.idle, self.words);
+            self.home.shard.ledger.idled(1);
+            self.home.shard.ledger.gave(1);
+        }
+        self.home.shard.ledger.giving(0);
+    }
+}
+
+impl Drop for Matching<'_> {
+    fn drop(&mut self) {
+        if self.revived > 0 {
+            self.home.shard.ledger.revived(self.revived);
+            self.home.shard.ledger.took(self.revived);
+            self.list.peak.note(self.list.used_at_least());
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `Shard` and `Claim`: the magazine of free ids of one home shard, and the right to change it.
+//!
+//! Invariant: only the holder of the claim accesses the ids, their number and the ledger. One exchange takes
+//! the claim and one store releases it, also when its holder panics.
+
+use crate::array::array_of;
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::accounting::Ledger;
+use crate::pool::idle::IdleShard;
+use crate::pool::idle::policy::Keep;
+use crate::pool::word::BlockWords;
+use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, Ordering};
+
+/// Blocks that move between a shard and the depot in one queue operation, and the most that are released
+/// under one claim.
+pub(super) use crate::pool::idle::BATCH;
+
+/// The most free ids in a home shard's magazine: two batches. So a thread that crosses the border between two
+/// batches back and forth does not move a batch each time.
+pub(in crate::pool) const MAGAZINE: usize = 2 * BATCH;
+
+/// A batch of free ids in the depot.
+pub(super) struct Batch(pub(super) [BlockId; BATCH]);
+
+/// The loose free ids of one shard, and the counts of the blocks taken and given through it.
+pub(super) struct Shard {
+    claimed: AtomicBool,
+    len: AtomicUsize,
+    pub(super) ledger: Ledger,
+    /// The magazine, a stack: the first `len` are free ids.
+    pub(super) ids: Box<[AtomicU32]>,
+    pub(super) idle: IdleShard,
+}
+
+impl Shard {
+    /// Creates a shard with room for `loose` ids, and for idle blocks if `keep` asks for that.
+    pub(super) fn new(loose: usize, keep: Keep) -> Result<Self> {
+        Ok(Self {
+            claimed: AtomicBool::new(false),
+            len: AtomicUsize::new(0),
+            ledger: Ledger::new(),
+            ids: array_of(loose, || AtomicU32::new(0))?,
+            idle: IdleShard::new(keep),
+        })
+    }
+
+    /// Waits for a claim on this very shard. Only a holder of `shortage` may wait so while it holds other
+    /// claims.
+    pub(super) fn claim(&self) -> Claim<'_> {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(claim) = self.try_claim() {
+                return claim;
+            }
+            backoff.wait();
+        }
+    }
+
+    /// Claims the shard unless it is claimed, or had no loose ids when read without a claim.
+    pub(super) fn try_claim_unless_empty(&self) -> Option<Claim<'_>> {
+        // Relaxed: a guess. The claim's holder reads the number again; a thread that must be sure claims all
+        // shards.
+        if self.len.load(Ordering::Relaxed) == 0 { None } else { self.try_claim() }
+    }
+
+    #[inline]
+    pub(super) fn try_claim(&self) -> Option<Claim<'_>> {
+        // Acquire: pairs with the store in `Claim::drop`; the next holder sees the ids, their words, and
+        // through them all that earlier owners did with the blocks.
+        // Loom: a_blocks_next_owner_sees_its_last.
+        let claim =
+            self.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        claim.is_ok().then(|| Claim { shard: self })
+    }
+}
+
+/// The right to change a shard, and with it ids in the depot. Ends when dropped, also by a panic.
+pub(super) struct Claim<'a> {
+    pub(super) shard: &'a Shard,
+}
+
+// All accesses to `len` and `ids` are Relaxed: they are made only under the claim, and its hand-over orders
+// them.
+impl Claim<'_> {
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.shard.len.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn set_len(&mut self, len: usize) {
+        self.shard.len.store(len, Ordering::Relaxed);
+    }
+
+    /// Moves `n` ids to `out` and gives each block its one owner. The magazine holds at least `n`.
+    #[inline]
+    pub(super) fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
+        let len = self.len();
+        self.set_len(len - n);
+        let words = words.view();
+        out.extend(self.shard.ids[len - n..len].iter().rev().map(|slot| {
+            let id = BlockId(slot.load(Ordering::Relaxed));
+            words.occupy(id);
+            id
+        }));
+        self.shard.ledger.took(n as u64);
+    }
+
+    /// Moves up to `n` ids to `out`.
+    pub(super) fn pop(&mut self, n: usize, out: &mut Vec<BlockId>) {
+        let len = self.len();
+        let rest = len.saturating_sub(n);
+        let slots = self.shard.ids[rest..len].iter().rev();
+        out.extend(slots.map(|slot| BlockId(slot.load(Ordering::Relaxed))));
+        self.set_len(rest);
+    }
+
+    pub(super) fn pop_one(&mut self) -> BlockId {
+        let len = self.len() - 1;
+        self.set_len(len);
+        BlockId(self.shard.ids[len].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, id: BlockId, depot: &ArrayQueue<Batch>) {
+        let len = self.make_room(1, depot);
+        self.shard.ids[len].store(id.0, Ordering::Relaxed);
+        self.set_len(len + 1);
+    }
+
+    /// Makes room for `n` more ids, at most a batch, and returns the number of ids.
+    #[inline]
+    pub(super) fn make_room(&mut self, n: usize, depot: &ArrayQueue<Batch>) -> usize {
+        let len = self.len();
+        if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
+    }
+
+    /// Moves a batch of ids, the uppermost of `len`, to the depot and returns how many are left.
+    #[cold]
+    fn spill(&mut self, len: usize, depot: &ArrayQueue<Batch>) -> usize {
+        let rest = len - BATCH;
+        let slots = &self.shard.ids[rest..];
+        let id = |at: usize| BlockId(slots[at].load(Ordering::Relaxed));
+        let pushed = depot.push(Batch(std::array::from_fn(id)));
+        assert!(pushed.is_ok(), "the depot has room for every block of the pool");
+        self.set_len(rest);
+        rest
+    }
+}
+
+impl Drop for Claim<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: pairs with the exchange in `Shard::try_claim`.
+        self.shard.claimed.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,72 @@
+//! `Ghosts`: the names of recently reclaimed contents, 32 bits of each (the ghost list of 2Q).
+//!
+//! The table is direct-mapped: one slot a block, and a new name overwrites the old one. So it forgets at
+//! random. A caller therefore asks for the names of a chain from its end: if one is remembered, the names
+//! before it count as returned too.
+//!
+//! An answer may be wrong either way. It affects only the reclaim order.
+
+use crate::array::array_of;
+use crate::error::Result;
+use crate::pool::content_key::Name;
+use crate::sync::{AtomicU32, Ordering};
+
+pub(super) struct Ghosts {
+    slots: Box<[AtomicU32]>,
+}
+
+// All accesses are Relaxed: a slot is a hint by itself and guards nothing.
+impl Ghosts {
+    pub(super) fn new(slots: usize) -> Result<Self> {
+        Ok(Self { slots: array_of(slots, || AtomicU32::new(0))? })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Notes that the content called `name` was reclaimed.
+    pub(super) fn remember(&self, name: Name) {
+        let (slot, mark) = self.place(name);
+        slot.store(mark, Ordering::Relaxed);
+    }
+
+    /// Returns true if `name` was recently noted. Without slots, nothing is remembered.
+    pub(super) fn recall(&self, name: Name) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let (slot, mark) = self.place(name);
+        slot.load(Ordering::Relaxed) == mark
+    }
+
+    fn place(&self, name: Name) -> (&AtomicU32, u32) {
+        let (spread, mark) = name.spread();
+        let at = (u128::from(spread) * self.slots.len() as u128) >> 64;
+        (&self.slots[at as usize], mark | 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fewer names where Miri interprets the test.
+    const NAMES: u128 = if cfg!(miri) { 12_000 } else { 100_000 };
+
+    #[test]
+    fn the_newest_names_are_remembered() {
+        let ghosts = Ghosts::new(1_000).unwrap();
+        let name = |n: u128| Name::new(n << 64 | n);
+        (1..=NAMES).for_each(|n| ghosts.remember(name(n)));
+        let recalled = |from: u128, to| (from..=to).filter(|&n| ghosts.recall(name(n))).count();
+        assert!((550..=700).contains(&recalled(NAMES - 999, NAMES)), "1 - 1/e of the newest 1,000");
+        assert!(recalled(1, NAMES - 10_000) < 10);
+        assert!(ghosts.recall(name(NAMES)));
+    }
+
+    #[test]
+    fn without_slots_nothing_is() {
+        assert!(!Ghosts::new(0).unwrap().recall(Name::new(7)));
+    }
+}

@@ -1,0 +1,448 @@
+//! `Announcer`: one lock, under which a change of the cached contents is made and its event is noted.
+//!
+//! ```text
+//!   commit ──> lock { name blocks, note them in the tree, note the event } ──> sink
+//!   take   ──> a block that was a home? ──> lock { remove it from the tree, note the event } ──> sink
+//!   reset  ──> lock { next generation, empty tree, note the event } ──> sink
+//! ```
+//!
+//! A cache has an announcer only if it has an event sink. There is one lock, because all events are emitted in
+//! one order. A commit holds it while it names its blocks. An allocation takes it only if one of its blocks may
+//! hold a content of the tree. In the code, the *home* of a content is its primary copy.
+//!
+//! Lock order: a thread that holds this lock may claim a home shard. A thread that holds a claim never takes
+//! this lock.
+//!
+//! The sink is called outside all locks, in the order of the notes (see [`delivery`]). The
+//! thread that noted an event emits it before its operation returns, with two exceptions:
+//!
+//! - another thread is emitting, or
+//! - a sink, a waker or a caller's closure called the operation.
+//!
+//! In both cases the event is emitted soon after.
+//!
+//! The order guarantees the following:
+//!
+//! - *A content is announced once, and removed with the last copy.* Publishers exclude each other. A
+//!   publisher that finds the content cached notes its block as a copy. When the home of a content ends, a copy
+//!   takes its place without an event. Blocks that got no content key have no effect.
+//! - *A removal never overtakes its announcement.* A block ends as a home when it is taken, in
+//!   [`taken`](TakeObserver::taken). The taker calls that before it can name the block again. The
+//!   announcement was noted earlier, while a publisher owned the block.
+//! - *A reclaimed block that is put back* (a refused allocation undoes its reclaims) causes no event and
+//!   remains the home. A block in which its content was published in between is a copy.
+//! - *A content that the index has no room for* is not announced: a lookup cannot find it.
+//! - *A content published under an earlier generation* is not announced. Blocks that were homes before a reset
+//!   end without an event.
+//! - *Parents before children*, and no child without its parent: see [`tree`](super::announced_tree).
+//! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
+//!   follow it. That changes when a sequence that knows its tokens publishes or matches it.
+//!
+//! A consumer receives an event shortly after the change took effect. At rest it holds the contents that a
+//! probe finds. Source: vLLM's KV events, whose removals ignore other copies of a content.
+
+pub(crate) mod claimed_sink;
+pub(crate) mod delivery;
+pub(crate) mod noted;
+use self::claimed_sink::ClaimedSink;
+use self::delivery::Delivery;
+use self::noted::{NotedEvents, StoredBlocks};
+use super::announced_tree::{AnnouncedTree, Content};
+use super::{BlockHash, Told};
+use crate::array::array_of;
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::TakeObserver;
+use crate::sync::later::{self, Postponed};
+use crate::sync::{AtomicBool, AtomicUsize, Backoff, Mutex, Ordering, PlainArc, foreign};
+
+/// The most blocks of one event.
+const MOST_BLOCKS: usize = 1024;
+
+/// Checks of a thread that waits for the emitting thread, before it continues in any case.
+const MOST_LOOKS: usize = 128;
+
+/// Batches that a thread emits before a waiting thread takes over.
+const MOST_BATCHES: usize = 16;
+
+/// Emits an event to a sink for each change of the contents that can be matched.
+pub(crate) struct Announcer {
+    /// `None` only after the announcer was dropped.
+    sink: Option<ClaimedSink>,
+    /// Blocks that may be homes or copies: false only for blocks that are neither.
+    homes: Box<[AtomicBool]>,
+    /// At least the number of contents whose tokens are not known. Written under the lock only.
+    untold: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    tree: AnnouncedTree,
+    block_size: usize,
+    /// Consecutive contents that are in the tree and in no noted event yet.
+    run: Run,
+    /// Empty between calls; kept for its memory, as are the next two.
+    joined: Vec<u32>,
+    removed: Vec<BlockHash>,
+    found: Vec<BlockId>,
+    delivery: Delivery,
+}
+
+struct Run {
+    parent: Option<BlockHash>,
+    hashes: Vec<BlockHash>,
+    index: usize,
+    /// The home of the last content of the run.
+    last: Option<BlockId>,
+}
+
+/// The right to change the announced contents.
+pub(crate) struct Announcing<'a> {
+    announcer: &'a Announcer,
+    state: &'a mut State,
+}
+
+impl Announcer {
+    /// Creates an announcer for the blocks `0..num_blocks` of a cache. It takes about 100 bytes a block, and
+    /// the memory of the tokens.
+    pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Result<Self> {
+        let state = State {
+            tree: AnnouncedTree::new(num_blocks, block_size)?,
+            block_size,
+            run: Run { parent: None, hashes: Vec::new(), index: 0, last: None },
+            joined: Vec::new(),
+            removed: Vec::new(),
+            found: Vec::new(),
+            delivery: Delivery::new(num_blocks),
+        };
+        let homes = array_of(num_blocks, || AtomicBool::new(false))?;
+        let (sink, untold) = (Some(sink), AtomicUsize::new(0));
+        Ok(Self { sink, homes, untold, state: Mutex::new(state) })
+    }
+
+    /// Emits a clearing to a sink that an earlier cache used: none of that cache's contents can be matched.
+    pub(crate) fn begin(self: &PlainArc<Self>) {
+        if self.sink.as_ref().is_some_and(ClaimedSink::begin) {
+            self.announce(|announcing| announcing.clear());
+        }
+    }
+
+    /// Changes the announced contents, then calls the sink.
+    pub(crate) fn announce<R>(
+        self: &PlainArc<Self>,
+        change: impl FnOnce(&mut Announcing<'_>) -> R,
+    ) -> R {
+        let (changed, due) = {
+            let mut state = self.state.lock();
+            let changed = change(&mut Announcing { announcer: self, state: &mut state });
+            self.set_untold(state.tree.num_untold());
+            (changed, self.due(&mut state))
+        };
+        self.deliver(due);
+        changed
+    }
+
+    /// Returns true if there are contents whose tokens are not known. A thread that has matched such a content
+    /// gets true.
+    pub(crate) fn has_untold(&self) -> bool {
+        // Relaxed: a publisher counts its blocks before it names them, and a thread that matched one of them
+        // has read its name. Loom: a_match_recognizes_a_content_not_yet_emitted.
+        self.untold.load(Ordering::Relaxed) > 0
+    }
+
+    fn set_untold(&self, contents: usize) {
+        // Relaxed: as in `has_untold`. The load keeps the cache line shared while the number does not change.
+        if self.untold.load(Ordering::Relaxed) != contents {
+            self.untold.store(contents, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the number of events that were noted and then dropped.
+    pub(crate) fn events_dropped(&self) -> u64 {
+        self.state.lock().delivery.dropped()
+    }
+
+    /// Returns the work that is left for this thread after it has released the lock.
+    #[inline]
+    fn due(self: &PlainArc<Self>, state: &mut State) -> Due {
+        if later::is_open() {
+            later::postpone(PlainArc::clone(self) as PlainArc<dyn Postponed>);
+            return Due::Nothing;
+        }
+        state.due()
+    }
+
+    /// Does the work that is due. The caller holds no lock.
+    #[inline]
+    fn deliver(&self, due: Due) {
+        match due {
+            Due::Nothing => {}
+            Due::Tell(noted) => self.tell(noted),
+            Due::Wait => self.wait(),
+        }
+    }
+
+    /// Emits the events that were taken, and those that are noted while it does so.
+    #[inline(never)]
+    fn tell(&self, mut noted: Box<NotedEvents>) {
+        let Some(sink) = &self.sink else { return };
+        for batches in 1.. {
+            foreign::call(|| noted.tell(sink.sink()));
+            let mut state = self.state.lock();
+            state.delivery.end(noted);
+            if batches >= MOST_BATCHES && state.delivery.is_awaited() {
+                return;
+            }
+            match state.due() {
+                Due::Tell(next) => noted = next,
+                _ => return,
+            }
+        }
+    }
+
+    /// Waits a bounded time for the emitting thread, or takes over from it. This is backpressure: threads note
+    /// no more events than a slow sink can take.
+    #[cold]
+    fn wait(&self) {
+        let mut backoff = Backoff::new();
+        self.state.lock().delivery.begin_waiting();
+        for looks in 1.. {
+            backoff.wait();
+            let mut state = self.state.lock();
+            let due = state.due();
+            if looks < MOST_LOOKS && matches!(due, Due::Wait) {
+                continue;
+            }
+            state.delivery.end_waiting();
+            drop(state);
+            if let Due::Tell(noted) = due {
+                self.tell(noted);
+            }
+            return;
+        }
+    }
+}
+
+impl Postponed for Announcer {
+    fn perform(self: PlainArc<Self>) {
+        let due = self.state.lock().due();
+        self.deliver(due);
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        foreign::discard(self.sink.take());
+    }
+}
+
+/// The next work of a thread that has noted events.
+enum Due {
+    Nothing,
+    Tell(Box<NotedEvents>),
+    /// Another thread is emitting, and too many events wait for it.
+    Wait,
+}
+
+impl State {
+    #[inline]
+    fn due(&mut self) -> Due {
+        if self.delivery.begin_again() {
+            self.repeat();
+        }
+        match self.delivery.take() {
+            Some(noted) => Due::Tell(noted),
+            None if self.delivery.is_behind() => Due::Wait,
+            None => Due::Nothing,
+        }
+    }
+
+    /// Notes a clearing and then every announced content.
+    #[cold]
+    fn repeat(&mut self) {
+        self.delivery.note_cleared();
+        self.tree.list(&mut self.found);
+        self.note_each();
+    }
+
+    /// Notes an event for each block of `found`.
+    fn note_each(&mut self) {
+        for id in self.found.drain(..) {
+            let content = self.tree.content(id);
+            self.delivery.note_stored(&StoredBlocks {
+                hashes: &[content.hash],
+                parent: content.parent,
+                tokens: content.tokens,
+                block_size: self.block_size,
+                extra: content.extra,
+                index: content.index,
+            });
+        }
+    }
+}
+
+impl Announcing<'_> {
+    /// Returns true if `id` is the home or a copy of `hash`.
+    #[inline]
+    pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
+        self.state.tree.holds(id, hash)
+    }
+
+    /// Returns the home of the content of `id`: consumers were informed of that block.
+    pub(crate) fn home(&self, id: BlockId) -> BlockId {
+        self.state.tree.home(id)
+    }
+
+    /// Returns true if the tokens of the content of this home are known.
+    pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
+        self.state.tree.has_tokens(home)
+    }
+
+    /// Counts `blocks` blocks whose tokens are not known, before they are named.
+    pub(crate) fn expect_untold(&mut self, blocks: usize) {
+        self.announcer.set_untold(self.state.tree.num_untold() + blocks);
+    }
+
+    /// Notes that `id` is a further copy of the content of `home`.
+    pub(crate) fn add_copy(&mut self, home: BlockId, id: BlockId) {
+        // Relaxed: as in `store`.
+        self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
+        self.state.tree.add_copy(home, id);
+    }
+
+    /// Stores the tokens of the content of `home`, which were not known. Notes events for it and for the
+    /// contents that follow it, if they can be announced now. `parent` is the home of the content before it.
+    /// The pending run, some of the contents of `told`, is announced first.
+    pub(crate) fn learn(
+        &mut self,
+        home: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        told: &Told<'_>,
+    ) {
+        let State { tree, found, .. } = &mut *self.state;
+        tree.learn(home, content, parent, found);
+        if !found.is_empty() {
+            self.tell_run(told);
+        }
+        self.state.note_each();
+    }
+
+    /// Notes a content whose only copy is in `id`; `parent` is the home of the content before it. It is one of
+    /// the contents of `told`. [`tell_run`](Self::tell_run) announces it at the latest, if its tokens and those
+    /// of all contents before it are known.
+    pub(crate) fn store(
+        &mut self,
+        id: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        told: &Told<'_>,
+    ) {
+        // Relaxed: a thread takes the block only after its owners have left, and the caller is an owner.
+        self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
+        let announced = self.state.tree.insert(id, content, parent);
+        if announced {
+            self.add_to_run(id, content, parent, told);
+        }
+        if self.state.tree.has_orphans() {
+            self.adopt(id, told);
+        }
+    }
+
+    /// Ends everything that is announced.
+    pub(crate) fn clear(&mut self) {
+        self.state.tree.clear();
+        self.state.delivery.note_cleared();
+    }
+
+    /// Notes a clearing and then every announced content. The next change tries the sink even after panics.
+    pub(crate) fn repeat(&mut self) {
+        self.state.delivery.try_again();
+        self.state.repeat();
+    }
+
+    #[cold]
+    fn adopt(&mut self, id: BlockId, told: &Told<'_>) {
+        let State { tree, found, .. } = &mut *self.state;
+        tree.adopt(id, found);
+        if !found.is_empty() {
+            self.tell_run(told);
+        }
+        self.state.note_each();
+    }
+
+    fn add_to_run(
+        &mut self,
+        id: BlockId,
+        content: &Content<'_>,
+        parent: Option<BlockId>,
+        told: &Told<'_>,
+    ) {
+        let run = &self.state.run;
+        let goes_on = parent.is_some() && run.last == parent && run.hashes.len() < MOST_BLOCKS;
+        if !goes_on {
+            self.tell_run(told);
+            self.state.run.parent = content.parent;
+            self.state.run.index = content.index;
+        }
+        let run = &mut self.state.run;
+        run.hashes.push(content.hash);
+        run.last = Some(id);
+    }
+
+    /// Notes one event for the contents of the run, which are some of the contents of `told`.
+    pub(crate) fn tell_run(&mut self, told: &Told<'_>) {
+        let State { run, joined, block_size, delivery, .. } = &mut *self.state;
+        if !run.hashes.is_empty() {
+            let first = run.index - told.index;
+            delivery.note_stored(&StoredBlocks {
+                hashes: &run.hashes,
+                parent: run.parent,
+                tokens: told.tokens_of(first..first + run.hashes.len(), joined),
+                block_size: *block_size,
+                extra: told.extra.as_ref(),
+                index: run.index,
+            });
+        }
+        run.hashes.clear();
+        run.last = None;
+    }
+}
+
+/// An announcer as an observer of the pool.
+pub(crate) struct Taken(pub(crate) PlainArc<Announcer>);
+
+impl TakeObserver for Taken {
+    #[inline]
+    fn taken(&self, ids: &[BlockId]) {
+        let Self(announcer) = self;
+        // Relaxed: see `Announcing::store`.
+        let was_home = |id: &BlockId| announcer.homes[id.index()].load(Ordering::Relaxed);
+        if let Some(first) = ids.iter().position(was_home) {
+            announcer.end(&ids[first..]);
+        }
+    }
+}
+
+impl Announcer {
+    /// Ends the contents of `ids`, blocks that have a new owner.
+    fn end(self: &PlainArc<Self>, ids: &[BlockId]) {
+        let mut state = self.state.lock();
+        let State { tree, removed, delivery, .. } = &mut *state;
+        for &id in ids {
+            // Relaxed: see `Announcing::store`.
+            if self.homes[id.index()].load(Ordering::Relaxed) {
+                self.homes[id.index()].store(false, Ordering::Relaxed);
+                tree.remove(id, removed);
+            }
+        }
+        self.set_untold(tree.num_untold());
+        for part in removed.chunks(MOST_BLOCKS) {
+            delivery.note_removed(part);
+        }
+        removed.clear();
+        let due = self.due(&mut state);
+        drop(state);
+        self.deliver(due);
+    }
+}

@@ -1,0 +1,208 @@
+//! `NotedEvents`: copies of the events that wait for the sink.
+//!
+//! The announcer notes an event under its lock, and a thread emits it outside. The hashes and tokens of all
+//! events are in two vectors, so that noting allocates memory only to grow them.
+//!
+//! Invariant: the emitted events are the noted ones, in the same order.
+
+use crate::prefix::kv_event::{EventSink, KvEvent};
+use crate::prefix::{BlockHash, ExtraKeys};
+use crate::sync::PlainArc;
+
+/// Bytes of memory that are kept for the next events.
+const KEPT_BYTES: usize = 1 << 20;
+
+#[derive(Default)]
+pub(crate) struct NotedEvents {
+    entries: Vec<Entry>,
+    hashes: Vec<BlockHash>,
+    tokens: Vec<u32>,
+    /// Events at the beginning that were emitted already.
+    told: usize,
+}
+
+/// An event, and the number of its elements in the vectors.
+enum Entry {
+    Stored {
+        parent: Option<BlockHash>,
+        hashes: usize,
+        tokens: usize,
+        block_size: usize,
+        extra: Option<PlainArc<ExtraKeys>>,
+        index: usize,
+    },
+    Removed {
+        hashes: usize,
+    },
+    Cleared,
+}
+
+/// Blocks that can be matched from now on: a [`KvEvent::BlockStored`], with its keys to keep.
+pub(crate) struct StoredBlocks<'a> {
+    pub(crate) hashes: &'a [BlockHash],
+    pub(crate) parent: Option<BlockHash>,
+    pub(crate) tokens: &'a [u32],
+    pub(crate) block_size: usize,
+    pub(crate) extra: Option<&'a PlainArc<ExtraKeys>>,
+    pub(crate) index: usize,
+}
+
+impl NotedEvents {
+    pub(crate) fn push_stored(&mut self, stored: &StoredBlocks<'_>) {
+        let StoredBlocks { hashes, parent, tokens, block_size, extra, index } = *stored;
+        self.hashes.extend_from_slice(hashes);
+        self.tokens.extend_from_slice(tokens);
+        let (hashes, tokens, extra) = (hashes.len(), tokens.len(), extra.cloned());
+        self.entries.push(Entry::Stored { parent, hashes, tokens, block_size, extra, index });
+    }
+
+    pub(crate) fn push_removed(&mut self, hashes: &[BlockHash]) {
+        self.hashes.extend_from_slice(hashes);
+        self.entries.push(Entry::Removed { hashes: hashes.len() });
+    }
+
+    pub(crate) fn push_cleared(&mut self) {
+        self.entries.push(Entry::Cleared);
+    }
+
+    /// Emits each event to the sink. A panic of the sink ends the call; [`untold`](Self::untold) then counts
+    /// that event and all after it.
+    pub(crate) fn tell(&mut self, sink: &dyn EventSink) {
+        let Self { entries, hashes, tokens, told } = self;
+        let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
+        for entry in entries {
+            let event = match entry {
+                Entry::Stored {
+                    parent,
+                    hashes: blocks,
+                    tokens: of_blocks,
+                    block_size,
+                    extra,
+                    index,
+                } => KvEvent::BlockStored {
+                    hashes: next(&mut hashes, *blocks),
+                    parent: *parent,
+                    tokens: next(&mut tokens, *of_blocks),
+                    block_size: *block_size,
+                    extra: extra.as_deref(),
+                    index: *index,
+                },
+                Entry::Removed { hashes: blocks } => {
+                    KvEvent::BlockRemoved { hashes: next(&mut hashes, *blocks) }
+                }
+                Entry::Cleared => KvEvent::AllBlocksCleared,
+            };
+            sink.on_event(&event);
+            *told += 1;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Returns the number of events that were noted and not emitted.
+    pub(crate) fn untold(&self) -> usize {
+        self.entries.len() - self.told
+    }
+
+    /// Returns the number of noted events plus the number of their blocks.
+    #[inline]
+    pub(crate) fn weight(&self) -> usize {
+        self.entries.len() + self.hashes.len()
+    }
+
+    /// Removes all events. Keeps the memory unless it is large.
+    pub(crate) fn clear(&mut self) {
+        let held = self.entries.capacity() * size_of::<Entry>()
+            + self.hashes.capacity() * size_of::<BlockHash>()
+            + self.tokens.capacity() * size_of::<u32>();
+        if held > KEPT_BYTES {
+            *self = Self::default();
+            return;
+        }
+        self.entries.clear();
+        self.hashes.clear();
+        self.tokens.clear();
+        self.told = 0;
+    }
+}
+
+/// Splits the first `len` elements off `rest`.
+fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
+    rest.split_off(..len).expect("what an entry tells of is noted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use crate::sync::Mutex;
+
+    /// Records each event, and panics at the event of that number.
+    struct Notebook(Mutex<Vec<String>>, usize);
+
+    impl EventSink for Notebook {
+        fn on_event(&self, event: &KvEvent<'_>) {
+            assert!(self.0.lock().len() != self.1, "on purpose");
+            self.0.lock().push(format!("{event:?}"));
+        }
+    }
+
+    fn push_all(noted: &mut NotedEvents) -> Vec<String> {
+        let hashes: Vec<_> = (1..=3).map(BlockHash::from_u128).collect();
+        let extra = PlainArc::new(ExtraKeys::default().salt("tenant"));
+        let stored = StoredBlocks {
+            hashes: &hashes[..2],
+            parent: Some(hashes[2]),
+            tokens: &[1, 2, 3, 4],
+            block_size: 2,
+            extra: Some(&extra),
+            index: 7,
+        };
+        noted.push_stored(&stored);
+        noted.push_cleared();
+        noted.push_removed(&hashes);
+        noted.push_stored(&StoredBlocks { parent: None, tokens: &[], extra: None, ..stored });
+        let StoredBlocks { hashes: two, parent, tokens, block_size, index, .. } = stored;
+        let of = |parent, tokens, extra| KvEvent::BlockStored {
+            hashes: two,
+            parent,
+            tokens,
+            block_size,
+            extra,
+            index,
+        };
+        let removed = KvEvent::BlockRemoved { hashes: &hashes };
+        let (first, last) = (of(parent, tokens, Some(&*extra)), of(None, &[], None));
+        [first, KvEvent::AllBlocksCleared, removed, last].map(|event| format!("{event:?}")).into()
+    }
+
+    #[test]
+    fn noted_events_are_emitted_in_order_and_memory_is_reused() {
+        let mut noted = NotedEvents::default();
+        for _ in 0..2 {
+            let expected = push_all(&mut noted);
+            assert_eq!((noted.untold(), noted.weight()), (4, 4 + 7));
+            let sink = Notebook(Mutex::new(Vec::new()), usize::MAX);
+            noted.tell(&sink);
+            assert_eq!(*sink.0.lock(), expected);
+            assert_eq!(noted.untold(), 0);
+            noted.clear();
+            assert!(noted.is_empty() && noted.entries.capacity() > 0);
+        }
+    }
+
+    #[test]
+    fn events_from_the_one_that_panicked_on_are_untold() {
+        for panics_at in 0..4 {
+            let mut noted = NotedEvents::default();
+            push_all(&mut noted);
+            let sink = Notebook(Mutex::new(Vec::new()), panics_at);
+            let told = catch_unwind(AssertUnwindSafe(|| noted.tell(&sink)));
+            assert!(told.is_err());
+            assert_eq!(noted.untold(), 4 - panics_at);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `KvEvent` and `EventSink`: the events of the cached contents, and the trait that takes them.
+//!
+//! An event borrows its hashes and tokens.
+
+use super::{BlockHash, ExtraKeys};
+
+/// A change of the contents that an admission would find cached.
+///
+/// ```
+/// use paged_kv::{BlockHash, KvEvent};
+///
+/// let hashes = [BlockHash::from_u128(7)];
+/// let event = KvEvent::BlockRemoved { hashes: &hashes };
+/// assert_eq!(event.hashes(), hashes);
+/// assert!(KvEvent::AllBlocksCleared.hashes().is_empty());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KvEvent<'a> {
+    /// Contents became matchable: consecutive blocks of one prompt.
+    BlockStored {
+        /// Their hashes, in order.
+        hashes: &'a [BlockHash],
+        /// The content before the first of them, which was announced earlier. `None` at the beginning of a
+        /// prompt.
+        parent: Option<BlockHash>,
+        /// Their tokens, `block_size` for each. A content of which the cache knows only the hash is not
+        /// announced, nor are those that follow it. A later request that knows their tokens announces them.
+        tokens: &'a [u32],
+        /// Tokens a block.
+        block_size: usize,
+        /// The other things that they depend on: adapter, media, salt.
+        extra: Option<&'a ExtraKeys>,
+        /// Blocks of the prompt before the first of them.
+        index: usize,
+    },
+    /// Contents cannot be matched any more. The contents that followed one of them were removed before it, or
+    /// are in the same event.
+    BlockRemoved {
+        /// Their hashes, children before parents.
+        hashes: &'a [BlockHash],
+    },
+    /// No content that was announced can be matched any more.
+    AllBlocksCleared,
+}
+
+impl<'a> KvEvent<'a> {
+    /// Returns the hashes of the event's contents.
+    ///
+    /// ```
+    /// assert!(paged_kv::KvEvent::AllBlocksCleared.hashes().is_empty());
+    /// ```
+    pub fn hashes(&self) -> &'a [BlockHash] {
+        match *self {
+            Self::BlockStored { hashes, .. } | Self::BlockRemoved { hashes } => hashes,
+            Self::AllBlocksCleared => &[],
+        }
+    }
+}
+
+/// Takes the events of a cache, in an order that is correct for every content.
+///
+/// The threads that commit, allocate and reset call the sink, one thread at a time, with no lock of the cache
+/// held. Mostly they do so before their operation returns. A thread that finds another one in the sink leaves
+/// its event to that thread and continues. So a sink should be brief: it delays one thread, and later events.
+///
+/// A sink may call the cache. The events of that call are emitted after the present one.
+///
+/// A panic of the sink fails no operation. The panic is caught, after the panic hook has reported it. The
+/// remaining events are dropped. The sink immediately gets [`AllBlocksCleared`](KvEvent::AllBlocksCleared) and
+/// then every content that can be matched. If it panics again, it is called again after 4, 8, .. and at most
+/// 1,024 further changes. The same happens if a sink is so slow that more events wait for it than there are
+/// contents to match. [`CacheStats::events_dropped`](crate::CacheStats::events_dropped) counts both losses.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::sync::Arc;
+///
+/// use paged_kv::{EventSink, KvEvent, PagedKvCache, SeqId};
+///
+/// #[derive(Default)]
+/// struct Stored(AtomicUsize);
+///
+/// impl EventSink for Stored {
+///     fn on_event(&self, event: &KvEvent<'_>) {
+///         if let KvEvent::BlockStored { hashes, .. } = event {
+///             self.0.fetch_add(hashes.len(), Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let sink = Arc::new(Stored::default());
+/// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+/// let cache = builder.event_sink(sink.clone()).build()?;
+/// cache.admit(SeqId(1), &[7; 9])?;
+/// cache.commit(SeqId(1), 9)?;
+/// assert_eq!(sink.0.load(Ordering::Relaxed), 2);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+pub trait EventSink: Send + Sync {
+    /// Takes one event.
+    ///
+    /// ```
+    /// use paged_kv::{EventSink, KvEvent};
+    ///
+    /// struct Deaf;
+    ///
+    /// impl EventSink for Deaf {
+    ///     fn on_event(&self, _: &KvEvent<'_>) {}
+    /// }
+    ///
+    /// Deaf.on_event(&KvEvent::AllBlocksCleared);
+    /// ```
+    fn on_event(&self, event: &KvEvent<'_>);
+}

@@ -1,0 +1,397 @@
+//! `PublishedBlocks`: the contents that can be matched, by the hash of each block, for one set of weights.
+//!
+//! Publishing names a block and adds it to the index. Matching looks up a chain of hashes, makes the caller
+//! an owner of each block and compares its whole name. It ends at the first block that is not cached.
+//!
+//! A *generation* is mixed into every name. After a reset no block of an earlier generation matches. A block
+//! that is offered late under an earlier generation is not published, or never found.
+//!
+//! Several blocks may hold one content: each is named and added to the index, up to four. A block named while
+//! another was cached is *spare*: unless a match asks for it, it is reclaimed before all others. Further
+//! copies get no name; a later commit may offer them again.
+//!
+//! Invariant: at rest every block that is cached under a name of this generation is found by that name, in
+//! use or idle. (Two threads that find no room in the same 24 buckets of the index at the same time may lose
+//! one entry.)
+
+mod chain;
+#[cfg(test)]
+mod tests;
+mod with_events;
+
+use self::chain::Trail;
+pub(crate) use self::with_events::Told;
+use super::event_order::Announcer;
+use super::generation::{Generation, Generations};
+use super::hash::BlockHash;
+use super::index::{Place, PrefixIndex};
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::Blocks;
+use crate::pool::content_key::{Name, NewName};
+use crate::pool::free_list::Matching;
+use crate::sync::{AtomicU64, Ordering, PlainArc};
+
+/// Blocks that are published in one batch.
+const AT_ONCE: usize = 64;
+
+/// The most blocks cached under one name; several threads that name copies at the same time may exceed it.
+/// More copies would fill the buckets that other names need.
+const MOST_COPIES: usize = 4;
+
+/// Blocks to publish. The caller owns each of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Offer<'a> {
+    /// The blocks, in the order of a sequence.
+    pub(crate) ids: &'a [BlockId],
+    /// The block before them in the sequence.
+    pub(crate) before: Option<BlockId>,
+    /// From this index on the blocks are in no other table unless their words count other owners.
+    pub(crate) private_from: usize,
+    /// The generation in which they were computed.
+    pub(crate) generation: Generation,
+}
+
+/// A block that gets a name.
+#[derive(Clone, Copy)]
+struct Moved {
+    id: BlockId,
+    /// The place of its entry under its old name, if it has one.
+    from: Place,
+    /// The place of its new entry.
+    to: Place,
+    /// True if it is only in the table of the owner that names it.
+    is_private: bool,
+}
+
+/// The result of an offer of one block.
+enum Outcome {
+    /// Its content can be matched, and could not before.
+    New,
+    /// Its content could be matched before, or cannot be.
+    Passed,
+    /// Enough other blocks hold its content.
+    LeftOut,
+}
+
+/// The contents that can be matched.
+pub(crate) struct PublishedBlocks {
+    index: PrefixIndex,
+    generations: Generations,
+    /// Steps that ended without publishing the contents committed through them.
+    failed_steps: AtomicU64,
+    /// Copies of contents that got no name, because there were enough.
+    left_out: AtomicU64,
+    /// Present only with an event sink.
+    announcer: Option<PlainArc<Announcer>>,
+}
+
+impl PublishedBlocks {
+    /// Creates the contents of a pool of `num_blocks` blocks. For 0 blocks no content is ever published.
+    pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Result<Self> {
+        Ok(Self {
+            index: PrefixIndex::new(num_blocks)?,
+            generations: Generations::new(),
+            failed_steps: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
+            announcer,
+        })
+    }
+
+    /// Events that were noted and could not be delivered.
+    pub(crate) fn events_dropped(&self) -> u64 {
+        self.announcer.as_ref().map_or(0, |announcer| announcer.events_dropped())
+    }
+
+    /// Returns true if there is an event sink.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.announcer.is_some()
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.generations.current()
+    }
+
+    /// Steps that ended without publishing the contents committed through them.
+    #[inline]
+    pub(crate) fn failed_steps(&self) -> u64 {
+        // Relaxed: a thread that commits again has learned of the failure, and by that of this count.
+        self.failed_steps.load(Ordering::Relaxed)
+    }
+
+    /// Counts a step that ended without publishing the contents committed through it.
+    pub(crate) fn count_failed_step(&self) {
+        // Relaxed: as in `failed_steps`.
+        self.failed_steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes when copies of contents are left out. A sequence that was admitted since and saw no change has
+    /// no such copy.
+    pub(crate) fn left_out(&self) -> u64 {
+        // Relaxed: the commit that left out a copy of a sequence comes before that sequence's next commit.
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    fn count_left_out(&self, copies: usize) {
+        if copies > 0 {
+            // Relaxed: as in `left_out`.
+            self.left_out.fetch_add(copies as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true if `id`, which the caller owns, is published under `hash`.
+    pub(crate) fn is_published(
+        &self,
+        blocks: &Blocks,
+        id: BlockId,
+        hash: BlockHash,
+        generation: Generation,
+    ) -> bool {
+        blocks.is_cached_as(id, generation.name_of(hash))
+    }
+
+    /// Begins a new generation: no block that was published before can be matched.
+    pub(crate) fn reset(&self, blocks: &Blocks) {
+        match &self.announcer {
+            None => self.generations.advance(),
+            Some(announcer) => announcer.announce(|announcing| {
+                self.generations.advance();
+                announcing.clear();
+            }),
+        }
+        blocks.announce_publication();
+    }
+
+    /// Emits the events of all cached contents again.
+    pub(crate) fn announce_all(&self) {
+        if let Some(announcer) = &self.announcer {
+            announcer.announce(|announcing| announcing.repeat());
+        }
+    }
+
+    /// Returns how many of `hashes`, from the first on, are cached. Acquires and writes nothing.
+    pub(crate) fn probe(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
+        let mut probed = Probed::default();
+        if self.index.is_empty() {
+            return probed;
+        }
+        let named = blocks.named();
+        let fits = move |id, name| named.state_as(id, name);
+        self.trail(blocks, self.generation()).follow(hashes, fits, |_, state| {
+            probed.cached += 1;
+            probed.idle += usize::from(state.is_idle());
+        });
+        probed
+    }
+
+    /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.
+    /// Appends them to `out`. Costs one exchange a block, and one claim for 128 blocks.
+    pub(crate) fn acquire(
+        &self,
+        blocks: &Blocks,
+        hashes: &[BlockHash],
+        generation: Generation,
+        out: &mut Vec<BlockId>,
+    ) {
+        if self.index.is_empty() {
+            return;
+        }
+        let named = blocks.named();
+        let mut trail = self.trail(blocks, generation);
+        for part in hashes.chunks(Matching::AT_MOST) {
+            // Read all of them first: an exchange delays later loads.
+            let start = out.len();
+            let fits = move |id, name| named.seems_cached_as(id, name);
+            trail.follow(part, fits, |id, _| out.push(id));
+            let mut matching = blocks.matching();
+            for (at, &hash) in (start..out.len()).zip(part) {
+                let name = generation.name_of(hash);
+                if matching.acquire(out[at], name) {
+                    continue;
+                }
+                match self.index.find(self.index.place(name), |id| matching.acquire(id, name)) {
+                    Some(id) => out[at] = id,
+                    None => return out.truncate(at),
+                }
+            }
+            if out.len() < start + part.len() {
+                return;
+            }
+        }
+    }
+
+    /// Publishes blocks under their hashes and returns how many contents became matchable.
+    ///
+    /// A content that another block already holds counts as a use of that block. The offered block becomes a
+    /// spare copy, or gets no name if there are enough copies. Blocks of an earlier generation stay as they
+    /// are, because no match would find them. `told` gives the event context of all blocks for the event
+    /// sink.
+    pub(crate) fn publish<'a>(
+        &self,
+        blocks: &Blocks,
+        offer: &Offer<'_>,
+        hash_of: impl Fn(usize) -> BlockHash,
+        told: impl FnOnce() -> Told<'a>,
+    ) -> usize {
+        let Some(published) = self.publish_all(blocks, offer, hash_of, told) else {
+            return 0;
+        };
+        // Also for copies alone: a waiting prompt may now find a copy in use instead of an idle one, and then
+        // needs less.
+        blocks.announce_publication();
+        published
+    }
+
+    /// Does the work of [`publish`](Self::publish) without waking a waiter. Returns `None` if no content can
+    /// have changed.
+    fn publish_all<'a>(
+        &self,
+        blocks: &Blocks,
+        offer: &Offer<'_>,
+        hash_of: impl Fn(usize) -> BlockHash,
+        told: impl FnOnce() -> Told<'a>,
+    ) -> Option<usize> {
+        let Offer { ids, before, private_from, generation } = *offer;
+        if self.index.is_empty() {
+            return None;
+        }
+        if let Some(announcer) = &self.announcer {
+            return self.publish_aloud(announcer, blocks, ids, &hash_of, generation, &told());
+        }
+        if generation != self.generation() {
+            return None;
+        }
+        let (named, index) = (blocks.named(), self.index.view());
+        let first = before.zip(ids.first().copied());
+        let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
+        first.into_iter().chain(others).for_each(|(id, next)| named.set_follower(id, next));
+        let (mut published, mut left_out) = (0, 0);
+        // From the end: if a content has been asked for again, so have the contents before it.
+        let (mut again, mut end) = (false, ids.len());
+        for part in ids.rchunks(AT_ONCE) {
+            let start = end - part.len();
+            // Compute the places of the new and of the old names. An old place counts only for a block that
+            // this thread then names: until then no other thread has named it. Compute all places first, then
+            // load them back to back, so that the cache misses overlap.
+            let (mut places, mut were) = ([Place::ANY; AT_ONCE], [Place::ANY; AT_ONCE]);
+            let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
+            for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {
+                *place = index.place(generation.name_of(hash_of(start + at)));
+                *was = index.place(named.name(part[at]));
+            }
+            self.index.bring_near(places.iter().chain(were.iter()));
+            for (at, &id) in part.iter().enumerate().rev() {
+                let name = generation.name_of(hash_of(start + at));
+                again |= blocks.was_reclaimed_of_late(name);
+                let new = NewName { name, mark: generation.mark(), again, spare: false };
+                let is_private = start + at >= private_from;
+                let moved = Moved { id, from: were[at], to: places[at], is_private };
+                match self.publish_one(blocks, moved, new, &mut again) {
+                    Outcome::New => published += 1,
+                    Outcome::Passed => {}
+                    Outcome::LeftOut => left_out += 1,
+                }
+            }
+            end = start;
+        }
+        self.count_left_out(left_out);
+        Some(published)
+    }
+
+    /// Returns the number of blocks that can be found under `hash`.
+    #[cfg(paged_kv_loom)]
+    pub(crate) fn copies(&self, blocks: &Blocks, hash: BlockHash) -> usize {
+        let name = self.generation().name_of(hash);
+        self.count_copies(blocks, self.index.place(name), name, usize::MAX)
+    }
+
+    fn trail<'a>(&'a self, blocks: &'a Blocks, generation: Generation) -> Trail<'a> {
+        // With an event sink, no block may be found that the index does not have.
+        let follows = self.announcer.is_none();
+        Trail::new(self.index.view(), blocks.named(), generation, follows)
+    }
+
+    /// Publishes one block under its new name.
+    #[inline]
+    fn publish_one(
+        &self,
+        blocks: &Blocks,
+        moved: Moved,
+        new: NewName,
+        again: &mut bool,
+    ) -> Outcome {
+        let is_cached = |other| blocks.is_cached_as(other, new.name);
+        match self.index.find(moved.to, is_cached) {
+            None if self.name(blocks, moved, new) => Outcome::New,
+            None => Outcome::Passed,
+            Some(other) => {
+                *again |= blocks.is_again(other);
+                self.publish_copy(blocks, moved, new, other)
+            }
+        }
+    }
+
+    /// Publishes a block under its new name, under which `other` is cached. This counts as a use of `other`.
+    #[cold]
+    fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewName, other: BlockId) -> Outcome {
+        if blocks.is_cached(moved.id) {
+            return Outcome::Passed;
+        }
+        if blocks.is_idle(other) {
+            blocks.matching().touch(other, new.name);
+        }
+        if self.count_copies(blocks, moved.to, new.name, MOST_COPIES) == MOST_COPIES {
+            return Outcome::LeftOut;
+        }
+        self.name(blocks, moved, NewName { spare: true, ..new });
+        Outcome::Passed
+    }
+
+    /// Returns how many blocks are cached under `name`, counting up to `most`.
+    fn count_copies(&self, blocks: &Blocks, place: Place, name: Name, most: usize) -> usize {
+        let mut copies = 0;
+        self.index.find(place, |id| {
+            copies += usize::from(blocks.is_cached_as(id, name));
+            copies == most
+        });
+        copies
+    }
+
+    /// Names a block and adds it to the index. Returns false, without a new name, if the block has a name or
+    /// the index has no room for it.
+    #[inline]
+    fn name(&self, blocks: &Blocks, moved: Moved, new: NewName) -> bool {
+        let Moved { id, from, to, is_private } = moved;
+        let renamed = |_| self.index.remove(from, id);
+        if !blocks.give_name(id, new, is_private, renamed) {
+            return false;
+        }
+        let is_noted = self.index.insert(to, id) || self.note_for_another(blocks, to, id);
+        if !is_noted {
+            blocks.take_name_back(id);
+        }
+        is_noted
+    }
+
+    /// Adds an entry where there is no room, in place of a stale one. A content that was often reclaimed may
+    /// have left entries of many blocks that got no other name since.
+    #[cold]
+    fn note_for_another(&self, blocks: &Blocks, place: Place, id: BlockId) -> bool {
+        let named = blocks.named();
+        let belongs = |other| self.index.place(named.name(other)) == place;
+        let is_stale = |other| other != id && !(blocks.is_cached(other) && belongs(other));
+        self.index.find(place, is_stale).is_some_and(|other| {
+            self.index.remove(place, other);
+            self.index.insert(place, id)
+        })
+    }
+}
+
+/// The result of a probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probed {
+    /// Blocks that are cached.
+    pub(crate) cached: usize,
+    /// Those of them that no table owns.
+    pub(crate) idle: usize,
+}
