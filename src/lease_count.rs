@@ -1,4 +1,4 @@
-//! `Leases`: the number of leases on one sequence. A thread that reads zero sees every act of the lease
+//! `LeaseCount`: the number of leases on one sequence. A thread that reads zero sees every act of the lease
 //! holders.
 //!
 //! A sequence that leaves the map while it is leased is *detached*: the end of its last lease releases it.
@@ -9,9 +9,9 @@ use crate::sync::{AtomicU32, Ordering, fence};
 const DETACHED: u32 = 1 << 31;
 
 /// The leases on one sequence.
-pub(crate) struct Leases(AtomicU32);
+pub(crate) struct LeaseCount(AtomicU32);
 
-impl Leases {
+impl LeaseCount {
     pub(crate) fn none() -> Self {
         Self(AtomicU32::new(0))
     }

@@ -5,9 +5,9 @@
 
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::in_flight::Fence;
-use crate::pool::{BlockPool, Keep, PoolHandle, ReclaimPolicy};
-use crate::prefix::{BlockHash, Generation, Offer, PublishedBlocks};
+use crate::pool::in_flight::InFlightStep;
+use crate::pool::{BlockPool, PoolHandle, ReclaimPolicy, Retention};
+use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
 pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
 
@@ -41,7 +41,7 @@ impl ReusePool {
     /// # Panics
     /// Those of [`new`](Self::new).
     pub fn with_policy(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
-        let pool = BlockPool::build(num_blocks, shards, Keep::Contents(policy), false, None);
+        let pool = BlockPool::build(num_blocks, shards, Retention::Contents(policy), false, None);
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
         Self { pool, published: PublishedBlocks::new(num_blocks, None).expect("there is memory") }
     }
@@ -69,15 +69,15 @@ impl ReusePool {
     /// Publishes block `index` of `admitted` under `hash`.
     pub fn publish(&self, admitted: &Admitted, index: usize, hash: u128) -> usize {
         let (before, rest) = admitted.table.as_slice().split_at(index);
-        let offer = Offer {
+        let offer = PublishRequest {
             ids: &rest[..1],
             before: before.last().copied(),
             private_from: admitted.table.shared_len().saturating_sub(index),
             generation: admitted.generation,
         };
         let hash_of = |_| BlockHash::from_u128(hash);
-        let told = || unreachable!("no event sink is told");
-        self.published.publish(self.pool.blocks(), &offer, hash_of, told)
+        let context = || unreachable!("no event sink is told");
+        self.published.publish(self.pool.blocks(), &offer, hash_of, context)
     }
 
     /// Creates a second owner of all its blocks.
@@ -97,7 +97,7 @@ impl ReusePool {
 
     /// Returns true if the block itself is cached under `hash`, as a probe checks it after it found an entry.
     pub fn is_cached_as(&self, id: BlockId, hash: u128) -> bool {
-        let name = self.published.generation().name_of(BlockHash::from_u128(hash));
+        let name = self.published.generation().key_of(BlockHash::from_u128(hash));
         self.pool.blocks().is_cached_as(id, name)
     }
 
@@ -115,25 +115,25 @@ impl ReusePool {
 /// A step that is open until it is dropped.
 pub struct OpenStep {
     pool: PoolHandle,
-    fence: Fence,
+    in_flight: InFlightStep,
 }
 
 impl OpenStep {
     /// Opens a new step.
     pub fn new(pool: &BlockPool) -> Self {
         let pool = pool.handle();
-        let fence = pool.open_step();
-        Self { pool, fence }
+        let in_flight = pool.open_step();
+        Self { pool, in_flight }
     }
 
     /// Joins a table to the step.
-    pub fn take_part(&self, table: &mut BlockTable) {
-        table.take_part(self.fence);
+    pub fn join(&self, table: &mut BlockTable) {
+        table.join_step(self.in_flight);
     }
 }
 
 impl Drop for OpenStep {
     fn drop(&mut self) {
-        self.pool.close_step(self.fence);
+        self.pool.close_step(self.in_flight);
     }
 }

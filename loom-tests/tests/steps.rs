@@ -56,7 +56,7 @@ fn a_block_released_in_a_step_is_not_reused_before_its_end() {
         let (pool, kv) = pool(1, 1);
         let mut table = written(&pool, &kv, 1, 1);
         let step = OpenStep::new(&pool);
-        step.take_part(&mut table);
+        step.join(&mut table);
         let ids = table.as_slice().to_vec();
         let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         race(
@@ -76,7 +76,7 @@ fn a_thread_that_finds_a_step_over_sees_its_accesses() {
         let (pool, kv) = pool(1, 1);
         let mut table = written(&pool, &kv, 1, 1);
         let step = OpenStep::new(&pool);
-        step.take_part(&mut table);
+        step.join(&mut table);
         let ids = table.as_slice().to_vec();
         let (device_pool, device_kv) = (Arc::clone(&pool), Arc::clone(&kv));
         race(
@@ -102,9 +102,9 @@ fn two_open_steps_end_in_any_order() {
         let mut table = written(&pool, &kv, 1, 1);
         let ids = table.as_slice().to_vec();
         let older = OpenStep::new(&pool);
-        older.take_part(&mut table);
+        older.join(&mut table);
         let newer = OpenStep::new(&pool);
-        newer.take_part(&mut table);
+        newer.join(&mut table);
         drop(table);
         let (first_kv, second_kv) = (Arc::clone(&kv), Arc::clone(&kv));
         let (first_ids, second_ids) = (ids.clone(), ids);
@@ -125,7 +125,7 @@ fn a_newer_step_that_a_table_had_no_part_in_holds_nothing_of_it() {
         let (pool, kv) = pool(1, 1);
         let mut table = written(&pool, &kv, 1, 1);
         let older = OpenStep::new(&pool);
-        older.take_part(&mut table);
+        older.join(&mut table);
         let newer = OpenStep::new(&pool);
         let their_pool = Arc::clone(&pool);
         race(|| drop(table), move || drop((older, their_pool)));
@@ -142,7 +142,7 @@ fn a_fork_outside_the_step_leaves_the_steps_blocks_held() {
         let mut table = written(&pool, &kv, 2, 1);
         let fork = table.fork(1).unwrap();
         let step = OpenStep::new(&pool);
-        step.take_part(&mut table);
+        step.join(&mut table);
         let ids = table.as_slice().to_vec();
         // The table is dropped first and held by the step. Its fork, which is not part of the step,
         // leaves last.
@@ -166,8 +166,8 @@ fn a_thread_that_finds_a_holding_step_over_sees_its_accesses() {
         let (pool, kv) = pool(2, 1);
         let (mut table, mut held) = (written(&pool, &kv, 1, 1), written(&pool, &kv, 1, 1));
         let step = OpenStep::new(&pool);
-        step.take_part(&mut table);
-        step.take_part(&mut held);
+        step.join(&mut table);
+        step.join(&mut held);
         let ids = [table.as_slice()[0], held.as_slice()[0]];
         drop(held);
         let device_kv = Arc::clone(&kv);
@@ -190,7 +190,7 @@ fn the_end_of_a_slots_next_step_shows_earlier_accesses() {
         let (pool, kv) = pool(2, 1);
         let (mut table, mut other) = (written(&pool, &kv, 1, 1), written(&pool, &kv, 1, 1));
         let step = OpenStep::new(&pool);
-        step.take_part(&mut table);
+        step.join(&mut table);
         let ids = table.as_slice().to_vec();
         let (first, second) = (Told::new(), Told::new());
         let (device_kv, over) = (Arc::clone(&kv), first.clone());
@@ -202,7 +202,7 @@ fn the_end_of_a_slots_next_step_shows_earlier_accesses() {
         let next = spawn_at(2, move || {
             if first.is_told() {
                 let step = OpenStep::new(&their_pool);
-                step.take_part(&mut other);
+                step.join(&mut other);
                 drop(other); // held, so that the step ends by a store
                 drop(step);
                 over.tell();
@@ -230,12 +230,12 @@ fn more_steps_than_the_first_slots_are_open_at_once() {
         let (step, other) = race(
             || {
                 let step = OpenStep::new(&pool);
-                step.take_part(&mut table);
+                step.join(&mut table);
                 step
             },
             move || OpenStep::new(&their_pool),
         );
-        other.take_part(&mut table);
+        other.join(&mut table);
         let ids = table.as_slice().to_vec();
         drop(first);
         drop(table);
@@ -254,8 +254,8 @@ fn a_block_stays_for_both_of_two_steps_that_were_opened_at_once() {
         let mut table = written(&pool, &kv, 1, 1);
         let their_pool = Arc::clone(&pool);
         let (here, there) = race(|| OpenStep::new(&pool), move || OpenStep::new(&their_pool));
-        here.take_part(&mut table);
-        there.take_part(&mut table);
+        here.join(&mut table);
+        there.join(&mut table);
         let ids = table.as_slice().to_vec();
         drop(table);
         let (device_kv, their_ids) = (Arc::clone(&kv), ids.clone());

@@ -12,7 +12,7 @@ mod take;
 use self::options::AdmitOptions;
 use self::prompt::Prompt;
 use super::PagedKvCache;
-use super::entry::Live;
+use super::entry::TrackedSequence;
 use super::reuse::cached_sequence::CachedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
@@ -138,8 +138,8 @@ impl PagedKvCache {
     ) -> Result<Admission> {
         self.refuse_known(id)?;
         let admitted = self.match_and_allocate(prompt, options, admit)?;
-        let (live, admission) = self.admitted(admitted, options);
-        self.insert_taken(id, live)?;
+        let (tracked, admission) = self.admitted(admitted, options);
+        self.insert_taken(id, tracked)?;
         self.note_prompt(prompt, admission.cached_tokens);
         Ok(admission)
     }
@@ -149,11 +149,11 @@ impl PagedKvCache {
         &self,
         (sequence, admission): (CachedSequence, Admission),
         options: &AdmitOptions,
-    ) -> (Live, Admission) {
+    ) -> (TrackedSequence, Admission) {
         let (priority, stamp) = (options.priority_of_sequence(), self.stamp());
-        let mut live = Live::of_admitted(sequence, priority, stamp, admission.epoch);
-        live.worker = options.worker_of_sequence();
-        (live, admission)
+        let mut tracked = TrackedSequence::of_admitted(sequence, priority, stamp, admission.epoch);
+        tracked.worker = options.worker_of_sequence();
+        (tracked, admission)
     }
 
     pub(super) fn refuse_known(&self, id: SeqId) -> Result<()> {

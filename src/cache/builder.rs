@@ -13,9 +13,9 @@ use crate::error::Result;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
 use crate::pool::watermark::BlockWatermark;
-use crate::pool::{BlockPool, Keep, ReclaimPolicy, TakeObserver};
+use crate::pool::{BlockPool, ReclaimPolicy, Retention, TakeObserver};
 use crate::prefix::event_order::claimed_sink::ClaimedSink;
-use crate::prefix::event_order::{Announcer, Taken};
+use crate::prefix::event_order::{EventOrder, Taken};
 use crate::prefix::kv_event::EventSink;
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
@@ -347,12 +347,12 @@ impl PagedKvCacheBuilder {
     pub fn build(self) -> Result<PagedKvCache> {
         let Checked { block_bytes, shards, watermark } = self.check()?;
         let (keep, indexed) = match self.prefix_reuse {
-            true => (Keep::Contents(self.reclaim_policy), self.num_blocks),
-            false => (Keep::Nothing, 0),
+            true => (Retention::Contents(self.reclaim_policy), self.num_blocks),
+            false => (Retention::Nothing, 0),
         };
         let listener = self.event_sink.clone().filter(|_| self.prefix_reuse);
         self.refuse_beyond_memory(listener.is_some())?;
-        let announcer = match listener {
+        let event_order = match listener {
             Some(Sink(sink)) => {
                 let Some(sink) = ClaimedSink::claim(sink) else {
                     return invalid(
@@ -360,18 +360,19 @@ impl PagedKvCacheBuilder {
                         "another cache tells its events to it".to_owned(),
                     );
                 };
-                Some(PlainArc::new(Announcer::new(sink, self.num_blocks, self.block_size)?))
+                Some(PlainArc::new(EventOrder::new(sink, self.num_blocks, self.block_size)?))
             }
             None => None,
         };
-        let observer =
-            announcer.clone().map(|announcer| Box::new(Taken(announcer)) as Box<dyn TakeObserver>);
+        let observer = event_order
+            .clone()
+            .map(|event_order| Box::new(Taken(event_order)) as Box<dyn TakeObserver>);
         let pool = BlockPool::build(self.num_blocks, shards, keep, self.null_block, observer)?;
         #[cfg(feature = "async")]
         pool.blocks().waiters().set_fairness(self.fairness);
         let mut cache = PagedKvCache::from_parts(
             pool,
-            PublishedBlocks::new(indexed, announcer.clone())?,
+            PublishedBlocks::new(indexed, event_order.clone())?,
             self.hash_algorithm,
             self.block_size,
             block_bytes,
@@ -379,8 +380,8 @@ impl PagedKvCacheBuilder {
             self.eviction_threshold,
         );
         cache.watermark = BlockWatermark::new(watermark);
-        if let Some(announcer) = announcer {
-            announcer.begin();
+        if let Some(event_order) = event_order {
+            event_order.begin();
         }
         Ok(cache)
     }

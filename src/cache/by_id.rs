@@ -8,7 +8,7 @@ pub(crate) mod forks;
 #[cfg(feature = "async")]
 pub(crate) mod waiting;
 use super::PagedKvCache;
-use super::entry::{Live, Slot};
+use super::entry::{MapEntry, TrackedSequence};
 use crate::error::{PagedKvError, Result};
 use crate::id::{SeqId, Worker};
 use crate::pool::watermark::Admit;
@@ -47,7 +47,7 @@ impl PagedKvCache {
         }
         // Outside the map's lock, because it may have to search for blocks.
         let sequence = self.allocate_sequence_as(num_tokens, admit)?;
-        self.insert_taken(id, Live::new(sequence, 0, self.stamp()))
+        self.insert_taken(id, TrackedSequence::new(sequence, 0, self.stamp()))
     }
 
     fn allocate_sequence_as(&self, num_tokens: usize, admit: Admit) -> Result<Sequence> {
@@ -96,10 +96,10 @@ impl PagedKvCache {
     pub fn append(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         // Two calls, so that the common one returns its result in registers. The `Append` is built after
         // the two branches join: otherwise it would be built in memory and copied from there immediately.
-        let (start, end, copy) = match self.append_near(id, num_new_tokens) {
+        let (start, end, copy) = match self.try_append_fast(id, num_new_tokens) {
             Some((start, end)) => (start as usize, end as usize, None),
             None => {
-                let Append { new_blocks, copy } = self.append_at_leisure(id, num_new_tokens)?;
+                let Append { new_blocks, copy } = self.append_slow(id, num_new_tokens)?;
                 (new_blocks.start, new_blocks.end, copy)
             }
         };
@@ -120,38 +120,38 @@ impl PagedKvCache {
         blocks.announce_loss();
     }
 
-    /// Appends under the map's lock, if the append is short; see [`Sequence::append_near`].
-    fn append_near(&self, id: SeqId, num_new_tokens: usize) -> Option<(u32, u32)> {
-        if self.is_heard {
+    /// Appends under the map's lock, if the append is short; see [`Sequence::try_append_fast`].
+    fn try_append_fast(&self, id: SeqId, num_new_tokens: usize) -> Option<(u32, u32)> {
+        if self.has_event_sink {
             // New blocks may reclaim contents. Their events are emitted after the locks, by
-            // `append_at_leisure`.
+            // `append_slow`.
             return None;
         }
-        let mut slot = self.sequences.get_mut(&id)?;
-        let Slot::Owned(live) = slot.settle() else {
+        let mut entry = self.sequences.get_mut(&id)?;
+        let MapEntry::Owned(tracked) = entry.settle() else {
             return None;
         };
-        let new_blocks = live.sequence_mut().append_near(num_new_tokens)?;
-        live.note_use(self.stamp());
+        let new_blocks = tracked.sequence_mut().try_append_fast(num_new_tokens)?;
+        tracked.note_use(self.stamp());
         Some(new_blocks)
     }
 
     /// Appends with a copy under the map's lock, or with a search for blocks under the sequence's own lock.
-    fn append_at_leisure(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
+    fn append_slow(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         let _later = Later::begin();
         let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
-            if let Slot::Owned(live) = slot.settle()
-                && let Some(append) = live.sequence_mut().append_or_copy_near(num_new_tokens)
+            let mut entry = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
+            if let MapEntry::Owned(tracked) = entry.settle()
+                && let Some(append) = tracked.sequence_mut().append_or_copy_near(num_new_tokens)
             {
-                live.note_use(self.stamp());
+                tracked.note_use(self.stamp());
                 return Ok(append);
             }
-            slot.share()
+            entry.share()
         };
-        self.update_shared(id, &shared, |live| {
-            let append = live.sequence_mut().append(num_new_tokens)?;
-            live.note_use(self.stamp());
+        self.update_shared(id, &shared, |tracked| {
+            let append = tracked.sequence_mut().append(num_new_tokens)?;
+            tracked.note_use(self.stamp());
             Ok(append)
         })?
     }
@@ -210,11 +210,11 @@ impl PagedKvCache {
     pub(super) fn remove_when_released(
         &self,
         id: SeqId,
-        is_meant: impl FnOnce(&Slot) -> bool,
+        is_meant: impl FnOnce(&MapEntry) -> bool,
     ) -> Result<()> {
-        let removed = self.sequences.remove_if(&id, |_, slot| is_meant(slot));
-        let (_, slot) = removed.ok_or_else(self.missing(id))?;
-        slot.release_when_unleased();
+        let removed = self.sequences.remove_if(&id, |_, entry| is_meant(entry));
+        let (_, entry) = removed.ok_or_else(self.missing(id))?;
+        entry.release_when_unleased();
         self.tell_if_stalled();
         Ok(())
     }
@@ -239,8 +239,8 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
-        let fork = |live: &mut Live| live.fork(self.stamp());
-        let fork = self.update_if(src, Live::is_brief, fork).flatten();
+        let fork = |tracked: &mut TrackedSequence| tracked.fork(self.stamp());
+        let fork = self.update_if(src, TrackedSequence::is_brief, fork).flatten();
         let fork = fork.map_err(|refusal| match self.sequences.contains_key(&dst) {
             true => PagedKvError::SequenceExists(dst),
             false => refusal,
@@ -270,8 +270,8 @@ impl PagedKvCache {
     /// ```
     pub fn truncate(&self, id: SeqId, num_tokens: usize) -> Result<()> {
         let _later = Later::begin();
-        let brief = |live: &Live| live.truncates_briefly(num_tokens);
-        self.update_if(id, brief, |live| live.truncate(num_tokens))?
+        let brief = |tracked: &TrackedSequence| tracked.truncates_briefly(num_tokens);
+        self.update_if(id, brief, |tracked| tracked.truncate(num_tokens))?
     }
 
     /// Trims a sequence to its first `sink_tokens` and last `window_tokens`, and returns the number of
@@ -323,7 +323,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn touch(&self, id: SeqId) -> Result<()> {
-        self.update(id, |live| live.note_use(self.stamp()))
+        self.update(id, |tracked| tracked.note_use(self.stamp()))
     }
 
     /// Sets the worker of a sequence and of its later forks. A worker evicts its own sequences
@@ -349,7 +349,7 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn set_worker(&self, id: SeqId, worker: Worker) -> Result<()> {
-        self.update(id, |live| live.worker = Some(worker))
+        self.update(id, |tracked| tracked.worker = Some(worker))
     }
 
     /// Sets the priority that [`EvictionStrategy::Priority`](crate::EvictionStrategy::Priority) compares, 0
@@ -369,6 +369,6 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn set_priority(&self, id: SeqId, priority: u32) -> Result<()> {
-        self.update(id, |live| live.priority = priority)
+        self.update(id, |tracked| tracked.priority = priority)
     }
 }

@@ -1,18 +1,18 @@
-//! `Slot`: an entry of the cache's map, with a sequence or a reference to it.
+//! `MapEntry`: an entry of the cache's map, with a sequence or a reference to it.
 //!
 //! A sequence without leases lives *in* the map, and the lock of its map shard is its lock: one exchange
-//! locks it, one unlocks it. A leased sequence lives in a [`SharedSlot`] with a lock of its own, and so
+//! locks it, one unlocks it. A leased sequence lives in a [`SharedEntry`] with a lock of its own, and so
 //! does one in the middle of a long operation. So no map shard is held during that operation, and a lease
 //! needs no map. The sequence moves back when a thread finds that no other uses it.
 //!
 //! Invariants:
 //!
-//! - Leases are taken under the shard's lock. A free and an eviction remove a slot under the shard's lock, and
+//! - Leases are taken under the shard's lock. A free and an eviction remove an entry under the shard's lock, and
 //!   only at zero leases. So a leased sequence is never evicted.
-//! - `free_when_released` removes a leased slot: it is detached, and the end of its last lease releases it.
-//! - A `SharedSlot` whose sequence was taken out stays empty.
+//! - `free_when_released` removes a leased entry: it is detached, and the end of its last lease releases it.
+//! - A `SharedEntry` whose sequence was taken out stays empty.
 //!
-//! A slot does not know its map.
+//! An entry does not know its map.
 
 pub(crate) mod map_hash;
 use std::cell::Cell;
@@ -20,11 +20,11 @@ use std::marker::PhantomData;
 
 use super::eviction::strategy::Candidate;
 use super::reuse::cached_sequence::{CachedSequence, Parts};
-use super::reuse::hashed_tokens::{Naming, truncate_parts};
+use super::reuse::hashed_tokens::{HashedTokens, truncate_parts};
 use crate::epochs::next_epoch;
 use crate::error::Result;
 use crate::id::{AdmissionEpoch, SeqId, Worker};
-use crate::lease_count::Leases;
+use crate::lease_count::LeaseCount;
 use crate::sequence::Sequence;
 use crate::sync::{
     Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, read_past_writers, thread_local,
@@ -35,10 +35,10 @@ use crate::sync::{
 const BRIEF_BLOCKS: usize = 1024;
 
 /// A sequence and the values by which eviction ranks it.
-pub(super) struct Live {
+pub(super) struct TrackedSequence {
     sequence: Sequence,
     /// The tokens and hashes of its blocks, if it was admitted by its tokens.
-    naming: Option<Box<Naming>>,
+    hashed: Option<Box<HashedTokens>>,
     /// Identifies it among all sequences that ever had its id.
     pub(super) epoch: AdmissionEpoch,
     pub(super) access_count: u64,
@@ -56,11 +56,11 @@ pub(super) struct Version {
     changes: u32,
 }
 
-impl Live {
+impl TrackedSequence {
     pub(super) fn new(sequence: Sequence, priority: u32, stamp: u64) -> Self {
-        let (naming, epoch) = (None, next_epoch());
+        let (hashed, epoch) = (None, next_epoch());
         let (access_count, last_access, worker, changes) = (1, stamp, None, 0);
-        Self { sequence, naming, epoch, access_count, last_access, priority, worker, changes }
+        Self { sequence, hashed, epoch, access_count, last_access, priority, worker, changes }
     }
 
     pub(super) fn of_admitted(
@@ -69,15 +69,15 @@ impl Live {
         stamp: u64,
         epoch: AdmissionEpoch,
     ) -> Self {
-        let (sequence, naming) = admitted.into_parts();
-        let live = Self::new(sequence, priority, stamp);
-        Self { naming: Some(naming), epoch, ..live }
+        let (sequence, hashed) = admitted.into_parts();
+        let tracked = Self::new(sequence, priority, stamp);
+        Self { hashed: Some(hashed), epoch, ..tracked }
     }
 
-    /// Creates a second sequence of the same tokens, blocks, names, worker and priority.
+    /// Creates a second sequence of the same tokens, blocks, hashed tokens, worker and priority.
     pub(super) fn fork(&mut self, stamp: u64) -> Result<Self> {
         let fork = Self::new(self.sequence_mut().fork_uncounted()?, self.priority, stamp);
-        Ok(Self { naming: self.naming.clone(), worker: self.worker, ..fork })
+        Ok(Self { hashed: self.hashed.clone(), worker: self.worker, ..fork })
     }
 
     pub(super) fn truncate(&mut self, num_tokens: usize) -> Result<()> {
@@ -90,23 +90,23 @@ impl Live {
     }
 
     /// Returns the sequence, and its tokens and hashes if it has them.
-    pub(super) fn named(&mut self) -> (&Sequence, Option<&mut Naming>) {
-        (&self.sequence, self.naming.as_deref_mut())
+    pub(super) fn named(&mut self) -> (&Sequence, Option<&mut HashedTokens>) {
+        (&self.sequence, self.hashed.as_deref_mut())
     }
 
     pub(super) fn num_named_tokens(&self) -> usize {
-        self.naming.as_ref().map_or(0, |naming| naming.num_named())
+        self.hashed.as_ref().map_or(0, |hashed| hashed.num_named())
     }
 
     /// Returns the parts of [`named`](Self::named) for a change, which makes another version.
     pub(super) fn parts(&mut self) -> Parts<'_> {
         self.changes = self.changes.wrapping_add(1);
-        (&mut self.sequence, self.naming.as_deref_mut())
+        (&mut self.sequence, self.hashed.as_deref_mut())
     }
 
     /// Returns true if truncating to `num_tokens` is brief: no long table, and no tokens to hash again.
     pub(super) fn truncates_briefly(&self, num_tokens: usize) -> bool {
-        let hashes = self.naming.as_ref().is_some_and(|naming| naming.reaches_beyond(num_tokens));
+        let hashes = self.hashed.as_ref().is_some_and(|hashed| hashed.reaches_beyond(num_tokens));
         self.is_brief() && !hashes
     }
 
@@ -157,20 +157,20 @@ impl Live {
 }
 
 /// An entry of the map.
-pub(super) enum Slot {
+pub(super) enum MapEntry {
     /// The shard's lock is the sequence's lock.
-    Owned(Live),
+    Owned(TrackedSequence),
     /// The sequence has a lock of its own.
-    Shared(Arc<SharedSlot>),
+    Shared(Arc<SharedEntry>),
 }
 
 /// A sequence with a lock of its own, and the leases on it.
-pub(super) struct SharedSlot {
+pub(super) struct SharedEntry {
     /// Identifies the sequence among all that ever had its id, also after it was taken out.
     epoch: AdmissionEpoch,
-    leases: Leases,
+    leases: LeaseCount,
     /// `None` once the sequence was freed or evicted.
-    live: RwLock<Option<Live>>,
+    tracked: RwLock<Option<TrackedSequence>>,
 }
 
 thread_local! {
@@ -201,28 +201,28 @@ impl Drop for Looking {
     }
 }
 
-impl Slot {
+impl MapEntry {
     /// Moves the sequence back into the map if no other thread uses it.
     #[inline]
     pub(super) fn settle(&mut self) -> &mut Self {
         if let Self::Shared(shared) = self
             && let Some(alone) = Arc::get_mut(shared)
-            && let Some(live) = alone.live.get_mut().take()
+            && let Some(tracked) = alone.tracked.get_mut().take()
         {
-            *self = Self::Owned(live);
+            *self = Self::Owned(tracked);
         }
         self
     }
 
     /// Returns the sequence with a lock of its own, and moves it there if necessary.
-    pub(super) fn share(&mut self) -> Arc<SharedSlot> {
+    pub(super) fn share(&mut self) -> Arc<SharedEntry> {
         if let Self::Shared(shared) = self {
             return Arc::clone(shared);
         }
-        let (epoch, leases) = (self.epoch(), Leases::none());
-        let shared = Arc::new(SharedSlot { epoch, leases, live: RwLock::new(None) });
-        if let Self::Owned(live) = std::mem::replace(self, Self::Shared(Arc::clone(&shared))) {
-            *shared.live.write() = Some(live);
+        let (epoch, leases) = (self.epoch(), LeaseCount::none());
+        let shared = Arc::new(SharedEntry { epoch, leases, tracked: RwLock::new(None) });
+        if let Self::Owned(tracked) = std::mem::replace(self, Self::Shared(Arc::clone(&shared))) {
+            *shared.tracked.write() = Some(tracked);
         }
         shared
     }
@@ -231,7 +231,7 @@ impl Slot {
     #[inline]
     pub(super) fn epoch(&self) -> AdmissionEpoch {
         match self {
-            Self::Owned(live) => live.epoch,
+            Self::Owned(tracked) => tracked.epoch,
             Self::Shared(shared) => shared.epoch,
         }
     }
@@ -246,41 +246,41 @@ impl Slot {
     /// Releases a sequence that has left the map as soon as it has no lease.
     pub(super) fn release_when_unleased(self) {
         match self {
-            Self::Owned(live) => drop(live),
+            Self::Owned(tracked) => drop(tracked),
             Self::Shared(shared) if shared.leases.detach() => shared.release(),
             Self::Shared(_) => {}
         }
     }
 
-    /// Returns the sequence of a slot that has left the map: waits for the threads that use it.
-    pub(super) fn into_live(self) -> Option<Live> {
+    /// Returns the sequence of an entry that has left the map: waits for the threads that use it.
+    pub(super) fn into_live(self) -> Option<TrackedSequence> {
         match self {
-            Self::Owned(live) => Some(live),
-            Self::Shared(shared) => shared.live.write().take(),
+            Self::Owned(tracked) => Some(tracked),
+            Self::Shared(shared) => shared.tracked.write().take(),
         }
     }
 }
 
-impl SharedSlot {
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Option<Live>> {
-        self.live.write()
+impl SharedEntry {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Option<TrackedSequence>> {
+        self.tracked.write()
     }
 
-    pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<Live>>> {
-        self.live.try_write()
+    pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<TrackedSequence>>> {
+        self.tracked.try_write()
     }
 
     /// Locks the sequence for reading. Waits after threads that wait to change it, unless they might be
     /// waiting for this thread.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<Live>> {
-        if Looking::is_any() { read_past_writers(&self.live) } else { self.live.read() }
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Option<TrackedSequence>> {
+        if Looking::is_any() { read_past_writers(&self.tracked) } else { self.tracked.read() }
     }
 
     /// Shows the sequence to a caller's closure, which may read again.
     pub(super) fn show<R>(&self, look: impl FnOnce(&Sequence) -> R) -> Option<R> {
-        let live = self.read();
+        let tracked = self.read();
         let _looking = Looking::begin();
-        live.as_ref().map(|live| look(&live.sequence))
+        tracked.as_ref().map(|tracked| look(&tracked.sequence))
     }
 
     pub(super) fn epoch(&self) -> AdmissionEpoch {
@@ -307,8 +307,8 @@ impl SharedSlot {
     /// Releases a sequence that has left the map.
     #[cold]
     fn release(&self) {
-        let live = self.live.write().take();
-        drop(live); // after its lock
+        let tracked = self.tracked.write().take();
+        drop(tracked); // after its lock
     }
 }
 
@@ -320,11 +320,11 @@ mod tests {
     #[test]
     fn a_thread_knows_while_a_closure_of_its_caller_looks_at_a_sequence() {
         let pool = BlockPool::new(4);
-        let slot = || {
+        let entry = || {
             let sequence = pool.allocate_sequence(4, 4).unwrap();
-            Slot::Owned(Live::new(sequence, 0, 1)).share()
+            MapEntry::Owned(TrackedSequence::new(sequence, 0, 1)).share()
         };
-        let (outer, inner) = (slot(), slot());
+        let (outer, inner) = (entry(), entry());
         for _ in 0..2 {
             assert!(!Looking::is_any());
             outer.show(|_| {

@@ -18,7 +18,7 @@ use self::pressure::Pressure;
 use self::removal::evictions_of_this_thread;
 use self::strategy::{EvictionKey, EvictionStrategy};
 use super::PagedKvCache;
-use super::entry::Live;
+use super::entry::TrackedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::{SeqId, Worker};
 use crate::sequence::Sequence;
@@ -88,8 +88,8 @@ impl PagedKvCache {
 
     fn select_victim(&self) -> Option<EvictionKey> {
         let mut first: Option<EvictionKey> = None;
-        self.for_each_unleased(|id, live| {
-            if let Some(key) = self.eviction_key(id, live) {
+        self.for_each_unleased(|id, tracked| {
+            if let Some(key) = self.eviction_key(id, tracked) {
                 first = Some(first.map_or(key, |first| first.min(key)));
             }
         });
@@ -97,10 +97,10 @@ impl PagedKvCache {
         if self.frees_a_block(&first) {
             return Some(first);
         }
-        let prospects = self.prospects(|_| true);
+        let freeable = self.freeable(|_| true);
         let mut keys = self.eviction_keys(|_| true);
         keys.sort_unstable();
-        keys.into_iter().find(|key| prospects.is_worth_evicting(key.seq_id, key.epoch))
+        keys.into_iter().find(|key| freeable.is_worth_evicting(key.seq_id, key.epoch))
     }
 
     /// Removes one whole sequence, selected by the strategy, and returns its id. Costs as
@@ -190,16 +190,16 @@ impl PagedKvCache {
         }
         let trimmed = self.trim_to_threshold(&mut pressure);
         let mut order = self.in_order_of_eviction(pressure.excess(), |_| true);
-        let mut prospects = None;
+        let mut freeable = None;
         while pressure.is_above() {
             let Some(key) = order.next() else {
                 let nothing = evicted.is_empty() && !trimmed;
                 return if nothing { Err(PagedKvError::NothingToEvict) } else { Ok(evicted) };
             };
             let id = key.seq_id;
-            let all = || self.prospects(|_| true);
+            let all = || self.freeable(|_| true);
             let worth = self.frees_a_block(&key)
-                || prospects.get_or_insert_with(all).is_worth_evicting(id, key.epoch);
+                || freeable.get_or_insert_with(all).is_worth_evicting(id, key.epoch);
             if worth && self.evict_one(&key, None, |_| ()).is_some() {
                 evicted.push(id);
             }
@@ -232,17 +232,18 @@ impl PagedKvCache {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn evict_for(&self, worker: Worker, need: usize, out: &mut Vec<Evicted>) -> Result<usize> {
-        let is_of_worker = |live: &Live| live.worker == Some(worker);
+        let is_of_worker = |tracked: &TrackedSequence| tracked.worker == Some(worker);
         let mut order = self.in_order_of_eviction(need, is_of_worker);
-        let (mut prospects, mut evicted, mut freed) = (None, false, 0);
+        let (mut freeable, mut evicted, mut freed) = (None, false, 0);
         while freed < need
             && let Some(key) = order.next()
         {
             let id = key.seq_id;
-            let all = || self.prospects(is_of_worker);
+            let all = || self.freeable(is_of_worker);
             let worth = self.frees_a_block(&key)
-                || prospects.get_or_insert_with(all).is_worth_evicting(id, key.epoch);
-            let count = |live: &Live| live.sequence().table().num_blocks_given_up();
+                || freeable.get_or_insert_with(all).is_worth_evicting(id, key.epoch);
+            let count =
+                |tracked: &TrackedSequence| tracked.sequence().table().num_blocks_given_up();
             if worth && let Some(blocks) = self.evict_one(&key, Some(worker), count) {
                 out.push(Evicted { seq_id: id, blocks });
                 (evicted, freed) = (true, freed + blocks);

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::entry::Slot;
+use super::entry::MapEntry;
 use super::{Lease, PagedKvCache};
 use crate::error::{PagedKvError, Result};
 use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
@@ -23,9 +23,9 @@ impl PagedKvCache {
         let shared = {
             let slot = self.sequences.get(&id).ok_or_else(self.missing(id))?;
             match &*slot {
-                Slot::Owned(live) if live.is_brief() => return read(live.sequence()),
-                Slot::Owned(_) => None,
-                Slot::Shared(shared) => Some(Arc::clone(shared)),
+                MapEntry::Owned(tracked) if tracked.is_brief() => return read(tracked.sequence()),
+                MapEntry::Owned(_) => None,
+                MapEntry::Shared(shared) => Some(Arc::clone(shared)),
             }
         };
         let shared = match shared {
@@ -33,7 +33,7 @@ impl PagedKvCache {
             None => self.sequences.get_mut(&id).ok_or_else(self.missing(id))?.share(),
         };
         match &*shared.read() {
-            Some(live) => read(live.sequence()),
+            Some(tracked) => read(tracked.sequence()),
             None => Err(self.missing(id)()),
         }
     }

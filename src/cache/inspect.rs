@@ -6,7 +6,7 @@ pub(crate) mod audit;
 use std::fmt;
 
 use super::PagedKvCache;
-use super::entry::{Live, Slot};
+use super::entry::{MapEntry, TrackedSequence};
 use super::eviction::strategy::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
@@ -30,13 +30,13 @@ impl PagedKvCache {
     /// ```
     pub fn get_sequence(&self, id: SeqId) -> Option<SequenceInfo> {
         let shared = match &*self.sequences.get(&id)? {
-            Slot::Owned(live) if live.is_brief() => return Some(live.info(id, 0)),
-            Slot::Owned(_) => None,
-            Slot::Shared(shared) => Some(Arc::clone(shared)),
+            MapEntry::Owned(tracked) if tracked.is_brief() => return Some(tracked.info(id, 0)),
+            MapEntry::Owned(_) => None,
+            MapEntry::Shared(shared) => Some(Arc::clone(shared)),
         };
         let shared = shared.or_else(|| Some(self.sequences.get_mut(&id)?.share()))?;
-        let live = shared.read();
-        live.as_ref().map(|live| live.info(id, shared.leases()))
+        let tracked = shared.read();
+        tracked.as_ref().map(|tracked| tracked.info(id, shared.leases()))
     }
 
     /// Lets `read` read a sequence without a copy. Returns `None` if the cache has none of that id.
@@ -255,7 +255,7 @@ impl PagedKvCache {
     }
 }
 
-impl Live {
+impl TrackedSequence {
     fn info(&self, seq_id: SeqId, leases: u32) -> SequenceInfo {
         SequenceInfo {
             seq_id,

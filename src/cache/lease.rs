@@ -41,7 +41,7 @@ struct Leased(LeaseRow);
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        self.0.slot().end_lease();
+        self.0.entry().end_lease();
     }
 }
 
@@ -103,8 +103,8 @@ impl PagedKvCache {
     }
 
     fn lease_one(&self, id: SeqId) -> Result<Leased> {
-        let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
-        let shared = slot.share();
+        let mut entry = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
+        let shared = entry.share();
         shared.begin_lease(); // still under the map's lock
         Ok(Leased(LeaseRow::new(id, shared)))
     }
@@ -230,7 +230,7 @@ impl Lease {
         self.leased
             .iter()
             .enumerate()
-            .try_for_each(|(row, leased)| leased.0.look(|live| look(row, live.sequence())))
+            .try_for_each(|(row, leased)| leased.0.look(|tracked| look(row, tracked.sequence())))
     }
 
     pub(super) fn check_rows(&self, buffer: &'static str, actual: usize) -> Result<()> {

@@ -34,7 +34,7 @@ pub use self::admission::options::AdmitOptions;
 pub use self::admission::prompt::Prompt;
 pub use self::admission::reservation::Reservation;
 pub use self::builder::{PagedKvCacheBuilder, Watermark};
-use self::entry::Slot;
+use self::entry::MapEntry;
 use self::entry::map_hash::IdHash;
 pub use self::eviction::Evicted;
 use self::eviction::evicted_ids::EvictedIds;
@@ -106,14 +106,14 @@ impl ReuseCounts {
 /// ```
 pub struct PagedKvCache {
     pool: BlockPool,
-    sequences: DashMap<SeqId, Slot, IdHash>,
+    sequences: DashMap<SeqId, MapEntry, IdHash>,
     /// Ids of evicted sequences whose worker has not been informed.
     evicted: EvictedIds,
     evictions: ShardedCounter,
     /// Evictions begun and evictions ended: see `evict`.
     evictions_begun: AtomicU64,
     evictions_over: AtomicU64,
-    /// Held by the thread that assesses the prospects of evictions.
+    /// Held by the thread that assesses which evictions free a block.
     assessing: Mutex<()>,
     /// Several references; each thread uses one of them, as it uses one of the pool's stripes.
     published: Box<[Published]>,
@@ -122,7 +122,7 @@ pub struct PagedKvCache {
     watermark: BlockWatermark,
     hash_algorithm: HashAlgorithm,
     /// True if an event sink receives the events of stored and removed blocks.
-    is_heard: bool,
+    has_event_sink: bool,
     block_size: usize,
     block_bytes: usize,
     eviction_strategy: EvictionStrategy,
@@ -175,7 +175,7 @@ impl PagedKvCache {
         eviction_threshold: f64,
     ) -> Self {
         let hasher = IdHash::default();
-        let (is_heard, published) = (published.is_heard(), Arc::new(published));
+        let (has_event_sink, published) = (published.has_event_sink(), Arc::new(published));
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
             published: (0..REFERENCES).map(reference).collect(),
@@ -189,7 +189,7 @@ impl PagedKvCache {
             evictions_begun: AtomicU64::new(0),
             evictions_over: AtomicU64::new(0),
             assessing: Mutex::new(()),
-            is_heard,
+            has_event_sink,
             block_size,
             block_bytes,
             eviction_strategy,

@@ -93,9 +93,9 @@ pub(super) fn update<R: Row, T>(
         Access::Handle(parts) => change(parts, None),
         Access::Leased(row) => {
             let _later = Later::begin();
-            row.update(|live| {
-                let identity = (row.id(), live.epoch);
-                change(live.parts(), Some(identity))
+            row.update(|tracked| {
+                let identity = (row.id(), tracked.epoch);
+                change(tracked.parts(), Some(identity))
             })?
         }
     }
@@ -108,7 +108,9 @@ pub(super) fn look<R: Row, T>(
 ) -> Result<T> {
     match row.held() {
         Held::Handle(sequence) => read(sequence, None),
-        Held::Leased(row) => row.look(|live| read(live.sequence(), Some((row.id(), live.epoch)))),
+        Held::Leased(row) => {
+            row.look(|tracked| read(tracked.sequence(), Some((row.id(), tracked.epoch))))
+        }
     }
 }
 
@@ -157,8 +159,8 @@ impl RowAccess for CachedSequence {
     }
 
     fn access(&mut self) -> Access<'_> {
-        let (sequence, naming) = self.parts_mut();
-        Access::Handle((sequence, Some(naming)))
+        let (sequence, hashed) = self.parts_mut();
+        Access::Handle((sequence, Some(hashed)))
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Sequences of the step may release blocks while it is open: by a drop, a free, a truncation, a trim, an
 //! eviction, or as the source of a copy. These blocks return to the pool when the step ends; until then
-//! `pool::fence` holds them. Blocks that are committed through the step are published when it completes.
+//! `pool::in_flight` holds them. Blocks that are committed through the step are published when it completes.
 //!
 //! Invariant: a sequence joins a step before it grows, so every block that the step's kernels may touch is
 //! held until the step ends. A step does not know other steps.
@@ -30,7 +30,7 @@ use crate::error::{PagedKvError, Result};
 use crate::export::{KernelInt, block_number};
 use crate::id::{BlockId, Identity};
 use crate::pool::PoolHandle;
-use crate::pool::in_flight::Fence;
+use crate::pool::in_flight::InFlightStep;
 use crate::prefix::{BlockHash, Generation};
 use crate::sequence::Sequence;
 
@@ -56,7 +56,7 @@ use crate::sequence::Sequence;
 #[must_use = "a step that is dropped publishes nothing"]
 pub struct Step {
     pool: PoolHandle,
-    fence: Fence,
+    in_flight: InFlightStep,
     buffers: StepBuffers,
     /// The target of the publication, while a commit is not published.
     published: Option<Published>,
@@ -73,7 +73,7 @@ struct GrownRow {
     /// The sequence of the map, if it is a row of a lease.
     identity: Option<Identity>,
     /// The newest step that it had joined before.
-    before: Fence,
+    before: InFlightStep,
 }
 
 impl Step {
@@ -99,7 +99,7 @@ impl Step {
     pub fn join<R: Row>(&mut self, row: &mut R) -> Result<()> {
         update(row, |(sequence, _), _| {
             self.refuse_other_cache(sequence)?;
-            sequence.take_part(self.fence);
+            sequence.join_step(self.in_flight);
             Ok(())
         })
     }
@@ -213,7 +213,7 @@ impl Step {
             published.count_failed_step();
         }
         if !self.buffers.ids.is_empty() {
-            self.pool.release_in_step(self.fence, 0);
+            self.pool.release_in_step(self.in_flight, 0);
         }
         let StepBuffers { rows, growth, overwritten, ids, hashes, tokens, groups, locks: _ } =
             &mut self.buffers;
@@ -230,7 +230,7 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         self.end_commits();
-        self.pool.close_step(self.fence);
+        self.pool.close_step(self.in_flight);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Events: report the cached contents to routers.
 //!
-//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::event_sink`]). `announcer` defines their
+//! [`EventSink`] takes the events of a cache ([`PagedKvCacheBuilder::event_sink`]). `prefix::event_order` defines their
 //! meaning and their order.
 //!
 //! With the feature `events`, `EventPublisher` is a sink that publishes to routers over ZeroMQ, as vLLM does.
 //! NVIDIA Dynamo, llm-d and AIBrix subscribe to that.
 //!
 //! ```text
-//!   announcer ──> notes ──> batches, in a ring ──wire──> sockets: each batch to all subscribers
+//!   event order ──> notes ──> batches, in a ring ──wire──> sockets: each batch to all subscribers
 //!                                                   └──>          replays, on request
 //!   └─ threads that use a cache ─┘               └───── the publisher's thread ──────┘
 //! ```

@@ -7,12 +7,12 @@ use std::fmt;
 
 use super::accounting::{IdleTotals, Totals};
 use super::free_list::{FreeList, MAGAZINE};
-use super::in_flight::Fences;
-use super::owner_counts::IdCounts;
+use super::in_flight::InFlightSteps;
+use super::owner_counts::OwnerCounts;
 #[cfg(feature = "async")]
 use super::wait_queue::Waiters;
 use super::word::BlockWords;
-use super::{Blocks, Keep, PoolHandle, TakeObserver};
+use super::{Blocks, PoolHandle, Retention, TakeObserver};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
@@ -92,7 +92,7 @@ impl BlockPool {
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is 0 or above `u32::MAX - 1`, or if
     /// `shards` is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
     pub fn with_home_shards(num_blocks: usize, shards: usize) -> Result<Self> {
-        Self::build(num_blocks, shards, Keep::Nothing, false, None)
+        Self::build(num_blocks, shards, Retention::Nothing, false, None)
     }
 
     /// Creates the pool of a cache. With `null_block`, block 0 is never allocated. `observer` is informed of
@@ -100,7 +100,7 @@ impl BlockPool {
     pub(crate) fn build(
         num_blocks: usize,
         shards: usize,
-        keep: Keep,
+        keep: Retention,
         null_block: bool,
         observer: Option<Box<dyn TakeObserver>>,
     ) -> Result<Self> {
@@ -116,12 +116,12 @@ impl BlockPool {
         let blocks = Arc::new(Blocks {
             first,
             words: match keep {
-                Keep::Nothing => BlockWords::new(num_blocks)?,
-                Keep::Contents(_) => BlockWords::with_names(num_blocks)?,
+                Retention::Nothing => BlockWords::new(num_blocks)?,
+                Retention::Contents(_) => BlockWords::with_keys(num_blocks)?,
             },
             free: FreeList::new(first, num_blocks - first as usize, shards, keep)?,
-            id_counts: IdCounts::new(num_blocks)?,
-            fences: Fences::new(),
+            owner_counts: OwnerCounts::new(num_blocks)?,
+            in_flight: InFlightSteps::new(),
             observer,
             clock: RecencyClock::new(),
             undone: ShardedCounter::new(),
@@ -160,7 +160,7 @@ impl BlockPool {
         self.blocks.check(id)?;
         self.blocks.words.expect_counts_by_id();
         self.blocks.retain(id)?;
-        self.blocks.id_counts.add(id);
+        self.blocks.owner_counts.add(id);
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl BlockPool {
     /// ```
     pub fn release(&self, id: BlockId) -> Result<()> {
         self.blocks.check(id)?;
-        self.blocks.id_counts.remove(id).ok_or(PagedKvError::BlockNotFound(id))?;
+        self.blocks.owner_counts.remove(id).ok_or(PagedKvError::BlockNotFound(id))?;
         self.blocks.give(&[id]);
         Ok(())
     }

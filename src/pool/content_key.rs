@@ -1,24 +1,24 @@
-//! `Name`: the content key of a block, 128 bits on the cache line of the block's word.
+//! `ContentKey`: the content key of a block, 128 bits on the cache line of the block's word.
 //!
-//! One owner at a time writes a name: the sole owner of a private block, or an owner between
-//! `begin_naming` and `end_naming`. The name stays after the block is reclaimed, until the next naming.
-//! A thread that finds the block by an old name sees by the word that it is not cached.
+//! One owner at a time writes a key: the sole owner of a private block, or an owner between
+//! `begin_key_change` and `end_key_change`. The key stays after the block is reclaimed, until the next key.
+//! A thread that finds the block by an old key sees by the word that it is not cached.
 //!
-//! Invariant: while a block is cached and owned, its name does not change. This module compares names
+//! Invariant: while a block is cached and owned, its key does not change. This module compares keys
 //! and does not compute them from contents.
 
-use super::word::{BlockState, BlockWords, NamedBlock, WordsView};
+use super::word::{BlockState, BlockWords, KeyedBlock, WordsView};
 use crate::id::BlockId;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Odd numbers with pseudorandom bits.
 const SPREAD: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xD6E8_FEB8_6659_FD93];
 
-/// The content key of a block: equal names stand for equal contents.
+/// The content key of a block: equal keys stand for equal contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Name(u128);
+pub(crate) struct ContentKey(u128);
 
-impl Name {
+impl ContentKey {
     pub(crate) fn new(bits: u128) -> Self {
         Self(bits)
     }
@@ -27,7 +27,7 @@ impl Name {
         self.0
     }
 
-    /// Returns a number that is spread evenly for all sets of names, and a tag of the name. Names
+    /// Returns a number that is spread evenly for all sets of keys, and a tag of the key. Keys
     /// themselves may be unevenly spread, because callers that compute hashes themselves may give small
     /// numbers.
     #[inline]
@@ -40,11 +40,11 @@ impl Name {
     }
 }
 
-/// Bits of a mark in `renames`. The bits above count how often the block was named.
+/// Bits of a mark in `key_version`. The bits above count how often a key was set.
 const MARK: u32 = 12;
 
-/// The number of the time (generation) at which a name was given, modulo 4,096. It distinguishes the
-/// names of different times.
+/// The number of the time (generation) at which a key was given, modulo 4,096. It distinguishes the
+/// keys of different times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark(u32);
 
@@ -55,88 +55,88 @@ impl Mark {
     }
 }
 
-/// A name for a block, and the facts that are recorded with it.
+/// A key for a block, and the facts that are recorded with it.
 #[derive(Clone, Copy)]
-pub(crate) struct NewName {
-    pub(crate) name: Name,
+pub(crate) struct NewKey {
+    pub(crate) key: ContentKey,
     pub(crate) mark: Mark,
     /// True if the content was asked for before.
-    pub(crate) again: bool,
-    /// True if another block is cached under the name.
+    pub(crate) hot: bool,
+    /// True if another block is cached under the key.
     pub(crate) spare: bool,
 }
 
 #[cfg(test)]
-impl NewName {
-    /// Creates a name of which nothing else is known.
-    pub(crate) fn only(name: Name) -> Self {
-        Self { name, mark: Mark::new(5), again: false, spare: false }
+impl NewKey {
+    /// Creates a key of which nothing else is known.
+    pub(crate) fn only(key: ContentKey) -> Self {
+        Self { key, mark: Mark::new(5), hot: false, spare: false }
     }
 }
 
-/// A borrowed view of the words and the names of all blocks.
+/// A borrowed view of the words and the keys of all blocks.
 #[derive(Clone, Copy)]
-pub(crate) struct NamedView<'a>(&'a [NamedBlock]);
+pub(crate) struct KeyedView<'a>(&'a [KeyedBlock]);
 
-impl<'a> NamedView<'a> {
+impl<'a> KeyedView<'a> {
     #[inline]
     pub(crate) fn words(self) -> WordsView<'a> {
         WordsView::Named(self.0)
     }
 }
 
-impl NamedView<'_> {
+impl KeyedView<'_> {
     /// Returns true if `id` is the id of a block.
     #[inline]
     pub(crate) fn has(&self, id: BlockId) -> bool {
         id.index() < self.0.len()
     }
 
-    /// Returns the name that the block was last given, 0 if none. The two halves belong to one name
-    /// only if the block was not renamed during the call. For example, an owner of a cached block reads
-    /// one name.
+    /// Returns the key that the block was last given, 0 if none. The two halves belong to one key
+    /// only if the block was not replaced during the call. For example, an owner of a cached block reads
+    /// one key.
     #[inline]
-    pub(crate) fn name(&self, id: BlockId) -> Name {
-        // Acquire: pairs with `set_name`; a thread that reads a part of a new name sees in the word
-        // that the name is being written.
+    pub(crate) fn key(&self, id: BlockId) -> ContentKey {
+        // Acquire: pairs with `store_key`; a thread that reads a part of a new key sees in the word
+        // that the key is being written.
         // Loom: a_probe_never_reads_half_a_name.
         let half = |half: &AtomicU64| u128::from(half.load(Ordering::Acquire));
-        let [low, high] = &self.0[id.index()].name;
-        Name(half(low) | half(high) << 64)
+        let [low, high] = &self.0[id.index()].key;
+        ContentKey(half(low) | half(high) << 64)
     }
 
-    /// Returns the name that the block was last given, if any.
-    pub(crate) fn last_name(&self, id: BlockId) -> Option<Name> {
-        (self.renames(id) > 0).then(|| self.name(id))
+    /// Returns the key that the block was last given, if any.
+    pub(crate) fn last_key(&self, id: BlockId) -> Option<ContentKey> {
+        (self.key_version(id) > 0).then(|| self.key(id))
     }
 
-    /// Returns the name that the block was last given, if it was given with `mark`.
-    pub(crate) fn last_name_with(&self, id: BlockId, mark: Mark) -> Option<Name> {
-        let is_marked = self.renames(id) & ((1 << MARK) - 1) == mark.0;
-        self.last_name(id).filter(|_| is_marked)
+    /// Returns the key that the block was last given, if it was given with `mark`.
+    pub(crate) fn last_key_with(&self, id: BlockId, mark: Mark) -> Option<ContentKey> {
+        let is_marked = self.key_version(id) & ((1 << MARK) - 1) == mark.0;
+        self.last_key(id).filter(|_| is_marked)
     }
 
-    /// Returns the number of times that the block was given a name, above the mark of the last name.
-    /// The count wraps from 2^20 - 1 to 1, and so is 0 only for a block that never had a name. The
-    /// publisher removes a block's old entry from the index by its last name.
+    /// Returns the number of times that the block was given a key, above the mark of the last key.
+    /// The count wraps from 2^20 - 1 to 1, and so is 0 only for a block that never had a key. The
+    /// publisher removes a block's old entry from the index by its last key.
     #[inline]
-    fn renames(&self, id: BlockId) -> u32 {
-        // Acquire: pairs with `set_name`; a thread that finds the same number before and after it read
-        // the name has read one name.
+    fn key_version(&self, id: BlockId) -> u32 {
+        // Acquire: pairs with `store_key`; a thread that finds the same number before and after it read
+        // the key has read one key.
         // Loom: a_probe_never_reads_half_a_name.
-        self.0[id.index()].renames.load(Ordering::Acquire)
+        self.0[id.index()].key_version.load(Ordering::Acquire)
     }
 
-    /// Writes the name, for the owner that may write it.
-    fn set_name(&self, id: BlockId, Name(bits): Name, mark: Mark) {
+    /// Writes the key, for the owner that may write it.
+    fn store_key(&self, id: BlockId, ContentKey(bits): ContentKey, mark: Mark) {
         let block = &self.0[id.index()];
-        let count = block.renames.load(Ordering::Relaxed) >> MARK;
+        let count = block.key_version.load(Ordering::Relaxed) >> MARK;
         let count = if count == u32::MAX >> MARK { 1 } else { count + 1 };
-        // Release: pairs with `renames`; a thread that sees this number also sees that the block is
-        // being named.
-        block.renames.store(count << MARK | mark.0, Ordering::Release);
-        for (half, bits) in block.name.iter().zip([bits as u64, (bits >> 64) as u64]) {
-            // Release: pairs with `name`.
+        // Release: pairs with `key_version`; a thread that sees this number also sees that the block is
+        // getting a key.
+        block.key_version.store(count << MARK | mark.0, Ordering::Release);
+        for (half, bits) in block.key.iter().zip([bits as u64, (bits >> 64) as u64]) {
+            // Release: pairs with `key`.
             half.store(bits, Ordering::Release);
         }
     }
@@ -144,7 +144,7 @@ impl NamedView<'_> {
     /// Returns a guess of the block with the content that follows this block's.
     #[inline]
     pub(crate) fn follower(&self, id: BlockId) -> BlockId {
-        // Relaxed: a guess, which the caller confirms by comparing names.
+        // Relaxed: a guess, which the caller confirms by comparing keys.
         BlockId(self.0[id.index()].follower.load(Ordering::Relaxed))
     }
 
@@ -155,72 +155,72 @@ impl NamedView<'_> {
         self.0[id.index()].follower.store(follower.0, Ordering::Relaxed);
     }
 
-    /// Returns the state of the block if it seems to be cached under `name`. A thread that acquires the
+    /// Returns the state of the block if it seems to be cached under `key`. A thread that acquires the
     /// block finds out whether it is.
     #[inline]
-    pub(crate) fn seems_cached_as(&self, id: BlockId, name: Name) -> Option<BlockState> {
+    pub(crate) fn seems_cached_as(&self, id: BlockId, key: ContentKey) -> Option<BlockState> {
         let state = self.words().state(id);
-        (state.is_cached() && self.name(id) == name).then_some(state)
+        (state.is_cached() && self.key(id) == key).then_some(state)
     }
 
-    /// Returns the state of the block if it is cached under `name` at a moment during the call. Writes
+    /// Returns the state of the block if it is cached under `key` at a moment during the call. Writes
     /// nothing.
     #[inline]
-    pub(crate) fn state_as(&self, id: BlockId, name: Name) -> Option<BlockState> {
-        let renames = self.renames(id);
+    pub(crate) fn state_as(&self, id: BlockId, key: ContentKey) -> Option<BlockState> {
+        let key_version = self.key_version(id);
         let state = self.words().state(id);
-        let is_called = state.is_cached() && self.name(id) == name;
-        (is_called && self.renames(id) == renames).then_some(state)
+        let is_called = state.is_cached() && self.key(id) == key;
+        (is_called && self.key_version(id) == key_version).then_some(state)
     }
 }
 
 impl BlockWords {
-    /// Returns the words and the names for a loop over many blocks. The view is empty where blocks
-    /// cannot have names.
+    /// Returns the words and the keys for a loop over many blocks. The view is empty where blocks
+    /// cannot have keys.
     #[inline]
-    pub(crate) fn named(&self) -> NamedView<'_> {
-        NamedView(&self.named)
+    pub(crate) fn keyed(&self) -> KeyedView<'_> {
+        KeyedView(&self.keyed)
     }
 
-    /// Returns true if the block is cached under `name` at a moment during the call. Writes nothing.
+    /// Returns true if the block is cached under `key` at a moment during the call. Writes nothing.
     #[inline]
-    pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
-        self.named().state_as(id, name).is_some()
+    pub(crate) fn is_cached_as(&self, id: BlockId, key: ContentKey) -> bool {
+        self.keyed().state_as(id, key).is_some()
     }
 
-    /// Gives a block a name, for one of its owners. `is_private` says that the block is in the private
-    /// part of that owner's table. Calls `renamed` with the name that the block had before, if any. The
+    /// Gives a block a key, for one of its owners. `is_private` says that the block is in the private
+    /// part of that owner's table. Calls `replaced` with the key that the block had before, if any. The
     /// block is matchable when this returns. Returns false if the block is cached already, or another
-    /// owner is naming it.
+    /// owner is setting a key.
     #[inline]
-    pub(crate) fn give_name(
+    pub(crate) fn set_key(
         &self,
         id: BlockId,
-        NewName { name, mark, again, spare }: NewName,
+        NewKey { key, mark, hot, spare }: NewKey,
         is_private: bool,
-        renamed: impl FnOnce(Name),
+        replaced: impl FnOnce(ContentKey),
     ) -> bool {
-        let named = self.named();
-        let words = named.words();
-        // If a private block has one owner, that owner is the caller. Owners by id name no block, so no
-        // other thread must be excluded. But they may be counted during the naming, so an exchange ends
+        let keyed = self.keyed();
+        let words = keyed.words();
+        // If a private block has one owner, that owner is the caller. Owners by id set no key, so no
+        // other thread must be excluded. But they may be counted while the key is set, so an exchange ends
         // it.
         // Loom: an_owner_by_id_beside_a_publication_stays_counted.
         let is_alone = is_private && words.state(id) == BlockState::SOLE;
-        if !is_alone && !words.begin_naming(id) {
+        if !is_alone && !words.begin_key_change(id) {
             return false;
         }
-        if let Some(old) = named.last_name(id) {
-            renamed(old);
+        if let Some(old) = keyed.last_key(id) {
+            replaced(old);
         }
-        named.set_name(id, name, mark);
-        words.end_naming(id, again, spare);
+        keyed.store_key(id, key, mark);
+        words.end_key_change(id, hot, spare);
         true
     }
 
-    /// Makes a block unmatchable by its name, for one of its owners. Owners that have matched it keep
-    /// it, as a block without a name.
-    pub(crate) fn take_name_back(&self, id: BlockId) {
+    /// Makes a block unmatchable by its key, for one of its owners. Owners that have matched it keep
+    /// it, as a block without a key.
+    pub(crate) fn clear_key(&self, id: BlockId) {
         self.view().end_caching(id);
     }
 }
@@ -229,20 +229,20 @@ impl BlockWords {
 mod tests {
     use super::*;
 
-    /// Returns a name for `id`. All 32-bit parts of these names are different.
-    fn name_of(id: BlockId) -> Name {
+    /// Returns a key for `id`. All 32-bit parts of these keys are different.
+    fn key_of(id: BlockId) -> ContentKey {
         let part = |at: u128| (u128::from(id.0) + 1) << (32 * at + 8) | (at + 1) << (32 * at);
-        Name::new((0..4).map(part).sum())
+        ContentKey::new((0..4).map(part).sum())
     }
 
-    fn renames(words: &BlockWords, id: BlockId) -> u32 {
-        words.named().renames(id) >> MARK
+    fn key_version(words: &BlockWords, id: BlockId) -> u32 {
+        words.keyed().key_version(id) >> MARK
     }
 
     /// Returns the words and ids of blocks 0 to 4, with one owner each.
     fn owned_blocks() -> (BlockWords, Vec<BlockId>) {
         let (words, ids) =
-            (BlockWords::with_names(5).unwrap(), (0..5).map(BlockId).collect::<Vec<_>>());
+            (BlockWords::with_keys(5).unwrap(), (0..5).map(BlockId).collect::<Vec<_>>());
         ids.iter().for_each(|&id| words.view().occupy(id));
         (words, ids)
     }
@@ -251,17 +251,15 @@ mod tests {
     fn each_block_has_a_name_of_its_own_beside_its_word() {
         let (words, ids) = owned_blocks();
         for &id in &ids {
-            assert_eq!(words.named().last_name(id), None);
-            assert!(!words.is_cached_as(id, name_of(id)));
-            assert!(
-                words.give_name(id, NewName::only(name_of(id)), true, |_| panic!("it has none"))
-            );
+            assert_eq!(words.keyed().last_key(id), None);
+            assert!(!words.is_cached_as(id, key_of(id)));
+            assert!(words.set_key(id, NewKey::only(key_of(id)), true, |_| panic!("it has none")));
         }
         for &id in &ids {
-            assert_eq!(words.named().last_name(id), Some(name_of(id)));
-            assert!(words.is_cached_as(id, name_of(id)));
-            assert!(!words.is_cached_as(id, Name::new(7)), "{id} is not called that");
-            assert_eq!((words.state(id).owners(), renames(&words, id)), (1, 1));
+            assert_eq!(words.keyed().last_key(id), Some(key_of(id)));
+            assert!(words.is_cached_as(id, key_of(id)));
+            assert!(!words.is_cached_as(id, ContentKey::new(7)), "{id} is not called that");
+            assert_eq!((words.state(id).owners(), key_version(&words, id)), (1, 1));
         }
     }
 
@@ -270,15 +268,13 @@ mod tests {
         let (words, ids) = owned_blocks();
         for (id, is_private) in [(ids[1], true), (ids[2], false)] {
             assert!(
-                words.give_name(id, NewName::only(name_of(id)), is_private, |_| panic!(
-                    "it has none"
-                ))
+                words.set_key(id, NewKey::only(key_of(id)), is_private, |_| panic!("it has none"))
             );
             for is_private in [true, false] {
-                let other = NewName::only(Name::new(7));
-                assert!(!words.give_name(id, other, is_private, |_| panic!("it is refused")));
+                let other = NewKey::only(ContentKey::new(7));
+                assert!(!words.set_key(id, other, is_private, |_| panic!("it is refused")));
             }
-            assert!(words.is_cached_as(id, name_of(id)));
+            assert!(words.is_cached_as(id, key_of(id)));
         }
     }
 
@@ -286,8 +282,8 @@ mod tests {
     fn a_block_that_several_own_can_be_named() {
         let (words, ids) = owned_blocks();
         words.retain(ids[0]).expect("a block in use");
-        assert!(words.give_name(ids[0], NewName::only(name_of(ids[0])), true, |_| {}));
-        assert!(words.is_cached_as(ids[0], name_of(ids[0])));
+        assert!(words.set_key(ids[0], NewKey::only(key_of(ids[0])), true, |_| {}));
+        assert!(words.is_cached_as(ids[0], key_of(ids[0])));
         assert_eq!(words.state(ids[0]).owners(), 2);
     }
 
@@ -295,40 +291,40 @@ mod tests {
     fn the_name_of_a_reclaimed_block_stays_until_the_next() {
         let (words, ids) = owned_blocks();
         let (id, view) = (ids[3], words.view());
-        assert!(words.give_name(id, NewName::only(name_of(id)), true, |_| panic!("it has none")));
-        let crate::pool::word::Left::Idle(left) = view.release_shared(id) else {
+        assert!(words.set_key(id, NewKey::only(key_of(id)), true, |_| panic!("it has none")));
+        let crate::pool::word::Released::Idle(left) = view.release_shared(id) else {
             panic!("a cached block without owners is idle");
         };
         assert!(view.reclaim(left.block));
-        assert_eq!(words.named().name(id), name_of(id));
-        assert!(!words.is_cached_as(id, name_of(id)), "the word says that it is not cached");
+        assert_eq!(words.keyed().key(id), key_of(id));
+        assert!(!words.is_cached_as(id, key_of(id)), "the word says that it is not cached");
         let mut earlier = None;
-        let next = NewName { again: true, ..NewName::only(Name::new(7)) };
-        assert!(words.give_name(id, next, true, |name| earlier = Some(name)));
-        assert_eq!((earlier, renames(&words, id)), (Some(name_of(id)), 2));
-        assert!(words.is_cached_as(id, Name::new(7)) && words.state(id).is_again());
+        let next = NewKey { hot: true, ..NewKey::only(ContentKey::new(7)) };
+        assert!(words.set_key(id, next, true, |key| earlier = Some(key)));
+        assert_eq!((earlier, key_version(&words, id)), (Some(key_of(id)), 2));
+        assert!(words.is_cached_as(id, ContentKey::new(7)) && words.state(id).is_hot());
     }
 
     #[test]
     fn a_block_that_was_named_very_often_still_has_a_last_name() {
         let (words, ids) = owned_blocks();
-        let (id, named) = (ids[3], words.named());
+        let (id, keyed) = (ids[3], words.keyed());
         let most = u32::MAX >> MARK;
-        words.named[id.index()].renames.store((most - 1) << MARK, Ordering::Relaxed);
+        words.keyed[id.index()].key_version.store((most - 1) << MARK, Ordering::Relaxed);
         for count in [most, 1, 2] {
-            named.set_name(id, name_of(id), Mark::new(5));
-            assert_eq!((renames(&words, id), named.last_name(id)), (count, Some(name_of(id))));
+            keyed.store_key(id, key_of(id), Mark::new(5));
+            assert_eq!((key_version(&words, id), keyed.last_key(id)), (count, Some(key_of(id))));
         }
     }
 
     #[test]
     fn a_name_is_known_by_the_mark_that_it_was_given_with() {
         let (words, ids) = owned_blocks();
-        let (id, named) = (ids[3], words.named());
+        let (id, keyed) = (ids[3], words.keyed());
         for number in [0, 1, 4_095, 4_096, 4_097, u64::MAX] {
-            assert_eq!(named.last_name_with(ids[0], Mark::new(number)), None, "it has none");
-            named.set_name(id, name_of(id), Mark::new(number));
-            let is_known = |number| named.last_name_with(id, Mark::new(number)).is_some();
+            assert_eq!(keyed.last_key_with(ids[0], Mark::new(number)), None, "it has none");
+            keyed.store_key(id, key_of(id), Mark::new(number));
+            let is_known = |number| keyed.last_key_with(id, Mark::new(number)).is_some();
             assert!(is_known(number) && !is_known(number ^ 1) && !is_known(number ^ 0x800));
         }
     }
@@ -338,25 +334,25 @@ mod tests {
         let (words, ids) = owned_blocks();
         let id = ids[2];
         for spare in [false, true] {
-            let again = spare;
-            assert!(words.give_name(
+            let hot = spare;
+            assert!(words.set_key(
                 id,
-                NewName { again, spare, ..NewName::only(name_of(id)) },
+                NewKey { hot, spare, ..NewKey::only(key_of(id)) },
                 true,
                 |_| {}
             ));
             words.retain(id).expect("a block in use");
-            words.take_name_back(id);
-            assert!(!words.is_cached_as(id, name_of(id)));
+            words.clear_key(id);
+            assert!(!words.is_cached_as(id, key_of(id)));
             assert_eq!(words.view().acquire(id, true), None);
-            assert_eq!(words.view().release_shared(id), crate::pool::word::Left::Owned);
+            assert_eq!(words.view().release_shared(id), crate::pool::word::Released::Owned);
             assert_eq!(words.state(id), BlockState::SOLE);
         }
     }
 
     #[test]
     fn names_that_differ_in_a_bit_are_told_apart_and_spread() {
-        let spreads: Vec<_> = (0..128).map(|bit| Name::new(1 << bit).spread()).collect();
+        let spreads: Vec<_> = (0..128).map(|bit| ContentKey::new(1 << bit).spread()).collect();
         let distinct: std::collections::HashSet<_> = spreads.iter().collect();
         assert!(distinct.len() >= 127, "{} of 128", distinct.len());
         let places = spreads.iter().map(|(spread, _)| spread >> 54);

@@ -34,10 +34,10 @@ mod tests;
 pub(crate) use self::acquire::Matching;
 use self::home_shard::{BATCH, Batch, Claim, Shard};
 use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
-use super::content_key::Name;
+use super::content_key::ContentKey;
 use super::idle::IdleLists;
-use super::idle::policy::Keep;
-use super::word::{BlockWords, Left};
+use super::idle::policy::Retention;
+use super::word::{BlockWords, Released};
 use crate::array::queue_of;
 use crate::error::Result;
 use crate::id::BlockId;
@@ -59,7 +59,7 @@ pub(crate) struct FreeList {
 impl FreeList {
     /// Creates a free list over `shards` home shards (a power of two) with `total` free blocks from `first`
     /// on. `keep` selects whether released blocks keep their contents.
-    pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Keep) -> Result<Self> {
+    pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Retention) -> Result<Self> {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
         // A single shard holds all blocks, and a batch that is being released, and needs no depot.
         let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
@@ -97,10 +97,10 @@ impl FreeList {
         self.take_beyond_home(n, words, out)
     }
 
-    /// Takes as [`take`](Self::take) does, but waits for no claim and searches no further than `Reach::Idle`.
+    /// Takes as [`take`](Self::take) does, but waits for no claim and searches no further than `Search::Local`.
     /// Returns `None` if that does not suffice. More than a batch comes only from the magazine.
     #[inline]
-    pub(crate) fn try_take_near(
+    pub(crate) fn try_take_fast(
         &self,
         n: usize,
         words: &BlockWords,
@@ -113,7 +113,7 @@ impl FreeList {
             return None;
         }
         let mut home = self.home().try_claim()?;
-        self.gather(&mut home, n, words, out, Reach::Idle)
+        self.gather(&mut home, n, words, out, Search::Local)
     }
 
     /// Removes an owner from each of `ids`, the last id first. Blocks without owners come back to room.
@@ -153,8 +153,8 @@ impl FreeList {
         room_at_most(self.total, self.ledgers())
     }
 
-    pub(crate) fn was_reclaimed_of_late(&self, name: Name) -> bool {
-        self.idle.recall(name)
+    pub(crate) fn was_recently_reclaimed(&self, key: ContentKey) -> bool {
+        self.idle.recall(key)
     }
 
     pub(crate) fn idle_totals(&self) -> IdleTotals {
@@ -226,20 +226,20 @@ impl FreeList {
         out: &mut Vec<BlockId>,
     ) -> Result<usize, usize> {
         // In a warm prefix cache nearly every allocation comes here, and small ones end here.
-        if words.have_names() && n <= BATCH {
+        if words.have_keys() && n <= BATCH {
             out.reserve(n);
-            if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
+            if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Local) {
                 return Ok(reclaimed);
             }
         }
         // Before `out` grows: a refusal must cost neither memory nor contents.
         self.refuse_if_short(n)?;
         out.reserve(n);
-        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::Idle) {
+        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Local) {
             return Ok(reclaimed);
         }
         self.refuse_if_short(n)?;
-        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Reach::EveryShard) {
+        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::AllShards) {
             return Ok(reclaimed);
         }
         let _sole_collector = self.shortage.lock();
@@ -295,7 +295,7 @@ impl FreeList {
             }
         }
         let mut idle = 0;
-        let may_idle = given < ids.len() && words.have_names();
+        let may_idle = given < ids.len() && words.have_keys();
         if given < ids.len() {
             let rest = &ids[..ids.len() - given];
             if may_idle {
@@ -325,16 +325,16 @@ impl FreeList {
         mut given: usize,
     ) -> (usize, usize) {
         let (view, len) = (words.view(), home.len());
-        view.bring_near(ids.iter().copied());
+        view.prefetch(ids.iter().copied());
         let mut idle = 0;
         for &id in ids.iter().rev() {
             match view.release_shared(id) {
-                Left::Owned => {}
-                Left::Free => {
+                Released::Owned => {}
+                Released::Free => {
                     home.shard.ids[len + given].store(id.0, Ordering::Relaxed);
                     given += 1;
                 }
-                Left::Idle(block) => {
+                Released::Idle(block) => {
                     home.push_idle(block, &self.idle, words);
                     idle += 1;
                 }
@@ -350,7 +350,7 @@ impl FreeList {
         }
     }
 
-    /// Moves `n` ids, all or none, to the end of `out` from within `reach`. Returns how many of them are
+    /// Moves `n` ids, all or none, to the end of `out` from within `search`. Returns how many of them are
     /// reclaimed. Ids that it found but did not need stay in the home shard, visible to all threads.
     fn gather(
         &self,
@@ -358,20 +358,20 @@ impl FreeList {
         n: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
-        reach: Reach,
+        search: Search,
     ) -> Option<usize> {
         let start = out.len();
         let end = start + n;
         home.pop(n, out);
         self.pop_depot(home, end, out);
         // Take free blocks from every shard before contents are reclaimed.
-        if reach == Reach::EveryShard || words.have_names() {
+        if search == Search::AllShards || words.have_keys() {
             self.steal(home, end, out);
         }
         let free_end = out.len();
-        if words.have_names() {
+        if words.have_keys() {
             home.reclaim(end, &self.idle, words, out);
-            if reach == Reach::EveryShard {
+            if search == Search::AllShards {
                 self.reclaim_elsewhere(end, words, out);
             }
         }
@@ -439,10 +439,10 @@ impl FreeList {
 
 /// How far a thread searches for blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
+enum Search {
     /// The home shard, the depot, the idle blocks in reach of these, and free blocks elsewhere where contents
     /// are kept.
-    Idle,
+    Local,
     /// Every other shard, too.
-    EveryShard,
+    AllShards,
 }

@@ -10,7 +10,7 @@
 //! between threads. An epoch has 8 bits. If the block became idle a multiple of 256 times since, an old entry
 //! passes for its last one, and the block is reclaimed too early.
 //!
-//! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot (`again` in the
+//! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot (`hot` in the
 //! code), for the others. The older head is reclaimed first; the age of a hot block is divided by three.
 //!
 //! A *spare* block holds a further copy of a content that another block was cached under, and no match has
@@ -25,18 +25,18 @@ pub(crate) mod policy;
 mod queue;
 
 use self::ghosts::Ghosts;
-use self::policy::{Keep, ReclaimPolicy};
+use self::policy::{ReclaimPolicy, Retention};
 pub(super) use self::queue::BATCH;
 use self::queue::{IdleBatch, IdleQueue};
-use super::content_key::Name;
-use super::word::{BlockWords, IdleBlock, LeftIdle};
+use super::content_key::ContentKey;
+use super::word::{BlockWords, IdleBlock, ReleasedIdle};
 use crate::array::queue_of;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The age of a hot block is divided by this before it is compared with a cold block's.
-const AGAIN_STAYS: u32 = 3;
+const HOT_AGE_DIVISOR: u32 = 3;
 
 /// Spare blocks between the shards: at most the pool's blocks divided by this.
 const SPARE_SHARE: usize = 4;
@@ -47,7 +47,7 @@ const SPARE_ALONE: usize = if BATCH < 32 { BATCH } else { 32 };
 /// Number of classes: cold blocks and hot blocks.
 const CLASSES: usize = 2;
 
-/// The idle blocks between the shards, and the names of recently reclaimed contents.
+/// The idle blocks between the shards, and the keys of recently reclaimed contents.
 pub(crate) struct IdleLists {
     /// One queue for each class.
     queues: Box<[IdleQueue]>,
@@ -82,7 +82,7 @@ struct Entries {
 
 impl IdleLists {
     /// Creates lists for a pool of `total` blocks. Allocates no memory where no contents are kept.
-    pub(crate) fn new(total: usize, shards: usize, keep: Keep) -> Result<Self> {
+    pub(crate) fn new(total: usize, shards: usize, keep: Retention) -> Result<Self> {
         let classes = classes(keep);
         let queues = (0..classes).map(|_| IdleQueue::new(total, shards));
         let batches = (total / BATCH / SPARE_SHARE).max(1);
@@ -95,9 +95,9 @@ impl IdleLists {
         })
     }
 
-    /// Returns true if the content called `name` was recently reclaimed. The memory is limited and may err.
-    pub(crate) fn recall(&self, name: Name) -> bool {
-        self.ghosts.recall(name)
+    /// Returns true if the content called `key` was recently reclaimed. The memory is limited and may err.
+    pub(crate) fn recall(&self, key: ContentKey) -> bool {
+        self.ghosts.recall(key)
     }
 
     /// Drops the contents of reclaimed blocks, now that they suffice for the request.
@@ -107,7 +107,7 @@ impl IdleLists {
             let was_spare = view.finish_reclaim(id);
             // Another block mostly still holds the content of a spare block.
             if !self.ghosts.is_empty() && !was_spare {
-                self.ghosts.remember(words.named().name(id));
+                self.ghosts.remember(words.keyed().key(id));
             }
         }
     }
@@ -138,17 +138,17 @@ impl IdleLists {
 }
 
 /// Returns the number of classes under `keep`.
-fn classes(keep: Keep) -> usize {
+fn classes(keep: Retention) -> usize {
     match keep {
-        Keep::Nothing => 0,
-        Keep::Contents(ReclaimPolicy::Lru) => 1,
-        Keep::Contents(ReclaimPolicy::TwoQueue) => CLASSES,
+        Retention::Nothing => 0,
+        Retention::Contents(ReclaimPolicy::Lru) => 1,
+        Retention::Contents(ReclaimPolicy::TwoQueue) => CLASSES,
     }
 }
 
 impl IdleShard {
     /// Creates the lists of one shard. Allocates no memory where no contents are kept.
-    pub(crate) fn new(keep: Keep) -> Self {
+    pub(crate) fn new(keep: Retention) -> Self {
         let slots = |class| if class < classes(keep) { BATCH } else { 0 };
         let of_spare = match classes(keep) {
             0 => 0,
@@ -290,11 +290,11 @@ impl Entries {
 impl IdleShard {
     /// Adds an entry for a block that became idle.
     #[inline]
-    pub(in crate::pool) fn push(&self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
+    pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         if left.spare && self.push_spare(left.block, lists) {
             return;
         }
-        let class = usize::from(left.again).min(lists.queues.len() - 1);
+        let class = usize::from(left.hot).min(lists.queues.len() - 1);
         let newest = &self.classes[class].newest;
         if newest.end() == newest.slots.len() {
             lists.push_all(class, newest, words);
@@ -318,10 +318,10 @@ impl IdleShard {
             let Some(idle) = self.pop_idle(lists) else { break };
             if looked_at == 0 {
                 // Prefetch this word with the next ones of its batch: an exchange delays later loads.
-                let [once, _] = &self.classes;
-                looked_at = once.oldest.len().min(end - out.len()) + 1;
-                let others = once.oldest.first(looked_at).map(|idle| idle.id);
-                view.bring_near(std::iter::once(idle.id).chain(others));
+                let [cold, _] = &self.classes;
+                looked_at = cold.oldest.len().min(end - out.len()) + 1;
+                let others = cold.oldest.first(looked_at).map(|idle| idle.id);
+                view.prefetch(std::iter::once(idle.id).chain(others));
             }
             looked_at -= 1;
             if view.reclaim(idle) {
@@ -362,19 +362,19 @@ impl IdleShard {
         if let Some(spare) = self.pop_spare(lists) {
             return Some(spare);
         }
-        let [once, again] = &self.classes;
-        let (queue, queue_of_again) = match &*lists.queues {
+        let [cold, hot] = &self.classes;
+        let (queue, hot_queue) = match &*lists.queues {
             [] => return None,
-            [queue] => return once.pop(queue),
-            [queue, queue_of_again, ..] => (queue, queue_of_again),
+            [queue] => return cold.pop(queue),
+            [queue, hot_queue, ..] => (queue, hot_queue),
         };
         let now = lists.now();
-        let age_of_again = again.age(queue_of_again, now);
-        match once.age(queue, now) {
-            Some(age) if age_of_again.is_none_or(|again| again / AGAIN_STAYS <= age) => {
-                once.pop(queue)
+        let age_of_hot = hot.age(hot_queue, now);
+        match cold.age(queue, now) {
+            Some(age) if age_of_hot.is_none_or(|hot| hot / HOT_AGE_DIVISOR <= age) => {
+                cold.pop(queue)
             }
-            _ => again.pop(queue_of_again),
+            _ => hot.pop(hot_queue),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! `Fences`: the open steps of a pool. Each holds the references that tables release during the step,
+//! `InFlightSteps`: the open steps of a pool. Each holds the references that tables release during the step,
 //! until the step ends, because the device may still touch their blocks.
 //!
-//! An open step has a slot here. A table knows the newest step that it joined, its *fence*. While that
+//! An open step has a slot here. A table knows the newest step that it joined, as an [`InFlightStep`]. While that
 //! step is open, the table releases nothing itself: it hands its references (to blocks and to runs) to
 //! the slot. The thread that ends the step releases them. So a block that several tables own is not
 //! reused until the last step is over that read it through any of them.
 //!
 //! ```text
-//!   table, fence 7 ──lets go──> is 7 open? held there ──7 ends──> is an older one open? held there
+//!   table in step 7 ──releases──> is 7 open? held there ──7 ends──> is an older one open? held there
 //!                                  │ no                               │ no
 //!                                  └─> the newest open one older      └─> given back
 //!                                      than 7, else given back
@@ -35,7 +35,7 @@ mod tests;
 
 use self::slots::Slots;
 use super::Blocks;
-use super::shared_run::Run;
+use super::shared_run::SharedRun;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::sync::{Arc, AtomicU64, Ordering, thread_ordinal};
@@ -52,7 +52,7 @@ const NUMBER: u32 = 2;
 
 /// The newest step that a table joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fence {
+pub(crate) struct InFlightStep {
     /// 0 for none.
     number: u64,
     slot: u32,
@@ -66,7 +66,7 @@ struct SetOnDrop<'a> {
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
-        // Release: pairs with `Fences::holdings`; a thread that finds the slot over counts the blocks
+        // Release: pairs with `InFlightSteps::holdings`; a thread that finds the slot over counts the blocks
         // that came back.
         // Loom: a_block_returned_by_a_step_never_counts_as_used.
         self.word.store(self.value, Ordering::Release);
@@ -74,20 +74,20 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// The open steps of a pool.
-pub(crate) struct Fences {
+pub(crate) struct InFlightSteps {
     slots: Slots,
 }
 
 /// References that wait for the end of a step.
 #[derive(Default)]
-pub(crate) struct Held {
+pub(crate) struct Deferred {
     pub(crate) ids: Vec<BlockId>,
-    pub(crate) runs: Vec<Arc<Run>>,
+    pub(crate) runs: Vec<Arc<SharedRun>>,
     /// References of the step itself. They end with it, also while other steps are open.
     own: Vec<BlockId>,
 }
 
-impl Fence {
+impl InFlightStep {
     pub(crate) fn is_none(self) -> bool {
         self.number == 0
     }
@@ -97,56 +97,56 @@ impl Fence {
     }
 
     /// Returns the later of two steps; `self` if their numbers are equal.
-    pub(crate) fn max(self, other: Fence) -> Fence {
+    pub(crate) fn max(self, other: InFlightStep) -> InFlightStep {
         if other.number > self.number { other } else { self }
     }
 }
 
-impl Held {
+impl Deferred {
     fn is_empty(&self) -> bool {
         self.ids.is_empty() && self.runs.is_empty()
     }
 
     /// Takes over the references that `other` holds for tables.
-    fn append(&mut self, other: &mut Held) {
+    fn append(&mut self, other: &mut Deferred) {
         self.ids.append(&mut other.ids);
         self.runs.append(&mut other.runs);
     }
 }
 
 impl Blocks {
-    /// Releases `ids` as [`give`](Self::give) does, but only when the step of `fence`, and every older
+    /// Releases `ids` as [`give`](Self::give) does, but only when the step of `step`, and every older
     /// open step, is over.
     #[inline]
-    pub(crate) fn give_after(&self, fence: Fence, ids: &[BlockId]) {
-        if fence.is_none() || !self.hold_ids(fence, ids) {
+    pub(crate) fn release_after(&self, step: InFlightStep, ids: &[BlockId]) {
+        if step.is_none() || !self.hold_ids(step, ids) {
             self.give(ids);
         }
     }
 
-    /// Releases a reference to a run, but only when the step of `fence`, and every older open step, is
+    /// Releases a reference to a run, but only when the step of `step`, and every older open step, is
     /// over.
-    pub(crate) fn let_go_after(&self, fence: Fence, run: Arc<Run>) {
-        if !fence.is_none() {
+    pub(crate) fn release_run_after(&self, step: InFlightStep, run: Arc<SharedRun>) {
+        if !step.is_none() {
             let mut run = Some(run);
-            self.fences.hold(fence, |held| held.runs.extend(run.take()));
+            self.in_flight.hold(step, |held| held.runs.extend(run.take()));
         }
     }
 
     #[cold]
-    fn hold_ids(&self, fence: Fence, ids: &[BlockId]) -> bool {
-        ids.is_empty() || self.fences.hold(fence, |held| held.ids.extend_from_slice(ids))
+    fn hold_ids(&self, step: InFlightStep, ids: &[BlockId]) -> bool {
+        ids.is_empty() || self.in_flight.hold(step, |held| held.ids.extend_from_slice(ids))
     }
 
-    /// Opens a step. See [`Fences::open`].
-    pub(crate) fn open_step(&self) -> Fence {
-        self.fences.open()
+    /// Opens a step. See [`InFlightSteps::open`].
+    pub(crate) fn open_step(&self) -> InFlightStep {
+        self.in_flight.open()
     }
 
     /// Makes an open step one more owner of each of `ids`, or of none of them. Takes the slot's lock.
-    pub(crate) fn retain_in_step(&self, step: Fence, ids: &[BlockId]) -> Result<()> {
-        let mut held = self.fences.slots.held(step.slot()).lock();
-        assert!(self.fences.mark(step), "a step that is open owns blocks");
+    pub(crate) fn retain_in_step(&self, step: InFlightStep, ids: &[BlockId]) -> Result<()> {
+        let mut held = self.in_flight.slots.held(step.slot()).lock();
+        assert!(self.in_flight.mark(step), "a step that is open owns blocks");
         for (done, &id) in ids.iter().enumerate() {
             if let Err(refusal) = self.retain(id) {
                 drop(held);
@@ -161,8 +161,8 @@ impl Blocks {
     /// Releases the blocks that an open step owns itself, except the first `keep`. Takes the slot's
     /// lock. So a thread that counts the blocks of steps finds each block either owned by the step or
     /// released.
-    pub(crate) fn release_in_step(&self, step: Fence, keep: usize) {
-        let mut held = self.fences.slots.held(step.slot()).lock();
+    pub(crate) fn release_in_step(&self, step: InFlightStep, keep: usize) {
+        let mut held = self.in_flight.slots.held(step.slot()).lock();
         self.free.give(&held.own[keep..], &self.words);
         held.own.truncate(keep);
         drop(held);
@@ -170,8 +170,8 @@ impl Blocks {
     }
 
     /// Ends a step, and releases the references that it held for tables.
-    pub(crate) fn close_step(&self, fence: Fence) {
-        self.fences.close(fence, |held| {
+    pub(crate) fn close_step(&self, step: InFlightStep) {
+        self.in_flight.close(step, |held| {
             self.give(&held.ids);
             held.ids.clear();
             held.runs.clear();
@@ -182,14 +182,14 @@ impl Blocks {
     }
 }
 
-impl Fences {
+impl InFlightSteps {
     pub(super) fn new() -> Self {
         Self { slots: Slots::new() }
     }
 
     /// Opens a step that is newer than all steps opened before. Costs one exchange, and reads the words
     /// of all slots, as many as were ever needed for simultaneous steps.
-    pub(crate) fn open(&self) -> Fence {
+    pub(crate) fn open(&self) -> InFlightStep {
         let place = thread_ordinal();
         loop {
             let len = self.slots.len();
@@ -208,7 +208,7 @@ impl Fences {
                 // Acquire: the end of this step passes on the end of this slot's previous step.
                 // Loom: the_end_of_a_slots_next_step_shows_earlier_accesses.
                 if word.compare_exchange(seen, open, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return Fence { number, slot: slot as u32 };
+                    return InFlightStep { number, slot: slot as u32 };
                 }
                 lost = true;
             }
@@ -218,17 +218,17 @@ impl Fences {
         }
     }
 
-    /// Calls `keep` to hand references to the step of `fence`, or to an older step that is open.
+    /// Calls `keep` to hand references to the step of `step`, or to an older step that is open.
     /// Returns false if none is open; then it has not called `keep`.
     ///
     /// A build with `--cfg paged_kv_unfenced` holds nothing. The tests of steps must fail in it.
-    pub(crate) fn hold(&self, fence: Fence, keep: impl FnOnce(&mut Held)) -> bool {
+    pub(crate) fn hold(&self, step: InFlightStep, keep: impl FnOnce(&mut Deferred)) -> bool {
         if cfg!(paged_kv_unfenced) {
             return false;
         }
-        let mut next = self.is_open(fence).then_some(fence);
+        let mut next = self.is_open(step).then_some(step);
         loop {
-            let Some(at) = next.or_else(|| self.newest_open(fence.number)) else {
+            let Some(at) = next.or_else(|| self.newest_open(step.number)) else {
                 return false;
             };
             let mut held = self.slots.held(at.slot()).lock();
@@ -242,16 +242,16 @@ impl Fences {
 
     /// Ends the step. The references that it held go to an older step that is open, or else to `give`.
     /// Costs one exchange if it held nothing.
-    pub(crate) fn close(&self, fence: Fence, give: impl FnOnce(&mut Held)) {
-        let word = self.slots.word(fence.slot());
-        let (open, over) = (fence.number << NUMBER | OPEN, fence.number << NUMBER);
+    pub(crate) fn close(&self, step: InFlightStep, give: impl FnOnce(&mut Deferred)) {
+        let word = self.slots.word(step.slot());
+        let (open, over) = (step.number << NUMBER | OPEN, step.number << NUMBER);
         // Release: a thread that finds the step over releases its blocks itself. Their next owners see
         // all writes of the device.
         // Loom: a_thread_that_finds_a_step_over_sees_its_accesses.
         if word.compare_exchange(open, over, Ordering::Release, Ordering::Relaxed).is_ok() {
             return;
         }
-        let held = self.slots.held(fence.slot());
+        let held = self.slots.held(step.slot());
         let mut waiting = {
             let mut held = held.lock();
             // Release: as above. Loom: a_thread_that_finds_a_holding_step_over_sees_its_accesses.
@@ -261,7 +261,7 @@ impl Fences {
         let _over = SetOnDrop { word, value: over };
         assert!(waiting.own.is_empty(), "a step releases what it owns before it ends");
         if !waiting.is_empty() {
-            let older = self.newest_open(fence.number);
+            let older = self.newest_open(step.number);
             if !older.is_some_and(|older| self.hold(older, |held| held.append(&mut waiting))) {
                 // Outside of the lock, because `give` wakes waiters.
                 give(&mut waiting);
@@ -271,31 +271,31 @@ impl Fences {
         *held.lock() = waiting;
     }
 
-    fn is_open(&self, fence: Fence) -> bool {
+    fn is_open(&self, step: InFlightStep) -> bool {
         // Relaxed: a step that is read as open is checked again under the lock, and one that is read as
         // over in `newest_open`.
-        let word = self.slots.word(fence.slot()).load(Ordering::Relaxed);
-        word & !HOLDS == fence.number << NUMBER | OPEN
+        let word = self.slots.word(step.slot()).load(Ordering::Relaxed);
+        word & !HOLDS == step.number << NUMBER | OPEN
     }
 
     /// Returns the newest open step whose number is at most `number`.
-    fn newest_open(&self, number: u64) -> Option<Fence> {
+    fn newest_open(&self, number: u64) -> Option<InFlightStep> {
         let words = self.slots.words(self.slots.len()).enumerate();
         let open = words.filter_map(|(slot, word)| {
             // Acquire: pairs with `close`. A thread that finds a step over has read its slot here.
             // Loom: a_thread_that_finds_a_step_over_sees_its_accesses.
             let word = word.load(Ordering::Acquire);
-            let fence = Fence { number: word >> NUMBER, slot: slot as u32 };
-            (word & OPEN != 0 && fence.number <= number).then_some(fence)
+            let step = InFlightStep { number: word >> NUMBER, slot: slot as u32 };
+            (word & OPEN != 0 && step.number <= number).then_some(step)
         });
-        open.max_by_key(|fence| fence.number)
+        open.max_by_key(|step| step.number)
     }
 
     /// Marks the step as holding references, for the holder of its lock. Returns false if the step has
     /// ended.
-    fn mark(&self, fence: Fence) -> bool {
-        let word = self.slots.word(fence.slot());
-        let open = fence.number << NUMBER | OPEN;
+    fn mark(&self, step: InFlightStep) -> bool {
+        let word = self.slots.word(step.slot());
+        let open = step.number << NUMBER | OPEN;
         // Relaxed: the lock orders it; only a holder of the lock changes a word with this mark.
         if word.load(Ordering::Relaxed) == open | HOLDS {
             return true;

@@ -25,12 +25,12 @@ pub use self::block_pool::BlockPool;
 pub(crate) use self::block_pool::{
     MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache,
 };
-use self::content_key::{Mark, Name, NamedView, NewName};
+use self::content_key::{ContentKey, KeyedView, Mark, NewKey};
 use self::free_list::{FreeList, Matching};
-pub(crate) use self::idle::policy::Keep;
 pub use self::idle::policy::ReclaimPolicy;
-use self::in_flight::Fences;
-use self::owner_counts::IdCounts;
+pub(crate) use self::idle::policy::Retention;
+use self::in_flight::InFlightSteps;
+use self::owner_counts::OwnerCounts;
 #[cfg(feature = "async")]
 pub use self::wait_queue::Fairness;
 #[cfg(feature = "async")]
@@ -50,8 +50,8 @@ pub(crate) struct Blocks {
     first: u32,
     words: BlockWords,
     free: FreeList,
-    id_counts: IdCounts,
-    fences: Fences,
+    owner_counts: OwnerCounts,
+    in_flight: InFlightSteps,
     observer: Option<Box<dyn TakeObserver>>,
     /// Orders the uses of the sequences of a cache.
     clock: RecencyClock,
@@ -87,7 +87,7 @@ impl Blocks {
     /// Turns one owner of each of `ids` into an owner by id. The block's word has counted it already.
     pub(crate) fn count_by_id(&self, ids: &[BlockId]) {
         self.words.expect_counts_by_id();
-        ids.iter().for_each(|&id| self.id_counts.add(id));
+        ids.iter().for_each(|&id| self.owner_counts.add(id));
     }
 
     /// Removes an owner from each of `ids`, the last id first.
@@ -154,9 +154,9 @@ impl Blocks {
     /// caller may hold a lock. It calls [`announce_loss`](Self::announce_loss) after it has released
     /// the lock, because contents may have been reclaimed.
     #[inline]
-    pub(crate) fn try_take_near(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
+    pub(crate) fn try_take_fast(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
         let start = out.len();
-        let taken = self.free.try_take_near(n, &self.words, out).is_some();
+        let taken = self.free.try_take_fast(n, &self.words, out).is_some();
         if taken {
             self.observe(&out[start..]);
         }
@@ -171,28 +171,28 @@ impl Blocks {
     }
 }
 
-/// Operations on cached blocks: those that have a name by which a prompt can match them.
+/// Operations on cached blocks: those that have a key by which a prompt can match them.
 impl Blocks {
     /// Claims a shard, to acquire cached blocks under that claim.
     pub(crate) fn matching(&self) -> Matching<'_> {
         self.free.matching(&self.words)
     }
 
-    /// Returns true if the block is cached under `name` at a moment during the call.
+    /// Returns true if the block is cached under `key` at a moment during the call.
     #[inline]
-    pub(crate) fn is_cached_as(&self, id: BlockId, name: Name) -> bool {
-        self.words.is_cached_as(id, name)
+    pub(crate) fn is_cached_as(&self, id: BlockId, key: ContentKey) -> bool {
+        self.words.is_cached_as(id, key)
     }
 
-    /// Returns the words and names of all blocks, for a loop over many blocks.
+    /// Returns the words and keys of all blocks, for a loop over many blocks.
     #[inline]
-    pub(crate) fn named(&self) -> NamedView<'_> {
-        self.words.named()
+    pub(crate) fn keyed(&self) -> KeyedView<'_> {
+        self.words.keyed()
     }
 
-    /// Returns the name that was last given to a block of the caller, if it was given with `mark`.
-    pub(crate) fn last_name(&self, id: BlockId, mark: Mark) -> Option<Name> {
-        self.words.named().last_name_with(id, mark)
+    /// Returns the key that was last given to a block of the caller, if it was given with `mark`.
+    pub(crate) fn last_key(&self, id: BlockId, mark: Mark) -> Option<ContentKey> {
+        self.words.keyed().last_key_with(id, mark)
     }
 
     /// Returns true if the block is cached and has no owner.
@@ -202,43 +202,43 @@ impl Blocks {
 
     /// Returns true if the block's content was asked for again since it was cached, or had come back by
     /// then.
-    pub(crate) fn is_again(&self, id: BlockId) -> bool {
-        self.words.state(id).is_again()
+    pub(crate) fn is_hot(&self, id: BlockId) -> bool {
+        self.words.state(id).is_hot()
     }
 
-    /// Gives a name to a block of the caller; see `BlockWords::give_name`.
-    pub(crate) fn give_name(
+    /// Gives a key to a block of the caller; see `BlockWords::set_key`.
+    pub(crate) fn set_key(
         &self,
         id: BlockId,
-        new: NewName,
+        new: NewKey,
         is_private: bool,
-        renamed: impl FnOnce(Name),
+        replaced: impl FnOnce(ContentKey),
     ) -> bool {
-        self.words.give_name(id, new, is_private, renamed)
+        self.words.set_key(id, new, is_private, replaced)
     }
 
-    /// Takes back the name of a block of the caller; see `BlockWords::take_name_back`.
-    pub(crate) fn take_name_back(&self, id: BlockId) {
-        self.words.take_name_back(id);
+    /// Takes back the key of a block of the caller; see `BlockWords::clear_key`.
+    pub(crate) fn clear_key(&self, id: BlockId) {
+        self.words.clear_key(id);
     }
 
-    /// Returns true if a prompt may match the block by its name.
+    /// Returns true if a prompt may match the block by its key.
     #[inline]
     pub(crate) fn is_cached(&self, id: BlockId) -> bool {
         self.words.state(id).is_cached()
     }
 
-    /// Returns true if the content with this `name` was recently reclaimed, as far as the policy
+    /// Returns true if the content with this `key` was recently reclaimed, as far as the policy
     /// remembers that.
-    pub(crate) fn was_reclaimed_of_late(&self, name: Name) -> bool {
-        self.free.was_reclaimed_of_late(name)
+    pub(crate) fn was_recently_reclaimed(&self, key: ContentKey) -> bool {
+        self.free.was_recently_reclaimed(key)
     }
 }
 
 /// Is informed of every block that is taken. It must not call the pool.
 ///
 /// The contents of a block end when the block is taken. The taking thread calls the observer while it holds no
-/// claim, and before the new owner can give the block another name.
+/// claim, and before the new owner can give the block another key.
 pub(crate) trait TakeObserver: Send + Sync {
     /// Notes that each of `ids` has a new owner.
     fn taken(&self, ids: &[BlockId]);

@@ -1,4 +1,4 @@
-//! `IdCounts`: how many owners of each block are counts by id. A release by id may remove only these.
+//! `OwnerCounts`: how many owners of each block are counts by id. A release by id may remove only these.
 //!
 //! Owners through tables and runs are counted by the block's word only, and not here.
 
@@ -8,11 +8,11 @@ use crate::id::BlockId;
 use crate::sync::{AtomicU32, Ordering};
 
 /// How many of each block's owners are counts by id, and may be removed by a release by id.
-pub(crate) struct IdCounts {
+pub(crate) struct OwnerCounts {
     counts: Box<[AtomicU32]>,
 }
 
-impl IdCounts {
+impl OwnerCounts {
     pub(crate) fn new(num_blocks: usize) -> Result<Self> {
         Ok(Self { counts: array_of(num_blocks, || AtomicU32::new(0))? })
     }

@@ -1,4 +1,4 @@
-//! `Run`: frozen full blocks that the tables of forks share, with a reference to the run before them.
+//! `SharedRun`: frozen full blocks that the tables of forks share, with a reference to the run before them.
 //!
 //! A table that holds a run uses every block of the run and of its ancestors. The run itself is one
 //! owner of each of its own blocks. So a fork changes one count, however long the prefix is.
@@ -20,17 +20,21 @@ use crate::id::BlockId;
 use crate::sync::{Arc, into_last};
 
 /// Frozen full blocks, owned in common by all holders of the run's `Arc`.
-pub(crate) struct Run {
+pub(crate) struct SharedRun {
     /// Number of blocks of all ancestors together. This run begins there in a table that holds it.
     start: usize,
     ids: Box<[BlockId]>,
-    parent: Option<Arc<Run>>,
+    parent: Option<Arc<SharedRun>>,
     pool: PoolHandle,
 }
 
-impl Run {
+impl SharedRun {
     /// Creates a run that takes over one owner of each of `ids`.
-    pub(crate) fn new(ids: Box<[BlockId]>, parent: Option<Arc<Run>>, pool: PoolHandle) -> Self {
+    pub(crate) fn new(
+        ids: Box<[BlockId]>,
+        parent: Option<Arc<SharedRun>>,
+        pool: PoolHandle,
+    ) -> Self {
         let start = parent.as_ref().map_or(0, |parent| parent.end());
         Self { start, ids, parent, pool }
     }
@@ -43,7 +47,7 @@ impl Run {
         self.start + self.ids.len()
     }
 
-    pub(crate) fn parent(&self) -> Option<&Arc<Run>> {
+    pub(crate) fn parent(&self) -> Option<&Arc<SharedRun>> {
         self.parent.as_ref()
     }
 
@@ -53,7 +57,7 @@ impl Run {
 
     /// Returns the run's blocks and its reference to the parent. The caller was the last holder, and
     /// now owns both.
-    pub(crate) fn thaw(mut self) -> (Box<[BlockId]>, Option<Arc<Run>>) {
+    pub(crate) fn thaw(mut self) -> (Box<[BlockId]>, Option<Arc<SharedRun>>) {
         (std::mem::take(&mut self.ids), self.parent.take())
     }
 }
@@ -62,11 +66,11 @@ impl Run {
 /// of `holders` counts some holders of its run. Children come before their parents. (If a holder leaves
 /// during the call, the entry may count more holders than are left.)
 pub(crate) fn held_only_by<'a>(
-    holders: impl Iterator<Item = (&'a Arc<Run>, usize)>,
-) -> Vec<&'a Arc<Run>> {
+    holders: impl Iterator<Item = (&'a Arc<SharedRun>, usize)>,
+) -> Vec<&'a Arc<SharedRun>> {
     // Ordered by start, the highest first, so that a run comes before its parent.
-    let mut seen: BTreeMap<(usize, *const Run), (&Arc<Run>, usize)> = BTreeMap::new();
-    let place = |run: &Arc<Run>| (run.start(), Arc::as_ptr(run));
+    let mut seen: BTreeMap<(usize, *const SharedRun), (&Arc<SharedRun>, usize)> = BTreeMap::new();
+    let place = |run: &Arc<SharedRun>| (run.start(), Arc::as_ptr(run));
     for (run, holders) in holders {
         seen.entry(place(run)).or_insert((run, 0)).1 += holders;
     }
@@ -83,7 +87,7 @@ pub(crate) fn held_only_by<'a>(
     only
 }
 
-impl Drop for Run {
+impl Drop for SharedRun {
     fn drop(&mut self) {
         // A thawed run has no blocks, and wakes no waiter.
         if !self.ids.is_empty() {

@@ -47,8 +47,8 @@ use std::collections::BTreeSet;
 use std::task::Waker;
 
 use self::calling::Called;
-use self::queue::{Call, Queue};
-pub(crate) use self::ticket::Turn;
+use self::queue::{Queue, Wake};
+pub(crate) use self::ticket::WaitTicket;
 pub(crate) use self::ticket::{Ask, Attempt};
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
@@ -138,7 +138,7 @@ impl Short {
 }
 
 /// A place in the queue: waiters are served in this order.
-type Place = (Class, u64);
+type QueueKey = (Class, u64);
 
 /// The requests that wait for room in one pool.
 pub(crate) struct Waiters {
@@ -241,7 +241,7 @@ impl Waiters {
 
     /// Enters the queue together with a waker, so that no waiter is in it without one if the clone
     /// panics.
-    fn enter(&self, short: Short, waker: Waker) -> (Place, Call) {
+    fn enter(&self, short: Short, waker: Waker) -> (QueueKey, Wake) {
         self.change(|queue| {
             let place = queue.enter(short);
             let (call, _) = queue.register(place, waker);
@@ -250,7 +250,7 @@ impl Waiters {
     }
 
     /// Stores the waker of a waiter that is about to ask or to sleep.
-    fn register(&self, place: Place, waker: Waker) -> Call {
+    fn register(&self, place: QueueKey, waker: Waker) -> Wake {
         let (call, old) = self.change(|queue| queue.register(place, waker));
         foreign::discard(old);
         call
@@ -258,11 +258,11 @@ impl Waiters {
 
     /// Notes that a waiter was refused, and the room that it lacks. Returns true if another waiter may
     /// be due.
-    fn refused(&self, place: Place, short: Short) -> bool {
+    fn refused(&self, place: QueueKey, short: Short) -> bool {
         self.change(|queue| queue.refused(place, short))
     }
 
-    fn leave(&self, place: Place, served: bool) {
+    fn leave(&self, place: QueueKey, served: bool) {
         let left = self.change(|queue| queue.leave(place, served));
         foreign::discard(left.waker);
     }

@@ -225,9 +225,9 @@ mod tests {
             let _ = beside.take().map(drop);
             let requested_blocks = requested;
             match refusal {
-                Err(PagedKvError::OutOfMemory { requested, available: named }) => {
+                Err(PagedKvError::OutOfMemory { requested, available: said }) => {
                     assert_eq!(requested, requested_blocks);
-                    assert!(named <= available, "{named} of {available}");
+                    assert!(said <= available, "{said} of {available}");
                 }
                 other => panic!("{other:?}"),
             }

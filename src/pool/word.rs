@@ -13,8 +13,8 @@
 //!   Idle           0        yes        an assert        Active, of one owner
 //! ```
 //!
-//! Where contents are cached, a block has a *name* beside its word, on the same cache line:
-//! [`Name`](super::content_key::Name). Only the owner that set the word's [`NAMING`] flag, or a sole owner,
+//! Where contents are cached, a block has a *key* beside its word, on the same cache line:
+//! [`ContentKey`](super::content_key::ContentKey). Only the owner that set the word's [`KEY_BUSY`] flag, or a sole owner,
 //! may write it.
 //!
 //! Invariant, for a thread that reads while no other thread has a claim: a block is in the free list
@@ -27,23 +27,23 @@ mod block_words;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::block_words::NamedBlock;
+pub(super) use self::block_words::KeyedBlock;
 pub(crate) use self::block_words::{BlockWords, WordsView};
 use crate::id::BlockId;
 
 /// The bits of a word that count owners.
 const OWNERS: u32 = (1 << 20) - 1;
 
-/// A prompt may match the block by its name.
+/// A prompt may match the block by its key.
 const CACHED: u32 = 1 << 20;
 
-/// An owner is writing the block's name.
-const NAMING: u32 = 1 << 21;
+/// An owner is writing the block's key.
+const KEY_BUSY: u32 = 1 << 21;
 
 /// The content was asked for again since the block was cached, or had come back by then.
-const AGAIN: u32 = 1 << 22;
+const HOT: u32 = 1 << 22;
 
-/// Another block was cached under the same name when this one was, and no prompt has matched this one
+/// Another block was cached under the same key when this one was, and no prompt has matched this one
 /// since.
 const SPARE: u32 = 1 << 23;
 
@@ -78,15 +78,15 @@ impl BlockState {
         Some(if left.is_idle() { left.with_epoch(left.epoch().wrapping_add(1)) } else { left })
     }
 
-    /// Returns true for a block that a prompt may match by its name.
+    /// Returns true for a block that a prompt may match by its key.
     pub(crate) fn is_cached(self) -> bool {
         self.0 & CACHED != 0
     }
 
     /// Returns true for a cached block whose content was asked for again, or had come back when it was
     /// cached.
-    pub(crate) fn is_again(self) -> bool {
-        self.is_cached() && self.0 & AGAIN != 0
+    pub(crate) fn is_hot(self) -> bool {
+        self.is_cached() && self.0 & HOT != 0
     }
 
     /// Returns true if the word says only that the block has `owners` owners: no flag is set, and its epoch is 0.
@@ -109,12 +109,12 @@ impl BlockState {
         (self.0 >> EPOCH) as u8
     }
 
-    /// Adds an owner that matched the block by its name, so that the block is no longer spare. With
-    /// `again` the content counts as asked for again. Returns `None` for a block that is not cached,
+    /// Adds an owner that matched the block by its key, so that the block is no longer spare. With
+    /// `hot` the content counts as asked for again. Returns `None` for a block that is not cached,
     /// and for a full count.
-    fn acquire(self, again: bool) -> Option<Self> {
-        let again = if again { AGAIN } else { 0 };
-        let one_more = || Self(((self.0 + 1) | again) & !SPARE);
+    fn acquire(self, hot: bool) -> Option<Self> {
+        let hot = if hot { HOT } else { 0 };
+        let one_more = || Self(((self.0 + 1) | hot) & !SPARE);
         (self.is_cached() && self.owners() < MAX_OWNERS).then(one_more)
     }
 
@@ -128,34 +128,34 @@ impl BlockState {
     /// Gives an idle block one owner, which may write the block after the reclaim is finished. Until
     /// then the reclaim can be undone. Returns `None` unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {
-        (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & (AGAIN | SPARE))))
+        (self.is_idle() && self.epoch() == epoch).then_some(Self(1 | (self.0 & (HOT | SPARE))))
     }
 
     /// Turns a block with one owner and an unfinished reclaim back into an idle one, in epoch 0.
     fn undo_reclaim(self) -> Self {
         assert_eq!(self.owners(), 1, "who reclaims a block is its only owner");
-        Self(CACHED | (self.0 & (AGAIN | SPARE)))
+        Self(CACHED | (self.0 & (HOT | SPARE)))
     }
 
-    /// Gives one of the owners the right to write the block's name. Returns `None` if the block has a
-    /// name by which it may be matched, or another owner is writing one.
-    fn begin_naming(self) -> Option<Self> {
+    /// Gives one of the owners the right to write the block's key. Returns `None` if the block has a
+    /// key by which it may be matched, or another owner is writing one.
+    fn begin_key_change(self) -> Option<Self> {
         assert!(self.owners() > 0, "a block is named by one of its owners");
-        (self.0 & (CACHED | NAMING) == 0).then_some(Self(self.0 | NAMING))
+        (self.0 & (CACHED | KEY_BUSY) == 0).then_some(Self(self.0 | KEY_BUSY))
     }
 
-    /// Makes the block matchable, after its name is written. With `again` its content counts as asked
-    /// for again; with `spare` another block is cached under the name.
-    fn end_naming(self, again: bool, spare: bool) -> Option<Self> {
-        let again = if again { AGAIN } else { 0 };
+    /// Makes the block matchable, after its key is written. With `hot` its content counts as asked
+    /// for again; with `spare` another block is cached under the key.
+    fn end_key_change(self, hot: bool, spare: bool) -> Option<Self> {
+        let hot = if hot { HOT } else { 0 };
         let spare = if spare { SPARE } else { 0 };
         assert!(self.owners() > 0, "a block is named by one of its owners");
-        (!self.is_cached()).then_some(Self((self.0 & !NAMING) | CACHED | again | spare))
+        (!self.is_cached()).then_some(Self((self.0 & !KEY_BUSY) | CACHED | hot | spare))
     }
 
     /// Turns a cached block into one that is owned only. Returns `None` unless the block is cached.
     fn end_caching(self) -> Option<Self> {
-        assert!(self.owners() > 0, "a name is taken back by one of the block's owners");
+        assert!(self.owners() > 0, "a key is taken back by one of the block's owners");
         self.is_cached().then_some(Self(self.owners()))
     }
 
@@ -166,30 +166,30 @@ impl BlockState {
 
 /// The state of a block after a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum Released {
     /// The block has other owners.
     Owned,
     /// The block has no owner and is free.
     Free,
     /// The block has no owner and keeps its contents.
-    Idle(LeftIdle),
+    Idle(ReleasedIdle),
 }
 
 /// A block that has just become idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LeftIdle {
+pub(crate) struct ReleasedIdle {
     pub(crate) block: IdleBlock,
     /// The content was asked for again since the block was cached, or had come back by then.
-    pub(crate) again: bool,
-    /// Another block was cached under the same name when this one was, and no prompt has matched this
+    pub(crate) hot: bool,
+    /// Another block was cached under the same key when this one was, and no prompt has matched this
     /// one since.
     pub(crate) spare: bool,
 }
 
-impl LeftIdle {
+impl ReleasedIdle {
     fn new(id: BlockId, idle: BlockState) -> Self {
         let block = IdleBlock { id, epoch: idle.epoch() };
-        Self { block, again: idle.is_again(), spare: idle.is_spare() }
+        Self { block, hot: idle.is_hot(), spare: idle.is_spare() }
     }
 }
 

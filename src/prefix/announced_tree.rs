@@ -1,15 +1,15 @@
 //! `AnnouncedTree`: the cached contents as consumers see them, a tree by prefix.
 //!
-//! - The *home* of a content is the block of its primary copy. Contents that follow it are its children.
-//! - Further blocks with the same content are *copies*, chained to the home. When the home ends, a copy
-//!   becomes the home.
-//! - A content whose parent has no home is an *orphan*: no admission can reach it. It is hidden from consumers,
+//! - The *primary* of a content is the block of its primary copy. Contents that follow it are its children.
+//! - Further blocks with the same content are *copies*, chained to the primary. When the primary ends, a copy
+//!   becomes the primary.
+//! - A content whose parent has no primary is an *orphan*: no admission can reach it. It is hidden from consumers,
 //!   with all its descendants, until the parent is stored again.
 //! - A content whose tokens are not known is *untold*, and hidden in the same way until they are.
 //!
 //! So the contents that consumers hold are closed: no content without those before it.
 //!
-//! Invariant: a content is announced exactly when it and all its ancestors have a home here and tokens.
+//! Invariant: a content is announced exactly when it and all its ancestors have a primary here and tokens.
 
 pub(crate) mod kept_tokens;
 #[cfg(test)]
@@ -43,12 +43,12 @@ pub(crate) struct Content<'a> {
     pub(crate) index: usize,
 }
 
-/// The contents, by the blocks that are their homes.
+/// The contents, by the blocks that are their primaries.
 pub(crate) struct AnnouncedTree {
     nodes: Box<[Node]>,
-    /// The tokens of each block, while it is a home.
+    /// The tokens of each block, while it is a primary.
     tokens: KeptTokens,
-    /// By the hash of a content without a home: the first of the contents that follow it.
+    /// By the hash of a content without a primary: the first of the contents that follow it.
     orphans: HashMap<BlockHash, u32>,
     /// Increases when all contents end together. Nodes of an earlier era hold nothing.
     era: u32,
@@ -65,12 +65,12 @@ struct Node {
     extra: Option<PlainArc<ExtraKeys>>,
     index: u32,
     era: u32,
-    /// The home of the parent, if it has one.
+    /// The primary of the parent, if it has one.
     parent: u32,
     first_child: u32,
     next: u32,
     before: u32,
-    /// The next block that holds the content, and the block before it there. The home has none before it.
+    /// The next block that holds the content, and the block before it there. The primary has none before it.
     next_copy: u32,
     copy_before: u32,
     announced: bool,
@@ -96,7 +96,7 @@ impl Node {
 }
 
 impl AnnouncedTree {
-    /// Creates a tree over the blocks `0..num_blocks`, none of which is a home.
+    /// Creates a tree over the blocks `0..num_blocks`, none of which is a primary.
     pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
         Ok(Self {
             nodes: array_of(num_blocks, || Node::EMPTY)?,
@@ -108,15 +108,15 @@ impl AnnouncedTree {
         })
     }
 
-    /// Returns true if `id` is the home or a copy of `hash`.
+    /// Returns true if `id` is the primary or a copy of `hash`.
     #[inline]
     pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
         let node = &self.nodes[id.index()];
         node.era == self.era && node.hash == hash
     }
 
-    /// Returns the home of the content that `id` holds.
-    pub(crate) fn home(&self, id: BlockId) -> BlockId {
+    /// Returns the primary of the content that `id` holds.
+    pub(crate) fn primary(&self, id: BlockId) -> BlockId {
         let mut at = id.0;
         while self.nodes[at as usize].copy_before != NONE {
             at = self.nodes[at as usize].copy_before;
@@ -124,9 +124,9 @@ impl AnnouncedTree {
         BlockId(at)
     }
 
-    /// Returns true if the tokens of the content of this home are known.
-    pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
-        self.nodes[home.index()].has_tokens
+    /// Returns true if the tokens of the content of this primary are known.
+    pub(crate) fn has_tokens(&self, primary: BlockId) -> bool {
+        self.nodes[primary.index()].has_tokens
     }
 
     /// Returns the number of contents whose tokens are not known.
@@ -134,18 +134,18 @@ impl AnnouncedTree {
         self.untold
     }
 
-    /// Makes `id`, which holds nothing, a copy of the content of `home`.
-    pub(crate) fn add_copy(&mut self, home: BlockId, id: BlockId) {
-        let hash = self.nodes[home.index()].hash;
-        let next_copy = std::mem::replace(&mut self.nodes[home.index()].next_copy, id.0);
+    /// Makes `id`, which holds nothing, a copy of the content of `primary`.
+    pub(crate) fn add_copy(&mut self, primary: BlockId, id: BlockId) {
+        let hash = self.nodes[primary.index()].hash;
+        let next_copy = std::mem::replace(&mut self.nodes[primary.index()].next_copy, id.0);
         if next_copy != NONE {
             self.nodes[next_copy as usize].copy_before = id.0;
         }
-        let (era, copy_before) = (self.era, home.0);
+        let (era, copy_before) = (self.era, primary.0);
         self.nodes[id.index()] = Node { hash, era, next_copy, copy_before, ..Node::EMPTY };
     }
 
-    /// Makes `id` the home of a content that has none; `parent` is the home of the content before it. Returns
+    /// Makes `id` the primary of a content that has none; `parent` is the primary of the content before it. Returns
     /// true if the content is to be announced.
     pub(crate) fn insert(
         &mut self,
@@ -191,41 +191,41 @@ impl AnnouncedTree {
         self.tokens.store(id, tokens);
     }
 
-    /// Stores the tokens of the content of `home`, and its parent and keys, which this caller knows.
-    /// Appends the homes that are to be announced now to `found`, parents first.
+    /// Stores the tokens of the content of `primary`, and its parent and keys, which this caller knows.
+    /// Appends the primaries that are to be announced now to `found`, parents first.
     pub(crate) fn learn(
         &mut self,
-        home: BlockId,
+        primary: BlockId,
         content: &Content<'_>,
         parent: Option<BlockId>,
         found: &mut Vec<BlockId>,
     ) {
-        self.unlink(home.0);
-        let node = &mut self.nodes[home.index()];
+        self.unlink(primary.0);
+        let node = &mut self.nodes[primary.index()];
         (node.parent_hash, node.index) = (content.parent, content.index as u32);
         node.parent = parent.map_or(NONE, |parent| parent.0);
         node.extra = content.extra.cloned();
         node.has_tokens = true;
         self.untold -= 1;
-        self.set_tokens(home, content.tokens);
-        self.link(home.0);
+        self.set_tokens(primary, content.tokens);
+        self.link(primary.0);
         let is_reached = match parent {
             Some(parent) => self.nodes[parent.index()].announced,
             None => content.parent.is_none(),
         };
         if is_reached {
-            self.open.push(home.0);
+            self.open.push(primary.0);
             self.announce_open(found);
         }
     }
 
-    /// Returns true if there are contents whose parent has no home.
+    /// Returns true if there are contents whose parent has no primary.
     #[inline]
     pub(crate) fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()
     }
 
-    /// Makes the orphans of a content that has a home now its children. Appends the homes that are to be
+    /// Makes the orphans of a content that has a primary now its children. Appends the primaries that are to be
     /// announced now to `found`, parents first.
     pub(crate) fn adopt(&mut self, id: BlockId, found: &mut Vec<BlockId>) {
         let Some(first) = self.orphans.remove(&self.nodes[id.index()].hash) else {
@@ -303,7 +303,7 @@ impl AnnouncedTree {
         removed[start..].reverse();
     }
 
-    /// Removes a content from `id` that other blocks hold too: the next of them becomes the home.
+    /// Removes a content from `id` that other blocks hold too: the next of them becomes the primary.
     #[cold]
     fn remove_one_of_several(&mut self, id: BlockId) {
         let Node { next_copy, copy_before, .. } = self.nodes[id.index()];
@@ -337,7 +337,7 @@ impl AnnouncedTree {
         self.untold = 0;
     }
 
-    /// Appends the homes of all announced contents to `found`, parents first.
+    /// Appends the primaries of all announced contents to `found`, parents first.
     pub(crate) fn list(&mut self, found: &mut Vec<BlockId>) {
         let is_root =
             |node: &Node| node.era == self.era && node.announced && node.parent_hash.is_none();
@@ -351,7 +351,7 @@ impl AnnouncedTree {
         }
     }
 
-    /// Returns the content whose home is `id`.
+    /// Returns the content whose primary is `id`.
     pub(crate) fn content(&self, id: BlockId) -> Content<'_> {
         let node = &self.nodes[id.index()];
         Content {

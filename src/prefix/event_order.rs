@@ -1,14 +1,14 @@
-//! `Announcer`: one lock, under which a change of the cached contents is made and its event is noted.
+//! `EventOrder`: one lock, under which a change of the cached contents is made and its event is noted.
 //!
 //! ```text
-//!   commit ──> lock { name blocks, note them in the tree, note the event } ──> sink
-//!   take   ──> a block that was a home? ──> lock { remove it from the tree, note the event } ──> sink
+//!   commit ──> lock { key blocks, note them in the tree, note the event } ──> sink
+//!   take   ──> a block that was a primary? ──> lock { remove it from the tree, note the event } ──> sink
 //!   reset  ──> lock { next generation, empty tree, note the event } ──> sink
 //! ```
 //!
-//! A cache has an announcer only if it has an event sink. There is one lock, because all events are emitted in
-//! one order. A commit holds it while it names its blocks. An allocation takes it only if one of its blocks may
-//! hold a content of the tree. In the code, the *home* of a content is its primary copy.
+//! A cache has an `EventOrder` only if it has an event sink. There is one lock, because all events are emitted in
+//! one order. A commit holds it while it keys its blocks. An allocation takes it only if one of its blocks may
+//! hold a content of the tree. In the code, the *primary* of a content is its primary copy.
 //!
 //! Lock order: a thread that holds this lock may claim a home shard. A thread that holds a claim never takes
 //! this lock.
@@ -24,15 +24,15 @@
 //! The order guarantees the following:
 //!
 //! - *A content is announced once, and removed with the last copy.* Publishers exclude each other. A
-//!   publisher that finds the content cached notes its block as a copy. When the home of a content ends, a copy
+//!   publisher that finds the content cached notes its block as a copy. When the primary of a content ends, a copy
 //!   takes its place without an event. Blocks that got no content key have no effect.
-//! - *A removal never overtakes its announcement.* A block ends as a home when it is taken, in
-//!   [`taken`](TakeObserver::taken). The taker calls that before it can name the block again. The
+//! - *A removal never overtakes its announcement.* A block ends as a primary when it is taken, in
+//!   [`taken`](TakeObserver::taken). The taker calls that before it can key the block again. The
 //!   announcement was noted earlier, while a publisher owned the block.
 //! - *A reclaimed block that is put back* (a refused allocation undoes its reclaims) causes no event and
-//!   remains the home. A block in which its content was published in between is a copy.
+//!   remains the primary. A block in which its content was published in between is a copy.
 //! - *A content that the index has no room for* is not announced: a lookup cannot find it.
-//! - *A content published under an earlier generation* is not announced. Blocks that were homes before a reset
+//! - *A content published under an earlier generation* is not announced. Blocks that were primaries before a reset
 //!   end without an event.
 //! - *Parents before children*, and no child without its parent: see [`tree`](super::announced_tree).
 //! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
@@ -48,7 +48,7 @@ use self::claimed_sink::ClaimedSink;
 use self::delivery::Delivery;
 use self::noted::{NotedEvents, StoredBlocks};
 use super::announced_tree::{AnnouncedTree, Content};
-use super::{BlockHash, Told};
+use super::{BlockHash, EventContext};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
@@ -66,11 +66,11 @@ const MOST_LOOKS: usize = 128;
 const MOST_BATCHES: usize = 16;
 
 /// Emits an event to a sink for each change of the contents that can be matched.
-pub(crate) struct Announcer {
-    /// `None` only after the announcer was dropped.
+pub(crate) struct EventOrder {
+    /// `None` only after the `EventOrder` was dropped.
     sink: Option<ClaimedSink>,
-    /// Blocks that may be homes or copies: false only for blocks that are neither.
-    homes: Box<[AtomicBool]>,
+    /// Blocks that may be primaries or copies: false only for blocks that are neither.
+    primaries: Box<[AtomicBool]>,
     /// At least the number of contents whose tokens are not known. Written under the lock only.
     untold: AtomicUsize,
     state: Mutex<State>,
@@ -80,7 +80,7 @@ struct State {
     tree: AnnouncedTree,
     block_size: usize,
     /// Consecutive contents that are in the tree and in no noted event yet.
-    run: Run,
+    run: PendingStore,
     /// Empty between calls; kept for its memory, as are the next two.
     joined: Vec<u32>,
     removed: Vec<BlockHash>,
@@ -88,42 +88,42 @@ struct State {
     delivery: Delivery,
 }
 
-struct Run {
+struct PendingStore {
     parent: Option<BlockHash>,
     hashes: Vec<BlockHash>,
     index: usize,
-    /// The home of the last content of the run.
+    /// The primary of the last content of the run.
     last: Option<BlockId>,
 }
 
 /// The right to change the announced contents.
 pub(crate) struct Announcing<'a> {
-    announcer: &'a Announcer,
+    event_order: &'a EventOrder,
     state: &'a mut State,
 }
 
-impl Announcer {
-    /// Creates an announcer for the blocks `0..num_blocks` of a cache. It takes about 100 bytes a block, and
+impl EventOrder {
+    /// Creates an event order for the blocks `0..num_blocks` of a cache. It takes about 100 bytes a block, and
     /// the memory of the tokens.
     pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Result<Self> {
         let state = State {
             tree: AnnouncedTree::new(num_blocks, block_size)?,
             block_size,
-            run: Run { parent: None, hashes: Vec::new(), index: 0, last: None },
+            run: PendingStore { parent: None, hashes: Vec::new(), index: 0, last: None },
             joined: Vec::new(),
             removed: Vec::new(),
             found: Vec::new(),
             delivery: Delivery::new(num_blocks),
         };
-        let homes = array_of(num_blocks, || AtomicBool::new(false))?;
+        let primaries = array_of(num_blocks, || AtomicBool::new(false))?;
         let (sink, untold) = (Some(sink), AtomicUsize::new(0));
-        Ok(Self { sink, homes, untold, state: Mutex::new(state) })
+        Ok(Self { sink, primaries, untold, state: Mutex::new(state) })
     }
 
     /// Emits a clearing to a sink that an earlier cache used: none of that cache's contents can be matched.
     pub(crate) fn begin(self: &PlainArc<Self>) {
         if self.sink.as_ref().is_some_and(ClaimedSink::begin) {
-            self.announce(|announcing| announcing.clear());
+            self.announce(|events| events.clear());
         }
     }
 
@@ -134,7 +134,7 @@ impl Announcer {
     ) -> R {
         let (changed, due) = {
             let mut state = self.state.lock();
-            let changed = change(&mut Announcing { announcer: self, state: &mut state });
+            let changed = change(&mut Announcing { event_order: self, state: &mut state });
             self.set_untold(state.tree.num_untold());
             (changed, self.due(&mut state))
         };
@@ -145,8 +145,8 @@ impl Announcer {
     /// Returns true if there are contents whose tokens are not known. A thread that has matched such a content
     /// gets true.
     pub(crate) fn has_untold(&self) -> bool {
-        // Relaxed: a publisher counts its blocks before it names them, and a thread that matched one of them
-        // has read its name. Loom: a_match_recognizes_a_content_not_yet_emitted.
+        // Relaxed: a publisher counts its blocks before it keys them, and a thread that matched one of them
+        // has read its key. Loom: a_match_recognizes_a_content_not_yet_emitted.
         self.untold.load(Ordering::Relaxed) > 0
     }
 
@@ -223,14 +223,14 @@ impl Announcer {
     }
 }
 
-impl Postponed for Announcer {
+impl Postponed for EventOrder {
     fn perform(self: PlainArc<Self>) {
         let due = self.state.lock().due();
         self.deliver(due);
     }
 }
 
-impl Drop for Announcer {
+impl Drop for EventOrder {
     fn drop(&mut self) {
         foreign::discard(self.sink.take());
     }
@@ -282,70 +282,70 @@ impl State {
 }
 
 impl Announcing<'_> {
-    /// Returns true if `id` is the home or a copy of `hash`.
+    /// Returns true if `id` is the primary or a copy of `hash`.
     #[inline]
     pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
         self.state.tree.holds(id, hash)
     }
 
-    /// Returns the home of the content of `id`: consumers were informed of that block.
-    pub(crate) fn home(&self, id: BlockId) -> BlockId {
-        self.state.tree.home(id)
+    /// Returns the primary of the content of `id`: consumers were informed of that block.
+    pub(crate) fn primary(&self, id: BlockId) -> BlockId {
+        self.state.tree.primary(id)
     }
 
-    /// Returns true if the tokens of the content of this home are known.
-    pub(crate) fn has_tokens(&self, home: BlockId) -> bool {
-        self.state.tree.has_tokens(home)
+    /// Returns true if the tokens of the content of this primary are known.
+    pub(crate) fn has_tokens(&self, primary: BlockId) -> bool {
+        self.state.tree.has_tokens(primary)
     }
 
     /// Counts `blocks` blocks whose tokens are not known, before they are named.
     pub(crate) fn expect_untold(&mut self, blocks: usize) {
-        self.announcer.set_untold(self.state.tree.num_untold() + blocks);
+        self.event_order.set_untold(self.state.tree.num_untold() + blocks);
     }
 
-    /// Notes that `id` is a further copy of the content of `home`.
-    pub(crate) fn add_copy(&mut self, home: BlockId, id: BlockId) {
+    /// Notes that `id` is a further copy of the content of `primary`.
+    pub(crate) fn add_copy(&mut self, primary: BlockId, id: BlockId) {
         // Relaxed: as in `store`.
-        self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
-        self.state.tree.add_copy(home, id);
+        self.event_order.primaries[id.index()].store(true, Ordering::Relaxed);
+        self.state.tree.add_copy(primary, id);
     }
 
-    /// Stores the tokens of the content of `home`, which were not known. Notes events for it and for the
-    /// contents that follow it, if they can be announced now. `parent` is the home of the content before it.
-    /// The pending run, some of the contents of `told`, is announced first.
+    /// Stores the tokens of the content of `primary`, which were not known. Notes events for it and for the
+    /// contents that follow it, if they can be announced now. `parent` is the primary of the content before it.
+    /// The pending run, some of the contents of `context`, is announced first.
     pub(crate) fn learn(
         &mut self,
-        home: BlockId,
+        primary: BlockId,
         content: &Content<'_>,
         parent: Option<BlockId>,
-        told: &Told<'_>,
+        context: &EventContext<'_>,
     ) {
         let State { tree, found, .. } = &mut *self.state;
-        tree.learn(home, content, parent, found);
+        tree.learn(primary, content, parent, found);
         if !found.is_empty() {
-            self.tell_run(told);
+            self.emit_pending(context);
         }
         self.state.note_each();
     }
 
-    /// Notes a content whose only copy is in `id`; `parent` is the home of the content before it. It is one of
-    /// the contents of `told`. [`tell_run`](Self::tell_run) announces it at the latest, if its tokens and those
+    /// Notes a content whose only copy is in `id`; `parent` is the primary of the content before it. It is one of
+    /// the contents of `context`. [`emit_pending`](Self::tell_run) announces it at the latest, if its tokens and those
     /// of all contents before it are known.
     pub(crate) fn store(
         &mut self,
         id: BlockId,
         content: &Content<'_>,
         parent: Option<BlockId>,
-        told: &Told<'_>,
+        context: &EventContext<'_>,
     ) {
         // Relaxed: a thread takes the block only after its owners have left, and the caller is an owner.
-        self.announcer.homes[id.index()].store(true, Ordering::Relaxed);
+        self.event_order.primaries[id.index()].store(true, Ordering::Relaxed);
         let announced = self.state.tree.insert(id, content, parent);
         if announced {
-            self.add_to_run(id, content, parent, told);
+            self.add_to_run(id, content, parent, context);
         }
         if self.state.tree.has_orphans() {
-            self.adopt(id, told);
+            self.adopt(id, context);
         }
     }
 
@@ -362,11 +362,11 @@ impl Announcing<'_> {
     }
 
     #[cold]
-    fn adopt(&mut self, id: BlockId, told: &Told<'_>) {
+    fn adopt(&mut self, id: BlockId, context: &EventContext<'_>) {
         let State { tree, found, .. } = &mut *self.state;
         tree.adopt(id, found);
         if !found.is_empty() {
-            self.tell_run(told);
+            self.emit_pending(context);
         }
         self.state.note_each();
     }
@@ -376,12 +376,12 @@ impl Announcing<'_> {
         id: BlockId,
         content: &Content<'_>,
         parent: Option<BlockId>,
-        told: &Told<'_>,
+        context: &EventContext<'_>,
     ) {
         let run = &self.state.run;
         let goes_on = parent.is_some() && run.last == parent && run.hashes.len() < MOST_BLOCKS;
         if !goes_on {
-            self.tell_run(told);
+            self.emit_pending(context);
             self.state.run.parent = content.parent;
             self.state.run.index = content.index;
         }
@@ -390,17 +390,17 @@ impl Announcing<'_> {
         run.last = Some(id);
     }
 
-    /// Notes one event for the contents of the run, which are some of the contents of `told`.
-    pub(crate) fn tell_run(&mut self, told: &Told<'_>) {
+    /// Notes one event for the contents of the run, which are some of the contents of `context`.
+    pub(crate) fn emit_pending(&mut self, context: &EventContext<'_>) {
         let State { run, joined, block_size, delivery, .. } = &mut *self.state;
         if !run.hashes.is_empty() {
-            let first = run.index - told.index;
+            let first = run.index - context.index;
             delivery.note_stored(&StoredBlocks {
                 hashes: &run.hashes,
                 parent: run.parent,
-                tokens: told.tokens_of(first..first + run.hashes.len(), joined),
+                tokens: context.tokens_of(first..first + run.hashes.len(), joined),
                 block_size: *block_size,
-                extra: told.extra.as_ref(),
+                extra: context.extra.as_ref(),
                 index: run.index,
             });
         }
@@ -409,30 +409,30 @@ impl Announcing<'_> {
     }
 }
 
-/// An announcer as an observer of the pool.
-pub(crate) struct Taken(pub(crate) PlainArc<Announcer>);
+/// An event order as an observer of the pool.
+pub(crate) struct Taken(pub(crate) PlainArc<EventOrder>);
 
 impl TakeObserver for Taken {
     #[inline]
     fn taken(&self, ids: &[BlockId]) {
-        let Self(announcer) = self;
+        let Self(event_order) = self;
         // Relaxed: see `Announcing::store`.
-        let was_home = |id: &BlockId| announcer.homes[id.index()].load(Ordering::Relaxed);
+        let was_home = |id: &BlockId| event_order.primaries[id.index()].load(Ordering::Relaxed);
         if let Some(first) = ids.iter().position(was_home) {
-            announcer.end(&ids[first..]);
+            event_order.end(&ids[first..]);
         }
     }
 }
 
-impl Announcer {
+impl EventOrder {
     /// Ends the contents of `ids`, blocks that have a new owner.
     fn end(self: &PlainArc<Self>, ids: &[BlockId]) {
         let mut state = self.state.lock();
         let State { tree, removed, delivery, .. } = &mut *state;
         for &id in ids {
             // Relaxed: see `Announcing::store`.
-            if self.homes[id.index()].load(Ordering::Relaxed) {
-                self.homes[id.index()].store(false, Ordering::Relaxed);
+            if self.primaries[id.index()].load(Ordering::Relaxed) {
+                self.primaries[id.index()].store(false, Ordering::Relaxed);
                 tree.remove(id, removed);
             }
         }

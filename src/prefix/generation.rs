@@ -1,8 +1,8 @@
-//! `Generation`: the weights with which a content was computed, as a part of every name.
+//! `Generation`: the weights with which a content was computed, as a part of every key.
 //!
-//! A name is a hash XOR the mask of its generation. A mask is a keyed function of the generation's number,
+//! A key is a hash XOR the mask of its generation. A mask is a keyed function of the generation's number,
 //! and each cache has its own key. So callers that supply their own hashes know no hash that leads from one
-//! generation to a name of another.
+//! generation to a key of another.
 //!
 //! Invariant: no caller can relate the masks of two generations of a cache.
 
@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use super::hash::BlockHash;
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::content_key::{Mark, Name};
+use crate::pool::content_key::{ContentKey, Mark};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The weights with which a content was computed. Create it once a call: its mask costs some nanoseconds.
@@ -22,20 +22,20 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Returns the name of the content with hash `hash` in this generation.
+    /// Returns the key of the content with hash `hash` in this generation.
     #[inline]
-    pub(crate) fn name_of(self, hash: BlockHash) -> Name {
-        Name::new(hash.as_u128() ^ self.mask)
+    pub(crate) fn key_of(self, hash: BlockHash) -> ContentKey {
+        ContentKey::new(hash.as_u128() ^ self.mask)
     }
 
     /// Returns the hash under which the block was last published, for the block's new owner. Returns `None`
-    /// if it was published in another generation: then the hash cannot be recovered from the name.
+    /// if it was published in another generation: then the hash cannot be recovered from the key.
     pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
-        let name = blocks.last_name(id, self.mark())?;
-        Some(BlockHash::from_u128(name.bits() ^ self.mask))
+        let key = blocks.last_key(id, self.mark())?;
+        Some(BlockHash::from_u128(key.bits() ^ self.mask))
     }
 
-    /// Returns the mark of the names of this generation.
+    /// Returns the mark of the keys of this generation.
     pub(super) fn mark(self) -> Mark {
         Mark::new(self.number)
     }
@@ -65,7 +65,7 @@ impl Generations {
     }
 
     fn generation(&self, number: u64) -> Generation {
-        // The first mask is 0. Before any reset no contents must be kept apart, and the bucket of a name does
+        // The first mask is 0. Before any reset no contents must be kept apart, and the bucket of a key does
         // not change from run to run.
         let mask = if number == 0 { 0 } else { self.keyed(number) };
         Generation { number, mask }
@@ -101,9 +101,9 @@ mod tests {
     fn a_name_belongs_to_one_generation() {
         let generations = Generations::new();
         let hash = BlockHash::from_u128(7);
-        let names: std::collections::HashSet<Name> =
-            (0..1_000).map(|number| generations.generation(number).name_of(hash)).collect();
-        assert_eq!(names.len(), 1_000);
+        let keys: std::collections::HashSet<ContentKey> =
+            (0..1_000).map(|number| generations.generation(number).key_of(hash)).collect();
+        assert_eq!(keys.len(), 1_000);
     }
 
     /// Neither the masks nor the differences of two of them.

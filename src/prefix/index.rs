@@ -1,28 +1,28 @@
-//! `PrefixIndex`: a fixed table of hints that maps a name to the block that held it last.
+//! `PrefixIndex`: a fixed table of hints that maps a key to the block that held it last.
 //!
 //! ```text
-//!   name ──> bucket: half a cache line of 3 words, each (tag, block) or nothing, and a count of
+//!   key ──> bucket: half a cache line of 3 words, each (tag, block) or nothing, and a count of
 //!            those that are in one of the buckets behind because this one was full
 //! ```
 //!
-//! An entry gives the block in which a name was last seen. The block itself confirms it: its word and its
-//! full name are read after it was acquired. So entries may be stale, and the table takes no lock. The entry
-//! of a reclaimed block is removed when the block gets its next name. The table has 24 buckets for 25 blocks,
+//! An entry gives the block in which a key was last seen. The block itself confirms it: its word and its
+//! full key are read after it was acquired. So entries may be stale, and the table takes no lock. The entry
+//! of a reclaimed block is removed when the block gets its next key. The table has 24 buckets for 25 blocks,
 //! and at most one entry a block.
 //!
 //! A miss reads one bucket unless that bucket has overflowed: 97 % have not after a first fill, 92 % in a
-//! table of as many names as blocks that change all the time. An insert fails only when the home bucket and
+//! table of as many keys as blocks that change all the time. An insert fails only when the home bucket and
 //! the 23 after it are full (below 1 in 10^13).
 //!
 //! Entries of a bucket are compared without branches, because the matching position is unpredictable.
 //!
-//! Invariant: the table may forget a name, but a wrong entry never passes the caller's comparison.
+//! Invariant: the table may forget a key, but a wrong entry never passes the caller's comparison.
 
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::content_key::Name;
-use crate::sync::{AtomicU64, Ordering, bring_near};
+use crate::pool::content_key::ContentKey;
+use crate::sync::{AtomicU64, Ordering, prefetch};
 
 /// Entries of a bucket.
 const SLOTS: usize = 3;
@@ -41,15 +41,15 @@ struct Bucket {
     words: [AtomicU64; SLOTS + 1],
 }
 
-/// The table of names and the blocks in which they were last seen.
+/// The table of keys and the blocks in which they were last seen.
 pub(crate) struct PrefixIndex {
     buckets: Box<[Bucket]>,
-    /// The bits of a name's spread and mark that are used, for a test that wants collisions.
+    /// The bits of a key's spread and mark that are used, for a test that wants collisions.
     #[cfg(test)]
     bits: u64,
 }
 
-/// The table, for a loop over many names.
+/// The table, for a loop over many keys.
 #[derive(Clone, Copy)]
 pub(crate) struct IndexView<'a> {
     buckets: &'a [Bucket],
@@ -57,15 +57,15 @@ pub(crate) struct IndexView<'a> {
     bits: u64,
 }
 
-/// The home bucket and the tag of a name's entry.
+/// The home bucket and the tag of a key's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct BucketSlot {
     home: u32,
     pub(super) tag: u32,
 }
 
-impl Place {
-    /// A placeholder that is no name's place.
+impl BucketSlot {
+    /// A placeholder that is no key's place.
     pub(crate) const ANY: Self = Self { home: 0, tag: 0 };
 
     #[inline]
@@ -86,7 +86,7 @@ impl PrefixIndex {
         })
     }
 
-    /// Creates a table that distinguishes only 8 names.
+    /// Creates a table that distinguishes only 8 keys.
     #[cfg(test)]
     pub(crate) fn of_3_bits(num_blocks: usize) -> Self {
         Self { bits: 0x7 << 61, ..Self::new(num_blocks).expect("there is memory") }
@@ -124,29 +124,33 @@ impl PrefixIndex {
         }
     }
 
-    /// Returns the place of `name`, in a table that is not empty.
+    /// Returns the place of `key`, in a table that is not empty.
     #[inline]
-    pub(crate) fn place(&self, name: Name) -> Place {
-        self.view().place(name)
+    pub(crate) fn place(&self, key: ContentKey) -> BucketSlot {
+        self.view().place(key)
     }
 
     /// Prefetches the buckets of `places`, before many entries are written one after the other.
     #[inline]
-    pub(crate) fn bring_near<'a>(&self, places: impl Iterator<Item = &'a Place>) {
+    pub(crate) fn prefetch<'a>(&self, places: impl Iterator<Item = &'a BucketSlot>) {
         let buckets = &self.buckets;
         // Relaxed: the values are not used.
-        bring_near(places.map(|place| buckets[place.home()].beyond().load(Ordering::Relaxed)));
+        prefetch(places.map(|place| buckets[place.home()].beyond().load(Ordering::Relaxed)));
     }
 
     /// Returns the first block at a place for which `fits` returns true.
     #[inline]
-    pub(crate) fn find(&self, place: Place, fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
+    pub(crate) fn find(
+        &self,
+        place: BucketSlot,
+        fits: impl FnMut(BlockId) -> bool,
+    ) -> Option<BlockId> {
         self.view().find(place, fits)
     }
 
     /// Adds an entry for `id` at `place`. Returns false, and adds none, if there is no room.
     #[inline]
-    pub(crate) fn insert(&self, place: Place, id: BlockId) -> bool {
+    pub(crate) fn insert(&self, place: BucketSlot, id: BlockId) -> bool {
         let entry = entry_of(place.tag, id);
         self.buckets[place.home()].insert(entry) || self.insert_beyond(place.home(), entry)
     }
@@ -165,7 +169,7 @@ impl PrefixIndex {
 
     /// Removes the entry of `id` at `place`, if it is there.
     #[inline]
-    pub(crate) fn remove(&self, place: Place, id: BlockId) {
+    pub(crate) fn remove(&self, place: BucketSlot, id: BlockId) {
         let entry = entry_of(place.tag, id);
         let bucket = &self.buckets[place.home()];
         if !bucket.replace(entry, 0) && !bucket.is_home_of_all() {
@@ -184,19 +188,19 @@ impl PrefixIndex {
 
 impl<'a> IndexView<'a> {
     #[inline]
-    pub(crate) fn place(self, name: Name) -> Place {
-        let (spread, tag) = name.spread();
+    pub(crate) fn place(self, key: ContentKey) -> BucketSlot {
+        let (spread, tag) = key.spread();
         #[cfg(test)]
         let (spread, tag) = (spread & self.bits, tag & self.bits as u32);
         // The upper half of a product spreads 64 bits over any number of buckets.
         let home = ((u128::from(spread) * self.buckets.len() as u128) >> 64) as u32;
-        Place { home, tag }
+        BucketSlot { home, tag }
     }
 
     #[inline]
     pub(crate) fn find(
         self,
-        place: Place,
+        place: BucketSlot,
         mut fits: impl FnMut(BlockId) -> bool,
     ) -> Option<BlockId> {
         let bucket = &self.buckets[place.home()];
@@ -212,7 +216,11 @@ impl<'a> IndexView<'a> {
     /// Takes `fits` by value, so that the values it reads stay in registers on the fast path.
     #[cold]
     #[inline(never)]
-    fn find_beyond(self, place: Place, mut fits: impl FnMut(BlockId) -> bool) -> Option<BlockId> {
+    fn find_beyond(
+        self,
+        place: BucketSlot,
+        mut fits: impl FnMut(BlockId) -> bool,
+    ) -> Option<BlockId> {
         let reach = self.buckets[place.home()].reach();
         self.beyond(place.home(), reach).find_map(|bucket| bucket.find(place.tag, &mut fits))
     }
@@ -331,17 +339,17 @@ fn block_of(entry: u64) -> Option<BlockId> {
 mod tests {
     use super::*;
 
-    fn name(n: u64) -> Name {
-        Name::new(u128::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
+    fn key(n: u64) -> ContentKey {
+        ContentKey::new(u128::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
     }
 
     #[test]
     fn a_table_of_as_many_names_as_blocks_forgets_none() {
         let index = PrefixIndex::new(100_000).unwrap();
-        assert!((0..100_000).all(|n| index.insert(index.place(name(n + 1)), BlockId(n as u32))));
+        assert!((0..100_000).all(|n| index.insert(index.place(key(n + 1)), BlockId(n as u32))));
         for n in 0..100_000 {
             assert_eq!(
-                index.find(index.place(name(n + 1)), |id| id.0 == n as u32),
+                index.find(index.place(key(n + 1)), |id| id.0 == n as u32),
                 Some(BlockId(n as u32))
             );
         }
@@ -351,15 +359,15 @@ mod tests {
     fn few_buckets_have_entries_beyond_also_when_names_change() {
         const BLOCKS: usize = if cfg!(miri) { 500 } else { 50_000 };
         let index = PrefixIndex::new(BLOCKS).unwrap();
-        let place = |n: usize| index.place(name(n as u64 + 1));
+        let place = |n: usize| index.place(key(n as u64 + 1));
         let beyond = || (0..index.buckets.len()).filter(|&at| index.counted_beyond(at) > 0).count();
         assert!((0..BLOCKS).all(|n| index.insert(place(n), BlockId(n as u32))));
         assert!(beyond() * 100 <= 3 * index.buckets.len(), "{}", beyond());
-        let mut names: Vec<usize> = (0..BLOCKS).collect();
+        let mut keys: Vec<usize> = (0..BLOCKS).collect();
         for n in BLOCKS..20 * BLOCKS {
             // A block chosen at random.
-            let at = (name(n as u64).spread().0 % BLOCKS as u64) as usize;
-            let old = std::mem::replace(&mut names[at], n);
+            let at = (key(n as u64).spread().0 % BLOCKS as u64) as usize;
+            let old = std::mem::replace(&mut keys[at], n);
             index.remove(place(old), BlockId(at as u32));
             assert!(index.insert(place(n), BlockId(at as u32)));
         }
@@ -370,19 +378,19 @@ mod tests {
     #[test]
     fn a_removed_entry_is_not_found() {
         let index = PrefixIndex::new(4).unwrap();
-        assert!(index.insert(index.place(name(1)), BlockId(0)));
-        index.remove(index.place(name(1)), BlockId(1)); // another block's entry
-        assert_eq!(index.find(index.place(name(1)), |_| true), Some(BlockId(0)));
-        index.remove(index.place(name(1)), BlockId(0));
-        assert_eq!(index.find(index.place(name(1)), |_| true), None);
+        assert!(index.insert(index.place(key(1)), BlockId(0)));
+        index.remove(index.place(key(1)), BlockId(1)); // another block's entry
+        assert_eq!(index.find(index.place(key(1)), |_| true), Some(BlockId(0)));
+        index.remove(index.place(key(1)), BlockId(0));
+        assert_eq!(index.find(index.place(key(1)), |_| true), None);
     }
 
     #[test]
     fn entries_beyond_a_full_bucket_are_found_and_removed() {
         let index = PrefixIndex::of_3_bits(100);
-        let full = (1..).take(SLOTS * WINDOW).map(|n| (index.place(name(n)), BlockId(n as u32)));
-        let place = index.place(name(1));
-        let at_home = Place { home: place.home, tag: place.tag };
+        let full = (1..).take(SLOTS * WINDOW).map(|n| (index.place(key(n)), BlockId(n as u32)));
+        let place = index.place(key(1));
+        let at_home = BucketSlot { home: place.home, tag: place.tag };
         for (_, id) in full.clone() {
             assert!(index.insert(at_home, id));
         }

@@ -13,5 +13,5 @@ mod registry;
 pub use self::extra_keys::ExtraKeys;
 pub(crate) use self::generation::Generation;
 pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
-pub(crate) use self::registry::Told;
-pub(crate) use self::registry::{Offer, PublishedBlocks};
+pub(crate) use self::registry::EventContext;
+pub(crate) use self::registry::{PublishRequest, PublishedBlocks};

@@ -1,16 +1,16 @@
 //! `PublishedBlocks`: the contents that can be matched, by the hash of each block, for one set of weights.
 //!
-//! Publishing names a block and adds it to the index. Matching looks up a chain of hashes, makes the caller
-//! an owner of each block and compares its whole name. It ends at the first block that is not cached.
+//! Publishing keys a block and adds it to the index. Matching looks up a chain of hashes, makes the caller
+//! an owner of each block and compares its whole key. It ends at the first block that is not cached.
 //!
-//! A *generation* is mixed into every name. After a reset no block of an earlier generation matches. A block
+//! A *generation* is mixed into every key. After a reset no block of an earlier generation matches. A block
 //! that is offered late under an earlier generation is not published, or never found.
 //!
-//! Several blocks may hold one content: each is named and added to the index, up to four. A block named while
+//! Several blocks may hold one content: each gets a key and is added to the index, up to four. A block published while
 //! another was cached is *spare*: unless a match asks for it, it is reclaimed before all others. Further
-//! copies get no name; a later commit may offer them again.
+//! copies get no key; a later commit may offer them again.
 //!
-//! Invariant: at rest every block that is cached under a name of this generation is found by that name, in
+//! Invariant: at rest every block that is cached under a key of this generation is found by that key, in
 //! use or idle. (Two threads that find no room in the same 24 buckets of the index at the same time may lose
 //! one entry.)
 
@@ -20,28 +20,28 @@ mod tests;
 mod with_events;
 
 use self::chain::Trail;
-pub(crate) use self::with_events::Told;
-use super::event_order::Announcer;
+pub(crate) use self::with_events::EventContext;
+use super::event_order::EventOrder;
 use super::generation::{Generation, Generations};
 use super::hash::BlockHash;
-use super::index::{Place, PrefixIndex};
+use super::index::{BucketSlot, PrefixIndex};
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::content_key::{Name, NewName};
+use crate::pool::content_key::{ContentKey, NewKey};
 use crate::pool::free_list::Matching;
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
 /// Blocks that are published in one batch.
 const AT_ONCE: usize = 64;
 
-/// The most blocks cached under one name; several threads that name copies at the same time may exceed it.
-/// More copies would fill the buckets that other names need.
+/// The most blocks cached under one key; several threads that key copies at the same time may exceed it.
+/// More copies would fill the buckets that other keys need.
 const MOST_COPIES: usize = 4;
 
 /// Blocks to publish. The caller owns each of them.
 #[derive(Clone, Copy)]
-pub(crate) struct Offer<'a> {
+pub(crate) struct PublishRequest<'a> {
     /// The blocks, in the order of a sequence.
     pub(crate) ids: &'a [BlockId],
     /// The block before them in the sequence.
@@ -52,15 +52,15 @@ pub(crate) struct Offer<'a> {
     pub(crate) generation: Generation,
 }
 
-/// A block that gets a name.
+/// A block that gets a key.
 #[derive(Clone, Copy)]
 struct Moved {
     id: BlockId,
-    /// The place of its entry under its old name, if it has one.
-    from: Place,
+    /// The place of its entry under its old key, if it has one.
+    from: BucketSlot,
     /// The place of its new entry.
-    to: Place,
-    /// True if it is only in the table of the owner that names it.
+    to: BucketSlot,
+    /// True if it is only in the table of the owner that keys it.
     is_private: bool,
 }
 
@@ -80,32 +80,35 @@ pub(crate) struct PublishedBlocks {
     generations: Generations,
     /// Steps that ended without publishing the contents committed through them.
     failed_steps: AtomicU64,
-    /// Copies of contents that got no name, because there were enough.
+    /// Copies of contents that got no key, because there were enough.
     left_out: AtomicU64,
     /// Present only with an event sink.
-    announcer: Option<PlainArc<Announcer>>,
+    event_order: Option<PlainArc<EventOrder>>,
 }
 
 impl PublishedBlocks {
     /// Creates the contents of a pool of `num_blocks` blocks. For 0 blocks no content is ever published.
-    pub(crate) fn new(num_blocks: usize, announcer: Option<PlainArc<Announcer>>) -> Result<Self> {
+    pub(crate) fn new(
+        num_blocks: usize,
+        event_order: Option<PlainArc<EventOrder>>,
+    ) -> Result<Self> {
         Ok(Self {
             index: PrefixIndex::new(num_blocks)?,
             generations: Generations::new(),
             failed_steps: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
-            announcer,
+            event_order,
         })
     }
 
     /// Events that were noted and could not be delivered.
     pub(crate) fn events_dropped(&self) -> u64 {
-        self.announcer.as_ref().map_or(0, |announcer| announcer.events_dropped())
+        self.event_order.as_ref().map_or(0, |event_order| event_order.events_dropped())
     }
 
     /// Returns true if there is an event sink.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.announcer.is_some()
+    pub(crate) fn has_event_sink(&self) -> bool {
+        self.event_order.is_some()
     }
 
     pub(crate) fn generation(&self) -> Generation {
@@ -147,16 +150,16 @@ impl PublishedBlocks {
         hash: BlockHash,
         generation: Generation,
     ) -> bool {
-        blocks.is_cached_as(id, generation.name_of(hash))
+        blocks.is_cached_as(id, generation.key_of(hash))
     }
 
     /// Begins a new generation: no block that was published before can be matched.
     pub(crate) fn reset(&self, blocks: &Blocks) {
-        match &self.announcer {
+        match &self.event_order {
             None => self.generations.advance(),
-            Some(announcer) => announcer.announce(|announcing| {
+            Some(event_order) => event_order.announce(|events| {
                 self.generations.advance();
-                announcing.clear();
+                events.clear();
             }),
         }
         blocks.announce_publication();
@@ -164,8 +167,8 @@ impl PublishedBlocks {
 
     /// Emits the events of all cached contents again.
     pub(crate) fn announce_all(&self) {
-        if let Some(announcer) = &self.announcer {
-            announcer.announce(|announcing| announcing.repeat());
+        if let Some(event_order) = &self.event_order {
+            event_order.announce(|events| events.repeat());
         }
     }
 
@@ -175,8 +178,8 @@ impl PublishedBlocks {
         if self.index.is_empty() {
             return probed;
         }
-        let named = blocks.named();
-        let fits = move |id, name| named.state_as(id, name);
+        let keyed = blocks.keyed();
+        let fits = move |id, key| keyed.state_as(id, key);
         self.trail(blocks, self.generation()).follow(hashes, fits, |_, state| {
             probed.cached += 1;
             probed.idle += usize::from(state.is_idle());
@@ -196,20 +199,20 @@ impl PublishedBlocks {
         if self.index.is_empty() {
             return;
         }
-        let named = blocks.named();
+        let keyed = blocks.keyed();
         let mut trail = self.trail(blocks, generation);
         for part in hashes.chunks(Matching::AT_MOST) {
             // Read all of them first: an exchange delays later loads.
             let start = out.len();
-            let fits = move |id, name| named.seems_cached_as(id, name);
+            let fits = move |id, key| keyed.seems_cached_as(id, key);
             trail.follow(part, fits, |id, _| out.push(id));
             let mut matching = blocks.matching();
             for (at, &hash) in (start..out.len()).zip(part) {
-                let name = generation.name_of(hash);
-                if matching.acquire(out[at], name) {
+                let key = generation.key_of(hash);
+                if matching.acquire(out[at], key) {
                     continue;
                 }
-                match self.index.find(self.index.place(name), |id| matching.acquire(id, name)) {
+                match self.index.find(self.index.place(key), |id| matching.acquire(id, key)) {
                     Some(id) => out[at] = id,
                     None => return out.truncate(at),
                 }
@@ -223,17 +226,17 @@ impl PublishedBlocks {
     /// Publishes blocks under their hashes and returns how many contents became matchable.
     ///
     /// A content that another block already holds counts as a use of that block. The offered block becomes a
-    /// spare copy, or gets no name if there are enough copies. Blocks of an earlier generation stay as they
-    /// are, because no match would find them. `told` gives the event context of all blocks for the event
+    /// spare copy, or gets no key if there are enough copies. Blocks of an earlier generation stay as they
+    /// are, because no match would find them. `context` gives the event context of all blocks for the event
     /// sink.
     pub(crate) fn publish<'a>(
         &self,
         blocks: &Blocks,
-        offer: &Offer<'_>,
+        offer: &PublishRequest<'_>,
         hash_of: impl Fn(usize) -> BlockHash,
-        told: impl FnOnce() -> Told<'a>,
+        context: impl FnOnce() -> EventContext<'a>,
     ) -> usize {
-        let Some(published) = self.publish_all(blocks, offer, hash_of, told) else {
+        let Some(published) = self.publish_all(blocks, offer, hash_of, context) else {
             return 0;
         };
         // Also for copies alone: a waiting prompt may now find a copy in use instead of an idle one, and then
@@ -247,46 +250,53 @@ impl PublishedBlocks {
     fn publish_all<'a>(
         &self,
         blocks: &Blocks,
-        offer: &Offer<'_>,
+        offer: &PublishRequest<'_>,
         hash_of: impl Fn(usize) -> BlockHash,
-        told: impl FnOnce() -> Told<'a>,
+        context: impl FnOnce() -> EventContext<'a>,
     ) -> Option<usize> {
-        let Offer { ids, before, private_from, generation } = *offer;
+        let PublishRequest { ids, before, private_from, generation } = *offer;
         if self.index.is_empty() {
             return None;
         }
-        if let Some(announcer) = &self.announcer {
-            return self.publish_aloud(announcer, blocks, ids, &hash_of, generation, &told());
+        if let Some(event_order) = &self.event_order {
+            return self.publish_with_events(
+                event_order,
+                blocks,
+                ids,
+                &hash_of,
+                generation,
+                &context(),
+            );
         }
         if generation != self.generation() {
             return None;
         }
-        let (named, index) = (blocks.named(), self.index.view());
+        let (keyed, index) = (blocks.keyed(), self.index.view());
         let first = before.zip(ids.first().copied());
         let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
-        first.into_iter().chain(others).for_each(|(id, next)| named.set_follower(id, next));
+        first.into_iter().chain(others).for_each(|(id, next)| keyed.set_follower(id, next));
         let (mut published, mut left_out) = (0, 0);
         // From the end: if a content has been asked for again, so have the contents before it.
-        let (mut again, mut end) = (false, ids.len());
+        let (mut hot, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
             let start = end - part.len();
-            // Compute the places of the new and of the old names. An old place counts only for a block that
-            // this thread then names: until then no other thread has named it. Compute all places first, then
+            // Compute the places of the new and of the old keys. An old place counts only for a block that
+            // this thread then keys: until then no other thread has named it. Compute all places first, then
             // load them back to back, so that the cache misses overlap.
-            let (mut places, mut were) = ([Place::ANY; AT_ONCE], [Place::ANY; AT_ONCE]);
+            let (mut places, mut were) = ([BucketSlot::ANY; AT_ONCE], [BucketSlot::ANY; AT_ONCE]);
             let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
             for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {
-                *place = index.place(generation.name_of(hash_of(start + at)));
-                *was = index.place(named.name(part[at]));
+                *place = index.place(generation.key_of(hash_of(start + at)));
+                *was = index.place(keyed.key(part[at]));
             }
-            self.index.bring_near(places.iter().chain(were.iter()));
+            self.index.prefetch(places.iter().chain(were.iter()));
             for (at, &id) in part.iter().enumerate().rev() {
-                let name = generation.name_of(hash_of(start + at));
-                again |= blocks.was_reclaimed_of_late(name);
-                let new = NewName { name, mark: generation.mark(), again, spare: false };
+                let key = generation.key_of(hash_of(start + at));
+                hot |= blocks.was_recently_reclaimed(key);
+                let new = NewKey { key, mark: generation.mark(), hot, spare: false };
                 let is_private = start + at >= private_from;
                 let moved = Moved { id, from: were[at], to: places[at], is_private };
-                match self.publish_one(blocks, moved, new, &mut again) {
+                match self.publish_one(blocks, moved, new, &mut hot) {
                     Outcome::New => published += 1,
                     Outcome::Passed => {}
                     Outcome::LeftOut => left_out += 1,
@@ -301,84 +311,84 @@ impl PublishedBlocks {
     /// Returns the number of blocks that can be found under `hash`.
     #[cfg(paged_kv_loom)]
     pub(crate) fn copies(&self, blocks: &Blocks, hash: BlockHash) -> usize {
-        let name = self.generation().name_of(hash);
-        self.count_copies(blocks, self.index.place(name), name, usize::MAX)
+        let key = self.generation().key_of(hash);
+        self.count_copies(blocks, self.index.place(key), key, usize::MAX)
     }
 
     fn trail<'a>(&'a self, blocks: &'a Blocks, generation: Generation) -> Trail<'a> {
         // With an event sink, no block may be found that the index does not have.
-        let follows = self.announcer.is_none();
-        Trail::new(self.index.view(), blocks.named(), generation, follows)
+        let follows = self.event_order.is_none();
+        Trail::new(self.index.view(), blocks.keyed(), generation, follows)
     }
 
-    /// Publishes one block under its new name.
+    /// Publishes one block under its new key.
     #[inline]
-    fn publish_one(
-        &self,
-        blocks: &Blocks,
-        moved: Moved,
-        new: NewName,
-        again: &mut bool,
-    ) -> Outcome {
-        let is_cached = |other| blocks.is_cached_as(other, new.name);
+    fn publish_one(&self, blocks: &Blocks, moved: Moved, new: NewKey, hot: &mut bool) -> Outcome {
+        let is_cached = |other| blocks.is_cached_as(other, new.key);
         match self.index.find(moved.to, is_cached) {
-            None if self.name(blocks, moved, new) => Outcome::New,
+            None if self.key(blocks, moved, new) => Outcome::New,
             None => Outcome::Passed,
             Some(other) => {
-                *again |= blocks.is_again(other);
+                *hot |= blocks.is_hot(other);
                 self.publish_copy(blocks, moved, new, other)
             }
         }
     }
 
-    /// Publishes a block under its new name, under which `other` is cached. This counts as a use of `other`.
+    /// Publishes a block under its new key, under which `other` is cached. This counts as a use of `other`.
     #[cold]
-    fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewName, other: BlockId) -> Outcome {
+    fn publish_copy(&self, blocks: &Blocks, moved: Moved, new: NewKey, other: BlockId) -> Outcome {
         if blocks.is_cached(moved.id) {
             return Outcome::Passed;
         }
         if blocks.is_idle(other) {
-            blocks.matching().touch(other, new.name);
+            blocks.matching().touch(other, new.key);
         }
-        if self.count_copies(blocks, moved.to, new.name, MOST_COPIES) == MOST_COPIES {
+        if self.count_copies(blocks, moved.to, new.key, MOST_COPIES) == MOST_COPIES {
             return Outcome::LeftOut;
         }
-        self.name(blocks, moved, NewName { spare: true, ..new });
+        self.key(blocks, moved, NewKey { spare: true, ..new });
         Outcome::Passed
     }
 
-    /// Returns how many blocks are cached under `name`, counting up to `most`.
-    fn count_copies(&self, blocks: &Blocks, place: Place, name: Name, most: usize) -> usize {
+    /// Returns how many blocks are cached under `key`, counting up to `most`.
+    fn count_copies(
+        &self,
+        blocks: &Blocks,
+        place: BucketSlot,
+        key: ContentKey,
+        most: usize,
+    ) -> usize {
         let mut copies = 0;
         self.index.find(place, |id| {
-            copies += usize::from(blocks.is_cached_as(id, name));
+            copies += usize::from(blocks.is_cached_as(id, key));
             copies == most
         });
         copies
     }
 
-    /// Names a block and adds it to the index. Returns false, without a new name, if the block has a name or
+    /// Sets the key of a block and adds it to the index. Returns false, without a new key, if the block has a key or
     /// the index has no room for it.
     #[inline]
-    fn name(&self, blocks: &Blocks, moved: Moved, new: NewName) -> bool {
+    fn key(&self, blocks: &Blocks, moved: Moved, new: NewKey) -> bool {
         let Moved { id, from, to, is_private } = moved;
-        let renamed = |_| self.index.remove(from, id);
-        if !blocks.give_name(id, new, is_private, renamed) {
+        let replaced = |_| self.index.remove(from, id);
+        if !blocks.set_key(id, new, is_private, replaced) {
             return false;
         }
         let is_noted = self.index.insert(to, id) || self.note_for_another(blocks, to, id);
         if !is_noted {
-            blocks.take_name_back(id);
+            blocks.clear_key(id);
         }
         is_noted
     }
 
     /// Adds an entry where there is no room, in place of a stale one. A content that was often reclaimed may
-    /// have left entries of many blocks that got no other name since.
+    /// have left entries of many blocks that got no other key since.
     #[cold]
-    fn note_for_another(&self, blocks: &Blocks, place: Place, id: BlockId) -> bool {
-        let named = blocks.named();
-        let belongs = |other| self.index.place(named.name(other)) == place;
+    fn note_for_another(&self, blocks: &Blocks, place: BucketSlot, id: BlockId) -> bool {
+        let keyed = blocks.keyed();
+        let belongs = |other| self.index.place(keyed.key(other)) == place;
         let is_stale = |other| other != id && !(blocks.is_cached(other) && belongs(other));
         self.index.find(place, is_stale).is_some_and(|other| {
             self.index.remove(place, other);

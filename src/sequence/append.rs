@@ -70,10 +70,10 @@ impl Sequence {
     /// another thread. Otherwise returns `None` and leaves the sequence as it was. Returns the start and end
     /// of the new blocks, as numbers that fit registers.
     #[inline]
-    pub(crate) fn append_near(&mut self, num_new_tokens: usize) -> Option<(u32, u32)> {
+    pub(crate) fn try_append_fast(&mut self, num_new_tokens: usize) -> Option<(u32, u32)> {
         // A pool has fewer than 2^32 blocks, and a table has each once at most.
         let start = self.table.len() as u32;
-        if !self.append_in_place(num_new_tokens) && !self.append_blocks_near(num_new_tokens) {
+        if !self.append_in_place(num_new_tokens) && !self.try_append_blocks_fast(num_new_tokens) {
             return None;
         }
         Some((start, self.table.len() as u32))
@@ -111,7 +111,7 @@ impl Sequence {
         known || self.table.is_exclusive(self.table.len() - 1)
     }
 
-    /// Does the work of [`append`](Self::append) under the limits of [`append_near`](Self::append_near),
+    /// Does the work of [`append`](Self::append) under the limits of [`try_append_fast`](Self::try_append_fast),
     /// except that it may copy.
     pub(crate) fn append_or_copy_near(&mut self, num_new_tokens: usize) -> Option<Append> {
         let plan = self.plan_append(num_new_tokens).ok()?;
@@ -124,7 +124,7 @@ impl Sequence {
     }
 
     #[inline(never)]
-    fn append_blocks_near(&mut self, num_new_tokens: usize) -> bool {
+    fn try_append_blocks_fast(&mut self, num_new_tokens: usize) -> bool {
         let plan = self.plan_append(num_new_tokens);
         let Some(plan) = plan.ok().filter(|plan| !plan.copy) else {
             return false;

@@ -25,7 +25,7 @@ pub(crate) use self::shared_tails::SharedTails;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
-use crate::pool::in_flight::Fence;
+use crate::pool::in_flight::InFlightStep;
 use crate::pool::watermark::NewBlocks;
 use crate::table::BlockTable;
 
@@ -410,12 +410,12 @@ impl Sequence {
 
     /// Joins a step: from now on blocks that this sequence releases wait for the end of that step, too.
     /// Returns the newest step before.
-    pub(crate) fn take_part(&mut self, fence: Fence) -> Fence {
-        self.table.take_part(fence)
+    pub(crate) fn join_step(&mut self, step: InFlightStep) -> InFlightStep {
+        self.table.join_step(step)
     }
 
-    /// Undoes a [`take_part`](Self::take_part) that returned `before`. The sequence released no block since.
-    pub(crate) fn leave_step(&mut self, before: Fence) {
+    /// Undoes a [`join_step`](Self::take_part) that returned `before`. The sequence released no block since.
+    pub(crate) fn leave_step(&mut self, before: InFlightStep) {
         self.table.leave_step(before);
     }
 

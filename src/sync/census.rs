@@ -23,7 +23,7 @@ pub(crate) use self::map::DashMap;
 use super::shipped;
 pub(crate) use super::shipped::{
     Backoff, CachePadded, Entry, MutexGuard, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard,
-    bring_near, fence, thread_local, thread_ordinal,
+    fence, prefetch, thread_local, thread_ordinal,
 };
 
 /// The part of the crate to which a write belongs.

@@ -66,7 +66,7 @@ pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
 }
 
 /// Does nothing: a model has no caches.
-pub(crate) fn bring_near(_looks: impl Iterator<Item = u64>) {}
+pub(crate) fn prefetch(_looks: impl Iterator<Item = u64>) {}
 
 /// A mutex whose `lock` returns the guard: it cannot be poisoned.
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);

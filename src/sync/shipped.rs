@@ -50,7 +50,7 @@ pub(crate) fn into_last<T>(arc: Arc<T>) -> Option<T> {
 /// Prefetches words that are about to be written. A locked instruction delays later loads, so without this
 /// the cache misses are served one by one.
 #[inline]
-pub(crate) fn bring_near(looks: impl Iterator<Item = u64>) {
+pub(crate) fn prefetch(looks: impl Iterator<Item = u64>) {
     std::hint::black_box(looks.fold(0, |all, word| all ^ word));
 }
 

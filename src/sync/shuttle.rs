@@ -51,7 +51,7 @@ fn let_others_run() {
 }
 
 /// Does nothing: a model has no caches.
-pub(crate) fn bring_near(_looks: impl Iterator<Item = u64>) {}
+pub(crate) fn prefetch(_looks: impl Iterator<Item = u64>) {}
 
 /// A mutex whose `lock` returns the guard: it cannot be poisoned.
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::{BlockTable, Run};
+use super::{BlockTable, SharedRun};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::PoolHandle;
@@ -95,7 +95,7 @@ impl BlockTable {
         }
         if len < self.ids.len() {
             let truncated = Truncated(&mut self.ids, len);
-            self.pool.give_after(self.fence, &truncated.0[len..]);
+            self.pool.release_after(self.step, &truncated.0[len..]);
         }
     }
 
@@ -110,13 +110,13 @@ impl BlockTable {
         let dropped = self.ids.drain(removed);
         for run in left {
             match run {
-                Left::Thawed(ids, part) => self.pool.give_after(self.fence, &ids[part]),
-                Left::Shared(run) => self.pool.let_go_after(self.fence, run),
+                Released::Thawed(ids, part) => self.pool.release_after(self.step, &ids[part]),
+                Released::Shared(run) => self.pool.release_run_after(self.step, run),
             }
         }
         if !private.is_empty() {
             let private = private.start - start..private.end - start;
-            self.pool.give_after(self.fence, &dropped.as_slice()[private]);
+            self.pool.release_after(self.step, &dropped.as_slice()[private]);
         }
         Ok(())
     }
@@ -145,7 +145,7 @@ impl BlockTable {
 
     /// Leaves every run that reaches beyond `keep`, so that the blocks from `keep` on are private, except
     /// those in `removed`. Returns the blocks and runs that the caller has to release, the last run first.
-    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<Vec<Left>> {
+    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<Vec<Released>> {
         let mut left = Vec::new();
         let mut sole = self.retain_shared(keep, removed)?;
         while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
@@ -156,10 +156,10 @@ impl BlockTable {
                 let run = into_last(run).expect("the only holder of a run stays the only one");
                 let (ids, parent) = run.thaw();
                 self.shared = parent;
-                left.push(Left::Thawed(ids, part));
+                left.push(Released::Thawed(ids, part));
             } else {
                 self.shared = run.parent().cloned();
-                left.push(Left::Shared(run));
+                left.push(Released::Shared(run));
             }
         }
         Ok(left)
@@ -203,15 +203,15 @@ impl BlockTable {
 }
 
 /// A run that a table has left.
-enum Left {
+enum Released {
     /// Only the table held it. The blocks of the range are released.
     Thawed(Box<[BlockId]>, Range<usize>),
     /// Others hold it too.
-    Shared(Arc<Run>),
+    Shared(Arc<SharedRun>),
 }
 
 /// Returns the blocks of `run` that are in `range` of a table, as indices of the run.
-fn part_of(run: &Run, range: &Range<usize>) -> Range<usize> {
+fn part_of(run: &SharedRun, range: &Range<usize>) -> Range<usize> {
     let (start, end) = (run.start(), run.end());
     range.start.clamp(start, end) - start..range.end.clamp(start, end) - start
 }

@@ -18,14 +18,14 @@ use std::ops::Range;
 
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::pool::in_flight::Fence;
+use crate::pool::in_flight::InFlightStep;
 use crate::pool::in_flight::coming::num_blocks_given_up;
 use crate::pool::watermark::NewBlocks;
 use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 
 use self::cut::retain_all;
-pub(crate) use crate::pool::shared_run::Run;
+pub(crate) use crate::pool::shared_run::SharedRun;
 
 /// An owned, ordered list of blocks. Dropping it releases its blocks; those without another owner become
 /// free.
@@ -49,10 +49,10 @@ pub(crate) use crate::pool::shared_run::Run;
 /// ```
 pub struct BlockTable {
     ids: Vec<BlockId>,
-    shared: Option<Arc<Run>>,
+    shared: Option<Arc<SharedRun>>,
     shared_len: usize,
     /// The newest step that this table joined.
-    fence: Fence,
+    step: InFlightStep,
     pool: PoolHandle,
 }
 
@@ -89,7 +89,7 @@ impl BlockPool {
             ids,
             shared: None,
             shared_len: 0,
-            fence: Fence::default(),
+            step: InFlightStep::default(),
             pool: self.handle(),
         }
     }
@@ -98,7 +98,7 @@ impl BlockPool {
 impl BlockTable {
     /// Creates a table without blocks.
     pub(crate) fn new(pool: PoolHandle) -> Self {
-        Self { ids: Vec::new(), shared: None, shared_len: 0, fence: Fence::default(), pool }
+        Self { ids: Vec::new(), shared: None, shared_len: 0, step: InFlightStep::default(), pool }
     }
 
     /// Creates an empty table of the same pool.
@@ -181,7 +181,7 @@ impl BlockTable {
     /// thread. Otherwise returns false, and the table is as it was.
     #[inline]
     pub(crate) fn try_grow_near(&mut self, n: usize) -> bool {
-        n == 0 || self.pool.try_take_near(n, &mut self.ids)
+        n == 0 || self.pool.try_take_fast(n, &mut self.ids)
     }
 
     /// Moves the last `n` blocks of `stock`, which are private there, to the end of this table.
@@ -223,8 +223,8 @@ impl BlockTable {
         let mut ids = Vec::with_capacity(self.ids.capacity());
         ids.extend_from_slice(&self.ids);
         let shared = self.shared.clone();
-        let (shared_len, fence) = (self.shared_len, self.fence);
-        Ok(Self { ids, shared, shared_len, fence, pool: self.pool.clone() })
+        let (shared_len, step) = (self.shared_len, self.step);
+        Ok(Self { ids, shared, shared_len, step, pool: self.pool.clone() })
     }
 
     /// Returns true if this table is the only owner of its block at `index`, and not by a run. Then it may
@@ -251,7 +251,7 @@ impl BlockTable {
         assert!(self.shared_len <= to && to < from, "a private block takes an earlier one's place");
         let dst = self.ids.remove(from);
         let src = std::mem::replace(&mut self.ids[to], dst);
-        BlockPin { id: src, fence: self.fence, pool: self.pool.clone() }
+        BlockPin { id: src, step: self.step, pool: self.pool.clone() }
     }
 
     /// Puts `src` in the place of the last block, which is `dst`, and releases `dst`. The caller hands over
@@ -259,7 +259,7 @@ impl BlockTable {
     pub(crate) fn put_back(&mut self, dst: BlockId, src: BlockId) {
         let last = self.ids.last_mut().filter(|id| **id == dst);
         *last.expect("the block that was copied is the last again") = src;
-        self.pool.give_after(self.fence, &[dst]);
+        self.pool.release_after(self.step, &[dst]);
     }
 
     pub(crate) fn pool(&self) -> &PoolHandle {
@@ -267,7 +267,7 @@ impl BlockTable {
     }
 
     /// Returns the newest run, which holds the others.
-    pub(crate) fn newest_run(&self) -> Option<&Arc<Run>> {
+    pub(crate) fn newest_run(&self) -> Option<&Arc<SharedRun>> {
         self.shared.as_ref()
     }
 
@@ -278,15 +278,15 @@ impl BlockTable {
 
     /// Joins a step: from now on blocks that this table releases wait for the end of that step, too. Returns
     /// the newest step before.
-    pub(crate) fn take_part(&mut self, fence: Fence) -> Fence {
-        let newest = self.fence.max(fence);
-        std::mem::replace(&mut self.fence, newest)
+    pub(crate) fn join_step(&mut self, step: InFlightStep) -> InFlightStep {
+        let newest = self.step.max(step);
+        std::mem::replace(&mut self.step, newest)
     }
 
     /// Makes `before` the newest step of this table again. The table joined a later step, and released no
     /// block since.
-    pub(crate) fn leave_step(&mut self, before: Fence) {
-        self.fence = before;
+    pub(crate) fn leave_step(&mut self, before: InFlightStep) {
+        self.step = before;
     }
 
     /// Returns the blocks that this table owns by their own words.
@@ -327,7 +327,7 @@ impl BlockTable {
     fn freeze(&mut self, end: usize) {
         if end > self.shared_len {
             let ids = self.ids[self.shared_len..end].into();
-            let run = Run::new(ids, self.shared.take(), self.pool.clone());
+            let run = SharedRun::new(ids, self.shared.take(), self.pool.clone());
             self.shared = Some(Arc::new(run));
             self.shared_len = end;
         }
@@ -348,12 +348,12 @@ impl Drop for BlockTable {
     fn drop(&mut self) {
         // The tail first, then the runs before it.
         if self.ids.len() > self.shared_len {
-            self.pool.give_after(self.fence, self.private());
+            self.pool.release_after(self.step, self.private());
         }
-        if !self.fence.is_none()
+        if !self.step.is_none()
             && let Some(run) = self.shared.take()
         {
-            self.pool.let_go_after(self.fence, run);
+            self.pool.release_run_after(self.step, run);
         }
     }
 }
@@ -371,7 +371,7 @@ impl fmt::Debug for BlockTable {
 #[repr(C)]
 pub(crate) struct BlockPin {
     id: BlockId,
-    fence: Fence,
+    step: InFlightStep,
     pool: PoolHandle,
 }
 
@@ -383,6 +383,6 @@ impl BlockPin {
 
 impl Drop for BlockPin {
     fn drop(&mut self) {
-        self.pool.give_after(self.fence, &[self.id]);
+        self.pool.release_after(self.step, &[self.id]);
     }
 }

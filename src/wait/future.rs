@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use self::sealed::Asks;
 use crate::error::{PagedKvError, Result};
-use crate::pool::wait_queue::{Ask, Attempt, Turn};
+use crate::pool::wait_queue::{Ask, Attempt, WaitTicket};
 use crate::sync::{Alarm, block_on_until};
 
 /// A request for room: `.await` it, or [`block`](Self::block) on it.
@@ -38,7 +38,7 @@ pub struct Wait<R: Request> {
     request: R,
     /// Error for the first poll: the request can never fit.
     refusal: Option<PagedKvError>,
-    turn: Turn,
+    turn: WaitTicket,
     deadline: Option<Instant>,
     alarm: Option<Alarm>,
 }
@@ -51,7 +51,7 @@ pub trait Request: Asks<Output = Self::Value> + Unpin {
 
 impl<R: Request> Wait<R> {
     /// Creates a request, which is refused at the first poll if it `never_fits`.
-    pub(super) fn new(turn: Turn, request: R, never_fits: Option<PagedKvError>) -> Self {
+    pub(super) fn new(turn: WaitTicket, request: R, never_fits: Option<PagedKvError>) -> Self {
         Self { request, refusal: never_fits, turn, deadline: None, alarm: None }
     }
 

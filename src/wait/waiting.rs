@@ -5,7 +5,7 @@ use super::requests::{AdmitRequest, AllocateRequest, AppendRequest, ReserveReque
 use crate::cache::{AdmitOptions, PagedKvCache, Prompt};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
-use crate::pool::wait_queue::{Class, Turn};
+use crate::pool::wait_queue::{Class, WaitTicket};
 
 /// The operations of a cache that wait for room instead of being refused: see
 /// [`PagedKvCache::waiting`] and [`wait`](crate::wait).
@@ -55,7 +55,7 @@ impl<'a> Waiting<'a> {
     /// ```
     pub fn reserve(self, num_blocks: usize) -> Wait<ReserveRequest> {
         let cache = self.cache;
-        let turn = Turn::new(cache.handle());
+        let turn = WaitTicket::new(cache.handle());
         let pool = turn.pool().clone();
         let (watermark, block_size) = (cache.watermark(), cache.block_size());
         let request = ReserveRequest { pool, watermark, num_blocks, block_size };
@@ -83,7 +83,7 @@ impl<'a> Waiting<'a> {
         let cache = self.cache;
         let never_fits = self.never_fits(num_tokens.div_ceil(cache.block_size()));
         let request = AllocateRequest { cache, id, num_tokens };
-        Wait::new(Turn::new(cache.handle()), request, never_fits)
+        Wait::new(WaitTicket::new(cache.handle()), request, never_fits)
     }
 
     /// Does [`admit_with`](PagedKvCache::admit_with), when it is this request's turn and there is room for
@@ -119,7 +119,7 @@ impl<'a> Waiting<'a> {
         let refusal = cache.check_prompt(prompt).err().or_else(|| self.never_fits(most));
         let (prompt, options) = (prompt.clone(), options.clone());
         let request = AdmitRequest { cache, id, prompt, options };
-        Wait::new(Turn::new(cache.handle()), request, refusal)
+        Wait::new(WaitTicket::new(cache.handle()), request, refusal)
     }
 
     /// Does [`append`](PagedKvCache::append), as soon as there is room for it. It asks immediately, also
@@ -159,7 +159,7 @@ impl<'a> Waiting<'a> {
     pub fn append(self, id: SeqId, num_new_tokens: usize) -> Wait<AppendRequest<'a>> {
         let cache = self.cache;
         let request = AppendRequest { cache, id, num_new_tokens, epoch: None };
-        Wait::new(Turn::new(cache.handle()), request, None)
+        Wait::new(WaitTicket::new(cache.handle()), request, None)
     }
 
     /// Returns the number of requests that wait now, new ones and those that wait to grow. `O(waiters)`,

@@ -7,7 +7,7 @@ use super::Admission;
 use super::options::AdmitOptions;
 use super::prompt::Prompt;
 use crate::cache::PagedKvCache;
-use crate::cache::entry::Live;
+use crate::cache::entry::TrackedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::pool::PoolHandle;
@@ -134,7 +134,7 @@ impl Reservation {
         }
         let sequence = self.allocate_sequence(num_tokens)?;
         let num_blocks = sequence.num_blocks();
-        self.insert(cache, id, Live::new(sequence, 0, cache.stamp()), num_blocks)
+        self.insert(cache, id, TrackedSequence::new(sequence, 0, cache.stamp()), num_blocks)
     }
 
     /// Does as [`PagedKvCache::allocate_sequence`], from this reservation.
@@ -185,8 +185,8 @@ impl Reservation {
             cache.match_and_grow_from(prompt, options, left, |sequence, num_tokens| {
                 self.grow(sequence, num_tokens).map(drop)
             })?;
-        let (live, admission) = cache.admitted(admitted, options);
-        self.insert(cache, id, live, left - self.stock.len())?;
+        let (tracked, admission) = cache.admitted(admitted, options);
+        self.insert(cache, id, tracked, left - self.stock.len())?;
         cache.note_prompt(prompt, admission.cached_tokens);
         Ok(admission)
     }
@@ -213,9 +213,9 @@ impl Reservation {
         num_new_tokens: usize,
     ) -> Result<Append> {
         self.refuse_other(cache)?;
-        let append = |live: &mut Live| {
-            let append = self.grow(live.sequence_mut(), num_new_tokens)?;
-            live.note_use(cache.stamp());
+        let append = |tracked: &mut TrackedSequence| {
+            let append = self.grow(tracked.sequence_mut(), num_new_tokens)?;
+            tracked.note_use(cache.stamp());
             Ok(append)
         };
         cache.update_if(id, |_| false, append)?
@@ -240,10 +240,10 @@ impl Reservation {
         &mut self,
         cache: &PagedKvCache,
         id: SeqId,
-        live: Live,
+        tracked: TrackedSequence,
         num_blocks: usize,
     ) -> Result<()> {
-        match cache.try_insert(id, live) {
+        match cache.try_insert(id, tracked) {
             None => Ok(()),
             Some(late) => {
                 let mut table = late.into_sequence().into_table();

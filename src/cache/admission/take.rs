@@ -6,7 +6,7 @@ use super::Admission;
 use super::options::AdmitOptions;
 use super::prompt::Prompt;
 use crate::cache::reuse::cached_sequence::CachedSequence;
-use crate::cache::reuse::hashed_tokens::Naming;
+use crate::cache::reuse::hashed_tokens::HashedTokens;
 use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
 use crate::pool::watermark::{Admit, Need, NewBlocks};
@@ -127,14 +127,14 @@ impl PagedKvCache {
         Matched { sequence, num_hits, generation }: Matched,
     ) -> (CachedSequence, Admission) {
         let published = self.published();
-        let naming = Naming::new(published.clone(), prompt.clone(), num_hits, generation);
+        let hashed = HashedTokens::new(published.clone(), prompt.clone(), num_hits, generation);
         let matched = &sequence.block_ids()[..num_hits];
-        let told = || naming.told(0, self.block_size);
-        published.tell_matched(matched, |at| naming.hash(at), generation, told);
+        let context = || hashed.context(0, self.block_size);
+        published.emit_matched(matched, |at| hashed.hash(at), generation, context);
         let cached_tokens = num_hits * self.block_size;
         let num_tokens = options.room_for(prompt, cached_tokens);
         let admission = Admission { cached_tokens, num_tokens, epoch: next_epoch() };
-        (CachedSequence::new(sequence, naming), admission)
+        (CachedSequence::new(sequence, hashed), admission)
     }
 
     /// Refuses a request that needs more than the `available` blocks of its reservation.

@@ -68,9 +68,9 @@ impl PagedKvCacheBuilder {
     }
 
     /// Refuses an excessive size before the first array is filled. Each array also refuses its own size.
-    pub(super) fn refuse_beyond_memory(&self, is_heard: bool) -> Result<()> {
+    pub(super) fn refuse_beyond_memory(&self, has_event_sink: bool) -> Result<()> {
         let bytes = if self.prefix_reuse { CACHED_BLOCK_BYTES } else { BARE_BLOCK_BYTES };
-        let bytes = if is_heard { bytes + HEARD_BLOCK_BYTES } else { bytes };
+        let bytes = if has_event_sink { bytes + HEARD_BLOCK_BYTES } else { bytes };
         refuse_beyond_memory::<u8>(self.num_blocks.saturating_mul(bytes))
     }
 

@@ -8,7 +8,7 @@
 //! - Waiters learn of a change after its locks are released.
 
 use crate::cache::PagedKvCache;
-use crate::cache::entry::{Live, SharedSlot, Slot};
+use crate::cache::entry::{MapEntry, SharedEntry, TrackedSequence};
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::Sequence;
@@ -20,7 +20,7 @@ impl PagedKvCache {
     pub(in crate::cache) fn update<R>(
         &self,
         id: SeqId,
-        change: impl FnOnce(&mut Live) -> R,
+        change: impl FnOnce(&mut TrackedSequence) -> R,
     ) -> Result<R> {
         self.update_if(id, |_| true, change)
     }
@@ -30,14 +30,14 @@ impl PagedKvCache {
     pub(in crate::cache) fn update_if<R>(
         &self,
         id: SeqId,
-        brief: impl FnOnce(&Live) -> bool,
-        change: impl FnOnce(&mut Live) -> R,
+        brief: impl FnOnce(&TrackedSequence) -> bool,
+        change: impl FnOnce(&mut TrackedSequence) -> R,
     ) -> Result<R> {
         let mut emptied = false;
-        let changed = self.update_unannounced(id, brief, |live| {
-            let had_blocks = live.has_blocks();
-            let changed = change(live);
-            emptied = had_blocks && !live.has_blocks();
+        let changed = self.update_unannounced(id, brief, |tracked| {
+            let had_blocks = tracked.has_blocks();
+            let changed = change(tracked);
+            emptied = had_blocks && !tracked.has_blocks();
             changed
         })?;
         self.announce_change(id, emptied);
@@ -57,17 +57,17 @@ impl PagedKvCache {
     pub(in crate::cache) fn update_unannounced<R>(
         &self,
         id: SeqId,
-        brief: impl FnOnce(&Live) -> bool,
-        change: impl FnOnce(&mut Live) -> R,
+        brief: impl FnOnce(&TrackedSequence) -> bool,
+        change: impl FnOnce(&mut TrackedSequence) -> R,
     ) -> Result<R> {
         let shared = {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
-            if let Slot::Owned(live) = slot.settle()
-                && brief(live)
+            let mut entry = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
+            if let MapEntry::Owned(tracked) = entry.settle()
+                && brief(tracked)
             {
-                return Ok(change(live));
+                return Ok(change(tracked));
             }
-            slot.share()
+            entry.share()
         };
         self.update_shared(id, &shared, change)
     }
@@ -76,11 +76,11 @@ impl PagedKvCache {
     pub(in crate::cache) fn update_shared<R>(
         &self,
         id: SeqId,
-        shared: &SharedSlot,
-        change: impl FnOnce(&mut Live) -> R,
+        shared: &SharedEntry,
+        change: impl FnOnce(&mut TrackedSequence) -> R,
     ) -> Result<R> {
-        let mut live = shared.write();
-        live.as_mut().map(change).ok_or_else(self.missing(id))
+        let mut tracked = shared.write();
+        tracked.as_mut().map(change).ok_or_else(self.missing(id))
     }
 
     /// Changes a sequence without leases. Holds the map's lock during the change, so that no lease begins.
@@ -93,10 +93,10 @@ impl PagedKvCache {
         trim: impl Fn(&mut Sequence) -> R,
     ) -> Result<R> {
         let _later = Later::begin();
-        let trim = |live: &mut Live| {
-            let had_blocks = live.has_blocks();
-            let trimmed = trim(live.sequence_mut());
-            (trimmed, had_blocks && !live.has_blocks())
+        let trim = |tracked: &mut TrackedSequence| {
+            let had_blocks = tracked.has_blocks();
+            let trimmed = trim(tracked.sequence_mut());
+            (trimmed, had_blocks && !tracked.has_blocks())
         };
         let (trimmed, emptied) = self.trim_unannounced(id, epoch, trim)?;
         self.announce_change(id, emptied);
@@ -107,25 +107,25 @@ impl PagedKvCache {
         &self,
         id: SeqId,
         epoch: Option<AdmissionEpoch>,
-        trim: impl Fn(&mut Live) -> R,
+        trim: impl Fn(&mut TrackedSequence) -> R,
     ) -> Result<R> {
         loop {
-            let mut slot = self.sequences.get_mut(&id).ok_or_else(self.missing_of(id, epoch))?;
-            if epoch.is_some_and(|epoch| slot.epoch() != epoch) {
+            let mut entry = self.sequences.get_mut(&id).ok_or_else(self.missing_of(id, epoch))?;
+            if epoch.is_some_and(|epoch| entry.epoch() != epoch) {
                 return Err(PagedKvError::SequenceNotFound(id));
             }
-            let shared = match slot.settle() {
-                Slot::Owned(live) => return Ok(trim(live)),
-                Slot::Shared(shared) if shared.leases() > 0 => {
+            let shared = match entry.settle() {
+                MapEntry::Owned(tracked) => return Ok(trim(tracked)),
+                MapEntry::Shared(shared) if shared.leases() > 0 => {
                     return Err(PagedKvError::SequenceLeased(id));
                 }
-                Slot::Shared(shared) => Arc::clone(shared),
+                MapEntry::Shared(shared) => Arc::clone(shared),
             };
-            if let Some(mut live) = shared.try_write() {
-                return live.as_mut().map(&trim).ok_or_else(self.missing(id));
+            if let Some(mut tracked) = shared.try_write() {
+                return tracked.as_mut().map(&trim).ok_or_else(self.missing(id));
             }
             // Another thread uses it: wait for that thread without the map's lock.
-            drop(slot);
+            drop(entry);
             drop(shared.write());
         }
     }
@@ -148,17 +148,17 @@ impl PagedKvCache {
         }
     }
 
-    /// Inserts a new sequence into the map. Refuses `live`, and drops it, if the map has a sequence of that
+    /// Inserts a new sequence into the map. Refuses `tracked`, and drops it, if the map has a sequence of that
     /// id.
-    pub(in crate::cache) fn insert(&self, id: SeqId, live: Live) -> Result<()> {
+    pub(in crate::cache) fn insert(&self, id: SeqId, tracked: TrackedSequence) -> Result<()> {
         // A refused sequence is dropped outside the shard's lock.
-        let late = self.try_insert(id, live);
+        let late = self.try_insert(id, tracked);
         late.map_or(Ok(()), |_| Err(PagedKvError::SequenceExists(id)))
     }
 
     /// Does as [`insert`](Self::insert), for a sequence for which blocks were taken or matched.
-    pub(in crate::cache) fn insert_taken(&self, id: SeqId, live: Live) -> Result<()> {
-        let Some(late) = self.try_insert(id, live) else {
+    pub(in crate::cache) fn insert_taken(&self, id: SeqId, tracked: TrackedSequence) -> Result<()> {
+        let Some(late) = self.try_insert(id, tracked) else {
             return Ok(());
         };
         self.pool.blocks().undo(late.into_sequence().into_table());
@@ -166,8 +166,12 @@ impl PagedKvCache {
     }
 
     /// Inserts a new sequence into the map, or returns it if the map has one of that id.
-    pub(in crate::cache) fn try_insert(&self, id: SeqId, live: Live) -> Option<Live> {
-        self.insert_over_evicted(id, live, &mut None)
+    pub(in crate::cache) fn try_insert(
+        &self,
+        id: SeqId,
+        tracked: TrackedSequence,
+    ) -> Option<TrackedSequence> {
+        self.insert_over_evicted(id, tracked, &mut None)
     }
 
     /// Does as [`try_insert`](Self::try_insert), and sets `evicted` to the sequence of the id that was
@@ -175,21 +179,21 @@ impl PagedKvCache {
     pub(in crate::cache) fn insert_over_evicted(
         &self,
         id: SeqId,
-        live: Live,
+        tracked: TrackedSequence,
         evicted: &mut Option<AdmissionEpoch>,
-    ) -> Option<Live> {
+    ) -> Option<TrackedSequence> {
         match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
                 *evicted = self.evicted.forget(id);
-                vacant.insert(Slot::Owned(live));
+                vacant.insert(MapEntry::Owned(tracked));
                 None
             }
-            Entry::Occupied(_) => Some(live),
+            Entry::Occupied(_) => Some(tracked),
         }
     }
 
     /// Takes a sequence without leases out of the map.
-    pub(in crate::cache) fn take_out(&self, id: SeqId) -> Result<Live> {
+    pub(in crate::cache) fn take_out(&self, id: SeqId) -> Result<TrackedSequence> {
         self.take_out_if(id, None, || {})
     }
 
@@ -200,23 +204,23 @@ impl PagedKvCache {
         id: SeqId,
         epoch: Option<AdmissionEpoch>,
         note: impl Fn(),
-    ) -> Result<Live> {
-        let is_meant = |slot: &Slot| epoch.is_none_or(|epoch| slot.epoch() == epoch);
-        let may_go = |_: &SeqId, slot: &Slot| {
-            let may_go = slot.leases() == 0 && is_meant(slot);
+    ) -> Result<TrackedSequence> {
+        let is_meant = |entry: &MapEntry| epoch.is_none_or(|epoch| entry.epoch() == epoch);
+        let may_go = |_: &SeqId, entry: &MapEntry| {
+            let may_go = entry.leases() == 0 && is_meant(entry);
             if may_go {
                 note();
             }
             may_go
         };
         loop {
-            if let Some((_, slot)) = self.sequences.remove_if(&id, may_go) {
-                return slot.into_live().ok_or_else(self.missing(id));
+            if let Some((_, entry)) = self.sequences.remove_if(&id, may_go) {
+                return entry.into_live().ok_or_else(self.missing(id));
             }
             match self.sequences.get(&id) {
                 None => return Err(self.missing_of(id, epoch)()),
-                Some(slot) if !is_meant(&slot) => return Err(PagedKvError::SequenceNotFound(id)),
-                Some(slot) if slot.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
+                Some(entry) if !is_meant(&entry) => return Err(PagedKvError::SequenceNotFound(id)),
+                Some(entry) if entry.leases() > 0 => return Err(PagedKvError::SequenceLeased(id)),
                 // Its lease has ended since, or it is a new sequence: try again.
                 Some(_) => {}
             }

@@ -3,9 +3,9 @@
 
 use crate::cache::PagedKvCache;
 use crate::cache::admission::reservation::Reservation;
-use crate::cache::entry::{Live, Slot};
+use crate::cache::entry::{MapEntry, TrackedSequence};
 use crate::cache::reuse::cached_sequence::CachedSequence;
-use crate::cache::reuse::hashed_tokens::Naming;
+use crate::cache::reuse::hashed_tokens::HashedTokens;
 use crate::cache::rows::{Row, update};
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
@@ -70,9 +70,9 @@ impl CachedSequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn fork_n(&mut self, n: usize) -> Result<Vec<CachedSequence>> {
-        let (sequence, naming) = self.parts_mut();
+        let (sequence, hashed) = self.parts_mut();
         let forks = sequence.fork_n(n)?.into_iter();
-        Ok(forks.map(|fork| CachedSequence::new(fork, Naming::clone(naming))).collect())
+        Ok(forks.map(|fork| CachedSequence::new(fork, HashedTokens::clone(hashed))).collect())
     }
 }
 
@@ -118,13 +118,13 @@ impl PagedKvCache {
         if let Some(&dst) = dsts.iter().find(|dst| self.sequences.contains_key(dst)) {
             return Err(PagedKvError::SequenceExists(dst));
         }
-        let fork = |live: &mut Live| -> Result<Vec<Live>> {
-            dsts.iter().map(|_| live.fork(self.stamp())).collect()
+        let fork = |tracked: &mut TrackedSequence| -> Result<Vec<TrackedSequence>> {
+            dsts.iter().map(|_| tracked.fork(self.stamp())).collect()
         };
         // A refusal drops the forks made so far, under the lock of the source.
         let forks = {
             let _later = Later::begin();
-            self.update_if(src, Live::is_brief, fork)??
+            self.update_if(src, TrackedSequence::is_brief, fork)??
         };
         let mut inserted = Vec::with_capacity(dsts.len());
         for (&dst, fork) in dsts.iter().zip(forks) {
@@ -145,8 +145,8 @@ impl PagedKvCache {
     /// until the lease ends.
     #[cold]
     fn take_back(&self, Inserted { id, epoch, evicted }: Inserted) {
-        let is_meant = |slot: &Slot| {
-            let is_meant = slot.epoch() == epoch;
+        let is_meant = |entry: &MapEntry| {
+            let is_meant = entry.epoch() == epoch;
             if is_meant && let Some(evicted) = evicted {
                 self.evicted.note(id, evicted);
             }

@@ -2,7 +2,7 @@
 //! another request that has the id by then.
 
 use crate::cache::PagedKvCache;
-use crate::cache::entry::{Live, Slot};
+use crate::cache::entry::{MapEntry, TrackedSequence};
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::pool::wait_queue::{Attempt, Grower, Short, Shortage};
@@ -20,42 +20,47 @@ impl PagedKvCache {
     ) -> Attempt<Append> {
         let _later = Later::begin();
         let shared = {
-            let Some(mut slot) = self.sequences.get_mut(&id) else {
+            let Some(mut entry) = self.sequences.get_mut(&id) else {
                 return Ok(Err(self.missing(id)()));
             };
-            if epoch.is_some_and(|epoch| epoch != slot.epoch()) {
+            if epoch.is_some_and(|epoch| epoch != entry.epoch()) {
                 return Ok(Err(PagedKvError::SequenceNotFound(id)));
             }
-            if let Slot::Owned(live) = slot.settle()
-                && let Some(append) = live.sequence_mut().append_or_copy_near(num_new_tokens)
+            if let MapEntry::Owned(tracked) = entry.settle()
+                && let Some(append) = tracked.sequence_mut().append_or_copy_near(num_new_tokens)
             {
-                live.note_use(self.stamp());
-                drop(slot);
+                tracked.note_use(self.stamp());
+                drop(entry);
                 self.announce_append(id);
                 return Ok(Ok(append));
             }
-            slot.share()
+            entry.share()
         };
         match &mut *shared.write() {
             None => Ok(Err(self.missing(id)())),
-            Some(live) => self.append_to(id, live, num_new_tokens),
+            Some(tracked) => self.append_to(id, tracked, num_new_tokens),
         }
     }
 
-    fn append_to(&self, id: SeqId, live: &mut Live, num_new_tokens: usize) -> Attempt<Append> {
-        let appended = live.sequence_mut().append(num_new_tokens);
+    fn append_to(
+        &self,
+        id: SeqId,
+        tracked: &mut TrackedSequence,
+        num_new_tokens: usize,
+    ) -> Attempt<Append> {
+        let appended = tracked.sequence_mut().append(num_new_tokens);
         match appended {
             Ok(append) => {
-                live.note_use(self.stamp());
+                tracked.note_use(self.stamp());
                 Ok(Ok(append))
             }
             Err(PagedKvError::OutOfMemory { requested, .. }) => {
-                let available = self.total_blocks().saturating_sub(live.sequence().num_blocks());
-                let at_least = live.sequence().blocks_at_least(num_new_tokens);
+                let available = self.total_blocks().saturating_sub(tracked.sequence().num_blocks());
+                let at_least = tracked.sequence().blocks_at_least(num_new_tokens);
                 if at_least > available {
                     return Ok(Err(PagedKvError::OutOfMemory { requested, available }));
                 }
-                let grower = Grower { id, epoch: live.epoch };
+                let grower = Grower { id, epoch: tracked.epoch };
                 let shortage = match requested > at_least {
                     true => Shortage::GrowthWithCopy(grower),
                     false => Shortage::Growth(grower),

@@ -7,10 +7,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::iter;
 
-use super::freeable::Prospects;
+use super::freeable::Freeable;
 use super::strategy::EvictionKey;
 use crate::cache::PagedKvCache;
-use crate::cache::entry::{Live, Looking, Slot};
+use crate::cache::entry::{Looking, MapEntry, TrackedSequence};
 use crate::id::SeqId;
 use crate::sync::Arc;
 
@@ -21,7 +21,7 @@ impl PagedKvCache {
     pub(super) fn in_order_of_eviction(
         &self,
         need: usize,
-        is_one: impl Fn(&Live) -> bool,
+        is_one: impl Fn(&TrackedSequence) -> bool,
     ) -> impl Iterator<Item = EvictionKey> {
         let blocks_a_sequence = self.used_block_count() / self.num_sequences().max(1);
         let most = (need / blocks_a_sequence.max(1)).saturating_mul(2).saturating_add(64);
@@ -37,10 +37,14 @@ impl PagedKvCache {
     }
 
     /// Returns the first `most` sequences for which `is_one` is true, in the order of eviction.
-    fn first_eviction_keys(&self, most: usize, is_one: impl Fn(&Live) -> bool) -> Vec<EvictionKey> {
+    fn first_eviction_keys(
+        &self,
+        most: usize,
+        is_one: impl Fn(&TrackedSequence) -> bool,
+    ) -> Vec<EvictionKey> {
         let mut first = BinaryHeap::new();
-        self.for_each_unleased(|id, live| {
-            let Some(key) = self.eviction_key(id, live).filter(|_| is_one(live)) else {
+        self.for_each_unleased(|id, tracked| {
+            let Some(key) = self.eviction_key(id, tracked).filter(|_| is_one(tracked)) else {
                 return;
             };
             if first.len() < most {
@@ -52,18 +56,21 @@ impl PagedKvCache {
         first.into_sorted_vec()
     }
 
-    pub(super) fn eviction_keys(&self, is_one: impl Fn(&Live) -> bool) -> Vec<EvictionKey> {
+    pub(super) fn eviction_keys(
+        &self,
+        is_one: impl Fn(&TrackedSequence) -> bool,
+    ) -> Vec<EvictionKey> {
         let mut keys = Vec::new();
-        self.for_each_unleased(|id, live| {
-            keys.extend(self.eviction_key(id, live).filter(|_| is_one(live)));
+        self.for_each_unleased(|id, tracked| {
+            keys.extend(self.eviction_key(id, tracked).filter(|_| is_one(tracked)));
         });
         keys
     }
 
     /// Returns `None` for a sequence without blocks, whose eviction would free none.
-    pub(super) fn eviction_key(&self, id: SeqId, live: &Live) -> Option<EvictionKey> {
-        let has_blocks = live.sequence().num_blocks() > 0;
-        has_blocks.then(|| self.eviction_strategy.key(&live.candidate(id)))
+    pub(super) fn eviction_key(&self, id: SeqId, tracked: &TrackedSequence) -> Option<EvictionKey> {
+        let has_blocks = tracked.sequence().num_blocks() > 0;
+        has_blocks.then(|| self.eviction_strategy.key(&tracked.candidate(id)))
     }
 
     /// Returns true if evicting this sequence alone surely frees a block: the usual case.
@@ -75,38 +82,38 @@ impl PagedKvCache {
 
     /// Assesses which blocks would be free if all unleased sequences for which `is_one` is true were
     /// evicted.
-    pub(super) fn prospects(&self, is_one: impl Fn(&Live) -> bool) -> Prospects {
+    pub(super) fn freeable(&self, is_one: impl Fn(&TrackedSequence) -> bool) -> Freeable {
         // One assessment at a time: it holds the runs that it counts, and another would count these holds.
         // It waits for no closure that reads a sequence, so such a closure may wait for it.
         let alone = self.assessing.lock();
-        let mut prospects = Prospects::default();
-        self.for_each_unleased(|id, live| {
-            if is_one(live) {
-                prospects.add(id, live.epoch, live.sequence().table());
+        let mut freeable = Freeable::default();
+        self.for_each_unleased(|id, tracked| {
+            if is_one(tracked) {
+                freeable.add(id, tracked.epoch, tracked.sequence().table());
             }
         });
-        let leftover = prospects.judge();
+        let leftover = freeable.judge();
         drop(alone);
         drop(leftover);
-        prospects
+        freeable
     }
 
     /// Shows every unleased sequence; those that another thread uses come last. Does not wait for a closure
     /// that reads one, because the closure may wait for the room that an eviction frees.
-    pub(super) fn for_each_unleased(&self, mut look: impl FnMut(SeqId, &Live)) {
+    pub(super) fn for_each_unleased(&self, mut look: impl FnMut(SeqId, &TrackedSequence)) {
         let mut in_use = Vec::new();
         for entry in &self.sequences {
             match entry.value() {
-                Slot::Owned(live) => look(*entry.key(), live),
-                Slot::Shared(shared) if shared.leases() > 0 => {}
+                MapEntry::Owned(tracked) => look(*entry.key(), tracked),
+                MapEntry::Shared(shared) if shared.leases() > 0 => {}
                 // Not under the shard's lock: the thread that uses it may be waiting for blocks.
-                Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
+                MapEntry::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
             }
         }
         let _looking = Looking::begin();
         for (id, shared) in in_use {
-            if let Some(live) = &*shared.read() {
-                look(id, live);
+            if let Some(tracked) = &*shared.read() {
+                look(id, tracked);
             }
         }
     }

@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::cache::PagedKvCache;
 #[cfg(feature = "async")]
-use crate::cache::entry::{Live, Looking, Slot};
+use crate::cache::entry::{Looking, MapEntry, TrackedSequence};
 #[cfg(feature = "async")]
 use crate::error::PagedKvError;
 #[cfg(feature = "async")]
@@ -33,7 +33,7 @@ use crate::sequence::Sequence;
 #[cfg(feature = "async")]
 use crate::sync::Arc;
 #[cfg(feature = "async")]
-use crate::table::Run;
+use crate::table::SharedRun;
 
 /// The blocks that sequences of the map own.
 #[cfg(feature = "async")]
@@ -41,7 +41,7 @@ use crate::table::Run;
 struct Owned {
     /// Owners of each block among the sequences and their runs.
     owners: HashMap<BlockId, u32>,
-    runs: HashSet<*const Run>,
+    runs: HashSet<*const SharedRun>,
     /// Last blocks that are partly filled.
     tails: Vec<BlockId>,
 }
@@ -87,7 +87,7 @@ impl PagedKvCache {
 
     /// Returns the refusal of a waiting sequence that is no longer in the map.
     fn refusal_of_gone(&self, grower: Grower) -> Option<PagedKvError> {
-        let epoch = self.sequences.get(&grower.id).map(|slot| slot.epoch());
+        let epoch = self.sequences.get(&grower.id).map(|entry| entry.epoch());
         match epoch {
             None => Some(self.missing(grower.id)()),
             Some(epoch) if epoch != grower.epoch => Some(PagedKvError::SequenceNotFound(grower.id)),
@@ -101,23 +101,23 @@ impl PagedKvCache {
             return None;
         }
         let (mut ids, mut in_use) = (Vec::new(), Vec::new());
-        let mut waits = |id: SeqId, live: &Live| {
-            let has_blocks = live.has_blocks();
+        let mut waits = |id: SeqId, tracked: &TrackedSequence| {
+            let has_blocks = tracked.has_blocks();
             if has_blocks {
                 ids.push(id);
             }
-            !has_blocks || growing.contains(&Grower { id, epoch: live.epoch })
+            !has_blocks || growing.contains(&Grower { id, epoch: tracked.epoch })
         };
         for entry in &self.sequences {
             match entry.value() {
-                Slot::Owned(live) if waits(*entry.key(), live) => {}
-                Slot::Owned(_) => return None,
+                MapEntry::Owned(tracked) if waits(*entry.key(), tracked) => {}
+                MapEntry::Owned(_) => return None,
                 // Not under the shard's lock: a thread that changes it may wait for blocks.
-                Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
+                MapEntry::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
             }
         }
         for (id, shared) in in_use {
-            if shared.read().as_ref().is_some_and(|live| !waits(id, live)) {
+            if shared.read().as_ref().is_some_and(|tracked| !waits(id, tracked)) {
                 return None;
             }
         }

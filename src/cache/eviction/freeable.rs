@@ -1,4 +1,4 @@
-//! `Prospects`: finds sequences some of whose blocks would be free if every unleased sequence were evicted.
+//! `Freeable`: finds sequences some of whose blocks would be free if every unleased sequence were evicted.
 //! Any other sequence is not worth evicting: leased sequences or handles use all its blocks too.
 //!
 //! It counts how many of each block's owners belong to the shown sequences or to open steps, and compares
@@ -13,14 +13,14 @@ use crate::pool::in_flight::coming::Owned;
 use crate::pool::in_flight::holdings::{Holdings, PATIENCE};
 use crate::pool::shared_run::held_only_by;
 use crate::sync::{Arc, into_last};
-use crate::table::{BlockTable, Run};
+use crate::table::{BlockTable, SharedRun};
 
 /// A sequence that was shown, identified among all of its id.
 type Shown = (SeqId, AdmissionEpoch);
 
 /// The sequences worth evicting, among those added.
 #[derive(Default)]
-pub(in crate::cache) struct Prospects {
+pub(in crate::cache) struct Freeable {
     tables: Vec<Assets>,
     worth: HashSet<Shown>,
 }
@@ -60,11 +60,11 @@ impl Leftover {
 struct Assets {
     of: Shown,
     private: Vec<BlockId>,
-    newest_run: Option<Arc<Run>>,
+    newest_run: Option<Arc<SharedRun>>,
     pool: PoolHandle,
 }
 
-impl Prospects {
+impl Freeable {
     pub(in crate::cache) fn add(&mut self, id: SeqId, epoch: AdmissionEpoch, table: &BlockTable) {
         self.tables.push(Assets {
             of: (id, epoch),

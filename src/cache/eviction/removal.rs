@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use super::strategy::EvictionKey;
 use crate::cache::PagedKvCache;
-use crate::cache::entry::{Live, SharedSlot, Slot};
+use crate::cache::entry::{MapEntry, SharedEntry, TrackedSequence};
 use crate::id::{SeqId, Worker};
 use crate::sync::{Arc, AtomicU64, Later, Ordering, thread_local};
 
@@ -44,11 +44,11 @@ impl Drop for Over<'_> {
 /// The outcome of an attempt under the lock of a map shard.
 enum Attempt {
     /// The sequence is out of the map.
-    Out(Live),
+    Out(TrackedSequence),
     /// The map does not have the chosen sequence as it was, or the sequence is leased.
     Missed,
     /// Another thread uses it.
-    Busy(Arc<SharedSlot>),
+    Busy(Arc<SharedEntry>),
 }
 
 impl PagedKvCache {
@@ -58,21 +58,21 @@ impl PagedKvCache {
         &self,
         key: &EvictionKey,
         worker: Option<Worker>,
-        look: impl FnOnce(&Live) -> R,
+        look: impl FnOnce(&TrackedSequence) -> R,
     ) -> Option<R> {
         // A waiter that this eviction wakes finds the eviction ended.
         let _later = Later::begin();
-        let live = loop {
+        let tracked = loop {
             match self.try_take_victim(key, worker) {
-                Attempt::Out(live) => break live,
+                Attempt::Out(tracked) => break tracked,
                 Attempt::Missed => return None,
                 // Wait for that thread without the map's lock.
                 Attempt::Busy(shared) => drop(shared.write()),
             }
         };
         let over = Over::new(&self.evictions_over);
-        let seen = look(&live);
-        drop(live);
+        let seen = look(&tracked);
+        drop(tracked);
         drop(over);
         self.evictions.add(1);
         self.tell_if_stalled();
@@ -81,19 +81,19 @@ impl PagedKvCache {
 
     fn try_take_victim(&self, key: &EvictionKey, worker: Option<Worker>) -> Attempt {
         let (mut taken, mut busy) = (None, None);
-        let is_meant = |live: &Live| worker.is_none() || live.worker == worker;
-        let may_go = |_: &SeqId, slot: &Slot| {
-            if slot.epoch() != key.epoch || slot.leases() > 0 {
+        let is_meant = |tracked: &TrackedSequence| worker.is_none() || tracked.worker == worker;
+        let may_go = |_: &SeqId, entry: &MapEntry| {
+            if entry.epoch() != key.epoch || entry.leases() > 0 {
                 return false;
             }
-            let is_owned = match slot {
-                Slot::Owned(live) => is_meant(live).then_some(live.worker.is_some()),
-                Slot::Shared(shared) => match shared.try_write() {
-                    // Taken out of the shared slot too, so that no thread that waits for its lock changes
+            let is_owned = match entry {
+                MapEntry::Owned(tracked) => is_meant(tracked).then_some(tracked.worker.is_some()),
+                MapEntry::Shared(shared) => match shared.try_write() {
+                    // Taken out of the shared entry too, so that no thread that waits for its lock changes
                     // it.
-                    Some(mut live) => {
-                        taken = live.take_if(|live| is_meant(live));
-                        taken.as_ref().map(|live| live.worker.is_some())
+                    Some(mut tracked) => {
+                        taken = tracked.take_if(|tracked| is_meant(tracked));
+                        taken.as_ref().map(|tracked| tracked.worker.is_some())
                     }
                     None => {
                         busy = Some(Arc::clone(shared));
@@ -107,8 +107,8 @@ impl PagedKvCache {
             is_owned.is_some()
         };
         let removed = self.sequences.remove_if(&key.seq_id, may_go);
-        match removed.and_then(|(_, slot)| taken.or_else(|| slot.into_live())) {
-            Some(live) => Attempt::Out(live),
+        match removed.and_then(|(_, entry)| taken.or_else(|| entry.into_live())) {
+            Some(tracked) => Attempt::Out(tracked),
             None => busy.map_or(Attempt::Missed, Attempt::Busy),
         }
     }

@@ -98,7 +98,7 @@ fn a_sequence_that_was_given_away_stays_if_it_was_chosen_for_its_worker() {
         assert_eq!(cache.evict_one(&key, Some(OURS), |_| ()), None);
         assert_eq!(cache.get_sequence(A).unwrap().worker, Some(THEIRS));
         // An eviction without a worker takes it all the same, and its new worker is informed.
-        assert_eq!(cache.evict_one(&key, None, |live| live.worker), Some(Some(THEIRS)));
+        assert_eq!(cache.evict_one(&key, None, |tracked| tracked.worker), Some(Some(THEIRS)));
         assert_eq!(cache.touch(A), Err(PagedKvError::SequenceEvicted(A)));
         assert_eq!(cache.used_block_count(), 0);
     }

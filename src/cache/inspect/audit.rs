@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::cache::PagedKvCache;
-use crate::cache::entry::{Live, Slot, Version};
+use crate::cache::entry::{MapEntry, TrackedSequence, Version};
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, SeqId};
 use crate::pool::BlockPool;
@@ -57,20 +57,20 @@ impl PagedKvCache {
         let mut in_use = Vec::new();
         for entry in &self.sequences {
             match entry.value() {
-                Slot::Owned(live) => self.add(&mut picture, *entry.key(), live)?,
-                Slot::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
+                MapEntry::Owned(tracked) => self.add(&mut picture, *entry.key(), tracked)?,
+                MapEntry::Shared(shared) => in_use.push((*entry.key(), Arc::clone(shared))),
             }
         }
         for (id, shared) in in_use {
-            if let Some(live) = &*shared.read() {
-                self.add(&mut picture, id, live)?;
+            if let Some(tracked) = &*shared.read() {
+                self.add(&mut picture, id, tracked)?;
             }
         }
         Ok(picture)
     }
 
-    fn add(&self, picture: &mut Picture, id: SeqId, live: &Live) -> Result<()> {
-        let sequence = live.sequence();
+    fn add(&self, picture: &mut Picture, id: SeqId, tracked: &TrackedSequence) -> Result<()> {
+        let sequence = tracked.sequence();
         let given_up: usize = sequence.gaps().iter().map(|gap| gap.len()).sum();
         let (resident, logical) = (sequence.num_blocks(), sequence.num_logical_blocks());
         if resident + given_up != logical {
@@ -83,7 +83,7 @@ impl PagedKvCache {
                 return inconsistent(format!("{id} uses {block}, which nobody owns"));
             }
         }
-        picture.sequences.insert(id, live.version());
+        picture.sequences.insert(id, tracked.version());
         for &block in sequence.table().private() {
             *picture.owners.entry(block).or_default() += 1;
         }
@@ -230,7 +230,7 @@ mod tests {
         // Also for a sequence with a lock of its own.
         let lease = cache.lease(&[A]).unwrap();
         assert_eq!(cache.validate(), Ok(()));
-        cache.update(A, |live| live.sequence_mut().lose_last_block()).unwrap();
+        cache.update(A, |tracked| tracked.sequence_mut().lose_last_block()).unwrap();
         let fault = "S1 has 2 blocks and 3 in gaps, its tokens need 6".to_owned();
         assert_found(&cache, fault);
         drop(lease);

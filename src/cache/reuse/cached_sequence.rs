@@ -1,12 +1,12 @@
 //! `CachedSequence`: an owned handle to a sequence whose tokens are known and whose blocks have hashes.
 
 use super::computed::Computed;
-use super::hashed_tokens::{Naming, truncate_parts};
+use super::hashed_tokens::{HashedTokens, truncate_parts};
 use crate::error::Result;
 use crate::sequence::{Append, Sequence};
 
 /// The halves of a row: its sequence, and its hashed tokens if it has any.
-pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>);
+pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut HashedTokens>);
 
 /// A sequence that was admitted by its tokens: an owned handle, which is not in the map.
 ///
@@ -27,21 +27,21 @@ pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut Naming>)
 /// ```
 pub struct CachedSequence {
     sequence: Sequence,
-    naming: Box<Naming>,
+    hashed: Box<HashedTokens>,
 }
 
 impl CachedSequence {
-    pub(in crate::cache) fn new(sequence: Sequence, naming: Naming) -> Self {
-        Self { sequence, naming: Box::new(naming) }
+    pub(in crate::cache) fn new(sequence: Sequence, hashed: HashedTokens) -> Self {
+        Self { sequence, hashed: Box::new(hashed) }
     }
 
     /// Returns both halves, for a step.
-    pub(in crate::cache) fn parts_mut(&mut self) -> (&mut Sequence, &mut Naming) {
-        (&mut self.sequence, &mut self.naming)
+    pub(in crate::cache) fn parts_mut(&mut self) -> (&mut Sequence, &mut HashedTokens) {
+        (&mut self.sequence, &mut self.hashed)
     }
 
-    pub(in crate::cache) fn into_parts(self) -> (Sequence, Box<Naming>) {
-        (self.sequence, self.naming)
+    pub(in crate::cache) fn into_parts(self) -> (Sequence, Box<HashedTokens>) {
+        (self.sequence, self.hashed)
     }
 
     /// Reports computed keys and values. A number reports the first `computed` tokens. A slice reports all
@@ -66,7 +66,7 @@ impl CachedSequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn commit<'a>(&mut self, computed: impl Into<Computed<'a>>) -> Result<usize> {
-        self.naming.commit_computed(&self.sequence, computed.into())
+        self.hashed.commit_computed(&self.sequence, computed.into())
     }
 
     /// Returns the number of named tokens: those of the prompt, with or without slots, and those that were
@@ -82,7 +82,7 @@ impl CachedSequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn num_named_tokens(&self) -> usize {
-        self.naming.num_named()
+        self.hashed.num_named()
     }
 
     /// Allocates slots for tokens that are not known yet; see [`Sequence::append`].
@@ -113,7 +113,7 @@ impl CachedSequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn fork(&mut self) -> Result<CachedSequence> {
-        Ok(Self { sequence: self.sequence.fork()?, naming: self.naming.clone() })
+        Ok(Self { sequence: self.sequence.fork()?, hashed: self.hashed.clone() })
     }
 
     /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. Published blocks stay published.
@@ -131,7 +131,7 @@ impl CachedSequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn truncate(&mut self, num_tokens: usize) -> Result<()> {
-        truncate_parts((&mut self.sequence, Some(&mut *self.naming)), num_tokens)
+        truncate_parts((&mut self.sequence, Some(&mut *self.hashed)), num_tokens)
     }
 
     /// Trims to sink and window; see [`Sequence::apply_streaming_llm`]. Blocks after the gap are no longer

@@ -6,7 +6,7 @@
 use super::computed::Computed;
 use super::hashed_tokens::{refuse_beyond_end, refuse_uncomputable};
 use crate::cache::PagedKvCache;
-use crate::cache::entry::Live;
+use crate::cache::entry::TrackedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
 use crate::sequence::Append;
@@ -38,7 +38,7 @@ impl PagedKvCache {
     pub fn commit<'a>(&self, id: SeqId, computed: impl Into<Computed<'a>>) -> Result<usize> {
         let computed = computed.into();
         let _later = Later::begin();
-        self.update_if(id, |_| false, |live| live.commit(computed))?
+        self.update_if(id, |_| false, |tracked| tracked.commit(computed))?
     }
 
     /// Does [`append`](Self::append) and [`commit`](Self::commit) in one call, for tokens that are known
@@ -57,11 +57,11 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn append_tokens(&self, id: SeqId, tokens: &[u32]) -> Result<Append> {
-        let append = |live: &mut Live| {
-            live.refuse_unnamed_gap()?;
-            let append = live.sequence_mut().append(tokens.len())?;
-            live.commit(Computed::Named(tokens))?;
-            live.note_use(self.stamp());
+        let append = |tracked: &mut TrackedSequence| {
+            tracked.refuse_unnamed_gap()?;
+            let append = tracked.sequence_mut().append(tokens.len())?;
+            tracked.commit(Computed::Named(tokens))?;
+            tracked.note_use(self.stamp());
             Ok(append)
         };
         let _later = Later::begin();
@@ -69,11 +69,11 @@ impl PagedKvCache {
     }
 }
 
-impl Live {
+impl TrackedSequence {
     fn commit(&mut self, computed: Computed<'_>) -> Result<usize> {
-        let (sequence, naming) = self.named();
-        match naming {
-            Some(naming) => naming.commit_computed(sequence, computed),
+        let (sequence, hashed) = self.named();
+        match hashed {
+            Some(hashed) => hashed.commit_computed(sequence, computed),
             None => refuse_uncomputable(sequence, computed).map(|()| 0),
         }
     }
@@ -81,13 +81,13 @@ impl Live {
     /// Refuses tokens that would not directly follow the named ones. That is so if slots after the named
     /// tokens have unknown tokens, or if the prompt's own tokens come first.
     fn refuse_unnamed_gap(&mut self) -> Result<()> {
-        let (sequence, naming) = self.named();
-        let Some(naming) = naming else {
+        let (sequence, hashed) = self.named();
+        let Some(hashed) = hashed else {
             return Ok(());
         };
-        refuse_beyond_end(sequence, naming.num_named())?;
+        refuse_beyond_end(sequence, hashed.num_named())?;
         let num_tokens = sequence.num_tokens();
-        match naming.names_up_to() {
+        match hashed.names_up_to() {
             Some(named) if named < num_tokens => {
                 Err(PagedKvError::UnnamedTokens { named, num_tokens })
             }

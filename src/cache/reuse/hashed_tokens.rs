@@ -1,4 +1,4 @@
-//! `Naming`: the known tokens of a sequence, the hashes of its blocks, and how far the blocks were
+//! `HashedTokens`: the known tokens of a sequence, the hashes of its blocks, and how far the blocks were
 //! published.
 //!
 //! Tokens are *named* when they are known: a prompt's at admission, later ones as they are accepted. Tokens
@@ -14,7 +14,7 @@ use super::computed::Computed;
 use crate::cache::Published;
 use crate::cache::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
-use crate::prefix::{BlockHash, BlockHasher, Generation, Offer, Told};
+use crate::prefix::{BlockHash, BlockHasher, EventContext, Generation, PublishRequest};
 use crate::sequence::Sequence;
 
 /// The most blocks that are offered again in one batch.
@@ -25,7 +25,7 @@ const AT_ONCE: usize = 64;
 /// `repr(C)`: the fields that one more token touches come first and are adjacent.
 #[derive(Clone)]
 #[repr(C)]
-pub struct Naming {
+pub struct HashedTokens {
     /// Tokens of the prompt.
     prompt_tokens: usize,
     /// False if only hashes of the prompt are known: then no token after it can be named.
@@ -56,8 +56,8 @@ pub struct Naming {
     published_blocks: Published,
 }
 
-impl Naming {
-    /// Creates the naming of a sequence whose first `matched` blocks are published.
+impl HashedTokens {
+    /// Creates the hashed tokens of a sequence whose first `matched` blocks are published.
     pub(in crate::cache) fn new(
         published_blocks: Published,
         prompt: Prompt,
@@ -140,15 +140,15 @@ impl Naming {
     fn publish(&self, sequence: &Sequence, range: Range<usize>) -> usize {
         let start = range.start;
         let (before, ids) = sequence.block_ids()[..range.end].split_at(start);
-        let offer = Offer {
+        let offer = PublishRequest {
             ids,
             before: before.last().copied(),
             private_from: sequence.table().shared_len().saturating_sub(start),
             generation: self.generation,
         };
         let hash_of = |at: usize| self.hash(start + at);
-        let told = || self.told(start, sequence.block_size());
-        self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, told)
+        let context = || self.context(start, sequence.block_size());
+        self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, context)
     }
 
     fn is_published(&self, sequence: &Sequence, block: usize) -> bool {
@@ -182,11 +182,11 @@ impl Naming {
     }
 
     /// Returns the context that the event sink receives for the blocks from `block` on.
-    pub(in crate::cache) fn told(&self, block: usize, block_size: usize) -> Told<'_> {
+    pub(in crate::cache) fn context(&self, block: usize, block_size: usize) -> EventContext<'_> {
         let (start, prompt) = (block * block_size, self.prompt.tokens());
         let generated = start.saturating_sub(self.prompt_tokens);
         let (first, second) = (&prompt[start.min(prompt.len())..], &self.tokens[generated..]);
-        Told {
+        EventContext {
             parent: block.checked_sub(1).map(|before| self.hash(before)),
             tokens: if prompt.is_empty() && start < self.prompt_tokens {
                 [&[]; 2]
@@ -206,7 +206,7 @@ impl Naming {
         full.min(sequence.whole_blocks())
     }
 
-    /// Names the next tokens, and publishes the blocks up to their end: all tokens up to there are
+    /// Hashes the next tokens, and publishes the blocks up to their end: all tokens up to there are
     /// computed. An empty slice publishes nothing.
     fn commit_tokens(&mut self, sequence: &Sequence, tokens: &[u32]) -> Result<usize> {
         self.name_tokens(sequence, tokens)?;
@@ -237,7 +237,7 @@ impl Naming {
         self.unsure_from = self.offered;
     }
 
-    /// Names the next tokens, for which there are slots. Names none if only hashes of the prompt are known.
+    /// Hashes the next tokens, for which there are slots. Hashes none if only hashes of the prompt are known.
     pub(in crate::cache) fn name_tokens(
         &mut self,
         sequence: &Sequence,
@@ -347,13 +347,13 @@ impl Naming {
 /// Truncates a sequence and forgets the tokens that it drops. A truncation that drops no token changes
 /// nothing: the prompt's tokens after the last one with a slot stay known.
 pub(in crate::cache) fn truncate_parts(
-    (sequence, naming): (&mut Sequence, Option<&mut Naming>),
+    (sequence, hashed): (&mut Sequence, Option<&mut HashedTokens>),
     num_tokens: usize,
 ) -> Result<()> {
     let drops_tokens = num_tokens < sequence.num_tokens();
     sequence.truncate(num_tokens)?;
-    if let Some(naming) = naming.filter(|_| drops_tokens) {
-        naming.truncate(num_tokens, sequence.block_size());
+    if let Some(hashed) = hashed.filter(|_| drops_tokens) {
+        hashed.truncate(num_tokens, sequence.block_size());
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `LeaseRow`: one sequence of a [`Lease`](crate::Lease), as a row of batches and steps.
 
-use crate::cache::entry::{Live, SharedSlot};
+use crate::cache::entry::{SharedEntry, TrackedSequence};
 use crate::error::{PagedKvError, Result};
 use crate::id::{Identity, SeqId};
 use crate::sync::Arc;
@@ -30,12 +30,12 @@ use crate::sync::Arc;
 #[derive(Clone)]
 pub struct LeaseRow {
     id: SeqId,
-    slot: Arc<SharedSlot>,
+    entry: Arc<SharedEntry>,
 }
 
 impl LeaseRow {
-    pub(in crate::cache) fn new(id: SeqId, slot: Arc<SharedSlot>) -> Self {
-        Self { id, slot }
+    pub(in crate::cache) fn new(id: SeqId, entry: Arc<SharedEntry>) -> Self {
+        Self { id, entry }
     }
 
     /// Returns the id of the sequence.
@@ -53,26 +53,29 @@ impl LeaseRow {
         self.id
     }
 
-    pub(in crate::cache) fn slot(&self) -> &SharedSlot {
-        &self.slot
+    pub(in crate::cache) fn entry(&self) -> &SharedEntry {
+        &self.entry
     }
 
     pub(in crate::cache) fn is_same_sequence(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.slot, &other.slot)
+        Arc::ptr_eq(&self.entry, &other.entry)
     }
 
     /// Returns the id and the epoch of the sequence, also after it has left the map.
     pub(in crate::cache) fn identity(&self) -> Identity {
-        (self.id, self.slot.epoch())
+        (self.id, self.entry.epoch())
     }
 
     /// Changes the sequence under its own lock. The waiters learn of the change afterwards.
-    pub(in crate::cache) fn update<T>(&self, change: impl FnOnce(&mut Live) -> T) -> Result<T> {
+    pub(in crate::cache) fn update<T>(
+        &self,
+        change: impl FnOnce(&mut TrackedSequence) -> T,
+    ) -> Result<T> {
         let (changed, waited_for) = {
-            let mut live = self.slot.write();
-            let live = live.as_mut().ok_or_else(|| self.refusal_of_gone())?;
-            let changed = change(live);
-            let pool = live.sequence().table().pool();
+            let mut tracked = self.entry.write();
+            let tracked = tracked.as_mut().ok_or_else(|| self.refusal_of_gone())?;
+            let changed = change(tracked);
+            let pool = tracked.sequence().table().pool();
             (changed, pool.is_waited_for().then(|| pool.clone()))
         };
         if let Some(pool) = waited_for {
@@ -82,9 +85,12 @@ impl LeaseRow {
     }
 
     /// Reads the sequence under its own lock.
-    pub(in crate::cache) fn look<T>(&self, read: impl FnOnce(&Live) -> Result<T>) -> Result<T> {
-        match &*self.slot.read() {
-            Some(live) => read(live),
+    pub(in crate::cache) fn look<T>(
+        &self,
+        read: impl FnOnce(&TrackedSequence) -> Result<T>,
+    ) -> Result<T> {
+        match &*self.entry.read() {
+            Some(tracked) => read(tracked),
             None => Err(self.refusal_of_gone()),
         }
     }

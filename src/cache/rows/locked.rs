@@ -5,7 +5,7 @@
 
 use super::GrowingRow;
 use super::lease_row::LeaseRow;
-use crate::cache::entry::Live;
+use crate::cache::entry::TrackedSequence;
 use crate::cache::reuse::cached_sequence::Parts;
 use crate::error::{PagedKvError, Result};
 use crate::id::Identity;
@@ -18,7 +18,7 @@ pub(in crate::cache) struct LockMemory(Vec<[usize; 3]>);
 
 /// A row of a batch with its sequence's lock held.
 pub(in crate::cache) struct LockedRow<'a> {
-    live: Option<RwLockWriteGuard<'a, Option<Live>>>,
+    tracked: Option<RwLockWriteGuard<'a, Option<TrackedSequence>>>,
     row: &'a LeaseRow,
     num_new_tokens: usize,
 }
@@ -31,13 +31,13 @@ pub(in crate::cache) fn with_locked_rows<'a, T>(
 ) -> Result<T> {
     let _later = Later::begin();
     let mut locked: Vec<LockedRow<'a>> = emptied(std::mem::take(&mut memory.0));
-    let unlocked = |(row, num_new_tokens)| LockedRow { live: None, row, num_new_tokens };
+    let unlocked = |(row, num_new_tokens)| LockedRow { tracked: None, row, num_new_tokens };
     locked.extend(rows.map(unlocked));
     let changed = lock_all(&mut locked).and_then(|()| change(&mut locked));
-    let live = locked.first().and_then(LockedRow::sequence_that_is_there);
-    let pool = live.map(|live| live.sequence().table().pool());
+    let tracked = locked.first().and_then(LockedRow::sequence_that_is_there);
+    let pool = tracked.map(|tracked| tracked.sequence().table().pool());
     let waited_for = pool.filter(|pool| pool.is_waited_for()).cloned();
-    locked.iter_mut().for_each(|row| row.live = None);
+    locked.iter_mut().for_each(|row| row.tracked = None);
     if let Some(pool) = waited_for {
         locked.iter().for_each(|locked| pool.announce_change_of(locked.row.id()));
     }
@@ -48,19 +48,19 @@ pub(in crate::cache) fn with_locked_rows<'a, T>(
 fn lock_all(rows: &mut [LockedRow<'_>]) -> Result<()> {
     let mut awaited = 0;
     while awaited < rows.len() {
-        rows[awaited].live = Some(rows[awaited].row.slot().write());
+        rows[awaited].tracked = Some(rows[awaited].row.entry().write());
         for at in (0..rows.len()).filter(|&at| at != awaited) {
-            rows[at].live = rows[at].row.slot().try_write();
-            if rows[at].live.is_none() {
+            rows[at].tracked = rows[at].row.entry().try_write();
+            if rows[at].tracked.is_none() {
                 refuse_repetition(rows, at)?;
                 break;
             }
         }
-        match rows.iter().position(|row| row.live.is_none()) {
+        match rows.iter().position(|row| row.tracked.is_none()) {
             None => break,
             Some(busy) => awaited = busy,
         }
-        rows.iter_mut().for_each(|row| row.live = None);
+        rows.iter_mut().for_each(|row| row.tracked = None);
     }
     let gone = rows.iter().find(|row| row.sequence_that_is_there().is_none());
     gone.map_or(Ok(()), |gone| Err(gone.row.refusal_of_gone()))
@@ -69,7 +69,7 @@ fn lock_all(rows: &mut [LockedRow<'_>]) -> Result<()> {
 /// Refuses row `at` if its lock is busy because another locked row is the same sequence.
 fn refuse_repetition(rows: &[LockedRow<'_>], at: usize) -> Result<()> {
     let row = rows[at].row;
-    match rows.iter().any(|other| other.live.is_some() && other.row.is_same_sequence(row)) {
+    match rows.iter().any(|other| other.tracked.is_some() && other.row.is_same_sequence(row)) {
         true => Err(refusal_of_repetition(row)),
         false => Ok(()),
     }
@@ -91,25 +91,25 @@ fn emptied<T, U>(mut elements: Vec<T>) -> Vec<U> {
 const LOCKED: &str = "a locked row has its sequence";
 
 impl LockedRow<'_> {
-    fn sequence_that_is_there(&self) -> Option<&Live> {
-        self.live.as_ref().and_then(|guard| guard.as_ref())
+    fn sequence_that_is_there(&self) -> Option<&TrackedSequence> {
+        self.tracked.as_ref().and_then(|guard| guard.as_ref())
     }
 
-    fn live(&mut self) -> &mut Live {
-        self.live.as_mut().and_then(|guard| guard.as_mut()).expect(LOCKED)
+    fn tracked(&mut self) -> &mut TrackedSequence {
+        self.tracked.as_mut().and_then(|guard| guard.as_mut()).expect(LOCKED)
     }
 
     /// Counts a use of the sequence.
     pub(in crate::cache) fn note_use(&mut self) {
-        let live = self.live();
-        let stamp = live.sequence().table().pool().clock().stamp();
-        live.note_use(stamp);
+        let tracked = self.tracked();
+        let stamp = tracked.sequence().table().pool().clock().stamp();
+        tracked.note_use(stamp);
     }
 }
 
 impl GrowingRow for LockedRow<'_> {
     fn parts(&mut self) -> Parts<'_> {
-        self.live().parts()
+        self.tracked().parts()
     }
 
     fn num_new_tokens(&self) -> usize {
@@ -117,7 +117,7 @@ impl GrowingRow for LockedRow<'_> {
     }
 
     fn identity(&self) -> Option<Identity> {
-        let live = self.sequence_that_is_there().expect(LOCKED);
-        Some((self.row.id(), live.epoch))
+        let tracked = self.sequence_that_is_there().expect(LOCKED);
+        Some((self.row.id(), tracked.epoch))
     }
 }

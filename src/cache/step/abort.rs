@@ -140,13 +140,13 @@ impl Step {
         let mut refused = None;
         for (number, row) in numbers() {
             let grown = &self.buffers.rows[number];
-            let (sequence, naming) = rows[row].parts();
+            let (sequence, hashed) = rows[row].parts();
             if let Err(refusal) = sequence.restore(grown.start_tokens, grown.copy) {
                 // Checked above: another thread has added owners by id since, 2^20 of them.
                 grown.copy.iter().for_each(|&(src, _)| self.pool.give(&[src]));
                 refused = Some(refusal);
-            } else if let Some(naming) = naming {
-                naming.forget_generated(grown.start_tokens, sequence.block_size());
+            } else if let Some(hashed) = hashed {
+                hashed.forget_generated(grown.start_tokens, sequence.block_size());
             }
         }
         self.end_commits();

@@ -2,7 +2,7 @@
 
 use super::Step;
 use crate::cache::reuse::cached_sequence::Parts;
-use crate::cache::reuse::hashed_tokens::Naming;
+use crate::cache::reuse::hashed_tokens::HashedTokens;
 use crate::cache::rows::{Row, update};
 use crate::error::{PagedKvError, Result};
 use crate::id::Identity;
@@ -58,27 +58,27 @@ impl Step {
     fn accept_parts(
         &mut self,
         row: usize,
-        (sequence, mut naming): Parts<'_>,
+        (sequence, mut hashed): Parts<'_>,
         accepted: &[u32],
     ) -> Result<usize> {
-        let named = naming.as_deref().filter(|naming| naming.names_up_to().is_some());
+        let named = hashed.as_deref().filter(|hashed| hashed.names_up_to().is_some());
         let num_tokens = self.accepted_length(row, sequence, named, accepted)?;
         let start_tokens = num_tokens - accepted.len();
-        // Name, commit, and only then cut: a refusal can undo the steps before it.
-        let was_named = named.map(Naming::num_named);
-        if let (Some(naming), Some(named)) = (&mut naming, was_named)
+        // Hash, commit, and only then cut: a refusal can undo the steps before it.
+        let was_named = named.map(HashedTokens::num_named);
+        if let (Some(hashed), Some(named)) = (&mut hashed, was_named)
             && named < num_tokens
         {
-            naming.name_tokens(sequence, &accepted[named - start_tokens..])?;
+            hashed.name_tokens(sequence, &accepted[named - start_tokens..])?;
         }
         let num_new_tokens = self.buffers.rows[row].num_new_tokens;
         if num_new_tokens == 0 {
             return Ok(0);
         }
         let cuts = accepted.len() < num_new_tokens;
-        let accepted = self.commit_and_cut((sequence, naming.as_deref_mut()), num_tokens, cuts);
-        if let (Some(naming), Some(named), Err(_)) = (naming, was_named, &accepted) {
-            naming.forget_generated(named, sequence.block_size());
+        let accepted = self.commit_and_cut((sequence, hashed.as_deref_mut()), num_tokens, cuts);
+        if let (Some(hashed), Some(named), Err(_)) = (hashed, was_named, &accepted) {
+            hashed.forget_generated(named, sequence.block_size());
         }
         accepted
     }
@@ -88,7 +88,7 @@ impl Step {
         &self,
         row: usize,
         sequence: &Sequence,
-        named: Option<&Naming>,
+        named: Option<&HashedTokens>,
         accepted: &[u32],
     ) -> Result<usize> {
         let refuse = |reason: String| Err(PagedKvError::InvalidConfig { parameter: "row", reason });
@@ -100,7 +100,7 @@ impl Step {
             let num_new_tokens = grown.num_new_tokens;
             return refuse(format!("{} accepted of {num_new_tokens} tokens", accepted.len()));
         }
-        let unnamed = named.map(Naming::num_named).filter(|&named| named < start_tokens);
+        let unnamed = named.map(HashedTokens::num_named).filter(|&named| named < start_tokens);
         if len < end || unnamed.is_some() {
             return refuse(format!("{len} tokens, {unnamed:?} named, where {start_tokens} were"));
         }
@@ -117,21 +117,21 @@ impl Step {
     /// Commits the first `num_tokens` tokens and, if `cuts`, drops those after them: both or neither.
     fn commit_and_cut(
         &mut self,
-        (sequence, mut naming): Parts<'_>,
+        (sequence, mut hashed): Parts<'_>,
         num_tokens: usize,
         cuts: bool,
     ) -> Result<usize> {
-        let parts = (&mut *sequence, naming.as_deref_mut());
+        let parts = (&mut *sequence, hashed.as_deref_mut());
         let committed = self.commit_parts(parts, num_tokens)?;
         if !cuts {
             return Ok(committed);
         }
         let cut = sequence.truncate(num_tokens);
-        match (&cut, naming) {
-            (Ok(()), Some(naming)) => naming.forget_generated(num_tokens, sequence.block_size()),
-            (Err(_), Some(naming)) if committed > 0 => {
+        match (&cut, hashed) {
+            (Ok(()), Some(hashed)) => hashed.forget_generated(num_tokens, sequence.block_size()),
+            (Err(_), Some(hashed)) if committed > 0 => {
                 self.take_commit_back();
-                naming.take_offer_back(naming.offered() - committed);
+                hashed.take_offer_back(hashed.offered() - committed);
             }
             _ => {}
         }

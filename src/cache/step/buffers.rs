@@ -90,9 +90,9 @@ impl PagedKvCache {
     /// ```
     pub fn step(&self, buffers: StepBuffers) -> Step {
         let pool = self.pool.handle();
-        let fence = pool.open_step();
+        let in_flight = pool.open_step();
         let (published, generation) = (None, self.published().generation());
-        Step { pool, fence, buffers, published, generation }
+        Step { pool, in_flight, buffers, published, generation }
     }
 }
 

@@ -126,7 +126,7 @@ impl Step {
                 growth.needy.push((index, plan));
             }
             // Before the source of a copy is released, so that the step holds it.
-            let before = sequence.take_part(self.fence);
+            let before = sequence.join_step(self.in_flight);
             let copy = None;
             grown_rows.push(GrownRow { start_tokens, num_new_tokens, copy, identity, before });
         }

@@ -6,11 +6,11 @@ use std::ops::Range;
 use super::{Step, StepBuffers};
 use crate::cache::reuse::cached_sequence::Parts;
 use crate::cache::reuse::computed::Computed;
-use crate::cache::reuse::hashed_tokens::{Naming, refuse_beyond_end};
+use crate::cache::reuse::hashed_tokens::{HashedTokens, refuse_beyond_end};
 use crate::cache::rows::{Row, update};
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::prefix::{BlockHash, ExtraKeys, Generation, Offer, Told};
+use crate::prefix::{BlockHash, EventContext, ExtraKeys, Generation, PublishRequest};
 use crate::sequence::Sequence;
 use crate::sync::PlainArc;
 
@@ -62,66 +62,66 @@ impl Step {
         computed: impl Into<Computed<'a>>,
     ) -> Result<usize> {
         let computed = computed.into();
-        update(row, |(sequence, naming), _| {
+        update(row, |(sequence, hashed), _| {
             self.refuse_other_cache(sequence)?;
-            sequence.take_part(self.fence);
-            match (computed, naming) {
-                (Computed::Tokens(num_tokens), naming) => {
-                    self.commit_parts((sequence, naming), num_tokens)
+            sequence.join_step(self.in_flight);
+            match (computed, hashed) {
+                (Computed::Tokens(num_tokens), hashed) => {
+                    self.commit_parts((sequence, hashed), num_tokens)
                 }
                 (Computed::Named(_), None) => Ok(0),
-                (Computed::Named(tokens), Some(naming)) => {
-                    self.commit_named((sequence, naming), tokens)
+                (Computed::Named(tokens), Some(hashed)) => {
+                    self.commit_named((sequence, hashed), tokens)
                 }
             }
         })
     }
 
-    /// Names the next tokens and commits up to their end, or does neither.
+    /// Hashes the next tokens and commits up to their end, or does neither.
     fn commit_named(
         &mut self,
-        (sequence, naming): (&mut Sequence, &mut Naming),
+        (sequence, hashed): (&mut Sequence, &mut HashedTokens),
         tokens: &[u32],
     ) -> Result<usize> {
-        let named = naming.num_named();
-        naming.name_tokens(sequence, tokens)?;
+        let named = hashed.num_named();
+        hashed.name_tokens(sequence, tokens)?;
         if tokens.is_empty() {
             return Ok(0);
         }
-        let num_tokens = naming.num_named();
-        let committed = self.commit_parts((sequence, Some(&mut *naming)), num_tokens);
+        let num_tokens = hashed.num_named();
+        let committed = self.commit_parts((sequence, Some(&mut *hashed)), num_tokens);
         if committed.is_err() {
-            naming.forget_generated(named, sequence.block_size());
+            hashed.forget_generated(named, sequence.block_size());
         }
         committed
     }
 
     pub(super) fn commit_parts(
         &mut self,
-        (sequence, naming): Parts<'_>,
+        (sequence, hashed): Parts<'_>,
         num_tokens: usize,
     ) -> Result<usize> {
         self.refuse_other_cache(sequence)?;
         refuse_beyond_end(sequence, num_tokens)?;
-        let Some(naming) = naming else {
+        let Some(hashed) = hashed else {
             return Ok(0);
         };
-        naming.offer_failed_again(sequence);
-        let offered = naming.offered();
+        hashed.offer_failed_again(sequence);
+        let offered = hashed.offered();
         // The usual case: no further block is full.
         if num_tokens < (offered + 1) * sequence.block_size() {
             return Ok(0);
         }
-        let full = naming.full_blocks(sequence, num_tokens);
+        let full = hashed.full_blocks(sequence, num_tokens);
         if full <= offered {
             return Ok(0);
         }
-        if let Some(left_out) = naming.left_out(sequence, offered) {
+        if let Some(left_out) = hashed.left_out(sequence, offered) {
             // If this is refused, the step does not publish them.
-            let _ = self.hold_until_published(sequence, naming, left_out);
+            let _ = self.hold_until_published(sequence, hashed, left_out);
         }
-        self.hold_until_published(sequence, naming, offered..full)?;
-        naming.offer_to_step(full);
+        self.hold_until_published(sequence, hashed, offered..full)?;
+        hashed.offer_to_step(full);
         Ok(full - offered)
     }
 
@@ -129,30 +129,30 @@ impl Step {
     fn hold_until_published(
         &mut self,
         sequence: &Sequence,
-        naming: &Naming,
+        hashed: &HashedTokens,
         blocks: Range<usize>,
     ) -> Result<()> {
         let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
         // One more owner: a block stays, and an append copies it instead of writing it.
         let committed = &sequence.block_ids()[blocks.clone()];
-        self.pool.retain_in_step(self.fence, committed)?;
+        self.pool.retain_in_step(self.in_flight, committed)?;
         ids.extend_from_slice(committed);
-        hashes.extend(blocks.clone().map(|at| naming.hash(at)));
-        let told = naming.told(blocks.start, sequence.block_size());
-        if naming.published().is_heard() {
-            tokens.extend_from_slice(told.tokens_of(0..blocks.len(), &mut Vec::new()));
+        hashes.extend(blocks.clone().map(|at| hashed.hash(at)));
+        let context = hashed.context(blocks.start, sequence.block_size());
+        if hashed.published().has_event_sink() {
+            tokens.extend_from_slice(context.tokens_of(0..blocks.len(), &mut Vec::new()));
         }
         groups.push(Committed {
             end: ids.len(),
             end_of_tokens: tokens.len(),
-            generation: naming.generation(),
+            generation: hashed.generation(),
             before: sequence.block_ids()[..blocks.start].last().copied(),
-            parent: told.parent,
-            block_size: told.block_size,
-            extra: told.extra.clone(),
+            parent: context.parent,
+            block_size: context.block_size,
+            extra: context.extra.clone(),
             index: blocks.start,
         });
-        self.published.get_or_insert_with(|| naming.published().clone());
+        self.published.get_or_insert_with(|| hashed.published().clone());
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl Step {
         groups.pop();
         let (end, end_of_tokens) =
             groups.last().map_or((0, 0), |last| (last.end, last.end_of_tokens));
-        self.pool.release_in_step(self.fence, end);
+        self.pool.release_in_step(self.in_flight, end);
         ids.truncate(end);
         hashes.truncate(end);
         tokens.truncate(end_of_tokens);
@@ -177,7 +177,7 @@ impl Step {
         let (mut count, mut start, mut start_of_tokens) = (0, 0, 0);
         for group in groups {
             let (ids, hashes) = (&ids[start..group.end], &hashes[start..group.end]);
-            let told = || Told {
+            let context = || EventContext {
                 parent: group.parent,
                 tokens: [&tokens[start_of_tokens..group.end_of_tokens], &[]],
                 block_size: group.block_size,
@@ -186,8 +186,8 @@ impl Step {
             };
             let Committed { before, generation, .. } = *group;
             // The step owns them too: none is private.
-            let offer = Offer { ids, before, private_from: ids.len(), generation };
-            count += published.publish(&self.pool, &offer, |at| hashes[at], told);
+            let offer = PublishRequest { ids, before, private_from: ids.len(), generation };
+            count += published.publish(&self.pool, &offer, |at| hashes[at], context);
             (start, start_of_tokens) = (group.end, group.end_of_tokens);
         }
         count

@@ -1,4 +1,4 @@
-//! `Matching`: acquires cached blocks by their names, under a claim of a shard.
+//! `Matching`: acquires cached blocks by their keys, under a claim of a shard.
 //!
 //! The claim does not guard the blocks: many threads may match a block at the same time. It guards the
 //! counts. A block stops being idle, as it stops being free, under a claim. So a thread that holds all claims
@@ -7,8 +7,8 @@
 use super::home_shard::Claim;
 use super::{BATCH, FreeList};
 use crate::id::BlockId;
-use crate::pool::content_key::Name;
-use crate::pool::word::{BlockWords, Left, WasIdle};
+use crate::pool::content_key::ContentKey;
+use crate::pool::word::{BlockWords, Released, WasIdle};
 
 /// A claim under which cached blocks are acquired. Hold it briefly: other threads of this home shard use the
 /// next shard while it is held.
@@ -29,39 +29,39 @@ impl Matching<'_> {
     /// The most blocks to acquire under one claim.
     pub(crate) const AT_MOST: usize = BATCH;
 
-    /// Makes the caller an owner of `id` if the block is cached under `name`. The content then counts as
+    /// Makes the caller an owner of `id` if the block is cached under `key`. The content then counts as
     /// asked for again.
     #[inline]
-    pub(crate) fn acquire(&mut self, id: BlockId, name: Name) -> bool {
-        let named = self.words.named();
-        // Read first: the word of a block with another name must not be written.
-        if named.name(id) != name {
+    pub(crate) fn acquire(&mut self, id: BlockId, key: ContentKey) -> bool {
+        let keyed = self.words.keyed();
+        // Read first: the word of a block with another key must not be written.
+        if keyed.key(id) != key {
             return false;
         }
-        let Some(was_idle) = named.words().acquire(id, true) else {
+        let Some(was_idle) = keyed.words().acquire(id, true) else {
             return false;
         };
-        if named.name(id) == name {
+        if keyed.key(id) == key {
             self.revived += u64::from(was_idle.0);
             return true;
         }
-        // After the look-up the block was reclaimed and got another name.
+        // After the look-up the block was reclaimed and got another key.
         self.leave(id, was_idle);
         false
     }
 
-    /// Makes an idle block the most recently used, for a caller that has the content called `name` in another
+    /// Makes an idle block the most recently used, for a caller that has the content called `key` in another
     /// block. The block stays idle, and does not become hot.
-    pub(crate) fn touch(&mut self, id: BlockId, name: Name) {
-        let named = self.words.named();
-        if named.name(id) == name
-            && let Some(idle) = named.words().renew_idle(id)
+    pub(crate) fn touch(&mut self, id: BlockId, key: ContentKey) {
+        let keyed = self.words.keyed();
+        if keyed.key(id) == key
+            && let Some(idle) = keyed.words().renew_idle(id)
         {
             self.home.push_idle(idle, &self.list.idle, self.words);
         }
     }
 
-    /// Releases a block that turned out to have another name.
+    /// Releases a block that turned out to have another key.
     #[cold]
     pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
         let ledger = &self.home.shard.ledger;
@@ -72,7 +72,7 @@ impl Matching<'_> {
             ledger.took(1);
         }
         ledger.giving(1);
-        if let Left::Idle(block) = self.words.view().release_shared(id) {
+        if let Released::Idle(block) = self.words.view().release_shared(id) {
             self.home.push_idle(block, &self.list.idle, self.words);
             self.home.shard.ledger.idled(1);
             self.home.shard.ledger.gave(1);

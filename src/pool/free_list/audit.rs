@@ -109,9 +109,9 @@ impl Census<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BATCH, Batch, Keep, Name};
+    use super::super::{BATCH, Batch, ContentKey, Retention};
     use super::*;
-    use crate::pool::content_key::NewName;
+    use crate::pool::content_key::NewKey;
     use crate::pool::idle::policy::ReclaimPolicy;
 
     /// The first id, as in a pool whose block 0 is the null block.
@@ -119,7 +119,7 @@ mod tests {
 
     /// Creates a list of blocks 1 to 3 in its only shard, block 1 on top.
     fn three_blocks() -> (FreeList, BlockWords) {
-        (FreeList::new(FIRST, 3, 1, Keep::Nothing).unwrap(), BlockWords::new(4).unwrap())
+        (FreeList::new(FIRST, 3, 1, Retention::Nothing).unwrap(), BlockWords::new(4).unwrap())
     }
 
     /// Creates such a list that holds `ids` instead.
@@ -140,10 +140,10 @@ mod tests {
     }
 
     fn with_contents(total: usize, shards: usize) -> (FreeList, BlockWords) {
-        let keep = Keep::Contents(ReclaimPolicy::Lru);
+        let keep = Retention::Contents(ReclaimPolicy::Lru);
         (
             FreeList::new(FIRST, total, shards, keep).unwrap(),
-            BlockWords::with_names(total + 1).unwrap(),
+            BlockWords::with_keys(total + 1).unwrap(),
         )
     }
 
@@ -157,10 +157,10 @@ mod tests {
     fn make_idle(list: &FreeList, n: usize, words: &BlockWords) {
         let ids = take(list, n, words);
         for &id in &ids {
-            let name = Name::new(u128::from(id.0));
+            let key = ContentKey::new(u128::from(id.0));
             assert!(
-                words.give_name(id, NewName::only(name), true, |_| {}),
-                "a private block has no name"
+                words.set_key(id, NewKey::only(key), true, |_| {}),
+                "a private block has no key"
             );
         }
         list.give(&ids, words);
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(finding(&list, &words), "B1 has no owner and is not in the free list");
         let (list, words) = with_contents(3, 1);
         let id = take(&list, 1, &words)[0];
-        assert!(words.give_name(id, NewName::only(Name::new(1)), true, |_| {}));
+        assert!(words.set_key(id, NewKey::only(ContentKey::new(1)), true, |_| {}));
         words.view().release_shared(id);
         assert_eq!(finding(&list, &words), "B1 is idle and nothing leads to it");
     }
@@ -239,7 +239,7 @@ mod tests {
         const TOTAL: usize = 4 * BATCH;
         let fresh = || {
             (
-                FreeList::new(FIRST, TOTAL, 2, Keep::Nothing).unwrap(),
+                FreeList::new(FIRST, TOTAL, 2, Retention::Nothing).unwrap(),
                 BlockWords::new(TOTAL + 1).unwrap(),
             )
         };

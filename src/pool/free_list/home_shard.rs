@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::accounting::Ledger;
 use crate::pool::idle::IdleShard;
-use crate::pool::idle::policy::Keep;
+use crate::pool::idle::policy::Retention;
 use crate::pool::word::BlockWords;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, Ordering};
 
@@ -35,7 +35,7 @@ pub(super) struct Shard {
 
 impl Shard {
     /// Creates a shard with room for `loose` ids, and for idle blocks if `keep` asks for that.
-    pub(super) fn new(loose: usize, keep: Keep) -> Result<Self> {
+    pub(super) fn new(loose: usize, keep: Retention) -> Result<Self> {
         Ok(Self {
             claimed: AtomicBool::new(false),
             len: AtomicUsize::new(0),

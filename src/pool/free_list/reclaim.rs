@@ -4,7 +4,7 @@ use super::FreeList;
 use super::home_shard::Claim;
 use crate::id::BlockId;
 use crate::pool::idle::IdleLists;
-use crate::pool::word::{BlockWords, LeftIdle};
+use crate::pool::word::{BlockWords, ReleasedIdle};
 use crate::sync::thread_ordinal;
 
 impl FreeList {
@@ -43,7 +43,7 @@ impl FreeList {
 impl Claim<'_> {
     /// Adds an entry for a block that became idle.
     #[inline]
-    pub(super) fn push_idle(&mut self, left: LeftIdle, lists: &IdleLists, words: &BlockWords) {
+    pub(super) fn push_idle(&mut self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         self.shard.idle.push(left, lists, words);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::pool::content_key::NewName;
+use crate::pool::content_key::NewKey;
 use crate::pool::idle::policy::ReclaimPolicy;
 
 const SHARDS: usize = 4;
@@ -16,11 +16,11 @@ struct Spread {
 
 impl Spread {
     /// Creates a list with `free[i]` free blocks in shard i. More than fit in a shard are not allowed.
-    fn new(free: [usize; SHARDS], keep: Keep) -> Self {
+    fn new(free: [usize; SHARDS], keep: Retention) -> Self {
         let total = free.iter().sum();
         let words = match keep {
-            Keep::Nothing => BlockWords::new(total).unwrap(),
-            Keep::Contents(_) => BlockWords::with_names(total).unwrap(),
+            Retention::Nothing => BlockWords::new(total).unwrap(),
+            Retention::Contents(_) => BlockWords::with_keys(total).unwrap(),
         };
         let list = FreeList::new(0, total, SHARDS, keep).unwrap();
         while list.depot.pop().is_some() {}
@@ -42,14 +42,14 @@ impl Spread {
         std::array::from_fn(|at| self.shard(at).claim().len())
     }
 
-    /// Takes all free blocks of a shard, names them and makes them idle there, the last block first.
+    /// Takes all free blocks of a shard, keys them and makes them idle there, the last block first.
     fn make_idle(&self, from_home: usize) -> Vec<BlockId> {
         let mut claim = self.shard(from_home).claim();
         let (n, mut ids) = (claim.len(), Vec::new());
         claim.pop_owned(n, &self.words, &mut ids);
         for &id in &ids {
-            let name = Name::new(u128::from(id.0) + 1);
-            assert!(self.words.give_name(id, NewName::only(name), true, |_| {}));
+            let key = ContentKey::new(u128::from(id.0) + 1);
+            assert!(self.words.set_key(id, NewKey::only(key), true, |_| {}));
         }
         self.list.give_batch(&mut claim, &ids, &self.words);
         ids
@@ -70,12 +70,12 @@ fn distinct(ids: &[BlockId]) -> usize {
 /// The first id of `out` before a call: the free list appends and leaves it there.
 const THERE: BlockId = BlockId(u32::MAX);
 
-const CONTENTS: Keep = Keep::Contents(ReclaimPolicy::Lru);
+const CONTENTS: Retention = Retention::Contents(ReclaimPolicy::Lru);
 
 #[test]
 fn a_caller_with_all_claims_takes_from_shards_and_depot() {
     for n in [0, 1, 40, 40 + BATCH, 39 + 2 * BATCH, 40 + 2 * BATCH] {
-        let spread = Spread::new([0, 10, 2 * BATCH, 30], Keep::Nothing);
+        let spread = Spread::new([0, 10, 2 * BATCH, 30], Retention::Nothing);
         let mut third = spread.shard(2).claim();
         third.push(BlockId(0), &spread.list.depot); // this spills a batch
         let len = third.len();
@@ -119,10 +119,10 @@ fn a_short_take_with_all_claims_reports_and_leaves_the_blocks() {
 #[test]
 fn a_stealing_thread_moves_half_a_shard_home() {
     for (n, left) in [(10, [40, 50, 0, 0]), (60, [0, 40, 0, 0]), (100, [0, 0, 0, 0])] {
-        let spread = Spread::new([0, 100, 0, 0], Keep::Nothing);
+        let spread = Spread::new([0, 100, 0, 0], Retention::Nothing);
         let mut out = vec![THERE];
-        let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
-        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach).is_some());
+        let (mut home, search) = (spread.shard(0).claim(), Search::AllShards);
+        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, search).is_some());
         drop(home);
         assert_eq!((out.len(), distinct(&out), spread.lengths()), (1 + n, 1 + n, left));
         spread.assert_used_and_idle(n, 0);
@@ -133,10 +133,10 @@ fn a_stealing_thread_moves_half_a_shard_home() {
 
 #[test]
 fn a_stealing_thread_stops_once_it_has_enough() {
-    let spread = Spread::new([5, 10, 20, 40], Keep::Nothing);
+    let spread = Spread::new([5, 10, 20, 40], Retention::Nothing);
     let mut out = vec![THERE];
-    let (mut home, reach) = (spread.shard(0).claim(), Reach::EveryShard);
-    assert!(spread.list.gather(&mut home, 16, &spread.words, &mut out, reach).is_some());
+    let (mut home, search) = (spread.shard(0).claim(), Search::AllShards);
+    assert!(spread.list.gather(&mut home, 16, &spread.words, &mut out, search).is_some());
     drop(home);
     assert_eq!(out.len(), 17);
     assert_eq!(spread.lengths(), [9, 0, 10, 40], "half of the second stayed, and all of the third");
@@ -148,9 +148,9 @@ fn a_short_gather_keeps_blocks_home_and_contents_in_place() {
     let spread = Spread::new([5, 10, 20, 40], CONTENTS);
     let idle = spread.make_idle(0);
     let mut out = vec![THERE];
-    for reach in [Reach::Idle, Reach::EveryShard] {
+    for search in [Search::Local, Search::AllShards] {
         let mut home = spread.shard(0).claim();
-        assert!(spread.list.gather(&mut home, 76, &spread.words, &mut out, reach).is_none());
+        assert!(spread.list.gather(&mut home, 76, &spread.words, &mut out, search).is_none());
         drop(home);
         assert_eq!(out, [THERE]);
         spread.assert_used_and_idle(0, 5);
@@ -165,11 +165,11 @@ fn contents_of_other_shards_are_reclaimed_only_with_that_reach() {
     let idle = [spread.make_idle(1), spread.make_idle(3)].concat();
     let mut out = vec![THERE];
     let mut home = spread.shard(0).claim();
-    assert!(spread.list.gather(&mut home, 1, &spread.words, &mut out, Reach::Idle).is_none());
+    assert!(spread.list.gather(&mut home, 1, &spread.words, &mut out, Search::Local).is_none());
     for n in [1, 12, 7] {
         out.truncate(1);
-        let reach = Reach::EveryShard;
-        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, reach).is_some());
+        let search = Search::AllShards;
+        assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, search).is_some());
         assert_eq!((out.len(), distinct(&out)), (1 + n, 1 + n));
         assert!(out[1..].iter().all(|id| idle.contains(id)));
     }
@@ -179,25 +179,25 @@ fn contents_of_other_shards_are_reclaimed_only_with_that_reach() {
 
 #[test]
 fn near_is_the_home_and_the_depot_and_no_more_than_a_batch_of_it() {
-    let spread = Spread::new([10, 20, 0, 0], Keep::Nothing);
+    let spread = Spread::new([10, 20, 0, 0], Retention::Nothing);
     let mut out = vec![THERE];
-    assert!(spread.list.try_take_near(11, &spread.words, &mut out).is_none());
-    assert!(spread.list.try_take_near(10, &spread.words, &mut out).is_some());
+    assert!(spread.list.try_take_fast(11, &spread.words, &mut out).is_none());
+    assert!(spread.list.try_take_fast(10, &spread.words, &mut out).is_some());
     assert_eq!((out.len(), spread.lengths()), (11, [0, 20, 0, 0]));
     let ids = std::array::from_fn(|at| BlockId(10 + at as u32));
-    let spread = Spread::new([10, BATCH, 0, 0], Keep::Nothing);
+    let spread = Spread::new([10, BATCH, 0, 0], Retention::Nothing);
     spread.shard(1).claim().set_len(0);
     assert!(spread.list.depot.push(Batch(ids)).is_ok());
-    assert!(spread.list.try_take_near(BATCH + 1, &spread.words, &mut out).is_none());
+    assert!(spread.list.try_take_fast(BATCH + 1, &spread.words, &mut out).is_none());
     out.truncate(1);
-    assert!(spread.list.try_take_near(BATCH, &spread.words, &mut out).is_some());
+    assert!(spread.list.try_take_fast(BATCH, &spread.words, &mut out).is_some());
     assert_eq!((out.len(), distinct(&out)), (1 + BATCH, 1 + BATCH));
     spread.assert_used_and_idle(BATCH, 0);
 }
 
 #[test]
 fn blocks_come_back_to_the_home_in_their_order_and_by_batches() {
-    let spread = Spread::new([2 * BATCH, BATCH, 0, 0], Keep::Nothing);
+    let spread = Spread::new([2 * BATCH, BATCH, 0, 0], Retention::Nothing);
     let mut out = Vec::new();
     for n in [1, BATCH, BATCH + 1, 2 * BATCH] {
         out.clear();
@@ -216,7 +216,7 @@ fn blocks_come_back_to_the_home_in_their_order_and_by_batches() {
 
 #[test]
 fn a_claim_passes_over_a_shard_that_is_claimed() {
-    let spread = Spread::new([1, 1, 1, 1], Keep::Nothing);
+    let spread = Spread::new([1, 1, 1, 1], Retention::Nothing);
     let (home, second) = (spread.shard(0).claim(), spread.shard(1).claim());
     let third = spread.list.claim();
     assert!(std::ptr::eq(third.shard, spread.shard(2)));
@@ -227,18 +227,18 @@ fn a_claim_passes_over_a_shard_that_is_claimed() {
     drop(second);
 }
 
-/// A thread acquires a block by a stale index entry, under which the block has another name by now. While it
-/// holds the block, another thread matches it by the right name and may release it last.
+/// A thread acquires a block by a stale index entry, under which the block has another key by now. While it
+/// holds the block, another thread matches it by the right key and may release it last.
 #[test]
 fn a_mistaken_acquirer_counts_its_block_before_others_release_it() {
     for other_leaves_last in [true, false] {
-        let spread = Spread::new([1, 0, 0, 0], Keep::Contents(ReclaimPolicy::Lru));
+        let spread = Spread::new([1, 0, 0, 0], Retention::Contents(ReclaimPolicy::Lru));
         let (list, words) = (&spread.list, &spread.words);
         let id = spread.make_idle(0)[0];
         let counts = || (list.used(), list.idle_totals().idle);
         let other = || {
             let mut other = list.matching(words);
-            assert!(other.acquire(id, Name::new(u128::from(id.0) + 1)));
+            assert!(other.acquire(id, ContentKey::new(u128::from(id.0) + 1)));
         };
         let mut mistaken = list.matching(words);
         let was_idle = words.view().acquire(id, true).expect("it is cached");
@@ -260,18 +260,18 @@ fn a_mistaken_acquirer_counts_its_block_before_others_release_it() {
 
 #[test]
 fn a_block_that_is_touched_stays_idle_and_goes_last() {
-    let spread = Spread::new([3, 0, 0, 0], Keep::Contents(ReclaimPolicy::Lru));
+    let spread = Spread::new([3, 0, 0, 0], Retention::Contents(ReclaimPolicy::Lru));
     let (list, words) = (&spread.list, &spread.words);
     let ids = spread.make_idle(0);
-    let name = |id: BlockId| Name::new(u128::from(id.0) + 1);
+    let key = |id: BlockId| ContentKey::new(u128::from(id.0) + 1);
     let before = list.totals();
-    list.matching(words).touch(ids[2], name(ids[2]));
-    list.matching(words).touch(ids[1], name(ids[0])); // a different content
+    list.matching(words).touch(ids[2], key(ids[2]));
+    list.matching(words).touch(ids[1], key(ids[0])); // a different content
     spread.assert_used_and_idle(0, 3);
     assert_eq!(list.totals(), before);
     let mut taken = Vec::new();
     list.take(3, words, &mut taken).unwrap();
     assert_eq!(taken, [ids[1], ids[0], ids[2]]);
-    list.matching(words).touch(ids[0], name(ids[0])); // in use, and no longer cached
+    list.matching(words).touch(ids[0], key(ids[0])); // in use, and no longer cached
     spread.assert_used_and_idle(3, 0);
 }

@@ -1,14 +1,14 @@
-//! `Ghosts`: the names of recently reclaimed contents, 32 bits of each (the ghost list of 2Q).
+//! `Ghosts`: the keys of recently reclaimed contents, 32 bits of each (the ghost list of 2Q).
 //!
-//! The table is direct-mapped: one slot a block, and a new name overwrites the old one. So it forgets at
-//! random. A caller therefore asks for the names of a chain from its end: if one is remembered, the names
+//! The table is direct-mapped: one slot a block, and a new key overwrites the old one. So it forgets at
+//! random. A caller therefore asks for the keys of a chain from its end: if one is remembered, the keys
 //! before it count as returned too.
 //!
 //! An answer may be wrong either way. It affects only the reclaim order.
 
 use crate::array::array_of;
 use crate::error::Result;
-use crate::pool::content_key::Name;
+use crate::pool::content_key::ContentKey;
 use crate::sync::{AtomicU32, Ordering};
 
 pub(super) struct Ghosts {
@@ -25,23 +25,23 @@ impl Ghosts {
         self.slots.is_empty()
     }
 
-    /// Notes that the content called `name` was reclaimed.
-    pub(super) fn remember(&self, name: Name) {
-        let (slot, mark) = self.place(name);
+    /// Notes that the content called `key` was reclaimed.
+    pub(super) fn remember(&self, key: ContentKey) {
+        let (slot, mark) = self.place(key);
         slot.store(mark, Ordering::Relaxed);
     }
 
-    /// Returns true if `name` was recently noted. Without slots, nothing is remembered.
-    pub(super) fn recall(&self, name: Name) -> bool {
+    /// Returns true if `key` was recently noted. Without slots, nothing is remembered.
+    pub(super) fn recall(&self, key: ContentKey) -> bool {
         if self.is_empty() {
             return false;
         }
-        let (slot, mark) = self.place(name);
+        let (slot, mark) = self.place(key);
         slot.load(Ordering::Relaxed) == mark
     }
 
-    fn place(&self, name: Name) -> (&AtomicU32, u32) {
-        let (spread, mark) = name.spread();
+    fn place(&self, key: ContentKey) -> (&AtomicU32, u32) {
+        let (spread, mark) = key.spread();
         let at = (u128::from(spread) * self.slots.len() as u128) >> 64;
         (&self.slots[at as usize], mark | 1)
     }
@@ -51,22 +51,22 @@ impl Ghosts {
 mod tests {
     use super::*;
 
-    /// Fewer names where Miri interprets the test.
+    /// Fewer keys where Miri interprets the test.
     const NAMES: u128 = if cfg!(miri) { 12_000 } else { 100_000 };
 
     #[test]
     fn the_newest_names_are_remembered() {
         let ghosts = Ghosts::new(1_000).unwrap();
-        let name = |n: u128| Name::new(n << 64 | n);
-        (1..=NAMES).for_each(|n| ghosts.remember(name(n)));
-        let recalled = |from: u128, to| (from..=to).filter(|&n| ghosts.recall(name(n))).count();
+        let key = |n: u128| ContentKey::new(n << 64 | n);
+        (1..=NAMES).for_each(|n| ghosts.remember(key(n)));
+        let recalled = |from: u128, to| (from..=to).filter(|&n| ghosts.recall(key(n))).count();
         assert!((550..=700).contains(&recalled(NAMES - 999, NAMES)), "1 - 1/e of the newest 1,000");
         assert!(recalled(1, NAMES - 10_000) < 10);
-        assert!(ghosts.recall(name(NAMES)));
+        assert!(ghosts.recall(key(NAMES)));
     }
 
     #[test]
     fn without_slots_nothing_is() {
-        assert!(!Ghosts::new(0).unwrap().recall(Name::new(7)));
+        assert!(!Ghosts::new(0).unwrap().recall(ContentKey::new(7)));
     }
 }

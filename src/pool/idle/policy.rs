@@ -1,4 +1,4 @@
-//! `ReclaimPolicy` and `Keep`: whether a block without owners keeps its contents, and which block is
+//! `ReclaimPolicy` and `Retention`: whether a block without owners keeps its contents, and which block is
 //! reclaimed first.
 //!
 //! These are the choices only; the free list keeps the order.
@@ -51,10 +51,10 @@ impl fmt::Display for ReclaimPolicy {
 
 /// Whether a block keeps its contents after its last owner has released it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
+pub(crate) enum Retention {
     /// It keeps nothing: the block is free.
     Nothing,
-    /// It keeps its contents, if it has a name, until it is reclaimed. The policy says which block is
+    /// It keeps its contents, if it has a key, until it is reclaimed. The policy says which block is
     /// reclaimed first.
     Contents(ReclaimPolicy),
 }

@@ -114,17 +114,17 @@ impl IdleQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::content_key::{Name, NewName};
-    use crate::pool::word::Left;
+    use crate::pool::content_key::{ContentKey, NewKey};
+    use crate::pool::word::Released;
 
     /// Creates the words of a batch of blocks, all idle, and their entries.
     fn idle_blocks() -> (BlockWords, Vec<IdleBlock>) {
-        let words = BlockWords::with_names(BATCH).unwrap();
+        let words = BlockWords::with_keys(BATCH).unwrap();
         let make_idle = |id: BlockId| {
             words.view().occupy(id);
-            assert!(words.give_name(id, NewName::only(Name::new(7)), true, |_| {}));
+            assert!(words.set_key(id, NewKey::only(ContentKey::new(7)), true, |_| {}));
             match words.view().release_shared(id) {
-                Left::Idle(left) => left.block,
+                Released::Idle(left) => left.block,
                 left => panic!("a cached block that nobody owns is idle, not {left:?}"),
             }
         };

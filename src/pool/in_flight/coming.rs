@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::holdings::{Holdings, PATIENCE};
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::shared_run::{Run, held_only_by};
+use crate::pool::shared_run::{SharedRun, held_only_by};
 use crate::sync::Arc;
 
 /// Counts the blocks that are coming back, for a thread that asks repeatedly while it evicts. Of the
@@ -77,17 +77,17 @@ impl Coming {
         let mut held = holdings.steps();
         !self.read.is_empty()
             && self.read.iter().all(|(&slot, &(number, read))| {
-                let step = held.find(|(fence, _)| fence.slot == slot);
-                step.is_some_and(|(fence, held)| {
+                let step = held.find(|(step, _)| step.slot == slot);
+                step.is_some_and(|(step, held)| {
                     let lens = [held.ids.len(), held.own.len()];
-                    fence.number == number && (0..2).all(|at| lens[at] >= read[at])
+                    step.number == number && (0..2).all(|at| lens[at] >= read[at])
                 })
             })
     }
 
     fn read_on(&mut self, blocks: &Blocks, holdings: &Holdings<'_>) {
-        for (fence, held) in holdings.steps() {
-            let (_, read) = self.read.entry(fence.slot).or_insert((fence.number, [0; 2]));
+        for (step, held) in holdings.steps() {
+            let (_, read) = self.read.entry(step.slot).or_insert((step.number, [0; 2]));
             for (read, ids) in read.iter_mut().zip([&held.ids, &held.own]) {
                 for &id in &ids[*read..] {
                     match blocks.owners(id) {
@@ -128,11 +128,11 @@ impl Coming {
 pub(crate) fn num_blocks_given_up(
     blocks: &Blocks,
     private: &[BlockId],
-    run: Option<&Arc<Run>>,
+    run: Option<&Arc<SharedRun>>,
 ) -> Option<usize> {
     let holdings = blocks.holdings(&mut { PATIENCE })?;
     let only = held_only_by(run.into_iter().chain(holdings.runs()).map(|run| (run, 1)));
-    let own: HashSet<*const Run> =
+    let own: HashSet<*const SharedRun> =
         std::iter::successors(run, |run| run.parent()).map(Arc::as_ptr).collect();
     let (own, steps): (Vec<_>, Vec<_>) =
         only.into_iter().partition(|run| own.contains(&Arc::as_ptr(run)));

@@ -8,10 +8,10 @@
 //! Locks: the thread takes the locks of slots in their order. Every other thread takes the lock of one
 //! slot at a time, and no further lock under it.
 
-use super::{Fence, Fences, HOLDS, Held, NUMBER, OPEN};
+use super::{Deferred, HOLDS, InFlightStep, InFlightSteps, NUMBER, OPEN};
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::shared_run::Run;
+use crate::pool::shared_run::SharedRun;
 use crate::sync::{Arc, Backoff, MutexGuard, Ordering};
 
 /// How often all calls of one eviction together wait for steps that give back, before the eviction goes
@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: usize = 200;
 
 /// The locks of the slots whose open steps hold references.
 pub(crate) struct Holdings<'a> {
-    steps: Vec<(Fence, MutexGuard<'a, Held>)>,
+    steps: Vec<(InFlightStep, MutexGuard<'a, Deferred>)>,
 }
 
 /// A step is giving back its references, or has begun to hold some.
@@ -28,8 +28,8 @@ struct Changing;
 
 impl Holdings<'_> {
     /// Returns each step that holds references, in the order of the slots.
-    pub(super) fn steps(&self) -> impl Iterator<Item = (Fence, &Held)> {
-        self.steps.iter().map(|(fence, held)| (*fence, &**held))
+    pub(super) fn steps(&self) -> impl Iterator<Item = (InFlightStep, &Deferred)> {
+        self.steps.iter().map(|(step, held)| (*step, &**held))
     }
 
     /// Returns the blocks that steps hold for tables or own themselves, once for each reference. Blocks
@@ -39,7 +39,7 @@ impl Holdings<'_> {
     }
 
     /// Returns the runs that steps hold, once for each reference.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Arc<Run>> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Arc<SharedRun>> {
         self.steps().flat_map(|(_, held)| &held.runs)
     }
 }
@@ -48,11 +48,11 @@ impl Blocks {
     /// Returns the references that open steps hold, or `None` if they hold none. `O(steps)`. Waits for
     /// steps that give back, and takes 1 off `patience` for each wait, until it is 0.
     pub(crate) fn holdings(&self, patience: &mut usize) -> Option<Holdings<'_>> {
-        self.fences.holdings(patience)
+        self.in_flight.holdings(patience)
     }
 }
 
-impl Fences {
+impl InFlightSteps {
     pub(super) fn holdings(&self, patience: &mut usize) -> Option<Holdings<'_>> {
         let mut backoff = Backoff::new();
         loop {
@@ -73,7 +73,7 @@ impl Fences {
     /// Takes the locks of all slots that hold references. The result is `Err` if others may hold some
     /// too.
     fn try_holdings(&self) -> (Holdings<'_>, Result<(), Changing>) {
-        let mut steps: Vec<(Fence, MutexGuard<'_, Held>)> = Vec::new();
+        let mut steps: Vec<(InFlightStep, MutexGuard<'_, Deferred>)> = Vec::new();
         let mut is_all = Ok(());
         let len = self.slots.len();
         for (slot, word) in self.slots.words(len).enumerate() {
@@ -86,9 +86,9 @@ impl Fences {
             let held = self.slots.held(slot).lock();
             // Relaxed: a thread that ends a step takes this lock before it marks the step as over.
             let seen = word.load(Ordering::Relaxed);
-            let fence = Fence { number: seen >> NUMBER, slot: slot as u32 };
+            let step = InFlightStep { number: seen >> NUMBER, slot: slot as u32 };
             match (seen & OPEN != 0, seen & HOLDS != 0) {
-                (true, true) => steps.push((fence, held)),
+                (true, true) => steps.push((step, held)),
                 (false, true) => is_all = Err(Changing),
                 (_, false) => {}
             }

@@ -5,9 +5,9 @@
 //! simultaneously open steps, or [`FIRST`]. A slot takes about 140 bytes.
 //!
 //! Invariant: a thread can see the chunk of every slot that it can know. It knows a slot because it
-//! read the number of slots, or because it was given the fence of a step.
+//! read the number of slots, or because it was given an `InFlightStep`.
 
-use super::Held;
+use super::Deferred;
 use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering};
 
 /// Slots of the first chunk.
@@ -32,7 +32,7 @@ pub(super) struct Chunk {
     pub(super) start: usize,
     /// Adjacent, because a thread that searches for a step reads all of them.
     words: Box<[AtomicU64]>,
-    held: Box<[CachePadded<Mutex<Held>>]>,
+    held: Box<[CachePadded<Mutex<Deferred>>]>,
 }
 
 impl Chunk {
@@ -40,7 +40,7 @@ impl Chunk {
         Self {
             start,
             words: (0..len).map(|_| AtomicU64::new(0)).collect(),
-            held: (0..len).map(|_| CachePadded::new(Mutex::new(Held::default()))).collect(),
+            held: (0..len).map(|_| CachePadded::new(Mutex::new(Deferred::default()))).collect(),
         }
     }
 
@@ -91,7 +91,7 @@ impl Slots {
         &chunk.words[slot - chunk.start]
     }
 
-    pub(super) fn held(&self, slot: usize) -> &Mutex<Held> {
+    pub(super) fn held(&self, slot: usize) -> &Mutex<Deferred> {
         let chunk = self.chunk(slot);
         &chunk.held[slot - chunk.start]
     }

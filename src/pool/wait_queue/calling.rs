@@ -16,14 +16,14 @@
 use std::mem;
 use std::task::{Context, Waker};
 
-use super::{Place, Waiters};
+use super::{QueueKey, Waiters};
 use crate::sync::later::{self, Postponed};
 use crate::sync::{PlainArc, foreign};
 
 /// A waiter to be woken.
 #[derive(Debug)]
 pub(super) struct Called {
-    pub(super) place: Place,
+    pub(super) place: QueueKey,
     pub(super) waker: Waker,
 }
 
@@ -40,8 +40,8 @@ impl Waiters {
 
     /// Clones the waker of the task that polls the waiter of `place`. If the clone panics, the poll panics,
     /// and the next waiter is called instead.
-    pub(super) fn waker_of(self: &PlainArc<Self>, context: &Context<'_>, place: Place) -> Waker {
-        struct PassedOver<'a>(&'a PlainArc<Waiters>, Place);
+    pub(super) fn waker_of(self: &PlainArc<Self>, context: &Context<'_>, place: QueueKey) -> Waker {
+        struct PassedOver<'a>(&'a PlainArc<Waiters>, QueueKey);
         impl Drop for PassedOver<'_> {
             fn drop(&mut self) {
                 let Self(waiters, place) = *self;
@@ -63,7 +63,7 @@ impl Waiters {
     /// Calls the waiters that are due now that the waiter of `place` is deaf. They check themselves whether
     /// there is room.
     #[cold]
-    fn call_instead_of(&self, place: Place) {
+    fn call_instead_of(&self, place: QueueKey) {
         let mut deaf = vec![place];
         while let Some(place) = deaf.pop() {
             let due = self.change(|queue| queue.pass_over(place));

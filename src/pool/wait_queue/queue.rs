@@ -25,7 +25,7 @@ use std::mem;
 use std::task::Waker;
 
 use super::calling::Called;
-use super::{Class, Fairness, Grower, Place, Short, Shortage};
+use super::{Class, Fairness, Grower, QueueKey, Short, Shortage};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
 
@@ -34,7 +34,7 @@ const NO_ROOM_SUFFICES: usize = usize::MAX;
 
 /// The next action of an awake waiter.
 #[derive(Debug)]
-pub(super) enum Call {
+pub(super) enum Wake {
     /// Ask the pool.
     Ask,
     Sleep,
@@ -47,22 +47,22 @@ pub(super) enum Call {
 /// The waiters of a pool, in the order in which they are served.
 pub(super) struct Queue {
     fairness: Fairness,
-    places: BTreeMap<Place, Waiting>,
+    places: BTreeMap<QueueKey, Waiting>,
     /// New requests by need; only where they may pass each other.
-    by_need: BTreeSet<(usize, Place)>,
+    by_need: BTreeSet<(usize, QueueKey)>,
     /// Prompts by the time of their last attempt; only where they may pass each other.
-    by_look: BTreeSet<(u64, Place)>,
+    by_look: BTreeSet<(u64, QueueKey)>,
     /// Passes over the first new request.
     passed: u32,
     /// Changes of the matchable contents, counted from 1.
     contents: u64,
     /// The waiter after the first that was woken to ask again and has not been refused yet.
-    looker: Option<Place>,
+    looker: Option<QueueKey>,
     /// Prompts in the queue that may need less when less can be matched.
     chunked: usize,
     arrivals: u64,
     /// Waiters whose waker panicked, until they ask again. They have no place in the order.
-    deaf: BTreeMap<Place, Waiting>,
+    deaf: BTreeMap<QueueKey, Waiting>,
     /// Waiters to wake when the thread has released its locks.
     to_wake: Vec<Called>,
 }
@@ -106,7 +106,7 @@ impl Queue {
     }
 
     pub(super) fn len(&self, class: Class) -> usize {
-        let of_class = |places: &BTreeMap<Place, Waiting>| {
+        let of_class = |places: &BTreeMap<QueueKey, Waiting>| {
             places.range((class, 0)..=(class, u64::MAX)).count()
         };
         of_class(&self.places) + of_class(&self.deaf)
@@ -141,7 +141,7 @@ impl Queue {
         self.chunked > 0
     }
 
-    pub(super) fn enter(&mut self, short: Short) -> Place {
+    pub(super) fn enter(&mut self, short: Short) -> QueueKey {
         let place = (short.class(), self.arrivals);
         self.arrivals += 1;
         let waiting = Waiting {
@@ -158,7 +158,7 @@ impl Queue {
         place
     }
 
-    fn insert(&mut self, place: Place, waiting: Waiting) {
+    fn insert(&mut self, place: QueueKey, waiting: Waiting) {
         self.chunked += usize::from(waiting.short.shortage == Shortage::ChunkOfPrompt);
         if self.lists(place) {
             self.by_need.insert((waiting.short.need, place));
@@ -170,7 +170,7 @@ impl Queue {
     }
 
     /// Keeps the waker of a waiter and returns the waiter's next action, with the waker that it had.
-    pub(super) fn register(&mut self, place: Place, waker: Waker) -> (Call, Option<Called>) {
+    pub(super) fn register(&mut self, place: QueueKey, waker: Waker) -> (Wake, Option<Called>) {
         if let Some(deaf) = self.deaf.remove(&place) {
             self.insert(place, deaf);
             self.count_leave_behind(place);
@@ -178,24 +178,24 @@ impl Queue {
         let waiting = self.waiting(place);
         let old = waiting.waker.replace(Called { place, waker });
         if let Some(gone) = waiting.gone.clone() {
-            return (Call::Gone(gone), old);
+            return (Wake::Gone(gone), old);
         }
         if let (true, Some(grower)) = (waiting.stalled, waiting.grower()) {
-            return (Call::Stalled(grower.id), old);
+            return (Wake::Stalled(grower.id), old);
         }
         let call = if self.has_turn(place) {
             self.note_asking(place);
-            Call::Ask
+            Wake::Ask
         } else {
             // A growing sequence may have entered before it since it got its leave.
             self.return_leave(place);
-            Call::Sleep
+            Wake::Sleep
         };
         (call, old)
     }
 
     /// Notes that a waiter was refused, and its need now. Returns true if another waiter may be due.
-    pub(super) fn refused(&mut self, place: Place, short: Short) -> bool {
+    pub(super) fn refused(&mut self, place: QueueKey, short: Short) -> bool {
         if let Some(deaf) = self.deaf.get_mut(&place) {
             // The waiter was called while it asked, and its waker panicked.
             deaf.short = short;
@@ -210,7 +210,7 @@ impl Queue {
     }
 
     /// Removes a waiter, which was served or not. The next in turn may be due.
-    pub(super) fn leave(&mut self, place: Place, served: bool) -> Waiting {
+    pub(super) fn leave(&mut self, place: QueueKey, served: bool) -> Waiting {
         if let Some(deaf) = self.deaf.remove(&place) {
             return deaf;
         }
@@ -254,7 +254,7 @@ impl Queue {
     /// Takes a waiter whose waker panicked out of the order, if it missed a call by that. Returns the waiters
     /// that are due instead: the first, and one that may pass it. They check themselves whether there is
     /// room.
-    pub(super) fn pass_over(&mut self, place: Place) -> Vec<Called> {
+    pub(super) fn pass_over(&mut self, place: QueueKey) -> Vec<Called> {
         // A waiter that has left, or has asked since it was called, has missed no call.
         let missed = self.places.get(&place).is_some_and(|waiting| waiting.waker.is_none());
         if !missed {
@@ -346,11 +346,11 @@ impl Queue {
         waiting.waker.take()
     }
 
-    fn waiting(&mut self, place: Place) -> &mut Waiting {
+    fn waiting(&mut self, place: QueueKey) -> &mut Waiting {
         self.places.get_mut(&place).expect(IN_THE_QUEUE)
     }
 
-    fn is_first(&self, place: Place) -> bool {
+    fn is_first(&self, place: QueueKey) -> bool {
         self.places.first_key_value().is_some_and(|(&first, _)| first == place)
     }
 }

@@ -1,13 +1,13 @@
-//! `Turn`: a request that waits for room. It asks the pool; if it is refused, it registers its waker and asks
+//! `WaitTicket`: a request that waits for room. It asks the pool; if it is refused, it registers its waker and asks
 //! again when woken.
 //!
-//! Dropping a [`Turn`] leaves the queue, and wakes the next waiter if that is due. The caller's closure asks
+//! Dropping a [`WaitTicket`] leaves the queue, and wakes the next waiter if that is due. The caller's closure asks
 //! the pool.
 
 use std::task::{Context, Poll};
 
-use super::queue::Call;
-use super::{Place, Short, Shortage};
+use super::queue::Wake;
+use super::{QueueKey, Short, Shortage};
 use crate::error::{PagedKvError, Result as Answer};
 use crate::pool::PoolHandle;
 use crate::sync::foreign;
@@ -17,9 +17,9 @@ use crate::sync::foreign;
 const ATTEMPTS: usize = 8;
 
 /// A request that waits for room, or will.
-pub(crate) struct Turn {
+pub(crate) struct WaitTicket {
     pool: PoolHandle,
-    place: Option<Place>,
+    place: Option<QueueKey>,
     /// True if its need may fall while it waits.
     may_need_less: bool,
 }
@@ -36,7 +36,7 @@ pub enum Ask {
 /// The result of an attempt: final, or short of room.
 pub(crate) type Attempt<T> = Result<Answer<T>, Short>;
 
-impl Turn {
+impl WaitTicket {
     pub(crate) fn new(pool: PoolHandle) -> Self {
         Self { pool, place: None, may_need_less: false }
     }
@@ -78,10 +78,10 @@ impl Turn {
             let call =
                 call.unwrap_or_else(|| waiters.register(place, waiters.waker_of(context, place)));
             let refusal = match call {
-                Call::Sleep => return Poll::Pending,
-                Call::Ask => None,
-                Call::Stalled(id) => Some(PagedKvError::Stalled(id)),
-                Call::Gone(refusal) => {
+                Wake::Sleep => return Poll::Pending,
+                Wake::Ask => None,
+                Wake::Stalled(id) => Some(PagedKvError::Stalled(id)),
+                Wake::Gone(refusal) => {
                     self.leave(false);
                     return Poll::Ready(Err(refusal));
                 }
@@ -125,7 +125,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for WaitTicket {
     fn drop(&mut self) {
         self.leave(false);
     }

@@ -3,61 +3,61 @@
 //!
 //! The callers decide which transition is due.
 
-use super::{BlockState, IdleBlock, Left, LeftIdle, SPARE, WasIdle};
+use super::{BlockState, IdleBlock, Released, ReleasedIdle, SPARE, WasIdle};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, bring_near};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, prefetch};
 
-/// The word and the name of a block that can have one. A cache line holds two.
+/// The word and the key of a block that can have one. A cache line holds two.
 #[repr(align(32))]
-pub(crate) struct NamedBlock {
+pub(crate) struct KeyedBlock {
     pub(super) word: AtomicU32,
-    /// How often the block was given a name, and the mark of its last name.
-    pub(in crate::pool) renames: AtomicU32,
-    /// The name, its lower half first.
-    pub(in crate::pool) name: [AtomicU64; 2],
+    /// How often the block was given a key, and the mark of its last key.
+    pub(in crate::pool) key_version: AtomicU32,
+    /// The key, its lower half first.
+    pub(in crate::pool) key: [AtomicU64; 2],
     /// The block whose content came next when the content of this one was last published.
     pub(in crate::pool) follower: AtomicU32,
 }
 
-impl NamedBlock {
+impl KeyedBlock {
     fn new() -> Self {
-        let [word, renames, follower] = std::array::from_fn(|_| AtomicU32::new(0));
-        let name = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { word, renames, name, follower }
+        let [word, key_version, follower] = std::array::from_fn(|_| AtomicU32::new(0));
+        let key = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { word, key_version, key, follower }
     }
 }
 
 /// The words of all blocks of a pool.
 pub(crate) struct BlockWords {
-    /// Words of blocks without names: 4 bytes a block.
+    /// Words of blocks without keys: 4 bytes a block.
     bare: Box<[AtomicU32]>,
-    /// Words and names of blocks that can have names: 32 bytes a block. One of the two arrays is empty.
-    pub(in crate::pool) named: Box<[NamedBlock]>,
+    /// Words and keys of blocks that can have keys: 32 bytes a block. One of the two arrays is empty.
+    pub(in crate::pool) keyed: Box<[KeyedBlock]>,
     /// True once a caller has counted an owner by id. Owners may then appear that no other owner added.
     counted_by_id: AtomicBool,
 }
 
 impl BlockWords {
-    /// Creates the words of `num_blocks` blocks without names.
+    /// Creates the words of `num_blocks` blocks without keys.
     pub(crate) fn new(num_blocks: usize) -> Result<Self> {
         Ok(Self {
             bare: array_of(num_blocks, || AtomicU32::new(0))?,
-            named: Box::new([]),
+            keyed: Box::new([]),
             counted_by_id: AtomicBool::new(false),
         })
     }
 
-    /// Creates the words of `num_blocks` blocks that can have names.
-    pub(crate) fn with_names(num_blocks: usize) -> Result<Self> {
-        let named = array_of(num_blocks, NamedBlock::new)?;
-        Ok(Self { named, ..Self::new(0)? })
+    /// Creates the words of `num_blocks` blocks that can have keys.
+    pub(crate) fn with_keys(num_blocks: usize) -> Result<Self> {
+        let keyed = array_of(num_blocks, KeyedBlock::new)?;
+        Ok(Self { keyed, ..Self::new(0)? })
     }
 
-    /// Returns true if blocks can have names.
-    pub(crate) fn have_names(&self) -> bool {
-        !self.named.is_empty()
+    /// Returns true if blocks can have keys.
+    pub(crate) fn have_keys(&self) -> bool {
+        !self.keyed.is_empty()
     }
 
     /// Announces owners that no other owner added, before they appear.
@@ -76,7 +76,7 @@ impl BlockWords {
     /// read again after each written word.
     #[inline]
     pub(crate) fn view(&self) -> WordsView<'_> {
-        if self.have_names() { WordsView::Named(&self.named) } else { WordsView::Bare(&self.bare) }
+        if self.have_keys() { WordsView::Named(&self.keyed) } else { WordsView::Bare(&self.bare) }
     }
 
     #[inline]
@@ -95,7 +95,7 @@ impl BlockWords {
 #[derive(Clone, Copy)]
 pub(crate) enum WordsView<'a> {
     Bare(&'a [AtomicU32]),
-    Named(&'a [NamedBlock]),
+    Named(&'a [KeyedBlock]),
 }
 
 impl<'a> WordsView<'a> {
@@ -109,9 +109,9 @@ impl<'a> WordsView<'a> {
 
     /// Prefetches the words of `ids`. Call it before many words are written one after the other.
     #[inline]
-    pub(crate) fn bring_near(&self, ids: impl Iterator<Item = BlockId>) {
+    pub(crate) fn prefetch(&self, ids: impl Iterator<Item = BlockId>) {
         // Relaxed: the loaded values are not used.
-        bring_near(ids.map(|id| u64::from(self.word(id).load(Ordering::Relaxed))));
+        prefetch(ids.map(|id| u64::from(self.word(id).load(Ordering::Relaxed))));
     }
 
     #[inline]
@@ -154,38 +154,38 @@ impl<'a> WordsView<'a> {
         sole
     }
 
-    /// Removes an owner, while other threads may own the block, match it by its name or count it by id.
-    pub(crate) fn release_shared(&self, id: BlockId) -> Left {
+    /// Removes an owner, while other threads may own the block, match it by its key or count it by id.
+    pub(crate) fn release_shared(&self, id: BlockId) -> Released {
         // AcqRel: release, so that the last owner sees all that this one did with the block; acquire,
         // because this one may be the last.
         // Loom: last_release_sees_every_owner.
         let state = self.transition(id, Ordering::AcqRel, BlockState::release);
         match state.expect("a block is released once by each of its owners") {
-            BlockState::FREE => Left::Free,
-            idle if idle.is_idle() => Left::Idle(LeftIdle::new(id, idle)),
-            _ => Left::Owned,
+            BlockState::FREE => Released::Free,
+            idle if idle.is_idle() => Released::Idle(ReleasedIdle::new(id, idle)),
+            _ => Released::Owned,
         }
     }
 
-    /// Adds an owner to a cached block, for the holder of a claim. The caller must compare the name
-    /// *after* this call, because a block keeps its name while it is cached and has an owner. Returns
+    /// Adds an owner to a cached block, for the holder of a claim. The caller must compare the key
+    /// *after* this call, because a block keeps its key while it is cached and has an owner. Returns
     /// `None` if the block is not cached (any more) or has a full count, else whether it was idle. With
-    /// `again` the content counts as asked for again.
+    /// `hot` the content counts as asked for again.
     #[inline]
-    pub(in crate::pool) fn acquire(&self, id: BlockId, again: bool) -> Option<WasIdle> {
-        // Acquire: pairs with `end_naming`, for the name and for the contents that it names.
+    pub(in crate::pool) fn acquire(&self, id: BlockId, hot: bool) -> Option<WasIdle> {
+        // Acquire: pairs with `end_key_change`, for the key and for the contents that it keys.
         // Loom: a_match_sees_the_writes_of_the_publisher.
-        let state = self.transition(id, Ordering::Acquire, |state| state.acquire(again))?;
+        let state = self.transition(id, Ordering::Acquire, |state| state.acquire(hot))?;
         Some(WasIdle(state.owners() == 1))
     }
 
     /// Treats an idle block as just released: it begins its next epoch. For the holder of a claim,
     /// which pushes the block's new entry.
-    pub(in crate::pool) fn renew_idle(&self, id: BlockId) -> Option<LeftIdle> {
+    pub(in crate::pool) fn renew_idle(&self, id: BlockId) -> Option<ReleasedIdle> {
         // Relaxed: nothing is handed over. A thread that reclaims the block sees its users' writes
         // through the word.
         let idle = self.transition(id, Ordering::Relaxed, BlockState::renew_idle)?;
-        Some(LeftIdle::new(id, idle))
+        Some(ReleasedIdle::new(id, idle))
     }
 
     /// Makes the caller the only owner of a block that is idle since the epoch of `idle`. The caller
@@ -199,13 +199,13 @@ impl<'a> WordsView<'a> {
     }
 
     /// Makes a block idle again, after the caller has just reclaimed it.
-    pub(in crate::pool) fn undo_reclaim(&self, id: BlockId) -> LeftIdle {
+    pub(in crate::pool) fn undo_reclaim(&self, id: BlockId) -> ReleasedIdle {
         let word = self.word(id);
         // Relaxed: no other thread changes the word.
         let idle = BlockState(word.load(Ordering::Relaxed)).undo_reclaim();
         // Release: as in `release_shared`; another thread may acquire the block immediately.
         word.store(idle.0, Ordering::Release);
-        LeftIdle::new(id, idle)
+        ReleasedIdle::new(id, idle)
     }
 
     /// Discards the contents of a block that the caller has just reclaimed. Returns true if the block
@@ -227,28 +227,28 @@ impl<'a> WordsView<'a> {
         state.is_idle() && state.epoch() == idle.epoch
     }
 
-    /// Gives one of the owners the right to write the block's name, until
-    /// [`end_naming`](Self::end_naming). Returns false if the block is cached, or another owner is
-    /// writing its name.
-    pub(in crate::pool) fn begin_naming(&self, id: BlockId) -> bool {
-        // Relaxed: the name's two halves are stored with Release after it; see `NamedView::name`.
-        self.transition(id, Ordering::Relaxed, BlockState::begin_naming).is_some()
+    /// Gives one of the owners the right to write the block's key, until
+    /// [`end_key_change`](Self::end_key_change). Returns false if the block is cached, or another owner is
+    /// writing its key.
+    pub(in crate::pool) fn begin_key_change(&self, id: BlockId) -> bool {
+        // Relaxed: the key's two halves are stored with Release after it; see `KeyedView::key`.
+        self.transition(id, Ordering::Relaxed, BlockState::begin_key_change).is_some()
     }
 
-    /// Makes the block matchable. With `again` its content counts as asked for again; with `spare`
-    /// another block is cached under the name.
-    pub(in crate::pool) fn end_naming(&self, id: BlockId, again: bool, spare: bool) {
+    /// Makes the block matchable. With `hot` its content counts as asked for again; with `spare`
+    /// another block is cached under the key.
+    pub(in crate::pool) fn end_key_change(&self, id: BlockId, hot: bool, spare: bool) {
         // Release: pairs with `acquire` and `state`. Loom: a_match_sees_the_writes_of_the_publisher.
-        let step = |state: BlockState| state.end_naming(again, spare);
+        let step = |state: BlockState| state.end_key_change(hot, spare);
         let state = self.transition(id, Ordering::Release, step);
-        assert!(state.is_some(), "a name is ended by who began it");
+        assert!(state.is_some(), "a key is ended by who began it");
     }
 
     /// Makes the block unmatchable, for one of its owners.
     pub(in crate::pool) fn end_caching(&self, id: BlockId) {
         // Relaxed: nothing is handed over; a thread that has matched the block is an owner already.
         let state = self.transition(id, Ordering::Relaxed, BlockState::end_caching);
-        assert!(state.is_some(), "a name is taken back once, by who gave it");
+        assert!(state.is_some(), "the owner that set a key clears it once");
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.

@@ -1,5 +1,5 @@
 //! Tests of [`BlockState`] and [`BlockWords`]: the transitions are those of the table, and each word is
-//! beside its name.
+//! beside its key.
 
 use super::*;
 use crate::sync::Ordering;
@@ -20,9 +20,9 @@ fn a_full_count_is_refused() {
 /// Tries every kind of word that can occur: an idle block is not full, and a full one is not idle.
 #[test]
 fn a_retain_is_refused_with_the_state_that_refused_it() {
-    let words = BlockWords::with_names(1).unwrap();
-    let (word, id) = (&words.named[0].word, BlockId(0));
-    for flags in [0, CACHED, CACHED | AGAIN, NAMING] {
+    let words = BlockWords::with_keys(1).unwrap();
+    let (word, id) = (&words.keyed[0].word, BlockId(0));
+    for flags in [0, CACHED, CACHED | HOT, KEY_BUSY] {
         for owners in [0, 1, MAX_OWNERS - 1, MAX_OWNERS] {
             word.store(owners | flags, Ordering::Relaxed);
             let refused = [0, MAX_OWNERS].contains(&owners).then_some(owners);
@@ -47,30 +47,30 @@ fn word(owners: u32, flags: u32, epoch: u8) -> BlockState {
 
 #[test]
 fn a_word_is_read_as_it_is_written() {
-    let state = word(3, CACHED | AGAIN, 200);
+    let state = word(3, CACHED | HOT, 200);
     assert_eq!((state.owners(), state.epoch()), (3, 200));
-    assert!(state.is_cached() && state.is_again() && !state.is_idle());
-    assert!(!word(3, AGAIN, 0).is_cached() && !word(3, AGAIN, 0).is_again());
-    assert!(!word(3, CACHED, 0).is_again());
-    assert!(word(0, CACHED, 0).is_idle() && !word(0, NAMING, 0).is_idle());
-    assert_eq!(word(3, CACHED | AGAIN, 200).with_epoch(9), word(3, CACHED | AGAIN, 9));
+    assert!(state.is_cached() && state.is_hot() && !state.is_idle());
+    assert!(!word(3, HOT, 0).is_cached() && !word(3, HOT, 0).is_hot());
+    assert!(!word(3, CACHED, 0).is_hot());
+    assert!(word(0, CACHED, 0).is_idle() && !word(0, KEY_BUSY, 0).is_idle());
+    assert_eq!(word(3, CACHED | HOT, 200).with_epoch(9), word(3, CACHED | HOT, 9));
 }
 
 #[test]
 fn a_cached_block_becomes_idle_in_the_next_epoch() {
     assert_eq!(word(2, CACHED, 7).release(), Some(word(1, CACHED, 7)));
     assert_eq!(word(1, CACHED, 7).release(), Some(word(0, CACHED, 8)));
-    assert_eq!(word(1, CACHED | AGAIN, 255).release(), Some(word(0, CACHED | AGAIN, 0)));
+    assert_eq!(word(1, CACHED | HOT, 255).release(), Some(word(0, CACHED | HOT, 0)));
     assert_eq!(word(0, CACHED, 7).release(), None);
 }
 
 #[test]
 fn only_a_cached_block_is_acquired() {
     for owners in [0, 1, MAX_OWNERS - 1] {
-        let (once, again) = (word(owners, CACHED, 7), word(owners, CACHED | AGAIN, 7));
-        assert_eq!(once.acquire(false), Some(word(owners + 1, CACHED, 7)));
-        for state in [once.acquire(true), again.acquire(false), again.acquire(true)] {
-            assert_eq!(state, Some(word(owners + 1, CACHED | AGAIN, 7)));
+        let (cold, hot) = (word(owners, CACHED, 7), word(owners, CACHED | HOT, 7));
+        assert_eq!(cold.acquire(false), Some(word(owners + 1, CACHED, 7)));
+        for state in [cold.acquire(true), hot.acquire(false), hot.acquire(true)] {
+            assert_eq!(state, Some(word(owners + 1, CACHED | HOT, 7)));
         }
         assert_eq!(word(owners, 0, 7).acquire(true), None);
     }
@@ -80,7 +80,7 @@ fn only_a_cached_block_is_acquired() {
 #[test]
 fn only_an_idle_block_begins_its_next_epoch_without_an_owner() {
     assert_eq!(word(0, CACHED, 7).renew_idle(), Some(word(0, CACHED, 8)));
-    assert_eq!(word(0, CACHED | AGAIN, 255).renew_idle(), Some(word(0, CACHED | AGAIN, 0)));
+    assert_eq!(word(0, CACHED | HOT, 255).renew_idle(), Some(word(0, CACHED | HOT, 0)));
     assert_eq!(word(1, CACHED, 7).renew_idle(), None);
     assert_eq!(BlockState::FREE.renew_idle(), None);
 }
@@ -88,7 +88,7 @@ fn only_an_idle_block_begins_its_next_epoch_without_an_owner() {
 #[test]
 fn only_a_block_idle_in_that_epoch_is_reclaimed() {
     assert_eq!(word(0, CACHED, 7).reclaim(7), Some(BlockState::SOLE));
-    assert_eq!(word(0, CACHED | AGAIN, 7).reclaim(7), Some(word(1, AGAIN, 0)));
+    assert_eq!(word(0, CACHED | HOT, 7).reclaim(7), Some(word(1, HOT, 0)));
     assert_eq!(word(0, CACHED, 7).reclaim(6), None);
     assert_eq!(word(1, CACHED, 7).reclaim(7), None);
     assert_eq!(BlockState::FREE.reclaim(0), None);
@@ -97,17 +97,17 @@ fn only_a_block_idle_in_that_epoch_is_reclaimed() {
 #[test]
 fn a_reclaim_is_finished_or_undone() {
     assert_eq!(BlockState::SOLE.undo_reclaim(), word(0, CACHED, 0));
-    assert_eq!(word(1, AGAIN, 0).undo_reclaim(), word(0, CACHED | AGAIN, 0));
-    for again in [false, true] {
-        let words = BlockWords::with_names(2).unwrap();
+    assert_eq!(word(1, HOT, 0).undo_reclaim(), word(0, CACHED | HOT, 0));
+    for hot in [false, true] {
+        let words = BlockWords::with_keys(2).unwrap();
         let (view, id) = (words.view(), BlockId(1));
         view.occupy(id);
-        assert!(view.begin_naming(id));
-        view.end_naming(id, again, false);
-        let Left::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
+        assert!(view.begin_key_change(id));
+        view.end_key_change(id, hot, false);
+        let Released::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
         assert!(view.reclaim(left.block) && !words.state(id).is_cached());
         let back = view.undo_reclaim(id);
-        assert_eq!((back.again, view.is_idle_since(back.block)), (again, true));
+        assert_eq!((back.hot, view.is_idle_since(back.block)), (hot, true));
         assert!(view.reclaim(back.block));
         view.finish_reclaim(id);
         assert_eq!(words.state(id), BlockState::SOLE);
@@ -117,17 +117,17 @@ fn a_reclaim_is_finished_or_undone() {
 #[test]
 fn a_block_is_named_by_one_owner_and_once() {
     for owners in [1, 2] {
-        let naming = word(owners, NAMING, 0);
-        assert_eq!(word(owners, 0, 0).begin_naming(), Some(naming));
-        assert_eq!(naming.begin_naming(), None);
-        assert_eq!(word(owners, CACHED, 0).begin_naming(), None);
-        assert_eq!(naming.end_naming(false, false), Some(word(owners, CACHED, 0)));
-        assert_eq!(naming.end_naming(true, false), Some(word(owners, CACHED | AGAIN, 0)));
-        assert_eq!(naming.end_naming(false, true), Some(word(owners, CACHED | SPARE, 0)));
-        assert_eq!(word(owners, CACHED, 0).end_naming(false, false), None);
-        let all = word(owners, CACHED | AGAIN | SPARE, 9);
+        let hashed = word(owners, KEY_BUSY, 0);
+        assert_eq!(word(owners, 0, 0).begin_key_change(), Some(hashed));
+        assert_eq!(hashed.begin_key_change(), None);
+        assert_eq!(word(owners, CACHED, 0).begin_key_change(), None);
+        assert_eq!(hashed.end_key_change(false, false), Some(word(owners, CACHED, 0)));
+        assert_eq!(hashed.end_key_change(true, false), Some(word(owners, CACHED | HOT, 0)));
+        assert_eq!(hashed.end_key_change(false, true), Some(word(owners, CACHED | SPARE, 0)));
+        assert_eq!(word(owners, CACHED, 0).end_key_change(false, false), None);
+        let all = word(owners, CACHED | HOT | SPARE, 9);
         assert_eq!(all.end_caching(), Some(word(owners, 0, 0)));
-        assert_eq!(word(owners, NAMING, 0).end_caching(), None);
+        assert_eq!(word(owners, KEY_BUSY, 0).end_caching(), None);
     }
 }
 
@@ -136,21 +136,21 @@ fn a_block_is_spare_until_it_is_asked_for_and_after_a_reclaim_that_is_undone() {
     let spare = word(1, CACHED | SPARE, 7);
     assert!(spare.is_spare() && !word(1, SPARE, 0).is_spare() && !word(1, CACHED, 0).is_spare());
     assert_eq!(spare.retain().and_then(BlockState::release), Some(spare));
-    for again in [0, AGAIN] {
-        let idle = word(0, CACHED | SPARE | again, 8);
-        assert_eq!(word(1, CACHED | SPARE | again, 7).release(), Some(idle));
-        assert_eq!(idle.acquire(false), Some(word(1, CACHED | again, 8)));
-        assert_eq!(idle.renew_idle(), Some(word(0, CACHED | again, 9)));
+    for hot in [0, HOT] {
+        let idle = word(0, CACHED | SPARE | hot, 8);
+        assert_eq!(word(1, CACHED | SPARE | hot, 7).release(), Some(idle));
+        assert_eq!(idle.acquire(false), Some(word(1, CACHED | hot, 8)));
+        assert_eq!(idle.renew_idle(), Some(word(0, CACHED | hot, 9)));
         let reclaimed = idle.reclaim(8).unwrap();
         assert!(!reclaimed.is_cached() && reclaimed.retain().is_some());
-        assert_eq!(reclaimed.undo_reclaim(), word(0, CACHED | SPARE | again, 0));
+        assert_eq!(reclaimed.undo_reclaim(), word(0, CACHED | SPARE | hot, 0));
     }
     for spare in [false, true] {
-        let words = BlockWords::with_names(1).unwrap();
+        let words = BlockWords::with_keys(1).unwrap();
         let (view, id) = (words.view(), BlockId(0));
         view.occupy(id);
-        view.end_naming(id, false, spare);
-        let Left::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
+        view.end_key_change(id, false, spare);
+        let Released::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
         assert_eq!(left.spare, spare);
         assert!(view.reclaim(left.block));
         assert_eq!(view.finish_reclaim(id), spare);
@@ -168,38 +168,38 @@ fn an_entry_is_read_as_it_is_written() {
 
 #[test]
 fn a_block_says_whether_it_was_idle_and_since_when() {
-    let words = BlockWords::with_names(2).unwrap();
+    let words = BlockWords::with_keys(2).unwrap();
     let (view, id) = (words.view(), BlockId(1));
     view.occupy(id);
-    assert!(view.begin_naming(id) && !view.begin_naming(id));
-    view.end_naming(id, false, false);
+    assert!(view.begin_key_change(id) && !view.begin_key_change(id));
+    view.end_key_change(id, false, false);
     let block = IdleBlock { id, epoch: 1 };
-    let left = |again| Left::Idle(LeftIdle { block, again, spare: false });
+    let left = |hot| Released::Idle(ReleasedIdle { block, hot, spare: false });
     assert_eq!(view.release_shared(id), left(false));
     let (idle, later) = (IdleBlock { id, epoch: 1 }, IdleBlock { id, epoch: 2 });
     assert!(view.is_idle_since(idle) && !view.is_idle_since(later));
     assert_eq!(view.acquire(id, true), Some(WasIdle(true)));
     assert!(!view.is_idle_since(idle));
     assert_eq!(view.acquire(id, false), Some(WasIdle(false)));
-    assert_eq!(view.release_shared(id), Left::Owned);
+    assert_eq!(view.release_shared(id), Released::Owned);
     assert!(!view.reclaim(idle), "somebody has used it since");
     assert_eq!(
         view.release_shared(id),
-        Left::Idle(LeftIdle { block: later, again: true, spare: false })
+        Released::Idle(ReleasedIdle { block: later, hot: true, spare: false })
     );
     assert!(!view.reclaim(idle) && view.reclaim(later));
     view.finish_reclaim(id);
-    assert_eq!(view.release_shared(id), Left::Free);
+    assert_eq!(view.release_shared(id), Released::Free);
     assert_eq!(view.acquire(id, true), None);
 }
 
 #[test]
 fn a_block_with_its_name_is_half_a_cache_line() {
     for num_blocks in [1, 2, 3, 200] {
-        let words = BlockWords::with_names(num_blocks).unwrap();
-        assert_eq!(size_of_val(&words.named[0]), 32);
+        let words = BlockWords::with_keys(num_blocks).unwrap();
+        assert_eq!(size_of_val(&words.keyed[0]), 32);
         for id in [0, num_blocks as u32 / 2, num_blocks as u32 - 1].map(BlockId) {
-            let address = std::ptr::from_ref(&words.named[id.index()]).addr();
+            let address = std::ptr::from_ref(&words.keyed[id.index()]).addr();
             assert_eq!(address % 32, 0, "{id} of {num_blocks}");
         }
     }

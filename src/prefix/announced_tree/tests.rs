@@ -33,9 +33,9 @@ fn a_content_ends_with_its_last_block_in_whatever_order_they_go() {
             assert_eq!(holders.len(), left);
             if let Some(&first) = holders.first() {
                 assert!(gone.is_empty(), "{order:?}");
-                let home = tree.home(first);
-                assert!(holders.iter().all(|&id| tree.home(id) == home), "{order:?}");
-                let told = tree.content(home);
+                let primary = tree.primary(first);
+                assert!(holders.iter().all(|&id| tree.primary(id) == primary), "{order:?}");
+                let told = tree.content(primary);
                 assert_eq!((told.hash, told.tokens, told.index), (hash(1), &[7][..], 0));
             } else {
                 assert_eq!(gone, [hash(2), hash(1)], "{order:?}");

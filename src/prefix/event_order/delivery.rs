@@ -1,7 +1,7 @@
 //! `Delivery`: decides which thread emits the noted events, and repeats everything after a loss.
 //!
 //! ```text
-//!   announcer's lock { note ... take all that is noted } ── no lock ──> sink ──┐
+//!   event order's lock { note ... take all that is noted } ── no lock ──> sink ──┐
 //!                        ^                                                     │ more was noted
 //!                        └─────────────────────────────────────────────────────┘
 //! ```

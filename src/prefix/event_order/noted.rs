@@ -1,6 +1,6 @@
 //! `NotedEvents`: copies of the events that wait for the sink.
 //!
-//! The announcer notes an event under its lock, and a thread emits it outside. The hashes and tokens of all
+//! The event order notes an event under its lock, and a thread emits it outside. The hashes and tokens of all
 //! events are in two vectors, so that noting allocates memory only to grow them.
 //!
 //! Invariant: the emitted events are the noted ones, in the same order.

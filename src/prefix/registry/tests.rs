@@ -1,13 +1,14 @@
-//! Tests of publishing: names that collide, contents that return again and again, and copies.
+//! Tests of publishing: keys that collide, contents that return again and again, and copies.
 
 use super::*;
-use crate::pool::{BlockPool, Keep, ReclaimPolicy};
+use crate::pool::{BlockPool, ReclaimPolicy, Retention};
 use crate::table::BlockTable;
 
 /// The index cannot distinguish most of them, and the window overflows.
 #[test]
 fn hashes_that_collide_in_the_index_never_match() {
-    let pool = BlockPool::build(2_000, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
+    let pool =
+        BlockPool::build(2_000, 1, Retention::Contents(ReclaimPolicy::Lru), false, None).unwrap();
     let mut published = PublishedBlocks::new(2_000, None).unwrap();
     published.index = PrefixIndex::of_3_bits(2_000);
     let generation = published.generation();
@@ -15,7 +16,7 @@ fn hashes_that_collide_in_the_index_never_match() {
     let table = pool.allocate(1_000).unwrap();
     for (n, &id) in table.as_slice().iter().enumerate() {
         let hash_of = |_| hash(1 + n as u128);
-        let offer = Offer { ids: &[id], before: None, private_from: 0, generation };
+        let offer = PublishRequest { ids: &[id], before: None, private_from: 0, generation };
         published.publish(pool.blocks(), &offer, hash_of, || unreachable!());
     }
     let mut found = 0;
@@ -24,8 +25,8 @@ fn hashes_that_collide_in_the_index_never_match() {
         let mut ids = Vec::new();
         published.acquire(pool.blocks(), &asked, generation, &mut ids);
         found += ids.len();
-        let named = table.as_slice().get(n).is_some_and(|&id| pool.blocks().is_cached(id));
-        assert_eq!(ids.len(), usize::from(named), "what has a name is found, hash {n}");
+        let keyed = table.as_slice().get(n).is_some_and(|&id| pool.blocks().is_cached(id));
+        assert_eq!(ids.len(), usize::from(keyed), "what has a key is found, hash {n}");
         if let Some(id) = ids.first() {
             assert_eq!(Some(id), table.as_slice().get(n), "hash {n}");
         }
@@ -39,7 +40,7 @@ fn hashes_that_collide_in_the_index_never_match() {
 }
 
 fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
-    let keep = Keep::Contents(ReclaimPolicy::Lru);
+    let keep = Retention::Contents(ReclaimPolicy::Lru);
     (
         BlockPool::build(blocks, 1, keep, false, None).unwrap(),
         PublishedBlocks::new(blocks, None).unwrap(),
@@ -54,14 +55,14 @@ fn publish(
     first: u128,
 ) -> usize {
     let generation = published.generation();
-    let offer = Offer { ids: table.as_slice(), before: None, private_from: 0, generation };
+    let offer = PublishRequest { ids: table.as_slice(), before: None, private_from: 0, generation };
     let hash_of = |at| BlockHash::from_u128(first + at as u128);
     published.publish(pool.blocks(), &offer, hash_of, || unreachable!())
 }
 
 fn copies(pool: &BlockPool, published: &PublishedBlocks, hash: u128) -> usize {
-    let name = published.generation().name_of(BlockHash::from_u128(hash));
-    published.count_copies(pool.blocks(), published.index.place(name), name, usize::MAX)
+    let key = published.generation().key_of(BlockHash::from_u128(hash));
+    published.count_copies(pool.blocks(), published.index.place(key), key, usize::MAX)
 }
 
 #[test]
@@ -119,12 +120,12 @@ fn a_spare_copy_is_reclaimed_before_all_else_and_as_others_once_it_was_asked_for
 /// The content stays cached throughout: a commit of it would not be its return.
 #[test]
 fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
-    let keep = Keep::Contents(ReclaimPolicy::TwoQueue);
+    let keep = Retention::Contents(ReclaimPolicy::TwoQueue);
     let (pool, published) = (
         BlockPool::build(3, 1, keep, false, None).unwrap(),
         PublishedBlocks::new(3, None).unwrap(),
     );
-    let name = published.generation().name_of(BlockHash::from_u128(7));
+    let key = published.generation().key_of(BlockHash::from_u128(7));
     let [first, copy] = [(); 2].map(|()| pool.allocate(1).unwrap());
     for table in [&first, &copy] {
         publish(&pool, &published, table, 7);
@@ -132,10 +133,10 @@ fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
     drop(copy);
     drop(pool.allocate(2).unwrap());
     assert_eq!(copies(&pool, &published, 7), 1);
-    assert!(!pool.blocks().was_reclaimed_of_late(name));
+    assert!(!pool.blocks().was_recently_reclaimed(key));
     drop(first);
     drop(pool.allocate(3).unwrap());
-    assert!(pool.blocks().was_reclaimed_of_late(name), "with the last copy it is");
+    assert!(pool.blocks().was_recently_reclaimed(key), "with the last copy it is");
 }
 
 /// Both forks of a sequence commit the block that they share.
@@ -146,22 +147,24 @@ fn a_block_is_no_copy_of_itself() {
     assert_eq!(publish(&pool, &published, &table, 7), 1);
     assert_eq!(publish(&pool, &published, &table, 7), 0);
     assert_eq!((published.index.entries().len(), copies(&pool, &published, 7)), (1, 1));
-    assert!(!pool.blocks().named().words().state(table.as_slice()[0]).is_spare());
+    assert!(!pool.blocks().keyed().words().state(table.as_slice()[0]).is_spare());
 }
 
 #[test]
 fn a_content_that_was_often_reclaimed_finds_room_again() {
-    let pool = BlockPool::build(200, 1, Keep::Contents(ReclaimPolicy::Lru), false, None).unwrap();
+    let pool =
+        BlockPool::build(200, 1, Retention::Contents(ReclaimPolicy::Lru), false, None).unwrap();
     let published = PublishedBlocks::new(200, None).unwrap();
     let (hash, generation) = (BlockHash::from_u128(7), published.generation());
     let mut held = pool.allocate(0).unwrap();
     for _ in 0..190 {
         let table = pool.allocate(1).unwrap();
-        let offer = Offer { ids: table.as_slice(), before: None, private_from: 0, generation };
+        let offer =
+            PublishRequest { ids: table.as_slice(), before: None, private_from: 0, generation };
         published.publish(pool.blocks(), &offer, |_| hash, || unreachable!());
         assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 1);
         drop(table);
-        // The reclaimed block comes last, and is held without a new name.
+        // The reclaimed block comes last, and is held without a new key.
         let mut all = pool.allocate(pool.free_block_count()).unwrap();
         held.grow_from(&mut all, 1);
         assert_eq!(published.probe(pool.blocks(), &[hash]).cached, 0);
@@ -174,7 +177,7 @@ fn entries_do_not_pile_up_however_often_blocks_are_named() {
     const BLOCKS: usize = 600;
     const THREADS: u64 = 4;
     const ROUNDS: u64 = if cfg!(miri) { 400 } else { 100_000 };
-    let keep = Keep::Contents(ReclaimPolicy::Lru);
+    let keep = Retention::Contents(ReclaimPolicy::Lru);
     let pool = BlockPool::build(BLOCKS, 4, keep, false, None).unwrap();
     let published = PublishedBlocks::new(BLOCKS, None).unwrap();
     let generation = published.generation();
@@ -186,7 +189,7 @@ fn entries_do_not_pile_up_however_often_blocks_are_named() {
         let mut table = pool.table_of(ids);
         if hits == 0 && table.grow(1).is_ok() {
             let ids = table.as_slice();
-            let offer = Offer { ids, before: None, private_from: 0, generation };
+            let offer = PublishRequest { ids, before: None, private_from: 0, generation };
             published.publish(pool.blocks(), &offer, |_| hash, || unreachable!());
         }
         table
@@ -215,8 +218,8 @@ fn entries_do_not_pile_up_however_often_blocks_are_named() {
     let (mut of_block, mut beyond) = (vec![0; BLOCKS], vec![0; BLOCKS]);
     for (at, tag, id) in index.entries() {
         of_block[id.index()] += 1;
-        let place = index.place(blocks.named().last_name(id).expect("it was noted under a name"));
-        assert_eq!(place.tag, tag, "{id} is noted under its last name");
+        let place = index.place(blocks.keyed().last_key(id).expect("it was noted under a key"));
+        assert_eq!(place.tag, tag, "{id} is noted under its last key");
         beyond[place.home()] += u64::from(place.home() != at);
     }
     assert!(of_block.iter().all(|&entries| entries <= 1), "a block has one entry at most");

@@ -1,21 +1,21 @@
 //! Publishing with an event sink: one commit at a time, each with its events.
 //!
 //! Publishers exclude each other here, so that the copies of a content become known one after the other. The
-//! module [`announcer`](crate::prefix::event_order) explains why the events are true.
+//! module [`event_order`](crate::prefix::event_order) explains why the events are true.
 
 use std::ops::Range;
 
 use super::{Generation, MOST_COPIES, Moved, PublishedBlocks};
 use crate::id::BlockId;
 use crate::pool::Blocks;
-use crate::pool::content_key::NewName;
+use crate::pool::content_key::NewKey;
 use crate::prefix::announced_tree::Content;
-use crate::prefix::event_order::{Announcer, Announcing};
+use crate::prefix::event_order::{Announcing, EventOrder};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
 
 /// The event context of a commit: the facts about its blocks that listeners get beside their hashes.
-pub(crate) struct Told<'a> {
+pub(crate) struct EventContext<'a> {
     /// The hash of the block before the first of them; `None` at the beginning of a prompt.
     pub(crate) parent: Option<BlockHash>,
     /// Their tokens and any after them, in two parts; none at all if they are not known.
@@ -30,44 +30,44 @@ pub(crate) struct Told<'a> {
 /// The result of the offer of one block.
 #[derive(Clone, Copy, Default)]
 struct Offered {
-    /// It got the name of its content.
+    /// It got the key of its content.
     is_named: bool,
-    /// No other block was cached under that name.
+    /// No other block was cached under that key.
     is_new: bool,
     /// Enough other blocks hold its content.
     is_left_out: bool,
-    /// Another block by which the announcer knows the content.
+    /// Another block by which the event order knows the content.
     known_by: Option<BlockId>,
 }
 
 impl PublishedBlocks {
     /// Does the work of `publish`, and emits the events.
     #[inline(never)]
-    pub(super) fn publish_aloud(
+    pub(super) fn publish_with_events(
         &self,
-        announcer: &PlainArc<Announcer>,
+        event_order: &PlainArc<EventOrder>,
         blocks: &Blocks,
         ids: &[BlockId],
         hash_of: &impl Fn(usize) -> BlockHash,
         generation: Generation,
-        told: &Told<'_>,
+        context: &EventContext<'_>,
     ) -> Option<usize> {
-        announcer.announce(|announcing| {
+        event_order.announce(|events| {
             if generation != self.generation() {
                 return None;
             }
-            if !told.has_tokens() {
-                announcing.expect_untold(ids.len());
+            if !context.has_tokens() {
+                events.expect_untold(ids.len());
             }
             let mut offered = vec![Offered::default(); ids.len()];
-            let mut again = false;
+            let mut hot = false;
             // From the end, as in `publish_all`.
             for (at, &id) in ids.iter().enumerate().rev() {
                 let hash = hash_of(at);
-                again |= blocks.was_reclaimed_of_late(generation.name_of(hash));
-                offered[at] = self.offer(announcing, blocks, id, (hash, generation), &mut again);
+                hot |= blocks.was_recently_reclaimed(generation.key_of(hash));
+                offered[at] = self.offer(events, blocks, id, (hash, generation), &mut hot);
             }
-            self.note_offered(announcing, ids, &offered, hash_of, generation, told);
+            self.note_offered(events, ids, &offered, hash_of, generation, context);
             self.count_left_out(offered.iter().filter(|offered| offered.is_left_out).count());
             Some(offered.iter().filter(|offered| offered.is_new).count())
         })
@@ -75,25 +75,26 @@ impl PublishedBlocks {
 
     /// Gives the event sink the missing tokens of contents that were matched. Tokens are missing where the
     /// publisher knew hashes only. Costs one load if none are missing.
-    pub(crate) fn tell_matched<'a>(
+    pub(crate) fn emit_matched<'a>(
         &self,
         ids: &[BlockId],
         hash_of: impl Fn(usize) -> BlockHash,
         generation: Generation,
-        told: impl FnOnce() -> Told<'a>,
+        context: impl FnOnce() -> EventContext<'a>,
     ) {
-        let Some(announcer) = self.announcer.as_ref().filter(|announcer| announcer.has_untold())
+        let Some(event_order) =
+            self.event_order.as_ref().filter(|event_order| event_order.has_untold())
         else {
             return;
         };
-        announcer.announce(|announcing| {
+        event_order.announce(|events| {
             if generation == self.generation() {
                 let matched = |(at, &id): (usize, &BlockId)| Offered {
-                    known_by: announcing.holds(id, hash_of(at)).then_some(id),
+                    known_by: events.holds(id, hash_of(at)).then_some(id),
                     ..Offered::default()
                 };
                 let matched: Vec<_> = ids.iter().enumerate().map(matched).collect();
-                self.note_offered(announcing, ids, &matched, &hash_of, generation, &told());
+                self.note_offered(events, ids, &matched, &hash_of, generation, &context());
             }
         });
     }
@@ -101,82 +102,82 @@ impl PublishedBlocks {
     /// Notes the contents of offered blocks: each before those that follow it.
     fn note_offered(
         &self,
-        announcing: &mut Announcing<'_>,
+        events: &mut Announcing<'_>,
         ids: &[BlockId],
         offered: &[Offered],
         hash_of: &impl Fn(usize) -> BlockHash,
         generation: Generation,
-        told: &Told<'_>,
+        context: &EventContext<'_>,
     ) {
         let mut tokens = Vec::new();
-        // The hash before the next block, and the home of that content if it was offered just now.
-        let (mut parent, mut before) = (told.parent, None);
+        // The hash before the next block, and the primary of that content if it was offered just now.
+        let (mut parent, mut before) = (context.parent, None);
         for (at, (&id, offered)) in ids.iter().zip(offered).enumerate() {
             let hash = hash_of(at);
-            let home_of_parent = |announcing: &Announcing<'_>| {
-                before.or_else(|| self.home_of(announcing, parent?, generation))
+            let home_of_parent = |events: &Announcing<'_>| {
+                before.or_else(|| self.primary_of(events, parent?, generation))
             };
             let content = Content {
                 hash,
                 parent,
-                tokens: told.tokens_of(at..at + 1, &mut tokens),
-                extra: told.extra.as_ref(),
-                index: told.index + at,
+                tokens: context.tokens_of(at..at + 1, &mut tokens),
+                extra: context.extra.as_ref(),
+                index: context.index + at,
             };
             before = match offered.known_by {
                 Some(other) => {
-                    let home = announcing.home(other);
+                    let primary = events.primary(other);
                     if offered.is_named {
-                        announcing.add_copy(home, id);
+                        events.add_copy(primary, id);
                     }
-                    if told.has_tokens() && !announcing.has_tokens(home) {
-                        let parent = home_of_parent(announcing);
-                        announcing.learn(home, &content, parent, told);
+                    if context.has_tokens() && !events.has_tokens(primary) {
+                        let parent = home_of_parent(events);
+                        events.learn(primary, &content, parent, context);
                     }
-                    Some(home)
+                    Some(primary)
                 }
                 None if offered.is_named => {
-                    let parent = home_of_parent(announcing);
-                    announcing.store(id, &content, parent, told);
+                    let parent = home_of_parent(events);
+                    events.store(id, &content, parent, context);
                     Some(id)
                 }
                 None => None,
             };
             parent = Some(hash);
         }
-        announcing.tell_run(told);
+        events.emit_pending(context);
     }
 
-    /// Returns the home of a content, if it has one.
-    fn home_of(
+    /// Returns the primary of a content, if it has one.
+    fn primary_of(
         &self,
-        announcing: &Announcing<'_>,
+        events: &Announcing<'_>,
         hash: BlockHash,
         generation: Generation,
     ) -> Option<BlockId> {
-        let place = self.index.place(generation.name_of(hash));
-        let holder = self.index.find(place, |id| announcing.holds(id, hash))?;
-        Some(announcing.home(holder))
+        let place = self.index.place(generation.key_of(hash));
+        let holder = self.index.find(place, |id| events.holds(id, hash))?;
+        Some(events.primary(holder))
     }
 
     /// Does the work of `publish_one`, for the only publisher at a time.
     fn offer(
         &self,
-        announcing: &Announcing<'_>,
+        events: &Announcing<'_>,
         blocks: &Blocks,
         id: BlockId,
         (hash, generation): (BlockHash, Generation),
-        again: &mut bool,
+        hot: &mut bool,
     ) -> Offered {
-        let name = generation.name_of(hash);
-        let to = self.index.place(name);
-        // A block that the announcer knows and that is not cached is being reclaimed, and may be put back.
+        let key = generation.key_of(hash);
+        let to = self.index.place(key);
+        // A block that the event order knows and that is not cached is being reclaimed, and may be put back.
         let (mut known_by, mut cached, mut copies) = (None, None, 0);
         self.index.find(to, |other| {
-            if announcing.holds(other, hash) {
+            if events.holds(other, hash) {
                 known_by = known_by.or(Some(other));
             }
-            if blocks.is_cached_as(other, name) {
+            if blocks.is_cached_as(other, key) {
                 cached = cached.or(Some(other));
                 copies += 1;
             }
@@ -184,23 +185,23 @@ impl PublishedBlocks {
         });
         let spare = cached.is_some();
         if let Some(other) = cached {
-            *again |= blocks.is_again(other);
-            let has_name = blocks.is_cached(id);
-            if !has_name && blocks.is_idle(other) {
-                blocks.matching().touch(other, name);
+            *hot |= blocks.is_hot(other);
+            let has_key = blocks.is_cached(id);
+            if !has_key && blocks.is_idle(other) {
+                blocks.matching().touch(other, key);
             }
-            if has_name || copies >= MOST_COPIES {
-                return Offered { known_by, is_left_out: !has_name, ..Offered::default() };
+            if has_key || copies >= MOST_COPIES {
+                return Offered { known_by, is_left_out: !has_key, ..Offered::default() };
             }
         }
-        let new = NewName { name, mark: generation.mark(), again: *again, spare };
-        let from = self.index.place(blocks.named().name(id));
-        let is_named = self.name(blocks, Moved { id, from, to, is_private: false }, new);
+        let new = NewKey { key, mark: generation.mark(), hot: *hot, spare };
+        let from = self.index.place(blocks.keyed().key(id));
+        let is_named = self.key(blocks, Moved { id, from, to, is_private: false }, new);
         Offered { is_named, is_new: is_named && !spare, is_left_out: false, known_by }
     }
 }
 
-impl Told<'_> {
+impl EventContext<'_> {
     /// Returns true if the tokens are known.
     pub(super) fn has_tokens(&self) -> bool {
         self.tokens.iter().any(|part| !part.is_empty())

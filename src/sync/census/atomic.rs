@@ -2,7 +2,7 @@
 
 use std::panic::Location;
 
-use super::{Ordering, count_shared, count_store, shipped, place_of};
+use super::{Ordering, count_shared, count_store, place_of, shipped};
 
 /// Defines a counted atomic with the methods that every atomic has.
 macro_rules! counted {

@@ -153,8 +153,8 @@ pub(crate) fn fence(order: Ordering) {
 /// Returns the ordering that this run gives to an operation with `order` at the caller's line.
 #[track_caller]
 fn as_run(order: Ordering, operation: &str) -> Ordering {
-    static RUN: OnceLock<Run> = OnceLock::new();
-    let run = RUN.get_or_init(Run::from_environment);
+    static RUN: OnceLock<ModelOptions> = OnceLock::new();
+    let run = RUN.get_or_init(ModelOptions::from_environment);
     if order != Ordering::Relaxed
         && let Some(sites) = &run.sites
     {
@@ -181,13 +181,13 @@ pub(crate) fn every_access_is_an_exchange() -> bool {
 }
 
 /// The settings of this run from the environment.
-struct Run {
+struct ModelOptions {
     demoted: Option<Line>,
     demoted_to: Ordering,
     sites: Option<Sites>,
 }
 
-impl Run {
+impl ModelOptions {
     fn from_environment() -> Self {
         let demoted_to = match std::env::var("PAGED_KV_DEMOTE_TO").as_deref() {
             Ok("acquire") => Ordering::Acquire,

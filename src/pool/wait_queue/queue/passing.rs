@@ -10,17 +10,17 @@ use std::mem;
 use std::ops::Bound;
 
 use super::Queue;
-use crate::pool::wait_queue::{Class, Fairness, Place};
+use crate::pool::wait_queue::{Class, Fairness, QueueKey};
 
 impl Queue {
     /// Returns the new request just before a new request.
-    pub(super) fn before(&self, place: Place) -> Option<Place> {
+    pub(super) fn before(&self, place: QueueKey) -> Option<QueueKey> {
         let before = self.places.range((Class::New, 0)..place.max((Class::New, 0)));
         before.last().map(|(&before, _)| before)
     }
 
     /// Returns true if new requests may pass each other; the queue then lists them by need.
-    pub(super) fn lists(&self, place: Place) -> bool {
+    pub(super) fn lists(&self, place: QueueKey) -> bool {
         self.fairness != Fairness::Fifo && place.0 == Class::New
     }
 
@@ -34,7 +34,7 @@ impl Queue {
     }
 
     /// Returns true if the waiter, which is awake, may ask now. Gives it a leave to pass if it needs one.
-    pub(super) fn has_turn(&mut self, place: Place) -> bool {
+    pub(super) fn has_turn(&mut self, place: QueueKey) -> bool {
         // A growing sequence asks again once it is in the queue, because from then on its changes are noted.
         let is_entering = place.0 == Class::Growing && self.places[&place].asked_at == 0;
         if self.is_first(place) || is_entering {
@@ -57,22 +57,22 @@ impl Queue {
     }
 
     /// Returns the smallest new request and its need, if it may pass the first and is asleep.
-    pub(super) fn passer(&self) -> Option<(usize, Place)> {
+    pub(super) fn passer(&self) -> Option<(usize, QueueKey)> {
         let &(need, place) = self.by_need.first().filter(|_| self.may_pass())?;
         (!self.is_first(place) && self.places[&place].waker.is_some()).then_some((need, place))
     }
 
     /// Returns the next prompt that may pass the first, is asleep, and has to ask again.
-    pub(super) fn next_looker(&self) -> Option<Place> {
+    pub(super) fn next_looker(&self) -> Option<QueueKey> {
         if self.looker.is_some() || !self.may_pass() {
             return None;
         }
         let old = self.by_look.iter().take_while(|(asked_at, _)| *asked_at < self.contents);
-        let is_asleep = |place: &Place| self.places[place].waker.is_some();
+        let is_asleep = |place: &QueueKey| self.places[place].waker.is_some();
         old.map(|&(_, place)| place).find(|place| !self.is_first(*place) && is_asleep(place))
     }
 
-    pub(super) fn note_asking(&mut self, place: Place) {
+    pub(super) fn note_asking(&mut self, place: QueueKey) {
         let contents = self.contents;
         let waiting = self.waiting(place);
         waiting.must_look = false;
@@ -82,7 +82,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn allow_to_pass(&mut self, place: Place) {
+    pub(super) fn allow_to_pass(&mut self, place: QueueKey) {
         // The waiter may be called again while it asks.
         if mem::replace(&mut self.waiting(place).passing, true) {
             return;
@@ -94,7 +94,7 @@ impl Queue {
 
     /// Moves a count to a waiter that returned to the queue. The next waiter may have leave to pass, counted
     /// on the waiter before the returned one, or on none. From now on that leave counts on the returned one.
-    pub(super) fn count_leave_behind(&mut self, place: Place) {
+    pub(super) fn count_leave_behind(&mut self, place: QueueKey) {
         let behind = self.places.range((Bound::Excluded(place), Bound::Unbounded)).next();
         let passes = behind.is_some_and(|(_, waiting)| waiting.passing);
         if !passes || place.0 != Class::New {
@@ -108,7 +108,7 @@ impl Queue {
     }
 
     /// Takes back the unused leave to pass of a waiter, if it has one.
-    pub(super) fn return_leave(&mut self, place: Place) {
+    pub(super) fn return_leave(&mut self, place: QueueKey) {
         self.looker = self.looker.filter(|&looker| looker != place);
         if !mem::take(&mut self.waiting(place).passing) {
             return;
