@@ -55,9 +55,7 @@ impl ReusePool {
         let generation = self.published.generation();
         let mut ids = Vec::new();
         self.published.acquire(self.pool.blocks(), &hashes, generation, &mut ids);
-        if ids.is_empty() {
-            self.pool.blocks().announce_room();
-        } else {
+        if !ids.is_empty() {
             self.pool.blocks().announce_contents();
         }
         let hits = ids.len();

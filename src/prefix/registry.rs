@@ -207,18 +207,36 @@ impl PublishedBlocks {
             let fits = move |id, key| keyed.seems_cached_as(id, key);
             trail.follow(part, fits, |id, _| out.push(id));
             let mut matching = blocks.matching();
-            for (at, &hash) in (start..out.len()).zip(part) {
-                let key = generation.key_of(hash);
-                if matching.acquire(out[at], key) {
-                    continue;
-                }
-                match self.index.find(self.index.place(key), |id| matching.acquire(id, key)) {
-                    Some(id) => out[at] = id,
-                    None => return out.truncate(at),
-                }
+            self.acquire_found(&mut matching, part, generation, start, out);
+            let has_released = matching.has_released();
+            drop(matching);
+            if has_released {
+                blocks.announce_room();
             }
             if out.len() < start + part.len() {
                 return;
+            }
+        }
+    }
+
+    /// Makes the caller an owner of the blocks `out[start..]`, which were found for `hashes`, or of others with
+    /// the same contents. Truncates `out` at the first content that is not cached any more.
+    fn acquire_found(
+        &self,
+        matching: &mut Matching<'_>,
+        hashes: &[BlockHash],
+        generation: Generation,
+        start: usize,
+        out: &mut Vec<BlockId>,
+    ) {
+        for (at, &hash) in (start..out.len()).zip(hashes) {
+            let key = generation.key_of(hash);
+            if matching.acquire(out[at], key) {
+                continue;
+            }
+            match self.index.find(self.index.place(key), |id| matching.acquire(id, key)) {
+                Some(id) => out[at] = id,
+                None => return out.truncate(at),
             }
         }
     }

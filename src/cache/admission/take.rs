@@ -102,9 +102,8 @@ impl PagedKvCache {
         let most = most.div_ceil(self.block_size).min(self.pool.total_blocks());
         let mut hits = Vec::with_capacity(most + most / 8 + 4);
         published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
-        match hits.is_empty() {
-            true => self.pool.blocks().announce_room(),
-            false => self.pool.blocks().announce_contents(),
+        if !hits.is_empty() {
+            self.pool.blocks().announce_contents();
         }
         let num_hits = hits.len();
         let cached_tokens = num_hits * self.block_size;

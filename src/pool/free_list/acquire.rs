@@ -17,11 +17,12 @@ pub(crate) struct Matching<'a> {
     list: &'a FreeList,
     words: &'a BlockWords,
     revived: u64,
+    has_released: bool,
 }
 
 impl FreeList {
     pub(crate) fn matching<'a>(&'a self, words: &'a BlockWords) -> Matching<'a> {
-        Matching { home: self.claim(), list: self, words, revived: 0 }
+        Matching { home: self.claim(), list: self, words, revived: 0, has_released: false }
     }
 }
 
@@ -61,9 +62,16 @@ impl Matching<'_> {
         }
     }
 
+    /// Returns true if a block was acquired and released again, so that blocks may have come back to room. The
+    /// caller announces that after the claim.
+    pub(crate) fn has_released(&self) -> bool {
+        self.has_released
+    }
+
     /// Releases a block that turned out to have another key.
     #[cold]
     pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
+        self.has_released = true;
         let ledger = &self.home.shard.ledger;
         // Count the acquisition first: a thread that has matched the block since may release it last, and
         // then counts it as given.

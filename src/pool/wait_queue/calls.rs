@@ -1,7 +1,7 @@
-//! The changes of a pool that wake a waiter: the slow path of each. The fast path is in [`room`](crate::pool)
-//! and loads `demand` once.
+//! The changes of a pool that wake a waiter: the slow path of each. The fast path is in
+//! [`announce`](crate::pool::announce) and loads `demand` once.
 //!
-//! Each function reads the room after a fence, and the queue decides.
+//! Each function reads the room, after a fence if blocks came back to it, and the queue decides.
 
 use crate::id::SeqId;
 use crate::pool::Blocks;
@@ -36,11 +36,10 @@ impl Blocks {
         self.waiters.call_after_release(self.free.room());
     }
 
-    /// Wakes the waiter in turn, if it is a prompt or has room: the matchable contents have changed.
+    /// Wakes the waiter in turn, if it is a prompt or has room: the matchable contents have changed. No fence,
+    /// because no block has come back to room.
     #[cold]
     pub(in crate::pool) fn wake_for_contents(&self) {
-        // SeqCst: as in `wake_next`; a failed match released blocks too.
-        fence(Ordering::SeqCst);
         self.waiters.call_after_contents(self.free.room());
     }
 
