@@ -111,6 +111,15 @@ pub enum PagedKvError {
         /// Length of the sequence, in tokens.
         num_tokens: usize,
     },
+    /// Tokens that fill blocks were committed, and the hashes of these blocks are not known: the sequence was
+    /// admitted by hashes. Commit the hashes of the blocks.
+    #[error("cannot commit {requested} tokens: hashes of the first {known} tokens are known")]
+    HashesUnknown {
+        /// Tokens at the beginning of the sequence whose blocks have known hashes.
+        known: usize,
+        /// Tokens to be committed, counted from the beginning.
+        requested: usize,
+    },
     /// Tokens cannot be named: tokens before them have slots and no names.
     #[error(
         "only {named} of the {num_tokens} tokens are named: the next to be named is not the last"

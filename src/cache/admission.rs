@@ -32,7 +32,7 @@ use crate::pool::watermark::Admit;
 #[non_exhaustive]
 pub struct Admission {
     /// Tokens at the beginning of the prompt whose keys and values are cached: a multiple of the block
-    /// size, and fewer than the prompt has.
+    /// size, and fewer than the prompt has unless the options [allow more](AdmitOptions::allow_full_hit).
     pub cached_tokens: usize,
     /// Tokens that have slots: all tokens of the prompt, or fewer if the options ask for a first chunk
     /// only.

@@ -75,6 +75,12 @@ impl BlockWatermark {
         Self { blocks }
     }
 
+    /// Returns the larger of this watermark and one of `blocks` blocks.
+    #[inline]
+    pub(crate) fn at_least(self, blocks: usize) -> Self {
+        Self { blocks: self.blocks.max(blocks) }
+    }
+
     /// Takes blocks for a new sequence by `take`, or refuses it and leaves everything as it was.
     ///
     /// # Errors
@@ -95,6 +101,24 @@ impl BlockWatermark {
         Err(self.give_back(blocks, taken))
     }
 
+    /// Refuses `requested` blocks that would leave too little room. Computes their number only if there is a
+    /// watermark.
+    pub(crate) fn refuse_below(
+        self,
+        blocks: &Blocks,
+        requested: impl FnOnce() -> usize,
+    ) -> Result<()> {
+        if self.blocks == 0 {
+            return Ok(());
+        }
+        match (requested(), self.available(blocks)) {
+            (requested, available) if requested > available => {
+                Err(PagedKvError::OutOfMemory { requested, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the room of the pool that a new sequence may take.
     pub(crate) fn available(self, blocks: &Blocks) -> usize {
         blocks.room().saturating_sub(self.blocks)
@@ -103,7 +127,7 @@ impl BlockWatermark {
     /// Returns the most blocks that a new sequence can ever take.
     #[cfg(feature = "async")]
     pub(crate) fn most(self, blocks: &Blocks) -> usize {
-        blocks.total() - self.blocks
+        blocks.total().saturating_sub(self.blocks)
     }
 
     /// Returns the room that the pool must have before a new sequence of `requested` blocks is

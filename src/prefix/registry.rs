@@ -187,6 +187,24 @@ impl PublishedBlocks {
         probed
     }
 
+    /// Does as [`probe`](Self::probe), for hashes of which some may be equal: counts an idle block once.
+    pub(crate) fn probe_distinct(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
+        let mut probed = Probed::default();
+        if self.index.is_empty() {
+            return probed;
+        }
+        let (keyed, mut idle) = (blocks.keyed(), Vec::new());
+        let fits = move |id, key| keyed.state_as(id, key);
+        self.trail(blocks, self.generation()).follow(hashes, fits, |id, state| {
+            probed.cached += 1;
+            idle.extend(state.is_idle().then_some(id));
+        });
+        idle.sort_unstable();
+        idle.dedup();
+        probed.idle = idle.len();
+        probed
+    }
+
     /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.
     /// Appends them to `out`. Costs one exchange a block, and one claim for 128 blocks.
     pub(crate) fn acquire(

@@ -75,7 +75,9 @@ impl Asks for AdmitRequest<'_> {
         let admitted = cache.admit_as(self.id, prompt, options, ask.into());
         // After a lost race the refusal counts the blocks missing then, without the hits.
         unless_short(admitted, |_| Short {
-            need: cache.watermark().threshold(cache.room_required(prompt, options)),
+            need: options
+                .watermark(cache.watermark())
+                .threshold(cache.room_required(prompt, options)),
             shortage: match options.is_chunked() {
                 true => Shortage::ChunkOfPrompt,
                 false => Shortage::Prompt,

@@ -6,6 +6,7 @@ use crate::cache::{AdmitOptions, PagedKvCache, Prompt};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
 use crate::pool::wait_queue::{Class, WaitTicket};
+use crate::pool::watermark::BlockWatermark;
 
 /// The operations of a cache that wait for room instead of being refused: see
 /// [`PagedKvCache::waiting`] and [`wait`](crate::wait).
@@ -116,7 +117,9 @@ impl<'a> Waiting<'a> {
     ) -> Wait<AdmitRequest<'a>> {
         let cache = self.cache;
         let most = options.room_for(prompt, 0).div_ceil(cache.block_size());
-        let refusal = cache.check_prompt(prompt).err().or_else(|| self.never_fits(most));
+        let watermark = options.watermark(cache.watermark());
+        let never_fits = || self.never_fits_above(watermark, most);
+        let refusal = cache.check_prompt(prompt).err().or_else(never_fits);
         let (prompt, options) = (prompt.clone(), options.clone());
         let request = AdmitRequest { cache, id, prompt, options };
         Wait::new(WaitTicket::new(cache.handle()), request, refusal)
@@ -184,7 +187,11 @@ impl<'a> Waiting<'a> {
     }
 
     fn never_fits(self, requested: usize) -> Option<PagedKvError> {
-        let available = self.cache.watermark().most(self.cache.blocks());
+        self.never_fits_above(self.cache.watermark(), requested)
+    }
+
+    fn never_fits_above(self, watermark: BlockWatermark, requested: usize) -> Option<PagedKvError> {
+        let available = watermark.most(self.cache.blocks());
         (requested > available).then_some(PagedKvError::OutOfMemory { requested, available })
     }
 }

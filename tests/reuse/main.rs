@@ -342,7 +342,9 @@ fn callers_may_hash_themselves() {
         cache
             .admit_with(s(1), &Prompt::from_hashes(&hashes[..2], 12), &AdmitOptions::default())
             .unwrap();
-        assert_eq!(cache.commit(s(1), 12), Ok(2), "the third has no hash");
+        let unknown = PagedKvError::HashesUnknown { known: 8, requested: 12 };
+        assert_eq!(cache.commit(s(1), 12), Err(unknown), "the third has no hash");
+        assert_eq!(cache.commit(s(1), 8), Ok(2));
         assert_eq!(
             cache
                 .admit_with(s(2), &Prompt::from_hashes(&hashes, 12), &AdmitOptions::default())

@@ -2,6 +2,7 @@
 
 use super::prompt::Prompt;
 use crate::id::Worker;
+use crate::pool::watermark::BlockWatermark;
 
 /// The parameters of an admission.
 ///
@@ -18,6 +19,8 @@ use crate::id::Worker;
 pub struct AdmitOptions {
     first_chunk: Option<usize>,
     max_cached_tokens: Option<usize>,
+    allow_full_hit: bool,
+    leave_free: usize,
     priority: u32,
     worker: Option<Worker>,
 }
@@ -54,6 +57,47 @@ impl AdmitOptions {
         Self { max_cached_tokens: Some(num_tokens), ..self }
     }
 
+    /// Lets the block of the prompt's last token hit too, if it is full. By default the last token is always
+    /// left to compute, because its logits are needed. With this option
+    /// [`cached_tokens`](crate::Admission::cached_tokens) may equal the prompt's length. Such a caller has the
+    /// logits from elsewhere, or computes a cached token again, and so writes what is there already.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 8])?;
+    /// cache.commit(SeqId(1), 8)?;
+    /// let (prompt, options) = (cache.prompt(&[7; 8]), AdmitOptions::default());
+    /// assert_eq!(cache.admit_with(SeqId(2), &prompt, &options)?.cached_tokens, 4);
+    /// assert_eq!(cache.admit_with(SeqId(3), &prompt, &options.allow_full_hit())?.cached_tokens, 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn allow_full_hit(self) -> Self {
+        Self { allow_full_hit: true, ..self }
+    }
+
+    /// Refuses the admission if fewer than `num_blocks` blocks would be available after it, for the growth of
+    /// running requests. The larger of this and the cache's [`Watermark`](crate::Watermark) counts. An
+    /// admission that takes no block (all of it is shared with running requests) is not refused. 0 by default.
+    ///
+    /// [`OutOfMemory`](crate::PagedKvError::OutOfMemory) then counts the blocks beyond these as available.
+    /// A request may exceed the pool with this option, also when nothing else runs: then it is always refused.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, PagedKvError, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let (prompt, options) = (cache.prompt(&[7; 20]), AdmitOptions::default());
+    /// let refused = cache.admit_with(SeqId(1), &prompt, &options.clone().leave_free(4)).unwrap_err();
+    /// assert_eq!(refused, PagedKvError::OutOfMemory { requested: 5, available: 4 });
+    /// cache.admit_with(SeqId(1), &prompt, &options.leave_free(3))?;
+    /// # Ok::<(), PagedKvError>(())
+    /// ```
+    pub fn leave_free(self, num_blocks: usize) -> Self {
+        Self { leave_free: num_blocks, ..self }
+    }
+
     /// Sets the priority of a sequence that is admitted by id, 0 by default; see
     /// [`PagedKvCache::set_priority`](crate::PagedKvCache::set_priority).
     ///
@@ -85,9 +129,11 @@ impl AdmitOptions {
         Self { worker: Some(worker), ..self }
     }
 
-    /// Returns the most blocks of a prompt that may hit. The block of its last token never does.
+    /// Returns the most blocks of a prompt that may hit. The block of its last token does only if the options
+    /// allow it.
     pub(in crate::cache) fn most_hits(&self, prompt: &Prompt, block_size: usize) -> usize {
-        let most = prompt.num_tokens().saturating_sub(1);
+        let left_to_compute = usize::from(!self.allow_full_hit);
+        let most = prompt.num_tokens().saturating_sub(left_to_compute);
         let most = most.min(self.max_cached_tokens.unwrap_or(most)) / block_size;
         most.min(prompt.hashes().len())
     }
@@ -96,6 +142,12 @@ impl AdmitOptions {
     pub(crate) fn room_for(&self, prompt: &Prompt, cached_tokens: usize) -> usize {
         let chunk = self.first_chunk.unwrap_or(usize::MAX);
         prompt.num_tokens().min(cached_tokens.saturating_add(chunk))
+    }
+
+    /// Returns the watermark of this admission to a cache with the given one.
+    #[inline]
+    pub(crate) fn watermark(&self, of_cache: BlockWatermark) -> BlockWatermark {
+        of_cache.at_least(self.leave_free)
     }
 
     /// Returns true if slots are allocated for a first chunk only.

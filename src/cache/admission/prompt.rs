@@ -5,9 +5,10 @@ use std::fmt;
 use crate::cache::PagedKvCache;
 use crate::error::{PagedKvError, Result};
 use crate::prefix::{BlockHash, BlockHasher, ExtraKeys};
-use crate::sync::Arc;
+use crate::sync::PlainArc;
 
-/// A prompt and the hashes of its full blocks. Cheap to clone; keep it across retries and probes.
+/// A prompt and the hashes of its full blocks. Cheap to clone; keep it across retries and probes, and
+/// [`extend`](Self::extend) it for the next turn of a conversation.
 ///
 /// ```
 /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -22,14 +23,15 @@ use crate::sync::Arc;
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone)]
-pub struct Prompt(Arc<Hashed>);
+pub struct Prompt(PlainArc<Hashed>);
 
 /// Tokens, if they are known, and the values derived from them.
+#[derive(Clone)]
 struct Hashed {
     /// Empty if only the hashes were given.
-    tokens: Box<[u32]>,
+    tokens: Vec<u32>,
     num_tokens: usize,
-    hashes: Box<[BlockHash]>,
+    hashes: Vec<BlockHash>,
     /// The chain after the last token; `None` if only the hashes were given.
     hasher: Option<BlockHasher>,
     /// The chain before the first token.
@@ -100,17 +102,18 @@ impl Prompt {
         let mut hasher = start.clone();
         let mut hashes = Vec::with_capacity(tokens.len() / start.block_size());
         hasher.extend(tokens, &mut hashes);
-        Self(Arc::new(Hashed {
+        Self(PlainArc::new(Hashed {
             tokens: tokens.into(),
             num_tokens: tokens.len(),
-            hashes: hashes.into(),
+            hashes,
             hasher: Some(hasher),
             start: Some(start),
         }))
     }
 
-    /// Creates a prompt whose full blocks the caller has hashed: one hash a block, chained. Blocks after
-    /// the last hash, and those of generated tokens, are never published.
+    /// Creates a prompt whose full blocks the caller has hashed: one hash a block, chained. The hashes of
+    /// later blocks, which generated tokens fill, are reported with
+    /// [`Computed::Hashed`](crate::Computed::Hashed).
     ///
     /// ```
     /// use paged_kv::{BlockHash, Prompt};
@@ -119,13 +122,73 @@ impl Prompt {
     /// assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (20, 1));
     /// ```
     pub fn from_hashes(hashes: &[BlockHash], num_tokens: usize) -> Self {
-        Self(Arc::new(Hashed {
-            tokens: Box::default(),
+        Self(PlainArc::new(Hashed {
+            tokens: Vec::new(),
             num_tokens,
             hashes: hashes.into(),
             hasher: None,
             start: None,
         }))
+    }
+
+    /// Appends tokens, such as an answer and the next question of a conversation. Only these tokens are
+    /// hashed: amortized `O(new tokens)`. If a clone of the prompt exists, as in a sequence that it admitted,
+    /// the known tokens and hashes are copied first (5 bytes a token for blocks of 16).
+    ///
+    /// # Errors
+    /// [`HashesUnknown`](PagedKvError::HashesUnknown) for a prompt of [`from_hashes`](Self::from_hashes),
+    /// whose later blocks cannot be hashed; use [`extend_hashes`](Self::extend_hashes).
+    ///
+    /// ```
+    /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);
+    /// let mut prompt = cache.prompt(&[1, 2, 3]);
+    /// prompt.extend(&[4, 5])?;
+    /// assert_eq!(prompt.hashes(), cache.prompt(&[1, 2, 3, 4, 5]).hashes());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
+        if self.0.hasher.is_none() {
+            let known = self.num_tokens();
+            let requested = known.saturating_add(tokens.len());
+            return Err(PagedKvError::HashesUnknown { known, requested });
+        }
+        let prompt = PlainArc::make_mut(&mut self.0);
+        if let Some(hasher) = &mut prompt.hasher {
+            hasher.extend(tokens, &mut prompt.hashes);
+        }
+        prompt.tokens.extend_from_slice(tokens);
+        prompt.num_tokens = prompt.tokens.len();
+        Ok(())
+    }
+
+    /// Appends `num_new_tokens` tokens to a prompt of [`from_hashes`](Self::from_hashes), and the caller's
+    /// hashes of the blocks that they fill. Costs as [`extend`](Self::extend).
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a prompt whose tokens the cache hashes,
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens).
+    ///
+    /// ```
+    /// use paged_kv::{BlockHash, Prompt};
+    ///
+    /// let [first, second] = [7, 8].map(BlockHash::from_u128);
+    /// let mut prompt = Prompt::from_hashes(&[first], 20);
+    /// prompt.extend_hashes(&[second], 13)?;
+    /// assert_eq!((prompt.num_tokens(), prompt.hashes()), (33, &[first, second][..]));
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn extend_hashes(&mut self, hashes: &[BlockHash], num_new_tokens: usize) -> Result<()> {
+        if self.0.hasher.is_some() {
+            let reason = "the cache itself hashes the tokens of this prompt".to_owned();
+            return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
+        }
+        let (num_tokens, additional) = (self.num_tokens(), num_new_tokens);
+        let refusal = PagedKvError::TooManyTokens { num_tokens, additional };
+        let num_tokens = num_tokens.checked_add(additional).ok_or(refusal)?;
+        let prompt = PlainArc::make_mut(&mut self.0);
+        prompt.hashes.extend_from_slice(hashes);
+        prompt.num_tokens = num_tokens;
+        Ok(())
     }
 
     /// Returns the number of tokens of the prompt.
@@ -151,6 +214,11 @@ impl Prompt {
     /// Returns the tokens; none if only the hashes were given.
     pub(in crate::cache) fn tokens(&self) -> &[u32] {
         &self.0.tokens
+    }
+
+    /// Returns true if the caller gave the hashes. Then two of them may be equal.
+    pub(in crate::cache) fn is_hashed_by_caller(&self) -> bool {
+        self.0.hasher.is_none()
     }
 
     /// Returns the chain after the last token, if the tokens are known.

@@ -9,7 +9,7 @@ use crate::cache::reuse::cached_sequence::CachedSequence;
 use crate::cache::reuse::hashed_tokens::HashedTokens;
 use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
-use crate::pool::watermark::{Admit, Need, NewBlocks};
+use crate::pool::watermark::{Admit, BlockWatermark, Need, NewBlocks};
 use crate::prefix::Generation;
 use crate::sequence::Sequence;
 
@@ -64,7 +64,8 @@ impl PagedKvCache {
     ) -> Result<(CachedSequence, Admission)> {
         self.check_prompt(prompt)?;
         let need = NeedOfPrompt { cache: self, prompt, options };
-        let matched = self.watermark.take(self.pool.blocks(), need, admit, || {
+        let watermark = options.watermark(self.watermark);
+        let matched = watermark.take(self.pool.blocks(), need, admit, || {
             self.match_and_grow(prompt, options, |sequence, num_tokens| {
                 sequence.append(num_tokens).map(drop)
             })
@@ -136,13 +137,18 @@ impl PagedKvCache {
         (CachedSequence::new(sequence, hashed), admission)
     }
 
-    /// Refuses a request that needs more than the `available` blocks of its reservation.
+    /// Refuses a request that needs more than the `available` blocks of its reservation, or whose idle hits
+    /// would leave fewer blocks than its options say.
     fn refuse_beyond(
         &self,
         available: usize,
         prompt: &Prompt,
         options: &AdmitOptions,
     ) -> Result<()> {
+        options.watermark(BlockWatermark::default()).refuse_below(self.pool.blocks(), || {
+            let (_, idle) = self.required(prompt, options);
+            idle
+        })?;
         if options.room_for(prompt, 0).div_ceil(self.block_size) <= available {
             return Ok(());
         }
@@ -154,6 +160,31 @@ impl PagedKvCache {
         }
     }
 
+    /// Returns the number of blocks by which an admission of `prompt` would lower
+    /// [`free_block_count`](Self::free_block_count) now: new blocks, and hits that no sequence holds. A
+    /// scheduler admits a prompt when this many are free and others need no more; see
+    /// [`AdmitOptions::leave_free`]. Holds and writes nothing. Costs as [`Prefix::probe`](crate::Prefix::probe).
+    ///
+    /// # Errors
+    /// [`PromptMismatch`](PagedKvError::PromptMismatch) and [`InvalidConfig`](PagedKvError::InvalidConfig) as
+    /// [`admit_with`](Self::admit_with).
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// let (prompt, options) = (cache.prompt(&[7; 10]), AdmitOptions::default());
+    /// assert_eq!(cache.required_blocks(&prompt, &options)?, 3);
+    /// cache.admit_with(SeqId(1), &prompt, &options)?;
+    /// cache.commit(SeqId(1), 10)?;
+    /// assert_eq!(cache.required_blocks(&prompt, &options)?, 1); // two are shared
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn required_blocks(&self, prompt: &Prompt, options: &AdmitOptions) -> Result<usize> {
+        self.check_prompt(prompt)?;
+        Ok(self.room_required(prompt, options))
+    }
+
     /// Returns the room that an admission would take now: new blocks, and idle hits.
     pub(crate) fn room_required(&self, prompt: &Prompt, options: &AdmitOptions) -> usize {
         let (new, idle) = self.required(prompt, options);
@@ -163,7 +194,12 @@ impl PagedKvCache {
     /// Returns the number of new blocks, and the number of idle hits.
     fn required(&self, prompt: &Prompt, options: &AdmitOptions) -> (usize, usize) {
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
-        let probed = self.published().probe(self.pool.blocks(), hashes);
+        let (published, blocks) = (self.published(), self.pool.blocks());
+        let probed = match prompt.is_hashed_by_caller() {
+            false => published.probe(blocks, hashes),
+            // Equal hashes lead to one block, which is idle for the first of them only.
+            true => published.probe_distinct(blocks, hashes),
+        };
         let num_tokens = options.room_for(prompt, probed.cached * self.block_size);
         (num_tokens.div_ceil(self.block_size) - probed.cached, probed.idle)
     }

@@ -58,7 +58,7 @@ impl PagedKvCache {
     /// ```
     pub fn append_tokens(&self, id: SeqId, tokens: &[u32]) -> Result<Append> {
         let append = |tracked: &mut TrackedSequence| {
-            tracked.refuse_unnamed_gap()?;
+            tracked.refuse_unnamed_gap(tokens.len())?;
             let append = tracked.sequence_mut().append(tokens.len())?;
             tracked.commit(Computed::Named(tokens))?;
             tracked.note_use(self.stamp());
@@ -79,8 +79,9 @@ impl TrackedSequence {
     }
 
     /// Refuses tokens that would not directly follow the named ones. That is so if slots after the named
-    /// tokens have unknown tokens, or if the prompt's own tokens come first.
-    fn refuse_unnamed_gap(&mut self) -> Result<()> {
+    /// tokens have unknown tokens, or if the prompt's own tokens come first. Refuses also tokens that would
+    /// fill a block whose hash only the caller knows.
+    fn refuse_unnamed_gap(&mut self, num_new_tokens: usize) -> Result<()> {
         let (sequence, hashed) = self.named();
         let Some(hashed) = hashed else {
             return Ok(());
@@ -91,7 +92,8 @@ impl TrackedSequence {
             Some(named) if named < num_tokens => {
                 Err(PagedKvError::UnnamedTokens { named, num_tokens })
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => hashed.refuse_unnameable(num_new_tokens, sequence.block_size()),
         }
     }
 }

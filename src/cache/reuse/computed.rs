@@ -1,5 +1,7 @@
 //! `Computed`: the tokens whose keys and values are computed, as a commit reports them.
 
+use crate::prefix::BlockHash;
+
 /// Tokens of a sequence whose keys and values are computed: the argument of a commit.
 ///
 /// ```
@@ -22,6 +24,10 @@ pub enum Computed<'a> {
     /// All known tokens, and these after them, which were generated or accepted. They have slots. A
     /// sequence that was not admitted by its tokens ignores them, and publishes no block.
     Named(&'a [u32]),
+    /// The hashes of the next full blocks, after the last block whose hash is known. Only for a sequence whose
+    /// blocks the caller hashes, admitted by [`Prompt::from_hashes`](crate::Prompt::from_hashes): the blocks up
+    /// to the last of these hashes have slots and are computed.
+    Hashed(&'a [BlockHash]),
 }
 
 impl From<usize> for Computed<'_> {
@@ -45,5 +51,23 @@ impl<'a, const N: usize> From<&'a [u32; N]> for Computed<'a> {
 impl<'a> From<&'a Vec<u32>> for Computed<'a> {
     fn from(tokens: &'a Vec<u32>) -> Self {
         Self::Named(tokens)
+    }
+}
+
+impl<'a> From<&'a [BlockHash]> for Computed<'a> {
+    fn from(hashes: &'a [BlockHash]) -> Self {
+        Self::Hashed(hashes)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [BlockHash; N]> for Computed<'a> {
+    fn from(hashes: &'a [BlockHash; N]) -> Self {
+        Self::Hashed(hashes)
+    }
+}
+
+impl<'a> From<&'a Vec<BlockHash>> for Computed<'a> {
+    fn from(hashes: &'a Vec<BlockHash>) -> Self {
+        Self::Hashed(hashes)
     }
 }

@@ -26,9 +26,9 @@ const AT_ONCE: usize = 64;
 #[derive(Clone)]
 #[repr(C)]
 pub struct HashedTokens {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt. If only hashes are known: the named tokens, those of the prompt and later ones.
     prompt_tokens: usize,
-    /// False if only hashes of the prompt are known: then no token after it can be named.
+    /// False if the caller hashes the blocks: then only their hashes are known, and the number of named tokens.
     knows_tokens: bool,
     /// Number of named tokens at which tokens are hashed next: the end of the next block, or one token
     /// after the prompt while no later token was hashed.
@@ -45,7 +45,7 @@ pub struct HashedTokens {
     published_to: usize,
     /// Copies that the cache had left out when the sequence was admitted.
     left_out_seen: u64,
-    /// Hashes of the blocks that end among the tokens after the prompt.
+    /// Hashes of the blocks after those of the prompt: computed from the tokens, or given by the caller.
     hashes: Vec<BlockHash>,
     /// Number of those tokens that were hashed.
     num_hashed: usize,
@@ -130,11 +130,93 @@ impl HashedTokens {
     ) -> Result<usize> {
         match computed {
             Computed::Tokens(num_tokens) => {
-                refuse_beyond_end(sequence, num_tokens)?;
+                self.name_length(sequence, num_tokens)?;
                 Ok(self.commit(sequence, num_tokens))
             }
             Computed::Named(tokens) => self.commit_tokens(sequence, tokens),
+            Computed::Hashed(hashes) => {
+                self.add_hashes(sequence, hashes)?;
+                if hashes.is_empty() {
+                    return Ok(0);
+                }
+                Ok(self.commit(sequence, self.num_named()))
+            }
         }
+    }
+
+    /// Notes that the first `num_tokens` tokens are known by their number. Refuses them if they have no slots,
+    /// or if they fill blocks whose hashes only the caller knows.
+    #[inline]
+    pub(in crate::cache) fn name_length(
+        &mut self,
+        sequence: &Sequence,
+        num_tokens: usize,
+    ) -> Result<()> {
+        refuse_beyond_end(sequence, num_tokens)?;
+        if !self.knows_tokens {
+            self.refuse_unknown_hashes(num_tokens, sequence.block_size())?;
+            self.note_length(num_tokens);
+        }
+        Ok(())
+    }
+
+    /// Notes that tokens up to `num_tokens` were accepted, of a sequence whose blocks the caller hashes.
+    pub(in crate::cache) fn note_length(&mut self, num_tokens: usize) {
+        if !self.knows_tokens {
+            self.prompt_tokens = self.prompt_tokens.max(num_tokens);
+        }
+    }
+
+    /// Refuses `num_new_tokens` further tokens if they fill a block whose hash only the caller knows.
+    pub(in crate::cache) fn refuse_unnameable(
+        &self,
+        num_new_tokens: usize,
+        block_size: usize,
+    ) -> Result<()> {
+        match self.knows_tokens || num_new_tokens == 0 {
+            true => Ok(()),
+            false => self
+                .refuse_unknown_hashes(self.num_named().saturating_add(num_new_tokens), block_size),
+        }
+    }
+
+    fn refuse_unknown_hashes(&self, requested: usize, block_size: usize) -> Result<()> {
+        let known = self.num_hashes();
+        if requested / block_size <= known {
+            return Ok(());
+        }
+        Err(PagedKvError::HashesUnknown { known: known * block_size, requested })
+    }
+
+    /// Adds the caller's hashes of the next full blocks, which have slots.
+    pub(in crate::cache) fn add_hashes(
+        &mut self,
+        sequence: &Sequence,
+        hashes: &[BlockHash],
+    ) -> Result<()> {
+        if hashes.is_empty() {
+            return Ok(());
+        }
+        if self.knows_tokens {
+            let reason = "the cache itself hashes the tokens of this sequence".to_owned();
+            return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
+        }
+        let num_tokens = (self.num_hashes() + hashes.len()).saturating_mul(sequence.block_size());
+        refuse_beyond_end(sequence, num_tokens)?;
+        self.hashes.extend_from_slice(hashes);
+        self.note_length(num_tokens);
+        Ok(())
+    }
+
+    /// Takes back the last `added` hashes of [`add_hashes`](Self::add_hashes), and the tokens named since.
+    pub(in crate::cache) fn take_hashes_back(&mut self, added: usize, num_named: usize) {
+        self.hashes.truncate(self.hashes.len() - added);
+        self.prompt_tokens = num_named;
+    }
+
+    /// Returns the number of blocks whose hashes are known.
+    fn num_hashes(&self) -> usize {
+        self.prompt.hashes().len() + self.hashes.len()
     }
 
     fn publish(&self, sequence: &Sequence, range: Range<usize>) -> usize {
@@ -184,15 +266,11 @@ impl HashedTokens {
     /// Returns the context that the event sink receives for the blocks from `block` on.
     pub(in crate::cache) fn context(&self, block: usize, block_size: usize) -> EventContext<'_> {
         let (start, prompt) = (block * block_size, self.prompt.tokens());
-        let generated = start.saturating_sub(self.prompt_tokens);
+        let generated = start.saturating_sub(self.prompt_tokens).min(self.tokens.len());
         let (first, second) = (&prompt[start.min(prompt.len())..], &self.tokens[generated..]);
         EventContext {
             parent: block.checked_sub(1).map(|before| self.hash(before)),
-            tokens: if prompt.is_empty() && start < self.prompt_tokens {
-                [&[]; 2]
-            } else {
-                [first, second]
-            },
+            tokens: if self.knows_tokens { [first, second] } else { [&[]; 2] },
             block_size,
             extra: self.prompt.hasher().and_then(BlockHasher::extra_keys),
             index: block,
@@ -202,7 +280,7 @@ impl HashedTokens {
     /// Returns the number of blocks that may be published once the first `num_tokens` tokens are computed.
     pub(in crate::cache) fn full_blocks(&self, sequence: &Sequence, num_tokens: usize) -> usize {
         let full = num_tokens.min(self.num_named()) / sequence.block_size();
-        let full = full.min(self.prompt.hashes().len() + self.hashes.len());
+        let full = full.min(self.num_hashes());
         full.min(sequence.whole_blocks())
     }
 
@@ -237,18 +315,21 @@ impl HashedTokens {
         self.unsure_from = self.offered;
     }
 
-    /// Hashes the next tokens, for which there are slots. Hashes none if only hashes of the prompt are known.
+    /// Names the next tokens, for which there are slots, and hashes the blocks that they fill. Refuses tokens
+    /// that fill a block whose hash only the caller knows.
     pub(in crate::cache) fn name_tokens(
         &mut self,
         sequence: &Sequence,
         tokens: &[u32],
     ) -> Result<()> {
-        refuse_beyond_end(sequence, self.num_named().saturating_add(tokens.len()))?;
-        if self.knows_tokens {
-            self.tokens.extend_from_slice(tokens);
-            if self.num_named() >= self.full_at {
-                self.hash_tokens(sequence.block_size());
-            }
+        let num_tokens = self.num_named().saturating_add(tokens.len());
+        if !self.knows_tokens {
+            return if tokens.is_empty() { Ok(()) } else { self.name_length(sequence, num_tokens) };
+        }
+        refuse_beyond_end(sequence, num_tokens)?;
+        self.tokens.extend_from_slice(tokens);
+        if self.num_named() >= self.full_at {
+            self.hash_tokens(sequence.block_size());
         }
         Ok(())
     }
@@ -291,7 +372,7 @@ impl HashedTokens {
     /// Forgets the generated tokens from `num_tokens` on. The prompt's tokens stay: they are known before
     /// they have slots.
     pub(in crate::cache) fn forget_generated(&mut self, num_tokens: usize, block_size: usize) {
-        self.truncate(num_tokens.max(self.prompt_tokens), block_size);
+        self.truncate(num_tokens.max(self.prompt.num_tokens()), block_size);
         self.offered = self.offered.min(num_tokens / block_size);
         self.unsure_from = self.unsure_from.min(self.offered);
         self.published_to = self.published_to.min(self.offered);
@@ -320,14 +401,19 @@ impl HashedTokens {
             return;
         }
         self.tokens.truncate(num_tokens.saturating_sub(self.prompt_tokens));
-        if num_tokens < self.prompt_tokens {
+        if num_tokens < self.prompt.num_tokens() {
             self.prompt = self.prompt.truncated(num_tokens, block_size);
-            self.prompt_tokens = self.prompt.num_tokens();
-            self.knows_tokens = self.prompt.hasher().is_some();
         }
-        self.hashes.clear();
-        (self.hasher, self.num_hashed) = (None, 0);
-        self.hash_tokens(block_size);
+        if self.knows_tokens {
+            self.prompt_tokens = self.prompt.num_tokens();
+            self.hashes.clear();
+            (self.hasher, self.num_hashed) = (None, 0);
+            self.hash_tokens(block_size);
+        } else {
+            self.prompt_tokens = num_tokens;
+            let of_prompt = self.prompt.hashes().len();
+            self.hashes.truncate((num_tokens / block_size).saturating_sub(of_prompt));
+        }
         self.offered = self.offered.min(num_tokens / block_size);
         self.unsure_from = self.unsure_from.min(self.offered);
         self.published_to = self.published_to.min(self.offered);
@@ -358,15 +444,19 @@ pub(in crate::cache) fn truncate_parts(
     Ok(())
 }
 
-/// Refuses computed tokens for which a sequence without names has no slots. Accepts `Named` tokens, which
-/// such a sequence ignores.
+/// Refuses computed tokens of a sequence without names: those for which it has no slots, and hashes, which it
+/// cannot hold. Accepts `Named` tokens, which such a sequence ignores.
 pub(in crate::cache) fn refuse_uncomputable(
     sequence: &Sequence,
     computed: Computed<'_>,
 ) -> Result<()> {
     match computed {
         Computed::Tokens(num_tokens) => refuse_beyond_end(sequence, num_tokens),
-        Computed::Named(_) => Ok(()),
+        Computed::Named(_) | Computed::Hashed([]) => Ok(()),
+        Computed::Hashed(hashes) => Err(PagedKvError::HashesUnknown {
+            known: 0,
+            requested: hashes.len().saturating_mul(sequence.block_size()),
+        }),
     }
 }
 

@@ -71,6 +71,9 @@ impl Step {
         {
             hashed.name_tokens(sequence, &accepted[named - start_tokens..])?;
         }
+        if let Some(hashed) = &mut hashed {
+            hashed.note_length(num_tokens);
+        }
         let num_new_tokens = self.buffers.rows[row].num_new_tokens;
         if num_new_tokens == 0 {
             return Ok(0);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Step, StepBuffers};
 use crate::cache::reuse::cached_sequence::Parts;
 use crate::cache::reuse::computed::Computed;
-use crate::cache::reuse::hashed_tokens::{HashedTokens, refuse_beyond_end};
+use crate::cache::reuse::hashed_tokens::{HashedTokens, refuse_beyond_end, refuse_uncomputable};
 use crate::cache::rows::{Row, update};
 use crate::error::Result;
 use crate::id::BlockId;
@@ -66,12 +66,16 @@ impl Step {
             self.refuse_other_cache(sequence)?;
             sequence.join_step(self.in_flight);
             match (computed, hashed) {
-                (Computed::Tokens(num_tokens), hashed) => {
-                    self.commit_parts((sequence, hashed), num_tokens)
+                (computed, None) => refuse_uncomputable(sequence, computed).map(|()| 0),
+                (Computed::Tokens(num_tokens), Some(hashed)) => {
+                    hashed.name_length(sequence, num_tokens)?;
+                    self.commit_parts((sequence, Some(hashed)), num_tokens)
                 }
-                (Computed::Named(_), None) => Ok(0),
                 (Computed::Named(tokens), Some(hashed)) => {
                     self.commit_named((sequence, hashed), tokens)
+                }
+                (Computed::Hashed(hashes), Some(hashed)) => {
+                    self.commit_hashed((sequence, hashed), hashes)
                 }
             }
         })
@@ -92,6 +96,22 @@ impl Step {
         let committed = self.commit_parts((sequence, Some(&mut *hashed)), num_tokens);
         if committed.is_err() {
             hashed.forget_generated(named, sequence.block_size());
+        }
+        committed
+    }
+
+    /// Adds the hashes of the next blocks and commits up to their end, or does neither.
+    fn commit_hashed(
+        &mut self,
+        (sequence, hashed): (&mut Sequence, &mut HashedTokens),
+        hashes: &[BlockHash],
+    ) -> Result<usize> {
+        let named = hashed.num_named();
+        hashed.add_hashes(sequence, hashes)?;
+        let num_tokens = hashed.num_named();
+        let committed = self.commit_parts((sequence, Some(&mut *hashed)), num_tokens);
+        if committed.is_err() {
+            hashed.take_hashes_back(hashes.len(), named);
         }
         committed
     }
