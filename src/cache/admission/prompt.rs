@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cache::PagedKvCache;
 use crate::error::{PagedKvError, Result};
 use crate::prefix::{BlockHash, BlockHasher, ExtraKeys};
-use crate::sync::PlainArc;
+use crate::sync::Arc;
 
 /// A prompt and the hashes of its full blocks. Cheap to clone; keep it across retries and probes, and
 /// [`extend`](Self::extend) it for the next turn of a conversation.
@@ -23,7 +23,7 @@ use crate::sync::PlainArc;
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone)]
-pub struct Prompt(PlainArc<Hashed>);
+pub struct Prompt(Arc<Hashed>);
 
 /// Tokens, if they are known, and the values derived from them.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ impl Prompt {
         let mut hasher = start.clone();
         let mut hashes = Vec::with_capacity(tokens.len() / start.block_size());
         hasher.extend(tokens, &mut hashes);
-        Self(PlainArc::new(Hashed {
+        Self(Arc::new(Hashed {
             tokens: tokens.into(),
             num_tokens: tokens.len(),
             hashes,
@@ -122,7 +122,7 @@ impl Prompt {
     /// assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (20, 1));
     /// ```
     pub fn from_hashes(hashes: &[BlockHash], num_tokens: usize) -> Self {
-        Self(PlainArc::new(Hashed {
+        Self(Arc::new(Hashed {
             tokens: Vec::new(),
             num_tokens,
             hashes: hashes.into(),
@@ -152,7 +152,7 @@ impl Prompt {
             let requested = known.saturating_add(tokens.len());
             return Err(PagedKvError::HashesUnknown { known, requested });
         }
-        let prompt = PlainArc::make_mut(&mut self.0);
+        let prompt = self.unshared();
         if let Some(hasher) = &mut prompt.hasher {
             hasher.extend(tokens, &mut prompt.hashes);
         }
@@ -185,10 +185,18 @@ impl Prompt {
         let (num_tokens, additional) = (self.num_tokens(), num_new_tokens);
         let refusal = PagedKvError::TooManyTokens { num_tokens, additional };
         let num_tokens = num_tokens.checked_add(additional).ok_or(refusal)?;
-        let prompt = PlainArc::make_mut(&mut self.0);
+        let prompt = self.unshared();
         prompt.hashes.extend_from_slice(hashes);
         prompt.num_tokens = num_tokens;
         Ok(())
+    }
+
+    /// Returns the contents for a change: its own, copied first if a clone shares them.
+    fn unshared(&mut self) -> &mut Hashed {
+        if Arc::get_mut(&mut self.0).is_none() {
+            self.0 = Arc::new(Hashed::clone(&self.0));
+        }
+        Arc::get_mut(&mut self.0).expect("no clone shares the contents")
     }
 
     /// Returns the number of tokens of the prompt.

@@ -26,13 +26,14 @@ impl<T> Drop for Hold<T> {
 
 /// Returns the place of the reference count of a `T`.
 fn place_of<T>() -> Place {
-    const PLACE_OF: [(&str, Place); 6] = [
+    const PLACE_OF: [(&str, Place); 7] = [
         ("SharedRun", Place::Run),
         ("Stripe", Place::Stripe),
         ("SharedEntry", Place::Sequence),
         ("RecencyClock", Place::Clock),
         ("Blocks", Place::Rare),
         ("PublishedBlocks", Place::Stripe),
+        ("Hashed", Place::Sequence),
     ];
     let name = type_name::<T>().trim_end_matches('>');
     match PLACE_OF.iter().find(|(last, _)| name.rsplit("::").next() == Some(last)) {
