@@ -231,7 +231,7 @@ impl Twins {
     }
 }
 
-/// The pools have room for everything: which copy of a content is matched, and so what is reclaimed, depends on
+/// The pools have room for everything: which copy of a content is matched, and so which blocks are reclaimed, depends on
 /// the random key of a cache.
 #[test]
 fn hashes_of_the_caller_publish_and_match_as_tokens_do() {
