@@ -150,7 +150,8 @@ impl PublishedBlocks {
         hash: BlockHash,
         generation: Generation,
     ) -> bool {
-        blocks.is_cached_as(id, generation.key_of(hash))
+        // Without prefix reuse, blocks have no keys.
+        !self.index.is_empty() && blocks.is_cached_as(id, generation.key_of(hash))
     }
 
     /// Begins a new generation: no block that was published before can be matched.
