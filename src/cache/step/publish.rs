@@ -42,7 +42,8 @@ impl Step {
     /// [`WrongCache`](crate::PagedKvError::WrongCache) for a sequence of another cache,
     /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound) for a row of a lease whose sequence is
     /// gone, [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
-    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); no token is committed or named then.
+    /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); no token is committed or named then, and the
+    /// sequence has not joined.
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, PagedKvCache};
@@ -64,20 +65,25 @@ impl Step {
         let computed = computed.into();
         update(row, |(sequence, hashed), _| {
             self.refuse_other_cache(sequence)?;
-            sequence.join_step(self.in_flight);
-            match (computed, hashed) {
+            let before = sequence.join_step(self.in_flight);
+            let committed = match (computed, hashed) {
                 (computed, None) => refuse_uncomputable(sequence, computed).map(|()| 0),
                 (Computed::Tokens(num_tokens), Some(hashed)) => {
-                    hashed.name_length(sequence, num_tokens)?;
-                    self.commit_parts((sequence, Some(hashed)), num_tokens)
+                    hashed.name_length(sequence, num_tokens).and_then(|()| {
+                        self.commit_parts((&mut *sequence, Some(hashed)), num_tokens)
+                    })
                 }
                 (Computed::Named(tokens), Some(hashed)) => {
-                    self.commit_named((sequence, hashed), tokens)
+                    self.commit_named((&mut *sequence, hashed), tokens)
                 }
                 (Computed::Hashed(hashes), Some(hashed)) => {
-                    self.commit_hashed((sequence, hashed), hashes)
+                    self.commit_hashed((&mut *sequence, hashed), hashes)
                 }
+            };
+            if committed.is_err() {
+                sequence.leave_step(before);
             }
+            committed
         })
     }
 
