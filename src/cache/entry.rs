@@ -143,6 +143,12 @@ impl TrackedSequence {
         self.last_access = stamp;
     }
 
+    /// Counts a use, for a caller that has no cache.
+    pub(super) fn note_use_now(&mut self) {
+        let stamp = self.sequence.table().pool().clock().stamp();
+        self.note_use(stamp);
+    }
+
     pub(super) fn candidate(&self, seq_id: SeqId) -> Candidate {
         Candidate {
             seq_id,

@@ -101,6 +101,25 @@ pub(super) fn update<R: Row, T>(
     }
 }
 
+/// Changes one row as [`update`] does. A change of a row of a lease counts as a use of its sequence, unless it
+/// is refused.
+pub(super) fn update_and_use<R: Row, T>(
+    row: &mut R,
+    change: impl FnOnce(Parts<'_>) -> Result<T>,
+) -> Result<T> {
+    match row.access() {
+        Access::Handle(parts) => change(parts),
+        Access::Leased(row) => {
+            let _later = Later::begin();
+            row.update(|tracked| {
+                let changed = change(tracked.parts())?;
+                tracked.note_use_now();
+                Ok(changed)
+            })?
+        }
+    }
+}
+
 /// Reads one row. A row of a lease is locked for the read.
 pub(super) fn look<R: Row, T>(
     row: &R,

@@ -6,7 +6,7 @@ use crate::cache::admission::reservation::Reservation;
 use crate::cache::entry::{MapEntry, TrackedSequence};
 use crate::cache::reuse::cached_sequence::CachedSequence;
 use crate::cache::reuse::hashed_tokens::HashedTokens;
-use crate::cache::rows::{Row, update};
+use crate::cache::rows::{Row, update_and_use};
 use crate::error::{PagedKvError, Result};
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sequence::{Append, Sequence};
@@ -169,7 +169,9 @@ impl Reservation {
     /// Does as [`append`](Self::append), for a sequence that is held by its handle or leased.
     ///
     /// # Errors
-    /// [`OutOfMemory`](PagedKvError::OutOfMemory) if fewer blocks are left than requested, and
+    /// [`OutOfMemory`](PagedKvError::OutOfMemory) if fewer blocks are left than requested,
+    /// [`TooManyTokens`](PagedKvError::TooManyTokens),
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) for a row of a lease whose sequence is gone, and
     /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache. Nothing has changed then.
     ///
     /// ```
@@ -181,7 +183,7 @@ impl Reservation {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn append_to<R: Row>(&mut self, row: &mut R, num_new_tokens: usize) -> Result<Append> {
-        update(row, |(sequence, _), _| {
+        update_and_use(row, |(sequence, _)| {
             self.refuse_other_pool(sequence.table().pool())?;
             self.grow(sequence, num_new_tokens)
         })

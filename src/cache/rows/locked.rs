@@ -101,9 +101,7 @@ impl LockedRow<'_> {
 
     /// Counts a use of the sequence.
     pub(in crate::cache) fn note_use(&mut self) {
-        let tracked = self.tracked();
-        let stamp = tracked.sequence().table().pool().clock().stamp();
-        tracked.note_use(stamp);
+        self.tracked().note_use_now();
     }
 }
 
