@@ -83,7 +83,7 @@ impl PagedKvCache {
     /// [`append_batch`](Lease::append_batch) needs neither look-ups nor memory.
     ///
     /// # Errors
-    /// As [`lease`](Self::lease) and [`Lease::append_batch`]; nothing has changed then.
+    /// As [`lease`](Self::lease) and [`Lease::append_batch`]. No row has changed then, and `batch` is empty.
     ///
     /// ```
     /// use paged_kv::{AppendBatch, PagedKvCache, SeqId};
@@ -98,6 +98,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn append_batch(&self, rows: &[(SeqId, usize)], batch: &mut AppendBatch) -> Result<()> {
+        batch.clear();
         let (ids, num_new_tokens): (Vec<_>, Vec<_>) = rows.iter().copied().unzip();
         self.lease(&ids)?.append_batch(&num_new_tokens, batch)
     }
@@ -201,7 +202,7 @@ impl Lease {
     ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if there is not one number a row; otherwise as
-    /// [`append_batch`](crate::append_batch()). Nothing has changed then.
+    /// [`append_batch`](crate::append_batch()). No row has changed then, and `batch` is empty.
     ///
     /// ```
     /// use paged_kv::{AppendBatch, PagedKvCache, PagedKvError, SeqId};
@@ -217,6 +218,7 @@ impl Lease {
     /// # Ok::<(), PagedKvError>(())
     /// ```
     pub fn append_batch(&self, num_new_tokens: &[usize], batch: &mut AppendBatch) -> Result<()> {
+        batch.clear();
         self.check_rows("num_new_tokens", num_new_tokens.len())?;
         let rows = self.leased.iter().map(|leased| &leased.0);
         append_leased(rows.zip(num_new_tokens.iter().copied()), batch)
