@@ -42,6 +42,10 @@ impl BlockTable {
             self.give_tail(len);
             return Ok(());
         }
+        if len > self.len() {
+            let reason = format!("{len} blocks of {}", self.len());
+            return Err(PagedKvError::InvalidConfig { parameter: "len", reason });
+        }
         self.remove(len..self.len())
     }
 
