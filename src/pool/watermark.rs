@@ -46,9 +46,6 @@ pub(crate) trait Need {
 
 /// Blocks that were taken for a new sequence; dropping them gives them back.
 pub(crate) trait NewBlocks {
-    /// Returns the number of all blocks.
-    fn num_blocks(&self) -> usize;
-
     /// Returns the number of blocks that no other table owns. They become free, or idle, when this is
     /// dropped.
     fn num_blocks_freed(&self) -> usize;
@@ -186,9 +183,10 @@ impl BlockWatermark {
     /// Gives back blocks that left too little room; returns the refusal.
     #[cold]
     fn give_back<T: NewBlocks>(self, blocks: &Blocks, taken: T) -> PagedKvError {
-        let requested = taken.num_blocks();
+        // Blocks that it matched while other tables owned them took no room.
+        let requested = taken.num_blocks_freed().max(1);
         blocks.undo(taken);
-        let available = self.available(blocks).min(requested.saturating_sub(1));
+        let available = self.available(blocks).min(requested - 1);
         PagedKvError::OutOfMemory { requested, available }
     }
 }
@@ -231,6 +229,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_refused_match_requests_only_the_blocks_that_take_room() {
+        /// A table whose first blocks other tables own too.
+        struct Matched(BlockTable);
+        impl NewBlocks for Matched {
+            fn num_blocks_freed(&self) -> usize {
+                self.0.num_blocks_freed()
+            }
+        }
+        let pool = BlockPool::new(8);
+        let mut source = pool.allocate(3).expect("there is room");
+        let mut beside = None;
+        let refusal = BlockWatermark::new(3).take(pool.blocks(), 2, Admit::Now, || {
+            let mut matched = source.fork(0)?;
+            matched.grow(2)?;
+            // Another thread takes blocks between the two checks.
+            beside = Some(pool.allocate(1)?);
+            Ok(Matched(matched))
+        });
+        match refusal {
+            Err(PagedKvError::OutOfMemory { requested: 2, available: 1 }) => {}
+            refusal => panic!("{:?}", refusal.map(|matched| matched.0)),
+        }
+        drop((source, beside));
+        assert_eq!((pool.used_block_count(), pool.totals().taken), (0, 4));
     }
 
     #[test]

@@ -99,10 +99,6 @@ impl BlockPool {
 }
 
 impl NewBlocks for Sequence {
-    fn num_blocks(&self) -> usize {
-        self.table.len()
-    }
-
     fn num_blocks_freed(&self) -> usize {
         self.table.num_blocks_freed()
     }

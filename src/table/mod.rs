@@ -335,10 +335,6 @@ impl BlockTable {
 }
 
 impl NewBlocks for BlockTable {
-    fn num_blocks(&self) -> usize {
-        self.len()
-    }
-
     fn num_blocks_freed(&self) -> usize {
         BlockTable::num_blocks_freed(self)
     }

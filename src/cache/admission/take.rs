@@ -21,10 +21,6 @@ struct Matched {
 }
 
 impl NewBlocks for Matched {
-    fn num_blocks(&self) -> usize {
-        self.sequence.num_blocks()
-    }
-
     fn num_blocks_freed(&self) -> usize {
         self.sequence.table().num_blocks_freed()
     }
