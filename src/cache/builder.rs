@@ -275,8 +275,8 @@ impl PagedKvCacheBuilder {
     /// take one lock. Without a sink there is no such cost.
     ///
     /// A sink receives the events of one cache at a time: [`build`](Self::build) refuses a sink that
-    /// another cache uses. The sink is free again once that cache and all its sequences, tables and steps
-    /// are dropped. The next cache then begins with an
+    /// another cache uses. The sink is free again once that cache and all its sequences, tables, steps, rows
+    /// of leases, `StepBuffers` and `AppendBatch`es are dropped. The next cache then begins with an
     /// [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared).
     ///
     /// ```

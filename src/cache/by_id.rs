@@ -185,7 +185,8 @@ impl PagedKvCache {
     /// the leases still reach the old sequence.
     ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound),
+    /// [`SequenceEvicted`](PagedKvError::SequenceEvicted) (once: then it is not found).
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};

@@ -1,7 +1,7 @@
 //! `Lease`: a counted claim on some sequences of the cache, which keeps them from being freed, trimmed or
 //! evicted.
 //!
-//! Both hold the sequences' own slots: taking a lease looks each id up once, and no later operation uses
+//! It holds the sequences' own entries: taking a lease looks each id up once, and no later operation uses
 //! the map. A lease does not stop other threads from appending to, forking or truncating a leased sequence.
 
 use super::PagedKvCache;

@@ -1,6 +1,6 @@
 //! `BlockWatermark`: the blocks that new sequences leave to running ones, and how a new sequence takes its own.
 //!
-//! [`BlockWatermark::take`] is the only way for a new sequence or a reservation to get blocks from a pool:
+//! [`BlockWatermark::take`] is how a new sequence or a reservation gets blocks from a pool:
 //!
 //! 1. It refuses early while other requests wait, or if too little would be left. So a refusal reclaims no
 //!    contents.
@@ -9,7 +9,8 @@
 //!    little.
 //! 4. If too little is left, it gives the blocks back, and the statistics are as if it had not taken them.
 //!
-//! Appends do not come here: the watermark is kept for them.
+//! Appends do not come here: the watermark is kept for them. Idle blocks that an admission from a
+//! reservation matches do not come here either.
 
 use super::Blocks;
 use crate::error::{PagedKvError, Result};

@@ -410,7 +410,7 @@ impl Sequence {
         self.table.join_step(step)
     }
 
-    /// Undoes a [`join_step`](Self::take_part) that returned `before`. The sequence released no block since.
+    /// Undoes a [`join_step`](Self::join_step) that returned `before`. The sequence released no block since.
     pub(crate) fn leave_step(&mut self, before: InFlightStep) {
         self.table.leave_step(before);
     }

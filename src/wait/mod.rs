@@ -3,9 +3,9 @@
 //! A request that finds no room asks again when it is its turn and there is room for it. It holds no blocks
 //! until then. Requests are served first come, first served, unless [`Fairness::Bypass`] is set: a large
 //! request is not starved by small ones after it. While a request waits, new sequences that ask without
-//! waiting are refused, with `OutOfMemory` and 0 available. Two kinds of requests pass all waiting ones:
-//! appends to sequences in the cache, and requests that take no block (an empty sequence or reservation, or
-//! a prompt all of whose blocks are in use).
+//! waiting are refused, with `OutOfMemory` and 0 available. Three kinds of requests pass all waiting ones:
+//! appends to sequences in the cache, requests from a reservation, and requests that take no block (an empty
+//! sequence or reservation, or a prompt all of whose blocks are in use).
 //!
 //! ```
 //! use std::sync::Arc;

@@ -156,7 +156,8 @@ impl Reservation {
     }
 
     /// Does as [`PagedKvCache::admit_with`], from this reservation. Each block that hits leaves one of the
-    /// reservation's blocks for later tokens. Idle hits take room of the pool in addition.
+    /// reservation's blocks for later tokens. Idle hits take room of the pool in addition, also below the
+    /// watermark and before requests that wait.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate) and [`PagedKvCache::admit_with`]. Nothing has changed then.

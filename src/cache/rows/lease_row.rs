@@ -9,8 +9,8 @@ use crate::sync::Arc;
 ///
 /// A row names the sequence, not its id. After the sequence was freed or evicted, every operation on the
 /// row is refused with [`SequenceNotFound`](PagedKvError::SequenceNotFound), even if another sequence has
-/// the id by then. A row does not keep its sequence; the lease does. So a caller may keep rows longer than
-/// the lease, and a request may be cancelled or evicted while a step with its row is open.
+/// the id by then. A row does not keep its sequence in the cache; the lease does. So a caller may keep rows
+/// longer than the lease, and a request may be cancelled or evicted while a step with its row is open.
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, PagedKvError, SeqId};

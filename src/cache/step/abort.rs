@@ -44,12 +44,14 @@ impl Step {
     /// Ends the step after its launch failed. Restores every row, in the order of their numbers, to its
     /// state before the step grew it. Publishes nothing, and returns the released blocks to the pool.
     /// Further rows, which did not grow, are left alone. If several steps grew the same sequences, the
-    /// newest has to be aborted first. Rows of leases whose sequences are gone are skipped.
+    /// newest has to be aborted first. Rows of leases whose sequences are gone are skipped. Blocks that a
+    /// trim released since the row grew stay released. A step that grew rows of several types cannot be
+    /// aborted, because all rows of a call are of one type.
     ///
     /// # Errors
     /// [`AbortRefused`], which has the step and becomes a [`PagedKvError`] by `?` (the step is dropped
-    /// then): [`InvalidConfig`](PagedKvError::InvalidConfig) if these are not the rows of the step, or a
-    /// row was cut or trimmed since into the part that it had before;
+    /// then): [`InvalidConfig`](PagedKvError::InvalidConfig) if these are not the rows of the step, if a
+    /// row is shorter than it was before, or if a trim released the block of its last token before;
     /// [`WrongCache`](PagedKvError::WrongCache); [`TooManyOwners`](PagedKvError::TooManyOwners). The rows
     /// are unchanged.
     ///

@@ -9,7 +9,8 @@ use crate::cache::rows::locked::LockMemory;
 use crate::id::BlockId;
 use crate::prefix::BlockHash;
 
-/// The memory of a step. [`Completed`] and [`Aborted`](crate::Aborted) return it, for the next step.
+/// The memory of a step. [`Completed`] and [`Aborted`](crate::Aborted) return it, for the next step. (The
+/// pool of its last step stays referenced until it is dropped.)
 ///
 /// ```
 /// use paged_kv::{PagedKvCache, StepBuffers};
