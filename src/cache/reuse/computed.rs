@@ -21,9 +21,9 @@ pub enum Computed<'a> {
     /// The first tokens of the sequence, by number. Their values are known: a prompt's, and those that were
     /// named.
     Tokens(usize),
-    /// All known tokens, and these after them, which were generated or accepted. They have slots. A
-    /// sequence that was admitted by its hashes ignores them, and publishes the hashed blocks of its
-    /// prompt. One that was admitted by neither ignores them, and publishes no block.
+    /// All known tokens, and these after them, which were generated or accepted. They have slots. Of a sequence
+    /// that was admitted by hashes, only their number counts, and they must fill no block whose hash is unknown.
+    /// A sequence that was admitted by neither ignores them, and publishes no block.
     Named(&'a [u32]),
     /// The hashes of the next full blocks, after the last block whose hash is known. Only for a sequence whose
     /// blocks the caller hashes, admitted by [`Prompt::from_hashes`](crate::Prompt::from_hashes): the blocks up

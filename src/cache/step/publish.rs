@@ -68,11 +68,9 @@ impl Step {
             let before = sequence.join_step(self.in_flight);
             let committed = match (computed, hashed) {
                 (computed, None) => refuse_uncomputable(sequence, computed).map(|()| 0),
-                (Computed::Tokens(num_tokens), Some(hashed)) => {
-                    hashed.name_length(sequence, num_tokens).and_then(|()| {
-                        self.commit_parts((&mut *sequence, Some(hashed)), num_tokens)
-                    })
-                }
+                (Computed::Tokens(num_tokens), Some(hashed)) => hashed
+                    .name_length(sequence, num_tokens)
+                    .and_then(|()| self.commit_parts((&mut *sequence, Some(hashed)), num_tokens)),
                 (Computed::Named(tokens), Some(hashed)) => {
                     self.commit_named((&mut *sequence, hashed), tokens)
                 }
