@@ -24,15 +24,15 @@
 //!
 //! The free list holds ids only, and imports no table.
 
-mod acquire;
 mod audit;
 mod home_shard;
+mod match_cached;
 mod reclaim;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::acquire::Matching;
 use self::home_shard::{BATCH, Batch, Claim, Shard};
+pub(crate) use self::match_cached::Matching;
 use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
 use super::content_key::ContentKey;
 use super::idle::IdleLists;

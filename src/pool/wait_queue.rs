@@ -31,25 +31,25 @@
 //! Invariants:
 //!
 //! - Wakers are cloned, called and dropped outside the queue's lock, and called while the thread holds
-//!   no lock of a cache (see [`calling`]).
+//!   no lock of a cache (see [`wake`]).
 //! - `demand` is 0 exactly when the queue has no waiter that can be woken.
 //! - While no operation runs and every woken waiter has been polled, the first in turn would be
 //!   refused, and so would all that may pass it.
 //!
 //! The queue has two classes of requests: sequences that grow are served before new ones.
 
-mod calling;
-mod calls;
 mod queue;
 mod ticket;
+mod wake;
+mod wake_causes;
 
 use std::collections::BTreeSet;
 use std::task::Waker;
 
-use self::calling::Called;
 use self::queue::{Queue, Wake};
 pub(crate) use self::ticket::WaitTicket;
 pub(crate) use self::ticket::{Ask, Attempt};
+use self::wake::Called;
 use crate::error::PagedKvError;
 use crate::id::{AdmissionEpoch, SeqId};
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainArc, foreign};

@@ -15,14 +15,14 @@ pub(crate) mod foreign;
 pub(crate) mod later;
 #[cfg(paged_kv_loom)]
 pub(crate) mod loom;
+#[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
+mod parking;
 #[cfg(not(any(paged_kv_loom, paged_kv_shuttle)))]
 mod shipped;
 #[cfg(paged_kv_shuttle)]
 mod shuttle;
 #[cfg(any(paged_kv_loom, paged_kv_shuttle))]
 mod stand_ins;
-#[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
-mod waking;
 
 pub(crate) use self::later::Later;
 #[cfg(paged_kv_loom)]
@@ -38,7 +38,7 @@ pub(crate) use self::shuttle::*;
 #[cfg(paged_kv_census)]
 pub(crate) use census::*;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
-pub(crate) use waking::{Alarm, block_on_until};
+pub(crate) use parking::{Alarm, block_on_until};
 
 /// An `Arc` that no model checks: for values whose count hands nothing over between threads.
 pub(crate) use std::sync::{Arc as PlainArc, Weak as PlainWeak};

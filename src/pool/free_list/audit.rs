@@ -13,13 +13,6 @@ use crate::pool::word::{BlockState, BlockWords, IdleBlock};
 use crate::sync::Ordering;
 
 impl FreeList {
-    /// Claims and unlocks each shard in turn. This thread then sees every change made under an earlier
-    /// claim. A thread that claims a shard later sees this thread's earlier changes.
-    #[cfg(feature = "async")]
-    pub(crate) fn meet_all_claims(&self) {
-        self.shards.iter().for_each(|shard| drop(shard.claim()));
-    }
-
     /// Checks the free list against the blocks' words. Returns the first fault found as `Inconsistent`.
     pub(crate) fn audit(&self, first: u32, words: &BlockWords) -> crate::error::Result<()> {
         let seen = || array_of(self.total, || false);

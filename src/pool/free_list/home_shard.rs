@@ -75,6 +75,15 @@ impl Shard {
     }
 }
 
+#[cfg(feature = "async")]
+impl super::FreeList {
+    /// Claims and unlocks each shard in turn. This thread then sees every change made under an earlier
+    /// claim. A thread that claims a shard later sees this thread's earlier changes.
+    pub(crate) fn meet_all_claims(&self) {
+        self.shards.iter().for_each(|shard| drop(shard.claim()));
+    }
+}
+
 /// The right to change a shard, and with it ids in the depot. Ends when dropped, also by a panic.
 pub(super) struct Claim<'a> {
     pub(super) shard: &'a Shard,

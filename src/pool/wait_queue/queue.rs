@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::task::Waker;
 
-use super::calling::Called;
+use super::wake::Called;
 use super::{Class, Fairness, Grower, QueueKey, Short, Shortage};
 use crate::error::PagedKvError;
 use crate::id::SeqId;
