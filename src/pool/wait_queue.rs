@@ -46,7 +46,7 @@ mod wake_causes;
 use std::collections::BTreeSet;
 use std::task::Waker;
 
-use self::queue::{Queue, Wake};
+use self::queue::{NextAction, Queue};
 pub(crate) use self::ticket::WaitTicket;
 pub(crate) use self::ticket::{Ask, Attempt};
 use self::wake::Called;
@@ -190,8 +190,8 @@ impl Waiters {
     }
 
     /// Wakes the waiters of a sequence that is gone. They return `refusal`.
-    pub(crate) fn tell_gone(self: &PlainArc<Self>, grower: Grower, refusal: &PagedKvError) {
-        self.wake_by(|queue| queue.tell_gone(grower, refusal));
+    pub(crate) fn mark_gone(self: &PlainArc<Self>, grower: Grower, refusal: &PagedKvError) {
+        self.wake_by(|queue| queue.mark_gone(grower, refusal));
     }
 
     /// Wakes the first waiter of `victim`, which then fails because of the deadlock. Does nothing if
@@ -241,19 +241,19 @@ impl Waiters {
 
     /// Enters the queue together with a waker, so that no waiter is in it without one if the clone
     /// panics.
-    fn enter(&self, short: Short, waker: Waker) -> (QueueKey, Wake) {
+    fn enter(&self, short: Short, waker: Waker) -> (QueueKey, NextAction) {
         self.change(|queue| {
             let place = queue.enter(short);
-            let (call, _) = queue.register(place, waker);
-            (place, call)
+            let (next, _) = queue.register(place, waker);
+            (place, next)
         })
     }
 
     /// Stores the waker of a waiter that is about to ask or to sleep.
-    fn register(&self, place: QueueKey, waker: Waker) -> Wake {
-        let (call, old) = self.change(|queue| queue.register(place, waker));
+    fn register(&self, place: QueueKey, waker: Waker) -> NextAction {
+        let (next, old) = self.change(|queue| queue.register(place, waker));
         foreign::discard(old);
-        call
+        next
     }
 
     /// Notes that a waiter was refused, and the room that it lacks. Returns true if another waiter may

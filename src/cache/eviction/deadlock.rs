@@ -66,7 +66,7 @@ impl PagedKvCache {
         let waiters = self.pool.blocks().waiters();
         for grower in waiters.growing() {
             if let Some(refusal) = self.refusal_of_gone(grower) {
-                waiters.tell_gone(grower, &refusal);
+                waiters.mark_gone(grower, &refusal);
             }
         }
         let growing = waiters.growing();

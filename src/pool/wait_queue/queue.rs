@@ -32,9 +32,9 @@ use crate::id::SeqId;
 /// The demand while the first waiter is awake: no amount of room wakes a waiter.
 const NO_ROOM_SUFFICES: usize = usize::MAX;
 
-/// The next action of an awake waiter.
+/// The next action of a waiter that polls.
 #[derive(Debug)]
-pub(super) enum Wake {
+pub(super) enum NextAction {
     /// Ask the pool.
     Ask,
     Sleep,
@@ -51,13 +51,13 @@ pub(super) struct Queue {
     /// New requests by need; only where they may pass each other.
     by_need: BTreeSet<(usize, QueueKey)>,
     /// Prompts by the time of their last attempt; only where they may pass each other.
-    by_look: BTreeSet<(u64, QueueKey)>,
+    by_asked_at: BTreeSet<(u64, QueueKey)>,
     /// Passes over the first new request.
     passed: u32,
     /// Changes of the matchable contents, counted from 1.
     contents: u64,
     /// The waiter after the first that was woken to ask again and has not been refused yet.
-    looker: Option<QueueKey>,
+    asking_again: Option<QueueKey>,
     /// Prompts in the queue that may need less when less can be matched.
     chunked: usize,
     arrivals: u64,
@@ -75,7 +75,7 @@ pub(super) struct Waiting {
     /// The count of content changes at its last attempt; 0 if it has not asked since it entered the queue.
     asked_at: u64,
     /// True if it grows, and its need may have fallen since its last attempt.
-    must_look: bool,
+    must_ask: bool,
     /// True if it has leave to pass the first.
     passing: bool,
     /// Passes over this waiter that passed no waiter after it.
@@ -90,10 +90,10 @@ impl Queue {
             fairness: Fairness::default(),
             places: BTreeMap::new(),
             by_need: BTreeSet::new(),
-            by_look: BTreeSet::new(),
+            by_asked_at: BTreeSet::new(),
             passed: 0,
             contents: 1,
-            looker: None,
+            asking_again: None,
             chunked: 0,
             arrivals: 0,
             deaf: BTreeMap::new(),
@@ -148,7 +148,7 @@ impl Queue {
             short,
             waker: None,
             asked_at: 0,
-            must_look: true,
+            must_ask: true,
             passing: false,
             passed_last: 0,
             stalled: false,
@@ -163,14 +163,18 @@ impl Queue {
         if self.lists(place) {
             self.by_need.insert((waiting.short.need, place));
             if waiting.is_prompt() {
-                self.by_look.insert((waiting.asked_at, place));
+                self.by_asked_at.insert((waiting.asked_at, place));
             }
         }
         self.places.insert(place, waiting);
     }
 
     /// Keeps the waker of a waiter and returns the waiter's next action, with the waker that it had.
-    pub(super) fn register(&mut self, place: QueueKey, waker: Waker) -> (Wake, Option<Called>) {
+    pub(super) fn register(
+        &mut self,
+        place: QueueKey,
+        waker: Waker,
+    ) -> (NextAction, Option<Called>) {
         if let Some(deaf) = self.deaf.remove(&place) {
             self.insert(place, deaf);
             self.count_leave_behind(place);
@@ -178,20 +182,20 @@ impl Queue {
         let waiting = self.waiting(place);
         let old = waiting.waker.replace(Called { place, waker });
         if let Some(gone) = waiting.gone.clone() {
-            return (Wake::Gone(gone), old);
+            return (NextAction::Gone(gone), old);
         }
         if let (true, Some(grower)) = (waiting.stalled, waiting.grower()) {
-            return (Wake::Stalled(grower.id), old);
+            return (NextAction::Stalled(grower.id), old);
         }
-        let call = if self.has_turn(place) {
+        let next = if self.has_turn(place) {
             self.note_asking(place);
-            Wake::Ask
+            NextAction::Ask
         } else {
             // A growing sequence may have entered before it since it got its leave.
             self.return_leave(place);
-            Wake::Sleep
+            NextAction::Sleep
         };
-        (call, old)
+        (next, old)
     }
 
     /// Notes that a waiter was refused, and its need now. Returns true if another waiter may be due.
@@ -206,7 +210,7 @@ impl Queue {
         if self.by_need.remove(&(old.need, place)) {
             self.by_need.insert((short.need, place));
         }
-        self.passer().is_some() || self.next_looker().is_some()
+        self.passer().is_some() || self.next_asking_again().is_some()
     }
 
     /// Removes a waiter, which was served or not. The next in turn may be due.
@@ -218,10 +222,10 @@ impl Queue {
         if !served {
             self.return_leave(place);
         }
-        self.looker = self.looker.filter(|&looker| looker != place);
+        self.asking_again = self.asking_again.filter(|&asking_again| asking_again != place);
         let left = self.places.remove(&place).expect(IN_THE_QUEUE);
         self.by_need.remove(&(left.short.need, place));
-        self.by_look.remove(&(left.asked_at, place));
+        self.by_asked_at.remove(&(left.asked_at, place));
         self.chunked -= usize::from(left.short.shortage == Shortage::ChunkOfPrompt);
         match self.before(place) {
             Some(before) => self.waiting(before).passed_last += left.passed_last,
@@ -230,7 +234,7 @@ impl Queue {
         if was_first && let Some(mut first) = self.places.first_entry() {
             let first = first.get_mut();
             // While it was not the first, releases of the block that it would copy were not noted.
-            first.must_look |= matches!(first.short.shortage, Shortage::GrowthWithCopy(_));
+            first.must_ask |= matches!(first.short.shortage, Shortage::GrowthWithCopy(_));
         }
         left
     }
@@ -239,13 +243,13 @@ impl Queue {
     pub(super) fn next(&mut self, room: usize) -> Option<Called> {
         let contents = self.contents;
         let first = self.places.first_entry()?.into_mut();
-        if first.waker.is_none() || first.short.need <= room || first.has_to_look(contents) {
+        if first.waker.is_none() || first.short.need <= room || first.has_to_ask(contents) {
             return first.waker.take();
         }
         let passer = self.passer().filter(|&(need, _)| need <= room).map(|(_, place)| place);
-        let place = passer.or_else(|| self.next_looker())?;
+        let place = passer.or_else(|| self.next_asking_again())?;
         if passer.is_none() {
-            self.looker = Some(place);
+            self.asking_again = Some(place);
         }
         self.allow_to_pass(place);
         self.waiting(place).waker.take()
@@ -261,13 +265,13 @@ impl Queue {
             return Vec::new();
         }
         let left = self.leave(place, false);
-        let deaf = Waiting { passed_last: 0, must_look: true, asked_at: 0, ..left };
+        let deaf = Waiting { passed_last: 0, must_ask: true, asked_at: 0, ..left };
         self.deaf.insert(place, deaf);
         let first = self.places.first_entry().and_then(|mut first| first.get_mut().waker.take());
         let passer = self.passer().map(|(_, place)| place);
-        let looker = if passer.is_none() { self.next_looker() } else { None };
-        self.looker = self.looker.or(looker);
-        let passer = passer.or(looker).and_then(|place| {
+        let asking_again = if passer.is_none() { self.next_asking_again() } else { None };
+        self.asking_again = self.asking_again.or(asking_again);
+        let passer = passer.or(asking_again).and_then(|place| {
             self.allow_to_pass(place);
             self.waiting(place).waker.take()
         });
@@ -287,7 +291,7 @@ impl Queue {
     /// Notes that blocks were released: a growing sequence may no longer need a copy, or all may be stalled.
     pub(super) fn note_release(&mut self) {
         if let Some(mut first) = self.places.first_entry() {
-            first.get_mut().must_look |= first.key().0 == Class::Growing;
+            first.get_mut().must_ask |= first.key().0 == Class::Growing;
         }
     }
 
@@ -299,19 +303,19 @@ impl Queue {
     /// Notes that the sequence of that id has changed.
     pub(super) fn note_change_of(&mut self, id: SeqId) {
         for waiting in self.places.range_mut(..(Class::New, 0)).map(|(_, waiting)| waiting) {
-            waiting.must_look |= waiting.grower().is_some_and(|grower| grower.id == id);
+            waiting.must_ask |= waiting.grower().is_some_and(|grower| grower.id == id);
         }
     }
 
     /// Marks the waiters of a freed or evicted sequence with their refusal. Returns those to wake.
-    pub(super) fn tell_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Called> {
+    pub(super) fn mark_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Called> {
         let all = self.places.values_mut().chain(self.deaf.values_mut());
         let of_sequence = all.filter(|waiting| waiting.grower() == Some(grower));
-        let tell = |waiting: &mut Waiting| {
+        let mark = |waiting: &mut Waiting| {
             waiting.gone.get_or_insert_with(|| refusal.clone());
             waiting.waker.take()
         };
-        of_sequence.filter_map(tell).collect()
+        of_sequence.filter_map(mark).collect()
     }
 
     /// Marks the first waiter of `victim` as stalled: all sequences wait for each other. Returns it, to be
@@ -329,14 +333,14 @@ impl Queue {
     ) -> Option<Called> {
         let (_, first) = self.places.first_key_value()?;
         let is_called = first.waker.is_none() || first.short.need <= room;
-        let told = self.places.values().any(|waiting| waiting.stalled);
-        if is_called || told || self.growing() != *growing {
+        let is_stalled = self.places.values().any(|waiting| waiting.stalled);
+        if is_called || is_stalled || self.growing() != *growing {
             return None;
         }
         let is_victims = |waiting: &Waiting| waiting.grower() == Some(victim);
-        let hears = self.places.values().any(is_victims);
+        let is_in_order = self.places.values().any(is_victims);
         let mut waiters = self.places.values_mut();
-        let waiting = match hears {
+        let waiting = match is_in_order {
             true => waiters.find(|waiting| is_victims(waiting)),
             // The victim's waker has panicked: mark another waiter.
             false => waiters.rfind(|waiting| waiting.grower().is_some()),
@@ -364,9 +368,9 @@ impl Waiting {
         matches!(self.short.shortage, Shortage::Prompt | Shortage::ChunkOfPrompt)
     }
 
-    fn has_to_look(&self, contents: u64) -> bool {
+    fn has_to_ask(&self, contents: u64) -> bool {
         match self.short.class() {
-            Class::Growing => self.must_look,
+            Class::Growing => self.must_ask,
             Class::New => self.is_prompt() && self.asked_at < contents,
         }
     }

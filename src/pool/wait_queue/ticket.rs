@@ -6,7 +6,7 @@
 
 use std::task::{Context, Poll};
 
-use super::queue::Wake;
+use super::queue::NextAction;
 use super::{QueueKey, Short, Shortage};
 use crate::error::{PagedKvError, Result as Answer};
 use crate::pool::PoolHandle;
@@ -66,22 +66,22 @@ impl WaitTicket {
                     self.may_need_less = short.shortage != Shortage::Blocks;
                     // Clone before the request enters the queue: a clone may panic.
                     let waker = context.waker().clone();
-                    let (place, call) = self.pool.waiters.enter(short, waker);
-                    entered = Some(call);
+                    let (place, next) = self.pool.waiters.enter(short, waker);
+                    entered = Some(next);
                     *self.place.insert(place)
                 }
             },
         };
         for _ in 0..ATTEMPTS {
             let waiters = &self.pool.waiters;
-            let call = entered.take();
-            let call =
-                call.unwrap_or_else(|| waiters.register(place, waiters.waker_of(context, place)));
-            let refusal = match call {
-                Wake::Sleep => return Poll::Pending,
-                Wake::Ask => None,
-                Wake::Stalled(id) => Some(PagedKvError::Stalled(id)),
-                Wake::Gone(refusal) => {
+            let next = entered.take();
+            let next =
+                next.unwrap_or_else(|| waiters.register(place, waiters.waker_of(context, place)));
+            let refusal = match next {
+                NextAction::Sleep => return Poll::Pending,
+                NextAction::Ask => None,
+                NextAction::Stalled(id) => Some(PagedKvError::Stalled(id)),
+                NextAction::Gone(refusal) => {
                     self.leave(false);
                     return Poll::Ready(Err(refusal));
                 }

@@ -15,13 +15,12 @@ impl Blocks {
         self.free.room()
     }
 
-    /// Makes visible the changes made under a claim before this thread took it. Also makes visible those made
-    /// before a fence that did not see this thread's demand.
+    /// Makes visible the changes made under a claim before this thread took it, and changes of a thread that
+    /// passed its fence before it could see this thread's demand.
     pub(super) fn see_all_changes(&self) {
         self.free.meet_all_claims();
-        // SeqCst: pairs with the fence in `wake_next`, and with that of a publication. Take this thread and
-        // one whose claim came after a claim of this thread: at least one of the two counts all that either
-        // saw.
+        // SeqCst: pairs with the fence in `wake_next`, and with that of a publication. Of two threads that
+        // pass one of these fences, the second counts all changes that both have seen.
         // Loom: a_release_wakes_a_waiter_that_concurrently_falls_asleep, a_publication_wakes_a_prompt_that_goes_to_sleep.
         fence(Ordering::SeqCst);
     }

@@ -5,6 +5,16 @@
 //! Each waiter counts the passes over it that passed no waiter after it. The passes over a waiter are the sum
 //! of these counts over itself and all waiters after it. `passed` is that sum for the first. A waiter that
 //! leaves adds its count to the waiter before it, so all sums stay right.
+//!
+//! Example: A, B and C wait in this order, and `at_most` is 2.
+//!
+//! | event | count of A | count of B | passes over A (`passed`) | passes over B |
+//! |---|---|---|---|---|
+//! | C passes; the waiter before it, B, counts that | 0 | 1 | 0 + 1 = 1 | 1 |
+//! | B passes; the waiter before it, A, counts that | 1 | 1 | 1 + 1 = 2 | 1 |
+//! | B is served and leaves its count to A | 2 | - | 2 | - |
+//!
+//! A was passed twice, so no request may pass it again.
 
 use std::mem;
 use std::ops::Bound;
@@ -13,7 +23,7 @@ use super::Queue;
 use crate::pool::wait_queue::{Class, Fairness, QueueKey};
 
 impl Queue {
-    /// Returns the new request just before a new request.
+    /// Returns the new request that arrived just before `place`.
     pub(super) fn before(&self, place: QueueKey) -> Option<QueueKey> {
         let before = self.places.range((Class::New, 0)..place.max((Class::New, 0)));
         before.last().map(|(&before, _)| before)
@@ -46,11 +56,11 @@ impl Queue {
         }
         let is_passer = self.passer().is_some_and(|(_, passer)| passer == place);
         if !is_passer {
-            let has_to_look = self.places[&place].has_to_look(self.contents);
-            if !has_to_look || self.looker.is_some() || !self.may_pass() {
+            let has_to_ask = self.places[&place].has_to_ask(self.contents);
+            if !has_to_ask || self.asking_again.is_some() || !self.may_pass() {
                 return false;
             }
-            self.looker = Some(place);
+            self.asking_again = Some(place);
         }
         self.allow_to_pass(place);
         true
@@ -63,11 +73,11 @@ impl Queue {
     }
 
     /// Returns the next prompt that may pass the first, is asleep, and has to ask again.
-    pub(super) fn next_looker(&self) -> Option<QueueKey> {
-        if self.looker.is_some() || !self.may_pass() {
+    pub(super) fn next_asking_again(&self) -> Option<QueueKey> {
+        if self.asking_again.is_some() || !self.may_pass() {
             return None;
         }
-        let old = self.by_look.iter().take_while(|(asked_at, _)| *asked_at < self.contents);
+        let old = self.by_asked_at.iter().take_while(|(asked_at, _)| *asked_at < self.contents);
         let is_asleep = |place: &QueueKey| self.places[place].waker.is_some();
         old.map(|&(_, place)| place).find(|place| !self.is_first(*place) && is_asleep(place))
     }
@@ -75,10 +85,10 @@ impl Queue {
     pub(super) fn note_asking(&mut self, place: QueueKey) {
         let contents = self.contents;
         let waiting = self.waiting(place);
-        waiting.must_look = false;
+        waiting.must_ask = false;
         let before = mem::replace(&mut waiting.asked_at, contents);
-        if self.by_look.remove(&(before, place)) {
-            self.by_look.insert((contents, place));
+        if self.by_asked_at.remove(&(before, place)) {
+            self.by_asked_at.insert((contents, place));
         }
     }
 
@@ -109,7 +119,7 @@ impl Queue {
 
     /// Takes back the unused leave to pass of a waiter, if it has one.
     pub(super) fn return_leave(&mut self, place: QueueKey) {
-        self.looker = self.looker.filter(|&looker| looker != place);
+        self.asking_again = self.asking_again.filter(|&asking_again| asking_again != place);
         if !mem::take(&mut self.waiting(place).passing) {
             return;
         }

@@ -27,14 +27,14 @@ impl Waiter {
         Self { place: queue.enter(short), bell: PlainArc::default() }
     }
 
-    fn register(&self, queue: &mut Queue) -> Wake {
+    fn register(&self, queue: &mut Queue) -> NextAction {
         queue.register(self.place, PlainArc::clone(&self.bell).into()).0
     }
 
     /// Creates a waiter that was refused and is asleep.
     fn asleep(queue: &mut Queue, short: Short) -> Self {
         let waiter = Self::new(queue, short);
-        if let Wake::Ask = waiter.register(queue) {
+        if let NextAction::Ask = waiter.register(queue) {
             queue.refused(waiter.place, short);
         }
         waiter
@@ -97,7 +97,7 @@ fn of_those_that_wait_for_each_other_one_is_told_and_once() {
     queue.stall(grower(2), &all, 1).expect("all wait").waker.wake();
     assert_eq!(second.wakes(), 1);
     assert!(queue.stall(grower(1), &all, 1).is_none(), "the one that was told has not left yet");
-    assert!(matches!(second.register(&mut queue), Wake::Stalled(SeqId(2))));
+    assert!(matches!(second.register(&mut queue), NextAction::Stalled(SeqId(2))));
 }
 
 #[test]
@@ -114,11 +114,11 @@ fn all_waiters_of_a_sequence_that_is_gone_are_told_and_no_other() {
     let third = Waiter::asleep(&mut queue, growing(2, 1));
     let refusal = PagedKvError::SequenceEvicted(SeqId(2));
     let later = Grower { epoch: AdmissionEpoch(9), ..grower(2) };
-    assert!(queue.tell_gone(later, &refusal).is_empty(), "another admission of the id");
-    queue.tell_gone(grower(2), &refusal).into_iter().for_each(|called| called.waker.wake());
+    assert!(queue.mark_gone(later, &refusal).is_empty(), "another admission of the id");
+    queue.mark_gone(grower(2), &refusal).into_iter().for_each(|called| called.waker.wake());
     assert_eq!([first.wakes(), second.wakes(), third.wakes()], [0, 1, 1]);
     assert_eq!(queue.growing(), [grower(1)].into());
-    assert!(matches!(second.register(&mut queue), Wake::Gone(gone) if gone == refusal));
+    assert!(matches!(second.register(&mut queue), NextAction::Gone(gone) if gone == refusal));
 }
 
 #[test]
@@ -126,10 +126,10 @@ fn of_new_ones_the_smallest_passes_the_first_where_there_is_room_for_it() {
     let mut queue = bypass(1);
     let [first, large, small] =
         [5, 3, 1].map(|need| Waiter::new(&mut queue, Short::of_blocks(need)));
-    assert!(matches!(first.register(&mut queue), Wake::Ask));
-    assert!(matches!(small.register(&mut queue), Wake::Ask), "it may pass, and tries");
+    assert!(matches!(first.register(&mut queue), NextAction::Ask));
+    assert!(matches!(small.register(&mut queue), NextAction::Ask), "it may pass, and tries");
     queue.refused(small.place, Short::of_blocks(1));
-    assert!(matches!(large.register(&mut queue), Wake::Sleep), "a smaller one comes first");
+    assert!(matches!(large.register(&mut queue), NextAction::Sleep), "a smaller one comes first");
     assert!(!wakes_next(&mut queue, 0));
     assert!(wakes_next(&mut queue, 2));
     assert_eq!([&first, &large, &small].map(Waiter::wakes), [0, 0, 1]);
@@ -147,7 +147,7 @@ fn a_change_of_contents_wakes_one_prompt_behind_the_first_at_a_time() {
         assert!(wakes_next(&mut queue, 1));
         assert_eq!(prompt.wakes(), 1);
         assert!(!wakes_next(&mut queue, 1), "one looks at a time");
-        assert!(matches!(prompt.register(&mut queue), Wake::Ask));
+        assert!(matches!(prompt.register(&mut queue), NextAction::Ask));
         queue.refused(prompt.place, prompt_of(4));
     }
     assert!(!wakes_next(&mut queue, 1), "all have looked");
@@ -162,7 +162,7 @@ fn a_leave_to_pass_ends_when_a_sequence_that_grows_comes_first() {
     assert!(wakes_next(&mut queue, 1));
     assert_eq!(queue.passed, 1);
     let _grows = Waiter::asleep(&mut queue, growing(1, 2));
-    assert!(matches!(small.register(&mut queue), Wake::Sleep));
+    assert!(matches!(small.register(&mut queue), NextAction::Sleep));
     assert_eq!(queue.passed, 0);
 }
 
@@ -221,7 +221,7 @@ fn no_waiter_is_passed_by_more_than_allowed_of_those_behind_it() {
                 4 => drop(queue.next(below(6))),
                 _ => {
                     let place = known[chosen].waiter.place;
-                    let asks = matches!(known[chosen].waiter.register(&mut queue), Wake::Ask);
+                    let asks = matches!(known[chosen].waiter.register(&mut queue), NextAction::Ask);
                     // Calls of other threads while it asks.
                     match below(4) {
                         0 => drop(queue.next(below(6))),
