@@ -226,7 +226,7 @@ impl PagedKvCacheBuilder {
     }
 
     /// Keeps the contents of blocks matchable after their last owner has released them if true, the
-    /// default. Without reuse a block takes about 12 bytes of memory instead of 90, and admissions by
+    /// default. Without reuse a block takes about 12 bytes of memory instead of 82, and admissions by
     /// tokens hit no block.
     ///
     /// ```
@@ -336,7 +336,7 @@ impl PagedKvCacheBuilder {
     /// priority level, a watermark that leaves no block, slots that do not fit a `u64`, bytes that do not
     /// fit a `usize`, or an event sink that another cache uses.
     /// [`OutOfHostMemory`](crate::PagedKvError::OutOfHostMemory): the allocator refuses memory for so many
-    /// blocks, about 80 bytes each.
+    /// blocks, about 82 bytes each.
     ///
     /// ```
     /// let builder = paged_kv::PagedKvCache::builder();
@@ -350,15 +350,12 @@ impl PagedKvCacheBuilder {
             true => (Retention::Contents(self.reclaim_policy), self.num_blocks),
             false => (Retention::Nothing, 0),
         };
-        let listener = self.event_sink.clone().filter(|_| self.prefix_reuse);
-        self.refuse_beyond_memory(listener.is_some())?;
-        let event_order = match listener {
+        let sink = self.event_sink.clone().filter(|_| self.prefix_reuse);
+        self.refuse_beyond_memory(sink.is_some())?;
+        let event_order = match sink {
             Some(Sink(sink)) => {
                 let Some(sink) = ClaimedSink::claim(sink) else {
-                    return invalid(
-                        "event_sink",
-                        "another cache tells its events to it".to_owned(),
-                    );
+                    return invalid("event_sink", "another cache uses this sink".to_owned());
                 };
                 Some(PlainArc::new(EventOrder::new(sink, self.num_blocks, self.block_size)?))
             }

@@ -5,7 +5,7 @@
 //!   becomes the primary.
 //! - A content whose parent has no primary is an *orphan*: no admission can reach it. It is hidden from consumers,
 //!   with all its descendants, until the parent is stored again.
-//! - A content whose tokens are not known is *untold*, and hidden in the same way until they are.
+//! - A content whose tokens are not known is *tokenless*, and hidden in the same way until they are.
 //!
 //! So the contents that consumers hold are closed: no content without those before it.
 //!
@@ -53,7 +53,7 @@ pub(crate) struct AnnouncedTree {
     /// Increases when all contents end together. Nodes of an earlier era hold nothing.
     era: u32,
     /// Contents whose tokens are not known.
-    untold: usize,
+    tokenless: usize,
     /// Blocks still to be visited; empty between calls, kept for its memory.
     open: Vec<u32>,
 }
@@ -103,7 +103,7 @@ impl AnnouncedTree {
             tokens: KeptTokens::new(num_blocks, block_size)?,
             orphans: HashMap::new(),
             era: NO_ERA + 1,
-            untold: 0,
+            tokenless: 0,
             open: Vec::new(),
         })
     }
@@ -130,8 +130,8 @@ impl AnnouncedTree {
     }
 
     /// Returns the number of contents whose tokens are not known.
-    pub(crate) fn num_untold(&self) -> usize {
-        self.untold
+    pub(crate) fn num_tokenless(&self) -> usize {
+        self.tokenless
     }
 
     /// Makes `id`, which holds nothing, a copy of the content of `primary`.
@@ -179,7 +179,7 @@ impl AnnouncedTree {
         node.has_tokens = !content.tokens.is_empty();
         node.announced = is_reached && node.has_tokens;
         if !node.has_tokens {
-            self.untold += 1;
+            self.tokenless += 1;
             return false;
         }
         let announced = node.announced;
@@ -206,7 +206,7 @@ impl AnnouncedTree {
         node.parent = parent.map_or(NONE, |parent| parent.0);
         node.extra = content.extra.cloned();
         node.has_tokens = true;
-        self.untold -= 1;
+        self.tokenless -= 1;
         self.set_tokens(primary, content.tokens);
         self.link(primary.0);
         let is_reached = match parent {
@@ -263,7 +263,7 @@ impl AnnouncedTree {
             return self.remove_one_of_several(id);
         }
         if !self.nodes[id.index()].has_tokens {
-            self.untold -= 1;
+            self.tokenless -= 1;
         }
         if first_child == NONE {
             // The usual case: contents are reclaimed from the end of a prompt.
@@ -294,7 +294,7 @@ impl AnnouncedTree {
         self.open.push(id.0);
         while let Some(at) = self.open.pop() {
             let node = &mut self.nodes[at as usize];
-            // The descendants of an untold content are hidden already.
+            // The descendants of a tokenless content are hidden already.
             if std::mem::replace(&mut node.announced, false) {
                 removed.push(node.hash);
                 self.push_all(self.nodes[at as usize].first_child);
@@ -308,7 +308,7 @@ impl AnnouncedTree {
     fn remove_one_of_several(&mut self, id: BlockId) {
         let Node { next_copy, copy_before, .. } = self.nodes[id.index()];
         if copy_before == NONE {
-            return self.rehouse(id, BlockId(next_copy));
+            return self.move_to_copy(id, BlockId(next_copy));
         }
         self.nodes[copy_before as usize].next_copy = next_copy;
         if next_copy != NONE {
@@ -318,7 +318,7 @@ impl AnnouncedTree {
     }
 
     /// Moves the content of `old` to `new`, its next copy.
-    fn rehouse(&mut self, old: BlockId, new: BlockId) {
+    fn move_to_copy(&mut self, old: BlockId, new: BlockId) {
         self.unlink(old.0);
         let next_copy = self.nodes[new.index()].next_copy;
         let node = std::mem::replace(&mut self.nodes[old.index()], Node::EMPTY);
@@ -334,7 +334,7 @@ impl AnnouncedTree {
     pub(crate) fn clear(&mut self) {
         self.era = self.era.checked_add(1).expect("fewer than 2^32 resets");
         self.orphans.clear();
-        self.untold = 0;
+        self.tokenless = 0;
     }
 
     /// Appends the primaries of all announced contents to `found`, parents first.

@@ -8,7 +8,7 @@
 //!
 //! A cache has an `EventOrder` only if it has an event sink. There is one lock, because all events are emitted in
 //! one order. A commit holds it while it keys its blocks. An allocation takes it only if one of its blocks may
-//! hold a content of the tree. In the code, the *primary* of a content is its primary copy.
+//! hold a content of the tree. The *primary* of a content is the block that holds its primary copy.
 //!
 //! Lock order: a thread that holds this lock may claim a home shard. A thread that holds a claim never takes
 //! this lock.
@@ -34,7 +34,7 @@
 //! - *A content that the index has no room for* is not announced: a lookup cannot find it.
 //! - *A content published under an earlier generation* is not announced. Blocks that were primaries before a reset
 //!   end without an event.
-//! - *Parents before children*, and no child without its parent: see [`tree`](super::announced_tree).
+//! - *Parents before children*, and no child without its parent: see [`announced_tree`](super::announced_tree).
 //! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
 //!   follow it. That changes when a sequence that knows its tokens publishes or matches it.
 //!
@@ -72,7 +72,7 @@ pub(crate) struct EventOrder {
     /// Blocks that may be primaries or copies: false only for blocks that are neither.
     primaries: Box<[AtomicBool]>,
     /// At least the number of contents whose tokens are not known. Written under the lock only.
-    untold: AtomicUsize,
+    tokenless: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -116,8 +116,8 @@ impl EventOrder {
             delivery: Delivery::new(num_blocks),
         };
         let primaries = array_of(num_blocks, || AtomicBool::new(false))?;
-        let (sink, untold) = (Some(sink), AtomicUsize::new(0));
-        Ok(Self { sink, primaries, untold, state: Mutex::new(state) })
+        let (sink, tokenless) = (Some(sink), AtomicUsize::new(0));
+        Ok(Self { sink, primaries, tokenless, state: Mutex::new(state) })
     }
 
     /// Emits a clearing to a sink that an earlier cache used: none of that cache's contents can be matched.
@@ -135,7 +135,7 @@ impl EventOrder {
         let (changed, due) = {
             let mut state = self.state.lock();
             let changed = change(&mut Announcing { event_order: self, state: &mut state });
-            self.set_untold(state.tree.num_untold());
+            self.set_tokenless(state.tree.num_tokenless());
             (changed, self.due(&mut state))
         };
         self.deliver(due);
@@ -144,16 +144,16 @@ impl EventOrder {
 
     /// Returns true if there are contents whose tokens are not known. A thread that has matched such a content
     /// gets true.
-    pub(crate) fn has_untold(&self) -> bool {
+    pub(crate) fn has_tokenless(&self) -> bool {
         // Relaxed: a publisher counts its blocks before it keys them, and a thread that matched one of them
         // has read its key. Loom: a_match_recognizes_a_content_not_yet_emitted.
-        self.untold.load(Ordering::Relaxed) > 0
+        self.tokenless.load(Ordering::Relaxed) > 0
     }
 
-    fn set_untold(&self, contents: usize) {
-        // Relaxed: as in `has_untold`. The load keeps the cache line shared while the number does not change.
-        if self.untold.load(Ordering::Relaxed) != contents {
-            self.untold.store(contents, Ordering::Relaxed);
+    fn set_tokenless(&self, contents: usize) {
+        // Relaxed: as in `has_tokenless`. The load keeps the cache line shared while the number does not change.
+        if self.tokenless.load(Ordering::Relaxed) != contents {
+            self.tokenless.store(contents, Ordering::Relaxed);
         }
     }
 
@@ -177,24 +177,24 @@ impl EventOrder {
     fn deliver(&self, due: Due) {
         match due {
             Due::Nothing => {}
-            Due::Tell(noted) => self.tell(noted),
+            Due::Emit(noted) => self.emit(noted),
             Due::Wait => self.wait(),
         }
     }
 
     /// Emits the events that were taken, and those that are noted while it does so.
     #[inline(never)]
-    fn tell(&self, mut noted: Box<NotedEvents>) {
+    fn emit(&self, mut noted: Box<NotedEvents>) {
         let Some(sink) = &self.sink else { return };
         for batches in 1.. {
-            foreign::call(|| noted.tell(sink.sink()));
+            foreign::call(|| noted.emit(sink.sink()));
             let mut state = self.state.lock();
             state.delivery.end(noted);
             if batches >= MOST_BATCHES && state.delivery.is_awaited() {
                 return;
             }
             match state.due() {
-                Due::Tell(next) => noted = next,
+                Due::Emit(next) => noted = next,
                 _ => return,
             }
         }
@@ -215,8 +215,8 @@ impl EventOrder {
             }
             state.delivery.end_waiting();
             drop(state);
-            if let Due::Tell(noted) = due {
-                self.tell(noted);
+            if let Due::Emit(noted) = due {
+                self.emit(noted);
             }
             return;
         }
@@ -239,7 +239,7 @@ impl Drop for EventOrder {
 /// The next work of a thread that has noted events.
 enum Due {
     Nothing,
-    Tell(Box<NotedEvents>),
+    Emit(Box<NotedEvents>),
     /// Another thread is emitting, and too many events wait for it.
     Wait,
 }
@@ -251,7 +251,7 @@ impl State {
             self.repeat();
         }
         match self.delivery.take() {
-            Some(noted) => Due::Tell(noted),
+            Some(noted) => Due::Emit(noted),
             None if self.delivery.is_behind() => Due::Wait,
             None => Due::Nothing,
         }
@@ -298,9 +298,9 @@ impl Announcing<'_> {
         self.state.tree.has_tokens(primary)
     }
 
-    /// Counts `blocks` blocks whose tokens are not known, before they are named.
-    pub(crate) fn expect_untold(&mut self, blocks: usize) {
-        self.event_order.set_untold(self.state.tree.num_untold() + blocks);
+    /// Counts `blocks` blocks whose tokens are not known, before they get their keys.
+    pub(crate) fn expect_tokenless(&mut self, blocks: usize) {
+        self.event_order.set_tokenless(self.state.tree.num_tokenless() + blocks);
     }
 
     /// Notes that `id` is a further copy of the content of `primary`.
@@ -329,7 +329,7 @@ impl Announcing<'_> {
     }
 
     /// Notes a content whose only copy is in `id`; `parent` is the primary of the content before it. It is one of
-    /// the contents of `context`. [`emit_pending`](Self::tell_run) announces it at the latest, if its tokens and those
+    /// the contents of `context`. [`emit_pending`](Self::emit_pending) announces it at the latest, if its tokens and those
     /// of all contents before it are known.
     pub(crate) fn store(
         &mut self,
@@ -417,8 +417,9 @@ impl TakeObserver for Taken {
     fn taken(&self, ids: &[BlockId]) {
         let Self(event_order) = self;
         // Relaxed: see `Announcing::store`.
-        let was_home = |id: &BlockId| event_order.primaries[id.index()].load(Ordering::Relaxed);
-        if let Some(first) = ids.iter().position(was_home) {
+        let may_be_primary =
+            |id: &BlockId| event_order.primaries[id.index()].load(Ordering::Relaxed);
+        if let Some(first) = ids.iter().position(may_be_primary) {
             event_order.end(&ids[first..]);
         }
     }
@@ -436,7 +437,7 @@ impl EventOrder {
                 tree.remove(id, removed);
             }
         }
-        self.set_untold(tree.num_untold());
+        self.set_tokenless(tree.num_tokenless());
         for part in removed.chunks(MOST_BLOCKS) {
             delivery.note_removed(part);
         }

@@ -11,7 +11,7 @@ mod mirror;
 mod owners;
 mod reference;
 mod sinks;
-mod untold;
+mod tokenless;
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Tests of `AnnouncedTree`: copies, untold contents and their descendants.
+//! Tests of `AnnouncedTree`: copies, tokenless contents and their descendants.
 
 use super::*;
 
@@ -35,8 +35,8 @@ fn a_content_ends_with_its_last_block_in_whatever_order_they_go() {
                 assert!(gone.is_empty(), "{order:?}");
                 let primary = tree.primary(first);
                 assert!(holders.iter().all(|&id| tree.primary(id) == primary), "{order:?}");
-                let told = tree.content(primary);
-                assert_eq!((told.hash, told.tokens, told.index), (hash(1), &[7][..], 0));
+                let content = tree.content(primary);
+                assert_eq!((content.hash, content.tokens, content.index), (hash(1), &[7][..], 0));
             } else {
                 assert_eq!(gone, [hash(2), hash(1)], "{order:?}");
             }
@@ -46,26 +46,26 @@ fn a_content_ends_with_its_last_block_in_whatever_order_they_go() {
 }
 
 #[test]
-fn untold_contents_are_counted_until_they_are_told_or_end() {
+fn tokenless_contents_are_counted_until_they_get_tokens_or_end() {
     let mut tree = AnnouncedTree::new(6, 1).unwrap();
     assert!(tree.insert(BlockId(0), &content(1, &[7]), None));
     for id in 1..5_u32 {
         let parent = Some(BlockId(id - 1));
         assert!(!tree.insert(BlockId(id), &content(u128::from(id) + 1, &[]), parent));
-        assert_eq!(tree.num_untold(), id as usize);
+        assert_eq!(tree.num_tokenless(), id as usize);
     }
     tree.add_copy(BlockId(2), BlockId(5));
     let mut found = Vec::new();
     // The third is learned before the second, so it has to wait.
     tree.learn(BlockId(2), &content(3, &[9]), Some(BlockId(1)), &mut found);
-    assert_eq!((tree.num_untold(), found.len()), (3, 0));
+    assert_eq!((tree.num_tokenless(), found.len()), (3, 0));
     tree.learn(BlockId(1), &content(2, &[8]), Some(BlockId(0)), &mut found);
-    assert_eq!((tree.num_untold(), &found[..]), (2, &[BlockId(1), BlockId(2)][..]));
+    assert_eq!((tree.num_tokenless(), &found[..]), (2, &[BlockId(1), BlockId(2)][..]));
     assert!(removed(&mut tree, 2).is_empty(), "it has a copy");
-    assert!(removed(&mut tree, 4).is_empty(), "it was not told");
-    assert_eq!(tree.num_untold(), 1);
+    assert!(removed(&mut tree, 4).is_empty(), "it was not announced");
+    assert_eq!(tree.num_tokenless(), 1);
     assert_eq!(removed(&mut tree, 0), [hash(3), hash(2), hash(1)]);
-    assert_eq!(tree.num_untold(), 1);
+    assert_eq!(tree.num_tokenless(), 1);
     tree.clear();
-    assert_eq!((tree.num_untold(), tree.has_orphans()), (0, false));
+    assert_eq!((tree.num_tokenless(), tree.has_orphans()), (0, false));
 }

@@ -13,7 +13,7 @@
 //! the noted events are dropped and counted. The sink gets `AllBlocksCleared` and every content that can be
 //! matched.
 //!
-//! Invariant: `is_telling` is true exactly while one thread has taken events and has not returned them.
+//! Invariant: `is_emitting` is true exactly while one thread has taken events and has not returned them.
 
 use std::mem;
 
@@ -32,9 +32,9 @@ pub(crate) struct Delivery {
     /// Memory for the next events, unless a thread is emitting.
     spare: Option<Box<NotedEvents>>,
     limit: usize,
-    is_telling: bool,
+    is_emitting: bool,
     /// The ordinal of the thread that took events last.
-    teller: usize,
+    emitter: usize,
     /// True if everything must be repeated to the sink. Until then no event is noted.
     is_lost: bool,
     /// Consecutive panics of the sink.
@@ -53,8 +53,8 @@ impl Delivery {
             spare: None,
             // Repeating everything takes one event and one block for each block of the cache.
             limit: num_blocks.saturating_mul(4).saturating_add(LEAST_LIMIT),
-            is_telling: false,
-            teller: 0,
+            is_emitting: false,
+            emitter: 0,
             is_lost: false,
             failures: 0,
             pauses: 0,
@@ -89,7 +89,7 @@ impl Delivery {
     /// Returns true if everything is to be repeated now. The caller notes it.
     #[inline]
     pub(crate) fn begin_again(&mut self) -> bool {
-        if !self.is_lost || self.is_telling {
+        if !self.is_lost || self.is_emitting {
             return false;
         }
         if self.pauses > 0 {
@@ -104,11 +104,11 @@ impl Delivery {
     /// another thread is emitting: that thread takes them.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Box<NotedEvents>> {
-        if self.is_telling || self.noted.is_empty() {
+        if self.is_emitting || self.noted.is_empty() {
             return None;
         }
-        self.is_telling = true;
-        self.teller = thread_ordinal();
+        self.is_emitting = true;
+        self.emitter = thread_ordinal();
         let next = self.spare.take().unwrap_or_default();
         Some(mem::replace(&mut self.noted, next))
     }
@@ -116,11 +116,11 @@ impl Delivery {
     /// Ends the emission that [`take`](Self::take) began.
     #[inline]
     pub(crate) fn end(&mut self, mut taken: Box<NotedEvents>) {
-        self.is_telling = false;
-        if taken.untold() == 0 {
+        self.is_emitting = false;
+        if taken.pending() == 0 {
             self.failures = 0;
         } else {
-            self.fail(taken.untold());
+            self.fail(taken.pending());
         }
         taken.clear();
         self.spare = Some(taken);
@@ -135,7 +135,7 @@ impl Delivery {
     #[inline]
     pub(crate) fn is_behind(&self) -> bool {
         let much = self.noted.weight() > self.limit / 2;
-        much && self.is_telling && self.teller != thread_ordinal()
+        much && self.is_emitting && self.emitter != thread_ordinal()
     }
 
     /// Counts a thread that waits for the emitting thread.
@@ -158,20 +158,20 @@ impl Delivery {
     }
 
     #[cold]
-    fn fail(&mut self, untold: usize) {
+    fn fail(&mut self, pending: usize) {
         self.failures = self.failures.saturating_add(1);
         // After the first panic the next change tries again.
         self.pauses = match self.failures {
             1 => 0,
             failures => 1_u32.checked_shl(failures).map_or(MOST_PAUSES, |n| n.min(MOST_PAUSES)),
         };
-        self.dropped += untold as u64;
+        self.dropped += pending as u64;
         self.lose();
     }
 
     #[cold]
     fn lose(&mut self) {
-        self.dropped += self.noted.untold() as u64;
+        self.dropped += self.noted.pending() as u64;
         self.noted.clear();
         self.is_lost = true;
     }

@@ -18,7 +18,7 @@ pub(crate) struct NotedEvents {
     hashes: Vec<BlockHash>,
     tokens: Vec<u32>,
     /// Events at the beginning that were emitted already.
-    told: usize,
+    emitted: usize,
 }
 
 /// An event, and the number of its elements in the vectors.
@@ -65,10 +65,10 @@ impl NotedEvents {
         self.entries.push(Entry::Cleared);
     }
 
-    /// Emits each event to the sink. A panic of the sink ends the call; [`untold`](Self::untold) then counts
+    /// Emits each event to the sink. A panic of the sink ends the call; [`pending`](Self::pending) then counts
     /// that event and all after it.
-    pub(crate) fn tell(&mut self, sink: &dyn EventSink) {
-        let Self { entries, hashes, tokens, told } = self;
+    pub(crate) fn emit(&mut self, sink: &dyn EventSink) {
+        let Self { entries, hashes, tokens, emitted } = self;
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
         for entry in entries {
             let event = match entry {
@@ -93,7 +93,7 @@ impl NotedEvents {
                 Entry::Cleared => KvEvent::AllBlocksCleared,
             };
             sink.on_event(&event);
-            *told += 1;
+            *emitted += 1;
         }
     }
 
@@ -102,8 +102,8 @@ impl NotedEvents {
     }
 
     /// Returns the number of events that were noted and not emitted.
-    pub(crate) fn untold(&self) -> usize {
-        self.entries.len() - self.told
+    pub(crate) fn pending(&self) -> usize {
+        self.entries.len() - self.emitted
     }
 
     /// Returns the number of noted events plus the number of their blocks.
@@ -124,13 +124,13 @@ impl NotedEvents {
         self.entries.clear();
         self.hashes.clear();
         self.tokens.clear();
-        self.told = 0;
+        self.emitted = 0;
     }
 }
 
 /// Splits the first `len` elements off `rest`.
 fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
-    rest.split_off(..len).expect("what an entry tells of is noted")
+    rest.split_off(..len).expect("what an entry reports is noted")
 }
 
 #[cfg(test)]
@@ -184,25 +184,25 @@ mod tests {
         let mut noted = NotedEvents::default();
         for _ in 0..2 {
             let expected = push_all(&mut noted);
-            assert_eq!((noted.untold(), noted.weight()), (4, 4 + 7));
+            assert_eq!((noted.pending(), noted.weight()), (4, 4 + 7));
             let sink = Notebook(Mutex::new(Vec::new()), usize::MAX);
-            noted.tell(&sink);
+            noted.emit(&sink);
             assert_eq!(*sink.0.lock(), expected);
-            assert_eq!(noted.untold(), 0);
+            assert_eq!(noted.pending(), 0);
             noted.clear();
             assert!(noted.is_empty() && noted.entries.capacity() > 0);
         }
     }
 
     #[test]
-    fn events_from_the_one_that_panicked_on_are_untold() {
+    fn events_from_the_one_that_panicked_on_are_pending() {
         for panics_at in 0..4 {
             let mut noted = NotedEvents::default();
             push_all(&mut noted);
             let sink = Notebook(Mutex::new(Vec::new()), panics_at);
-            let told = catch_unwind(AssertUnwindSafe(|| noted.tell(&sink)));
-            assert!(told.is_err());
-            assert_eq!(noted.untold(), 4 - panics_at);
+            let emitted = catch_unwind(AssertUnwindSafe(|| noted.emit(&sink)));
+            assert!(emitted.is_err());
+            assert_eq!(noted.pending(), 4 - panics_at);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::prefix::event_order::{Announcing, EventOrder};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
 
-/// The event context of a commit: the facts about its blocks that listeners get beside their hashes.
+/// The event context of a commit: the facts about its blocks that the event sink gets beside their hashes.
 pub(crate) struct EventContext<'a> {
     /// The hash of the block before the first of them; `None` at the beginning of a prompt.
     pub(crate) parent: Option<BlockHash>,
@@ -31,7 +31,7 @@ pub(crate) struct EventContext<'a> {
 #[derive(Clone, Copy, Default)]
 struct Offered {
     /// It got the key of its content.
-    is_named: bool,
+    got_key: bool,
     /// No other block was cached under that key.
     is_new: bool,
     /// Enough other blocks hold its content.
@@ -57,7 +57,7 @@ impl PublishedBlocks {
                 return None;
             }
             if !context.has_tokens() {
-                events.expect_untold(ids.len());
+                events.expect_tokenless(ids.len());
             }
             let mut offered = vec![Offered::default(); ids.len()];
             let mut hot = false;
@@ -83,7 +83,7 @@ impl PublishedBlocks {
         context: impl FnOnce() -> EventContext<'a>,
     ) {
         let Some(event_order) =
-            self.event_order.as_ref().filter(|event_order| event_order.has_untold())
+            self.event_order.as_ref().filter(|event_order| event_order.has_tokenless())
         else {
             return;
         };
@@ -114,7 +114,7 @@ impl PublishedBlocks {
         let (mut parent, mut before) = (context.parent, None);
         for (at, (&id, offered)) in ids.iter().zip(offered).enumerate() {
             let hash = hash_of(at);
-            let home_of_parent = |events: &Announcing<'_>| {
+            let primary_of_parent = |events: &Announcing<'_>| {
                 before.or_else(|| self.primary_of(events, parent?, generation))
             };
             let content = Content {
@@ -127,17 +127,17 @@ impl PublishedBlocks {
             before = match offered.known_by {
                 Some(other) => {
                     let primary = events.primary(other);
-                    if offered.is_named {
+                    if offered.got_key {
                         events.add_copy(primary, id);
                     }
                     if context.has_tokens() && !events.has_tokens(primary) {
-                        let parent = home_of_parent(events);
+                        let parent = primary_of_parent(events);
                         events.learn(primary, &content, parent, context);
                     }
                     Some(primary)
                 }
-                None if offered.is_named => {
-                    let parent = home_of_parent(events);
+                None if offered.got_key => {
+                    let parent = primary_of_parent(events);
                     events.store(id, &content, parent, context);
                     Some(id)
                 }
@@ -196,8 +196,8 @@ impl PublishedBlocks {
         }
         let new = NewKey { key, mark: generation.mark(), hot: *hot, spare };
         let from = self.index.place(blocks.keyed().key(id));
-        let is_named = self.key(blocks, Moved { id, from, to, is_private: false }, new);
-        Offered { is_named, is_new: is_named && !spare, is_left_out: false, known_by }
+        let got_key = self.key(blocks, Moved { id, from, to, is_private: false }, new);
+        Offered { got_key, is_new: got_key && !spare, is_left_out: false, known_by }
     }
 }
 

@@ -26,7 +26,7 @@ fn serve_hashed(cache: &PagedKvCache, id: u64, tokens: &[u32]) {
 }
 
 #[track_caller]
-fn assert_told(cache: &PagedKvCache, mirror: &Mirror, tokens: &[u32]) {
+fn assert_announced(cache: &PagedKvCache, mirror: &Mirror, tokens: &[u32]) {
     let (held, prompt) = (mirror.held(), cache.prompt(tokens));
     assert_eq!(held.contents.len(), prompt.hashes().len());
     let mut parent = None;
@@ -37,7 +37,7 @@ fn assert_told(cache: &PagedKvCache, mirror: &Mirror, tokens: &[u32]) {
 }
 
 #[test]
-fn contents_of_hashes_only_are_neither_told_nor_called_removed() {
+fn contents_of_hashes_only_are_neither_announced_nor_reported_as_removed() {
     let (cache, mirror) = heard(8);
     serve_hashed(&cache, 1, &tokens(3));
     assert_eq!(cache.prefix().probe(&cache.prompt(&[tokens(3), vec![0]].concat())), 12);
@@ -57,7 +57,7 @@ fn a_request_with_tokens_emits_the_contents_it_matches() {
             let prompt = cache.prompt(&longer);
             let admitted = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
             assert_eq!(admitted.1.cached_tokens, 12);
-            assert_told(&cache, &mirror, &longer[..12]);
+            assert_announced(&cache, &mirror, &longer[..12]);
             let mut rows = [(admitted.0, 0)];
             let mut step = cache.step(Default::default());
             step.join(&mut rows[0].0).unwrap();
@@ -65,10 +65,10 @@ fn a_request_with_tokens_emits_the_contents_it_matches() {
             assert_eq!(step.complete().published, 2);
         } else {
             assert_eq!(cache.admit(s(2), &longer).unwrap().cached_tokens, 12);
-            assert_told(&cache, &mirror, &longer[..12]);
+            assert_announced(&cache, &mirror, &longer[..12]);
             assert_eq!(cache.commit(s(2), 20), Ok(2));
         }
-        assert_told(&cache, &mirror, &longer);
+        assert_announced(&cache, &mirror, &longer);
         cache.allocate(s(9), cache.free_block_count() * BLOCK_SIZE).unwrap();
         drop(cache);
         let held = mirror.held();
@@ -90,12 +90,12 @@ fn a_later_publisher_that_knows_the_tokens_tells_them() {
         for id in order {
             cache.commit(s(id), 12).unwrap();
         }
-        assert_told(&cache, &mirror, &tokens);
+        assert_announced(&cache, &mirror, &tokens);
         assert_eq!(mirror.held().stored, 3);
         // Its block is reclaimed, and the block of the other request stays.
         cache.free(s(2)).unwrap();
         cache.allocate(s(9), cache.free_block_count() * BLOCK_SIZE).unwrap();
-        assert_told(&cache, &mirror, &tokens);
+        assert_announced(&cache, &mirror, &tokens);
         cache.free(s(1)).unwrap();
         cache.free(s(9)).unwrap();
         cache.allocate(s(9), 16 * BLOCK_SIZE).unwrap();
@@ -107,7 +107,7 @@ fn a_later_publisher_that_knows_the_tokens_tells_them() {
 /// Contents after an unreported content are hidden until that one is reported. Then they are emitted
 /// after it.
 #[test]
-fn children_of_an_untold_content_are_told_after_it() {
+fn children_of_a_tokenless_content_are_announced_after_it() {
     let (cache, mirror) = heard(16);
     let tokens = tokens(4);
     // A request that knows the tokens computes the blocks. The first two are lost, and computed again by
@@ -115,7 +115,7 @@ fn children_of_an_untold_content_are_told_after_it() {
     let prompt = cache.prompt(&tokens);
     let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
     sequence.commit(16).unwrap();
-    assert_told(&cache, &mirror, &tokens);
+    assert_announced(&cache, &mirror, &tokens);
     sequence.apply_streaming_llm(0, 8).unwrap();
     cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
     assert_eq!(mirror.held().contents.len(), 0);
@@ -126,11 +126,11 @@ fn children_of_an_untold_content_are_told_after_it() {
     cache.prefix().announce_all();
     assert_eq!(mirror.held().len_and_cleared(), (0, 1));
     cache.admit(s(2), &tokens[..5]).unwrap(); // knows the first content
-    assert_told(&cache, &mirror, &tokens[..4]);
+    assert_announced(&cache, &mirror, &tokens[..4]);
     cache.admit(s(3), &tokens[..9]).unwrap();
-    assert_told(&cache, &mirror, &tokens);
+    assert_announced(&cache, &mirror, &tokens);
     cache.prefix().announce_all();
-    assert_told(&cache, &mirror, &tokens);
+    assert_announced(&cache, &mirror, &tokens);
     drop(sequence);
     assert_empties(&cache);
 }
@@ -144,13 +144,13 @@ fn a_reset_forgets_the_contents_not_yet_emitted() {
     assert_eq!(sequence.cached_tokens, 0);
     assert_eq!(mirror.held().stored, 0);
     cache.commit(s(2), 12).unwrap();
-    assert_told(&cache, &mirror, &tokens(3));
+    assert_announced(&cache, &mirror, &tokens(3));
 }
 
 /// A caller that hashes itself may start anywhere in a prompt. The event gives the content's parent in
 /// the prompt of the request that knows its tokens.
 #[test]
-fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens() {
+fn a_content_is_announced_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens() {
     let (cache, mirror) = heard(16);
     let extra = ExtraKeys::default().salt("tenant");
     let tokens = tokens(3);
@@ -169,7 +169,7 @@ fn a_content_is_told_where_it_is_in_the_prompt_of_the_one_that_knows_its_tokens(
 
 /// When a content is removed, contents after it that were never reported are not reported as removed.
 #[test]
-fn an_untold_child_of_a_told_content_ends_in_silence() {
+fn a_tokenless_child_of_an_announced_content_ends_in_silence() {
     let (cache, mirror) = heard(16);
     let tokens = tokens(3);
     cache.admit(s(1), &tokens[..4]).unwrap();
@@ -179,7 +179,7 @@ fn an_untold_child_of_a_told_content_ends_in_silence() {
     let (mut sequence, admission) =
         cache.admit_sequence(&hashed, &AdmitOptions::default()).unwrap();
     assert_eq!((admission.cached_tokens, sequence.commit(12)), (4, Ok(2)));
-    assert_told(&cache, &mirror, &tokens[..4]);
+    assert_announced(&cache, &mirror, &tokens[..4]);
     sequence.apply_streaming_llm(0, 8).unwrap(); // keeps the two unreported blocks
     cache.allocate(s(9), 14 * BLOCK_SIZE).unwrap();
     assert_eq!(mirror.held().counts(), (1, 1));
