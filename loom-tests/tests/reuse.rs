@@ -98,7 +98,7 @@ fn a_reclaimed_block_is_in_one_hand() {
 }
 
 #[test]
-fn a_match_beside_a_reclaim_and_a_new_name_gets_the_old_content_or_none() {
+fn a_match_beside_a_reclaim_and_a_new_key_gets_the_old_content_or_none() {
     explore(|| {
         let (pool, kv) = reuse_pool(3, 1);
         cached(&pool, &kv, &[A, B]);
@@ -253,7 +253,7 @@ fn a_two_queue_match_takes_the_block_a_reclaimer_leaves() {
 }
 
 #[test]
-fn a_probe_never_reads_half_a_name() {
+fn a_probe_never_reads_half_a_key() {
     explore(|| {
         let (pool, kv) = reuse_pool(1, 1);
         cached(&pool, &kv, &[A]);
@@ -277,7 +277,7 @@ fn a_probe_never_reads_half_a_name() {
 }
 
 #[test]
-fn of_two_forks_one_names_the_block_they_share() {
+fn of_two_forks_one_keys_the_block_they_share() {
     explore(|| {
         let (pool, kv) = reuse_pool(1, 1);
         let mut mine = pool.admit(&[A]).unwrap();
@@ -286,7 +286,7 @@ fn of_two_forks_one_names_the_block_they_share() {
         let their_pool = Arc::clone(&pool);
         let (my_count, their_count) =
             race(|| pool.publish(&mine, 0, A), move || their_pool.publish(&theirs, 0, A));
-        assert_eq!(my_count + their_count, 1, "a block is named once");
+        assert_eq!(my_count + their_count, 1, "a block gets a key once");
         assert_eq!(pool.probe(&[A]), 1);
         drop(mine);
         assert_all_room(&pool);

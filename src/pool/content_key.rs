@@ -43,13 +43,12 @@ impl ContentKey {
 /// Bits of a mark in `key_version`. The bits above count how often a key was set.
 const MARK: u32 = 12;
 
-/// The number of the time (generation) at which a key was given, modulo 4,096. It distinguishes the
-/// keys of different times.
+/// The generation number of a key, modulo 4,096. It distinguishes the keys of different generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark(u32);
 
 impl Mark {
-    /// Returns the mark of the time with this number.
+    /// Returns the mark of the generation with this number.
     pub(crate) fn new(number: u64) -> Self {
         Self(number as u32 & ((1 << MARK) - 1))
     }
@@ -81,7 +80,7 @@ pub(crate) struct KeyedView<'a>(&'a [KeyedBlock]);
 impl<'a> KeyedView<'a> {
     #[inline]
     pub(crate) fn words(self) -> WordsView<'a> {
-        WordsView::Named(self.0)
+        WordsView::Keyed(self.0)
     }
 }
 
@@ -93,13 +92,13 @@ impl KeyedView<'_> {
     }
 
     /// Returns the key that the block was last given, 0 if none. The two halves belong to one key
-    /// only if the block was not replaced during the call. For example, an owner of a cached block reads
+    /// only if the key was not replaced during the call. For example, an owner of a cached block reads
     /// one key.
     #[inline]
     pub(crate) fn key(&self, id: BlockId) -> ContentKey {
         // Acquire: pairs with `store_key`; a thread that reads a part of a new key sees in the word
         // that the key is being written.
-        // Loom: a_probe_never_reads_half_a_name.
+        // Loom: a_probe_never_reads_half_a_key.
         let half = |half: &AtomicU64| u128::from(half.load(Ordering::Acquire));
         let [low, high] = &self.0[id.index()].key;
         ContentKey(half(low) | half(high) << 64)
@@ -123,7 +122,7 @@ impl KeyedView<'_> {
     fn key_version(&self, id: BlockId) -> u32 {
         // Acquire: pairs with `store_key`; a thread that finds the same number before and after it read
         // the key has read one key.
-        // Loom: a_probe_never_reads_half_a_name.
+        // Loom: a_probe_never_reads_half_a_key.
         self.0[id.index()].key_version.load(Ordering::Acquire)
     }
 
@@ -169,8 +168,8 @@ impl KeyedView<'_> {
     pub(crate) fn state_as(&self, id: BlockId, key: ContentKey) -> Option<BlockState> {
         let key_version = self.key_version(id);
         let state = self.words().state(id);
-        let is_called = state.is_cached() && self.key(id) == key;
-        (is_called && self.key_version(id) == key_version).then_some(state)
+        let has_key = state.is_cached() && self.key(id) == key;
+        (has_key && self.key_version(id) == key_version).then_some(state)
     }
 }
 
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn each_block_has_a_name_of_its_own_beside_its_word() {
+    fn each_block_has_a_key_of_its_own_beside_its_word() {
         let (words, ids) = owned_blocks();
         for &id in &ids {
             assert_eq!(words.keyed().last_key(id), None);
@@ -258,13 +257,13 @@ mod tests {
         for &id in &ids {
             assert_eq!(words.keyed().last_key(id), Some(key_of(id)));
             assert!(words.is_cached_as(id, key_of(id)));
-            assert!(!words.is_cached_as(id, ContentKey::new(7)), "{id} is not called that");
+            assert!(!words.is_cached_as(id, ContentKey::new(7)), "{id} has another key");
             assert_eq!((words.state(id).owners(), key_version(&words, id)), (1, 1));
         }
     }
 
     #[test]
-    fn a_block_that_has_a_name_gets_no_other() {
+    fn a_block_that_has_a_key_gets_no_other() {
         let (words, ids) = owned_blocks();
         for (id, is_private) in [(ids[1], true), (ids[2], false)] {
             assert!(
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_several_own_can_be_named() {
+    fn a_block_that_several_own_can_get_a_key() {
         let (words, ids) = owned_blocks();
         words.retain(ids[0]).expect("a block in use");
         assert!(words.set_key(ids[0], NewKey::only(key_of(ids[0])), true, |_| {}));
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_reclaimed_block_stays_until_the_next() {
+    fn the_key_of_a_reclaimed_block_stays_until_the_next() {
         let (words, ids) = owned_blocks();
         let (id, view) = (ids[3], words.view());
         assert!(words.set_key(id, NewKey::only(key_of(id)), true, |_| panic!("it has none")));
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_was_named_very_often_still_has_a_last_name() {
+    fn a_block_that_got_very_many_keys_still_has_a_last_key() {
         let (words, ids) = owned_blocks();
         let (id, keyed) = (ids[3], words.keyed());
         let most = u32::MAX >> MARK;
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_known_by_the_mark_that_it_was_given_with() {
+    fn a_key_is_known_by_the_mark_that_it_was_given_with() {
         let (words, ids) = owned_blocks();
         let (id, keyed) = (ids[3], words.keyed());
         for number in [0, 1, 4_095, 4_096, 4_097, u64::MAX] {
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_back_matches_no_more_and_leaves_the_owners() {
+    fn a_key_that_is_cleared_matches_no_more_and_leaves_the_owners() {
         let (words, ids) = owned_blocks();
         let id = ids[2];
         for spare in [false, true] {
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_differ_in_a_bit_are_told_apart_and_spread() {
+    fn keys_that_differ_in_a_bit_are_distinguished_and_spread() {
         let spreads: Vec<_> = (0..128).map(|bit| ContentKey::new(1 << bit).spread()).collect();
         let distinct: std::collections::HashSet<_> = spreads.iter().collect();
         assert!(distinct.len() >= 127, "{} of 128", distinct.len());

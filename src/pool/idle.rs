@@ -10,8 +10,8 @@
 //! between threads. An epoch has 8 bits. If the block became idle a multiple of 256 times since, an old entry
 //! passes for its last one, and the block is reclaimed too early.
 //!
-//! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot (`hot` in the
-//! code), for the others. The older head is reclaimed first; the age of a hot block is divided by three.
+//! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot,
+//! for the others. The older head is reclaimed first; the age of a hot block is divided by three.
 //!
 //! A *spare* block holds a further copy of a content that another block was cached under, and no match has
 //! asked for this copy. Its entry goes to a list of the home shard, and from there to a queue. Both are
@@ -95,7 +95,7 @@ impl IdleLists {
         })
     }
 
-    /// Returns true if the content called `key` was recently reclaimed. The memory is limited and may err.
+    /// Returns true if the content with this `key` was recently reclaimed. The memory is limited and may err.
     pub(crate) fn recall(&self, key: ContentKey) -> bool {
         self.ghosts.recall(key)
     }

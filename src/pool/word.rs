@@ -9,7 +9,7 @@
 //!                  owners   cached     last release     reclaim
 //!   Free           0        no         an assert        no
 //!   Active         1 ..     no         Free             no
-//!   Matchable      1 ..     yes        Idle, epoch + 1  no
+//!   Active         1 ..     yes        Idle, epoch + 1  no
 //!   Idle           0        yes        an assert        Active, of one owner
 //! ```
 //!
@@ -140,7 +140,7 @@ impl BlockState {
     /// Gives one of the owners the right to write the block's key. Returns `None` if the block has a
     /// key by which it may be matched, or another owner is writing one.
     fn begin_key_change(self) -> Option<Self> {
-        assert!(self.owners() > 0, "a block is named by one of its owners");
+        assert!(self.owners() > 0, "a key is set by one of the block's owners");
         (self.0 & (CACHED | KEY_BUSY) == 0).then_some(Self(self.0 | KEY_BUSY))
     }
 
@@ -149,7 +149,7 @@ impl BlockState {
     fn end_key_change(self, hot: bool, spare: bool) -> Option<Self> {
         let hot = if hot { HOT } else { 0 };
         let spare = if spare { SPARE } else { 0 };
-        assert!(self.owners() > 0, "a block is named by one of its owners");
+        assert!(self.owners() > 0, "a key is set by one of the block's owners");
         (!self.is_cached()).then_some(Self((self.0 & !KEY_BUSY) | CACHED | hot | spare))
     }
 

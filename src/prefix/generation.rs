@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_belongs_to_one_generation() {
+    fn a_key_belongs_to_one_generation() {
         let generations = Generations::new();
         let hash = BlockHash::from_u128(7);
         let keys: std::collections::HashSet<ContentKey> =

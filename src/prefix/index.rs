@@ -10,8 +10,8 @@
 //! of a reclaimed block is removed when the block gets its next key. The table has 24 buckets for 25 blocks,
 //! and at most one entry a block.
 //!
-//! A miss reads one bucket unless that bucket has overflowed: 97 % have not after a first fill, 92 % in a
-//! table of as many keys as blocks that change all the time. An insert fails only when the home bucket and
+//! A miss reads one bucket unless that bucket has overflowed: 97 % of the buckets have not overflowed after a first
+//! fill, 92 % in a table of as many keys as blocks that change all the time. An insert fails only when the home bucket and
 //! the 23 after it are full (below 1 in 10^13).
 //!
 //! Entries of a bucket are compared without branches, because the matching position is unpredictable.
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_as_many_names_as_blocks_forgets_none() {
+    fn a_table_of_as_many_keys_as_blocks_forgets_none() {
         let index = PrefixIndex::new(100_000).unwrap();
         assert!((0..100_000).all(|n| index.insert(index.place(key(n + 1)), BlockId(n as u32))));
         for n in 0..100_000 {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn few_buckets_have_entries_beyond_also_when_names_change() {
+    fn few_buckets_have_entries_beyond_also_when_keys_change() {
         const BLOCKS: usize = if cfg!(miri) { 500 } else { 50_000 };
         let index = PrefixIndex::new(BLOCKS).unwrap();
         let place = |n: usize| index.place(key(n as u64 + 1));

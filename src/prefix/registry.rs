@@ -317,9 +317,9 @@ impl PublishedBlocks {
         let (mut hot, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
             let start = end - part.len();
-            // Compute the places of the new and of the old keys. An old place counts only for a block that
-            // this thread then keys: until then no other thread has named it. Compute all places first, then
-            // load them back to back, so that the cache misses overlap.
+            // Compute the places of the new and of the old keys. An old place is used only if
+            // this thread sets the block's key; then no other thread set one in between. Compute all places
+            // first, then load them back to back, so that the cache misses overlap.
             let (mut places, mut were) = ([BucketSlot::ANY; AT_ONCE], [BucketSlot::ANY; AT_ONCE]);
             let (places, were) = (&mut places[..part.len()], &mut were[..part.len()]);
             for (at, (place, was)) in places.iter_mut().zip(were.iter_mut()).enumerate() {

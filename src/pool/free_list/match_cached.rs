@@ -51,8 +51,8 @@ impl Matching<'_> {
         false
     }
 
-    /// Makes an idle block the most recently used, for a caller that has the content called `key` in another
-    /// block. The block stays idle, and does not become hot.
+    /// Makes an idle block the most recently used, for a caller that has the content with this `key` in
+    /// another block. The block stays idle, and does not become hot.
     pub(crate) fn touch(&mut self, id: BlockId, key: ContentKey) {
         let keyed = self.words.keyed();
         if keyed.key(id) == key

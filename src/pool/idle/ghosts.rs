@@ -25,7 +25,7 @@ impl Ghosts {
         self.slots.is_empty()
     }
 
-    /// Notes that the content called `key` was reclaimed.
+    /// Notes that the content with this `key` was reclaimed.
     pub(super) fn remember(&self, key: ContentKey) {
         let (slot, mark) = self.place(key);
         slot.store(mark, Ordering::Relaxed);
@@ -52,17 +52,17 @@ mod tests {
     use super::*;
 
     /// Fewer keys where Miri interprets the test.
-    const NAMES: u128 = if cfg!(miri) { 12_000 } else { 100_000 };
+    const KEYS: u128 = if cfg!(miri) { 12_000 } else { 100_000 };
 
     #[test]
-    fn the_newest_names_are_remembered() {
+    fn the_newest_keys_are_remembered() {
         let ghosts = Ghosts::new(1_000).unwrap();
         let key = |n: u128| ContentKey::new(n << 64 | n);
-        (1..=NAMES).for_each(|n| ghosts.remember(key(n)));
+        (1..=KEYS).for_each(|n| ghosts.remember(key(n)));
         let recalled = |from: u128, to| (from..=to).filter(|&n| ghosts.recall(key(n))).count();
-        assert!((550..=700).contains(&recalled(NAMES - 999, NAMES)), "1 - 1/e of the newest 1,000");
-        assert!(recalled(1, NAMES - 10_000) < 10);
-        assert!(ghosts.recall(key(NAMES)));
+        assert!((550..=700).contains(&recalled(KEYS - 999, KEYS)), "1 - 1/e of the newest 1,000");
+        assert!(recalled(1, KEYS - 10_000) < 10);
+        assert!(ghosts.recall(key(KEYS)));
     }
 
     #[test]

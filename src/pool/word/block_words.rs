@@ -76,7 +76,7 @@ impl BlockWords {
     /// read again after each written word.
     #[inline]
     pub(crate) fn view(&self) -> WordsView<'_> {
-        if self.have_keys() { WordsView::Named(&self.keyed) } else { WordsView::Bare(&self.bare) }
+        if self.have_keys() { WordsView::Keyed(&self.keyed) } else { WordsView::Bare(&self.bare) }
     }
 
     #[inline]
@@ -95,7 +95,7 @@ impl BlockWords {
 #[derive(Clone, Copy)]
 pub(crate) enum WordsView<'a> {
     Bare(&'a [AtomicU32]),
-    Named(&'a [KeyedBlock]),
+    Keyed(&'a [KeyedBlock]),
 }
 
 impl<'a> WordsView<'a> {
@@ -103,7 +103,7 @@ impl<'a> WordsView<'a> {
     fn word(&self, id: BlockId) -> &'a AtomicU32 {
         match self {
             Self::Bare(words) => &words[id.index()],
-            Self::Named(blocks) => &blocks[id.index()].word,
+            Self::Keyed(blocks) => &blocks[id.index()].word,
         }
     }
 

@@ -115,15 +115,15 @@ fn a_reclaim_is_finished_or_undone() {
 }
 
 #[test]
-fn a_block_is_named_by_one_owner_and_once() {
+fn a_block_gets_a_key_from_one_owner_and_once() {
     for owners in [1, 2] {
-        let hashed = word(owners, KEY_BUSY, 0);
-        assert_eq!(word(owners, 0, 0).begin_key_change(), Some(hashed));
-        assert_eq!(hashed.begin_key_change(), None);
+        let busy = word(owners, KEY_BUSY, 0);
+        assert_eq!(word(owners, 0, 0).begin_key_change(), Some(busy));
+        assert_eq!(busy.begin_key_change(), None);
         assert_eq!(word(owners, CACHED, 0).begin_key_change(), None);
-        assert_eq!(hashed.end_key_change(false, false), Some(word(owners, CACHED, 0)));
-        assert_eq!(hashed.end_key_change(true, false), Some(word(owners, CACHED | HOT, 0)));
-        assert_eq!(hashed.end_key_change(false, true), Some(word(owners, CACHED | SPARE, 0)));
+        assert_eq!(busy.end_key_change(false, false), Some(word(owners, CACHED, 0)));
+        assert_eq!(busy.end_key_change(true, false), Some(word(owners, CACHED | HOT, 0)));
+        assert_eq!(busy.end_key_change(false, true), Some(word(owners, CACHED | SPARE, 0)));
         assert_eq!(word(owners, CACHED, 0).end_key_change(false, false), None);
         let all = word(owners, CACHED | HOT | SPARE, 9);
         assert_eq!(all.end_caching(), Some(word(owners, 0, 0)));
@@ -194,7 +194,7 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
 }
 
 #[test]
-fn a_block_with_its_name_is_half_a_cache_line() {
+fn a_block_with_its_key_is_half_a_cache_line() {
     for num_blocks in [1, 2, 3, 200] {
         let words = BlockWords::with_keys(num_blocks).unwrap();
         assert_eq!(size_of_val(&words.keyed[0]), 32);

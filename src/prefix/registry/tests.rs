@@ -173,7 +173,7 @@ fn a_content_that_was_often_reclaimed_finds_room_again() {
 
 /// A thousand times more contents are served than there are blocks, some of them again and again.
 #[test]
-fn entries_do_not_pile_up_however_often_blocks_are_named() {
+fn entries_do_not_pile_up_however_often_blocks_get_keys() {
     const BLOCKS: usize = 600;
     const THREADS: u64 = 4;
     const ROUNDS: u64 = if cfg!(miri) { 400 } else { 100_000 };
