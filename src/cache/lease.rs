@@ -1,8 +1,9 @@
 //! `Lease`: a counted claim on some sequences of the cache, which keeps them from being freed, trimmed or
 //! evicted.
 //!
-//! It holds the sequences' own entries: taking a lease looks each id up once, and no later operation uses
-//! the map. A lease does not stop other threads from appending to, forking or truncating a leased sequence.
+//! A lease and its rows hold the sequences' [`SharedEntry`](super::entry::SharedEntry)s. So taking a lease
+//! looks each id up once, and no later operation uses the map. A lease does not stop other threads from
+//! appending to, forking or truncating a leased sequence.
 
 use super::PagedKvCache;
 use super::rows::batch::{AppendBatch, append_leased};

@@ -6,15 +6,16 @@
 //! line is written by all threads. Moves between shards and the depot touch no ledger, so blocks in
 //! transit are never missing from the sum.
 //!
-//! **A refusal needs two passes and no lock.** The thread reads every `taken`, then every `given`. Let
-//! t be a moment between the passes. Each `taken` read is at most its value at t, and each `given` read
-//! is at least its value at t. So `total - (taken - given)` is at least the room at t. If that is less
+//! **A refusal needs three passes and no lock.** The thread reads every `taken`, then every `giving`,
+//! then every `given`. Let t be a moment between the first and the second pass. Each `taken` read is at
+//! most its value at t, and each `given` read is at least its value at t. So `total - (taken - given)` is at least the room at t. If that is less
 //! than requested, there was less room than requested at t. Reading in the other order bounds the
 //! blocks in use from above, as a statistic needs it.
 //!
-//! A block that becomes idle can be taken again before the claim under which it became idle ends. So it
-//! can be taken before it is counted as given, and would count as used twice. Each ledger therefore
-//! announces the most blocks that can be in this state (`giving`), and a refusal counts them as room.
+//! Only idle blocks need `giving`. A freed block stays hidden under the claim until it is counted; an
+//! idle block can be matched immediately. So it can be taken before it is counted as given, and would
+//! count as used twice. Each ledger therefore announces the most blocks that can be in this state
+//! (`giving`), and a refusal counts them as room.
 //!
 //! A ledger holds counts only, and no ids.
 

@@ -17,7 +17,7 @@
 //! that is open counts as one of them; a newer step never does.
 //!
 //! Steps are ordered by their numbers. Steps that threads opened at the same time may have one number;
-//! then each counts as older than the other. A slot's word has these states:
+//! then each may hold the other's references. A slot's word has these states:
 //!
 //! ```text
 //!   over ──open──> open ──hold──> open, holds ──close──> gives back ──────> over
@@ -59,12 +59,12 @@ pub(crate) struct InFlightStep {
 }
 
 /// Marks a slot's step as over when dropped, also after a panic: it has given back its references.
-struct SetOnDrop<'a> {
+struct MarkOverOnDrop<'a> {
     word: &'a AtomicU64,
     value: u64,
 }
 
-impl Drop for SetOnDrop<'_> {
+impl Drop for MarkOverOnDrop<'_> {
     fn drop(&mut self) {
         // Release: pairs with `InFlightSteps::holdings`; a thread that finds the slot over counts the blocks
         // that came back.
@@ -115,8 +115,8 @@ impl Deferred {
 }
 
 impl Blocks {
-    /// Releases `ids` as [`give`](Self::give) does, but only when the step of `step`, and every older
-    /// open step, is over.
+    /// Releases `ids` as [`give`](Self::give) does, but only when `step`, and every older open step, is
+    /// over.
     #[inline]
     pub(crate) fn release_after(&self, step: InFlightStep, ids: &[BlockId]) {
         if step.is_none() || !self.hold_ids(step, ids) {
@@ -124,11 +124,11 @@ impl Blocks {
         }
     }
 
-    /// Releases a reference to a run, but only when the step of `step`, and every older open step, is
-    /// over.
+    /// Releases a reference to a run, but only when `step`, and every older open step, is over.
     pub(crate) fn release_run_after(&self, step: InFlightStep, run: Arc<SharedRun>) {
         if !step.is_none() {
             let mut run = Some(run);
+            // If no step holds it, dropping `run` here releases it.
             self.in_flight.hold(step, |held| held.runs.extend(run.take()));
         }
     }
@@ -218,7 +218,7 @@ impl InFlightSteps {
         }
     }
 
-    /// Calls `keep` to hand references to the step of `step`, or to an older step that is open.
+    /// Calls `keep` to hand references to `step`, or to an older step that is open.
     /// Returns false if none is open; then it has not called `keep`.
     ///
     /// A build with `--cfg paged_kv_unfenced` holds nothing. The tests of steps must fail in it.
@@ -258,7 +258,7 @@ impl InFlightSteps {
             word.store(over | HOLDS, Ordering::Release);
             std::mem::take(&mut *held)
         };
-        let _over = SetOnDrop { word, value: over };
+        let _over = MarkOverOnDrop { word, value: over };
         assert!(waiting.own.is_empty(), "a step releases what it owns before it ends");
         if !waiting.is_empty() {
             let older = self.newest_open(step.number);

@@ -75,8 +75,8 @@ impl PagedKvCache {
 
     /// Returns true if evicting this sequence alone surely frees a block: the usual case.
     pub(super) fn frees_a_block(&self, key: &EvictionKey) -> bool {
-        // Another sequence may have the id by now and answer. It is not evicted for that: its epoch
-        // differs.
+        // If another sequence has the id by now, the answer is about that one. Harmless: `evict_one`
+        // compares epochs.
         self.look(key.seq_id, |sequence| Ok(sequence.table().frees_a_block())).unwrap_or(false)
     }
 

@@ -2,7 +2,7 @@
 //! published.
 //!
 //! Tokens are *named* when they are known: a prompt's at admission, later ones as they are accepted. Tokens
-//! are *published* when their keys and values are computed. A block is published only when it is full, and
+//! are *computed* when their keys and values are. A block is published only when it is full, and
 //! never after a gap that a trim left: keys and values computed there do not depend on all tokens before
 //! them.
 //!
@@ -32,8 +32,8 @@ pub struct HashedTokens {
     prompt_tokens: usize,
     /// False if the caller hashes the blocks: then only their hashes are known, and the number of named tokens.
     knows_tokens: bool,
-    /// Number of named tokens at which tokens are hashed next: the end of the next block, or one token
-    /// after the prompt while no later token was hashed.
+    /// The number of known tokens at which the next block is full (hashing waits until then). Before the
+    /// first hashing: one token after the prompt.
     full_at: usize,
     /// Tokens after the prompt.
     tokens: Vec<u32>,
@@ -376,7 +376,7 @@ pub(in crate::cache) fn truncate_parts(
     Ok(())
 }
 
-/// Refuses computed tokens of a sequence without names: those for which it has no slots, and hashes, which it
+/// Refuses computed tokens of a sequence whose tokens are not known: those for which it has no slots, and hashes, which it
 /// cannot hold. Accepts `Named` tokens, which such a sequence ignores.
 pub(in crate::cache) fn refuse_uncomputable(
     sequence: &Sequence,

@@ -11,7 +11,7 @@ use crate::sequence::Sequence;
 impl Step {
     /// Accepts the first of the tokens by which row number `number` of this step grew. Drops the slots of
     /// the others, the rejected drafts. The blocks that the accepted tokens fill are published when the
-    /// step completes. Returns the number of blocks that wait for it, 0 for a sequence without names.
+    /// step completes. Returns the number of blocks that wait for it, 0 for a sequence whose tokens are not known.
     ///
     /// Some of the accepted tokens may be named already (a prompt's, with drafts after it): they have to be
     /// the same.

@@ -33,7 +33,7 @@ pub(super) struct Committed {
 impl Step {
     /// Reports keys and values of a sequence that are computed once this step completes. Does as
     /// [`CachedSequence::commit`](crate::CachedSequence::commit), but publishes only then. Returns the
-    /// number of blocks that wait for it, 0 for a sequence without names. The sequence joins the step.
+    /// number of blocks that wait for it, 0 for a sequence whose tokens are not known. The sequence joins the step.
     /// Takes one atomic operation a block, and the lock of the step's slot.
     ///
     /// If the step is dropped or aborted, nothing is published, and the same tokens can be committed again.

@@ -1,7 +1,7 @@
 //! `ReclaimPolicy` and `Retention`: whether a block without owners keeps its contents, and which block is
 //! reclaimed first.
 //!
-//! These are the choices only; the free list keeps the order.
+//! These are the choices only; the idle lists ([`idle`](super)) keep the order.
 
 use std::fmt;
 

@@ -77,7 +77,7 @@ impl InFlightSteps {
         let mut is_all = Ok(());
         let len = self.slots.len();
         for (slot, word) in self.slots.words(len).enumerate() {
-            // Acquire: pairs with `SetOnDrop`; if a step is found over, the blocks that it gave back
+            // Acquire: pairs with `MarkOverOnDrop`; if a step is found over, the blocks that it gave back
             // count as room.
             // Loom: a_block_returned_by_a_step_never_counts_as_used.
             if word.load(Ordering::Acquire) & HOLDS == 0 {
