@@ -192,6 +192,29 @@ fn a_deferred_free_beside_the_end_of_a_lease_frees_once() {
     });
 }
 
+/// The end of the last of two leases releases the blocks. Its thread then sees the accesses of the other holder.
+#[test]
+fn the_last_of_two_leases_sees_the_accesses_of_the_first() {
+    explore(|| {
+        let (cache, kv) = cache_and_kv(1, 1);
+        cache.allocate(A, 1).unwrap();
+        let ids = blocks_of(&cache, A);
+        kv.use_alone(&ids, 1);
+        let leases = (cache.lease(&[A]).unwrap(), cache.lease(&[A]).unwrap());
+        cache.free_when_released(A).unwrap();
+        let holder = |lease: paged_kv::Lease| {
+            let (cache, kv, ids) = (Arc::clone(&cache), Arc::clone(&kv), ids.clone());
+            move || {
+                assert_eq!(kv.read(ids[0]), 1);
+                drop(lease);
+                use_all(&cache, &kv);
+            }
+        };
+        race(holder(leases.0), holder(leases.1));
+        assert_all_free_at_end(&cache);
+    });
+}
+
 /// Evicts two sequences that share every block, from two threads. Each eviction frees the block only if
 /// the other sequence is gone. An eviction under way counts as gone once it is over. So neither eviction
 /// may find nothing to evict.
