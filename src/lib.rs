@@ -87,7 +87,7 @@ pub use id::{AdmissionEpoch, BlockId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
 pub use pool::{BlockPool, ReclaimPolicy};
-pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm};
+pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm, Overwritten};
 pub use sequence::{Append, BlockCopy, Sequence};
 pub use stats::{CacheStats, SequenceInfo};
 #[cfg(paged_kv_census)]

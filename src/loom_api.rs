@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::in_flight::InFlightStep;
-use crate::pool::{BlockPool, PoolHandle, ReclaimPolicy, Retention};
+use crate::pool::{BlockPool, Observers, PoolHandle, ReclaimPolicy, Retention};
 use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
 pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
@@ -41,9 +41,18 @@ impl ReusePool {
     /// # Panics
     /// Those of [`new`](Self::new).
     pub fn with_policy(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
-        let pool = BlockPool::build(num_blocks, shards, Retention::Contents(policy), false, None);
+        let pool = BlockPool::build(
+            num_blocks,
+            shards,
+            Retention::Contents(policy),
+            false,
+            Observers::default(),
+        );
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
-        Self { pool, published: PublishedBlocks::new(num_blocks, None).expect("there is memory") }
+        Self {
+            pool,
+            published: PublishedBlocks::new(num_blocks, None, None).expect("there is memory"),
+        }
     }
 
     /// Matches the blocks of `hashes` that are cached, and allocates the missing ones.

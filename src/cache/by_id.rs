@@ -122,9 +122,9 @@ impl PagedKvCache {
 
     /// Appends under the map's lock, if the append is short; see [`Sequence::try_append_fast`].
     fn try_append_fast(&self, id: SeqId, num_new_tokens: usize) -> Option<(u32, u32)> {
-        if self.has_event_sink {
-            // New blocks may reclaim contents. Their events are emitted after the locks, by
-            // `append_slow`.
+        if self.is_observed {
+            // New blocks may reclaim contents. Their events are emitted, and their observer is called, outside
+            // of the locks, by `append_slow`.
             return None;
         }
         let mut entry = self.sequences.get_mut(&id)?;
@@ -139,6 +139,9 @@ impl PagedKvCache {
     /// Appends with a copy under the map's lock, or with a search for blocks under the sequence's own lock.
     fn append_slow(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
         let _later = Later::begin();
+        if self.pool.blocks().reports_overwrites() {
+            return self.grow_outside_locks(|stock| stock.append(self, id, num_new_tokens));
+        }
         let shared = {
             let mut entry = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
             if let MapEntry::Owned(tracked) = entry.settle()

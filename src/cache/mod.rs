@@ -121,8 +121,8 @@ pub struct PagedKvCache {
     /// Blocks that new sequences leave for sequences that grow.
     watermark: BlockWatermark,
     hash_algorithm: HashAlgorithm,
-    /// True if an event sink receives the events of stored and removed blocks.
-    has_event_sink: bool,
+    /// True if an event sink or an observer learns of blocks that are taken.
+    is_observed: bool,
     block_size: usize,
     block_bytes: usize,
     eviction_strategy: EvictionStrategy,
@@ -175,7 +175,8 @@ impl PagedKvCache {
         eviction_threshold: f64,
     ) -> Self {
         let hasher = IdHash::default();
-        let (has_event_sink, published) = (published.has_event_sink(), Arc::new(published));
+        let is_observed = published.has_event_sink() || published.overwrites().is_some();
+        let published = Arc::new(published);
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
             published: (0..REFERENCES).map(reference).collect(),
@@ -189,7 +190,7 @@ impl PagedKvCache {
             evictions_begun: AtomicU64::new(0),
             evictions_over: AtomicU64::new(0),
             assessing: Mutex::new(()),
-            has_event_sink,
+            is_observed,
             block_size,
             block_bytes,
             eviction_strategy,

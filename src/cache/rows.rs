@@ -47,6 +47,9 @@ pub trait RowAccess {
 
 /// A row that is not locked by another thread for the time of a call.
 pub(super) trait GrowingRow {
+    /// True if the row's lock is held for the time of the call.
+    const IS_LOCKED: bool;
+
     fn parts(&mut self) -> Parts<'_>;
     fn num_new_tokens(&self) -> usize;
 
@@ -141,6 +144,8 @@ fn leased_row<R: Row>(row: &R) -> &LeaseRow {
 }
 
 impl<R: Row> GrowingRow for (R, usize) {
+    const IS_LOCKED: bool = false;
+
     fn parts(&mut self) -> Parts<'_> {
         match self.0.access() {
             Access::Handle(parts) => parts,

@@ -31,8 +31,10 @@ use crate::export::{KernelInt, block_number};
 use crate::id::{BlockId, Identity};
 use crate::pool::PoolHandle;
 use crate::pool::in_flight::InFlightStep;
-use crate::prefix::{BlockHash, Generation};
+use crate::prefix::overwrites::Overwrites;
+use crate::prefix::{Generation, Overwritten};
 use crate::sequence::Sequence;
+use crate::sync::PlainArc;
 
 /// A step of the scheduler that the device may be executing. Any number may be open at the same time. They
 /// end in any order, on any thread.
@@ -62,6 +64,8 @@ pub struct Step {
     published: Option<Published>,
     /// The generation of the hashes that `overwritten` returns.
     generation: Generation,
+    /// The records of the cache's contents, if it keeps any.
+    overwrites: Option<PlainArc<Overwrites>>,
 }
 
 /// A row that grew.
@@ -137,11 +141,14 @@ impl Step {
 
     /// Returns the cached contents that this step is about to overwrite: blocks that its rows grew into and
     /// that were cached until then, with the hashes of their contents. A tier below has to copy them before
-    /// the kernels of the step are launched. (An admission takes blocks too, unless its first chunk is 0
-    /// tokens and steps grow the rest.) Contents that were published before the last
+    /// the kernels of the step are launched. An admission takes blocks too, unless its first chunk is 0 tokens
+    /// and steps grow the rest: an [`overwrite_observer`] learns of the contents of these blocks. The parents of
+    /// the contents are known only in a cache with such an observer. Contents that were published before the last
     /// [`Prefix::reset`](crate::Prefix::reset) that preceded this step are not included. (Resets are
     /// distinguished modulo 4,096. If a content stayed unused through exactly that many resets, its hash is
     /// one that no content has.)
+    ///
+    /// [`overwrite_observer`]: crate::PagedKvCacheBuilder::overwrite_observer
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -154,12 +161,12 @@ impl Step {
     /// let mut rows = [(cache.allocate_sequence(0)?, 8)];
     /// let mut step = cache.step(Default::default());
     /// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
-    /// let (block, hash) = step.overwritten()[0];
-    /// assert_eq!(hash, prompt.hashes()[0]);
-    /// assert!(rows[0].0.block_ids().contains(&block));
+    /// let lost = step.overwritten()[0];
+    /// assert_eq!(lost.hash, prompt.hashes()[0]);
+    /// assert!(rows[0].0.block_ids().contains(&lost.block));
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn overwritten(&self) -> &[(BlockId, BlockHash)] {
+    pub fn overwritten(&self) -> &[Overwritten] {
         &self.buffers.overwritten
     }
 

@@ -12,7 +12,7 @@ use super::owner_counts::OwnerCounts;
 #[cfg(feature = "async")]
 use super::wait_queue::Waiters;
 use super::word::BlockWords;
-use super::{Blocks, PoolHandle, Retention, TakeObserver};
+use super::{Blocks, Observers, PoolHandle, Retention};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
@@ -92,17 +92,17 @@ impl BlockPool {
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is 0 or above `u32::MAX - 1`, or if
     /// `shards` is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
     pub fn with_home_shards(num_blocks: usize, shards: usize) -> Result<Self> {
-        Self::build(num_blocks, shards, Retention::Nothing, false, None)
+        Self::build(num_blocks, shards, Retention::Nothing, false, Observers::default())
     }
 
-    /// Creates the pool of a cache. With `null_block`, block 0 is never allocated. `observer` is informed of
-    /// all blocks that are taken.
+    /// Creates the pool of a cache. With `null_block`, block 0 is never allocated. `observers` learn of all blocks
+    /// that are taken.
     pub(crate) fn build(
         num_blocks: usize,
         shards: usize,
         keep: Retention,
         null_block: bool,
-        observer: Option<Box<dyn TakeObserver>>,
+        observers: Observers,
     ) -> Result<Self> {
         let first = u32::from(null_block);
         let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "num_blocks", reason });
@@ -113,6 +113,7 @@ impl BlockPool {
             return refuse(format!("{num_blocks}, at most {MOST_BLOCKS} have ids"));
         }
         let shards = checked_shards(shards)?.next_power_of_two();
+        let is_observed = observers.takes.is_some() || observers.overwrites.is_some();
         let blocks = Arc::new(Blocks {
             first,
             words: match keep {
@@ -122,7 +123,7 @@ impl BlockPool {
             free: FreeList::new(first, num_blocks - first as usize, shards, keep)?,
             owner_counts: OwnerCounts::new(num_blocks)?,
             in_flight: InFlightSteps::new(),
-            observer,
+            observers: is_observed.then(|| Box::new(observers)),
             clock: RecencyClock::new(),
             undone: ShardedCounter::new(),
             #[cfg(feature = "async")]

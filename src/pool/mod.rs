@@ -40,9 +40,7 @@ use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-#[cfg(feature = "async")]
-use crate::sync::PlainArc;
-use crate::sync::{Arc, AtomicU64, CachePadded, Ordering};
+use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, PlainArc};
 
 /// The state that all handles of a pool share.
 pub(crate) struct Blocks {
@@ -52,7 +50,7 @@ pub(crate) struct Blocks {
     free: FreeList,
     owner_counts: OwnerCounts,
     in_flight: InFlightSteps,
-    observer: Option<Box<dyn TakeObserver>>,
+    observers: Option<Box<Observers>>,
     /// Orders the uses of the sequences of a cache.
     clock: RecencyClock,
     /// Blocks that were taken for a new sequence and given back, because it was refused after all.
@@ -143,7 +141,9 @@ impl Blocks {
         let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
         let start = out.len();
         let reclaimed = self.free.take(n, &self.words, out).map_err(refused)?;
-        self.observe(&out[start..]);
+        if let Some(observers) = &self.observers {
+            observers.taken(&out[start..]);
+        }
         if reclaimed > 0 {
             self.announce_loss();
         }
@@ -155,19 +155,43 @@ impl Blocks {
     /// the lock, because contents may have been reclaimed.
     #[inline]
     pub(crate) fn try_take_fast(&self, n: usize, out: &mut Vec<BlockId>) -> bool {
+        match &self.observers {
+            None => self.free.try_take_fast(n, &self.words, out).is_some(),
+            Some(observers) => self.try_take_observed(observers, n, out),
+        }
+    }
+
+    #[cold]
+    fn try_take_observed(&self, observers: &Observers, n: usize, out: &mut Vec<BlockId>) -> bool {
+        // The caller may hold a lock, and then the observer of overwritten contents cannot be called.
+        if observers.overwrites.is_some() {
+            return false;
+        }
         let start = out.len();
         let taken = self.free.try_take_fast(n, &self.words, out).is_some();
         if taken {
-            self.observe(&out[start..]);
+            observers.taken(&out[start..]);
         }
         taken
     }
 
+    /// Returns true if overwritten contents are reported, so that blocks are taken outside of all locks.
     #[inline]
-    fn observe(&self, taken: &[BlockId]) {
-        if let Some(observer) = &self.observer {
-            observer.taken(taken);
+    pub(crate) fn reports_overwrites(&self) -> bool {
+        self.observers.as_ref().is_some_and(|observers| observers.overwrites.is_some())
+    }
+
+    /// Calls the observer of overwritten contents for reclaimed blocks of the caller, which holds no lock.
+    pub(crate) fn report_overwritten(&self, ids: &[BlockId]) {
+        if let Some(observer) = self.observers.as_ref().and_then(|all| all.overwrites.as_ref()) {
+            observer.report(ids);
         }
+    }
+
+    /// Notes that `num_blocks` blocks were given back by a request that was refused after all.
+    #[cold]
+    pub(crate) fn count_undone(&self, num_blocks: usize) {
+        self.undone.add(num_blocks as u64);
     }
 }
 
@@ -242,6 +266,27 @@ impl Blocks {
 pub(crate) trait TakeObserver: Send + Sync {
     /// Notes that each of `ids` has a new owner.
     fn taken(&self, ids: &[BlockId]);
+}
+
+/// Learns of cached contents that are overwritten. It may call the cache, and may panic.
+pub(crate) trait OverwriteObserver: Send + Sync {
+    /// Reports the contents of reclaimed blocks. The caller owns the blocks and holds no lock or claim.
+    fn report(&self, ids: &[BlockId]);
+}
+
+/// The observers of a pool.
+#[derive(Default)]
+pub(crate) struct Observers {
+    pub(crate) takes: Option<Box<dyn TakeObserver>>,
+    pub(crate) overwrites: Option<PlainArc<dyn OverwriteObserver>>,
+}
+
+impl Observers {
+    fn taken(&self, ids: &[BlockId]) {
+        if let Some(observer) = &self.takes {
+            observer.taken(ids);
+        }
+    }
 }
 
 /// One of several counted references to a pool.

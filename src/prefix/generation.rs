@@ -35,6 +35,11 @@ impl Generation {
         Some(BlockHash::from_u128(key.bits() ^ self.mask))
     }
 
+    /// Returns the number of resets before this generation.
+    pub(super) fn number(self) -> u64 {
+        self.number
+    }
+
     /// Returns the mark of the keys of this generation.
     pub(super) fn mark(self) -> Mark {
         Mark::new(self.number)

@@ -8,10 +8,12 @@ mod generation;
 mod hash;
 mod index;
 pub(crate) mod kv_event;
+pub(crate) mod overwrites;
 mod registry;
 
 pub use self::extra_keys::ExtraKeys;
 pub(crate) use self::generation::Generation;
 pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
+pub use self::overwrites::Overwritten;
 pub(crate) use self::registry::EventContext;
 pub(crate) use self::registry::{PublishRequest, PublishedBlocks};

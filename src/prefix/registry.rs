@@ -15,6 +15,7 @@
 //! one entry.)
 
 mod chain;
+mod lookup;
 #[cfg(test)]
 mod tests;
 mod with_events;
@@ -25,11 +26,11 @@ use super::event_order::EventOrder;
 use super::generation::{Generation, Generations};
 use super::hash::BlockHash;
 use super::index::{BucketSlot, PrefixIndex};
+use super::overwrites::Overwrites;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::Blocks;
 use crate::pool::content_key::{ContentKey, NewKey};
-use crate::pool::free_list::Matching;
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
 /// Blocks that are published in one batch.
@@ -84,6 +85,8 @@ pub(crate) struct PublishedBlocks {
     left_out: AtomicU64,
     /// Present only with an event sink.
     event_order: Option<PlainArc<EventOrder>>,
+    /// Present only with an observer of overwritten contents.
+    overwrites: Option<PlainArc<Overwrites>>,
 }
 
 impl PublishedBlocks {
@@ -91,6 +94,7 @@ impl PublishedBlocks {
     pub(crate) fn new(
         num_blocks: usize,
         event_order: Option<PlainArc<EventOrder>>,
+        overwrites: Option<PlainArc<Overwrites>>,
     ) -> Result<Self> {
         Ok(Self {
             index: PrefixIndex::new(num_blocks)?,
@@ -98,7 +102,13 @@ impl PublishedBlocks {
             failed_steps: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
             event_order,
+            overwrites,
         })
+    }
+
+    /// Returns the records of contents that may be overwritten, if an observer learns of these.
+    pub(crate) fn overwrites(&self) -> Option<&PlainArc<Overwrites>> {
+        self.overwrites.as_ref()
     }
 
     /// Events that were noted and could not be delivered.
@@ -156,6 +166,9 @@ impl PublishedBlocks {
 
     /// Begins a new generation: no block that was published before can be matched.
     pub(crate) fn reset(&self, blocks: &Blocks) {
+        if let Some(overwrites) = &self.overwrites {
+            overwrites.reset();
+        }
         match &self.event_order {
             None => self.generations.advance(),
             Some(event_order) => event_order.announce(|events| {
@@ -173,93 +186,6 @@ impl PublishedBlocks {
         }
     }
 
-    /// Returns how many of `hashes`, from the first on, are cached. Acquires and writes nothing.
-    pub(crate) fn probe(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
-        let mut probed = Probed::default();
-        if self.index.is_empty() {
-            return probed;
-        }
-        let keyed = blocks.keyed();
-        let fits = move |id, key| keyed.state_as(id, key);
-        self.trail(blocks, self.generation()).follow(hashes, fits, |_, state| {
-            probed.cached += 1;
-            probed.idle += usize::from(state.is_idle());
-        });
-        probed
-    }
-
-    /// Does as [`probe`](Self::probe), for hashes of which some may be equal: counts an idle block once.
-    pub(crate) fn probe_distinct(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
-        let mut probed = Probed::default();
-        if self.index.is_empty() {
-            return probed;
-        }
-        let (keyed, mut idle) = (blocks.keyed(), Vec::new());
-        let fits = move |id, key| keyed.state_as(id, key);
-        self.trail(blocks, self.generation()).follow(hashes, fits, |id, state| {
-            probed.cached += 1;
-            idle.extend(state.is_idle().then_some(id));
-        });
-        idle.sort_unstable();
-        idle.dedup();
-        probed.idle = idle.len();
-        probed
-    }
-
-    /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.
-    /// Appends them to `out`. Costs one exchange a block, and one claim for 128 blocks.
-    pub(crate) fn acquire(
-        &self,
-        blocks: &Blocks,
-        hashes: &[BlockHash],
-        generation: Generation,
-        out: &mut Vec<BlockId>,
-    ) {
-        if self.index.is_empty() {
-            return;
-        }
-        let keyed = blocks.keyed();
-        let mut trail = self.trail(blocks, generation);
-        for part in hashes.chunks(Matching::AT_MOST) {
-            // Read all of them first: an exchange delays later loads.
-            let start = out.len();
-            let fits = move |id, key| keyed.seems_cached_as(id, key);
-            trail.follow(part, fits, |id, _| out.push(id));
-            let mut matching = blocks.matching();
-            self.acquire_found(&mut matching, part, generation, start, out);
-            let has_released = matching.has_released();
-            drop(matching);
-            if has_released {
-                blocks.announce_room();
-            }
-            if out.len() < start + part.len() {
-                return;
-            }
-        }
-    }
-
-    /// Makes the caller an owner of the blocks `out[start..]`, which were found for `hashes`, or of others with
-    /// the same contents. Truncates `out` at the first content that is not cached any more.
-    fn acquire_found(
-        &self,
-        matching: &mut Matching<'_>,
-        hashes: &[BlockHash],
-        generation: Generation,
-        start: usize,
-        out: &mut Vec<BlockId>,
-    ) {
-        for (at, &hash) in (start..out.len()).zip(hashes) {
-            let key = generation.key_of(hash);
-            if matching.acquire(out[at], key) {
-                continue;
-            }
-            match self.index.find(self.index.place(key), |id| matching.acquire(id, key)) {
-                Some(id) => out[at] = id,
-                None => return out.truncate(at),
-            }
-        }
-    }
-
     /// Publishes blocks under their hashes and returns how many contents became matchable.
     ///
     /// A content that another block already holds counts as a use of that block. The offered block becomes a
@@ -271,15 +197,38 @@ impl PublishedBlocks {
         blocks: &Blocks,
         offer: &PublishRequest<'_>,
         hash_of: impl Fn(usize) -> BlockHash,
-        context: impl FnOnce() -> EventContext<'a>,
+        context: impl Fn() -> EventContext<'a>,
     ) -> usize {
-        let Some(published) = self.publish_all(blocks, offer, hash_of, context) else {
+        let Some(published) = self.publish_all(blocks, offer, &hash_of, &context) else {
             return 0;
         };
+        if let Some(overwrites) = &self.overwrites {
+            self.record(overwrites, blocks, offer, &hash_of, context().parent);
+        }
         // Also for copies alone: a waiting prompt may now find a copy in use instead of an idle one, and then
         // needs less.
         blocks.announce_publication();
         published
+    }
+
+    /// Records the published ones of the offered blocks, of which the first follows `parent`.
+    #[cold]
+    fn record(
+        &self,
+        overwrites: &Overwrites,
+        blocks: &Blocks,
+        offer: &PublishRequest<'_>,
+        hash_of: &impl Fn(usize) -> BlockHash,
+        parent: Option<BlockHash>,
+    ) {
+        let mut parent = parent;
+        for (at, &id) in offer.ids.iter().enumerate() {
+            let hash = hash_of(at);
+            if self.is_published(blocks, id, hash, offer.generation) {
+                overwrites.record(id, hash, parent, offer.generation);
+            }
+            parent = Some(hash);
+        }
     }
 
     /// Does the work of [`publish`](Self::publish) without waking a waiter. Returns `None` if no content can
@@ -288,8 +237,8 @@ impl PublishedBlocks {
         &self,
         blocks: &Blocks,
         offer: &PublishRequest<'_>,
-        hash_of: impl Fn(usize) -> BlockHash,
-        context: impl FnOnce() -> EventContext<'a>,
+        hash_of: &impl Fn(usize) -> BlockHash,
+        context: &impl Fn() -> EventContext<'a>,
     ) -> Option<usize> {
         let PublishRequest { ids, before, private_from, generation } = *offer;
         if self.index.is_empty() {
@@ -300,7 +249,7 @@ impl PublishedBlocks {
                 event_order,
                 blocks,
                 ids,
-                &hash_of,
+                hash_of,
                 generation,
                 &context(),
             );
@@ -432,13 +381,4 @@ impl PublishedBlocks {
             self.index.insert(place, id)
         })
     }
-}
-
-/// The result of a probe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Probed {
-    /// Blocks that are cached.
-    pub(crate) cached: usize,
-    /// Those of them that no table owns.
-    pub(crate) idle: usize,
 }

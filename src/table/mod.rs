@@ -160,9 +160,30 @@ impl BlockTable {
     pub fn grow(&mut self, n: usize) -> Result<Range<usize>> {
         let len = self.ids.len();
         if n > 0 {
-            self.pool.take(n, &mut self.ids)?;
+            let reclaimed = self.pool.take(n, &mut self.ids)?;
+            if reclaimed > 0 && self.pool.reports_overwrites() {
+                self.report_overwritten(len, reclaimed);
+            }
         }
         Ok(len..len + n)
+    }
+
+    /// Reports the contents of the last `reclaimed` blocks. If the observer panics, all blocks from `len` on are
+    /// given back, as if they had not been taken.
+    #[cold]
+    fn report_overwritten(&mut self, len: usize, reclaimed: usize) {
+        struct GiveBack<'a>(&'a mut BlockTable, usize);
+        impl Drop for GiveBack<'_> {
+            fn drop(&mut self) {
+                let Self(table, len) = self;
+                table.pool.count_undone(table.len() - *len);
+                table.give_tail(*len);
+            }
+        }
+        let guard = GiveBack(self, len);
+        let reclaimed = &guard.0.ids[guard.0.len() - reclaimed..];
+        guard.0.pool.report_overwritten(reclaimed);
+        std::mem::forget(guard);
     }
 
     /// Does the work of [`grow`](Self::grow). Returns how many of the new blocks, the last ones, were cached

@@ -50,7 +50,7 @@ fn a_step_overwrites_contents_of_earlier_weights_without_a_word() {
             let mut rows = [(cache.allocate_sequence(0).unwrap(), blocks * BLOCK_SIZE)];
             let mut step = cache.step(Default::default());
             assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
-            let reclaimed: Vec<_> = step.overwritten().iter().map(|&(_, hash)| hash).collect();
+            let reclaimed: Vec<_> = step.overwritten().iter().map(|lost| lost.hash).collect();
             step.complete();
             reclaimed
         };

@@ -68,7 +68,43 @@ impl PagedKvCache {
     }
 }
 
+impl PagedKvCache {
+    /// Runs `change` with a stock of as many blocks as it needs. `change` may take locks; the blocks are taken
+    /// outside of them, so that the observer of overwritten contents is called without a lock.
+    #[cold]
+    pub(in crate::cache) fn grow_outside_locks<T>(
+        &self,
+        mut change: impl FnMut(&mut Reservation) -> Result<T>,
+    ) -> Result<T> {
+        let stock = BlockTable::new(self.pool.handle());
+        let mut stock = Reservation { stock, block_size: self.block_size };
+        loop {
+            match change(&mut stock) {
+                // It took nothing: `requested` is its need now.
+                Err(PagedKvError::OutOfMemory { requested, .. })
+                    if requested > stock.num_blocks() =>
+                {
+                    stock.add(requested)?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
 impl Reservation {
+    /// Takes blocks until there are `num_blocks`.
+    fn add(&mut self, num_blocks: usize) -> Result<()> {
+        let held = self.num_blocks();
+        let added = self.stock.grow(num_blocks - held).map(drop);
+        added.map_err(|refusal| match refusal {
+            PagedKvError::OutOfMemory { available, .. } => {
+                PagedKvError::OutOfMemory { requested: num_blocks, available: available + held }
+            }
+            refusal => refusal,
+        })
+    }
+
     /// Takes the blocks as a new sequence does.
     pub(crate) fn take(
         pool: PoolHandle,

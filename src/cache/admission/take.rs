@@ -9,6 +9,7 @@ use crate::cache::reuse::cached_sequence::CachedSequence;
 use crate::cache::reuse::hashed_tokens::HashedTokens;
 use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
+use crate::pool::Blocks;
 use crate::pool::watermark::{Admit, BlockWatermark, Need, NewBlocks};
 use crate::prefix::Generation;
 use crate::sequence::Sequence;
@@ -18,6 +19,21 @@ struct Matched {
     sequence: Sequence,
     num_hits: usize,
     generation: Generation,
+}
+
+/// A sequence of hits, which are given back as if they had not been matched, unless it is taken out: after a
+/// refusal, and if the observer of overwritten contents panics.
+struct UndoneHits<'a> {
+    sequence: Option<Sequence>,
+    blocks: &'a Blocks,
+}
+
+impl Drop for UndoneHits<'_> {
+    fn drop(&mut self) {
+        if let Some(sequence) = self.sequence.take() {
+            self.blocks.undo(sequence.into_table());
+        }
+    }
 }
 
 impl NewBlocks for Matched {
@@ -105,14 +121,12 @@ impl PagedKvCache {
         let num_hits = hits.len();
         let cached_tokens = num_hits * self.block_size;
         let num_tokens = options.room_for(prompt, cached_tokens);
-        let mut sequence = self.pool.sequence_of(hits, self.block_size);
-        match grow(&mut sequence, num_tokens - cached_tokens) {
-            Ok(()) => Ok(Matched { sequence, num_hits, generation }),
-            Err(refusal) => {
-                self.pool.blocks().undo(sequence.into_table());
-                Err(refusal)
-            }
-        }
+        let sequence = self.pool.sequence_of(hits, self.block_size);
+        let mut undone = UndoneHits { sequence: Some(sequence), blocks: self.pool.blocks() };
+        let sequence = undone.sequence.as_mut().expect("it was just put there");
+        grow(sequence, num_tokens - cached_tokens)?;
+        let sequence = undone.sequence.take().expect("only its drop takes it otherwise");
+        Ok(Matched { sequence, num_hits, generation })
     }
 
     /// Returns the admitted sequence. Emits the events of matched contents that were not reported before.

@@ -19,6 +19,9 @@ impl PagedKvCache {
         num_new_tokens: usize,
     ) -> Attempt<Append> {
         let _later = Later::begin();
+        if self.blocks().reports_overwrites() {
+            return self.append_or_wait_outside_locks(id, epoch, num_new_tokens);
+        }
         let shared = {
             let Some(mut entry) = self.sequences.get_mut(&id) else {
                 return Ok(Err(self.missing(id)()));
@@ -42,19 +45,77 @@ impl PagedKvCache {
         }
     }
 
+    /// Appends from a stock of blocks that is taken outside of the locks. If the pool has too few, it computes
+    /// the shortage under the locks again.
+    #[cold]
+    fn append_or_wait_outside_locks(
+        &self,
+        id: SeqId,
+        epoch: Option<AdmissionEpoch>,
+        num_new_tokens: usize,
+    ) -> Attempt<Append> {
+        let of_epoch = |tracked: &mut TrackedSequence| match epoch {
+            Some(epoch) if epoch != tracked.epoch => Err(PagedKvError::SequenceNotFound(id)),
+            _ => Ok(()),
+        };
+        let appended = self.grow_outside_locks(|stock| {
+            self.update_if(
+                id,
+                |_| false,
+                |tracked| {
+                    of_epoch(tracked)?;
+                    let append = stock.grow(tracked.sequence_mut(), num_new_tokens)?;
+                    tracked.note_use(self.stamp());
+                    Ok(append)
+                },
+            )?
+        });
+        match appended {
+            Ok(append) => {
+                self.announce_append(id);
+                Ok(Ok(append))
+            }
+            Err(PagedKvError::OutOfMemory { requested, available }) => {
+                let refusal = PagedKvError::OutOfMemory { requested, available };
+                let short = self.update_if(
+                    id,
+                    |_| false,
+                    |tracked| {
+                        of_epoch(tracked)
+                            .map(|()| self.shortage(id, tracked, num_new_tokens, refusal))
+                    },
+                );
+                short.unwrap_or_else(Err).unwrap_or_else(|refusal| Ok(Err(refusal)))
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
     fn append_to(
         &self,
         id: SeqId,
         tracked: &mut TrackedSequence,
         num_new_tokens: usize,
     ) -> Attempt<Append> {
-        let appended = tracked.sequence_mut().append(num_new_tokens);
-        match appended {
+        match tracked.sequence_mut().append(num_new_tokens) {
             Ok(append) => {
                 tracked.note_use(self.stamp());
                 Ok(Ok(append))
             }
-            Err(PagedKvError::OutOfMemory { requested, .. }) => {
+            Err(refusal) => self.shortage(id, tracked, num_new_tokens, refusal),
+        }
+    }
+
+    /// Returns how an append that was refused waits, or the refusal if it can never be served.
+    fn shortage(
+        &self,
+        id: SeqId,
+        tracked: &TrackedSequence,
+        num_new_tokens: usize,
+        refusal: PagedKvError,
+    ) -> Attempt<Append> {
+        match refusal {
+            PagedKvError::OutOfMemory { requested, .. } => {
                 let available = self.total_blocks().saturating_sub(tracked.sequence().num_blocks());
                 let at_least = tracked.sequence().blocks_at_least(num_new_tokens);
                 if at_least > available {
@@ -67,7 +128,7 @@ impl PagedKvCache {
                 };
                 Err(Short { need: requested, shortage })
             }
-            Err(refusal) => Ok(Err(refusal)),
+            refusal => Ok(Err(refusal)),
         }
     }
 }

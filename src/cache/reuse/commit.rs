@@ -6,6 +6,7 @@
 use super::computed::Computed;
 use super::hashed_tokens::{refuse_beyond_end, refuse_uncomputable};
 use crate::cache::PagedKvCache;
+use crate::cache::admission::reservation::Reservation;
 use crate::cache::entry::TrackedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::SeqId;
@@ -57,15 +58,23 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn append_tokens(&self, id: SeqId, tokens: &[u32]) -> Result<Append> {
-        let append = |tracked: &mut TrackedSequence| {
+        let append = |tracked: &mut TrackedSequence, stock: Option<&mut Reservation>| {
             tracked.refuse_unnamed_gap(tokens.len())?;
-            let append = tracked.sequence_mut().append(tokens.len())?;
+            let append = match stock {
+                None => tracked.sequence_mut().append(tokens.len())?,
+                Some(stock) => stock.grow(tracked.sequence_mut(), tokens.len())?,
+            };
             tracked.commit(Computed::Named(tokens))?;
             tracked.note_use(self.stamp());
             Ok(append)
         };
         let _later = Later::begin();
-        self.update_if(id, |_| false, append)?
+        if self.pool.blocks().reports_overwrites() {
+            return self.grow_outside_locks(|stock| {
+                self.update_if(id, |_| false, |tracked| append(tracked, Some(stock)))?
+            });
+        }
+        self.update_if(id, |_| false, |tracked| append(tracked, None))?
     }
 }
 

@@ -31,6 +31,8 @@ pub struct AppendBatch {
     appends: Vec<Append>,
     /// Empty between calls; kept for its memory.
     stock: Option<BlockTable>,
+    /// Blocks that locked rows lacked in the stock.
+    missing: usize,
     locks: LockMemory,
 }
 
@@ -89,20 +91,22 @@ impl AppendBatch {
 pub fn append_batch<R: Row>(rows: &mut [(R, usize)], batch: &mut AppendBatch) -> Result<()> {
     batch.run(|batch, locks| {
         let num_rows = rows.len();
-        visit_all(rows, locks, GrowAll(batch), |()| num_rows)
+        batch.grow_outside_locks(|batch| visit_all(rows, locks, GrowAll(batch), |()| num_rows))
     })
 }
 
 /// Does as [`append_batch`], for the rows of a lease.
 pub(in crate::cache) fn append_leased<'a>(
-    rows: impl Iterator<Item = (&'a LeaseRow, usize)>,
+    rows: impl Iterator<Item = (&'a LeaseRow, usize)> + Clone,
     batch: &mut AppendBatch,
 ) -> Result<()> {
     batch.run(|batch, locks| {
-        with_locked_rows(rows, locks, |rows| {
-            GrowAll(batch).visit(rows)?;
-            rows.iter_mut().for_each(|row| row.note_use());
-            Ok(())
+        batch.grow_outside_locks(|batch| {
+            with_locked_rows(rows.clone(), locks, |rows| {
+                GrowAll(batch).visit(rows)?;
+                rows.iter_mut().for_each(|row| row.note_use());
+                Ok(())
+            })
         })
     })
 }
@@ -121,6 +125,22 @@ impl AppendBatch {
     }
 }
 
+impl AppendBatch {
+    /// Runs `grow`. If its rows are locked and lack blocks, and contents that these may overwrite are reported,
+    /// takes the blocks outside of the locks and runs it again.
+    fn grow_outside_locks(&mut self, mut grow: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        loop {
+            self.missing = 0;
+            let grown = grow(self);
+            if self.missing == 0 {
+                return grown;
+            }
+            let (missing, stock) = (self.missing, self.stock.as_mut());
+            stock.expect("a batch that lacks blocks has a stock").grow(missing)?;
+        }
+    }
+}
+
 /// Grows all rows, or none.
 struct GrowAll<'a>(&'a mut AppendBatch);
 
@@ -128,7 +148,7 @@ impl Visit for GrowAll<'_> {
     type Output = ();
 
     fn visit<G: GrowingRow>(self, rows: &mut [G]) -> Result<()> {
-        let AppendBatch { plans, appends, stock, .. } = self.0;
+        let AppendBatch { plans, appends, stock, missing, .. } = self.0;
         let Some(first) = rows.first_mut() else {
             return Ok(());
         };
@@ -138,6 +158,13 @@ impl Visit for GrowAll<'_> {
         }
         let stock = stock.as_mut().expect("the stock was just made");
         let mut need = plan_all(rows, stock, plans)?;
+        if G::IS_LOCKED && stock.pool().reports_overwrites() {
+            *missing = need.saturating_sub(stock.len());
+            if *missing > 0 {
+                return Err(PagedKvError::OutOfMemory { requested: need, available: stock.len() });
+            }
+            need = 0;
+        }
         while let Err(refusal) = stock.grow(need) {
             // Sharers outside the batch may have left since: then fewer copies are needed.
             let again = plan_all(rows, stock, plans)?;
@@ -148,6 +175,9 @@ impl Visit for GrowAll<'_> {
         }
         let row_plans = rows.iter_mut().zip(plans.iter());
         appends.extend(row_plans.map(|(row, &plan)| row.parts().0.append_from(plan, stock)));
+        if !stock.is_empty() {
+            stock.give_tail(0); // fewer copies were needed than planned outside of the locks
+        }
         Ok(())
     }
 }

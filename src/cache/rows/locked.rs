@@ -106,6 +106,8 @@ impl LockedRow<'_> {
 }
 
 impl GrowingRow for LockedRow<'_> {
+    const IS_LOCKED: bool = true;
+
     fn parts(&mut self) -> Parts<'_> {
         self.tracked().parts()
     }

@@ -7,7 +7,7 @@ use super::{Committed, GrownRow, Step};
 use crate::cache::PagedKvCache;
 use crate::cache::rows::locked::LockMemory;
 use crate::id::BlockId;
-use crate::prefix::BlockHash;
+use crate::prefix::{BlockHash, Overwritten};
 
 /// The memory of a step. [`Completed`] and [`Aborted`](crate::Aborted) return it, for the next step. (The
 /// pool of its last step stays referenced until it is dropped.)
@@ -27,7 +27,7 @@ pub struct StepBuffers {
     pub(super) rows: Vec<GrownRow>,
     pub(super) growth: Growth,
     /// Cached contents of blocks that rows grew into.
-    pub(super) overwritten: Vec<(BlockId, BlockHash)>,
+    pub(super) overwritten: Vec<Overwritten>,
     /// Blocks to be published; the step owns each once for that.
     pub(super) ids: Vec<BlockId>,
     pub(super) hashes: Vec<BlockHash>,
@@ -93,7 +93,8 @@ impl PagedKvCache {
         let pool = self.pool.handle();
         let in_flight = pool.open_step();
         let (published, generation) = (None, self.published().generation());
-        Step { pool, in_flight, buffers, published, generation }
+        let overwrites = self.published().overwrites().cloned();
+        Step { pool, in_flight, buffers, published, generation, overwrites }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Grown, GrownRow, Step, StepBuffers};
 use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
+use crate::prefix::Overwritten;
 use crate::sequence::{AppendPlan, SharedTails};
 use crate::table::BlockTable;
 
@@ -159,9 +160,14 @@ impl Step {
             }
         };
         let StepBuffers { growth, rows: grown_rows, overwritten, .. } = &mut self.buffers;
-        let hash_of = |id| self.generation.last_hash(&self.pool, id);
-        let cached = stock.as_slice()[need - cached..].iter();
-        overwritten.extend(cached.filter_map(|&id| Some((id, hash_of(id)?))));
+        let cached = &stock.as_slice()[need - cached..];
+        match &self.overwrites {
+            Some(overwrites) => overwrites.list(cached, overwritten),
+            None => overwritten.extend(cached.iter().filter_map(|&id| {
+                let hash = self.generation.last_hash(&self.pool, id)?;
+                Some(Overwritten::new(id, hash))
+            })),
+        }
         for (row, plan) in growth.needy.drain(..) {
             let append = rows[row].parts().0.append_from(plan, &mut stock);
             grown_rows[start + row].copy = append.copy.map(|copy| (copy.src, copy.dst));

@@ -30,7 +30,13 @@ fn a_number_of_shards_that_is_none_of_two_is_the_next_one() {
 #[test]
 fn an_impossible_pool_is_refused_with_the_number() {
     let refusal = |num_blocks, shards, null_block| {
-        let built = BlockPool::build(num_blocks, shards, Retention::Nothing, null_block, None);
+        let built = BlockPool::build(
+            num_blocks,
+            shards,
+            Retention::Nothing,
+            null_block,
+            Observers::default(),
+        );
         built.expect_err("a refusal").to_string()
     };
     let most = MOST_BLOCKS + 1;
@@ -42,14 +48,15 @@ fn an_impossible_pool_is_refused_with_the_number() {
     ] {
         assert!(refused.ends_with(&reason), "{refused}");
     }
-    let smallest = BlockPool::build(2, 1, Retention::Nothing, true, None).unwrap();
+    let smallest = BlockPool::build(2, 1, Retention::Nothing, true, Observers::default()).unwrap();
     assert_eq!((smallest.total_blocks(), smallest.blocks().largest_id()), (1, 1));
 }
 
 #[test]
 fn the_largest_id_is_that_of_the_last_block() {
     for (null_block, largest) in [(false, 3), (true, 3)] {
-        let pool = BlockPool::build(4, 1, Retention::Nothing, null_block, None).unwrap();
+        let pool =
+            BlockPool::build(4, 1, Retention::Nothing, null_block, Observers::default()).unwrap();
         let table = pool.allocate(pool.total_blocks()).unwrap();
         assert_eq!(table.as_slice().iter().max(), Some(&BlockId(largest)));
         assert_eq!(pool.blocks().largest_id(), largest);
@@ -88,7 +95,8 @@ fn blocks_taken_out_of_a_table_are_released_by_id_once_each() {
 #[test]
 fn ids_beside_those_of_the_pool_are_not_found() {
     for (null_block, ids) in [(false, 0..4), (true, 1..4)] {
-        let pool = BlockPool::build(4, 1, Retention::Nothing, null_block, None).unwrap();
+        let pool =
+            BlockPool::build(4, 1, Retention::Nothing, null_block, Observers::default()).unwrap();
         let found = (0..6).filter(|&id| pool.owners(BlockId(id)).is_ok()).collect::<Vec<_>>();
         assert_eq!(found, ids.collect::<Vec<_>>());
         let beside = BlockId(4);

@@ -1,0 +1,105 @@
+//! Look-ups of a chain of hashes: probes, which write nothing, and acquisitions of the blocks that are cached.
+
+use super::{Generation, PublishedBlocks};
+use crate::id::BlockId;
+use crate::pool::Blocks;
+use crate::pool::free_list::Matching;
+use crate::prefix::hash::BlockHash;
+
+/// The result of a probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probed {
+    /// Blocks that are cached.
+    pub(crate) cached: usize,
+    /// Those of them that no table owns.
+    pub(crate) idle: usize,
+}
+
+impl PublishedBlocks {
+    /// Returns how many of `hashes`, from the first on, are cached. Acquires and writes nothing.
+    pub(crate) fn probe(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
+        let mut probed = Probed::default();
+        if self.index.is_empty() {
+            return probed;
+        }
+        let keyed = blocks.keyed();
+        let fits = move |id, key| keyed.state_as(id, key);
+        self.trail(blocks, self.generation()).follow(hashes, fits, |_, state| {
+            probed.cached += 1;
+            probed.idle += usize::from(state.is_idle());
+        });
+        probed
+    }
+
+    /// Does as [`probe`](Self::probe), for hashes of which some may be equal: counts an idle block once.
+    pub(crate) fn probe_distinct(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
+        let mut probed = Probed::default();
+        if self.index.is_empty() {
+            return probed;
+        }
+        let (keyed, mut idle) = (blocks.keyed(), Vec::new());
+        let fits = move |id, key| keyed.state_as(id, key);
+        self.trail(blocks, self.generation()).follow(hashes, fits, |id, state| {
+            probed.cached += 1;
+            idle.extend(state.is_idle().then_some(id));
+        });
+        idle.sort_unstable();
+        idle.dedup();
+        probed.idle = idle.len();
+        probed
+    }
+
+    /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.
+    /// Appends them to `out`. Costs one exchange a block, and one claim for 128 blocks.
+    pub(crate) fn acquire(
+        &self,
+        blocks: &Blocks,
+        hashes: &[BlockHash],
+        generation: Generation,
+        out: &mut Vec<BlockId>,
+    ) {
+        if self.index.is_empty() {
+            return;
+        }
+        let keyed = blocks.keyed();
+        let mut trail = self.trail(blocks, generation);
+        for part in hashes.chunks(Matching::AT_MOST) {
+            // Read all of them first: an exchange delays later loads.
+            let start = out.len();
+            let fits = move |id, key| keyed.seems_cached_as(id, key);
+            trail.follow(part, fits, |id, _| out.push(id));
+            let mut matching = blocks.matching();
+            self.acquire_found(&mut matching, part, generation, start, out);
+            let has_released = matching.has_released();
+            drop(matching);
+            if has_released {
+                blocks.announce_room();
+            }
+            if out.len() < start + part.len() {
+                return;
+            }
+        }
+    }
+
+    /// Makes the caller an owner of the blocks `out[start..]`, which were found for `hashes`, or of others with
+    /// the same contents. Truncates `out` at the first content that is not cached any more.
+    fn acquire_found(
+        &self,
+        matching: &mut Matching<'_>,
+        hashes: &[BlockHash],
+        generation: Generation,
+        start: usize,
+        out: &mut Vec<BlockId>,
+    ) {
+        for (at, &hash) in (start..out.len()).zip(hashes) {
+            let key = generation.key_of(hash);
+            if matching.acquire(out[at], key) {
+                continue;
+            }
+            match self.index.find(self.index.place(key), |id| matching.acquire(id, key)) {
+                Some(id) => out[at] = id,
+                None => return out.truncate(at),
+            }
+        }
+    }
+}
