@@ -172,7 +172,9 @@ fn full(
 }
 
 /// Every way to take a block, as a function that ends with all blocks given back but those of sequence 1.
-const WAYS: [(&str, fn(&PagedKvCache)); 13] = [
+type Way = (&'static str, fn(&PagedKvCache));
+
+const WAYS: [Way; 13] = [
     ("allocate", |cache| {
         cache.allocate(s(2), 5).unwrap();
         cache.free(s(2)).unwrap();

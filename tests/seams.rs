@@ -65,7 +65,7 @@ fn tokens_named_after_a_prompt_of_hashes_need_the_hashes_of_the_blocks_that_they
     drop(cache.append(s(1), 1).unwrap());
     let unknown = PagedKvError::HashesUnknown { known: 4, requested: 8 };
     assert_eq!(cache.commit(s(1), &[9]), Err(unknown));
-    assert_eq!(cache.commit(s(1), &[BlockHash::from_u128(8)]), Ok(2));
+    assert_eq!(cache.commit(s(1), &[BlockHash::from_u128(8)][..]), Ok(2));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod tests;
 use std::fmt;
 
 use super::accounting::{IdleTotals, Totals};
+use super::cached::CachedCount;
 use super::free_list::{FreeList, MAGAZINE};
 use super::in_flight::InFlightSteps;
 use super::owner_counts::OwnerCounts;
@@ -125,6 +126,7 @@ impl BlockPool {
             in_flight: InFlightSteps::new(),
             observers: is_observed.then(|| Box::new(observers)),
             clock: RecencyClock::new(),
+            cached: CachedCount::new(),
             undone: ShardedCounter::new(),
             #[cfg(feature = "async")]
             waiters: PlainArc::new(Waiters::new()),

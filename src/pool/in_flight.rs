@@ -179,6 +179,7 @@ impl Blocks {
         // Also if the step held nothing: it may have been aborted, which can leave a sequence without
         // blocks. Then every sequence that still has blocks may be waiting (deadlock).
         self.announce_room();
+        self.keep_max_cached();
     }
 }
 

@@ -10,6 +10,7 @@
 pub(crate) mod accounting;
 mod announce;
 mod block_pool;
+mod cached;
 pub(crate) mod content_key;
 pub(crate) mod free_list;
 pub(crate) mod idle;
@@ -25,6 +26,7 @@ pub use self::block_pool::BlockPool;
 pub(crate) use self::block_pool::{
     MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache,
 };
+use self::cached::CachedCount;
 use self::content_key::{ContentKey, KeyedView, Mark, NewKey};
 use self::free_list::{FreeList, Matching};
 pub use self::idle::policy::ReclaimPolicy;
@@ -53,6 +55,7 @@ pub(crate) struct Blocks {
     observers: Option<Box<Observers>>,
     /// Orders the uses of the sequences of a cache.
     clock: RecencyClock,
+    cached: CachedCount,
     /// Blocks that were taken for a new sequence and given back, because it was refused after all.
     undone: ShardedCounter,
     #[cfg(feature = "async")]
@@ -60,7 +63,8 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    fn check(&self, id: BlockId) -> Result<()> {
+    /// Refuses a block that is not of this pool.
+    pub(crate) fn check(&self, id: BlockId) -> Result<()> {
         let index = id.0.checked_sub(self.first);
         if index.is_some_and(|index| (index as usize) < self.free.total()) {
             Ok(())
@@ -80,6 +84,11 @@ impl Blocks {
     pub(crate) fn check_retain(&self, id: BlockId) -> Result<()> {
         let has_room = self.words.state(id).retain().is_some();
         if has_room { Ok(()) } else { Err(PagedKvError::TooManyOwners(id)) }
+    }
+
+    /// Lets blocks have owners that their other owners do not know of. From then on every release is an exchange.
+    pub(crate) fn expect_counts_by_id(&self) {
+        self.words.expect_counts_by_id();
     }
 
     /// Turns one owner of each of `ids` into an owner by id. The block's word has counted it already.
@@ -266,6 +275,9 @@ impl Blocks {
 pub(crate) trait TakeObserver: Send + Sync {
     /// Notes that each of `ids` has a new owner.
     fn taken(&self, ids: &[BlockId]);
+
+    /// Notes that the contents of `ids` end, which `end` does. Meanwhile no content is published.
+    fn ending(&self, ids: &[BlockId], end: &mut dyn FnMut());
 }
 
 /// Learns of cached contents that are overwritten. It may call the cache, and may panic.

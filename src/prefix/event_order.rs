@@ -27,7 +27,7 @@
 //!   publisher that finds the content cached notes its block as a copy. When the primary of a content ends, a copy
 //!   takes its place without an event. Blocks that got no content key have no effect.
 //! - *A removal never overtakes its announcement.* A block ends as a primary when it is taken, in
-//!   [`taken`](TakeObserver::taken). The taker calls that before it can key the block again. The
+//!   [`taken`](crate::pool::TakeObserver::taken). The taker calls that before it can key the block again. The
 //!   announcement was noted earlier, while a publisher owned the block.
 //! - *A reclaimed block that is put back* (a refused allocation undoes its reclaims) causes no event and
 //!   remains the primary. A block in which its content was published in between is a copy.
@@ -44,6 +44,7 @@
 pub(crate) mod claimed_sink;
 pub(crate) mod delivery;
 pub(crate) mod noted;
+pub(crate) mod taken;
 use self::claimed_sink::ClaimedSink;
 use self::delivery::Delivery;
 use self::noted::{NotedEvents, StoredBlocks};
@@ -52,7 +53,6 @@ use super::{BlockHash, EventContext};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::TakeObserver;
 use crate::sync::later::{self, Postponed};
 use crate::sync::{AtomicBool, AtomicUsize, Backoff, Mutex, Ordering, PlainArc, foreign};
 
@@ -406,44 +406,5 @@ impl Announcing<'_> {
         }
         run.hashes.clear();
         run.last = None;
-    }
-}
-
-/// An event order as an observer of the pool.
-pub(crate) struct Taken(pub(crate) PlainArc<EventOrder>);
-
-impl TakeObserver for Taken {
-    #[inline]
-    fn taken(&self, ids: &[BlockId]) {
-        let Self(event_order) = self;
-        // Relaxed: see `Announcing::store`.
-        let may_be_primary =
-            |id: &BlockId| event_order.primaries[id.index()].load(Ordering::Relaxed);
-        if let Some(first) = ids.iter().position(may_be_primary) {
-            event_order.end(&ids[first..]);
-        }
-    }
-}
-
-impl EventOrder {
-    /// Ends the contents of `ids`, blocks that have a new owner.
-    fn end(self: &PlainArc<Self>, ids: &[BlockId]) {
-        let mut state = self.state.lock();
-        let State { tree, removed, delivery, .. } = &mut *state;
-        for &id in ids {
-            // Relaxed: see `Announcing::store`.
-            if self.primaries[id.index()].load(Ordering::Relaxed) {
-                self.primaries[id.index()].store(false, Ordering::Relaxed);
-                tree.remove(id, removed);
-            }
-        }
-        self.set_tokenless(tree.num_tokenless());
-        for part in removed.chunks(MOST_BLOCKS) {
-            delivery.note_removed(part);
-        }
-        removed.clear();
-        let due = self.due(&mut state);
-        drop(state);
-        self.deliver(due);
     }
 }

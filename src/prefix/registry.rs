@@ -69,7 +69,9 @@ struct Moved {
 enum Outcome {
     /// Its content can be matched, and could not before.
     New,
-    /// Its content could be matched before, or cannot be.
+    /// It got a key, under which another block is cached.
+    Copied,
+    /// It got no key: it has one, or the index has no room.
     Passed,
     /// Enough other blocks hold its content.
     LeftOut,
@@ -205,6 +207,7 @@ impl PublishedBlocks {
         if let Some(overwrites) = &self.overwrites {
             self.record(overwrites, blocks, offer, &hash_of, context().parent);
         }
+        blocks.keep_max_cached();
         // Also for copies alone: a waiting prompt may now find a copy in use instead of an idle one, and then
         // needs less.
         blocks.announce_publication();
@@ -261,7 +264,7 @@ impl PublishedBlocks {
         let first = before.zip(ids.first().copied());
         let others = ids.windows(2).map(|pair| (pair[0], pair[1]));
         first.into_iter().chain(others).for_each(|(id, next)| keyed.set_follower(id, next));
-        let (mut published, mut left_out) = (0, 0);
+        let (mut published, mut copied, mut left_out) = (0, 0, 0);
         // From the end: if a content has been asked for again, so have the contents before it.
         let (mut hot, mut end) = (false, ids.len());
         for part in ids.rchunks(AT_ONCE) {
@@ -284,12 +287,14 @@ impl PublishedBlocks {
                 let moved = Moved { id, from: were[at], to: places[at], is_private };
                 match self.publish_one(blocks, moved, new, &mut hot) {
                     Outcome::New => published += 1,
+                    Outcome::Copied => copied += 1,
                     Outcome::Passed => {}
                     Outcome::LeftOut => left_out += 1,
                 }
             }
             end = start;
         }
+        blocks.count_cached(published + copied);
         self.count_left_out(left_out);
         Some(published)
     }
@@ -333,8 +338,10 @@ impl PublishedBlocks {
         if self.count_copies(blocks, moved.to, new.key, MOST_COPIES) == MOST_COPIES {
             return Outcome::LeftOut;
         }
-        self.key(blocks, moved, NewKey { spare: true, ..new });
-        Outcome::Passed
+        match self.key(blocks, moved, NewKey { spare: true, ..new }) {
+            true => Outcome::Copied,
+            false => Outcome::Passed,
+        }
     }
 
     /// Returns how many blocks are cached under `key`, counting up to `most`.

@@ -93,6 +93,17 @@ impl BlockPool {
             pool: self.handle(),
         }
     }
+
+    /// Creates a table that is one more owner of each of `ids`, all or none. They need other owners.
+    pub(crate) fn hold(&self, ids: &[BlockId]) -> Result<BlockTable> {
+        for &id in ids {
+            self.blocks().check(id)?;
+        }
+        let pool = self.handle();
+        pool.expect_counts_by_id();
+        retain_all(&pool, ids)?;
+        Ok(self.table_of(ids.to_vec()))
+    }
 }
 
 impl BlockTable {
@@ -367,11 +378,13 @@ impl Drop for BlockTable {
         if self.ids.len() > self.shared_len {
             self.pool.release_after(self.step, self.private());
         }
-        if !self.step.is_none()
-            && let Some(run) = self.shared.take()
-        {
-            self.pool.release_run_after(self.step, run);
+        if let Some(run) = self.shared.take() {
+            match self.step.is_none() {
+                true => drop(run),
+                false => self.pool.release_run_after(self.step, run),
+            }
         }
+        self.pool.keep_max_cached();
     }
 }
 

@@ -55,14 +55,9 @@ impl<'a> From<&'a Vec<u32>> for Computed<'a> {
     }
 }
 
+/// Of hashes a slice, not an array: so the type of an empty array of tokens follows from its use.
 impl<'a> From<&'a [BlockHash]> for Computed<'a> {
     fn from(hashes: &'a [BlockHash]) -> Self {
-        Self::Hashed(hashes)
-    }
-}
-
-impl<'a, const N: usize> From<&'a [BlockHash; N]> for Computed<'a> {
-    fn from(hashes: &'a [BlockHash; N]) -> Self {
         Self::Hashed(hashes)
     }
 }

@@ -51,6 +51,14 @@ impl Matching<'_> {
         false
     }
 
+    /// Makes the caller an owner of `id` if the block is cached under any key. The content does not count as
+    /// asked for.
+    pub(crate) fn acquire_any(&mut self, id: BlockId) -> bool {
+        let acquired = self.words.view().acquire(id, false);
+        self.revived += u64::from(acquired.is_some_and(|was_idle| was_idle.0));
+        acquired.is_some()
+    }
+
     /// Makes an idle block the most recently used, for a caller that has the content with this `key` in
     /// another block. The block stays idle, and does not become hot.
     pub(crate) fn touch(&mut self, id: BlockId, key: ContentKey) {
@@ -60,6 +68,11 @@ impl Matching<'_> {
         {
             self.home.push_idle(idle, &self.list.idle, self.words);
         }
+    }
+
+    /// Returns the number of acquired blocks that were idle.
+    pub(crate) fn num_revived(&self) -> usize {
+        self.revived as usize
     }
 
     /// Returns true if a block was acquired and released again, so that blocks may have come back to room. The

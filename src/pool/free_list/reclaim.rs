@@ -26,6 +26,32 @@ impl FreeList {
         out.drain(start..).for_each(|id| home.push(id, &self.depot));
     }
 
+    /// Moves up to `n` idle blocks to the end of `out`, in reclaim order, and ends their contents. They leave room
+    /// until they are given back. Unlike an allocation they count as no reclaim, and as no peak.
+    pub(crate) fn take_idle(&self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
+        let (start, end) = (out.len(), out.len() + n.min(self.total));
+        let own = |home: &Claim<'_>, from: usize, out: &[BlockId]| {
+            let taken = &out[from..];
+            self.idle.finish_reclaim(taken, words);
+            home.shard.ledger.revived(taken.len() as u64);
+            home.shard.ledger.took(taken.len() as u64);
+        };
+        let mut home = self.claim();
+        home.reclaim(end, &self.idle, words, out);
+        own(&home, start, out);
+        drop(home);
+        // One shard after the other, each with a claim that it may have to wait for.
+        for shard in &self.shards {
+            let from = out.len();
+            if from == end {
+                return;
+            }
+            let mut claim = shard.claim();
+            claim.reclaim(end, &self.idle, words, out);
+            own(&claim, from, out);
+        }
+    }
+
     /// Reclaims idle blocks from other shards until `out` has `end` ids.
     pub(super) fn reclaim_elsewhere(&self, end: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
         let ordinal = thread_ordinal();

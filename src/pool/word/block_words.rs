@@ -244,6 +244,12 @@ impl<'a> WordsView<'a> {
         assert!(state.is_some(), "a key is ended by who began it");
     }
 
+    /// Makes the block unmatchable if it is cached, for one of its owners. Returns true if it was cached.
+    pub(in crate::pool) fn try_end_caching(&self, id: BlockId) -> bool {
+        // Relaxed: as in `end_caching`.
+        self.transition(id, Ordering::Relaxed, BlockState::end_caching).is_some()
+    }
+
     /// Makes the block unmatchable, for one of its owners.
     pub(in crate::pool) fn end_caching(&self, id: BlockId) {
         // Relaxed: nothing is handed over; a thread that has matched the block is an owner already.

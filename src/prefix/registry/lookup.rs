@@ -16,6 +16,26 @@ pub(crate) struct Probed {
 }
 
 impl PublishedBlocks {
+    /// Makes the contents of `hashes` unmatchable, copies included, wherever they are cached. Returns the number
+    /// of blocks that were cached.
+    pub(crate) fn forget(&self, blocks: &Blocks, hashes: &[BlockHash]) -> usize {
+        let generation = self.generation();
+        let mut forgotten = 0;
+        if self.index.is_empty() {
+            return forgotten;
+        }
+        for &hash in hashes {
+            let (key, mut ids) = (generation.key_of(hash), Vec::new());
+            self.index.find(self.index.place(key), |id| {
+                ids.extend(blocks.is_cached_as(id, key).then_some(id));
+                false
+            });
+            // Compared with the key again: a block may have been reclaimed since.
+            forgotten += blocks.uncache(&ids, |matching, id| matching.acquire(id, key));
+        }
+        forgotten
+    }
+
     /// Returns how many of `hashes`, from the first on, are cached. Acquires and writes nothing.
     pub(crate) fn probe(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
         let mut probed = Probed::default();

@@ -67,6 +67,7 @@ impl PublishedBlocks {
                 hot |= blocks.was_recently_reclaimed(generation.key_of(hash));
                 offered[at] = self.offer(events, blocks, id, (hash, generation), &mut hot);
             }
+            blocks.count_cached(offered.iter().filter(|offered| offered.got_key).count());
             self.note_offered(events, ids, &offered, hash_of, generation, context);
             self.count_left_out(offered.iter().filter(|offered| offered.is_left_out).count());
             Some(offered.iter().filter(|offered| offered.is_new).count())
