@@ -8,26 +8,26 @@ use super::Blocks;
 use super::free_list::Matching;
 use crate::counter::ShardedCounter;
 use crate::id::BlockId;
-use crate::sync::{AtomicUsize, Later, Ordering};
+use crate::sync::{AtomicU64, Later, Ordering};
 
 /// The limit of a pool that has had none yet. No block is counted then.
-const NEVER_LIMITED: usize = usize::MAX;
+const NEVER_LIMITED: u64 = u64::MAX;
 
 /// The blocks that were cached since the first limit was set, and those that were uncached.
 pub(super) struct CachedCount {
     cached: ShardedCounter,
     uncached: ShardedCounter,
     /// Above this number of cached blocks, idle ones are uncached.
-    most: AtomicUsize,
+    most: AtomicU64,
 }
 
 impl CachedCount {
     pub(super) fn new() -> Self {
         let (cached, uncached) = (ShardedCounter::new(), ShardedCounter::new());
-        Self { cached, uncached, most: AtomicUsize::new(NEVER_LIMITED) }
+        Self { cached, uncached, most: AtomicU64::new(NEVER_LIMITED) }
     }
 
-    fn most(&self) -> usize {
+    fn most(&self) -> u64 {
         // Relaxed: a limit that a thread learns of late is kept late.
         self.most.load(Ordering::Relaxed)
     }
@@ -54,7 +54,7 @@ impl Blocks {
 
     /// Sets the number of cached blocks above which idle ones are uncached. The first call counts the blocks.
     pub(crate) fn set_max_cached(&self, num_blocks: usize) {
-        let most = num_blocks.min(NEVER_LIMITED - 1);
+        let most = (num_blocks as u64).min(NEVER_LIMITED - 1);
         let limit = &self.cached.most;
         // Relaxed: as in `most`.
         match limit.compare_exchange(NEVER_LIMITED, most, Ordering::Relaxed, Ordering::Relaxed) {
@@ -78,10 +78,10 @@ impl Blocks {
     }
 
     #[cold]
-    fn uncache_beyond(&self, most: usize) {
+    fn uncache_beyond(&self, most: u64) {
         let ended = self.cached.uncached.sum() + self.free.idle_totals().reclaimed;
         let cached = self.cached.cached.sum().saturating_sub(ended);
-        let beyond = cached.saturating_sub(most as u64);
+        let beyond = cached.saturating_sub(most);
         if beyond > 0 {
             self.uncache_idle(beyond as usize);
         }

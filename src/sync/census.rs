@@ -128,6 +128,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("pool/free_list/home_shard.rs", Place::HomeShard),
         ("pool/free_list.rs", Place::HomeShard),
         ("pool/accounting.rs", Place::Ledger),
+        ("pool/cached.rs", Place::Rare),
         ("pool/wait_queue.rs", Place::Rare),
         ("pool/word.rs", Place::BlockWord),
         ("word/block_words.rs", Place::BlockWord),
