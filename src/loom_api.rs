@@ -5,6 +5,7 @@
 
 use crate::error::Result;
 use crate::id::BlockId;
+use crate::pool::free_list::Matching;
 use crate::pool::in_flight::InFlightStep;
 use crate::pool::{BlockPool, Observers, PoolHandle, ReclaimPolicy, Retention};
 use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
@@ -116,6 +117,22 @@ impl ReusePool {
     /// Makes everything published so far unmatchable.
     pub fn reset(&self) {
         self.published.reset(self.pool.blocks());
+    }
+
+    /// Makes one block unmatchable, in use or idle. Returns true if it was cached.
+    pub fn uncache(&self, id: BlockId) -> bool {
+        let acquire = |matching: &mut Matching<'_>, id| matching.acquire_any(id);
+        self.pool.blocks().uncache(&[id], acquire) == 1
+    }
+
+    /// Frees up to `n` idle blocks, whose contents end. Returns their number.
+    pub fn forget(&self, n: usize) -> usize {
+        self.pool.blocks().uncache_idle(n)
+    }
+
+    /// Makes the content of `hash` unmatchable wherever it is cached. Returns the number of blocks.
+    pub fn forget_content(&self, hash: u128) -> usize {
+        self.published.forget(self.pool.blocks(), &[BlockHash::from_u128(hash)])
     }
 }
 

@@ -401,3 +401,67 @@ fn a_block_put_back_after_a_reclaim_keeps_its_accesses() {
         assert_all_room(&pool);
     });
 }
+
+/// Of an uncaching and a match of the same idle block, each sees the block as the other leaves it.
+fn uncaching_beside_a_request(
+    uncache: fn(&ReusePool) -> usize,
+) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let (pool, kv) = reuse_pool(1, 2);
+        cached(&pool, &kv, &[A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (ended, served) =
+            race(|| uncache(&pool), move || serve(&their_pool, &their_kv, &[A]).is_some());
+        assert!(ended <= 1 && (served || ended == 1));
+        assert_all_room(&pool);
+    }
+}
+
+#[test]
+fn a_block_that_is_uncached_beside_a_match_is_free_or_owned() {
+    explore(uncaching_beside_a_request(|pool| usize::from(pool.uncache(BlockId(0)))));
+}
+
+#[test]
+fn a_block_that_is_forgotten_beside_a_match_is_free_or_owned() {
+    explore(uncaching_beside_a_request(|pool| pool.forget(1)));
+}
+
+#[test]
+fn a_content_that_is_forgotten_beside_a_match_is_free_or_owned() {
+    explore(uncaching_beside_a_request(|pool| pool.forget_content(A)));
+}
+
+/// The forgotten content is that of the hash, never another one that the block holds by then.
+#[test]
+fn a_content_that_is_forgotten_beside_a_reclaim_ends_no_other_content() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 1);
+        cached(&pool, &kv, &[A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (_, published) =
+            race(|| pool.forget_content(A), move || serve(&their_pool, &their_kv, &[B]).is_some());
+        assert_eq!((pool.probe(&[A]), pool.probe(&[B])), (0, usize::from(published)));
+        assert_all_room(&pool);
+    });
+}
+
+/// An owner that releases a block beside its uncaching, as the last one or not.
+#[test]
+fn a_block_that_is_uncached_beside_its_release_is_free_in_the_end() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 2);
+        let owner = serve(&pool, &kv, &[A]).expect("there is room");
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (ended, ()) = race(
+            || pool.uncache(BlockId(0)),
+            move || {
+                assert_eq!(their_kv.read(BlockId(0)), A as u64);
+                drop(owner);
+                drop(serve(&their_pool, &their_kv, &[B]));
+            },
+        );
+        assert!(ended || pool.probe(&[A]) == 0);
+        assert_all_room(&pool);
+    });
+}
