@@ -9,6 +9,7 @@
 //! | [`steps`] | a step of the scheduler while the device is still busy with the one before |
 //! | [`waiting`] | requests that wait for room |
 //! | [`events`] | events for routers |
+//! | [`replacing`] | the calls of four engines beside ours, and a complete adapter |
 //! | [`blocking`] | which thread can wait for which |
 //! | [`panics`] | which functions may panic, and the state after a panic |
 //! | [`internals`] | the design, and why each part of it is correct |
@@ -47,6 +48,10 @@ pub mod waiting {
 
 pub mod events {
     #![doc = include_str!("guide/events.md")]
+}
+
+pub mod replacing {
+    #![doc = include_str!("guide/replacing.md")]
 }
 
 pub mod blocking {

@@ -38,6 +38,7 @@ const DOCUMENTS: &[&str] = &[
     "src/guide/steps.md",
     "src/guide/waiting.md",
     "src/guide/events.md",
+    "src/guide/replacing.md",
     "src/guide/blocking.md",
     "src/guide/panics.md",
     "src/guide/internals.md",
