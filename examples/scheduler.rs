@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::{sync::mpsc, thread};
 
 use paged_kv::export::Gaps;
-use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, Result, Step};
+use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, Prompt, Result, Step};
 
 const BLOCK_SIZE: usize = 16;
 const NUM_BLOCKS: usize = 400;
@@ -17,12 +17,16 @@ const CHUNK: usize = 64;
 const DRAFTS: usize = 3;
 const SAMPLES: usize = 3;
 const MOST_ROWS: usize = 48;
+/// Blocks that an admission leaves for the growth of running samples.
+const RESERVE: usize = 96;
 
 /// One sample of a request: its tokens, and the state of the model after each token, which its slot holds.
 #[derive(Clone)]
 struct Sample {
     seed: u32,
     tokens: Vec<u32>,
+    /// The tokens that were hashed for an admission.
+    hashed: Option<Prompt>,
     states: Vec<u64>,
     /// The number of tokens that are right; those after them are drafts.
     known: usize,
@@ -103,14 +107,35 @@ struct Scheduler {
 }
 
 impl Scheduler {
-    /// Builds a step over as many samples as there is room for, and the device's work for it.
-    fn build(&mut self) -> Result<(Flight, Launch)> {
-        let options = AdmitOptions::default().first_chunk(0); // cached tokens only; steps add the rest
-        while self.ready.len() < MOST_ROWS && !self.waiting.is_empty() {
-            let sample = self.waiting.pop_front().expect("one is waiting");
-            let prompt = self.cache.prompt(&sample.tokens);
-            self.ready.push((self.cache.admit_sequence(&prompt, &options)?.0, sample));
+    /// Admits waiting samples as long as there is room for all their tokens and a reserve. If nothing runs, the
+    /// first is admitted in any case.
+    fn admit(&mut self, nothing_runs: bool) -> Result<()> {
+        let whole = AdmitOptions::default();
+        let missing = |(sequence, sample): &(CachedSequence, Sample)| {
+            sample.known.div_ceil(BLOCK_SIZE).saturating_sub(sequence.num_blocks())
+        };
+        let mut promised: usize = self.ready.iter().map(missing).sum();
+        while self.ready.len() < MOST_ROWS
+            && let Some(sample) = self.waiting.front_mut()
+        {
+            let prompt = sample.hashed.get_or_insert_with(|| self.cache.prompt(&[]));
+            prompt.extend(&sample.tokens[prompt.num_tokens()..])?; // hashes the new tokens only
+            promised += self.cache.required_blocks(prompt, &whole)?;
+            let must = nothing_runs && self.ready.is_empty();
+            if promised + RESERVE > self.cache.free_block_count() && !must {
+                break;
+            }
+            // Cached tokens only; steps add the rest.
+            let (sequence, _) = self.cache.admit_sequence(prompt, &whole.clone().first_chunk(0))?;
+            let sample = self.waiting.pop_front().expect("it is the first");
+            self.ready.push((sequence, sample));
         }
+        Ok(())
+    }
+
+    /// Builds a step over as many samples as there is room for, and the device's work for it.
+    fn build(&mut self, nothing_runs: bool) -> Result<(Flight, Launch)> {
+        self.admit(nothing_runs)?;
         let (mut rows, mut samples) = (Vec::new(), Vec::new());
         for (sequence, sample) in self.ready.drain(..) {
             let missing = sample.known - sequence.num_tokens();
@@ -163,7 +188,8 @@ impl Scheduler {
 fn request(number: usize) -> Sample {
     let (prompt, goal) = (40 + number * 37 % 300, 20 + number * 13 % 60);
     let (tokens, states, seed) = (Vec::new(), Vec::new(), (SAMPLES * number) as u32);
-    let mut sample = Sample { seed, tokens, states, known: prompt, prompt, goal, is_alone: true };
+    let (known, hashed, is_alone) = (prompt, None, true);
+    let mut sample = Sample { seed, tokens, hashed, states, known, prompt, goal, is_alone };
     (0..prompt).for_each(|at| sample.push((number % 8 * 1000 + at) as u32)); // some prompts share a prefix
     sample
 }
@@ -176,7 +202,7 @@ fn main() -> Result<()> {
     let device = thread::spawn(move || device(launches, done));
     let (mut in_flight, mut steps) = (VecDeque::new(), 0);
     while !scheduler.waiting.is_empty() || !scheduler.ready.is_empty() || !in_flight.is_empty() {
-        let (flight, work) = scheduler.build()?;
+        let (flight, work) = scheduler.build(in_flight.is_empty())?;
         if !flight.rows.is_empty() {
             launch.send(work).expect("the device is there until the end");
             in_flight.push_back(flight);
@@ -185,7 +211,7 @@ fn main() -> Result<()> {
         // The device runs one step while the scheduler builds the next; no sample is in both.
         if in_flight.len() == 2 || scheduler.ready.is_empty() {
             ended.recv().expect("the device found what it wrote");
-            scheduler.finish(in_flight.pop_front().expect("who yields yields to one in flight"))?;
+            scheduler.finish(in_flight.pop_front().expect("a sample yields to one in flight"))?;
         }
     }
     drop(launch);
