@@ -4,10 +4,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_empties, s};
+use common::{ALGORITHMS, assert_empties, s};
 use paged_kv::{
-    AdmitOptions, EventSink, HashAlgorithm, KvEvent, PagedKvCache, PagedKvCacheBuilder,
-    PagedKvError, Watermark,
+    AdmitOptions, EventSink, KvEvent, PagedKvCache, PagedKvCacheBuilder, PagedKvError, Watermark,
 };
 
 /// Returns the builder of eight blocks of four tokens.
@@ -99,13 +98,8 @@ fn prompts_are_hashed_by_the_algorithm_asked_for() {
         let cache = builder.build().unwrap();
         cache.prompt(&[7; 9]).hashes().to_vec()
     };
-    let algorithms = [
-        HashAlgorithm::Xxh3 { seed: 0 },
-        HashAlgorithm::Xxh3 { seed: 1 },
-        HashAlgorithm::Sha256Cbor,
-        HashAlgorithm::XxhashCbor,
-    ];
-    let all = algorithms.map(|algorithm| hashes(eight_blocks().hash_algorithm(algorithm)));
+    let of = |&algorithm| hashes(eight_blocks().hash_algorithm(algorithm));
+    let all: Vec<_> = ALGORITHMS.iter().map(of).collect();
     for (at, of_one) in all.iter().enumerate() {
         assert_eq!(of_one.len(), 2);
         assert!(all[..at].iter().all(|other| other != of_one), "{at} is as another");

@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{assert_empties, s};
-use paged_kv::{AdmitOptions, ExtraKeys, HashAlgorithm, PagedKvCache};
+use common::{ALGORITHMS, assert_empties, s};
+use paged_kv::{AdmitOptions, ExtraKeys, PagedKvCache};
 
 const TOKENS: [u32; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
 
@@ -17,11 +17,11 @@ fn extras() -> [ExtraKeys; 3] {
 }
 
 fn caches() -> Vec<PagedKvCache> {
-    let of = |algorithm| {
+    let of = |&algorithm| {
         let builder = PagedKvCache::builder().num_blocks(32).block_size(4);
         builder.hash_algorithm(algorithm).build().unwrap()
     };
-    [HashAlgorithm::default(), HashAlgorithm::Sha256Cbor, HashAlgorithm::XxhashCbor].map(of).into()
+    ALGORITHMS.iter().map(of).collect()
 }
 
 /// Asserts that the blocks of [`TOKENS`] are found with these extra keys, and with no others.

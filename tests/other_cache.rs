@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::{lease_row, lease_rows, s};
+use common::{ALGORITHMS, lease_row, lease_rows, s};
 use paged_kv::export::{self, CsrBuffers, Gaps, TableShape};
 use paged_kv::{
-    AdmitOptions, AppendBatch, CachedSequence, HashAlgorithm, PagedKvCache, PagedKvError, Prompt,
-    Result, append_batch,
+    AdmitOptions, AppendBatch, CachedSequence, PagedKvCache, PagedKvError, Prompt, Result,
+    append_batch,
 };
 
 fn cache() -> PagedKvCache {
@@ -191,9 +191,7 @@ const WAYS_IN: [WayIn; 3] = [
 
 #[test]
 fn a_prompt_hashed_otherwise_matches_nothing_and_is_refused() {
-    use HashAlgorithm::{Sha256Cbor, Xxh3, XxhashCbor};
-    let algorithms = [Xxh3 { seed: 1 }, Xxh3 { seed: 2 }, Sha256Cbor, XxhashCbor];
-    let caches: Vec<PagedKvCache> = algorithms
+    let caches: Vec<PagedKvCache> = ALGORITHMS
         .iter()
         .flat_map(|&algorithm| [2, 4, 8].map(|block_size| (algorithm, block_size)))
         .map(|(algorithm, block_size)| {

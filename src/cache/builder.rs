@@ -276,7 +276,7 @@ impl PagedKvCacheBuilder {
     /// use paged_kv::{HashAlgorithm, PagedKvCache};
     ///
     /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// let cache = builder.hash_algorithm(HashAlgorithm::Sha256Cbor).build()?;
+    /// let cache = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 7 }).build()?;
     /// assert_eq!(cache.prompt(&[7; 40]).hashes().len(), 2);
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```

@@ -244,7 +244,7 @@ impl PagedKvCache {
     /// ```
     pub fn fork(&self, src: SeqId, dst: SeqId) -> Result<()> {
         let fork = |tracked: &mut TrackedSequence| tracked.fork(self.stamp());
-        let fork = self.update_if(src, TrackedSequence::is_brief, fork).flatten();
+        let fork = self.update_if(src, TrackedSequence::is_brief, fork).and_then(|fork| fork);
         let fork = fork.map_err(|refusal| match self.sequences.contains_key(&dst) {
             true => PagedKvError::SequenceExists(dst),
             false => refusal,

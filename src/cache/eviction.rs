@@ -275,6 +275,6 @@ impl PagedKvCache {
         let trim =
             |sequence: &mut Sequence| sequence.apply_streaming_llm(sink_tokens, window_tokens);
         let given_up = self.trim_unleased(key.seq_id, Some(key.epoch), trim);
-        given_up.flatten().is_ok_and(|tokens| tokens > 0)
+        given_up.and_then(|tokens| tokens).is_ok_and(|tokens| tokens > 0)
     }
 }

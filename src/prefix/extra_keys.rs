@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use minicbor::Encoder;
+use super::cbor::Cbor;
 
 /// Inputs other than tokens on which keys and values depend. They are part of every hash.
 ///
@@ -82,32 +82,35 @@ impl ExtraKeys {
 
     /// Appends to `out` the canonical CBOR of the keys that concern the block of these positions, in vLLM's
     /// order. It is null if none does.
-    pub(super) fn encode(&self, block: &Range<usize>, out: &mut Encoder<&mut Vec<u8>>) {
+    #[inline]
+    pub(super) fn encode(&self, block: &Range<usize>, out: &mut Cbor) {
+        if self.concern(block) {
+            self.encode_entries(block, out);
+        } else {
+            out.null();
+        }
+    }
+
+    fn encode_entries(&self, block: &Range<usize>, out: &mut Cbor) {
         let media = || self.media.iter().filter(|(_, positions)| overlap(positions, block));
         let salt = self.salt.as_ref().filter(|_| block.start == 0);
         let entries =
             usize::from(self.lora.is_some()) + media().count() + usize::from(salt.is_some());
-        let encoded = (|| {
-            if entries == 0 {
-                return out.null().map(|_| ());
-            }
-            out.array(entries as u64)?;
-            if let Some((name, path)) = &self.lora {
-                out.array(3)?.str("lora")?.str(name)?.str(path)?;
-            }
-            for (identifier, positions) in media() {
-                let start = positions.start as i64 - block.start as i64;
-                out.array(3)?.str("mm")?.str(identifier)?.i64(start)?;
-            }
-            if let Some(salt) = salt {
-                out.array(2)?.str("cache_salt")?.str(salt)?;
-            }
-            Ok(())
-        })();
-        encoded.expect("writing to memory does not fail");
+        out.array(entries);
+        if let Some((name, path)) = &self.lora {
+            out.array(3).text("lora").text(name).text(path);
+        }
+        for (identifier, positions) in media() {
+            let start = positions.start as i64 - block.start as i64;
+            out.array(3).text("mm").text(identifier).integer(start);
+        }
+        if let Some(salt) = salt {
+            out.array(2).text("cache_salt").text(salt);
+        }
     }
 
     /// Returns true if some of the keys are part of the block of these positions.
+    #[inline]
     pub(crate) fn concern(&self, block: &Range<usize>) -> bool {
         self.lora.is_some()
             || self.salt.is_some() && block.start == 0

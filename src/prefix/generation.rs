@@ -6,7 +6,7 @@
 //!
 //! Invariant: no caller can relate the masks of two generations of a cache.
 
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use twox_hash::XxHash3_128;
 
 use super::hash::BlockHash;
 use crate::id::BlockId;
@@ -81,7 +81,7 @@ impl Generations {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&key.to_le_bytes());
         bytes[8..].copy_from_slice(&number.to_le_bytes());
-        xxh3_128_with_seed(&bytes, seed)
+        XxHash3_128::oneshot_with_seed(seed, &bytes)
     }
 }
 

@@ -2,10 +2,12 @@
 //! matched.
 
 pub(crate) mod announced_tree;
+mod cbor;
 pub(crate) mod event_order;
 mod extra_keys;
 mod generation;
 mod hash;
+mod hasher;
 mod index;
 pub(crate) mod kv_event;
 pub(crate) mod overwrites;
@@ -13,7 +15,8 @@ mod registry;
 
 pub use self::extra_keys::ExtraKeys;
 pub(crate) use self::generation::Generation;
-pub use self::hash::{BlockHash, BlockHasher, HashAlgorithm};
+pub use self::hash::{BlockHash, HashAlgorithm};
+pub use self::hasher::BlockHasher;
 pub use self::overwrites::Overwritten;
 pub(crate) use self::registry::EventContext;
 pub(crate) use self::registry::{PublishRequest, PublishedBlocks};

@@ -5,7 +5,17 @@
 pub mod random;
 pub mod snapshot;
 
-use paged_kv::{LeaseRow, PagedKvCache, PagedKvCacheBuilder, Result, SeqId};
+use paged_kv::{HashAlgorithm, LeaseRow, PagedKvCache, PagedKvCacheBuilder, Result, SeqId};
+
+/// Every algorithm that this build has, the keyed one under two keys.
+pub const ALGORITHMS: &[HashAlgorithm] = &[
+    HashAlgorithm::Xxh3 { seed: 0 },
+    HashAlgorithm::Xxh3 { seed: 1 },
+    #[cfg(feature = "vllm-hashes")]
+    HashAlgorithm::Sha256Cbor,
+    #[cfg(feature = "vllm-hashes")]
+    HashAlgorithm::XxhashCbor,
+];
 
 /// Creates the same cache of `num_blocks` usable blocks, over one and several home shards and with and
 /// without a null block.

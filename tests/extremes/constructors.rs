@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use paged_kv::{
-    BlockHasher, BlockPool, EventSink, EvictionStrategy, ExtraKeys, HashAlgorithm, KvEvent,
-    PagedKvCache, PagedKvCacheBuilder, PagedKvError, Prompt, Watermark,
+    BlockHasher, BlockPool, EventSink, EvictionStrategy, ExtraKeys, KvEvent, PagedKvCache,
+    PagedKvCacheBuilder, PagedKvError, Prompt, Watermark,
 };
 
-use crate::common::s;
+use crate::common::{ALGORITHMS, s};
 use crate::{LENGTHS, SHARES, in_little_memory};
 
 struct Deaf;
@@ -144,9 +144,7 @@ fn prompts_and_hashers_of_any_length_take_little_memory() {
             assert_eq!((prompt.num_tokens(), prompt.hashes().len()), (n, 3));
             let media = ExtraKeys::default().media("a", n..usize::MAX).media("b", 9..n);
             let media = media.media("c", n..0).media("d", 0..n).media("e", n..n);
-            for algorithm in
-                [HashAlgorithm::default(), HashAlgorithm::Sha256Cbor, HashAlgorithm::XxhashCbor]
-            {
+            for &algorithm in ALGORITHMS {
                 let mut out = Vec::new();
                 let mut hasher = BlockHasher::new(algorithm, n.max(1), media.clone());
                 (0..20).for_each(|_| hasher.extend(&[7; 9], &mut out));

@@ -10,10 +10,9 @@ mod policy;
 mod reference;
 mod steps;
 
-use common::{assert_empties, lease_row, s, shapes, shapes_with};
+use common::{ALGORITHMS, assert_empties, lease_row, s, shapes, shapes_with};
 use paged_kv::{
-    AdmitOptions, BlockHash, EvictionStrategy, ExtraKeys, HashAlgorithm, PagedKvCache,
-    PagedKvError, Prompt,
+    AdmitOptions, BlockHash, EvictionStrategy, ExtraKeys, PagedKvCache, PagedKvError, Prompt,
 };
 
 /// Returns tokens that no other `prompt` has.
@@ -162,9 +161,7 @@ fn a_request_never_reclaims_the_blocks_it_matches() {
 
 #[test]
 fn salts_and_adapters_keep_contents_apart() {
-    for algorithm in
-        [HashAlgorithm::default(), HashAlgorithm::Sha256Cbor, HashAlgorithm::XxhashCbor]
-    {
+    for &algorithm in ALGORITHMS {
         for cache in shapes_with(32, 4, |builder| builder.hash_algorithm(algorithm)) {
             let extras = [
                 ExtraKeys::default(),
