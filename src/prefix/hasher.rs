@@ -37,11 +37,11 @@ pub struct BlockHasher {
     num_tokens: usize,
     /// Tokens after the last full block.
     rest: Vec<u32>,
-    /// What is hashed where it must be encoded first: the block and the one after it. Kept to reuse the memory.
+    /// The encodings of the block that is hashed and of the one after it. Kept to reuse the memory.
     encoded: [Cbor; 2],
 }
 
-/// The digest of the block before, and what hashes the next one.
+/// The digest of the block before, and the function that hashes the next one.
 #[derive(Clone, Copy, Debug)]
 enum Chain {
     Keyed {

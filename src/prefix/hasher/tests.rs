@@ -1,4 +1,4 @@
-//! Tests of hashes: the values of vLLM and of XXH3, and what a hash depends on.
+//! Tests of hashes: the values of vLLM and of XXH3, and the inputs on which a hash depends.
 
 use super::*;
 
