@@ -56,17 +56,18 @@ pub struct BlockPool {
 }
 
 impl BlockPool {
-    /// Creates a pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; about 12 bytes a block.
+    /// Creates a pool of the blocks `0..num_blocks`, all free. `O(num_blocks)`; about 12 bytes a block. A pool
+    /// of 0 blocks refuses every block.
     ///
     /// # Panics
-    /// If `num_blocks` is 0 or above `u32::MAX - 1`. [`PagedKvCache::builder`] returns an error
-    /// instead.
+    /// If `num_blocks` is above `u32::MAX - 1`. [`PagedKvCache::builder`] returns an error instead.
     ///
     /// [`PagedKvCache::builder`]: crate::PagedKvCache::builder
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(1024);
     /// assert_eq!(pool.total_blocks(), 1024);
+    /// assert!(paged_kv::BlockPool::new(0).allocate(1).is_err());
     /// ```
     pub fn new(num_blocks: usize) -> Self {
         let shards = default_shards(num_blocks);
@@ -90,14 +91,14 @@ impl BlockPool {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is 0 or above `u32::MAX - 1`, or if
-    /// `shards` is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is above `u32::MAX - 1`, or if `shards`
+    /// is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
     pub fn with_home_shards(num_blocks: usize, shards: usize) -> Result<Self> {
         Self::build(num_blocks, shards, Retention::Nothing, false, Observers::default())
     }
 
-    /// Creates the pool of a cache. With `null_block`, block 0 is never allocated. `observers` learn of all blocks
-    /// that are taken.
+    /// Creates the pool of a cache. With `null_block`, block 0 is never allocated, and others are needed.
+    /// `observers` learn of all blocks that are taken.
     pub(crate) fn build(
         num_blocks: usize,
         shards: usize,
@@ -107,8 +108,8 @@ impl BlockPool {
     ) -> Result<Self> {
         let first = u32::from(null_block);
         let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "num_blocks", reason });
-        if num_blocks <= first as usize {
-            return refuse(format!("{num_blocks}, at least {} needed", first + 1));
+        if null_block && num_blocks < 2 {
+            return refuse(format!("{num_blocks}, at least 2 needed"));
         }
         if num_blocks > MOST_BLOCKS {
             return refuse(format!("{num_blocks}, at most {MOST_BLOCKS} have ids"));

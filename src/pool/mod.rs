@@ -122,8 +122,9 @@ impl Blocks {
         self.words.state(id).has_only_owners(owners)
     }
 
+    /// Returns the id of the last block, or 0 in a pool without blocks.
     pub(crate) fn largest_id(&self) -> u32 {
-        self.first + (self.free.total() - 1) as u32
+        self.first + self.free.total().saturating_sub(1) as u32
     }
 
     /// Returns true if a block can have owners by id.

@@ -41,7 +41,7 @@ fn an_impossible_pool_is_refused_with_the_number() {
     };
     let most = MOST_BLOCKS + 1;
     for (refused, reason) in [
-        (refusal(0, 1, false), "0, at least 1 needed".to_owned()),
+        (refusal(0, 1, true), "0, at least 2 needed".to_owned()),
         (refusal(1, 1, true), "1, at least 2 needed".to_owned()),
         (refusal(most, 1, false), format!("{most}, at most {MOST_BLOCKS} have ids")),
         (refusal(8, MOST_SHARDS + 1, false), "1025, at most 1024 are of use".to_owned()),
@@ -50,6 +50,30 @@ fn an_impossible_pool_is_refused_with_the_number() {
     }
     let smallest = BlockPool::build(2, 1, Retention::Nothing, true, Observers::default()).unwrap();
     assert_eq!((smallest.total_blocks(), smallest.blocks().largest_id()), (1, 1));
+}
+
+#[test]
+fn a_pool_without_blocks_refuses_every_block_and_no_more() {
+    for shards in [1, 4, MOST_SHARDS] {
+        let pool = BlockPool::with_home_shards(0, shards).unwrap();
+        assert_eq!((pool.total_blocks(), pool.free_block_count(), pool.peak()), (0, 0, 0));
+        for requested in [1, 2, MAGAZINE, MAGAZINE + 1, 1 << 40] {
+            let refused = PagedKvError::OutOfMemory { requested, available: 0 };
+            assert_eq!(pool.allocate(requested).unwrap_err(), refused);
+            assert_eq!(pool.allocate_sequence(requested, 1).unwrap_err(), refused);
+        }
+        for id in [BlockId(0), BlockId(u32::MAX)] {
+            let missing = Err(PagedKvError::BlockNotFound(id));
+            assert_eq!((pool.retain(id), pool.release(id)), (missing.clone(), missing.clone()));
+            assert_eq!(pool.owners(id), missing.map(|()| 0));
+        }
+        let mut table = pool.allocate(0).unwrap();
+        assert!(table.grow(0).is_ok() && table.grow(1).is_err());
+        let mut sequence = pool.allocate_sequence(0, 16).unwrap();
+        assert!(sequence.append(0).is_ok() && sequence.append(1).is_err());
+        assert_eq!((sequence.fork().unwrap().num_tokens(), sequence.largest_id_of_pool()), (0, 0));
+        pool.validate().unwrap();
+    }
 }
 
 #[test]
