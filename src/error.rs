@@ -188,3 +188,67 @@ pub enum PagedKvError {
     #[error("inconsistent: {0}")]
     Inconsistent(String),
 }
+
+impl PagedKvError {
+    /// Returns the kind of this refusal, by which a caller decides. The guide's page *errors* says for each
+    /// variant whether to retry.
+    ///
+    /// ```
+    /// use paged_kv::{BlockPool, ErrorKind};
+    ///
+    /// assert_eq!(BlockPool::new(4).allocate(5).unwrap_err().kind(), ErrorKind::NoRoom);
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::OutOfMemory { .. } | Self::NothingToEvict => ErrorKind::NoRoom,
+            Self::SequenceNotFound(_) | Self::BlockNotFound(_) => ErrorKind::NotFound,
+            Self::SequenceExists(_) | Self::SequenceLeased(_) | Self::Busy => ErrorKind::Conflict,
+            Self::TruncateBeyondEnd { .. }
+            | Self::CommitBeyondEnd { .. }
+            | Self::TokensTrimmed { .. }
+            | Self::TokenRange { .. }
+            | Self::UnnamedTokens { .. }
+            | Self::InvalidConfig { .. }
+            | Self::WrongCache { .. }
+            | Self::PromptMismatch { .. }
+            | Self::BufferSize { .. }
+            | Self::StrideTooSmall { .. } => ErrorKind::Misuse,
+            Self::OutOfHostMemory { .. }
+            | Self::TooManyOwners(_)
+            | Self::TooManyTokens { .. }
+            | Self::IdTooLarge { .. } => ErrorKind::Limit,
+            Self::SequenceEvicted(_) | Self::Stalled(_) | Self::DeadlinePassed => {
+                ErrorKind::Interrupted
+            }
+            Self::Inconsistent(_) => ErrorKind::Defect,
+        }
+    }
+}
+
+/// The kind of a [`PagedKvError`].
+///
+/// ```
+/// use paged_kv::{ErrorKind, PagedKvCache, SeqId};
+///
+/// let cache = PagedKvCache::new(4, 16, 1, 1);
+/// assert_eq!(cache.free(SeqId(1)).unwrap_err().kind(), ErrorKind::NotFound);
+/// assert_eq!(cache.allocate(SeqId(1), 65).unwrap_err().kind(), ErrorKind::NoRoom);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Too few blocks now. Retry after others were released, or evict.
+    NoRoom,
+    /// No such sequence or block.
+    NotFound,
+    /// Another sequence, lease or call is in the way. Retry after it ended.
+    Conflict,
+    /// The arguments break a rule: an error of the caller.
+    Misuse,
+    /// A number is beyond what a counter, an integer type or the host's memory can hold.
+    Limit,
+    /// The request was ended by an eviction, a deadlock or its deadline. Admit it again, or give it up.
+    Interrupted,
+    /// An invariant is broken. Report it, and make a new cache.
+    Defect,
+}

@@ -7,6 +7,10 @@ use std::fmt;
 
 /// One KV-cache block: the index of its row in the engine's KV tensor.
 ///
+/// It has the layout of a `u32`. An engine may read ids in place as `u32` by a cast of its own, for example with
+/// bytemuck's `TransparentWrapper`. This crate has no `unsafe` and so no such cast. It writes ids into slices of
+/// `i32`, `u32` or `i64`: see [`export`](crate::export).
+///
 /// ```
 /// use paged_kv::BlockId;
 ///
@@ -14,6 +18,9 @@ use std::fmt;
 /// assert!(BlockId(7) < BlockId(8));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+#[repr(transparent)]
 pub struct BlockId(pub u32);
 
 impl BlockId {
@@ -30,7 +37,7 @@ impl fmt::Display for BlockId {
     }
 }
 
-/// One sequence (request), named by the caller.
+/// One sequence (request), named by the caller. It has the layout of a `u64`.
 ///
 /// ```
 /// use paged_kv::SeqId;
@@ -38,6 +45,9 @@ impl fmt::Display for BlockId {
 /// assert_eq!(SeqId(7).to_string(), "S7");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+#[repr(transparent)]
 pub struct SeqId(pub u64);
 
 impl fmt::Display for SeqId {
@@ -55,6 +65,9 @@ impl fmt::Display for SeqId {
 /// assert_eq!(Worker(7).to_string(), "worker 7");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+#[repr(transparent)]
 pub struct Worker(pub u32);
 
 impl fmt::Display for Worker {
@@ -75,6 +88,9 @@ impl fmt::Display for Worker {
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+#[repr(transparent)]
 pub struct AdmissionEpoch(pub(crate) u64);
 
 /// Identifies a sequence of the cache's map among all that had or will have its id.

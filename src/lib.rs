@@ -81,7 +81,7 @@ pub use cache::{
     Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, PagedKvCache, PagedKvCacheBuilder,
     Prefix, Prompt, Reservation, Row, Step, StepBuffers, Watermark, append_batch,
 };
-pub use error::{PagedKvError, Result};
+pub use error::{ErrorKind, PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
 pub use id::{AdmissionEpoch, BlockId, SeqId, Worker};
 #[cfg(feature = "async")]

@@ -23,6 +23,8 @@ use crate::id::{AdmissionEpoch, BlockId, SeqId, Worker};
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Blocks ever taken from the available ones.
@@ -94,6 +96,7 @@ impl fmt::Display for CacheStats {
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SequenceInfo {
     /// The caller's id of it.

@@ -17,6 +17,7 @@
 pub(crate) mod map_hash;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::panic::RefUnwindSafe;
 
 use super::eviction::strategy::Candidate;
 use super::reuse::cached_sequence::{CachedSequence, Parts};
@@ -178,6 +179,9 @@ pub(super) struct SharedEntry {
     /// `None` once the sequence was freed or evicted.
     tracked: RwLock<Option<TrackedSequence>>,
 }
+
+// A panic under the lock leaves the sequence consistent: see the guide's page on panics.
+impl RefUnwindSafe for SharedEntry {}
 
 thread_local! {
     static LOOKING: Cell<usize> = const { Cell::new(0) };

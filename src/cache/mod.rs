@@ -34,6 +34,8 @@ pub use self::admission::options::AdmitOptions;
 pub use self::admission::prompt::Prompt;
 pub use self::admission::reservation::Reservation;
 pub use self::builder::{PagedKvCacheBuilder, Watermark};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
 use self::entry::MapEntry;
 use self::entry::map_hash::IdHash;
 pub use self::eviction::Evicted;
@@ -128,6 +130,10 @@ pub struct PagedKvCache {
     eviction_strategy: EvictionStrategy,
     eviction_threshold: f64,
 }
+
+// Every panic leaves the cache consistent: see the guide's page on panics.
+impl UnwindSafe for PagedKvCache {}
+impl RefUnwindSafe for PagedKvCache {}
 
 /// # Create
 impl PagedKvCache {

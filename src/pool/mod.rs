@@ -22,6 +22,8 @@ pub(crate) mod wait_queue;
 pub(crate) mod watermark;
 pub(crate) mod word;
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
 pub use self::block_pool::BlockPool;
 pub(crate) use self::block_pool::{
     MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache,
@@ -61,6 +63,10 @@ pub(crate) struct Blocks {
     #[cfg(feature = "async")]
     waiters: PlainArc<Waiters>,
 }
+
+// Every panic leaves words, lists and counts consistent: see the guide's page on panics.
+impl UnwindSafe for Blocks {}
+impl RefUnwindSafe for Blocks {}
 
 impl Blocks {
     /// Refuses a block that is not of this pool.

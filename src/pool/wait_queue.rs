@@ -64,6 +64,7 @@ use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Mutex, Ordering, PlainAr
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Fairness {
     /// First come, first served: a later small request never passes an earlier large one.

@@ -15,6 +15,7 @@ use super::cbor::Cbor;
 /// assert_ne!(plain.hashes(), adapted.hashes());
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ExtraKeys {
     lora: Option<(String, String)>,
     media: Vec<(String, Range<usize>)>,

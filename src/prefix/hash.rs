@@ -11,6 +11,9 @@
 //!
 //! Invariant: only full blocks have hashes.
 
+#[cfg(feature = "serde")]
+mod text;
+
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
@@ -28,7 +31,11 @@ pub(super) const NONE_HASH: &str = "vllm-none-hash";
 /// assert_eq!(hash.to_string(), "0123456789abcdeffedcba9876543210");
 /// assert_eq!(hash.event_hash(), 0xfedc_ba98_7654_3210);
 /// ```
+///
+/// With the feature `serde` it is a text of 32 hex digits. Hashes under a key that is random for each process,
+/// the default, mean nothing in another process: there, use another [`HashAlgorithm`] or a fixed key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
 pub struct BlockHash(u128);
 
 impl BlockHash {

@@ -14,7 +14,12 @@ use super::{BlockHash, ExtraKeys};
 /// assert_eq!(event.hashes(), hashes);
 /// assert!(KvEvent::AllBlocksCleared.hashes().is_empty());
 /// ```
+///
+/// With the feature `serde` it can be written, with its kind as `type`. The tokens and extra keys are in it, the salt
+/// included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(tag = "type"))]
 #[non_exhaustive]
 pub enum KvEvent<'a> {
     /// Contents became matchable: consecutive blocks of one prompt.

@@ -20,6 +20,8 @@ mod lookup;
 mod tests;
 mod with_events;
 
+use std::panic::RefUnwindSafe;
+
 use self::chain::Trail;
 pub(crate) use self::with_events::EventContext;
 use super::event_order::EventOrder;
@@ -90,6 +92,9 @@ pub(crate) struct PublishedBlocks {
     /// Present only with an observer of overwritten contents.
     overwrites: Option<PlainArc<Overwrites>>,
 }
+
+// A panic of the event sink is caught, and the order of events is repaired: see `EventSink`.
+impl RefUnwindSafe for PublishedBlocks {}
 
 impl PublishedBlocks {
     /// Creates the contents of a pool of `num_blocks` blocks. For 0 blocks no content is ever published.

@@ -17,6 +17,7 @@ use crate::id::{AdmissionEpoch, SeqId, Worker};
 /// assert_eq!(streaming.to_string(), "StreamingLLM(sink=4, window=512)");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(clippy::upper_case_acronyms)] // the field's own spelling
 pub enum EvictionStrategy {
     /// The least recently used sequence: allocate, append and touch are uses.
