@@ -245,10 +245,79 @@ pub enum ErrorKind {
     Conflict,
     /// The arguments break a rule: an error of the caller.
     Misuse,
-    /// A number is beyond what a counter, an integer type or the host's memory can hold.
+    /// A number is beyond the limit of a counter, an integer type or the host's memory.
     Limit,
     /// The request was ended by an eviction, a deadlock or its deadline. Admit it again, or give it up.
     Interrupted,
     /// An invariant is broken. Report it, and make a new cache.
     Defect,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page's second table has a row for each variant, with its kind.
+    #[test]
+    fn the_guide_has_the_kind_of_every_variant() {
+        let page = include_str!("guide/errors.md");
+        let source = include_str!("error.rs");
+        let enumeration = source.split("pub enum PagedKvError {").nth(1).expect("the enum");
+        let body = enumeration.split("\n}").next().expect("its end");
+        let is_variant =
+            |line: &&str| line.starts_with("    ") && line.as_bytes()[4].is_ascii_uppercase();
+        let name_of = |line: &str| {
+            let end = line.trim().find(|c: char| !c.is_alphanumeric());
+            line.trim()[..end.unwrap_or(line.trim().len())].to_owned()
+        };
+        let variants: Vec<String> =
+            body.lines().filter(|line| line.len() > 4).filter(is_variant).map(name_of).collect();
+        let rows: Vec<String> = page
+            .lines()
+            .filter(|line| line.starts_with("| `") && line.matches('`').count() >= 4)
+            .map(|line| line.split('`').nth(1).expect("a name").to_owned())
+            .filter(|name| variants.contains(name))
+            .collect();
+        assert!(variants.len() > 20, "{variants:?}");
+        let missing: Vec<_> = variants.iter().filter(|name| !rows.contains(name)).collect();
+        assert!(missing.is_empty() && rows.len() == variants.len(), "{missing:?}, {rows:?}");
+        for refusal in samples() {
+            let debug = format!("{refusal:?}");
+            let name = debug.split([' ', '(']).next().expect("a name");
+            let row = format!("| `{name}` | `{:?}` |", refusal.kind());
+            assert!(page.contains(&row), "{row}");
+        }
+    }
+
+    fn samples() -> Vec<PagedKvError> {
+        use PagedKvError::*;
+        let (requested, text) = (1, String::new);
+        vec![
+            OutOfMemory { requested, available: 0 },
+            NothingToEvict,
+            SequenceNotFound(SeqId(1)),
+            BlockNotFound(BlockId(1)),
+            SequenceExists(SeqId(1)),
+            SequenceLeased(SeqId(1)),
+            Busy,
+            TruncateBeyondEnd { requested, num_tokens: 0 },
+            CommitBeyondEnd { requested, num_tokens: 0 },
+            TokensTrimmed { position: 0 },
+            TokenRange { start: 0, end: 1, num_tokens: 0 },
+            UnnamedTokens { named: 0, num_tokens: 1 },
+            InvalidConfig { parameter: "", reason: text() },
+            WrongCache { value: "" },
+            PromptMismatch { of_prompt: text(), of_cache: text() },
+            BufferSize { buffer: "", required: 1, actual: 0 },
+            StrideTooSmall { row: 0, blocks: 1, stride: 0 },
+            OutOfHostMemory { bytes: 1 },
+            TooManyOwners(BlockId(1)),
+            TooManyTokens { num_tokens: 1, additional: 1 },
+            IdTooLarge { value: 1, target: "" },
+            SequenceEvicted(SeqId(1)),
+            Stalled(SeqId(1)),
+            DeadlinePassed,
+            Inconsistent(text()),
+        ]
+    }
 }

@@ -12,6 +12,8 @@
 //! | [`replacing`] | the calls of four engines beside ours, and a complete adapter |
 //! | [`blocking`] | which thread can wait for which |
 //! | [`panics`] | which functions may panic, and the state after a panic |
+//! | [`errors`] | the kinds of refusals, and whether to retry |
+//! | [`stability`] | the changes that each kind of version may bring |
 //! | [`internals`] | the design, and why each part of it is correct |
 //!
 //! The Markdown files are in `src/guide`. Their Rust blocks, and those of `README.md`, are tests.
@@ -60,6 +62,14 @@ pub mod blocking {
 
 pub mod panics {
     #![doc = include_str!("guide/panics.md")]
+}
+
+pub mod errors {
+    #![doc = include_str!("guide/errors.md")]
+}
+
+pub mod stability {
+    #![doc = include_str!("guide/stability.md")]
 }
 
 pub mod internals {

@@ -118,5 +118,5 @@ fn ids_have_the_layout_of_their_numbers() {
         layouts::<AdmissionEpoch, u64>(),
         layouts::<BlockHash, u128>(),
     ];
-    all.map(|[id, number]| assert_eq!(id, number));
+    all.iter().for_each(|[id, number]| assert_eq!(id, number));
 }

@@ -1,4 +1,4 @@
-//! Values in serde's formats: what is written is stable, what is read back is equal, and garbage is refused.
+//! Values in serde's formats: the written form is stable, a value that is read back is equal, and garbage is refused.
 
 use std::sync::{Arc, Mutex};
 
@@ -124,7 +124,7 @@ fn events_are_written_with_their_kind() {
     let cache = builder.event_sink(sink.clone()).build().unwrap();
     let prompt = cache.prompt_with(&[7; 9], &ExtraKeys::default().lora("sql", "/lora/sql"));
     cache.admit_with(SeqId(1), &prompt, &Default::default()).unwrap();
-    cache.commit(SeqId(1), &[7; 9]).unwrap();
+    cache.commit(SeqId(1), 9).unwrap();
     cache.prefix().reset();
     let events = std::mem::take(&mut *sink.0.lock().unwrap());
     let [stored, cleared] = events.as_slice() else { panic!("{events:?}") };

@@ -16,6 +16,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Json, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use paged_kv::{ErrorKind, PagedKvError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -139,6 +140,18 @@ fn refusal<M>(shared: &Shared<M>, prompt: usize, max_tokens: usize, n: u32) -> O
         .then(|| format!("{needed} blocks of KV cache needed, at most {room} can be had"))
 }
 
+/// Returns the status of a refusal by its kind.
+fn status(refusal: &PagedKvError) -> StatusCode {
+    match refusal.kind() {
+        ErrorKind::NoRoom | ErrorKind::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Misuse => StatusCode::BAD_REQUEST,
+        ErrorKind::Limit => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 fn error(status: StatusCode, message: &str) -> Response {
     let body = json!({ "error": { "message": message, "type": "invalid_request_error" } });
     (status, Json(body)).into_response()
@@ -195,7 +208,9 @@ impl<M: Model> Answer<M> {
                     texts[sample as usize].push_str(&format!(" {token}"));
                 }
                 Some(Event::Finished { .. }) => self.left -= 1,
-                Some(Event::Refused { reason }) => return error(StatusCode::BAD_REQUEST, &reason),
+                Some(Event::Refused { refusal }) => {
+                    return error(status(&refusal), &refusal.to_string());
+                }
                 None => return error(StatusCode::INTERNAL_SERVER_ERROR, "the request was lost"),
             }
         }
@@ -229,9 +244,9 @@ impl<M: Model> Stream for Answer<M> {
                 self.left -= 1;
                 self.shape.part(choice(sample, String::new(), Some("length")))
             }
-            Some(Event::Refused { reason }) => {
+            Some(Event::Refused { refusal }) => {
                 self.left = 0;
-                json!({ "error": { "message": reason } })
+                json!({ "error": { "message": refusal.to_string() } })
             }
             None => {
                 self.left = 0;

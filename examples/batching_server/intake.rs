@@ -24,7 +24,7 @@ pub fn admit<M: Model>(shared: Arc<Shared<M>>, sample: Sample) {
         let admission = match admission {
             Ok(admission) => admission,
             Err(refusal) => {
-                let _ = job.events.send(Event::Refused { reason: refusal.to_string() });
+                let _ = job.events.send(Event::Refused { refusal });
                 return;
             }
         };

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use paged_kv::SeqId;
+use paged_kv::{PagedKvError, SeqId};
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -15,7 +15,7 @@ pub enum Event {
     /// A sample has all its tokens.
     Finished { sample: u32 },
     /// The request cannot be served.
-    Refused { reason: String },
+    Refused { refusal: PagedKvError },
 }
 
 /// A request, shared by its samples.

@@ -41,7 +41,12 @@ const DOCUMENTS: &[&str] = &[
     "src/guide/replacing.md",
     "src/guide/blocking.md",
     "src/guide/panics.md",
+    "src/guide/errors.md",
+    "src/guide/stability.md",
     "src/guide/internals.md",
+    "examples/README.md",
+    "RELEASING.md",
+    "SECURITY.md",
 ];
 
 /// Folders with Rust files.
