@@ -207,6 +207,7 @@ impl PagedKvError {
             | Self::CommitBeyondEnd { .. }
             | Self::TokensTrimmed { .. }
             | Self::TokenRange { .. }
+            | Self::HashesUnknown { .. }
             | Self::UnnamedTokens { .. }
             | Self::InvalidConfig { .. }
             | Self::WrongCache { .. }
@@ -304,6 +305,7 @@ mod tests {
             CommitBeyondEnd { requested, num_tokens: 0 },
             TokensTrimmed { position: 0 },
             TokenRange { start: 0, end: 1, num_tokens: 0 },
+            HashesUnknown { known: 0, requested: 1 },
             UnnamedTokens { named: 0, num_tokens: 1 },
             InvalidConfig { parameter: "", reason: text() },
             WrongCache { value: "" },

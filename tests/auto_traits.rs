@@ -44,6 +44,7 @@ shared!(
     ExtraKeys,
     HashAlgorithm,
     KvEvent<'static>,
+    Overwritten,
     PagedKvError,
     ReclaimPolicy,
     SeqId,

@@ -7,6 +7,8 @@
 //! Invariant: the record of a block is written by an owner of the block, after the block was published. So the
 //! thread that reclaims the block reads the record of its last publication.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
 use super::generation::Generation;
 use super::hash::BlockHash;
 use crate::array::array_of;
@@ -66,6 +68,10 @@ pub(crate) struct Overwrites {
     /// Number of resets. Contents from before the last one are not reported: no prompt could match them.
     resets: AtomicU64,
 }
+
+// A panic of the observer leaves the records as they were: see the guide's page on panics.
+impl UnwindSafe for Overwrites {}
+impl RefUnwindSafe for Overwrites {}
 
 /// The last publication of a block.
 struct Record {
