@@ -64,6 +64,13 @@ pub struct CacheStats {
     /// Events that were not emitted to the sink, because it panicked or was too slow. All contents were
     /// repeated to it instead; see [`EventSink`](crate::EventSink).
     pub events_dropped: u64,
+    /// New requests that wait for room: admissions, allocations and reservations. Always 0 without the
+    /// feature `async`.
+    pub requests_waiting_new: usize,
+    /// Requests of sequences in the cache that wait for room to grow. Always 0 without the feature `async`.
+    pub requests_waiting_to_grow: usize,
+    /// Steps that are open.
+    pub steps_open: usize,
 }
 
 impl fmt::Display for CacheStats {

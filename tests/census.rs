@@ -239,6 +239,16 @@ fn by_id_each_guard_touches_the_map_once() {
 }
 
 #[test]
+fn the_statistics_write_nothing_that_is_shared_and_take_no_map_shard() {
+    let cache = warm_cache();
+    let (census_of, stats) = census("statistics", || cache.stats());
+    assert_eq!(stats.num_sequences, 1);
+    // The peak rises to what a full count of the blocks in use shows.
+    assert!(census_of.shared(Place::Ledger) <= 1, "{census_of:?}");
+    census_of.assert_shared(&[(Place::Ledger, census_of.shared(Place::Ledger))]);
+}
+
+#[test]
 fn one_use_in_64_writes_the_clock() {
     let cache = warm_cache();
     let (uses, ()) = census("by id: 6400 touches", || {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use common::{assert_empties, s, shapes};
-use paged_kv::{AdmitOptions, BlockTable, PagedKvCache, Watermark};
+use paged_kv::{AdmitOptions, BlockTable, CachedSequence, PagedKvCache, StepBuffers, Watermark};
 
 /// Free blocks that one home shard may keep, and hand out without updating the peak.
 const MAGAZINE: usize = 256;
@@ -38,6 +38,7 @@ fn assert_at_rest(cache: &PagedKvCache, forks: u64, evictions: u64) {
     assert_eq!(stats.blocks_total, cache.total_blocks());
     assert_eq!(stats.blocks_used + cache.free_block_count(), cache.total_blocks());
     assert_eq!(stats.num_sequences, cache.num_sequences());
+    assert_eq!(stats.num_sequences, cache.sequence_ids().len());
     assert_eq!((stats.total_forks, stats.total_evictions), (forks, evictions));
     assert!(stats.peak_blocks_used >= stats.blocks_used);
     assert!(stats.peak_blocks_used <= stats.blocks_total);
@@ -86,6 +87,53 @@ fn counts_are_of_blocks_that_left_and_returned_to_room() {
         assert_eq!((stats.total_allocations, stats.total_frees), (9, 9), "handles count too");
         assert_empties(&cache);
     }
+}
+
+#[test]
+fn sequences_are_counted_however_they_come_and_go() {
+    let _alone = alone();
+    for cache in shapes(64, 4) {
+        let assert_count = |expected: usize| {
+            assert_eq!(cache.stats().num_sequences, expected);
+            assert_eq!(cache.sequence_ids().len(), expected);
+        };
+        cache.allocate(s(1), 5).unwrap();
+        cache.admit(s(2), &[7; 5]).unwrap();
+        cache.fork(s(1), s(3)).unwrap();
+        cache.fork_n(s(1), &[s(4), s(5)]).unwrap();
+        assert_count(5);
+        cache.allocate(s(1), 5).unwrap_err();
+        cache.fork(s(1), s(2)).unwrap_err();
+        // The second is a duplicate: the first is taken back.
+        cache.fork_n(s(1), &[s(6), s(6)]).unwrap_err();
+        assert_count(5);
+        cache.free(s(9)).unwrap_err();
+        cache.free(s(5)).unwrap();
+        let lease = cache.lease(&[s(4)]).unwrap();
+        cache.free(s(4)).unwrap_err();
+        assert_count(4);
+        cache.free_when_released(s(4)).unwrap();
+        assert_count(3);
+        drop(lease);
+        cache.evict().unwrap();
+        assert_count(2);
+        assert_empties(&cache);
+        assert_count(0);
+    }
+}
+
+#[test]
+fn open_steps_are_counted() {
+    let _alone = alone();
+    let cache = PagedKvCache::new(16, 4, 1, 1);
+    let open = || cache.stats().steps_open;
+    let step = || cache.step(StepBuffers::default());
+    let (first, second) = (step(), step());
+    assert_eq!(open(), 2);
+    first.complete();
+    assert_eq!(open(), 1);
+    let _ = second.abort::<CachedSequence>(&mut []);
+    assert_eq!(open(), 0);
 }
 
 #[test]

@@ -216,7 +216,14 @@ impl PagedKvCache {
         id: SeqId,
         is_meant: impl FnOnce(&MapEntry) -> bool,
     ) -> Result<()> {
-        let removed = self.sequences.remove_if(&id, |_, entry| is_meant(entry));
+        let may_go = |_: &SeqId, entry: &MapEntry| {
+            let may_go = is_meant(entry);
+            if may_go {
+                self.count_removed(id);
+            }
+            may_go
+        };
+        let removed = self.sequences.remove_if(&id, may_go);
         let (_, entry) = removed.ok_or_else(self.missing(id))?;
         entry.release_when_unleased();
         self.tell_if_stalled();

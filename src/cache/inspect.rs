@@ -79,7 +79,8 @@ impl PagedKvCache {
         self.sequences.iter().map(|entry| *entry.key()).collect()
     }
 
-    /// Returns the number of sequences in the cache, handles not counted. Takes each shard lock once.
+    /// Returns the number of sequences in the cache, handles not counted. Takes no lock; reads one count
+    /// of each map shard.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -90,14 +91,15 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn num_sequences(&self) -> usize {
-        self.sequences.len()
+        self.sequence_counts.sum()
     }
 }
 
 /// # Figures
 impl PagedKvCache {
-    /// Returns the counts so far. Reads each home shard's counts a few times, and takes each map shard's
-    /// lock once to count the sequences. See [`CacheStats`] for the guarantees under load.
+    /// Returns the counts so far. Reads the counts of each home shard a few times, and those of each map
+    /// shard and of each step's slot once. Takes no lock of a map shard or of a sequence, so it waits for no
+    /// operation. See [`CacheStats`] for the guarantees under load.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -116,6 +118,7 @@ impl PagedKvCache {
         // Read the parts before the whole: other threads add to the whole first, so no part exceeds it.
         let (prompt_tokens_hit, prompt_tokens_too_short) =
             (self.reuse.hit.sum(), self.reuse.too_short.sum());
+        let (requests_waiting_to_grow, requests_waiting_new) = self.pool.blocks().num_waiting();
         CacheStats {
             total_allocations: totals.taken,
             total_frees: totals.given,
@@ -133,6 +136,9 @@ impl PagedKvCache {
             blocks_idle: idle.idle,
             blocks_reclaimed: idle.reclaimed,
             events_dropped: self.published().events_dropped(),
+            requests_waiting_new,
+            requests_waiting_to_grow,
+            steps_open: self.pool.blocks().num_open_steps(),
         }
     }
 

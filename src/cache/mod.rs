@@ -27,6 +27,7 @@ mod inspect;
 mod lease;
 mod reuse;
 mod rows;
+mod sequence_counts;
 mod step;
 
 pub use self::admission::Admission;
@@ -48,6 +49,7 @@ pub use self::reuse::prefix_view::Prefix;
 pub use self::rows::Row;
 pub use self::rows::batch::{AppendBatch, append_batch};
 pub use self::rows::lease_row::LeaseRow;
+use self::sequence_counts::SequenceCounts;
 pub use self::step::{AbortRefused, Aborted, Completed, Grown, Step, StepBuffers};
 use crate::counter::ShardedCounter;
 use crate::id::SeqId;
@@ -109,6 +111,8 @@ impl ReuseCounts {
 pub struct PagedKvCache {
     pool: BlockPool,
     sequences: DashMap<SeqId, MapEntry, IdHash>,
+    /// The entries of `sequences`, which is not locked to read them.
+    sequence_counts: SequenceCounts,
     /// Ids of evicted sequences whose worker has not been informed.
     evicted: EvictedIds,
     evictions: ShardedCounter,
@@ -183,6 +187,7 @@ impl PagedKvCache {
         let hasher = IdHash::default();
         let is_observed = published.has_event_sink() || published.overwrites().is_some();
         let published = Arc::new(published);
+        let sequences = DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS);
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
             published: (0..REFERENCES).map(reference).collect(),
@@ -190,7 +195,8 @@ impl PagedKvCache {
             watermark: BlockWatermark::default(),
             hash_algorithm,
             pool,
-            sequences: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS),
+            sequence_counts: SequenceCounts::new(sequences.shards().len()),
+            sequences,
             evicted: EvictedIds::new(),
             evictions: ShardedCounter::new(),
             evictions_begun: AtomicU64::new(0),
@@ -260,6 +266,26 @@ impl PagedKvCache {
 mod tests {
     use super::*;
     use crate::error::PagedKvError;
+
+    #[test]
+    fn a_thread_with_a_map_shard_delays_no_statistics() {
+        use std::sync::mpsc::channel;
+        use std::time::Duration;
+
+        let (cache, id) = (PagedKvCache::new(8, 4, 1, 1), SeqId(1));
+        cache.allocate(id, 5).unwrap();
+        let (send, receive) = channel();
+        std::thread::scope(|scope| {
+            let guard = cache.sequences.get_mut(&id).unwrap();
+            let latest = cache.evicted.lock();
+            let cache = &cache;
+            scope.spawn(move || send.send((cache.stats(), cache.num_sequences())));
+            let read = receive.recv_timeout(Duration::from_secs(20));
+            drop((guard, latest));
+            let (stats, num_sequences) = read.expect("the statistics wait for no map shard");
+            assert_eq!((stats.num_sequences, num_sequences), (1, 1));
+        });
+    }
 
     #[test]
     fn a_sequence_under_read_can_be_trimmed_and_freed() {

@@ -6,7 +6,7 @@
 
 use super::Blocks;
 #[cfg(feature = "async")]
-use super::wait_queue::Waiters;
+use super::wait_queue::{Class, Waiters};
 use crate::id::SeqId;
 #[cfg(feature = "async")]
 use crate::sync::PlainArc;
@@ -71,6 +71,14 @@ impl Blocks {
         return self.waiters.demand() != 0;
         #[cfg(not(feature = "async"))]
         false
+    }
+
+    /// Returns the numbers of waiting requests: of sequences that grow, and new ones.
+    pub(crate) fn num_waiting(&self) -> (usize, usize) {
+        #[cfg(feature = "async")]
+        return (self.waiters.len(Class::Growing), self.waiters.len(Class::New));
+        #[cfg(not(feature = "async"))]
+        (0, 0)
     }
 
     #[cfg(feature = "async")]

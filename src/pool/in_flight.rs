@@ -143,6 +143,11 @@ impl Blocks {
         self.in_flight.open()
     }
 
+    /// Returns the number of open steps. Under load each slot is read at a moment of its own.
+    pub(crate) fn num_open_steps(&self) -> usize {
+        self.in_flight.num_open()
+    }
+
     /// Makes an open step one more owner of each of `ids`, or of none of them. Takes the slot's lock.
     pub(crate) fn retain_in_step(&self, step: InFlightStep, ids: &[BlockId]) -> Result<()> {
         let mut held = self.in_flight.slots.held(step.slot()).lock();
@@ -270,6 +275,12 @@ impl InFlightSteps {
         }
         // The next step in this slot reuses the memory.
         *held.lock() = waiting;
+    }
+
+    fn num_open(&self) -> usize {
+        // Relaxed: a statistic.
+        let words = self.slots.words(self.slots.len()).map(|word| word.load(Ordering::Relaxed));
+        words.filter(|word| word & OPEN != 0).count()
     }
 
     fn is_open(&self, step: InFlightStep) -> bool {

@@ -134,6 +134,7 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("word/block_words.rs", Place::BlockWord),
         ("pool/mod.rs", Place::Statistic),
         ("src/counter.rs", Place::Statistic),
+        ("cache/sequence_counts.rs", Place::Statistic),
         ("lease_count.rs", Place::Sequence),
         ("cache/entry.rs", Place::Sequence),
         ("cache/eviction/evicted_ids.rs", Place::Rare),

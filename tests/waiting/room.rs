@@ -37,6 +37,30 @@ fn frees_evictions_truncations_and_trims_wake_the_waiter() {
 }
 
 #[test]
+fn waiting_requests_are_counted_by_class() {
+    let cache = cache(4);
+    cache.allocate(SeqId(1), 12).unwrap();
+    // An owner that may release its block: the sequences are not deadlocked.
+    let handle = cache.pool().allocate(1).unwrap();
+    let waiting = || {
+        let stats = cache.stats();
+        (stats.requests_waiting_new, stats.requests_waiting_to_grow)
+    };
+    assert_eq!(waiting(), (0, 0));
+    let reserve = Task::waiting(cache.waiting().reserve(1).timeout(HANG));
+    assert_eq!(waiting(), (1, 0));
+    let admit = Task::waiting(cache.waiting().allocate(SeqId(2), 4).timeout(HANG));
+    let grow = Task::waiting(cache.waiting().append(SeqId(1), 4).timeout(HANG));
+    assert_eq!(waiting(), (2, 1));
+    drop((grow, admit));
+    assert_eq!(waiting(), (1, 0));
+    drop((reserve, handle));
+    cache.free(SeqId(1)).unwrap();
+    assert_eq!(waiting(), (0, 0));
+    assert_all_back(&cache);
+}
+
+#[test]
 fn a_block_that_becomes_idle_wakes_the_waiter() {
     let admit = |cache: &PagedKvCache| {
         cache.admit(SeqId(1), &[7; 16]).unwrap();

@@ -185,11 +185,18 @@ impl PagedKvCache {
         match self.sequences.entry(id) {
             Entry::Vacant(vacant) => {
                 *evicted = self.evicted.forget(id);
+                self.sequence_counts.inserted(self.sequences.determine_map(&id));
                 vacant.insert(MapEntry::Owned(tracked));
                 None
             }
             Entry::Occupied(_) => Some(tracked),
         }
+    }
+
+    /// Counts a sequence that is about to be removed from the map, under the lock of its map shard.
+    #[inline]
+    pub(in crate::cache) fn count_removed(&self, id: SeqId) {
+        self.sequence_counts.removed(self.sequences.determine_map(&id));
     }
 
     /// Takes a sequence without leases out of the map.
@@ -209,6 +216,7 @@ impl PagedKvCache {
         let may_go = |_: &SeqId, entry: &MapEntry| {
             let may_go = entry.leases() == 0 && is_meant(entry);
             if may_go {
+                self.count_removed(id);
                 note();
             }
             may_go

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::id::{AdmissionEpoch, SeqId};
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// The most ids that are remembered.
 const MOST: usize = 1 << 16;
@@ -21,6 +21,8 @@ const MOST: usize = 1 << 16;
 pub(in crate::cache) struct EvictedIds {
     /// Number of ids, so that most calls do not take the lock.
     len: AtomicUsize,
+    /// Number of ids that were forgotten because the table was full.
+    forgotten: AtomicU64,
     latest: Mutex<Latest>,
 }
 
@@ -37,7 +39,11 @@ struct Latest {
 
 impl EvictedIds {
     pub(in crate::cache) fn new() -> Self {
-        Self { len: AtomicUsize::new(0), latest: Mutex::new(Latest::new(MOST)) }
+        Self {
+            len: AtomicUsize::new(0),
+            forgotten: AtomicU64::new(0),
+            latest: Mutex::new(Latest::new(MOST)),
+        }
     }
 
     /// Notes the sequence of that epoch. The caller holds the lock of the id's map shard.
@@ -46,6 +52,8 @@ impl EvictedIds {
         latest.note(id, epoch);
         // Relaxed: a thread that asks for this id has taken the lock of its map shard.
         self.len.store(latest.ids.len(), Ordering::Relaxed);
+        // Relaxed: a statistic.
+        self.forgotten.store(latest.forgotten, Ordering::Relaxed);
     }
 
     /// Forgets an id, and returns the epoch of its evicted sequence, if it was here.
@@ -68,10 +76,16 @@ impl EvictedIds {
         evicted.is_some_and(|evicted| epoch.is_none_or(|epoch| epoch == evicted))
     }
 
-    /// Returns how many ids are remembered, and how many were forgotten because the table was full.
+    /// Returns how many ids are remembered, and how many were forgotten because the table was full. Takes
+    /// no lock, because a thread with the lock here may also hold a map shard's.
     pub(in crate::cache) fn counts(&self) -> (usize, u64) {
-        let latest = self.latest.lock();
-        (latest.ids.len(), latest.forgotten)
+        (self.len.load(Ordering::Relaxed), self.forgotten.load(Ordering::Relaxed))
+    }
+
+    /// Locks the ids, as a thread does that notes or forgets one.
+    #[cfg(test)]
+    pub(in crate::cache) fn lock(&self) -> impl Sized + '_ {
+        self.latest.lock()
     }
 
     fn is_empty(&self) -> bool {

@@ -102,6 +102,7 @@ impl PagedKvCache {
                 },
             };
             if let Some(is_owned) = is_owned {
+                self.count_removed(key.seq_id);
                 self.begin_eviction(key, is_owned);
             }
             is_owned.is_some()

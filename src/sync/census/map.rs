@@ -59,8 +59,12 @@ impl<K: Eq + Hash, V, S: BuildHasher + Clone> DashMap<K, V, S> {
         self.touched().remove_if(key, condition)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.walked().len()
+    pub(crate) fn determine_map(&self, key: &K) -> usize {
+        self.map.determine_map(key)
+    }
+
+    pub(crate) fn shards(&self) -> &[impl Sized] {
+        self.map.shards()
     }
 
     pub(crate) fn iter(&self) -> <&shipped::DashMap<K, V, S> as IntoIterator>::IntoIter {

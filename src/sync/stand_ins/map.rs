@@ -53,9 +53,17 @@ impl<K: Eq + Hash, V, S> DashMap<K, V, S> {
     }
 
     fn shard(&self, key: &K) -> &RwLock<Entries<K, V>> {
+        &self.shards[self.determine_map(key)]
+    }
+
+    pub(crate) fn determine_map(&self, key: &K) -> usize {
         let mut number = Number::default();
         key.hash(&mut number);
-        &self.shards[number.finish() as usize % SHARDS]
+        number.finish() as usize % SHARDS
+    }
+
+    pub(crate) fn shards(&self) -> &[RwLock<Entries<K, V>>] {
+        &self.shards
     }
 
     pub(crate) fn contains_key(&self, key: &K) -> bool {
@@ -91,10 +99,6 @@ impl<K: Eq + Hash, V, S> DashMap<K, V, S> {
         let place = place_of(&entries, key)?;
         let (key, value) = &entries[place];
         condition(key, value).then(|| entries.remove(place))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = RefMulti<'_, K, V>> {
