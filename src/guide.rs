@@ -10,6 +10,7 @@
 //! | [`waiting`] | requests that wait for room |
 //! | [`events`] | events for routers |
 //! | [`replacing`] | the calls of four engines beside ours, and a complete adapter |
+//! | [`metrics`] | metrics and trace events for operators |
 //! | [`blocking`] | which thread can wait for which |
 //! | [`panics`] | which functions may panic, and the state after a panic |
 //! | [`errors`] | the kinds of refusals, and whether to retry |
@@ -54,6 +55,10 @@ pub mod events {
 
 pub mod replacing {
     #![doc = include_str!("guide/replacing.md")]
+}
+
+pub mod metrics {
+    #![doc = include_str!("guide/metrics.md")]
 }
 
 pub mod blocking {

@@ -67,6 +67,8 @@ mod id;
 mod lease_count;
 #[cfg(paged_kv_loom)]
 pub mod loom_api;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod pool;
 mod prefix;
 mod sequence;

@@ -243,7 +243,7 @@ fn the_statistics_write_nothing_that_is_shared_and_take_no_map_shard() {
     let cache = warm_cache();
     let (census_of, stats) = census("statistics", || cache.stats());
     assert_eq!(stats.num_sequences, 1);
-    // The peak rises to what a full count of the blocks in use shows.
+    // The peak rises to the number of blocks in use that the ledgers show.
     assert!(census_of.shared(Place::Ledger) <= 1, "{census_of:?}");
     census_of.assert_shared(&[(Place::Ledger, census_of.shared(Place::Ledger))]);
 }

@@ -10,6 +10,8 @@ use super::entry::{MapEntry, TrackedSequence};
 use super::eviction::strategy::EvictionStrategy;
 use crate::id::SeqId;
 use crate::pool::BlockPool;
+#[cfg(feature = "metrics")]
+use crate::prefix::HashAlgorithm;
 use crate::sequence::Sequence;
 use crate::stats::{CacheStats, SequenceInfo};
 use crate::sync::{Arc, Later};
@@ -150,6 +152,17 @@ impl PagedKvCache {
     /// ```
     pub fn eviction_strategy(&self) -> EvictionStrategy {
         self.eviction_strategy
+    }
+
+    /// Returns true if released blocks keep their contents for other prompts.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn has_prefix_reuse(&self) -> bool {
+        self.pool.blocks().keep_contents()
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn hash_algorithm(&self) -> HashAlgorithm {
+        self.hash_algorithm
     }
 
     /// Returns the tokens of a block.

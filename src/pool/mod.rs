@@ -235,6 +235,12 @@ impl Blocks {
         self.words.keyed().last_key_with(id, mark)
     }
 
+    /// Returns true if released blocks keep their contents.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn keep_contents(&self) -> bool {
+        self.words.have_keys()
+    }
+
     /// Returns true if the block is cached and has no owner.
     pub(crate) fn is_idle(&self, id: BlockId) -> bool {
         self.words.state(id).is_idle()

@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("export", 6),
     ("event", 6),
     ("cache", 7),
+    ("metrics", 8),
     ("wait", 8),
     ("loom_api", 9),
 ];

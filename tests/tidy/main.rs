@@ -39,6 +39,7 @@ const DOCUMENTS: &[&str] = &[
     "src/guide/waiting.md",
     "src/guide/events.md",
     "src/guide/replacing.md",
+    "src/guide/metrics.md",
     "src/guide/blocking.md",
     "src/guide/panics.md",
     "src/guide/errors.md",

@@ -1,0 +1,172 @@
+//! Tests of the collector: a scrape shows the snapshot's figures, under names that dashboards know, and waits for
+//! no operation.
+
+mod dashboard;
+mod exposition;
+mod prometheus;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use paged_kv::metrics::CacheCollector;
+use paged_kv::{PagedKvCache, SeqId, StepBuffers};
+use prometheus_client::registry::Registry;
+
+use self::exposition::Scraped;
+
+/// Creates a cache in which every figure but the rare ones is above 0.
+pub fn used_cache() -> Arc<PagedKvCache> {
+    let cache = PagedKvCache::new(16, 4, 1, 1);
+    cache.admit(SeqId(1), &[7; 9]).unwrap();
+    cache.commit(SeqId(1), 8).unwrap();
+    cache.admit(SeqId(2), &[7; 9]).unwrap();
+    cache.fork(SeqId(1), SeqId(3)).unwrap();
+    cache.admit(SeqId(4), &[1, 2]).unwrap();
+    cache.evict().unwrap();
+    cache.admit(SeqId(5), &[9; 5]).unwrap();
+    cache.commit(SeqId(5), 5).unwrap();
+    cache.free(SeqId(5)).unwrap();
+    Arc::new(cache)
+}
+
+/// Creates a registry with this collector.
+pub fn registry(collector: CacheCollector) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(collector));
+    registry
+}
+
+#[test]
+fn a_scrape_shows_each_figure_of_the_snapshot() {
+    let cache = used_cache();
+    let registry = registry(CacheCollector::new(cache.clone()));
+    let step = cache.step(StepBuffers::default());
+    let stats = cache.stats();
+    for scraped in Scraped::in_both_formats(&registry) {
+        let value = |name: &str| scraped.only(name);
+        let figures = [
+            ("paged_kv_block_size_tokens", 4),
+            ("paged_kv_block_size_bytes", cache.block_memory_bytes() as u64),
+            ("paged_kv_blocks", 16),
+            ("paged_kv_blocks_used", stats.blocks_used as u64),
+            ("paged_kv_blocks_used_peak", stats.peak_blocks_used as u64),
+            ("paged_kv_blocks_idle", stats.blocks_idle as u64),
+            ("paged_kv_sequences", stats.num_sequences as u64),
+            ("paged_kv_steps_open", 1),
+            ("paged_kv_evicted_ids", stats.evicted_ids as u64),
+            ("paged_kv_blocks_allocated_total", stats.total_allocations),
+            ("paged_kv_blocks_freed_total", stats.total_frees),
+            ("paged_kv_blocks_reclaimed_total", stats.blocks_reclaimed),
+            ("paged_kv_evictions_total", 1),
+            ("paged_kv_evicted_ids_forgotten_total", stats.evicted_ids_forgotten),
+            ("paged_kv_forks_total", 1),
+            ("paged_kv_prompt_tokens_total", 25),
+            ("paged_kv_prompt_tokens_hit_total", 8),
+            ("paged_kv_prompt_tokens_too_short_total", 2),
+            ("paged_kv_events_dropped_total", 0),
+        ];
+        for (name, expected) in figures {
+            assert_eq!(value(name), expected as f64, "{name}");
+        }
+        for class in ["new", "growing"] {
+            let waiting = scraped.find("paged_kv_requests_waiting", &[("class", class)]);
+            assert_eq!(waiting, [0.0], "{class}");
+        }
+        assert_eq!(scraped.series.len(), figures.len() + 2, "nothing else");
+        scraped.assert_well_formed();
+    }
+    step.complete();
+}
+
+#[test]
+fn a_scrape_of_all_names_describes_each_metric_once() {
+    let collector = CacheCollector::new(used_cache()).vllm_names("llama", 0).vllm_requests();
+    for scraped in Scraped::in_both_formats(&registry(collector)) {
+        scraped.assert_well_formed();
+    }
+}
+
+#[test]
+fn the_caches_of_two_engines_are_distinguished_by_labels() {
+    let mut registry = Registry::default();
+    for engine in 0..2_u32 {
+        let label = ("engine".into(), engine.to_string().into());
+        let collector = CacheCollector::new(used_cache());
+        registry.sub_registry_with_label(label).register_collector(Box::new(collector));
+    }
+    let scraped = Scraped::of(&registry);
+    for engine in ["0", "1"] {
+        assert_eq!(scraped.find("paged_kv_blocks", &[("engine", engine)]), [16.0]);
+    }
+}
+
+#[test]
+fn an_empty_cache_uses_nothing() {
+    let cache = Arc::new(PagedKvCache::new(8, 4, 1, 1));
+    let scraped = Scraped::of(&registry(CacheCollector::new(cache).vllm_names("llama", 3)));
+    let labels = [("model_name", "llama"), ("engine", "3")];
+    assert_eq!(scraped.find("vllm:kv_cache_usage_perc", &labels), [0.0]);
+}
+
+#[test]
+fn a_scrape_waits_for_no_sequence_that_a_closure_reads() {
+    let cache = used_cache();
+    let registry = registry(CacheCollector::new(cache.clone()).vllm_names("llama", 0));
+    let (send, receive) = channel();
+    std::thread::scope(|scope| {
+        let registry = &registry;
+        cache.with_sequence(SeqId(3), |_| {
+            scope.spawn(move || send.send(Scraped::of(registry).only("paged_kv_sequences")));
+            assert_eq!(receive.recv_timeout(Duration::from_secs(20)), Ok(3.0));
+        })
+    });
+}
+
+/// The guide's page is where an operator looks a name up.
+#[test]
+fn the_guide_lists_every_name() {
+    let collector = CacheCollector::new(used_cache()).vllm_names("llama", 0).vllm_requests();
+    let page = include_str!("../../src/guide/metrics.md");
+    for name in Scraped::of(&registry(collector)).names() {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not in the guide");
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn waiting_requests_are_shown_by_class() {
+    let cache = used_cache();
+    let registry =
+        registry(CacheCollector::new(cache.clone()).vllm_names("llama", 0).vllm_requests());
+    let mut waiting = Box::pin(cache.waiting().reserve(16));
+    let waker = std::task::Waker::noop();
+    let mut context = std::task::Context::from_waker(waker);
+    assert!(std::future::Future::poll(waiting.as_mut(), &mut context).is_pending());
+    let scraped = Scraped::of(&registry);
+    assert_eq!(scraped.find("paged_kv_requests_waiting", &[("class", "new")]), [1.0]);
+    assert_eq!(scraped.find("vllm:num_requests_waiting", &[("engine", "0")]), [1.0]);
+    drop(waiting);
+    assert_eq!(Scraped::of(&registry).find("vllm:num_requests_waiting", &[]), [0.0]);
+}
+
+#[cfg(feature = "events")]
+#[test]
+fn the_counts_of_a_publisher_are_shown() {
+    use paged_kv::event::{EventPublisher, PublisherOptions};
+
+    let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
+    let publisher = Arc::new(EventPublisher::bind(&options).unwrap());
+    let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+    let cache = Arc::new(builder.event_sink(publisher.clone()).build().unwrap());
+    cache.admit(SeqId(1), &[7; 9]).unwrap();
+    cache.commit(SeqId(1), 9).unwrap();
+    let scraped = Scraped::of(&registry(CacheCollector::new(cache).publisher(publisher)));
+    assert_eq!(scraped.only("paged_kv_publisher_blocks_total"), 2.0);
+    assert_eq!(scraped.only("paged_kv_publisher_batches_lost_total"), 0.0);
+    scraped.assert_well_formed();
+    let page = include_str!("../../src/guide/metrics.md");
+    for name in scraped.names() {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not in the guide");
+    }
+}
