@@ -1,4 +1,4 @@
-//! A continuous-batching server over one shared cache: `cargo run --release --features async --example
+//! A continuous-batching server over one shared cache: `cargo run --release --features async,metrics --example
 //! batching_server -- --help`.
 //!
 //! It generates no language: its model is a stand-in that hashes the context, so that a client can check

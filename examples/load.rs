@@ -1,5 +1,5 @@
 //! Replays a trace against the batching server over HTTP, and checks each token of every stream: `cargo
-//! run --release --features async --example load -- --help`.
+//! run --release --features async,metrics --example load -- --help`.
 //!
 //! By default the trace is synthetic: prompts of one group share a prefix, as chats with one system prompt
 //! do. A trace file has one JSON object per line, with `input_length`, `output_length` and optional

@@ -78,7 +78,7 @@ async fn health<M: Model>(State(shared): State<Arc<Shared<M>>>) -> (StatusCode, 
 }
 
 async fn metrics<M: Model>(State(shared): State<Arc<Shared<M>>>) -> Response {
-    let text = shared.metrics.render(&shared.cache);
+    let text = shared.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -103,7 +103,7 @@ async fn complete<M: Model>(State(shared): State<Arc<Shared<M>>>, request: Reque
         return error(StatusCode::BAD_REQUEST, &reason);
     }
     let shape = Shape {
-        id: format!("cmpl-{}", shared.metrics.requests.fetch_add(1, Ordering::Relaxed)),
+        id: format!("cmpl-{}", shared.metrics.requests.inc()),
         model: request.model.unwrap_or_else(|| "stand-in".to_owned()),
         prompt_tokens: prompt.len(),
     };
@@ -265,7 +265,7 @@ impl<M: Model> Stream for Answer<M> {
 impl<M: Model> Drop for Answer<M> {
     fn drop(&mut self) {
         if self.left > 0 {
-            self.client.shared.metrics.disconnects.fetch_add(1, Ordering::Relaxed);
+            self.client.shared.metrics.disconnects.inc();
         }
         // Closed before its sequences are freed: a later admission sees that no client waits for it.
         self.events.close();

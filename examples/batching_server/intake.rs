@@ -2,7 +2,6 @@
 //! selects the worker that gets it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use paged_kv::AdmitOptions;
 
@@ -33,8 +32,7 @@ pub fn admit<M: Model>(shared: Arc<Shared<M>>, sample: Sample) {
             job.abandon(&shared);
             return;
         }
-        shared.metrics.admissions.fetch_add(1, Ordering::Relaxed);
-        shared.metrics.cached_tokens.fetch_add(admission.cached_tokens as u64, Ordering::Relaxed);
+        shared.metrics.admissions.inc();
         let worker = &shared.workers[id.0 as usize % shared.workers.len()];
         let admitted = Admitted::Sample { id, sample, computed: admission.cached_tokens };
         if worker.send(admitted).is_err() {

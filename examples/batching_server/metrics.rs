@@ -1,53 +1,50 @@
-//! `Metrics`: the counters of the server, in Prometheus' text format.
+//! `Metrics`: the counters of the server beside the collector of its cache, in Prometheus' text format.
 
-use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use paged_kv::PagedKvCache;
+use paged_kv::metrics::CacheCollector;
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 
-/// The counters that the cache does not have.
-#[derive(Default)]
+/// The model's name in the metrics.
+const MODEL: &str = "stand-in";
+
+/// The counters that the cache does not have, and the registry that a scrape reads.
 pub struct Metrics {
-    pub requests: AtomicU64,
-    pub disconnects: AtomicU64,
-    pub admissions: AtomicU64,
-    pub resumptions: AtomicU64,
-    pub cached_tokens: AtomicU64,
-    pub tokens: AtomicU64,
+    pub requests: Counter,
+    pub disconnects: Counter,
+    pub admissions: Counter,
+    pub resumptions: Counter,
+    pub tokens: Counter,
+    registry: Registry,
 }
 
 impl Metrics {
-    /// Renders these counters and those of the cache as text.
-    pub fn render(&self, cache: &PagedKvCache) -> String {
-        let stats = cache.stats();
-        let own = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let rows = [
-            ("blocks_total", "gauge", "Blocks of the cache", stats.blocks_total as u64),
-            ("blocks_used", "gauge", "Blocks in use by sequences", stats.blocks_used as u64),
-            ("blocks_idle", "gauge", "Cached blocks that nobody uses", stats.blocks_idle as u64),
-            ("sequences", "gauge", "Sequences in the cache", stats.num_sequences as u64),
-            ("waiting", "gauge", "Requests that wait for room", cache.waiting().len() as u64),
-            ("evictions_total", "counter", "Sequences evicted", stats.total_evictions),
-            ("forks_total", "counter", "Sequences forked", stats.total_forks),
-            ("requests_total", "counter", "Requests accepted", own(&self.requests)),
-            ("disconnects_total", "counter", "Clients that left early", own(&self.disconnects)),
-            ("admissions_total", "counter", "Sequences admitted", own(&self.admissions)),
-            (
-                "resumptions_total",
-                "counter",
-                "Sequences evicted that came in again",
-                own(&self.resumptions),
-            ),
-            ("cached_tokens_total", "counter", "Tokens found cached", own(&self.cached_tokens)),
-            ("tokens_total", "counter", "Tokens generated", own(&self.tokens)),
-        ];
+    /// Registers the server's counters and the figures of its cache.
+    pub fn new(cache: Arc<PagedKvCache>) -> Self {
+        let mut registry = Registry::default();
+        let mut counter = |name, help| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let requests = counter("server_requests", "Requests accepted");
+        let disconnects = counter("server_disconnects", "Clients that left early");
+        let admissions = counter("server_admissions", "Sequences admitted");
+        let resumptions = counter("server_resumptions", "Sequences evicted that came in again");
+        let tokens = counter("vllm:generation_tokens", "Tokens generated");
+        // Every running request is in the cache by its id, and all others wait in the cache's queue.
+        let collector = CacheCollector::new(cache).vllm_names(MODEL, 0).vllm_requests();
+        registry.register_collector(Box::new(collector));
+        Self { requests, disconnects, admissions, resumptions, tokens, registry }
+    }
+
+    /// Renders all metrics as text.
+    pub fn render(&self) -> String {
         let mut text = String::new();
-        for (name, kind, help, value) in rows {
-            let _ = writeln!(
-                text,
-                "# HELP paged_kv_{name} {help}\n# TYPE paged_kv_{name} {kind}\npaged_kv_{name} {value}"
-            );
-        }
+        prometheus_text::encode(&mut text, &self.registry).expect("a string takes all");
         text
     }
 }

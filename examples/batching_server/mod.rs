@@ -52,7 +52,7 @@ impl Default for Config {
 
 /// The state that handlers, admissions and workers share.
 pub struct Shared<M> {
-    pub cache: PagedKvCache,
+    pub cache: Arc<PagedKvCache>,
     pub tensor: Tensor,
     pub model: M,
     pub metrics: Metrics,
@@ -106,13 +106,14 @@ impl<M: Model> Server<M> {
             .block_size(config.block_size)
             .watermark(Watermark::Share(config.watermark))
             .build()?;
+        let cache = Arc::new(cache);
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..config.workers.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
         let shared = Arc::new(Shared {
+            metrics: Metrics::new(Arc::clone(&cache)),
             cache,
             tensor: Tensor::new(config.num_blocks, config.block_size),
             model,
-            metrics: Metrics::default(),
             limits,
             draining: AtomicBool::new(false),
             ids: AtomicU64::new(0),

@@ -148,7 +148,7 @@ impl<M: Model> Worker<M> {
     fn lose(&self, run: Running) {
         run.sample.job.went_out(run.id);
         if !run.sample.job.is_abandoned() {
-            self.shared.metrics.resumptions.fetch_add(1, Ordering::Relaxed);
+            self.shared.metrics.resumptions.inc();
             intake::admit(Arc::clone(&self.shared), run.sample);
         }
     }
@@ -241,6 +241,6 @@ fn emit<M: Model>(shared: &Shared<M>, run: &mut Running, state: u64) {
     let sample = &mut run.sample;
     let token = shared.model.sample(state, sample.index);
     sample.tokens.push(token);
-    shared.metrics.tokens.fetch_add(1, Ordering::Relaxed);
+    shared.metrics.tokens.inc();
     let _ = sample.job.events.send(Event::Token { sample: sample.index, token });
 }

@@ -72,9 +72,13 @@ async fn health_and_metrics_are_there_and_nonsense_is_refused() {
         ask(server.address(), &one(&[7; 20], 4)).await.expect("it is answered");
         let (status, text) = get(server.address(), "/metrics").await.unwrap();
         assert_eq!(status, 200);
-        for line in
-            ["paged_kv_blocks_total 64", "paged_kv_tokens_total 4", "# TYPE paged_kv_waiting gauge"]
-        {
+        for line in [
+            "paged_kv_blocks 64",
+            "paged_kv_prompt_tokens_total 20",
+            "server_admissions_total 1",
+            "vllm:generation_tokens_total 4",
+            "vllm:num_requests_waiting{model_name=\"stand-in\",engine=\"0\"} 0",
+        ] {
             assert!(text.contains(line), "{text}");
         }
         for ask_for in [one(&[], 4), one(&[7; 4], 0), one(&[7; 4], 1_000)] {
