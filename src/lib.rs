@@ -75,6 +75,7 @@ mod sequence;
 mod stats;
 mod sync;
 mod table;
+mod trace;
 #[cfg(feature = "async")]
 pub mod wait;
 

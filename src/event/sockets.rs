@@ -64,6 +64,7 @@ use self::subscriber::Subscriber;
 use self::zmtp::Kind;
 use super::batches::{Batches, Next};
 use crate::sync::outside::{Arc, Mutex, mpsc};
+use crate::trace::TraceEvent;
 
 /// Time for peers to receive their last batches after the end.
 const LAST_BATCHES: Duration = Duration::from_secs(2);
@@ -217,6 +218,9 @@ impl Sockets {
         loop {
             match self.batches.next(next) {
                 Next::Batch(batch) => {
+                    if batch.sequence > next {
+                        TraceEvent::BatchesLost { batches: batch.sequence - next }.emit();
+                    }
                     next = batch.sequence + 1;
                     let number = batch.sequence.to_be_bytes();
                     let head = zmtp::head(&[&self.topic, &number], batch.payload.len());

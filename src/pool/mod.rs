@@ -45,6 +45,7 @@ use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, PlainArc};
+use crate::trace::TraceEvent;
 
 /// The state that all handles of a pool share.
 pub(crate) struct Blocks {
@@ -154,7 +155,10 @@ impl Blocks {
     /// last ones.
     #[inline]
     pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<usize> {
-        let refused = |available| PagedKvError::OutOfMemory { requested: n, available };
+        let refused = |available| {
+            TraceEvent::Refused { requested: n, available }.emit();
+            PagedKvError::OutOfMemory { requested: n, available }
+        };
         let start = out.len();
         let reclaimed = self.free.take(n, &self.words, out).map_err(refused)?;
         if let Some(observers) = &self.observers {

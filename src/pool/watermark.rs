@@ -15,6 +15,7 @@
 use super::Blocks;
 use crate::error::{PagedKvError, Result};
 use crate::sync::{Later, Ordering, fence};
+use crate::trace::TraceEvent;
 
 /// Blocks of room that new sequences leave.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,7 +92,7 @@ impl BlockWatermark {
         admit: Admit,
         take: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        self.refuse_early(blocks, need, admit)?;
+        self.refuse_early(blocks, need, admit).inspect_err(trace)?;
         let taken = take()?;
         if self.is_kept(blocks) || taken.num_blocks_freed() == 0 {
             return Ok(taken);
@@ -111,6 +112,7 @@ impl BlockWatermark {
         }
         match (requested(), self.available(blocks)) {
             (requested, available) if requested > available => {
+                TraceEvent::Refused { requested, available }.emit();
                 Err(PagedKvError::OutOfMemory { requested, available })
             }
             _ => Ok(()),
@@ -188,7 +190,16 @@ impl BlockWatermark {
         let requested = taken.num_blocks_freed().max(1);
         blocks.undo(taken);
         let available = self.available(blocks).min(requested - 1);
+        TraceEvent::Refused { requested, available }.emit();
         PagedKvError::OutOfMemory { requested, available }
+    }
+}
+
+/// Emits the trace event of a refusal for lack of room.
+#[cold]
+fn trace(refusal: &PagedKvError) {
+    if let PagedKvError::OutOfMemory { requested, available } = *refusal {
+        TraceEvent::Refused { requested, available }.emit();
     }
 }
 

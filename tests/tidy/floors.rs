@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("clock", 1),
     ("lease_count", 1),
     ("stats", 1),
+    ("trace", 1),
     ("array", 2),
     ("pool", 3),
     ("table", 4),

@@ -10,6 +10,7 @@ use crate::cache::PagedKvCache;
 use crate::cache::entry::{MapEntry, SharedEntry, TrackedSequence};
 use crate::id::{SeqId, Worker};
 use crate::sync::{Arc, AtomicU64, Later, Ordering, thread_local};
+use crate::trace::TraceEvent;
 
 thread_local! {
     /// Evictions that this thread has begun and not ended: more than one if a waker evicts.
@@ -72,9 +73,12 @@ impl PagedKvCache {
         };
         let over = Over::new(&self.evictions_over);
         let seen = look(&tracked);
+        let sequence = tracked.sequence();
+        let (num_tokens, num_blocks) = (sequence.num_tokens(), sequence.num_blocks());
         drop(tracked);
         drop(over);
         self.evictions.add(1);
+        TraceEvent::Evicted { id: key.seq_id, num_tokens, num_blocks }.emit();
         self.tell_if_stalled();
         Some(seen)
     }

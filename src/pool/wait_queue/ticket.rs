@@ -11,6 +11,7 @@ use super::{QueueKey, Short, Shortage};
 use crate::error::{PagedKvError, Result as Answer};
 use crate::pool::PoolHandle;
 use crate::sync::foreign;
+use crate::trace::TraceEvent;
 
 /// The most attempts of a waiter in a row, before other tasks run. It tries again when room appeared after a
 /// refusal.
@@ -98,6 +99,9 @@ impl WaitTicket {
             };
             if let Some(refusal) = refusal {
                 self.leave(false);
+                if let PagedKvError::Stalled(id) = refusal {
+                    TraceEvent::Stalled { id }.emit();
+                }
                 return Poll::Ready(Err(refusal));
             }
             let is_another_due = self.pool.waiters.refused(place, short);

@@ -42,6 +42,8 @@ pub(crate) struct Delivery {
     /// Further changes without an attempt to call the sink.
     pauses: u32,
     dropped: u64,
+    /// Those of the dropped events whose trace event was emitted or is noted.
+    traced: u64,
     /// Threads that wait for the emitting thread.
     waiting: usize,
 }
@@ -59,6 +61,7 @@ impl Delivery {
             failures: 0,
             pauses: 0,
             dropped: 0,
+            traced: 0,
             waiting: 0,
         }
     }
@@ -97,6 +100,8 @@ impl Delivery {
             return false;
         }
         self.is_lost = false;
+        self.noted.dropped_before = self.dropped - self.traced;
+        self.traced = self.dropped;
         true
     }
 
@@ -172,6 +177,7 @@ impl Delivery {
     #[cold]
     fn lose(&mut self) {
         self.dropped += self.noted.pending() as u64;
+        self.traced -= self.noted.dropped_before;
         self.noted.clear();
         self.is_lost = true;
     }

@@ -8,6 +8,7 @@
 use crate::prefix::kv_event::{EventSink, KvEvent};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
+use crate::trace::TraceEvent;
 
 /// Bytes of memory that are kept for the next events.
 const KEPT_BYTES: usize = 1 << 20;
@@ -19,6 +20,8 @@ pub(crate) struct NotedEvents {
     tokens: Vec<u32>,
     /// Events at the beginning that were emitted already.
     emitted: usize,
+    /// Dropped events that these make up for.
+    pub(crate) dropped_before: u64,
 }
 
 /// An event, and the number of its elements in the vectors.
@@ -68,7 +71,7 @@ impl NotedEvents {
     /// Emits each event to the sink. A panic of the sink ends the call; [`pending`](Self::pending) then counts
     /// that event and all after it.
     pub(crate) fn emit(&mut self, sink: &dyn EventSink) {
-        let Self { entries, hashes, tokens, emitted } = self;
+        let Self { entries, hashes, tokens, emitted, .. } = self;
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
         for entry in entries {
             let event = match entry {
@@ -97,6 +100,14 @@ impl NotedEvents {
         }
     }
 
+    /// Emits the trace event of the loss before these events, if there was one. The caller holds no lock.
+    #[inline]
+    pub(crate) fn trace_loss(&self) {
+        if cfg!(feature = "tracing") && self.dropped_before > 0 {
+            TraceEvent::EventsDropped { events: self.dropped_before }.emit();
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -121,6 +132,7 @@ impl NotedEvents {
             *self = Self::default();
             return;
         }
+        self.dropped_before = 0;
         self.entries.clear();
         self.hashes.clear();
         self.tokens.clear();
