@@ -26,6 +26,7 @@
 //! ```
 
 mod figures;
+mod sampler;
 mod scrape;
 mod vllm;
 
@@ -34,6 +35,7 @@ use std::fmt;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
+pub use self::sampler::BlockSampler;
 use self::scrape::Scrape;
 use self::vllm::VllmNames;
 use crate::cache::PagedKvCache;
@@ -64,6 +66,7 @@ pub struct CacheCollector {
     cache: PlainArc<PagedKvCache>,
     vllm: Option<VllmNames>,
     counts_requests: bool,
+    sampler: Option<PlainArc<BlockSampler>>,
     #[cfg(feature = "events")]
     publisher: Option<PlainArc<EventPublisher>>,
 }
@@ -83,6 +86,7 @@ impl CacheCollector {
             cache,
             vllm: None,
             counts_requests: false,
+            sampler: None,
             #[cfg(feature = "events")]
             publisher: None,
         }
@@ -123,6 +127,23 @@ impl CacheCollector {
         Self { counts_requests: true, ..self }
     }
 
+    /// Adds histograms of the times of cached contents: how long they stay, and how long they are idle before
+    /// their reclaim and before their reuse. The sampler is of the same cache. Every scrape looks at its blocks.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use paged_kv::metrics::{BlockSampler, CacheCollector};
+    ///
+    /// let cache = Arc::new(paged_kv::PagedKvCache::new(1024, 16, 8, 128));
+    /// let sampler = Arc::new(BlockSampler::new(cache.clone(), 100));
+    /// let collector = CacheCollector::new(cache).sampler(sampler);
+    /// # let _ = collector;
+    /// ```
+    pub fn sampler(self, sampler: PlainArc<BlockSampler>) -> Self {
+        Self { sampler: Some(sampler), ..self }
+    }
+
     /// Adds the counts of the publisher of the cache's events.
     ///
     /// ```
@@ -150,12 +171,19 @@ impl Collector for CacheCollector {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let (mut scrape, stats) = (Scrape::new(encoder), self.cache.stats());
         figures::encode(&mut scrape, &self.cache, &stats)?;
+        if let Some(sampler) = &self.sampler {
+            sampler.observe();
+            figures::encode_times(&mut scrape, sampler)?;
+        }
         #[cfg(feature = "events")]
         if let Some(publisher) = &self.publisher {
             figures::encode_publisher(&mut scrape, &publisher.stats())?;
         }
         let Some(vllm) = &self.vllm else { return Ok(()) };
         vllm.encode(&mut scrape, &self.cache, &stats)?;
+        if let Some(sampler) = &self.sampler {
+            vllm.encode_times(&mut scrape, sampler)?;
+        }
         if self.counts_requests { vllm.encode_requests(&mut scrape, &stats) } else { Ok(()) }
     }
 }
@@ -166,6 +194,7 @@ impl fmt::Debug for CacheCollector {
         f.debug_struct("CacheCollector")
             .field("vllm", &self.vllm)
             .field("counts_requests", &self.counts_requests)
+            .field("sampler", &self.sampler)
             .finish_non_exhaustive()
     }
 }

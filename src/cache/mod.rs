@@ -279,7 +279,7 @@ mod tests {
             let guard = cache.sequences.get_mut(&id).unwrap();
             let latest = cache.evicted.lock();
             let cache = &cache;
-            scope.spawn(move || send.send((cache.stats(), cache.num_sequences())));
+            scope.spawn(move || _ = send.send((cache.stats(), cache.num_sequences())));
             let read = receive.recv_timeout(Duration::from_secs(20));
             drop((guard, latest));
             let (stats, num_sequences) = read.expect("the statistics wait for no map shard");

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::sampler::BlockSampler;
 use super::scrape::{Described, Scrape};
 use crate::cache::PagedKvCache;
 #[cfg(feature = "events")]
@@ -128,6 +129,26 @@ pub(super) fn encode(
     let waiting = waiting.map(|(class, requests)| ([("class", class)], requests as u64));
     scrape.gauges(REQUESTS_WAITING, waiting)?;
     encode_counters(scrape, COUNTERS, stats)
+}
+
+const LIFETIME: Described = Described {
+    name: "paged_kv_block_lifetime_seconds",
+    help: "Time from the first look at a content to the first look without it, sampled.",
+};
+const IDLE_BEFORE_RECLAIM: Described = Described {
+    name: "paged_kv_block_idle_before_reclaim_seconds",
+    help: "Time that a content was idle before it was reclaimed, sampled.",
+};
+const REUSE_GAP: Described = Described {
+    name: "paged_kv_block_reuse_gap_seconds",
+    help: "Time that a content was idle before a prompt matched it, sampled.",
+};
+
+/// Encodes the times of cached contents.
+pub(super) fn encode_times(scrape: &mut Scrape<'_>, sampler: &BlockSampler) -> fmt::Result {
+    scrape.histogram(LIFETIME, &sampler.lifetime)?;
+    scrape.histogram(IDLE_BEFORE_RECLAIM, &sampler.idle_before_reclaim)?;
+    scrape.histogram(REUSE_GAP, &sampler.reuse_gap)
 }
 
 /// Encodes the counts of a publisher.

@@ -9,6 +9,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 
 /// The name of a metric, and the sentence that explains it.
 #[derive(Clone, Copy)]
@@ -49,6 +50,24 @@ impl<'a> Scrape<'a> {
         values: [(impl EncodeLabelSet, impl EncodeCounterValue); N],
     ) -> fmt::Result {
         self.encode(of, values.map(|(labels, value)| (labels, ConstCounter::new(value))))
+    }
+
+    pub(super) fn histogram(&mut self, of: Described, histogram: &Histogram) -> fmt::Result {
+        let Described { name, help } = of;
+        let kind = histogram.metric_type();
+        histogram.encode(self.encoder.encode_descriptor(name, help, None, kind)?)
+    }
+
+    pub(super) fn labelled_histogram(
+        &mut self,
+        of: Described,
+        labels: &impl EncodeLabelSet,
+        histogram: &Histogram,
+    ) -> fmt::Result {
+        let Described { name, help } = of;
+        let kind = histogram.metric_type();
+        let mut encoder = self.encoder.encode_descriptor(name, help, None, kind)?;
+        histogram.encode(encoder.encode_family(labels)?)
     }
 
     fn encode_one(&mut self, of: Described, metric: impl EncodeMetric) -> fmt::Result {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::sampler::BlockSampler;
 use super::scrape::{Described, Scrape};
 use crate::cache::PagedKvCache;
 use crate::stats::CacheStats;
@@ -30,6 +31,18 @@ const PREEMPTIONS: Described =
     Described { name: "vllm:num_preemptions", help: "Sequences that were evicted." };
 const CONFIG: Described =
     Described { name: "vllm:cache_config_info", help: "Parameters of the KV cache, as labels." };
+const LIFETIME: Described = Described {
+    name: "vllm:kv_block_lifetime_seconds",
+    help: "Lifetime of cached blocks, sampled.",
+};
+const IDLE_BEFORE_EVICT: Described = Described {
+    name: "vllm:kv_block_idle_before_evict_seconds",
+    help: "Idle time of cached blocks before their contents were reclaimed, sampled.",
+};
+const REUSE_GAP: Described = Described {
+    name: "vllm:kv_block_reuse_gap_seconds",
+    help: "Idle time of cached blocks before they were used again, sampled.",
+};
 const RUNNING: Described =
     Described { name: "vllm:num_requests_running", help: "Requests that are in the cache." };
 const WAITING: Described =
@@ -88,6 +101,18 @@ impl VllmNames {
             ("prefix_caching_hash_algo", &algorithm),
         ];
         scrape.gauges(CONFIG, [(labels, 1_u64)])
+    }
+
+    /// Encodes the times of cached contents.
+    pub(super) fn encode_times(
+        &self,
+        scrape: &mut Scrape<'_>,
+        sampler: &BlockSampler,
+    ) -> fmt::Result {
+        scrape.labelled_histogram(LIFETIME, &self.labels(), &sampler.lifetime)?;
+        let idle = &sampler.idle_before_reclaim;
+        scrape.labelled_histogram(IDLE_BEFORE_EVICT, &self.labels(), idle)?;
+        scrape.labelled_histogram(REUSE_GAP, &self.labels(), &sampler.reuse_gap)
     }
 
     /// Encodes the numbers of requests.

@@ -119,7 +119,7 @@ impl KeyedView<'_> {
     /// The count wraps from 2^20 - 1 to 1, and so is 0 only for a block that never had a key. The
     /// publisher removes a block's old entry from the index by its last key.
     #[inline]
-    fn key_version(&self, id: BlockId) -> u32 {
+    pub(super) fn key_version(&self, id: BlockId) -> u32 {
         // Acquire: pairs with `store_key`; a thread that finds the same number before and after it read
         // the key has read one key.
         // Loom: a_probe_never_reads_half_a_key.

@@ -15,6 +15,8 @@ pub(crate) mod content_key;
 pub(crate) mod free_list;
 pub(crate) mod idle;
 pub(crate) mod in_flight;
+#[cfg(feature = "metrics")]
+pub(crate) mod observed;
 mod owner_counts;
 pub(crate) mod shared_run;
 #[cfg(feature = "async")]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use paged_kv::metrics::CacheCollector;
+use paged_kv::metrics::{BlockSampler, CacheCollector};
 use paged_kv::{PagedKvCache, SeqId, StepBuffers};
 use prometheus_client::registry::Registry;
 
@@ -126,10 +126,56 @@ fn a_scrape_waits_for_no_sequence_that_a_closure_reads() {
 /// The guide's page is where an operator looks a name up.
 #[test]
 fn the_guide_lists_every_name() {
-    let collector = CacheCollector::new(used_cache()).vllm_names("llama", 0).vllm_requests();
+    let cache = used_cache();
+    let sampler = Arc::new(BlockSampler::new(cache.clone(), 1));
+    let collector = CacheCollector::new(cache).vllm_names("llama", 0).vllm_requests();
+    assert_listed(&Scraped::of(&registry(collector.sampler(sampler))));
+}
+
+fn assert_listed(scraped: &Scraped) {
     let page = include_str!("../../src/guide/metrics.md");
-    for name in Scraped::of(&registry(collector)).names() {
+    for name in scraped.names() {
+        let of_histogram =
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let name = of_histogram.unwrap_or(&name);
         assert!(page.contains(&format!("`{name}`")), "{name} is not in the guide");
+    }
+}
+
+#[test]
+fn sampled_times_appear_under_both_names_and_only_with_a_sampler() {
+    let cache = used_cache();
+    let sampler = Arc::new(BlockSampler::new(cache.clone(), 1));
+    let collector = CacheCollector::new(cache.clone()).vllm_names("llama", 0);
+    assert!(
+        Scraped::of(&registry(collector))
+            .find("paged_kv_block_lifetime_seconds_count", &[])
+            .is_empty()
+    );
+    let collector = CacheCollector::new(cache.clone()).vllm_names("llama", 0);
+    let registry = registry(collector.sampler(sampler));
+    let ended = |name: &str, labels: &[(&str, &str)]| Scraped::of(&registry).find(name, labels);
+    assert_eq!(ended("paged_kv_block_lifetime_seconds_count", &[]), [0.0]);
+    // A scrape is a look: this content begins after the first and ends before the third.
+    cache.admit(SeqId(20), &[20; 5]).unwrap();
+    cache.commit(SeqId(20), 4).unwrap();
+    cache.free(SeqId(20)).unwrap();
+    assert_eq!(ended("paged_kv_block_lifetime_seconds_count", &[]), [0.0]);
+    drop(cache.pool().allocate(cache.free_block_count()).unwrap());
+    let labels = [("model_name", "llama"), ("engine", "0")];
+    assert_eq!(ended("paged_kv_block_lifetime_seconds_count", &[]), [1.0]);
+    assert_eq!(ended("vllm:kv_block_lifetime_seconds_count", &labels), [1.0]);
+    for name in [
+        "paged_kv_block_idle_before_reclaim_seconds",
+        "paged_kv_block_reuse_gap_seconds",
+        "vllm:kv_block_idle_before_evict_seconds",
+        "vllm:kv_block_reuse_gap_seconds",
+    ] {
+        // vLLM's 21 bounds, and infinity.
+        assert_eq!(ended(&format!("{name}_bucket"), &[]).len(), 22, "{name}");
+    }
+    for scraped in Scraped::in_both_formats(&registry) {
+        scraped.assert_well_formed();
     }
 }
 
@@ -165,8 +211,5 @@ fn the_counts_of_a_publisher_are_shown() {
     assert_eq!(scraped.only("paged_kv_publisher_blocks_total"), 2.0);
     assert_eq!(scraped.only("paged_kv_publisher_batches_lost_total"), 0.0);
     scraped.assert_well_formed();
-    let page = include_str!("../../src/guide/metrics.md");
-    for name in scraped.names() {
-        assert!(page.contains(&format!("`{name}`")), "{name} is not in the guide");
-    }
+    assert_listed(&scraped);
 }
