@@ -157,12 +157,9 @@ impl Blocks {
     /// last ones.
     #[inline]
     pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<usize> {
-        let refused = |available| {
-            TraceEvent::Refused { requested: n, available }.emit();
-            PagedKvError::OutOfMemory { requested: n, available }
-        };
         let start = out.len();
-        let reclaimed = self.free.take(n, &self.words, out).map_err(refused)?;
+        let reclaimed =
+            self.free.take(n, &self.words, out).map_err(|available| refusal(n, available))?;
         if let Some(observers) = &self.observers {
             observers.taken(&out[start..]);
         }
@@ -215,6 +212,14 @@ impl Blocks {
     pub(crate) fn count_undone(&self, num_blocks: usize) {
         self.undone.add(num_blocks as u64);
     }
+}
+
+/// Returns the refusal of a request for blocks, and emits its trace event.
+#[cold]
+#[inline(never)]
+fn refusal(requested: usize, available: usize) -> PagedKvError {
+    TraceEvent::Refused { requested, available }.emit();
+    PagedKvError::OutOfMemory { requested, available }
 }
 
 /// Operations on cached blocks: those that have a key by which a prompt can match them.

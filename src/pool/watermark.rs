@@ -197,6 +197,7 @@ impl BlockWatermark {
 
 /// Emits the trace event of a refusal for lack of room.
 #[cold]
+#[inline(never)]
 fn trace(refusal: &PagedKvError) {
     if let PagedKvError::OutOfMemory { requested, available } = *refusal {
         TraceEvent::Refused { requested, available }.emit();

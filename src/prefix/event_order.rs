@@ -187,7 +187,6 @@ impl EventOrder {
     fn emit(&self, mut noted: Box<NotedEvents>) {
         let Some(sink) = &self.sink else { return };
         for batches in 1.. {
-            noted.trace_loss();
             foreign::call(|| noted.emit(sink.sink()));
             let mut state = self.state.lock();
             state.delivery.end(noted);

@@ -5,6 +5,8 @@
 //!
 //! Invariant: the emitted events are the noted ones, in the same order.
 
+use std::mem;
+
 use crate::prefix::kv_event::{EventSink, KvEvent};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
@@ -20,7 +22,7 @@ pub(crate) struct NotedEvents {
     tokens: Vec<u32>,
     /// Events at the beginning that were emitted already.
     emitted: usize,
-    /// Dropped events that these make up for.
+    /// Dropped events that the first of these, which clears the view of the sink, makes up for.
     pub(crate) dropped_before: u64,
 }
 
@@ -71,7 +73,7 @@ impl NotedEvents {
     /// Emits each event to the sink. A panic of the sink ends the call; [`pending`](Self::pending) then counts
     /// that event and all after it.
     pub(crate) fn emit(&mut self, sink: &dyn EventSink) {
-        let Self { entries, hashes, tokens, emitted, .. } = self;
+        let Self { entries, hashes, tokens, emitted, dropped_before } = self;
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
         for entry in entries {
             let event = match entry {
@@ -93,18 +95,13 @@ impl NotedEvents {
                 Entry::Removed { hashes: blocks } => {
                     KvEvent::BlockRemoved { hashes: next(&mut hashes, *blocks) }
                 }
-                Entry::Cleared => KvEvent::AllBlocksCleared,
+                Entry::Cleared => {
+                    trace_loss(mem::take(dropped_before));
+                    KvEvent::AllBlocksCleared
+                }
             };
             sink.on_event(&event);
             *emitted += 1;
-        }
-    }
-
-    /// Emits the trace event of the loss before these events, if there was one. The caller holds no lock.
-    #[inline]
-    pub(crate) fn trace_loss(&self) {
-        if cfg!(feature = "tracing") && self.dropped_before > 0 {
-            TraceEvent::EventsDropped { events: self.dropped_before }.emit();
         }
     }
 
@@ -137,6 +134,14 @@ impl NotedEvents {
         self.hashes.clear();
         self.tokens.clear();
         self.emitted = 0;
+    }
+}
+
+/// Emits the trace event of a loss, if events were dropped. The caller holds no lock.
+#[cold]
+fn trace_loss(events: u64) {
+    if events > 0 {
+        TraceEvent::EventsDropped { events }.emit();
     }
 }
 
