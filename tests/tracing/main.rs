@@ -136,11 +136,21 @@ fn a_subscriber_may_call_the_cache() {
         },
         || {
             cache.append(SeqId(1), 1).unwrap_err();
+            cache.allocate(SeqId(3), 1).unwrap_err();
+            cache.admit(SeqId(3), &[7; 9]).unwrap_err();
+            cache.reserve(1).unwrap_err();
+            let mut batch = paged_kv::AppendBatch::default();
+            lease.append_batch(&[1], &mut batch).unwrap_err();
+            let mut rows: Vec<_> = lease.rows().map(|row| (row, 1)).collect();
+            paged_kv::append_batch(&mut rows, &mut batch).unwrap_err();
+            let mut step = cache.step(StepBuffers::default());
+            assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 0);
+            step.complete();
             cache.fork(SeqId(1), SeqId(3)).unwrap();
             cache.evict().unwrap();
         },
     );
-    assert_eq!((seen, calls_back.load(Ordering::Relaxed)), (2, true));
+    assert_eq!((seen, calls_back.load(Ordering::Relaxed)), (8, true));
     drop(lease);
 }
 
