@@ -217,7 +217,7 @@ impl Blocks {
 /// Returns the refusal of a request for blocks, and emits its trace event.
 #[cold]
 #[inline(never)]
-fn refusal(requested: usize, available: usize) -> PagedKvError {
+pub(crate) fn refusal(requested: usize, available: usize) -> PagedKvError {
     TraceEvent::Refused { requested, available }.emit();
     PagedKvError::OutOfMemory { requested, available }
 }

@@ -12,10 +12,9 @@
 //! Appends do not come here: the watermark is kept for them. Idle blocks that an admission from a
 //! reservation matches do not come here either.
 
-use super::Blocks;
+use super::{Blocks, refusal};
 use crate::error::{PagedKvError, Result};
 use crate::sync::{Later, Ordering, fence};
-use crate::trace::TraceEvent;
 
 /// Blocks of room that new sequences leave.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +91,7 @@ impl BlockWatermark {
         admit: Admit,
         take: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        self.refuse_early(blocks, need, admit).inspect_err(trace)?;
+        self.refuse_early(blocks, need, admit)?;
         let taken = take()?;
         if self.is_kept(blocks) || taken.num_blocks_freed() == 0 {
             return Ok(taken);
@@ -111,10 +110,7 @@ impl BlockWatermark {
             return Ok(());
         }
         match (requested(), self.available(blocks)) {
-            (requested, available) if requested > available => {
-                TraceEvent::Refused { requested, available }.emit();
-                Err(PagedKvError::OutOfMemory { requested, available })
-            }
+            (requested, available) if requested > available => Err(refusal(requested, available)),
             _ => Ok(()),
         }
     }
@@ -141,33 +137,32 @@ impl BlockWatermark {
     fn refuse_early(self, blocks: &Blocks, need: impl Need, admit: Admit) -> Result<()> {
         let at_most = need.at_most();
         let is_short = need.refuses_early() && at_most > blocks.room();
-        if !is_short && self.refuse(blocks, at_most, admit).is_ok() {
+        if !is_short && self.too_little(blocks, at_most, admit).is_none() {
             return Ok(());
         }
         let (requested, available) = (need.exactly(), self.available(blocks));
         if need.refuses_early() && requested > available {
-            return Err(PagedKvError::OutOfMemory { requested, available });
+            return Err(refusal(requested, available));
         }
-        self.refuse(blocks, requested, admit)
+        match self.too_little(blocks, requested, admit) {
+            Some(available) => Err(refusal(requested, available)),
+            None => Ok(()),
+        }
     }
 
+    /// Returns the room that a new sequence may take, if that is too little.
     #[inline]
-    fn refuse(self, blocks: &Blocks, requested: usize, admit: Admit) -> Result<()> {
+    fn too_little(self, blocks: &Blocks, requested: usize, admit: Admit) -> Option<usize> {
         if requested == 0 {
-            return Ok(());
+            return None;
         }
         if admit == Admit::Now && blocks.is_waited_for() {
-            return Err(PagedKvError::OutOfMemory { requested, available: 0 });
+            return Some(0);
         }
         if self.blocks == 0 {
-            return Ok(());
+            return None;
         }
-        match self.available(blocks) {
-            available if available < requested => {
-                Err(PagedKvError::OutOfMemory { requested, available })
-            }
-            _ => Ok(()),
-        }
+        Some(self.available(blocks)).filter(|&available| available < requested)
     }
 
     /// Returns true if enough room is left after a new sequence has taken its blocks.
@@ -190,17 +185,7 @@ impl BlockWatermark {
         let requested = taken.num_blocks_freed().max(1);
         blocks.undo(taken);
         let available = self.available(blocks).min(requested - 1);
-        TraceEvent::Refused { requested, available }.emit();
-        PagedKvError::OutOfMemory { requested, available }
-    }
-}
-
-/// Emits the trace event of a refusal for lack of room.
-#[cold]
-#[inline(never)]
-fn trace(refusal: &PagedKvError) {
-    if let PagedKvError::OutOfMemory { requested, available } = *refusal {
-        TraceEvent::Refused { requested, available }.emit();
+        refusal(requested, available)
     }
 }
 
