@@ -140,6 +140,13 @@ impl BlockWatermark {
         if !is_short && self.too_little(blocks, at_most, admit).is_none() {
             return Ok(());
         }
+        self.refuse_exactly(blocks, need, admit)
+    }
+
+    /// Refuses a request that may be too large, if it is, now that its exact need has to be known.
+    #[cold]
+    #[inline(never)]
+    fn refuse_exactly(self, blocks: &Blocks, need: impl Need, admit: Admit) -> Result<()> {
         let (requested, available) = (need.exactly(), self.available(blocks));
         if need.refuses_early() && requested > available {
             return Err(refusal(requested, available));
