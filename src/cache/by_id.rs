@@ -138,10 +138,10 @@ impl PagedKvCache {
 
     /// Appends with a copy under the map's lock, or with a search for blocks under the sequence's own lock.
     fn append_slow(&self, id: SeqId, num_new_tokens: usize) -> Result<Append> {
-        let _later = Later::begin();
         if self.pool.blocks().reports_overwrites() {
             return self.grow_outside_locks(|stock| stock.append(self, id, num_new_tokens));
         }
+        let _later = Later::begin();
         let shared = {
             let mut entry = self.sequences.get_mut(&id).ok_or_else(self.missing(id))?;
             if let MapEntry::Owned(tracked) = entry.settle()

@@ -187,14 +187,22 @@ impl BlockTable {
         impl Drop for GiveBack<'_> {
             fn drop(&mut self) {
                 let Self(table, len) = self;
-                table.pool.count_undone(table.len() - *len);
-                table.give_tail(*len);
+                table.undo_tail(*len);
             }
         }
         let guard = GiveBack(self, len);
         let reclaimed = &guard.0.ids[guard.0.len() - reclaimed..];
         guard.0.pool.report_overwritten(reclaimed);
         std::mem::forget(guard);
+    }
+
+    /// Gives the private blocks from `len` on back, as if they had not been taken.
+    pub(crate) fn undo_tail(&mut self, len: usize) {
+        let undone = self.len().saturating_sub(len);
+        if undone > 0 {
+            self.pool.count_undone(undone);
+            self.give_tail(len);
+        }
     }
 
     /// Does the work of [`grow`](Self::grow). Returns how many of the new blocks, the last ones, were cached

@@ -13,6 +13,7 @@ use crate::id::SeqId;
 use crate::pool::PoolHandle;
 use crate::pool::watermark::{Admit, BlockWatermark};
 use crate::sequence::{Append, Sequence};
+use crate::sync::Later;
 use crate::table::BlockTable;
 
 /// Blocks held for one request, for its admission and its growth. A request made through the reservation is
@@ -70,21 +71,31 @@ impl PagedKvCache {
 
 impl PagedKvCache {
     /// Runs `change` with a stock of as many blocks as it needs. `change` may take locks; the blocks are taken
-    /// outside of them, so that the observer of overwritten contents is called without a lock.
+    /// outside of them and of their scope, so that the observer of overwritten contents is called without a lock
+    /// and wakes waiters immediately. Blocks that are left over count as not taken.
     #[cold]
     pub(in crate::cache) fn grow_outside_locks<T>(
         &self,
         mut change: impl FnMut(&mut Reservation) -> Result<T>,
     ) -> Result<T> {
+        struct Undone(Reservation);
+        impl Drop for Undone {
+            fn drop(&mut self) {
+                self.0.stock.undo_tail(0);
+            }
+        }
         let stock = BlockTable::new(self.pool.handle());
-        let mut stock = Reservation { stock, block_size: self.block_size };
+        let mut stock = Undone(Reservation { stock, block_size: self.block_size });
         loop {
-            match change(&mut stock) {
+            let later = Later::begin();
+            let changed = change(&mut stock.0);
+            drop(later);
+            match changed {
                 // It took nothing: `requested` is its need now.
                 Err(PagedKvError::OutOfMemory { requested, .. })
-                    if requested > stock.num_blocks() =>
+                    if requested > stock.0.num_blocks() =>
                 {
-                    stock.add(requested)?;
+                    stock.0.add(requested)?;
                 }
                 done => return done,
             }

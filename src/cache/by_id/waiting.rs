@@ -18,10 +18,10 @@ impl PagedKvCache {
         epoch: Option<AdmissionEpoch>,
         num_new_tokens: usize,
     ) -> Attempt<Append> {
-        let _later = Later::begin();
         if self.blocks().reports_overwrites() {
             return self.append_or_wait_outside_locks(id, epoch, num_new_tokens);
         }
+        let _later = Later::begin();
         let shared = {
             let Some(mut entry) = self.sequences.get_mut(&id) else {
                 return Ok(Err(self.missing(id)()));
@@ -76,6 +76,7 @@ impl PagedKvCache {
                 Ok(Ok(append))
             }
             Err(PagedKvError::OutOfMemory { requested, available }) => {
+                let _later = Later::begin();
                 let refusal = PagedKvError::OutOfMemory { requested, available };
                 let short = self.update_if(
                     id,

@@ -68,12 +68,12 @@ impl PagedKvCache {
             tracked.note_use(self.stamp());
             Ok(append)
         };
-        let _later = Later::begin();
         if self.pool.blocks().reports_overwrites() {
             return self.grow_outside_locks(|stock| {
                 self.update_if(id, |_| false, |tracked| append(tracked, Some(stock)))?
             });
         }
+        let _later = Later::begin();
         self.update_if(id, |_| false, |tracked| append(tracked, None))?
     }
 }

@@ -128,14 +128,24 @@ impl AppendBatch {
 impl AppendBatch {
     /// Runs `grow`. If its rows are locked and lack blocks, and contents that these may overwrite are reported,
     /// takes the blocks outside of the locks and runs it again.
+    /// Blocks that are left over count as not taken, also if the observer panics.
     fn grow_outside_locks(&mut self, mut grow: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        struct Undone<'a>(&'a mut AppendBatch);
+        impl Drop for Undone<'_> {
+            fn drop(&mut self) {
+                if let Some(stock) = &mut self.0.stock {
+                    stock.undo_tail(0);
+                }
+            }
+        }
+        let Undone(batch) = &mut Undone(self);
         loop {
-            self.missing = 0;
-            let grown = grow(self);
-            if self.missing == 0 {
+            batch.missing = 0;
+            let grown = grow(batch);
+            if batch.missing == 0 {
                 return grown;
             }
-            let (missing, stock) = (self.missing, self.stock.as_mut());
+            let (missing, stock) = (batch.missing, batch.stock.as_mut());
             stock.expect("a batch that lacks blocks has a stock").grow(missing)?;
         }
     }
@@ -175,9 +185,6 @@ impl Visit for GrowAll<'_> {
         }
         let row_plans = rows.iter_mut().zip(plans.iter());
         appends.extend(row_plans.map(|(row, &plan)| row.parts().0.append_from(plan, stock)));
-        if !stock.is_empty() {
-            stock.give_tail(0); // fewer copies were needed than planned outside of the locks
-        }
         Ok(())
     }
 }
