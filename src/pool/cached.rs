@@ -131,7 +131,9 @@ impl Blocks {
             Some(observer) => observer.ending(ids, end),
             None => end(),
         }
-        self.give(ids);
+        // Not `give`, which would uncache again.
+        self.free.give(ids, &self.words);
+        self.announce_room();
         self.undone.add(num_idle as u64);
         self.announce_loss();
     }

@@ -172,6 +172,7 @@ impl Blocks {
         held.own.truncate(keep);
         drop(held);
         self.announce_room();
+        self.keep_max_cached();
     }
 
     /// Ends a step, and releases the references that it held for tables.
@@ -184,7 +185,6 @@ impl Blocks {
         // Also if the step held nothing: it may have been aborted, which can leave a sequence without
         // blocks. Then every sequence that still has blocks may be waiting (deadlock).
         self.announce_room();
-        self.keep_max_cached();
     }
 }
 

@@ -111,6 +111,7 @@ impl Blocks {
     pub(crate) fn give(&self, ids: &[BlockId]) {
         self.free.give(ids, &self.words);
         self.announce_room();
+        self.keep_max_cached();
     }
 
     /// Removes an owner from each of `ids`, which all have other owners. So no block becomes room, and no

@@ -392,7 +392,6 @@ impl Drop for BlockTable {
                 false => self.pool.release_run_after(self.step, run),
             }
         }
-        self.pool.keep_max_cached();
     }
 }
 
