@@ -96,13 +96,15 @@ impl TrackedSequence {
             return Ok(());
         };
         refuse_beyond_end(sequence, hashed.num_named())?;
-        let num_tokens = sequence.num_tokens();
-        match hashed.names_up_to() {
-            Some(named) if named < num_tokens => {
-                Err(PagedKvError::UnnamedTokens { named, num_tokens })
-            }
-            Some(_) => Ok(()),
-            None => hashed.refuse_unnameable(num_new_tokens, sequence.block_size()),
+        let (named, num_tokens) = (hashed.num_named(), sequence.num_tokens());
+        if num_new_tokens == 0 && hashed.names_up_to().is_none() {
+            return Ok(());
+        }
+        let end = num_tokens.saturating_add(num_new_tokens);
+        hashed.refuse_unnameable(end, sequence.block_size())?;
+        match named < num_tokens {
+            true => Err(PagedKvError::UnnamedTokens { named, num_tokens }),
+            false => Ok(()),
         }
     }
 }

@@ -71,6 +71,7 @@ impl Step {
         {
             hashed.name_tokens(sequence, &accepted[named - start_tokens..])?;
         }
+        let length_before = hashed.as_deref().map(HashedTokens::num_named);
         if let Some(hashed) = &mut hashed {
             hashed.note_length(num_tokens);
         }
@@ -80,8 +81,11 @@ impl Step {
         }
         let cuts = accepted.len() < num_new_tokens;
         let accepted = self.commit_and_cut((sequence, hashed.as_deref_mut()), num_tokens, cuts);
-        if let (Some(hashed), Some(named), Err(_)) = (hashed, was_named, &accepted) {
-            hashed.forget_generated(named, sequence.block_size());
+        if let (Some(hashed), Some(before), Err(_)) = (hashed, length_before, &accepted) {
+            hashed.take_length_back(before);
+            if let Some(named) = was_named {
+                hashed.forget_generated(named, sequence.block_size());
+            }
         }
         accepted
     }

@@ -68,9 +68,9 @@ impl Step {
             let before = sequence.join_step(self.in_flight);
             let committed = match (computed, hashed) {
                 (computed, None) => refuse_uncomputable(sequence, computed).map(|()| 0),
-                (Computed::Tokens(num_tokens), Some(hashed)) => hashed
-                    .name_length(sequence, num_tokens)
-                    .and_then(|()| self.commit_parts((&mut *sequence, Some(hashed)), num_tokens)),
+                (Computed::Tokens(num_tokens), Some(hashed)) => {
+                    self.commit_length((&mut *sequence, hashed), num_tokens)
+                }
                 (Computed::Named(tokens), Some(hashed)) => {
                     self.commit_named((&mut *sequence, hashed), tokens)
                 }
@@ -83,6 +83,21 @@ impl Step {
             }
             committed
         })
+    }
+
+    /// Notes the number of tokens and commits them, or does neither.
+    fn commit_length(
+        &mut self,
+        (sequence, hashed): (&mut Sequence, &mut HashedTokens),
+        num_tokens: usize,
+    ) -> Result<usize> {
+        let named = hashed.num_named();
+        hashed.name_length(sequence, num_tokens)?;
+        let committed = self.commit_parts((sequence, Some(&mut *hashed)), num_tokens);
+        if committed.is_err() {
+            hashed.take_length_back(named);
+        }
+        committed
     }
 
     /// Hashes the next tokens and commits up to their end, or does neither.

@@ -31,17 +31,13 @@ impl HashedTokens {
         }
     }
 
-    /// Refuses `num_new_tokens` further tokens if they fill a block whose hash only the caller knows.
+    /// Refuses tokens up to `num_tokens` if they fill a block whose hash only the caller knows.
     pub(in crate::cache) fn refuse_unnameable(
         &self,
-        num_new_tokens: usize,
+        num_tokens: usize,
         block_size: usize,
     ) -> Result<()> {
-        match self.knows_tokens || num_new_tokens == 0 {
-            true => Ok(()),
-            false => self
-                .refuse_unknown_hashes(self.num_named().saturating_add(num_new_tokens), block_size),
-        }
+        if self.knows_tokens { Ok(()) } else { self.refuse_unknown_hashes(num_tokens, block_size) }
     }
 
     fn refuse_unknown_hashes(&self, requested: usize, block_size: usize) -> Result<()> {
@@ -75,6 +71,13 @@ impl HashedTokens {
     /// Takes back the last `added` hashes of [`add_hashes`](Self::add_hashes), and the tokens named since.
     pub(in crate::cache) fn take_hashes_back(&mut self, added: usize, num_named: usize) {
         self.hashes.truncate(self.hashes.len() - added);
-        self.prompt_tokens = num_named;
+        self.take_length_back(num_named);
+    }
+
+    /// Takes back the tokens after the first `num_named`, of a sequence whose blocks the caller hashes.
+    pub(in crate::cache) fn take_length_back(&mut self, num_named: usize) {
+        if !self.knows_tokens {
+            self.prompt_tokens = num_named;
+        }
     }
 }
