@@ -55,7 +55,8 @@ pub struct CacheStats {
     pub prompt_tokens: u64,
     /// Tokens of these prompts that were cached.
     pub prompt_tokens_hit: u64,
-    /// Tokens of prompts of one block or less, which cannot hit.
+    /// Tokens of prompts of one block or less, which cannot hit. A prompt of one block counts as able to hit if its
+    /// options [allow a full hit](crate::AdmitOptions::allow_full_hit).
     pub prompt_tokens_too_short: u64,
     /// Blocks without an owner whose contents are still cached. They are available.
     pub blocks_idle: usize,

@@ -124,7 +124,7 @@ impl PagedKvCache {
         options: &AdmitOptions,
     ) -> Result<(CachedSequence, Admission)> {
         let (sequence, admission) = self.match_and_allocate(prompt, options, Admit::Now)?;
-        self.note_prompt(prompt, admission.cached_tokens);
+        self.note_prompt(prompt, options, admission.cached_tokens);
         Ok((sequence, admission))
     }
 
@@ -140,7 +140,7 @@ impl PagedKvCache {
         let admitted = self.match_and_allocate(prompt, options, admit)?;
         let (tracked, admission) = self.admitted(admitted, options);
         self.insert_taken(id, tracked)?;
-        self.note_prompt(prompt, admission.cached_tokens);
+        self.note_prompt(prompt, options, admission.cached_tokens);
         Ok(admission)
     }
 
@@ -163,10 +163,15 @@ impl PagedKvCache {
         Ok(())
     }
 
-    pub(super) fn note_prompt(&self, prompt: &Prompt, cached_tokens: usize) {
+    pub(super) fn note_prompt(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        cached_tokens: usize,
+    ) {
         self.reuse.asked.add(prompt.num_tokens() as u64);
         self.reuse.hit.add(cached_tokens as u64);
-        if prompt.num_tokens() <= self.block_size {
+        if options.is_too_short(prompt, self.block_size) {
             self.reuse.too_short.add(prompt.num_tokens() as u64);
         }
     }

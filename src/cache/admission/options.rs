@@ -138,6 +138,11 @@ impl AdmitOptions {
         most.min(prompt.hashes().len())
     }
 
+    /// Returns true for a prompt that has no full block which may hit.
+    pub(in crate::cache) fn is_too_short(&self, prompt: &Prompt, block_size: usize) -> bool {
+        prompt.num_tokens() < block_size + usize::from(!self.allow_full_hit)
+    }
+
     /// Returns the number of tokens that get slots if `cached_tokens` tokens hit.
     pub(crate) fn room_for(&self, prompt: &Prompt, cached_tokens: usize) -> usize {
         let chunk = self.first_chunk.unwrap_or(usize::MAX);
