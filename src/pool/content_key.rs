@@ -218,9 +218,9 @@ impl BlockWords {
     }
 
     /// Makes a block unmatchable by its key, for one of its owners. Owners that have matched it keep
-    /// it, as a block without a key.
+    /// it, as a block without a key. Another thread may have uncached it since the key was set.
     pub(crate) fn clear_key(&self, id: BlockId) {
-        self.view().end_caching(id);
+        self.view().try_end_caching(id);
     }
 }
 
@@ -347,6 +347,15 @@ mod tests {
             assert_eq!(words.view().release_shared(id), crate::pool::word::Released::Owned);
             assert_eq!(words.state(id), BlockState::SOLE);
         }
+    }
+
+    #[test]
+    fn a_key_may_be_cleared_after_another_thread_uncached_the_block() {
+        let (words, ids) = owned_blocks();
+        assert!(words.set_key(ids[2], NewKey::only(key_of(ids[2])), true, |_| {}));
+        assert!(words.view().try_end_caching(ids[2]));
+        words.clear_key(ids[2]);
+        assert_eq!(words.state(ids[2]), BlockState::SOLE);
     }
 
     #[test]

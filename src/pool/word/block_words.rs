@@ -246,15 +246,8 @@ impl<'a> WordsView<'a> {
 
     /// Makes the block unmatchable if it is cached, for one of its owners. Returns true if it was cached.
     pub(in crate::pool) fn try_end_caching(&self, id: BlockId) -> bool {
-        // Relaxed: as in `end_caching`.
-        self.transition(id, Ordering::Relaxed, BlockState::end_caching).is_some()
-    }
-
-    /// Makes the block unmatchable, for one of its owners.
-    pub(in crate::pool) fn end_caching(&self, id: BlockId) {
         // Relaxed: nothing is handed over; a thread that has matched the block is an owner already.
-        let state = self.transition(id, Ordering::Relaxed, BlockState::end_caching);
-        assert!(state.is_some(), "the owner that set a key clears it once");
+        self.transition(id, Ordering::Relaxed, BlockState::end_caching).is_some()
     }
 
     /// Commits `step` and returns the new state, or `None` where `step` refuses.
