@@ -50,8 +50,10 @@ impl CachedSequence {
     /// table. `O(blocks published)`.
     ///
     /// # Errors
-    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd); no token was named and no block
-    /// published.
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd);
+    /// [`HashesUnknown`](crate::PagedKvError::HashesUnknown) and
+    /// [`InvalidConfig`](crate::PagedKvError::InvalidConfig) as [`PagedKvCache::commit`](crate::PagedKvCache::commit).
+    /// No token was named and no block published.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(8, 4, 1, 1);

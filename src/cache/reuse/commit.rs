@@ -16,14 +16,17 @@ use crate::sync::Later;
 impl PagedKvCache {
     /// Reports that the keys and values of the first tokens of a sequence are computed, by their number or
     /// by the tokens that come next; see [`CachedSequence::commit`](crate::CachedSequence::commit).
-    /// Publishes no block of a sequence that was not admitted by its tokens. Takes one shard lock.
+    /// Publishes no block of a sequence that was not admitted by its tokens or hashes. Takes one shard lock.
     ///
     /// The id is looked up at the call. To commit the tokens of one admission, even if its id has been
     /// freed or reused since, commit its [`LeaseRow`](crate::LeaseRow) in a step.
     ///
     /// # Errors
     /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound),
-    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd).
+    /// [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd);
+    /// [`HashesUnknown`](crate::PagedKvError::HashesUnknown) for tokens that fill a block of which only the caller
+    /// knows the hash, and [`InvalidConfig`](crate::PagedKvError::InvalidConfig) for hashes of a sequence that the
+    /// cache hashes.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -46,7 +49,9 @@ impl PagedKvCache {
     /// and computed.
     ///
     /// # Errors
-    /// As [`append`](Self::append) and [`commit`](Self::commit); nothing has changed.
+    /// As [`append`](Self::append) and [`commit`](Self::commit), and
+    /// [`UnnamedTokens`](PagedKvError::UnnamedTokens) if tokens before these have slots and no names; nothing has
+    /// changed.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};

@@ -42,6 +42,8 @@ impl Step {
     /// [`WrongCache`](crate::PagedKvError::WrongCache) for a sequence of another cache,
     /// [`SequenceNotFound`](crate::PagedKvError::SequenceNotFound) for a row of a lease whose sequence is
     /// gone, [`CommitBeyondEnd`](crate::PagedKvError::CommitBeyondEnd),
+    /// [`HashesUnknown`](crate::PagedKvError::HashesUnknown) and
+    /// [`InvalidConfig`](crate::PagedKvError::InvalidConfig) as [`PagedKvCache::commit`](crate::PagedKvCache::commit),
     /// [`TooManyOwners`](crate::PagedKvError::TooManyOwners); no token is committed or named then, and the
     /// sequence has not joined.
     ///
