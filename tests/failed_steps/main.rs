@@ -128,12 +128,12 @@ fn tokens_are_named_only_behind_named_ones() -> Result<()> {
     cache.admit_with(s(2), &cache.prompt(&[7; 9]), &AdmitOptions::default().first_chunk(4))?;
     assert!(cache.append_tokens(s(2), &[8]).is_err());
     assert_eq!(cache.get_sequence(s(2)).unwrap().num_tokens, 4);
-    // Where only hashes are known, no token is known, and all are appended.
-    cache.admit_with(s(3), &paged_kv::Prompt::from_hashes(&[], 3), &AdmitOptions::default())?;
-    for _ in 0..3 {
-        drop(cache.append_tokens(s(3), &[9])?);
-    }
-    assert_eq!(cache.get_sequence(s(3)).unwrap().num_tokens, 6);
+    // Where only hashes are known, tokens are counted until they would fill a block without a hash.
+    cache.admit_with(s(3), &paged_kv::Prompt::from_hashes(&[], 2), &AdmitOptions::default())?;
+    drop(cache.append_tokens(s(3), &[9])?);
+    let refused = PagedKvError::HashesUnknown { known: 0, requested: 4 };
+    assert_eq!(cache.append_tokens(s(3), &[9]).map(drop), Err(refused));
+    assert_eq!(cache.get_sequence(s(3)).unwrap().num_tokens, 3);
     Ok(())
 }
 
