@@ -314,8 +314,8 @@ impl PagedKvCacheBuilder {
 
     /// Calls `observer` with all cached contents that an operation overwrites, for a caller that copies them to
     /// another tier. These blocks are matched no more (a copy in another block may still be), and the operation has
-    /// not returned: the blocks still hold their keys and values. No lock or claim is held, so the observer may call the cache. It is called once
-    /// for each allocation that reclaims contents, and not with contents from before a reset.
+    /// not returned: the blocks still hold their keys and values. No lock or claim is held, so the observer may call
+    /// the cache. It is called once for each allocation that reclaims contents, and not with contents from before a reset.
     ///
     /// A step does not call it: [`Step::overwritten`](crate::Step::overwritten) collects the contents, which
     /// the caller copies before the step's kernels run. Contents that [`Prefix`](crate::Prefix) forgets or uncaches,

@@ -236,7 +236,7 @@ impl Prefix<'_> {
     /// forgotten: now, and whenever blocks are published or released. Blocks in use are not forgotten, so they
     /// alone may exceed the limit. `usize::MAX`, the default, is no limit. The first call is `O(blocks)`; blocks
     /// that are published beside it may count twice. From then on each commit that publishes writes one more
-    /// counter, and each release of a sequence reads the counts of each home shard.
+    /// counter, and each release of blocks reads the counts of each home shard.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
