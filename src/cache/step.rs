@@ -144,7 +144,8 @@ impl Step {
     /// the kernels of the step are launched. An admission takes blocks too, unless its first chunk is 0 tokens
     /// and steps grow the rest: an [`overwrite_observer`] learns of the contents of these blocks. The parents of
     /// the contents are known only in a cache with such an observer. Contents that were published before the last
-    /// [`Prefix::reset`](crate::Prefix::reset) that preceded this step are not included. (Resets are
+    /// [`Prefix::reset`](crate::Prefix::reset) that preceded this step are not included; without an
+    /// observer, nor are those published after a reset that came after the step's beginning. (Resets are
     /// distinguished modulo 4,096. If a content stayed unused through exactly that many resets, its hash is
     /// one that no content has.)
     ///

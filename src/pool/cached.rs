@@ -8,7 +8,7 @@ use super::Blocks;
 use super::free_list::Matching;
 use crate::counter::ShardedCounter;
 use crate::id::BlockId;
-use crate::sync::{AtomicU64, Later, Ordering};
+use crate::sync::{AtomicU64, Later, Mutex, Ordering};
 
 /// The limit of a pool that has had none yet. No block is counted then.
 const NEVER_LIMITED: u64 = u64::MAX;
@@ -19,12 +19,15 @@ pub(super) struct CachedCount {
     uncached: ShardedCounter,
     /// Above this number of cached blocks, idle ones are uncached.
     most: AtomicU64,
+    /// Held by the thread that uncaches for the limit, so that no two do it for the same excess.
+    keeping: Mutex<()>,
 }
 
 impl CachedCount {
     pub(super) fn new() -> Self {
         let (cached, uncached) = (ShardedCounter::new(), ShardedCounter::new());
-        Self { cached, uncached, most: AtomicU64::new(NEVER_LIMITED) }
+        let most = AtomicU64::new(NEVER_LIMITED);
+        Self { cached, uncached, most, keeping: Mutex::new(()) }
     }
 
     fn most(&self) -> u64 {
@@ -79,22 +82,33 @@ impl Blocks {
 
     #[cold]
     fn uncache_beyond(&self, most: u64) {
+        if self.num_beyond(most) > 0 {
+            // A sink's events are emitted after the lock is released.
+            let _later = Later::begin();
+            let _keeping = self.cached.keeping.lock();
+            self.uncache_idle(self.num_beyond(most));
+        }
+    }
+
+    /// Returns the number of cached blocks beyond a limit.
+    fn num_beyond(&self, most: u64) -> usize {
         let ended = self.cached.uncached.sum() + self.free.idle_totals().reclaimed;
         let cached = self.cached.cached.sum().saturating_sub(ended);
-        let beyond = cached.saturating_sub(most);
-        if beyond > 0 {
-            self.uncache_idle(beyond as usize);
-        }
+        cached.saturating_sub(most) as usize
     }
 
     /// Frees up to `n` idle blocks, in reclaim order, whose contents end. Returns their number.
     pub(crate) fn uncache_idle(&self, n: usize) -> usize {
-        let mut ids = Vec::new();
-        self.free.take_idle(n, &self.words, &mut ids);
-        self.count_uncached(ids.len());
-        let num_idle = ids.len();
-        self.end_contents(&ids, num_idle, &mut || ());
-        num_idle
+        let _later = Later::begin();
+        let mut num_uncached = 0;
+        self.end_contents(&mut || {
+            let ids = self.free.forget_idle(n, &self.words);
+            num_uncached = ids.len();
+            ids
+        });
+        self.count_uncached(num_uncached);
+        self.announce_loss();
+        num_uncached
     }
 
     /// Makes blocks unmatchable, in use or idle, of those that `acquire` makes the caller an owner of. Idle ones
@@ -111,30 +125,31 @@ impl Blocks {
             held.retain(|&id| self.check(id).is_ok() && acquire(&mut matching, id));
             let num_idle = matching.num_revived();
             drop(matching);
+            let _later = Later::begin();
             let mut ended = 0;
-            self.end_contents(&held, num_idle, &mut || {
+            self.end_contents(&mut || {
                 // Another thread may have uncached a block since.
-                let words = self.words.view();
-                ended = held.iter().filter(|&&id| words.try_end_caching(id)).count();
+                let is_ended = |&id: &BlockId| self.words.view().try_end_caching(id);
+                let ids: Vec<BlockId> = held.iter().copied().filter(is_ended).collect();
+                ended = ids.len();
+                ids
             });
             self.count_uncached(ended);
             num_uncached += ended;
+            // Not `give`, which would uncache again. The idle ones count as not taken.
+            self.free.give(&held, &self.words);
+            self.undone.add(num_idle as u64);
+            self.announce_room();
+            self.announce_loss();
         }
         num_uncached
     }
 
-    /// Ends the contents of blocks of the caller by `end`, and gives the blocks back. `num_idle` of them had no
-    /// other owner, and count as not taken.
-    fn end_contents(&self, ids: &[BlockId], num_idle: usize, end: &mut dyn FnMut()) {
-        let _later = Later::begin();
+    /// Ends contents by `end`, which returns their blocks, and informs the observer of taken blocks.
+    fn end_contents(&self, end: &mut dyn FnMut() -> Vec<BlockId>) {
         match self.observers.as_ref().and_then(|observers| observers.takes.as_ref()) {
-            Some(observer) => observer.ending(ids, end),
-            None => end(),
+            Some(observer) => observer.ending(end),
+            None => drop(end()),
         }
-        // Not `give`, which would uncache again.
-        self.free.give(ids, &self.words);
-        self.announce_room();
-        self.undone.add(num_idle as u64);
-        self.announce_loss();
     }
 }

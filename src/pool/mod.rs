@@ -301,8 +301,8 @@ pub(crate) trait TakeObserver: Send + Sync {
     /// Notes that each of `ids` has a new owner.
     fn taken(&self, ids: &[BlockId]);
 
-    /// Notes that the contents of `ids` end, which `end` does. Meanwhile no content is published.
-    fn ending(&self, ids: &[BlockId], end: &mut dyn FnMut());
+    /// Notes that contents end, which `end` does: it returns their blocks. Meanwhile no content is published.
+    fn ending(&self, end: &mut dyn FnMut() -> Vec<BlockId>);
 }
 
 /// Learns of cached contents that are overwritten. It may call the cache, and may panic.

@@ -138,7 +138,12 @@ impl Overwrites {
         parent: Option<BlockHash>,
         generation: Generation,
     ) {
-        self.records[id.index()].set(hash, parent, generation.number());
+        let record = &self.records[id.index()];
+        // A block that was published before keeps its parent.
+        let known = record.get(id, generation.number());
+        if known.is_none_or(|known| known.hash != hash) {
+            record.set(hash, parent, generation.number());
+        }
     }
 
     /// Appends the contents of `ids` to `out`, for the new owner of these reclaimed blocks.

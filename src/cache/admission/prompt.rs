@@ -147,7 +147,7 @@ impl Prompt {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
-        if self.0.hasher.is_none() {
+        if self.0.hasher.is_none() && !tokens.is_empty() {
             let known = self.num_tokens();
             let requested = known.saturating_add(tokens.len());
             return Err(PagedKvError::HashesUnknown { known, requested });

