@@ -6,8 +6,6 @@
 #[allow(dead_code, unused_imports)] // the parsers use only a part of the requests
 #[path = "../../src/bin/paged-kv"]
 mod program {
-    pub mod contents;
-    pub mod request;
     pub mod trace;
 }
 
@@ -16,9 +14,8 @@ use std::num::NonZeroUsize;
 
 use libfuzzer_sys::fuzz_target;
 
-use program::request::Request;
+use program::trace::request::Request;
 use program::trace::{Format, Lines, id_tokens, read};
-use program::{contents, request};
 
 /// The most requests of an input: a few bytes of compressed text can be many lines.
 const REQUESTS_MOST: usize = 10_000;

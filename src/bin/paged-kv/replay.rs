@@ -6,6 +6,7 @@
 #[cfg(feature = "events")]
 pub mod publish;
 pub mod report;
+mod synthetic;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
@@ -20,7 +21,6 @@ use crate::progress::Progress;
 use crate::serve::{Plan, serve};
 use crate::trace;
 use crate::trace::request::Request;
-use crate::trace::synthetic;
 use crate::verdict::{Verdict, complain};
 
 /// Default number of synthetic requests.

@@ -10,7 +10,6 @@ mod ids;
 mod lines;
 mod mooncake;
 pub mod request;
-pub mod synthetic;
 
 use std::num::NonZeroUsize;
 use std::path::Path;

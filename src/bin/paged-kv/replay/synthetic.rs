@@ -8,7 +8,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::request::Request;
+use crate::trace::request::Request;
 
 /// Conversations that are open at the same time.
 const CONVERSATIONS: usize = 64;
