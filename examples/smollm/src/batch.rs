@@ -11,8 +11,8 @@ pub struct Batch {
     pub positions: Vec<usize>,
     /// The row of each token.
     pub rows: Vec<usize>,
-    /// The adapter of each token's row.
-    pub adapters: Vec<u32>,
+    /// The variant of the weights of each token's row.
+    pub variants: Vec<u32>,
     /// Indices of the tokens whose logits are wanted.
     pub wanted: Vec<usize>,
     /// One entry a group of layers.

@@ -104,10 +104,10 @@ impl Model {
 
     fn embed(&self, batch: &Batch) -> Vec<f32> {
         let mut x = Vec::with_capacity(batch.tokens.len() * self.dims.width);
-        for (&token, &adapter) in batch.tokens.iter().zip(&batch.adapters) {
-            let adapter = seeded::adapter(self.dims.width, adapter);
+        for (&token, &variant) in batch.tokens.iter().zip(&batch.variants) {
+            let variant = seeded::variant(self.dims.width, variant);
             let embedding = self.embedding.row(token as usize);
-            x.extend(embedding.iter().zip(adapter).map(|(x, adapter)| x + adapter));
+            x.extend(embedding.iter().zip(variant).map(|(x, delta)| x + delta));
         }
         x
     }

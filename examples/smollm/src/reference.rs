@@ -22,7 +22,7 @@ pub struct Output {
 pub struct Unpaged<'a> {
     weights: &'a Weights,
     rope: Rope,
-    adapter: Vec<f32>,
+    variant: Vec<f32>,
     /// `[layer][position][element]`.
     keys: Vec<Vec<Vec<f32>>>,
     values: Vec<Vec<Vec<f32>>>,
@@ -31,12 +31,12 @@ pub struct Unpaged<'a> {
 /// Returns the tokens that a prompt is answered with, and the digests of their logits.
 pub fn generate(
     weights: &Weights,
-    adapter: u32,
+    variant: u32,
     prompt: &[u32],
     sampling: Sampling,
     count: usize,
 ) -> Vec<Output> {
-    let mut sequence = Unpaged::new(weights, adapter);
+    let mut sequence = Unpaged::new(weights, variant);
     let mut logits = sequence.compute(prompt);
     let mut outputs = Vec::with_capacity(count);
     while outputs.len() < count {
@@ -52,11 +52,11 @@ pub fn generate(
 
 impl<'a> Unpaged<'a> {
     /// Creates a sequence without tokens.
-    pub fn new(weights: &'a Weights, adapter: u32) -> Self {
+    pub fn new(weights: &'a Weights, variant: u32) -> Self {
         let none = vec![Vec::new(); weights.layers.len()];
-        let adapter = seeded::adapter(weights.dims.width, adapter);
+        let variant = seeded::variant(weights.dims.width, variant);
         let rope = Rope::new(&weights.dims);
-        Self { weights, rope, adapter, keys: none.clone(), values: none }
+        Self { weights, rope, variant, keys: none.clone(), values: none }
     }
 
     /// Appends tokens and returns the logits of the last one.
@@ -64,7 +64,7 @@ impl<'a> Unpaged<'a> {
         let (weights, first) = (self.weights, self.keys[0].len());
         let embed = |&token: &u32| -> Vec<f32> {
             let embedding = weights.embedding.row(token as usize);
-            embedding.iter().zip(&self.adapter).map(|(x, adapter)| x + adapter).collect()
+            embedding.iter().zip(&self.variant).map(|(x, delta)| x + delta).collect()
         };
         let mut rows: Vec<Vec<f32>> = tokens.iter().map(embed).collect();
         for layer in 0..weights.layers.len() {

@@ -15,6 +15,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// The adapter; 0 for none.
     pub adapter: u32,
+    /// An update of the weights, which is no part of the hashes; 0 for none.
+    pub update: u32,
     /// Number of samples.
     pub samples: usize,
     /// Tokens of each sample.
@@ -30,7 +32,16 @@ impl Request {
     /// Creates a request of one sample without adapter and without noise.
     pub fn new(prompt: Vec<u32>, count: usize) -> Self {
         let expected = vec![OnceLock::new()];
-        Self { prompt, adapter: 0, samples: 1, count, seed: 0, temperature: 0.0, expected }
+        Self {
+            prompt,
+            adapter: 0,
+            update: 0,
+            samples: 1,
+            count,
+            seed: 0,
+            temperature: 0.0,
+            expected,
+        }
     }
 
     /// Sets the number of samples, and their noise.
@@ -42,6 +53,16 @@ impl Request {
     /// Sets the adapter.
     pub fn adapter(self, adapter: u32) -> Self {
         Self { adapter, ..self }
+    }
+
+    /// Sets the update of the weights.
+    pub fn update(self, update: u32) -> Self {
+        Self { update, ..self }
+    }
+
+    /// Returns the variant of the weights: all that keys and values depend on besides the tokens.
+    pub fn variant(&self) -> u32 {
+        self.adapter + 1000 * self.update
     }
 
     /// Returns how a sample takes its tokens.
@@ -65,7 +86,7 @@ impl Request {
     pub fn expected(&self, weights: &Weights, sample: usize) -> &[Output] {
         self.expected[sample].get_or_init(|| {
             let sampling = self.sampling(sample);
-            reference::generate(weights, self.adapter, &self.prompt, sampling, self.count)
+            reference::generate(weights, self.variant(), &self.prompt, sampling, self.count)
         })
     }
 

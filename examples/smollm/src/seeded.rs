@@ -47,13 +47,13 @@ pub fn weights(dims: &Dims, seed: u64) -> Weights {
     }
 }
 
-/// Returns the vector that adapter `adapter` adds to each embedding; zeros for adapter 0. It stands in for
+/// Returns the vector that a variant of the weights adds to each embedding; zeros for variant 0. It stands in for
 /// everything but the tokens that keys and values depend on: a LoRA adapter, or an update of the weights.
-pub fn adapter(width: usize, adapter: u32) -> Vec<f32> {
-    if adapter == 0 {
+pub fn variant(width: usize, variant: u32) -> Vec<f32> {
+    if variant == 0 {
         return vec![0.0; width];
     }
-    let mut random = ChaCha8Rng::seed_from_u64(0xADA0 + u64::from(adapter));
+    let mut random = ChaCha8Rng::seed_from_u64(0xADA0 + u64::from(variant));
     (0..width).map(|_| uniform(&mut random) * 0.25).collect()
 }
 

@@ -23,12 +23,18 @@ pub struct Storm {
 }
 
 /// Serves the requests on `threads` threads. A panic of a thread becomes a panic of the caller.
-pub fn run(server: &Server, requests: &[Arc<Request>], threads: u32, options: &Options) -> Result<Storm> {
+pub fn run(
+    server: &Server,
+    requests: &[Arc<Request>],
+    threads: u32,
+    options: &Options,
+) -> Result<Storm> {
     let (next, storm) = (AtomicUsize::new(0), Mutex::new(Storm::default()));
     thread::scope(|scope| {
         let worker = |number: u32| {
             let (next, storm) = (&next, &storm);
-            let options = Options { seed: options.seed ^ u64::from(number) << 40, ..options.clone() };
+            let options =
+                Options { seed: options.seed ^ u64::from(number) << 40, ..options.clone() };
             scope.spawn(move || {
                 // Windows cannot be trimmed under a lease.
                 let lease_in = if server.groups.len() > 1 { 0 } else { 3 };

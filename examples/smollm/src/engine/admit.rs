@@ -15,7 +15,8 @@ impl<H: Hold> Engine<'_, H> {
         {
             let prompts = self.prompts(&sample);
             let cached = self.cached(&prompts);
-            let has_room = self.options.is_eager || self.running.is_empty() || self.has_room(&sample, cached);
+            let has_room =
+                self.options.is_eager || self.running.is_empty() || self.has_room(&sample, cached);
             if !has_room || !self.admit_sample(&sample, &prompts, cached)? {
                 self.waiting.push_front(sample);
                 break;
@@ -44,7 +45,8 @@ impl<H: Hold> Engine<'_, H> {
                 None => sample.tokens.len() + 1 - cached,
                 Some(window) => window + self.options.chunk,
             };
-            let promised: usize = self.running.values().map(|running| running.blocks_ahead(block_size)).sum();
+            let promised: usize =
+                self.running.values().map(|running| running.blocks_ahead(block_size)).sum();
             let needed = new_tokens.div_ceil(block_size) + sample.forks + 1 + promised;
             needed <= group.cache.free_block_count()
         })

@@ -147,7 +147,7 @@ impl<H: Hold> Engine<'_, H> {
             batch.tokens.extend_from_slice(&row.tokens);
             batch.positions.extend(running.num_tokens..running.num_tokens + row.tokens.len());
             batch.rows.resize(end, number);
-            batch.adapters.resize(end, running.sample.request.adapter);
+            batch.variants.resize(end, running.sample.request.variant());
         }
         for (group, step) in steps.iter().enumerate() {
             let block_size = self.server.groups[group].cache.block_size();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use paged_kv::{
-    AdmitOptions, Admission, CachedSequence, Lease, LeaseRow, PagedKvCache, PagedKvError, Prompt,
+    Admission, AdmitOptions, CachedSequence, Lease, LeaseRow, PagedKvCache, PagedKvError, Prompt,
     Result, Row, SeqId, Worker,
 };
 
@@ -120,7 +120,8 @@ impl Hold for ByHandle {
 /// A sequence in the cache's map. Unless it is leased, any thread may evict it.
 pub struct ById {
     row: LeaseRow,
-    lease: Option<Lease>,
+    /// Held only to be dropped with the sequence.
+    _lease: Option<Lease>,
 }
 
 impl ById {
@@ -129,7 +130,7 @@ impl ById {
         let lease = cache.lease(&[id]).inspect_err(|_| Self::forget(ids, cache, id))?;
         let row = lease.rows().next().expect("one sequence is leased");
         let lease = Some(lease).filter(|_| ids.leases_this());
-        Ok(Self { row, lease })
+        Ok(Self { row, _lease: lease })
     }
 
     fn forget(ids: &mut Ids, cache: &PagedKvCache, id: SeqId) {

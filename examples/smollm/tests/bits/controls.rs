@@ -24,9 +24,8 @@ fn differs(sample: &Sample) -> bool {
 
 fn requests(lengths: &[usize], samples: usize) -> Vec<Arc<Request>> {
     let mut workload = Workload::new(&SMALL, 21);
-    let prompt = |&len: &usize| {
-        Arc::new(Request::new(workload.prompt(len), 12).samples(samples, 100, 0.8))
-    };
+    let prompt =
+        |&len: &usize| Arc::new(Request::new(workload.prompt(len), 12).samples(samples, 100, 0.8));
     lengths.iter().map(prompt).collect()
 }
 

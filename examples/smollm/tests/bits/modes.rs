@@ -4,12 +4,18 @@ use super::*;
 
 #[test]
 fn block_sizes_and_orders_of_ids_change_no_bit() {
-    for (block_size, shuffle) in [(16, None), (16, Some(3)), (8, Some(4)), (32, Some(5)), (1, Some(6))] {
+    for (block_size, shuffle) in
+        [(16, None), (16, Some(3)), (8, Some(4)), (32, Some(5)), (1, Some(6))]
+    {
         let order = if shuffle.is_some() { "shuffled" } else { "in order" };
         let setup = Setup { block_size, shuffle, num_blocks: 1600, ..Setup::default() };
         let alone = Options { most_running: 1, ..Options::default() };
         let name = format!("b: blocks of {block_size} {order}, one at a time");
-        assert_equal(&Mode { setup: setup.clone(), options: alone, ..mode(&name) }, &SMALL, &PROMPTS);
+        assert_equal(
+            &Mode { setup: setup.clone(), options: alone, ..mode(&name) },
+            &SMALL,
+            &PROMPTS,
+        );
         let name = format!("b: blocks of {block_size} {order}, batched");
         let served = assert_equal(&Mode { setup, ..mode(&name) }, &SMALL, &PROMPTS);
         assert!(served.counts.rows > 2 * served.counts.flights, "rows are batched");
@@ -55,7 +61,10 @@ fn preemption_and_resumption_change_no_bit() {
         let options = Options { chunk, budget: 300, is_eager: true, ..Options::default() };
         let name = format!("e: 40 blocks, chunks of {chunk}");
         let served = assert_equal(&Mode { setup, options, ..mode(&name) }, &SMALL, &requests);
-        assert_happened(served.counts, &[("preemptions", served.counts.preemptions), ("hits", served.counts.hits)]);
+        assert_happened(
+            served.counts,
+            &[("preemptions", served.counts.preemptions), ("hits", served.counts.hits)],
+        );
     }
     for reset_in in [0, 3] {
         let chaos = Chaos { preempt_in: 3, reset_in, ..Chaos::default() };
@@ -90,7 +99,13 @@ fn drafts_that_are_rejected_leave_no_bit_behind() {
 #[test]
 fn steps_in_flight_change_no_bit() {
     for (held, seed) in [(Held::ByHandle, 1), (Held::ById, 2)] {
-        let chaos = Chaos { commit_early_in: 2, linger_in: 2, pipeline_in: 2, abort_in: 5, ..Chaos::default() };
+        let chaos = Chaos {
+            commit_early_in: 2,
+            linger_in: 2,
+            pipeline_in: 2,
+            abort_in: 5,
+            ..Chaos::default()
+        };
         let options = Options { depth: 2, chaos, chunk: 24, seed, ..Options::default() };
         let name = format!("i: two flights, early commits, late ends, aborts, {held:?}");
         let counts = assert_equal(&Mode { options, held, ..mode(&name) }, &SMALL, &MIXED).counts;
@@ -108,7 +123,8 @@ fn steps_in_flight_change_no_bit() {
 
 #[test]
 fn everything_at_once_changes_no_bit() {
-    for (seed, held) in [(1, Held::ByHandle), (2, Held::ById), (3, Held::ByHandle), (4, Held::ById)] {
+    for (seed, held) in [(1, Held::ByHandle), (2, Held::ById), (3, Held::ByHandle), (4, Held::ById)]
+    {
         let setup = Setup { num_blocks: 60, two_queues: seed > 2, ..Setup::default() };
         let (chaos, drafts) = (Chaos::all(6), 3);
         let options = Options { depth: 2, drafts, chaos, seed, chunk: 40, ..Options::default() };
