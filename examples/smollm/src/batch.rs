@@ -40,6 +40,12 @@ impl GroupBatch {
         &self.table[row * self.stride..][..self.stride]
     }
 
+    /// Returns true if a block of one row is the destination of a copy.
+    pub fn copies_for(&self, row: usize) -> bool {
+        let table = self.table_of(row);
+        self.copies.iter().any(|copy| table.contains(&(copy[1] as i32)))
+    }
+
     /// Returns the blocks that the slots are in.
     pub fn written_blocks(&self, block_size: usize) -> BTreeSet<u32> {
         let block = |&slot: &i64| {

@@ -13,6 +13,8 @@ pub struct Chaos {
     pub cancel_in: u32,
     /// A flight that was built does not run: its steps are aborted.
     pub abort_in: u32,
+    /// The youngest flight is lost: its steps are dropped, and its samples give up their blocks.
+    pub lose_in: u32,
     /// The prefix cache is reset.
     pub reset_in: u32,
     /// A chunk of a prompt is committed before its kernels run; it must not be matched earlier.
@@ -32,6 +34,7 @@ impl Chaos {
             preempt_in: turns,
             cancel_in: 4 * turns,
             abort_in: turns,
+            lose_in: 2 * turns,
             reset_in: 8 * turns,
             commit_early_in: 2,
             linger_in: 2,
@@ -60,6 +63,9 @@ impl<H: Hold> Engine<'_, H> {
             self.counts.cancellations += 1;
             let sample = self.stop(key);
             self.finished.push(sample);
+        }
+        if self.happens(chaos.lose_in) {
+            self.lose_flight();
         }
         if self.happens(chaos.reset_in) {
             self.counts.resets += 1;

@@ -61,6 +61,8 @@ counts! {
     forks,
     /// Flights aborted after their blocks were exported.
     aborts,
+    /// Flights whose steps were dropped before their kernels ran.
+    lost,
     /// Rows that a step did not grow, for want of blocks.
     refused_rows,
     /// Chunks committed before their kernels ran.

@@ -15,8 +15,10 @@ mod admit;
 mod build;
 mod chaos;
 mod counts;
+mod export;
 mod finish;
 pub mod hold;
+mod plan;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -266,7 +268,7 @@ impl<'a, H: Hold> Engine<'a, H> {
 
     /// Takes a sample's blocks from it. It is admitted again later.
     fn preempt(&mut self, key: u64) {
-        self.counts.preemptions += 1;
+        self.counts.preemptions += u64::from(self.running[&key].num_tokens > 0);
         let sample = self.stop(key);
         match sample.missing() {
             0 => self.finished.push(sample),
