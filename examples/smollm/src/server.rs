@@ -1,4 +1,4 @@
-//! `Server`: what threads share: the model, and for each group of layers a cache and the memory of its blocks.
+//! `Server`: the model, and for each group of layers a cache and the memory of its blocks. Threads share it.
 
 use paged_kv::{HashAlgorithm, PagedKvCache, ReclaimPolicy, Result};
 use rand::seq::SliceRandom;

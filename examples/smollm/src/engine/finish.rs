@@ -94,7 +94,7 @@ impl<H: Hold> Engine<'_, H> {
             let end = row.start + row.tokens.len();
             let committed = match row.is_committed {
                 true => Ok(0),
-                false if row.tokens.len() % 2 == 0 => step.commit(hold.row(), end),
+                false if row.tokens.len().is_multiple_of(2) => step.commit(hold.row(), end),
                 false => step.accept(number, hold.row(), &row.tokens),
             };
             if let Err(refusal) = committed {

@@ -138,7 +138,7 @@ pub struct Engine<'a, H> {
     lingering: Vec<Step>,
     buffers: Vec<StepBuffers>,
     finished: Vec<Sample>,
-    /// True while rows lack blocks: a sample that is admitted now would take back what it gave up.
+    /// True while rows lack blocks: a sample that is admitted now would take its old blocks back.
     is_short: bool,
     counts: Counts,
 }

@@ -126,8 +126,8 @@ fn everything_at_once_changes_no_bit() {
     for (seed, held) in [(1, Held::ByHandle), (2, Held::ById), (3, Held::ByHandle), (4, Held::ById)]
     {
         let setup = Setup { num_blocks: 60, two_queues: seed > 2, ..Setup::default() };
-        let (chaos, drafts) = (Chaos::all(6), 3);
-        let options = Options { depth: 2, drafts, chaos, seed, chunk: 40, ..Options::default() };
+        let (chaos, drafts, depth) = (Chaos::all(6), 3, 2 + seed as usize / 3);
+        let options = Options { depth, drafts, chaos, seed, chunk: 40, ..Options::default() };
         let name = format!("k: everything, 60 blocks, {held:?}, seed {seed}");
         let mode = Mode { setup, options, held, ..mode(&name) };
         let counts = assert_equal(&mode, &SMALL, &MIXED).counts;
@@ -145,4 +145,19 @@ fn everything_at_once_changes_no_bit() {
             assert_happened(counts, &[("evicted", counts.evicted), ("stale", counts.stale_rows)]);
         }
     }
+}
+
+/// A lost flight ends before an older one that has rows of the same samples: their blocks stay until the older
+/// one has run.
+#[test]
+fn flights_that_are_lost_change_no_bit() {
+    let mut counts = Counts::default();
+    for (seed, held) in (0..12).zip([Held::ByHandle, Held::ById].into_iter().cycle()) {
+        let chaos = Chaos { lose_in: 3, pipeline_in: 1, commit_early_in: 2, ..Chaos::default() };
+        let setup = Setup { num_blocks: 40, ..Setup::default() };
+        let options = Options { depth: 3, chaos, chunk: 40, seed, ..Options::default() };
+        let mode = Mode { setup, options, held, ..mode(&format!("i: flights are lost, {held:?}")) };
+        counts.join(assert_equal(&mode, &SMALL, &MIXED).counts);
+    }
+    assert_happened(counts, &[("lost", counts.lost), ("pipelined", counts.pipelined)]);
 }

@@ -85,26 +85,31 @@ fn contents_of_old_weights_are_not_matched_after_a_reset() {
     }
 }
 
+/// The reset comes before each of the first chunks is committed, the very first one too.
 #[test]
 fn a_request_that_ran_across_a_reset_publishes_nothing_that_new_weights_match() {
     use smollm::engine::{ByHandle, Engine, Ids};
+    use smollm::outcome::Outcome;
     let mut workload = Workload::new(&SMALL, 35);
     let prompt = workload.prompt(200);
     let request = |weights| Arc::new(Request::new(prompt.clone(), 30).update(weights));
-    let server = server();
-    let options = Options { chunk: 32, depth: 2, ..Options::default() };
-    let mut engine = Engine::<ByHandle>::new(&server, Ids::of_worker(0, 0), options);
-    engine.add(&request(0));
-    for _ in 0..4 {
-        engine.turn().expect("the request goes on");
+    for turns in 1..6 {
+        let server = server();
+        let options = Options { chunk: 32, depth: 2, ..Options::default() };
+        let mut engine = Engine::<ByHandle>::new(&server, Ids::of_worker(0, 0), options);
+        engine.add(&request(0));
+        for _ in 0..turns {
+            engine.turn().expect("the request goes on");
+        }
+        server.reset();
+        engine.run_all().expect("the request goes on");
+        let outcome = Outcome::of(&SMALL, &engine.take_finished());
+        assert!(outcome.is_equal(), "{outcome}");
+        let mode = mode(&format!("j: new weights beside old ones, after {turns} turns"));
+        assert_eq!(serve(&mode, &server, &[request(1)]).counts.hits, 0);
+        assert_eq!(serve(&mode, &server, &[request(1)]).counts.hits, 192);
+        server.check_empty().expect("all requests have ended");
     }
-    server.reset();
-    engine.run_all().expect("the request goes on");
-    let outcome = smollm::outcome::Outcome::of(&SMALL, &engine.take_finished());
-    assert!(outcome.is_equal(), "{outcome}");
-    let served = serve(&mode("j: beside a request of old weights"), &server, &[request(1)]);
-    assert_eq!(served.counts.hits, 0);
-    server.check_empty().expect("all requests have ended");
 }
 
 #[test]
