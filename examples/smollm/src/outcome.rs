@@ -69,6 +69,9 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { samples, logits, samples_differ, samples_nan, .. } = self;
+        if *samples == 0 {
+            return f.write_str("0 | 0 | not run");
+        }
         match self.is_equal() {
             true => write!(f, "{samples} | {logits} | equal"),
             false => write!(

@@ -84,7 +84,7 @@ impl<H: Hold> Engine<'_, H> {
             self.finished.push(sample);
             return Ok(());
         }
-        self.trim(row.key)
+        self.trim(row.key, self.running[&row.key].num_tokens)
     }
 
     /// Commits a chunk of a prompt.
@@ -103,7 +103,7 @@ impl<H: Hold> Engine<'_, H> {
                 return Ok(());
             }
         }
-        self.trim(row.key)
+        self.trim(row.key, row.start + row.tokens.len())
     }
 
     /// Forks the siblings of a sample whose prompt is computed, and takes their first tokens.
@@ -142,12 +142,14 @@ impl<H: Hold> Engine<'_, H> {
         Ok(())
     }
 
-    /// Releases the blocks that windows have left behind.
-    fn trim(&mut self, key: u64) -> Result<()> {
+    /// Releases the blocks before the windows of the token at `end`. Later tokens have slots already if another
+    /// flight has a row of the sample, but that flight may reject drafts.
+    fn trim(&mut self, key: u64, end: usize) -> Result<()> {
         let running = self.running.get_mut(&key).expect("it runs");
+        let ahead = running.num_tokens - end;
         for (hold, group) in running.holds.iter_mut().zip(&self.server.groups) {
             let Some(window) = group.window else { continue };
-            match hold.trim(&group.cache, window) {
+            match hold.trim(&group.cache, window + ahead) {
                 Ok(tokens) => self.counts.trimmed += tokens as u64,
                 Err(refusal) => {
                     gone(&refusal).ok_or(refusal)?;

@@ -59,3 +59,22 @@ fn windowed_requests_of_all_kinds_change_no_bit() {
         assert_happened(counts, &[("hits", counts.hits), ("trimmed", counts.trimmed)]);
     }
 }
+
+/// A flight may reject drafts after the window has moved on for an older flight.
+#[test]
+fn a_window_keeps_the_blocks_that_rejected_drafts_need() {
+    let mut workload = Workload::new(&WINDOWED, 44);
+    let period = workload.prompt(9);
+    let cycle = |len: usize| Request::new(period.iter().copied().cycle().take(len).collect(), 30);
+    let requests: Vec<_> = [90, 130, 201, 167].map(cycle).into_iter().map(Arc::new).collect();
+    for (seed, held) in [(1, Held::ByHandle), (2, Held::ById), (3, Held::ByHandle)] {
+        let chaos = Chaos { pipeline_in: 1, ..Chaos::default() };
+        let setup = Setup { block_size: 8, ..Setup::default() };
+        let options =
+            Options { depth: 3, drafts: 12, chunk: 30, chaos, seed, ..Options::default() };
+        let mode =
+            Mode { setup, options, held, ..mode(&format!("h: window, drafts ahead, {held:?}")) };
+        let counts = assert_equal(&mode, &WINDOWED, &requests).counts;
+        assert_happened(counts, &[("pipelined", counts.pipelined), ("rejected", counts.rejected)]);
+    }
+}
