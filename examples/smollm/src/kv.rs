@@ -156,3 +156,46 @@ impl OpenBlocks<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> KvStore {
+        KvStore::new(KvShape { layers: 1, kv_heads: 1, head_dim: 2, block_size: 4 }, 3)
+    }
+
+    fn batch(slots: &[i64], table: &[i32], stride: usize) -> GroupBatch {
+        GroupBatch { slots: slots.into(), table: table.into(), stride, ..GroupBatch::default() }
+    }
+
+    #[test]
+    fn steps_share_blocks_that_none_of_them_writes() {
+        let store = store();
+        let first = store.open(&batch(&[4], &[0, 1], 2));
+        let second = store.open(&batch(&[8], &[0, 2], 2));
+        assert!(first.block(0)[0].is_nan() && second.block(0)[0].is_nan());
+    }
+
+    #[test]
+    #[should_panic(expected = "block 0 is written while another step uses it")]
+    fn a_block_that_another_step_reads_is_not_written() {
+        let store = store();
+        let _first = store.open(&batch(&[4], &[0, 1], 2));
+        store.open(&batch(&[3], &[0], 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "block 1 is read while another step writes it")]
+    fn a_block_that_another_step_writes_is_not_read() {
+        let store = store();
+        let _first = store.open(&batch(&[4], &[0, 1], 2));
+        store.open(&batch(&[8], &[1, 2], 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "block 0 is written, and is in 2 tables of the step")]
+    fn a_block_of_two_rows_is_not_written() {
+        store().open(&batch(&[3, 8], &[0, -1, 0, 2], 2));
+    }
+}
