@@ -42,9 +42,17 @@ fn samples_with_copies_change_no_bit() {
     let mut workload = Workload::new(&SMALL, 13);
     let prompt = |len: usize| Request::new(workload.prompt(len), 20).samples(4, 100, 0.8);
     let requests: Vec<_> = [60, 33, 145].map(prompt).into_iter().map(Arc::new).collect();
-    for (drafts, held) in [(0, Held::ByHandle), (0, Held::ById), (3, Held::ByHandle)] {
-        let options = Options { drafts, most_running: 12, ..Options::default() };
-        let name = format!("d: 4 samples, {drafts} drafts, {held:?}");
+    // With a budget of 3 tokens only some of the samples of a prompt are in a step.
+    let runs = [
+        (0, 128, Held::ByHandle),
+        (0, 128, Held::ById),
+        (3, 128, Held::ByHandle),
+        (0, 3, Held::ByHandle),
+        (0, 3, Held::ById),
+    ];
+    for (drafts, budget, held) in runs {
+        let options = Options { drafts, budget, most_running: 12, ..Options::default() };
+        let name = format!("d: 4 samples, {drafts} drafts, {budget} tokens a step, {held:?}");
         let served = assert_equal(&Mode { options, held, ..mode(&name) }, &SMALL, &requests);
         assert_eq!(served.counts.copies, 9, "all but one sample of a prompt copy its tail");
         assert_eq!(served.counts.forks, 9);
