@@ -82,7 +82,12 @@ fn of_a_prompt_known_by_its_hashes_those_of_whole_blocks_stay() {
         cache.truncate(s(1), cut).unwrap();
         assert_eq!(cache.commit(s(1), cut), Ok(published), "cut to {cut}");
         let _ = cache.append(s(1), 4).unwrap();
-        assert_eq!(cache.commit(s(1), cut + 4), Ok(0), "tokens whose hashes nobody gave");
+        let unknown = PagedKvError::HashesUnknown { known: 4 * published, requested: cut + 4 };
+        assert_eq!(
+            cache.commit(s(1), cut + 4),
+            Err(unknown),
+            "the hash of a full block is missing"
+        );
         cache.free(s(1)).unwrap();
         cache.prefix().reset();
     }
