@@ -31,14 +31,14 @@ use crate::sync::outside::{Mutex, Notify};
 const PART: usize = 8;
 
 /// A batch as it is sent.
-pub(super) struct Batch {
+pub(super) struct EncodedBatch {
     pub(super) sequence: u64,
     pub(super) payload: Bytes,
 }
 
 /// The answer to a reader that asks for the next batch.
 pub(super) enum Next {
-    Batch(Batch),
+    Batch(EncodedBatch),
     /// There is none yet. An open batch is sealed at `due`.
     Nothing {
         due: Option<Instant>,
@@ -62,14 +62,14 @@ pub(super) struct Bounds {
 pub(super) struct Batches {
     format: WireFormat,
     bounds: Bounds,
-    state: Mutex<State>,
+    state: Mutex<Collecting>,
     /// Buffer in which one reader at a time encodes a batch. A reader locks it before `state`.
     page: Mutex<Vec<u8>>,
     /// Notified when a batch is begun and when one is sealed, and at the end.
     changed: Notify,
 }
 
-struct State {
+struct Collecting {
     open: Notes,
     open_since: Instant,
     ring: Ring,
@@ -82,7 +82,7 @@ struct State {
 
 /// Counts since the publisher was made.
 #[derive(Clone, Copy)]
-pub(super) struct Totals {
+pub(super) struct BatchTotals {
     pub(super) next_sequence: u64,
     pub(super) blocks: u64,
     /// Blocks that no consumer could use.
@@ -94,7 +94,7 @@ pub(super) struct Totals {
 impl Batches {
     /// Creates the batches of a publisher. The first one clears the consumer's view.
     pub(super) fn new(format: WireFormat, bounds: Bounds) -> Self {
-        let state = State {
+        let state = Collecting {
             open: Notes::default(),
             open_since: Instant::now(),
             ring: Ring::new(bounds.ring_batches, bounds.ring_bytes, first_sequence()),
@@ -158,7 +158,7 @@ impl Batches {
     }
 
     /// Returns the batch `sequence`, or the first one after it, if its number is below `end`.
-    pub(super) fn get(&self, sequence: u64, end: u64) -> Option<Batch> {
+    pub(super) fn get(&self, sequence: u64, end: u64) -> Option<EncodedBatch> {
         self.read(|state| state.ring.find(sequence).filter(|&found| found < end))
     }
 
@@ -175,9 +175,9 @@ impl Batches {
         self.seal(&mut self.state.lock());
     }
 
-    pub(super) fn totals(&self) -> Totals {
+    pub(super) fn totals(&self) -> BatchTotals {
         let state = self.state.lock();
-        Totals {
+        BatchTotals {
             next_sequence: state.ring.next_sequence(),
             blocks: state.blocks,
             unwritten: state.unwritten,
@@ -186,21 +186,21 @@ impl Batches {
     }
 
     /// Returns the batch whose number `find` finds, and encodes it if this has not been done.
-    fn read(&self, find: impl FnOnce(&mut State) -> Option<u64>) -> Option<Batch> {
+    fn read(&self, find: impl FnOnce(&mut Collecting) -> Option<u64>) -> Option<EncodedBatch> {
         let mut page = self.page.lock();
         let mut state = self.state.lock();
         let sequence = find(&mut state)?;
         let (notes, time) = match state.ring.read(sequence) {
             Found::Noted(notes, time) => (notes, time),
-            Found::Written(payload) => return Some(Batch { sequence, payload }),
+            Found::Written(payload) => return Some(EncodedBatch { sequence, payload }),
         };
         drop(state);
         let payload = self.write(&notes, time, &mut page);
         self.state.lock().ring.put_back(sequence, payload.clone(), notes);
-        Some(Batch { sequence, payload })
+        Some(EncodedBatch { sequence, payload })
     }
 
-    fn seal(&self, state: &mut State) {
+    fn seal(&self, state: &mut Collecting) {
         if !state.open.is_empty() {
             let next = state.ring.room_for(&state.open);
             let notes = mem::replace(&mut state.open, next);
@@ -253,7 +253,7 @@ mod tests {
         Batches::new(format, Bounds { batch_blocks, batch_age, ring_batches, ring_bytes })
     }
 
-    fn next(batches: &Batches, sequence: u64) -> Option<Batch> {
+    fn next(batches: &Batches, sequence: u64) -> Option<EncodedBatch> {
         match batches.next(sequence) {
             Next::Batch(batch) => Some(batch),
             Next::Nothing { .. } | Next::End => None,

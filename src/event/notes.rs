@@ -13,7 +13,7 @@ use crate::prefix::kv_event::KvEvent;
 /// Events that are not encoded yet.
 #[derive(Default)]
 pub(super) struct Notes {
-    entries: Vec<Entry>,
+    entries: Vec<Note>,
     hashes: Vec<BlockHash>,
     tokens: Vec<u32>,
     /// The encoded keys of contents that depend on more than their tokens.
@@ -21,7 +21,7 @@ pub(super) struct Notes {
 }
 
 /// An event, and the number of its elements in the vectors.
-enum Entry {
+enum Note {
     Stored {
         parent: Option<BlockHash>,
         hashes: usize,
@@ -59,13 +59,13 @@ impl Notes {
                 let extra = extra
                     .map(|extra| write_extra(extra, blocks, block_size, salts, &mut self.extra));
                 let (hashes, tokens) = (hashes.len(), tokens.len());
-                Entry::Stored { parent, hashes, tokens, block_size, extra }
+                Note::Stored { parent, hashes, tokens, block_size, extra }
             }
             KvEvent::BlockRemoved { hashes } => {
                 self.hashes.extend_from_slice(hashes);
-                Entry::Removed { hashes: hashes.len() }
+                Note::Removed { hashes: hashes.len() }
             }
-            KvEvent::AllBlocksCleared => Entry::Cleared,
+            KvEvent::AllBlocksCleared => Note::Cleared,
         };
         self.entries.push(entry);
         true
@@ -95,7 +95,7 @@ impl Notes {
 
     /// Returns the bytes of allocated memory, of which some may be unused.
     pub(super) fn held(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>()
+        self.entries.capacity() * size_of::<Note>()
             + self.hashes.capacity() * size_of::<BlockHash>()
             + self.tokens.capacity() * size_of::<u32>()
             + self.extra.capacity()
@@ -115,7 +115,7 @@ impl Notes {
             (&self.hashes[..], &self.tokens[..], &self.extra[..]);
         for entry in &self.entries {
             let event = match *entry {
-                Entry::Stored {
+                Note::Stored {
                     parent,
                     hashes: blocks,
                     tokens: of_blocks,
@@ -131,10 +131,10 @@ impl Notes {
                         keys: next(&mut extra, keys),
                     }),
                 },
-                Entry::Removed { hashes: blocks } => {
+                Note::Removed { hashes: blocks } => {
                     WireEvent::Removed { hashes: next(&mut hashes, blocks) }
                 }
-                Entry::Cleared => WireEvent::Cleared,
+                Note::Cleared => WireEvent::Cleared,
             };
             format.write(&event, out);
         }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::batches::{Batches, Bounds};
-use super::sockets::{self, Open, Place, Watched};
+use super::sockets::{self, Endpoints, OpenSockets, Watched};
 use super::wire::{Dialect, WireFormat};
 use crate::prefix::kv_event::{EventSink, KvEvent};
 use crate::sync::outside::{Arc, Mutex};
@@ -278,7 +278,7 @@ pub struct EventPublisher {
     batches: Arc<Batches>,
     addresses: Vec<SocketAddr>,
     watched: Watched,
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<OpenSockets>>,
 }
 
 impl EventPublisher {
@@ -298,7 +298,7 @@ impl EventPublisher {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn bind(options: &PublisherOptions) -> io::Result<Self> {
-        let place = Place {
+        let place = Endpoints {
             publish: address_of(&options.endpoint)?,
             replay: options.replay_endpoint.as_deref().map(address_of).transpose()?,
             topic: options.topic.clone().into(),

@@ -24,7 +24,7 @@ const BEHIND: usize = 4;
 pub(super) struct Ring {
     batches_max: usize,
     bytes_max: usize,
-    batches: VecDeque<Kept>,
+    batches: VecDeque<KeptBatch>,
     bytes: usize,
     /// Batches that are not encoded yet, and their bytes.
     noted: usize,
@@ -38,7 +38,7 @@ pub(super) struct Ring {
     lost: u64,
 }
 
-struct Kept {
+struct KeptBatch {
     sequence: u64,
     contents: Contents,
     /// Bytes of memory.
@@ -160,13 +160,13 @@ impl Ring {
     }
 
     fn add(&mut self, contents: Contents, held: usize) {
-        self.batches.push_back(Kept { sequence: self.next_sequence, contents, held });
+        self.batches.push_back(KeptBatch { sequence: self.next_sequence, contents, held });
         self.next_sequence += 1;
         self.bytes += held;
         self.let_go();
     }
 
-    fn get(&mut self, sequence: u64) -> Option<&mut Kept> {
+    fn get(&mut self, sequence: u64) -> Option<&mut KeptBatch> {
         let oldest = self.batches.front()?.sequence;
         self.batches.get_mut(usize::try_from(sequence.checked_sub(oldest)?).ok()?)
     }

@@ -70,7 +70,7 @@ use crate::trace::TraceEvent;
 const LAST_BATCHES: Duration = Duration::from_secs(2);
 
 /// The addresses and bounds of the sockets.
-pub(super) struct Place {
+pub(super) struct Endpoints {
     /// `address:port`.
     pub(super) publish: String,
     /// `address:port`, if there is a replay socket.
@@ -86,7 +86,7 @@ pub(super) struct Place {
 }
 
 /// The running sockets.
-pub(super) struct Open {
+pub(super) struct OpenSockets {
     thread: JoinHandle<()>,
     addresses: Vec<SocketAddr>,
     watched: Watched,
@@ -100,7 +100,7 @@ pub(super) struct Watched {
     lost: Arc<Mutex<u64>>,
 }
 
-impl Open {
+impl OpenSockets {
     /// Returns when the last batches are sent and the sockets are closed. The caller has closed the batches.
     pub(super) fn wait(self) {
         // A thread that panicked sends nothing more, and so has ended.
@@ -135,7 +135,7 @@ impl Watched {
 }
 
 /// Starts the sockets of `place` on a new thread.
-pub(super) fn open(place: Place, batches: Arc<Batches>) -> io::Result<Open> {
+pub(super) fn open(place: Endpoints, batches: Arc<Batches>) -> io::Result<OpenSockets> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let watched = Watched {
         recent: Arc::new(Recent::new(place.queue, place.queue_bytes)),
@@ -162,7 +162,7 @@ pub(super) fn open(place: Place, batches: Arc<Batches>) -> io::Result<Open> {
         });
     })?;
     let addresses = addresses.recv().unwrap_or_else(|gone| Err(io::Error::other(gone)))?;
-    Ok(Open { thread, addresses, watched })
+    Ok(OpenSockets { thread, addresses, watched })
 }
 
 struct Sockets {
@@ -176,7 +176,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    async fn bind(place: Place, batches: Arc<Batches>, watched: Watched) -> io::Result<Self> {
+    async fn bind(place: Endpoints, batches: Arc<Batches>, watched: Watched) -> io::Result<Self> {
         let mut listeners = Vec::new();
         for address in [Some(place.publish), place.replay].into_iter().flatten() {
             listeners.push(Listener::bind(&address, Arc::clone(&watched.lost)).await?);

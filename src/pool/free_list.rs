@@ -31,7 +31,7 @@ mod reclaim;
 #[cfg(test)]
 mod tests;
 
-use self::home_shard::{BATCH, Batch, Claim, Shard};
+use self::home_shard::{BATCH, Claim, FreeBatch, Shard};
 pub(crate) use self::match_cached::Matching;
 use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
 use super::content_key::ContentKey;
@@ -49,7 +49,7 @@ pub(super) use self::home_shard::MAGAZINE;
 pub(crate) struct FreeList {
     total: usize,
     shards: Box<[CachePadded<Shard>]>,
-    depot: ArrayQueue<Batch>,
+    depot: ArrayQueue<FreeBatch>,
     idle: IdleLists,
     /// Serializes collectors. Never taken while a claim is held.
     shortage: Mutex<()>,
@@ -386,7 +386,7 @@ impl FreeList {
     /// Fills `out` up to `end` from the depot. The rest of a batch goes to `home`.
     fn pop_depot(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
         while out.len() < end
-            && let Some(Batch(ids)) = self.depot.pop()
+            && let Some(FreeBatch(ids)) = self.depot.pop()
         {
             let (needed, rest) = ids.split_at(BATCH.min(end - out.len()));
             out.extend_from_slice(needed);

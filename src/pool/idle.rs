@@ -62,17 +62,17 @@ pub(crate) struct IdleLists {
 pub(crate) struct IdleShard {
     classes: [ClassShard; CLASSES],
     /// Entries of spare blocks.
-    spare: Entries,
+    spare: IdleEntries,
 }
 
 /// The entries of one class in one shard.
 struct ClassShard {
-    newest: Entries,
-    oldest: Entries,
+    newest: IdleEntries,
+    oldest: IdleEntries,
 }
 
 /// Entries from `start` to `end`, the oldest first.
-struct Entries {
+struct IdleEntries {
     slots: Box<[AtomicU64]>,
     start: AtomicUsize,
     end: AtomicUsize,
@@ -125,7 +125,7 @@ impl IdleLists {
 
     /// Moves all entries of a shard to the queue. Not inlined, for the reason given at `pop_of_next_batch`.
     #[inline(never)]
-    fn push_all(&self, class: usize, newest: &Entries, words: &BlockWords) {
+    fn push_all(&self, class: usize, newest: &IdleEntries, words: &BlockWords) {
         // Relaxed: the time is exact to within a batch, and only the reclaim order depends on it.
         self.clock.fetch_add(1, Ordering::Relaxed);
         self.queues[class].push(newest.drain(), words);
@@ -156,7 +156,7 @@ impl IdleShard {
             _ => SPARE_ALONE,
         };
         let classes = std::array::from_fn(|class| ClassShard::new(slots(class)));
-        Self { classes, spare: Entries::new(of_spare) }
+        Self { classes, spare: IdleEntries::new(of_spare) }
     }
 
     /// Passes every entry to `look`. The caller holds the claim.
@@ -173,7 +173,7 @@ impl IdleShard {
 // All accesses are Relaxed: they are made under the claim only, whose hand-over orders them.
 impl ClassShard {
     fn new(slots: usize) -> Self {
-        Self { newest: Entries::new(slots), oldest: Entries::new(slots) }
+        Self { newest: IdleEntries::new(slots), oldest: IdleEntries::new(slots) }
     }
 
     /// Returns the age of the first entry that this shard can reach, in batches moved to a queue.
@@ -202,7 +202,7 @@ impl ClassShard {
 }
 
 // All accesses are Relaxed, as in `ClassShard`.
-impl Entries {
+impl IdleEntries {
     fn new(slots: usize) -> Self {
         Self {
             slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn entries_are_as_old_as_the_first_of_them() {
-        let entries = Entries::new(3);
+        let entries = IdleEntries::new(3);
         let idle = [1, 2, 3].map(|id| IdleBlock { id: BlockId(id), epoch: 7 });
         entries.push(idle[0], 5);
         entries.push(idle[1], 9);
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn entries_that_are_full_take_more_once_all_are_gone() {
-        let entries = Entries::new(2);
+        let entries = IdleEntries::new(2);
         let idle = |id| IdleBlock { id: BlockId(id), epoch: 7 };
         for round in 0..3 {
             assert!(entries.try_push(idle(1), round) && entries.try_push(idle(2), round));

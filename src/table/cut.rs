@@ -114,8 +114,8 @@ impl BlockTable {
         let dropped = self.ids.drain(removed);
         for run in left {
             match run {
-                Released::Thawed(ids, part) => self.pool.release_after(self.step, &ids[part]),
-                Released::Shared(run) => self.pool.release_run_after(self.step, run),
+                LeftRun::Thawed(ids, part) => self.pool.release_after(self.step, &ids[part]),
+                LeftRun::Shared(run) => self.pool.release_run_after(self.step, run),
             }
         }
         if !private.is_empty() {
@@ -149,7 +149,7 @@ impl BlockTable {
 
     /// Leaves every run that reaches beyond `keep`, so that the blocks from `keep` on are private, except
     /// those in `removed`. Returns the blocks and runs that the caller has to release, the last run first.
-    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<Vec<Released>> {
+    fn leave_runs(&mut self, keep: usize, removed: &Range<usize>) -> Result<Vec<LeftRun>> {
         let mut left = Vec::new();
         let mut sole = self.retain_shared(keep, removed)?;
         while let Some(run) = self.shared.take_if(|run| run.end() > keep) {
@@ -160,10 +160,10 @@ impl BlockTable {
                 let run = into_last(run).expect("the only holder of a run stays the only one");
                 let (ids, parent) = run.thaw();
                 self.shared = parent;
-                left.push(Released::Thawed(ids, part));
+                left.push(LeftRun::Thawed(ids, part));
             } else {
                 self.shared = run.parent().cloned();
-                left.push(Released::Shared(run));
+                left.push(LeftRun::Shared(run));
             }
         }
         Ok(left)
@@ -207,7 +207,7 @@ impl BlockTable {
 }
 
 /// A run that a table has left.
-enum Released {
+enum LeftRun {
     /// Only the table held it. The blocks of the range are released.
     Thawed(Box<[BlockId]>, Range<usize>),
     /// Others hold it too.

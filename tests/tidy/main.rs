@@ -12,6 +12,7 @@ mod persons;
 mod root;
 mod rust;
 mod stages;
+mod types;
 mod words;
 
 use std::collections::BTreeMap;
@@ -56,6 +57,11 @@ const FOLDERS: &[&str] = &["src", "tests", "benches", "examples", "loom-tests", 
 #[test]
 fn imports_only_go_down_the_floors() {
     assert_clean(floors::faults(&library()));
+}
+
+#[test]
+fn no_type_name_is_declared_twice() {
+    assert_clean(types::repeated(&library()));
 }
 
 #[test]

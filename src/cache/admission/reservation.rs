@@ -78,14 +78,14 @@ impl PagedKvCache {
         &self,
         mut change: impl FnMut(&mut Reservation) -> Result<T>,
     ) -> Result<T> {
-        struct Undone(Reservation);
-        impl Drop for Undone {
+        struct UndoneReservation(Reservation);
+        impl Drop for UndoneReservation {
             fn drop(&mut self) {
                 self.0.stock.undo_tail(0);
             }
         }
         let stock = BlockTable::new(self.pool.handle());
-        let mut stock = Undone(Reservation { stock, block_size: self.block_size });
+        let mut stock = UndoneReservation(Reservation { stock, block_size: self.block_size });
         loop {
             let later = Later::begin();
             let changed = change(&mut stock.0);

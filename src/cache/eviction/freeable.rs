@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use crate::id::{AdmissionEpoch, BlockId, SeqId};
 use crate::pool::PoolHandle;
-use crate::pool::in_flight::coming::Owned;
+use crate::pool::in_flight::coming::OwnedByRuns;
 use crate::pool::in_flight::holdings::{Holdings, PATIENCE};
 use crate::pool::shared_run::held_only_by;
 use crate::sync::{Arc, into_last};
@@ -104,8 +104,8 @@ impl Freeable {
 }
 
 /// Returns the owners that are added tables or open steps, of all blocks that have any.
-fn known_owners(tables: &[Assets], holdings: Option<&Holdings<'_>>) -> Owned {
-    let mut owned = Owned::default();
+fn known_owners(tables: &[Assets], holdings: Option<&Holdings<'_>>) -> OwnedByRuns {
+    let mut owned = OwnedByRuns::default();
     tables.iter().flat_map(|table| &table.private).for_each(|&id| owned.add(id));
     // Two holders each: the sequence's own table, and the clone in `tables`.
     let shown = tables.iter().filter_map(|table| Some((table.newest_run.as_ref()?, 2)));

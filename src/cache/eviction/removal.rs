@@ -43,7 +43,7 @@ impl Drop for Over<'_> {
 }
 
 /// The outcome of an attempt under the lock of a map shard.
-enum Attempt {
+enum TakeAttempt {
     /// The sequence is out of the map.
     Out(TrackedSequence),
     /// The map does not have the chosen sequence as it was, or the sequence is leased.
@@ -65,10 +65,10 @@ impl PagedKvCache {
         let _later = Later::begin();
         let tracked = loop {
             match self.try_take_victim(key, worker) {
-                Attempt::Out(tracked) => break tracked,
-                Attempt::Missed => return None,
+                TakeAttempt::Out(tracked) => break tracked,
+                TakeAttempt::Missed => return None,
                 // Wait for that thread without the map's lock.
-                Attempt::Busy(shared) => drop(shared.write()),
+                TakeAttempt::Busy(shared) => drop(shared.write()),
             }
         };
         let over = Over::new(&self.evictions_over);
@@ -83,7 +83,7 @@ impl PagedKvCache {
         Some(seen)
     }
 
-    fn try_take_victim(&self, key: &EvictionKey, worker: Option<Worker>) -> Attempt {
+    fn try_take_victim(&self, key: &EvictionKey, worker: Option<Worker>) -> TakeAttempt {
         let (mut taken, mut busy) = (None, None);
         let is_meant = |tracked: &TrackedSequence| worker.is_none() || tracked.worker == worker;
         let may_go = |_: &SeqId, entry: &MapEntry| {
@@ -113,8 +113,8 @@ impl PagedKvCache {
         };
         let removed = self.sequences.remove_if(&key.seq_id, may_go);
         match removed.and_then(|(_, entry)| taken.or_else(|| entry.into_live())) {
-            Some(tracked) => Attempt::Out(tracked),
-            None => busy.map_or(Attempt::Missed, Attempt::Busy),
+            Some(tracked) => TakeAttempt::Out(tracked),
+            None => busy.map_or(TakeAttempt::Missed, TakeAttempt::Busy),
         }
     }
 

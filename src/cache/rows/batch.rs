@@ -130,15 +130,15 @@ impl AppendBatch {
     /// takes the blocks outside of the locks and runs it again.
     /// Blocks that are left over count as not taken, also if the observer panics.
     fn grow_outside_locks(&mut self, mut grow: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        struct Undone<'a>(&'a mut AppendBatch);
-        impl Drop for Undone<'_> {
+        struct UndoneStock<'a>(&'a mut AppendBatch);
+        impl Drop for UndoneStock<'_> {
             fn drop(&mut self) {
                 if let Some(stock) = &mut self.0.stock {
                     stock.undo_tail(0);
                 }
             }
         }
-        let Undone(batch) = &mut Undone(self);
+        let UndoneStock(batch) = &mut UndoneStock(self);
         loop {
             batch.missing = 0;
             let grown = grow(batch);

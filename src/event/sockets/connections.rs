@@ -25,13 +25,13 @@ pub(in crate::event) enum Use {
 /// The open connections of one endpoint.
 pub(in crate::event) struct Connections {
     max: usize,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
     /// Notified when the last connection is closed.
     emptied: Notify,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenConnections {
     /// The tasks by the use of their connection, and by the time since when they have that use.
     entries: BTreeMap<(Use, u64), Option<AbortHandle>>,
     /// A clock that counts changes of use.
@@ -98,7 +98,7 @@ impl Connections {
     }
 }
 
-impl Open {
+impl OpenConnections {
     fn add(&mut self, state: Use, task: Option<AbortHandle>) -> (Use, u64) {
         let key = (state, self.now);
         self.now += 1;

@@ -17,7 +17,7 @@ pub(in crate::event) const TOGETHER: usize = 16 << 10;
 pub(in crate::event) struct Recent {
     batches_max: usize,
     bytes_max: usize,
-    kept: Mutex<Kept>,
+    kept: Mutex<RecentMessages>,
     end: watch::Sender<End>,
 }
 
@@ -31,7 +31,7 @@ pub(in crate::event) struct End {
 }
 
 #[derive(Default)]
-struct Kept {
+struct RecentMessages {
     messages: VecDeque<Message>,
     bytes: usize,
     /// The position of the oldest batch.

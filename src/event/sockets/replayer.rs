@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 
 use super::peer::Peer;
 use super::recent::{self, End, TOGETHER};
-use super::zmtp::{self, Request};
+use super::zmtp::{self, PeerRequest};
 use crate::event::batches::Batches;
 use crate::sync::outside::{Arc, watch};
 
@@ -38,7 +38,7 @@ impl Replayer {
                 frame = self.peer.hear() => frame?,
             };
             match frame.request()? {
-                Request::Message(number) => {
+                PeerRequest::Message(number) => {
                     // A request without a number asks for nothing.
                     if let Ok(first) = number[..].try_into() {
                         self.peer.set_served(true);
@@ -46,8 +46,8 @@ impl Replayer {
                         self.peer.set_served(false);
                     }
                 }
-                Request::Ping(context) => self.peer.send(zmtp::pong(&context)).await?,
-                Request::Subscribe(_) | Request::Cancel(_) | Request::Nothing => {}
+                PeerRequest::Ping(context) => self.peer.send(zmtp::pong(&context)).await?,
+                PeerRequest::Subscribe(_) | PeerRequest::Cancel(_) | PeerRequest::Nothing => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::peer::Peer;
 use super::recent::{End, Message, Recent};
-use super::zmtp::{self, Request};
+use super::zmtp::{self, PeerRequest};
 use crate::sync::outside::Arc;
 
 /// A peer that receives batches.
@@ -66,12 +66,12 @@ impl Subscriber {
         }
     }
 
-    async fn take(&mut self, request: Request, now: End) -> io::Result<()> {
+    async fn take(&mut self, request: PeerRequest, now: End) -> io::Result<()> {
         match request {
-            Request::Subscribe(prefix) => self.subscriptions.add(&prefix),
-            Request::Cancel(prefix) => self.subscriptions.remove(&prefix),
-            Request::Ping(context) => return self.peer.send(zmtp::pong(&context)).await,
-            Request::Message(_) | Request::Nothing => return Ok(()),
+            PeerRequest::Subscribe(prefix) => self.subscriptions.add(&prefix),
+            PeerRequest::Cancel(prefix) => self.subscriptions.remove(&prefix),
+            PeerRequest::Ping(context) => return self.peer.send(zmtp::pong(&context)).await,
+            PeerRequest::Message(_) | PeerRequest::Nothing => return Ok(()),
         }
         let is_subscribed = self.subscriptions.is_any();
         if is_subscribed != self.position.is_some() {

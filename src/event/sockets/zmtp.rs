@@ -60,7 +60,7 @@ pub(in crate::event) struct Frame {
 
 /// The request of a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::event) enum Request {
+pub(in crate::event) enum PeerRequest {
     /// Asks for messages that begin with these bytes.
     Subscribe(Bytes),
     /// Cancels messages that begin with these bytes.
@@ -97,7 +97,7 @@ pub(in crate::event) fn ready(kind: Kind) -> Bytes {
     command(&body)
 }
 
-/// Returns the answer to a [`Request::Ping`].
+/// Returns the answer to a [`PeerRequest::Ping`].
 pub(in crate::event) fn pong(context: &[u8]) -> Bytes {
     command(&[b"\x04PONG", context].concat())
 }
@@ -212,38 +212,38 @@ impl Frame {
     }
 
     /// Returns the request of the frame.
-    pub(in crate::event) fn request(&self) -> io::Result<Request> {
+    pub(in crate::event) fn request(&self) -> io::Result<PeerRequest> {
         if !self.is_command {
             return Ok(if self.has_more {
-                Request::Nothing
+                PeerRequest::Nothing
             } else {
-                Request::Message(self.body.clone())
+                PeerRequest::Message(self.body.clone())
             });
         }
         let (&len, rest) = self.body.split_first().ok_or_else(|| broken("a nameless command"))?;
         let name = rest.get(..len.into()).ok_or_else(|| broken("a cut command"))?;
         let data = self.body.slice(1 + name.len()..);
         match name {
-            b"SUBSCRIBE" => Ok(Request::Subscribe(data)),
-            b"CANCEL" => Ok(Request::Cancel(data)),
+            b"SUBSCRIBE" => Ok(PeerRequest::Subscribe(data)),
+            b"CANCEL" => Ok(PeerRequest::Cancel(data)),
             b"PING" if (2..=2 + CONTEXT_MAX).contains(&data.len()) => {
-                Ok(Request::Ping(data.slice(2..))) // after the time to live
+                Ok(PeerRequest::Ping(data.slice(2..))) // after the time to live
             }
             b"PING" => Err(broken("a wrong heartbeat")),
             b"ERROR" => Err(broken("an error of the peer")),
-            _ => Ok(Request::Nothing),
+            _ => Ok(PeerRequest::Nothing),
         }
     }
 
     /// Returns the request to a publisher: before version 3.1, subscriptions are messages.
-    pub(in crate::event) fn subscription(&self) -> io::Result<Request> {
+    pub(in crate::event) fn subscription(&self) -> io::Result<PeerRequest> {
         match self.request()? {
-            Request::Message(body) if self.part == 0 => Ok(match body.first() {
-                Some(1) => Request::Subscribe(body.slice(1..)),
-                Some(0) => Request::Cancel(body.slice(1..)),
-                _ => Request::Nothing,
+            PeerRequest::Message(body) if self.part == 0 => Ok(match body.first() {
+                Some(1) => PeerRequest::Subscribe(body.slice(1..)),
+                Some(0) => PeerRequest::Cancel(body.slice(1..)),
+                _ => PeerRequest::Nothing,
             }),
-            Request::Message(_) => Ok(Request::Nothing),
+            PeerRequest::Message(_) => Ok(PeerRequest::Nothing),
             request => Ok(request),
         }
     }
@@ -287,7 +287,7 @@ mod tests {
         let frames: Vec<_> = std::iter::from_fn(|| input.frame().unwrap()).collect();
         assert_eq!(frames.iter().map(|frame| frame.part).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(frames[1].body, [7; 300][..]);
-        assert_eq!(frames[2].request().unwrap(), Request::Message("zz".into()));
+        assert_eq!(frames[2].request().unwrap(), PeerRequest::Message("zz".into()));
     }
 
     #[test]
@@ -350,14 +350,14 @@ mod tests {
     #[test]
     fn subscriptions_are_commands_or_messages() {
         let asked = |bytes: &[u8]| frame_of(bytes).subscription().unwrap();
-        assert_eq!(asked(b"\x00\x03\x01ab"), Request::Subscribe("ab".into()));
-        assert_eq!(asked(b"\x00\x01\x00"), Request::Cancel(Bytes::new()));
-        assert_eq!(asked(b"\x04\x0c\x09SUBSCRIBEab"), Request::Subscribe("ab".into()));
-        assert_eq!(asked(b"\x04\x08\x06CANCELa"), Request::Cancel("a".into()));
-        assert_eq!(asked(b"\x04\x09\x04PING\0\x10ab"), Request::Ping("ab".into()));
-        assert_eq!(asked(b"\x00\x03abc"), Request::Nothing);
-        assert_eq!(asked(b"\x04\x05\x04PONG"), Request::Nothing);
-        assert_eq!(asked(b"\x01\x02\x01a"), Request::Nothing, "messages of several frames");
+        assert_eq!(asked(b"\x00\x03\x01ab"), PeerRequest::Subscribe("ab".into()));
+        assert_eq!(asked(b"\x00\x01\x00"), PeerRequest::Cancel(Bytes::new()));
+        assert_eq!(asked(b"\x04\x0c\x09SUBSCRIBEab"), PeerRequest::Subscribe("ab".into()));
+        assert_eq!(asked(b"\x04\x08\x06CANCELa"), PeerRequest::Cancel("a".into()));
+        assert_eq!(asked(b"\x04\x09\x04PING\0\x10ab"), PeerRequest::Ping("ab".into()));
+        assert_eq!(asked(b"\x00\x03abc"), PeerRequest::Nothing);
+        assert_eq!(asked(b"\x04\x05\x04PONG"), PeerRequest::Nothing);
+        assert_eq!(asked(b"\x01\x02\x01a"), PeerRequest::Nothing, "messages of several frames");
         for wrong in
             [&b"\x04\x00"[..], b"\x04\x02\x04P", b"\x04\x06\x04PING\0", b"\x04\x06\x05ERROR"]
         {

@@ -102,7 +102,7 @@ impl Census<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BATCH, Batch, ContentKey, Retention};
+    use super::super::{BATCH, ContentKey, FreeBatch, Retention};
     use super::*;
     use crate::pool::content_key::NewKey;
     use crate::pool::idle::policy::ReclaimPolicy;
@@ -248,7 +248,7 @@ mod tests {
         let (list, words) = fresh();
         let batch = list.depot.pop().expect("a batch");
         let owned = batch.0[7];
-        assert!(list.depot.push(Batch(batch.0)).is_ok());
+        assert!(list.depot.push(FreeBatch(batch.0)).is_ok());
         words.view().occupy(owned);
         let expected = format!("{owned} is in the free list and has an owner");
         assert_eq!((finding(&list, &words), list.depot.len()), (expected, in_depot));

@@ -21,7 +21,7 @@ pub(super) use crate::pool::idle::BATCH;
 pub(in crate::pool) const MAGAZINE: usize = 2 * BATCH;
 
 /// A batch of free ids in the depot.
-pub(super) struct Batch(pub(super) [BlockId; BATCH]);
+pub(super) struct FreeBatch(pub(super) [BlockId; BATCH]);
 
 /// The loose free ids of one shard, and the counts of the blocks taken and given through it.
 pub(super) struct Shard {
@@ -132,7 +132,7 @@ impl Claim<'_> {
     }
 
     #[inline]
-    pub(super) fn push(&mut self, id: BlockId, depot: &ArrayQueue<Batch>) {
+    pub(super) fn push(&mut self, id: BlockId, depot: &ArrayQueue<FreeBatch>) {
         let len = self.make_room(1, depot);
         self.shard.ids[len].store(id.0, Ordering::Relaxed);
         self.set_len(len + 1);
@@ -140,18 +140,18 @@ impl Claim<'_> {
 
     /// Makes room for `n` more ids, at most a batch, and returns the number of ids.
     #[inline]
-    pub(super) fn make_room(&mut self, n: usize, depot: &ArrayQueue<Batch>) -> usize {
+    pub(super) fn make_room(&mut self, n: usize, depot: &ArrayQueue<FreeBatch>) -> usize {
         let len = self.len();
         if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
     }
 
     /// Moves a batch of ids, the uppermost of `len`, to the depot and returns how many are left.
     #[cold]
-    fn spill(&mut self, len: usize, depot: &ArrayQueue<Batch>) -> usize {
+    fn spill(&mut self, len: usize, depot: &ArrayQueue<FreeBatch>) -> usize {
         let rest = len - BATCH;
         let slots = &self.shard.ids[rest..];
         let id = |at: usize| BlockId(slots[at].load(Ordering::Relaxed));
-        let pushed = depot.push(Batch(std::array::from_fn(id)));
+        let pushed = depot.push(FreeBatch(std::array::from_fn(id)));
         assert!(pushed.is_ok(), "the depot has room for every block of the pool");
         self.set_len(rest);
         rest

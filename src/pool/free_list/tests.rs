@@ -187,7 +187,7 @@ fn near_is_the_home_and_the_depot_and_no_more_than_a_batch_of_it() {
     let ids = std::array::from_fn(|at| BlockId(10 + at as u32));
     let spread = Spread::new([10, BATCH, 0, 0], Retention::Nothing);
     spread.shard(1).claim().set_len(0);
-    assert!(spread.list.depot.push(Batch(ids)).is_ok());
+    assert!(spread.list.depot.push(FreeBatch(ids)).is_ok());
     assert!(spread.list.try_take_fast(BATCH + 1, &spread.words, &mut out).is_none());
     out.truncate(1);
     assert!(spread.list.try_take_fast(BATCH, &spread.words, &mut out).is_some());

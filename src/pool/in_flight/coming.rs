@@ -25,7 +25,7 @@ pub(crate) struct Coming {
     /// Ids among these whose blocks had no other owner.
     sole: usize,
     /// The other ids, and how often each was read.
-    shared: Owned,
+    shared: OwnedByRuns,
     /// True if an earlier call counted some ids that the last call did not read again.
     is_continued: bool,
     patience: usize,
@@ -33,7 +33,7 @@ pub(crate) struct Coming {
 
 impl Coming {
     pub(crate) fn new() -> Self {
-        let (read, shared) = (BTreeMap::new(), Owned::default());
+        let (read, shared) = (BTreeMap::new(), OwnedByRuns::default());
         Self { read, sole: 0, shared, is_continued: false, patience: PATIENCE }
     }
 
@@ -102,7 +102,7 @@ impl Coming {
 
     /// Counts the blocks that only steps own, among blocks of runs and blocks that had several owners.
     fn sole_of_shared(&self, blocks: &Blocks, holdings: &Holdings<'_>) -> usize {
-        let (mut sole, mut in_runs) = (0, Owned::default());
+        let (mut sole, mut in_runs) = (0, OwnedByRuns::default());
         let runs = held_only_by(holdings.runs().map(|run| (run, 1)));
         for &id in runs.iter().flat_map(|run| run.ids()) {
             // Mostly 1: then no owners must be added up.
@@ -136,7 +136,7 @@ pub(crate) fn num_blocks_given_up(
         std::iter::successors(run, |run| run.parent()).map(Arc::as_ptr).collect();
     let (own, steps): (Vec<_>, Vec<_>) =
         only.into_iter().partition(|run| own.contains(&Arc::as_ptr(run)));
-    let mut owned = Owned::default();
+    let mut owned = OwnedByRuns::default();
     let own = own.into_iter().flat_map(|run| run.ids());
     own.chain(private).for_each(|&id| owned.add(id));
     if owned.num_blocks_of_no_others(blocks) < owned.len() {
@@ -148,9 +148,9 @@ pub(crate) fn num_blocks_given_up(
 
 /// For each block in it, the number of its owners that are known.
 #[derive(Default)]
-pub(crate) struct Owned(HashMap<BlockId, u32>);
+pub(crate) struct OwnedByRuns(HashMap<BlockId, u32>);
 
-impl Owned {
+impl OwnedByRuns {
     pub(crate) fn add(&mut self, id: BlockId) {
         *self.0.entry(id).or_default() += 1;
     }

@@ -24,7 +24,7 @@ pub(crate) struct Holdings<'a> {
 }
 
 /// A step is giving back its references, or has begun to hold some.
-struct Changing;
+struct StepsChanging;
 
 impl Holdings<'_> {
     /// Returns each step that holds references, in the order of the slots.
@@ -58,8 +58,8 @@ impl InFlightSteps {
         loop {
             let holdings = match self.try_holdings() {
                 (holdings, Ok(())) => holdings,
-                (holdings, Err(Changing)) if *patience == 0 => holdings,
-                (holdings, Err(Changing)) => {
+                (holdings, Err(StepsChanging)) if *patience == 0 => holdings,
+                (holdings, Err(StepsChanging)) => {
                     drop(holdings);
                     *patience -= 1;
                     backoff.wait();
@@ -72,7 +72,7 @@ impl InFlightSteps {
 
     /// Takes the locks of all slots that hold references. The result is `Err` if others may hold some
     /// too.
-    fn try_holdings(&self) -> (Holdings<'_>, Result<(), Changing>) {
+    fn try_holdings(&self) -> (Holdings<'_>, Result<(), StepsChanging>) {
         let mut steps: Vec<(InFlightStep, MutexGuard<'_, Deferred>)> = Vec::new();
         let mut is_all = Ok(());
         let len = self.slots.len();
@@ -89,7 +89,7 @@ impl InFlightSteps {
             let step = InFlightStep { number: seen >> NUMBER, slot: slot as u32 };
             match (seen & OPEN != 0, seen & HOLDS != 0) {
                 (true, true) => steps.push((step, held)),
-                (false, true) => is_all = Err(Changing),
+                (false, true) => is_all = Err(StepsChanging),
                 (_, false) => {}
             }
         }
@@ -98,7 +98,7 @@ impl InFlightSteps {
         let holding = self.slots.words(self.slots.len());
         let holding = holding.filter(|word| word.load(Ordering::Relaxed) & HOLDS != 0).count();
         if holding != steps.len() {
-            is_all = Err(Changing);
+            is_all = Err(StepsChanging);
         }
         (Holdings { steps }, is_all)
     }

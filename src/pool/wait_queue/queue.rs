@@ -47,7 +47,7 @@ pub(super) enum NextAction {
 /// The waiters of a pool, in the order in which they are served.
 pub(super) struct Queue {
     fairness: Fairness,
-    places: BTreeMap<QueueKey, Waiting>,
+    places: BTreeMap<QueueKey, QueuedRequest>,
     /// New requests by need; only where they may pass each other.
     by_need: BTreeSet<(usize, QueueKey)>,
     /// Prompts by the time of their last attempt; only where they may pass each other.
@@ -62,13 +62,13 @@ pub(super) struct Queue {
     chunked: usize,
     arrivals: u64,
     /// Waiters whose waker panicked, until they ask again. They have no place in the order.
-    deaf: BTreeMap<QueueKey, Waiting>,
+    deaf: BTreeMap<QueueKey, QueuedRequest>,
     /// Waiters to wake when the thread has released its locks.
     to_wake: Vec<Called>,
 }
 
 /// The queue's record of a waiter.
-pub(super) struct Waiting {
+pub(super) struct QueuedRequest {
     short: Short,
     /// `None` from the wake-up until it registers again.
     pub(super) waker: Option<Called>,
@@ -106,7 +106,7 @@ impl Queue {
     }
 
     pub(super) fn len(&self, class: Class) -> usize {
-        let of_class = |places: &BTreeMap<QueueKey, Waiting>| {
+        let of_class = |places: &BTreeMap<QueueKey, QueuedRequest>| {
             places.range((class, 0)..=(class, u64::MAX)).count()
         };
         of_class(&self.places) + of_class(&self.deaf)
@@ -115,7 +115,7 @@ impl Queue {
     /// Returns the sequences that wait to grow and still exist.
     pub(super) fn growing(&self) -> BTreeSet<Grower> {
         let all = self.places.values().chain(self.deaf.values());
-        all.filter(|waiting| waiting.gone.is_none()).filter_map(Waiting::grower).collect()
+        all.filter(|waiting| waiting.gone.is_none()).filter_map(QueuedRequest::grower).collect()
     }
 
     /// Returns 0 if no request waits, else the least room that wakes a waiter.
@@ -144,7 +144,7 @@ impl Queue {
     pub(super) fn enter(&mut self, short: Short) -> QueueKey {
         let place = (short.class(), self.arrivals);
         self.arrivals += 1;
-        let waiting = Waiting {
+        let waiting = QueuedRequest {
             short,
             waker: None,
             asked_at: 0,
@@ -158,7 +158,7 @@ impl Queue {
         place
     }
 
-    fn insert(&mut self, place: QueueKey, waiting: Waiting) {
+    fn insert(&mut self, place: QueueKey, waiting: QueuedRequest) {
         self.chunked += usize::from(waiting.short.shortage == Shortage::ChunkOfPrompt);
         if self.lists(place) {
             self.by_need.insert((waiting.short.need, place));
@@ -214,7 +214,7 @@ impl Queue {
     }
 
     /// Removes a waiter, which was served or not. The next in turn may be due.
-    pub(super) fn leave(&mut self, place: QueueKey, served: bool) -> Waiting {
+    pub(super) fn leave(&mut self, place: QueueKey, served: bool) -> QueuedRequest {
         if let Some(deaf) = self.deaf.remove(&place) {
             return deaf;
         }
@@ -265,7 +265,7 @@ impl Queue {
             return Vec::new();
         }
         let left = self.leave(place, false);
-        let deaf = Waiting { passed_last: 0, must_ask: true, asked_at: 0, ..left };
+        let deaf = QueuedRequest { passed_last: 0, must_ask: true, asked_at: 0, ..left };
         self.deaf.insert(place, deaf);
         let first = self.places.first_entry().and_then(|mut first| first.get_mut().waker.take());
         let passer = self.passer().map(|(_, place)| place);
@@ -311,7 +311,7 @@ impl Queue {
     pub(super) fn mark_gone(&mut self, grower: Grower, refusal: &PagedKvError) -> Vec<Called> {
         let all = self.places.values_mut().chain(self.deaf.values_mut());
         let of_sequence = all.filter(|waiting| waiting.grower() == Some(grower));
-        let mark = |waiting: &mut Waiting| {
+        let mark = |waiting: &mut QueuedRequest| {
             waiting.gone.get_or_insert_with(|| refusal.clone());
             waiting.waker.take()
         };
@@ -337,7 +337,7 @@ impl Queue {
         if is_called || is_stalled || self.growing() != *growing {
             return None;
         }
-        let is_victims = |waiting: &Waiting| waiting.grower() == Some(victim);
+        let is_victims = |waiting: &QueuedRequest| waiting.grower() == Some(victim);
         let is_in_order = self.places.values().any(is_victims);
         let mut waiters = self.places.values_mut();
         let waiting = match is_in_order {
@@ -350,7 +350,7 @@ impl Queue {
         waiting.waker.take()
     }
 
-    fn waiting(&mut self, place: QueueKey) -> &mut Waiting {
+    fn waiting(&mut self, place: QueueKey) -> &mut QueuedRequest {
         self.places.get_mut(&place).expect(IN_THE_QUEUE)
     }
 
@@ -359,7 +359,7 @@ impl Queue {
     }
 }
 
-impl Waiting {
+impl QueuedRequest {
     fn grower(&self) -> Option<Grower> {
         self.short.grower()
     }

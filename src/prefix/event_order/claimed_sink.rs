@@ -12,9 +12,9 @@ use crate::prefix::kv_event::EventSink;
 use crate::sync::{PlainArc, PlainMutex, PlainWeak};
 
 /// Sinks that are or were claimed, as long as they live.
-static CLAIMS: PlainMutex<Vec<Claim>> = PlainMutex::new(Vec::new());
+static CLAIMS: PlainMutex<Vec<SinkClaim>> = PlainMutex::new(Vec::new());
 
-struct Claim {
+struct SinkClaim {
     /// Keeps the address from being reused.
     sink: PlainWeak<dyn EventSink>,
     is_held: bool,
@@ -22,7 +22,7 @@ struct Claim {
     has_begun: bool,
 }
 
-impl Claim {
+impl SinkClaim {
     fn is_of(&self, sink: &PlainArc<dyn EventSink>) -> bool {
         self.sink.as_ptr().cast::<()>() == PlainArc::as_ptr(sink).cast::<()>()
     }
@@ -41,7 +41,7 @@ impl ClaimedSink {
             Some(claim) => claim.is_held = true,
             None => {
                 let sink = PlainArc::downgrade(&sink);
-                claims.push(Claim { sink, is_held: true, has_begun: false });
+                claims.push(SinkClaim { sink, is_held: true, has_begun: false });
             }
         }
         Some(Self(sink))
@@ -57,7 +57,7 @@ impl ClaimedSink {
         &*self.0
     }
 
-    fn change_claim<R>(&self, change: impl FnOnce(&mut Claim) -> R) -> R {
+    fn change_claim<R>(&self, change: impl FnOnce(&mut SinkClaim) -> R) -> R {
         let mut claims = CLAIMS.lock();
         let claim = claims.iter_mut().find(|claim| claim.is_of(&self.0));
         change(claim.expect("a claim is noted until it is dropped"))

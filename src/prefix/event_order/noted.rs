@@ -17,7 +17,7 @@ const KEPT_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct NotedEvents {
-    entries: Vec<Entry>,
+    entries: Vec<NotedEvent>,
     hashes: Vec<BlockHash>,
     tokens: Vec<u32>,
     /// Events at the beginning that were emitted already.
@@ -27,7 +27,7 @@ pub(crate) struct NotedEvents {
 }
 
 /// An event, and the number of its elements in the vectors.
-enum Entry {
+enum NotedEvent {
     Stored {
         parent: Option<BlockHash>,
         hashes: usize,
@@ -58,16 +58,16 @@ impl NotedEvents {
         self.hashes.extend_from_slice(hashes);
         self.tokens.extend_from_slice(tokens);
         let (hashes, tokens, extra) = (hashes.len(), tokens.len(), extra.cloned());
-        self.entries.push(Entry::Stored { parent, hashes, tokens, block_size, extra, index });
+        self.entries.push(NotedEvent::Stored { parent, hashes, tokens, block_size, extra, index });
     }
 
     pub(crate) fn push_removed(&mut self, hashes: &[BlockHash]) {
         self.hashes.extend_from_slice(hashes);
-        self.entries.push(Entry::Removed { hashes: hashes.len() });
+        self.entries.push(NotedEvent::Removed { hashes: hashes.len() });
     }
 
     pub(crate) fn push_cleared(&mut self) {
-        self.entries.push(Entry::Cleared);
+        self.entries.push(NotedEvent::Cleared);
     }
 
     /// Emits each event to the sink. A panic of the sink ends the call; [`pending`](Self::pending) then counts
@@ -77,7 +77,7 @@ impl NotedEvents {
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
         for entry in entries {
             let event = match entry {
-                Entry::Stored {
+                NotedEvent::Stored {
                     parent,
                     hashes: blocks,
                     tokens: of_blocks,
@@ -92,10 +92,10 @@ impl NotedEvents {
                     extra: extra.as_deref(),
                     index: *index,
                 },
-                Entry::Removed { hashes: blocks } => {
+                NotedEvent::Removed { hashes: blocks } => {
                     KvEvent::BlockRemoved { hashes: next(&mut hashes, *blocks) }
                 }
-                Entry::Cleared => {
+                NotedEvent::Cleared => {
                     trace_loss(mem::take(dropped_before));
                     KvEvent::AllBlocksCleared
                 }
@@ -122,7 +122,7 @@ impl NotedEvents {
 
     /// Removes all events. Keeps the memory unless it is large.
     pub(crate) fn clear(&mut self) {
-        let held = self.entries.capacity() * size_of::<Entry>()
+        let held = self.entries.capacity() * size_of::<NotedEvent>()
             + self.hashes.capacity() * size_of::<BlockHash>()
             + self.tokens.capacity() * size_of::<u32>();
         if held > KEPT_BYTES {

@@ -18,17 +18,17 @@ const SHARDS: usize = 2;
 
 /// A map in shards.
 pub(crate) struct DashMap<K, V, S> {
-    shards: [RwLock<Entries<K, V>>; SHARDS],
+    shards: [RwLock<ShardEntries<K, V>>; SHARDS],
     hasher: PhantomData<fn() -> S>,
 }
 
-type Entries<K, V> = Vec<(K, V)>;
+type ShardEntries<K, V> = Vec<(K, V)>;
 
 /// A hasher that returns the hashed number itself.
 #[derive(Default)]
-struct Number(u64);
+struct IdHasher(u64);
 
-impl Hasher for Number {
+impl Hasher for IdHasher {
     fn write_u64(&mut self, number: u64) {
         self.0 = number;
     }
@@ -52,17 +52,17 @@ impl<K: Eq + Hash, V, S> DashMap<K, V, S> {
         Self { shards, hasher: PhantomData }
     }
 
-    fn shard(&self, key: &K) -> &RwLock<Entries<K, V>> {
+    fn shard(&self, key: &K) -> &RwLock<ShardEntries<K, V>> {
         &self.shards[self.determine_map(key)]
     }
 
     pub(crate) fn determine_map(&self, key: &K) -> usize {
-        let mut number = Number::default();
+        let mut number = IdHasher::default();
         key.hash(&mut number);
         number.finish() as usize % SHARDS
     }
 
-    pub(crate) fn shards(&self) -> &[RwLock<Entries<K, V>>] {
+    pub(crate) fn shards(&self) -> &[RwLock<ShardEntries<K, V>>] {
         &self.shards
     }
 
@@ -106,7 +106,7 @@ impl<K: Eq + Hash, V, S> DashMap<K, V, S> {
     }
 }
 
-fn place_of<K: Eq, V>(entries: &Entries<K, V>, key: &K) -> Option<usize> {
+fn place_of<K: Eq, V>(entries: &ShardEntries<K, V>, key: &K) -> Option<usize> {
     entries.iter().position(|(other, _)| other == key)
 }
 
@@ -126,19 +126,19 @@ impl<'a, K: Eq + Hash, V, S> IntoIterator for &'a DashMap<K, V, S> {
 
 /// An entry for reading.
 pub(crate) struct Ref<'a, K, V> {
-    entries: RwLockReadGuard<'a, Entries<K, V>>,
+    entries: RwLockReadGuard<'a, ShardEntries<K, V>>,
     place: usize,
 }
 
 /// An entry for writing.
 pub(crate) struct RefMut<'a, K, V> {
-    entries: RwLockWriteGuard<'a, Entries<K, V>>,
+    entries: RwLockWriteGuard<'a, ShardEntries<K, V>>,
     place: usize,
 }
 
 /// An entry of a walk. Its shard stays locked while the walk is in that shard.
 pub(crate) struct RefMulti<'a, K, V> {
-    entries: Rc<RwLockReadGuard<'a, Entries<K, V>>>,
+    entries: Rc<RwLockReadGuard<'a, ShardEntries<K, V>>>,
     place: usize,
 }
 
@@ -152,7 +152,7 @@ pub(crate) enum Entry<'a, K, V> {
 
 /// The position of a key that is not in the map.
 pub(crate) struct Vacant<'a, K, V> {
-    entries: RwLockWriteGuard<'a, Entries<K, V>>,
+    entries: RwLockWriteGuard<'a, ShardEntries<K, V>>,
     key: K,
 }
 
