@@ -10,10 +10,13 @@ use super::worker::Admitted;
 use super::{Model, Shared};
 
 /// Admits a sample, new or evicted, when there is room for its tokens so far.
-pub fn admit<M: Model>(shared: Arc<Shared<M>>, sample: Sample) {
+pub fn admit<M: Model>(shared: Arc<Shared<M>>, mut sample: Sample) {
     tokio::spawn(async move {
         let id = shared.next_id();
-        let prompt = shared.cache.prompt(&sample.tokens);
+        let mut prompt = sample.hashed.take().unwrap_or_else(|| shared.cache.prompt(&[]));
+        let new_tokens = &sample.tokens[prompt.num_tokens()..];
+        prompt.extend(new_tokens).expect("the cache hashes its tokens");
+        sample.hashed = Some(prompt.clone());
         let options = AdmitOptions::default();
         let job = Arc::clone(&sample.job);
         let admission = tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use paged_kv::{PagedKvError, SeqId};
+use paged_kv::{PagedKvError, Prompt, SeqId};
 use tokio::sync::mpsc;
 
 use super::Shared;
@@ -34,6 +34,8 @@ pub struct Sample {
     pub index: u32,
     /// The prompt and the generated tokens.
     pub tokens: Vec<u32>,
+    /// The first of these tokens, hashed for an admission. The next admission hashes the others only.
+    pub hashed: Option<Prompt>,
     /// Not forked yet: when the prompt is computed, the other samples are forked from this one.
     pub is_whole_job: bool,
 }
@@ -80,13 +82,13 @@ impl Job {
 impl Sample {
     pub fn first(job: Arc<Job>) -> Self {
         let tokens = job.prompt.to_vec();
-        Self { is_whole_job: job.samples > 1, job, index: 0, tokens }
+        Self { is_whole_job: job.samples > 1, job, index: 0, tokens, hashed: None }
     }
 
     /// Creates another sample with the same tokens so far.
     pub fn fork(&self, index: u32) -> Self {
         let (job, tokens) = (Arc::clone(&self.job), self.tokens.clone());
-        Self { job, index, tokens, is_whole_job: false }
+        Self { job, index, tokens, hashed: self.hashed.clone(), is_whole_job: false }
     }
 
     pub fn is_finished(&self) -> bool {
