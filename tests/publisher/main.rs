@@ -214,7 +214,7 @@ fn contents_of_hashes_only_reach_a_router_with_their_tokens() {
             let hashed = Prompt::from_hashes(&prompt.hashes()[..8], prompt.num_tokens());
             let options = AdmitOptions::default();
             let (mut sequence, _) = cache.admit_sequence(&hashed, &options).unwrap();
-            sequence.commit(prompt.num_tokens()).unwrap();
+            sequence.commit(8 * BLOCK_SIZE).unwrap();
             if is_known {
                 let (mut sequence, admission) = cache.admit_sequence(&prompt, &options).unwrap();
                 assert_eq!(admission.cached_tokens, 8 * BLOCK_SIZE);
