@@ -63,13 +63,43 @@ fn a_pool_too_small_for_all_evicts_and_completes_under_every_strategy() {
                 "16",
                 "--blocks",
                 "64",
+                "--leave-free",
+                "0",
             ]);
             assert_eq!(number(&report, "completed"), 400, "{strategy}");
             assert!(number(&report, "evicted_sequences") > 0, "{strategy}: {report}");
             assert!(number(&report, "admissions") > 400, "{strategy}: {report}");
             assert_eq!(number(&report, "output_tokens"), 400 * 160, "{strategy}");
+            assert!(number(&report, "computed_tokens") > 400 * 176, "{strategy}: {report}");
+            assert!(report["goodput"].as_f64().unwrap() < 1.0, "{strategy}: {report}");
         }
     }
+}
+
+/// The requests that the worker may hold would need eight times the pool.
+#[test]
+fn a_worker_whose_prompts_leave_room_for_all_outputs_evicts_none() {
+    let trace = file("room.jsonl", mooncake([(16, 160); 400]).as_bytes());
+    let options = ["--threads", "1", "--live", "47", "--blocks", "64"];
+    for strategy in STRATEGIES {
+        let report = report(&[&[text(&trace), "--strategy", strategy][..], &options].concat());
+        let counts = ["completed", "admissions", "evicted_sequences", "put_back_requests"];
+        assert_eq!(counts.map(|count| number(&report, count)), [400, 400, 0, 0], "{strategy}");
+        assert_eq!(number(&report, "computed_tokens"), 400 * 176, "{strategy}");
+        assert_eq!(report["goodput"], 1.0, "{strategy}");
+    }
+}
+
+/// One worker and one request evicted at a time: each token computed again can be counted by hand.
+#[test]
+fn a_token_computed_again_lowers_the_goodput() {
+    let trace = file("again.jsonl", mooncake([(16, 32); 2]).as_bytes());
+    let options = ["--threads", "1", "--live", "2", "--blocks", "5", "--leave-free", "0"];
+    let report = report(&[&[text(&trace), "--threshold", "1"][..], &options].concat());
+    assert_eq!(number(&report, "evicted_sequences"), 1, "{report}");
+    // Both hold two full blocks of five when they ask for a third: the second is evicted with 32 tokens.
+    assert_eq!(number(&report, "computed_tokens"), 2 * 48 + 32, "{report}");
+    assert_eq!(report["goodput"], 96.0 / 128.0, "{report}");
 }
 
 /// Returns requests of 64 blocks among smaller ones; the first is not the largest.
@@ -85,10 +115,11 @@ fn with_large_ones() -> impl Iterator<Item = (u64, u64)> {
 fn a_pool_of_the_largest_request_serves_all_of_them() {
     let trace = file("largest.jsonl", mooncake(with_large_ones()).as_bytes());
     for strategy in STRATEGIES {
-        for live in ["1", "64"] {
-            let options = ["--strategy", strategy, "--live", live, "--threads", "16"];
+        for (live, share) in [("1", "0"), ("64", "0"), ("64", "1")] {
+            let options =
+                ["--strategy", strategy, "--live", live, "--threads", "16", "--leave-free", share];
             let report = report(&[&[text(&trace), "--blocks", "64"][..], &options].concat());
-            assert_eq!(number(&report, "completed"), 240, "{strategy}, {live} live");
+            assert_eq!(number(&report, "completed"), 240, "{strategy}, {live} live, {share}");
         }
     }
 }
@@ -119,7 +150,8 @@ fn prompts_and_outputs_may_be_empty() {
 #[test]
 fn a_worker_without_a_victim_puts_its_youngest_back() {
     let trace = file("no_victim.jsonl", mooncake([(0, 16); 50]).as_bytes());
-    let report = report(&[text(&trace), "--blocks", "1", "--threads", "2", "--live", "8"]);
+    let options = ["--blocks", "1", "--threads", "2", "--live", "8", "--leave-free", "0"];
+    let report = report(&[&[text(&trace)][..], &options].concat());
     assert_eq!(number(&report, "completed"), 50);
     assert!(number(&report, "put_back_requests") > 0, "{report}");
 }

@@ -16,6 +16,10 @@ use crate::trace::{Format, LONGEST_MIB};
 /// Priorities that `--strategy priority` assigns, so that the strategy has something to choose by.
 pub const PRIORITY_LEVELS: usize = 4;
 
+/// Default size of the pool: blocks a worker, and at least.
+const WORKER_BLOCKS: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+const LEAST_BLOCKS: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+
 /// The exit codes, for `--help`.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -46,9 +50,10 @@ pub enum Command {
     /// Serve every request of a trace from one shared cache, as fast as possible.
     ///
     /// Requests are batched continuously: each worker admits prompts, appends one token per step to
-    /// each request it holds, and frees a request that has all its output. An append that finds no
-    /// room evicts by the strategy; a prompt that finds no room waits; an evicted request is served
-    /// again from its prompt; a request that the pool cannot hold is rejected.
+    /// each request it holds, and frees a request that has all its output. A prompt waits while there is
+    /// no room for it and for the rest of all outputs (see --leave-free). An append that finds no room
+    /// evicts by the strategy; an evicted request is served again from its prompt; a request that the
+    /// pool cannot hold is rejected.
     #[command(after_help = about_traces())]
     Replay(ReplayArguments),
 
@@ -124,9 +129,14 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "L", default_value = "64")]
     pub live: NonZeroUsize,
 
-    /// Blocks in the pool
-    #[arg(long, value_name = "N", default_value = "65536")]
-    pub blocks: NonZeroUsize,
+    /// Blocks that a prompt must leave free to be admitted, as a share, 0 to 1, of the blocks that it and
+    /// the running requests will still take for their outputs: with 1 hardly any request is evicted
+    #[arg(long, value_name = "SHARE", default_value = "1", value_parser = share)]
+    pub leave_free: f64,
+
+    /// Blocks in the pool [default: 8192 a worker, at least 65536]
+    #[arg(long, value_name = "N")]
+    blocks: Option<NonZeroUsize>,
 
     /// Tokens per block
     #[arg(long, value_name = "B", default_value = "16")]
@@ -177,6 +187,12 @@ impl ReplayArguments {
     /// Returns the workers asked for, or the threads that this machine runs in parallel.
     pub fn threads(&self) -> NonZeroUsize {
         self.threads.unwrap_or_else(cores)
+    }
+
+    /// Returns the blocks asked for, or as many as the default of requests a worker holds at the same time.
+    pub fn blocks(&self) -> NonZeroUsize {
+        let of_workers = self.threads().saturating_mul(WORKER_BLOCKS);
+        self.blocks.unwrap_or(of_workers.max(LEAST_BLOCKS))
     }
 
     /// Returns whether KV events are published.

@@ -9,6 +9,7 @@ pub mod report;
 mod synthetic;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use paged_kv::{BlockHash, PagedKvCache, PagedKvCacheBuilder};
@@ -51,7 +52,9 @@ const PUBLISHER_BYTES: usize = 192 << 20;
 /// report cannot be written.
 pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     outputs::check_distinct(arguments.trace.as_deref(), &[])?;
+    let begin = Instant::now();
     let Input { name, requests, id_tokens } = input(arguments)?;
+    let reading = begin.elapsed();
     check_memory(arguments, &requests, id_tokens)?;
     #[cfg(feature = "events")]
     let publishing = crate::replay::publish::Publishing::start(&arguments.publish)?;
@@ -66,6 +69,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
         as_tokens: arguments.publishes(),
         threads: arguments.threads(),
         live: arguments.live,
+        leave_free: arguments.leave_free,
         threshold: arguments.threshold,
         id_tokens,
     };
@@ -81,7 +85,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
         }
     };
     let reclaim = arguments.reclaim;
-    let setting = Setting { trace: &name, requests: requests.len() as u64, plan, reclaim };
+    let setting = Setting { trace: &name, requests: requests.len() as u64, reading, plan, reclaim };
     #[cfg(feature = "events")]
     if let Some(publishing) = publishing {
         publishing.end(&mut io::stderr()).context("cannot say what was published")?;
@@ -123,7 +127,7 @@ fn check_memory(
     requests: &[Request],
     id_tokens: Option<usize>,
 ) -> Result<()> {
-    let (blocks, size) = (arguments.blocks.get(), arguments.block_size.get());
+    let (blocks, size) = (arguments.blocks().get(), arguments.block_size.get());
     let threads = arguments.threads().get();
     let fitting = requests.iter().filter(|request| request.blocks_needed(size) <= blocks);
     let named = fitting.filter(|request| id_tokens.is_some() && !request.contents().is_empty());
@@ -140,13 +144,13 @@ fn check_memory(
             .with(&[blocks, size, TOKEN_BYTES])
             .with(&[threads, longest, 2 * TOKEN_BYTES]);
     }
-    memory.check(&format!("{} blocks and {threads} threads", arguments.blocks))
+    memory.check(&format!("{} blocks and {threads} threads", arguments.blocks()))
 }
 
 /// Returns the cache's builder. The shape of the heads is arbitrary: no tensor is stored.
 fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
     PagedKvCache::builder()
-        .num_blocks(arguments.blocks.get())
+        .num_blocks(arguments.blocks().get())
         .block_size(arguments.block_size.get())
         .num_heads(1)
         .head_dim(1)

@@ -10,6 +10,7 @@ pub mod worker;
 use std::num::NonZeroUsize;
 use std::panic;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Plan {
     pub threads: NonZeroUsize,
     /// Requests that a worker may hold at the same time.
     pub live: NonZeroUsize,
+    /// Share of the blocks for which running requests will still ask that an admission leaves free.
+    pub leave_free: f64,
     /// Utilization down to which the cache evicts when it has no room.
     pub threshold: f64,
     /// Tokens of a content, if prompts share their common contents.
@@ -71,6 +74,8 @@ pub fn serve(
         admission: Admission::new(cache, arrivals),
         progress,
         live: plan.live,
+        leave_free: plan.leave_free,
+        growth: AtomicUsize::new(0),
         threshold: plan.threshold,
         id_tokens: plan.id_tokens,
         as_tokens: plan.as_tokens,

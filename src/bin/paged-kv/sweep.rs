@@ -187,6 +187,7 @@ fn serve_one(
         as_tokens: false,
         threads: NonZeroUsize::MIN,
         live: NonZeroUsize::MIN,
+        leave_free: 0.0,
         threshold: 1.0,
         id_tokens: Some(trace.id_tokens),
     };

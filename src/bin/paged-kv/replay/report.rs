@@ -5,6 +5,7 @@
 //! was freed. All other counts come from the workers.
 
 use std::fmt;
+use std::time::Duration;
 
 use paged_kv::{PagedKvCache, ReclaimPolicy};
 use serde::Serialize;
@@ -17,6 +18,8 @@ use crate::serve::{Outcome, Plan};
 pub struct Setting<'a> {
     pub trace: &'a str,
     pub requests: u64,
+    /// Time to read the trace.
+    pub reading: Duration,
     pub plan: Plan,
     pub reclaim: ReclaimPolicy,
 }
@@ -31,8 +34,13 @@ pub struct Report {
     admissions: u64,
     evicted_sequences: u64,
     put_back_requests: u64,
+    /// Tokens computed: prompt tokens that did not hit, and output tokens.
+    computed_tokens: u64,
+    /// The share of them that no request had to compute again after it was evicted or put back.
+    goodput: f64,
     threads: usize,
     live: usize,
+    leave_free: f64,
     threshold: f64,
     blocks_total: usize,
     block_size: usize,
@@ -53,6 +61,12 @@ pub struct Report {
     /// "ok", or the fault.
     validate: String,
     wall_seconds: f64,
+    /// Time to read the trace, or to make the synthetic requests. It is not part of `wall_seconds`.
+    reading_seconds: f64,
+    /// The share of the workers' time in calls of the cache.
+    cache_share: f64,
+    /// The share of the workers' time without a request, waiting for a prompt.
+    waiting_share: f64,
     requests_per_second: f64,
     operations: u64,
     /// Blocks that left the pool or returned to it, per second.
@@ -76,6 +90,7 @@ impl Report {
         let stats = cache.stats();
         let blocks_moved = stats.total_allocations + stats.total_frees;
         let wall_seconds = wall.as_secs_f64();
+        let workers_seconds = wall_seconds * setting.plan.threads.get() as f64;
         Self {
             trace: setting.trace.to_owned(),
             strategy: cache.eviction_strategy().to_string(),
@@ -85,8 +100,11 @@ impl Report {
             admissions: meter.admissions,
             evicted_sequences: meter.evicted_sequences,
             put_back_requests: meter.put_back_requests,
+            computed_tokens: meter.computed_tokens,
+            goodput: meter.goodput(),
             threads: setting.plan.threads.get(),
             live: setting.plan.live.get(),
+            leave_free: setting.plan.leave_free,
             threshold: setting.plan.threshold,
             blocks_total: cache.total_blocks(),
             block_size: cache.block_size(),
@@ -104,6 +122,9 @@ impl Report {
             leaked_blocks: cache.used_block_count(),
             validate: cache.validate().map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
             wall_seconds,
+            reading_seconds: setting.reading.as_secs_f64(),
+            cache_share: meter.cache_time.as_secs_f64() / workers_seconds,
+            waiting_share: meter.waiting_time.as_secs_f64() / workers_seconds,
             requests_per_second: meter.completed as f64 / wall_seconds,
             operations: meter.operations(),
             block_ops_per_second: blocks_moved as f64 / wall_seconds,
@@ -173,6 +194,14 @@ impl fmt::Display for Report {
             ),
         )?;
         line(
+            "goodput",
+            format!(
+                "{:.2} % of {} computed tokens were computed once",
+                self.goodput * 100.0,
+                grouped(self.computed_tokens),
+            ),
+        )?;
+        line(
             "blocks",
             format!(
                 "{} of {} tokens, {} used at the peak",
@@ -204,7 +233,19 @@ impl fmt::Display for Report {
             )?;
         }
         line("validate", self.validate.clone())?;
-        line("time", format!("{:.3} s", self.wall_seconds))?;
+        let other_share = 1.0 - self.cache_share - self.waiting_share;
+        line(
+            "time",
+            format!(
+                "{:.3} s: {:.0} % in the cache, {:.0} % waiting for a prompt, {:.0} % in the program; \
+                 {:.3} s before that to read the trace",
+                self.wall_seconds,
+                self.cache_share * 100.0,
+                self.waiting_share * 100.0,
+                other_share * 100.0,
+                self.reading_seconds,
+            ),
+        )?;
         line(
             "rate",
             format!(

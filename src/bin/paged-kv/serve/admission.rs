@@ -9,6 +9,9 @@
 //! | `Single` | while no other tries | `Open` when it is admitted, `Shut` when it is refused |
 //! | `Shut` | when nothing runs | `Single` when a request ends, or when nothing runs |
 //!
+//! How much room a prompt must leave when it enters is decided in `worker`; a prompt that leaves too little is
+//! refused like one without room.
+//!
 //! A worker in need of blocks shuts the gate before it evicts. So no prompt takes the blocks that the
 //! eviction frees, least of all the request just evicted. Until the next request ends, the only prompt
 //! that may be admitted is the oldest waiting one, and only into an otherwise empty cache.
@@ -18,7 +21,7 @@
 //! running until its blocks are released. Evictions are made elsewhere, in `worker`.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -45,6 +48,8 @@ pub struct Ticket {
     pub arrival: usize,
     /// A sequence id that no admission had before. An older id of the same request is no longer found.
     pub sequence: SeqId,
+    /// Leading tokens of the request that were computed before it was evicted or put back.
+    pub computed_tokens: usize,
     gate: Gate,
     ended: u64,
     /// Nothing else ran or tried: the cache is empty, and the prompt fits.
@@ -53,6 +58,8 @@ pub struct Ticket {
 
 struct State {
     waiting: BinaryHeap<Reverse<usize>>,
+    /// Computed tokens of the waiting requests that ran before.
+    computed_tokens: HashMap<usize, usize>,
     gate: Gate,
     trying: usize,
     running: usize,
@@ -82,6 +89,7 @@ impl<'a> Admission<'a> {
         let state = State {
             unfinished: waiting.len(),
             waiting,
+            computed_tokens: HashMap::new(),
             gate: Gate::Open,
             trying: 0,
             running: 0,
@@ -159,7 +167,7 @@ impl<'a> Admission<'a> {
         }
         let mut state = self.lock();
         state.trying -= 1;
-        state.waiting.push(Reverse(ticket.arrival));
+        state.wait(ticket.arrival, ticket.computed_tokens);
         state.gate = match (ticket.gate, state.gate) {
             (Gate::Open, Gate::Open) => Gate::Single,
             // A request that ended during the try may have made the room: try again.
@@ -205,14 +213,14 @@ impl<'a> Admission<'a> {
     }
 
     /// Returns a request to the queue that was evicted, or freed after [`yielding`](Self::yielding). It will
-    /// be served again from its prompt.
+    /// be served again from its prompt. Its first `computed_tokens` tokens were computed already.
     ///
     /// # Errors
     /// The cache refused the lease of the oldest request.
-    pub fn put_back(&self, arrival: usize) -> Result<(), PagedKvError> {
+    pub fn put_back(&self, arrival: usize, computed_tokens: usize) -> Result<(), PagedKvError> {
         let mut state = self.lock();
         state.running -= 1;
-        state.waiting.push(Reverse(arrival));
+        state.wait(arrival, computed_tokens);
         let result = state.seniority.leave(self.cache, arrival);
         self.settle(&state);
         result
@@ -265,6 +273,14 @@ impl State {
         self.unfinished == 0 || self.stopped
     }
 
+    /// Adds a request that ran or tried to the queue.
+    fn wait(&mut self, arrival: usize, computed_tokens: usize) {
+        self.waiting.push(Reverse(arrival));
+        if computed_tokens > 0 {
+            self.computed_tokens.insert(arrival, computed_tokens);
+        }
+    }
+
     /// Issues a ticket to the first waiting prompt. Call it only when [`may_try`](Self::may_try).
     fn issue(&mut self) -> Ticket {
         let Reverse(arrival) = self.waiting.pop().expect("a prompt that may try is waiting");
@@ -275,7 +291,9 @@ impl State {
         self.trying += 1;
         self.tickets += 1;
         let sequence = SeqId(self.tickets);
-        Ticket { arrival, sequence, gate: self.gate, ended: self.ended, undisturbed }
+        let computed_tokens = self.computed_tokens.remove(&arrival).unwrap_or(0);
+        let (gate, ended) = (self.gate, self.ended);
+        Ticket { arrival, sequence, computed_tokens, gate, ended, undisturbed }
     }
 }
 

@@ -23,12 +23,20 @@ pub struct Meter {
     /// Prompts admitted to the cache. The prompt of an evicted request counts again each time.
     pub admissions: u64,
     pub evicted_sequences: u64,
+    /// Tokens computed: those of admitted prompts that did not hit, and those appended.
+    pub computed_tokens: u64,
+    /// Those of them that had been computed before, for the same request, and were lost.
+    pub recomputed_tokens: u64,
     /// Full blocks of the prompts that were admitted by their contents.
     pub prompt_blocks: u64,
     /// Those of them that were cached.
     pub hit_blocks: u64,
     /// Requests that a worker put back itself, because no sequence could be evicted.
     pub put_back_requests: u64,
+    /// Time in calls of the cache.
+    pub cache_time: Duration,
+    /// Time without a request, waiting for a prompt.
+    pub waiting_time: Duration,
     latency: Histogram<u64>,
 }
 
@@ -43,9 +51,13 @@ impl Meter {
             output_tokens: 0,
             admissions: 0,
             evicted_sequences: 0,
+            computed_tokens: 0,
+            recomputed_tokens: 0,
             prompt_blocks: 0,
             hit_blocks: 0,
             put_back_requests: 0,
+            cache_time: Duration::ZERO,
+            waiting_time: Duration::ZERO,
             latency,
         }
     }
@@ -54,8 +66,9 @@ impl Meter {
     pub fn time<R>(&mut self, operation: impl FnOnce() -> R) -> R {
         let begin = Instant::now();
         let result = operation();
-        let nanoseconds = begin.elapsed().as_nanos();
-        self.latency.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        let elapsed = begin.elapsed();
+        self.cache_time += elapsed;
+        self.latency.saturating_record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
         result
     }
 
@@ -66,10 +79,20 @@ impl Meter {
         self.output_tokens += other.output_tokens;
         self.admissions += other.admissions;
         self.evicted_sequences += other.evicted_sequences;
+        self.computed_tokens += other.computed_tokens;
+        self.recomputed_tokens += other.recomputed_tokens;
         self.prompt_blocks += other.prompt_blocks;
         self.hit_blocks += other.hit_blocks;
         self.put_back_requests += other.put_back_requests;
+        self.cache_time += other.cache_time;
+        self.waiting_time += other.waiting_time;
         self.latency.add(&other.latency).expect("all meters have the same range");
+    }
+
+    /// Returns the share of the computed tokens that no request had to compute again.
+    pub fn goodput(&self) -> f64 {
+        let useful = self.computed_tokens - self.recomputed_tokens;
+        useful as f64 / self.computed_tokens.max(1) as f64
     }
 
     /// Returns how many calls were recorded.
@@ -101,6 +124,7 @@ mod tests {
         all.time(|| ());
         all.add(&one);
         assert_eq!((all.completed, all.operations()), (2, 2));
+        assert!(all.cache_time >= Duration::from_millis(2));
         assert!(all.longest_latency_us() >= 2000.0);
         assert!(all.latency_us(0.5) < 2000.0);
     }

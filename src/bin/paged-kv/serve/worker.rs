@@ -1,13 +1,17 @@
 //! `Worker`: one thread that serves requests by continuous batching, and the proof that every run ends.
 //!
 //! A worker repeats three acts. It admits prompts up to its limit, appends one token to each request it
-//! holds, and frees the complete requests. An append that finds no room makes room by evicting. A request
+//! holds, and frees the complete requests. A prompt is admitted only if it leaves a share of the growth free:
+//! of the blocks that the running requests and itself will still take for their output. Growth that was read
+//! before another prompt was admitted may be too small, and the share may be less than 1, so an append may
+//! find no room all the same. It makes room by evicting. A request
 //! belongs to one worker or to the queue, never to both. A worker that evicts another worker's sequence
 //! does not inform it. The other worker finds out at its next use, and puts the request back into the
 //! queue.
 //!
 //! # Why every run ends
-//! The pool can hold any single request that is served: larger requests were rejected. Then:
+//! The pool can hold any single request that is served, with its growth: larger requests were rejected. When
+//! nothing else runs or tries, the growth is its own, so it is admitted. Then:
 //! 1. The oldest running request holds a lease ([`Seniority`]), so it is never evicted nor put
 //!    back. The lease passes to another request only when its holder ends, or to an older request. There
 //!    are finitely many older requests, so some holder keeps the lease to its end.
@@ -26,8 +30,10 @@
 //! [`Seniority`]: crate::serve::oldest_first::Seniority
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use paged_kv::{AdmitOptions, EvictionStrategy, PagedKvCache, PagedKvError, Prompt, SeqId};
 
@@ -44,6 +50,11 @@ pub struct Service<'a> {
     pub progress: &'a Progress,
     /// Requests that a worker may hold at the same time.
     pub live: NonZeroUsize,
+    /// Share of the growth that an admission leaves free.
+    pub leave_free: f64,
+    /// Blocks that the requests that run or try will still take for their output. A worker updates it once
+    /// a step, and before a request leaves. So it is 0 when nothing runs or tries.
+    pub growth: AtomicUsize,
     /// Utilization down to which the cache evicts when it has no room.
     pub threshold: f64,
     /// Tokens of a content, if prompts share their common contents.
@@ -59,6 +70,10 @@ struct Live {
     arrival: usize,
     sequence: SeqId,
     remaining_tokens: usize,
+    /// Leading tokens that hit when the prompt was admitted.
+    cached_tokens: usize,
+    /// Leading tokens that were computed before this admission.
+    computed_before: usize,
     /// Ended or back in the queue; removed at the end of the step.
     gone: bool,
 }
@@ -78,12 +93,14 @@ pub struct Worker<'a> {
     live: Vec<Live>,
     /// Steps since the worker last admitted a prompt.
     steps: usize,
+    /// Blocks that appends began since the worker last updated [`Service::growth`].
+    begun_blocks: usize,
     meter: Meter,
 }
 
 impl<'a> Worker<'a> {
     pub fn new(service: &'a Service<'a>) -> Self {
-        Self { service, live: Vec::new(), steps: 0, meter: Meter::new() }
+        Self { service, live: Vec::new(), steps: 0, begun_blocks: 0, meter: Meter::new() }
     }
 
     /// Serves until every request has ended, and returns the meter.
@@ -103,7 +120,10 @@ impl<'a> Worker<'a> {
         while self.live.len() < self.service.live.get() {
             let admission = &self.service.admission;
             let ticket = if self.live.is_empty() {
-                match admission.wait_next() {
+                let begin = Instant::now();
+                let next = admission.wait_next();
+                self.meter.waiting_time += begin.elapsed();
+                match next {
                     Some(ticket) => ticket,
                     None => return Ok(false),
                 }
@@ -119,14 +139,20 @@ impl<'a> Worker<'a> {
     }
 
     fn admit(&mut self, ticket: Ticket) -> Result<(), PagedKvError> {
-        let Service { cache, requests, admission, .. } = self.service;
-        let Ticket { arrival, sequence, .. } = ticket;
+        let Service { cache, requests, admission, growth, .. } = self.service;
+        let Ticket { arrival, sequence, computed_tokens, .. } = ticket;
         let request = &requests[arrival];
-        match self.bring_in(sequence, request) {
-            Ok(()) => {}
-            Err(PagedKvError::OutOfMemory { .. }) => return admission.refused(ticket),
+        // Relaxed, as all accesses: the lock of the admission orders the last one before the count must be 0.
+        let own_growth = request.blocks_to_come(request.prompt_tokens(), cache.block_size());
+        let total_growth = growth.fetch_add(own_growth, Ordering::Relaxed) + own_growth;
+        let cached_tokens = match self.bring_in(sequence, request, total_growth) {
+            Ok(cached_tokens) => cached_tokens,
+            Err(PagedKvError::OutOfMemory { .. }) => {
+                growth.fetch_sub(own_growth, Ordering::Relaxed);
+                return admission.refused(ticket);
+            }
             Err(error) => return Err(error),
-        }
+        };
         if let EvictionStrategy::Priority { levels } = cache.eviction_strategy() {
             let priority = u32::try_from(arrival % levels).unwrap_or(u32::MAX);
             unless_evicted(cache.set_priority(sequence, priority))?;
@@ -135,33 +161,49 @@ impl<'a> Worker<'a> {
         self.meter.admissions += 1;
         self.steps = 0;
         let remaining_tokens = request.output_tokens();
-        self.live.push(Live { arrival, sequence, remaining_tokens, gone: false });
+        let computed_before = computed_tokens;
+        let live = Live {
+            arrival,
+            sequence,
+            remaining_tokens,
+            cached_tokens,
+            computed_before,
+            gone: false,
+        };
+        self.live.push(live);
         Ok(())
     }
 
     /// Admits the prompt by its contents, which count as computed immediately, or by its length if prompts do
-    /// not share contents.
-    fn bring_in(&mut self, sequence: SeqId, request: &Request) -> Result<(), PagedKvError> {
-        let cache = self.service.cache;
-        let prompt_tokens = request.prompt_tokens();
-        let Some(id_tokens) = self.service.id_tokens else {
-            return self.meter.time(|| cache.allocate(sequence, prompt_tokens));
-        };
+    /// not share contents. It must leave its share of the growth free. Returns how many tokens hit.
+    fn bring_in(
+        &mut self,
+        sequence: SeqId,
+        request: &Request,
+        growth: usize,
+    ) -> Result<usize, PagedKvError> {
+        let Service { cache, leave_free, id_tokens, as_tokens, .. } = *self.service;
         let block_size = cache.block_size();
-        let prompt = if self.service.as_tokens {
-            cache.prompt(&request.tokens(id_tokens))
-        } else {
-            Prompt::from_hashes(&request.hashes(block_size, id_tokens), prompt_tokens)
+        let prompt_tokens = request.prompt_tokens();
+        let prompt = match id_tokens {
+            None => Prompt::from_hashes(&[], prompt_tokens),
+            Some(id_tokens) if as_tokens => cache.prompt(&request.tokens(id_tokens)),
+            Some(id_tokens) => {
+                Prompt::from_hashes(&request.hashes(block_size, id_tokens), prompt_tokens)
+            }
         };
-        let options = AdmitOptions::default();
+        let reserve = (growth as f64 * leave_free).ceil() as usize;
+        let options = AdmitOptions::default().leave_free(reserve);
         let admission = self.meter.time(|| cache.admit_with(sequence, &prompt, &options))?;
+        let Some(id_tokens) = id_tokens else { return Ok(0) };
         let named_blocks = request.named_blocks(block_size, id_tokens);
         self.meter.prompt_blocks += named_blocks as u64;
         self.meter.hit_blocks += (admission.cached_tokens / block_size) as u64;
         // Blocks without a content are not published, so no other request shares them.
         let named_tokens = named_blocks * block_size;
         let commit = || cache.commit(sequence, named_tokens).map(drop);
-        unless_evicted(self.meter.time(commit))
+        unless_evicted(self.meter.time(commit))?;
+        Ok(admission.cached_tokens)
     }
 
     /// Appends one token to each request held.
@@ -173,7 +215,30 @@ impl<'a> Worker<'a> {
         }
         self.live.retain(|live| !live.gone);
         self.steps += 1;
+        self.report_growth(0);
         Ok(())
+    }
+
+    /// Takes the blocks that appends began, and `no_longer` more, from the blocks still to come.
+    fn report_growth(&mut self, no_longer: usize) {
+        let taken = std::mem::take(&mut self.begun_blocks) + no_longer;
+        if taken > 0 {
+            self.service.growth.fetch_sub(taken, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts the tokens that a request computed since its admission, when it leaves. Returns how many of its
+    /// leading tokens were ever computed.
+    fn depart(&mut self, at: usize) -> usize {
+        let Live { arrival, remaining_tokens, cached_tokens, computed_before, .. } = self.live[at];
+        let request = &self.service.requests[arrival];
+        let written = request.prompt_tokens() + request.output_tokens() - remaining_tokens;
+        let again = computed_before.min(written).saturating_sub(cached_tokens);
+        self.meter.computed_tokens += (written - cached_tokens) as u64;
+        self.meter.recomputed_tokens += again as u64;
+        self.report_growth(request.blocks_to_come(written, self.service.cache.block_size()));
+        self.live[at].gone = true;
+        computed_before.max(written)
     }
 
     fn advance(&mut self, at: usize) -> Result<(), PagedKvError> {
@@ -182,9 +247,9 @@ impl<'a> Worker<'a> {
                 Appended::Written => self.live[at].remaining_tokens -= 1,
                 Appended::PutBack => return Ok(()),
                 Appended::Evicted => {
-                    let live = &mut self.live[at];
-                    live.gone = true;
-                    return self.service.admission.put_back(live.arrival);
+                    let computed_tokens = self.depart(at);
+                    let admission = &self.service.admission;
+                    return admission.put_back(self.live[at].arrival, computed_tokens);
                 }
             }
         }
@@ -199,10 +264,14 @@ impl<'a> Worker<'a> {
     }
 
     fn try_append(&mut self, at: usize) -> Result<Appended, PagedKvError> {
-        let sequence = self.live[at].sequence;
+        let Live { arrival, sequence, remaining_tokens, .. } = self.live[at];
         match self.meter.time(|| self.service.cache.append(sequence, 1)) {
             Ok(append) => {
                 debug_assert!(append.copy.is_none(), "nothing is forked, so nothing is copied");
+                let Service { cache, requests, .. } = self.service;
+                let tokens = requests[arrival].prompt_tokens() + requests[arrival].output_tokens();
+                let written = tokens - remaining_tokens;
+                self.begun_blocks += usize::from(written.is_multiple_of(cache.block_size()));
                 Ok(Appended::Written)
             }
             Err(PagedKvError::SequenceNotFound(_)) => Ok(Appended::Evicted),
@@ -259,17 +328,18 @@ impl<'a> Worker<'a> {
 
     fn put_youngest_back(&mut self) -> Result<(), PagedKvError> {
         let Service { cache, admission, .. } = self.service;
-        let held = self.live.iter_mut().filter(|live| !live.gone);
-        let youngest = held.max_by_key(|live| live.arrival).expect("the one in need is held");
-        if !admission.yielding(youngest.arrival)? {
+        let held = (0..self.live.len()).filter(|&at| !self.live[at].gone);
+        let at = held.max_by_key(|&at| self.live[at].arrival).expect("the one in need is held");
+        let Live { arrival, sequence, .. } = self.live[at];
+        if !admission.yielding(arrival)? {
             // The oldest request of all, and the only one of this worker. The blocks that it lacks are held
             // by calls in progress of other workers: let these finish. See point 3 at the head of this file.
             thread::yield_now();
             return Ok(());
         }
-        unless_evicted(self.meter.time(|| cache.free(youngest.sequence)))?;
-        admission.put_back(youngest.arrival)?;
-        youngest.gone = true;
+        unless_evicted(self.meter.time(|| cache.free(sequence)))?;
+        let computed_tokens = self.depart(at);
+        admission.put_back(arrival, computed_tokens)?;
         self.meter.put_back_requests += 1;
         Ok(())
     }
@@ -280,8 +350,8 @@ impl<'a> Worker<'a> {
         let Live { arrival, sequence, .. } = self.live[at];
         admission.ending(arrival)?;
         unless_evicted(self.meter.time(|| cache.free(sequence)))?;
+        self.depart(at);
         admission.ended();
-        self.live[at].gone = true;
         self.meter.completed += 1;
         self.meter.prompt_tokens += requests[arrival].prompt_tokens() as u64;
         self.meter.output_tokens += requests[arrival].output_tokens() as u64;

@@ -72,6 +72,11 @@ impl Request {
     pub fn blocks_needed(&self, block_size: usize) -> usize {
         (self.prompt_tokens + self.output_tokens).div_ceil(block_size)
     }
+
+    /// Returns the blocks that the request will still take when its first `written` tokens are written.
+    pub fn blocks_to_come(&self, written: usize, block_size: usize) -> usize {
+        self.blocks_needed(block_size) - written.div_ceil(block_size)
+    }
 }
 
 #[cfg(test)]

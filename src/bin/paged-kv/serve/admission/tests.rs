@@ -64,7 +64,7 @@ fn an_evicted_request_does_not_take_back_the_room_it_gave() {
     let (first, second) = (admit(&admission), admit(&admission));
     admission.shut();
     assert_eq!(cache.evict(), Ok(second.1));
-    admission.put_back(second.0).unwrap();
+    admission.put_back(second.0, 0).unwrap();
     assert!(admission.try_next(0).is_none());
     end(&admission, first);
     let again = admission.try_next(0).unwrap();
@@ -79,7 +79,7 @@ fn a_shut_gate_lets_a_prompt_into_an_empty_cache() {
     let (arrival, sequence) = admit(&admission);
     admission.shut();
     assert!(admission.try_next(0).is_none());
-    admission.put_back(arrival).unwrap();
+    admission.put_back(arrival, 0).unwrap();
     cache.free(sequence).unwrap();
     let ticket = admission.try_next(0).expect("nothing runs");
     assert!(admission.try_next(0).is_none(), "two try where one was refused");
@@ -99,7 +99,7 @@ fn the_lease_is_always_of_the_oldest() {
     admission.admitted(zero).unwrap();
     assert_eq!(cache.evict(), Ok(one.1), "the younger one kept the lease");
     assert!(cache.evict().is_err(), "the older one did not get it");
-    admission.put_back(one.0).unwrap();
+    admission.put_back(one.0, 0).unwrap();
 
     let one = admit(&admission);
     end(&admission, (arrival, sequence));
@@ -144,7 +144,7 @@ fn the_last_return_to_the_queue_wakes_a_worker() {
     admission.shut();
     let put_back = || {
         cache.free(sequence).unwrap();
-        admission.put_back(arrival).unwrap();
+        admission.put_back(arrival, 0).unwrap();
     };
     // The lease is dropped first, as for a request that was evicted.
     admission.ending(arrival).unwrap();
