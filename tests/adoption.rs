@@ -160,10 +160,10 @@ fn a_block_that_is_published_keeps_its_parent() {
     assert_eq!((lost[0].hash, lost[0].parent), (hash, Some(parent)));
 }
 
-/// The observer forks the first sequence when it is called first, so that its growth needs a copy, and panics
-/// when it is called again.
-#[test]
-fn a_panic_in_the_second_round_of_a_batch_gives_back_the_blocks_of_the_first() {
+/// Returns a cache with one sequence of a block and no other free block, and the number of calls of its observer.
+/// The observer forks the sequence when it is called first, so that its growth needs a copy, and panics when
+/// it is called again.
+fn forked_by_its_observer() -> (Arc<PagedKvCache>, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&calls);
     let cache = observed(16, move |cache, _| match seen.fetch_add(1, Ordering::Relaxed) {
@@ -172,6 +172,12 @@ fn a_panic_in_the_second_round_of_a_batch_gives_back_the_blocks_of_the_first() {
     });
     cache.allocate(s(1), 3).unwrap();
     leave_idle(&cache, 15, 1);
+    (cache, calls)
+}
+
+#[test]
+fn a_panic_in_the_second_round_of_a_batch_gives_back_the_blocks_of_the_first() {
+    let (cache, calls) = forked_by_its_observer();
     let mut batch = AppendBatch::default();
     let mut rows = lease_rows(&cache, &[(s(1), 6)]);
     let allocations = cache.stats().total_allocations;
@@ -184,16 +190,10 @@ fn a_panic_in_the_second_round_of_a_batch_gives_back_the_blocks_of_the_first() {
 
 #[test]
 fn a_panic_in_the_second_round_of_an_append_leaves_the_statistics() {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&calls);
-    let cache = observed(16, move |cache, _| match seen.fetch_add(1, Ordering::Relaxed) {
-        0 => cache.fork(s(1), s(2)).unwrap(),
-        _ => std::panic::panic_any("on purpose"),
-    });
-    cache.allocate(s(1), 3).unwrap();
-    leave_idle(&cache, 15, 1);
+    let (cache, calls) = forked_by_its_observer();
     let allocations = cache.stats().total_allocations;
     assert!(catch_unwind(AssertUnwindSafe(|| cache.append(s(1), 6).map(drop))).is_err());
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
     assert_eq!(cache.used_block_count(), 1);
     assert_eq!(cache.stats().total_allocations, allocations);
 }

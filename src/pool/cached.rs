@@ -31,7 +31,7 @@ impl CachedCount {
     }
 
     fn most(&self) -> u64 {
-        // Relaxed: a limit that a thread learns of late is kept late.
+        // Relaxed: a thread may use the limit before for a moment, as if it had called earlier.
         self.most.load(Ordering::Relaxed)
     }
 }

@@ -301,7 +301,7 @@ pub(crate) trait TakeObserver: Send + Sync {
     /// Notes that each of `ids` has a new owner.
     fn taken(&self, ids: &[BlockId]);
 
-    /// Notes that contents end, which `end` does: it returns their blocks. Meanwhile no content is published.
+    /// Calls `end`, which ends contents and returns their blocks. No content is published during the call.
     fn ending(&self, end: &mut dyn FnMut() -> Vec<BlockId>);
 }
 

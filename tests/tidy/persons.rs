@@ -1,4 +1,4 @@
-//! Persons in comments: `who`, `nobody` and similar words hide which thread, caller or sequence acts.
+//! The rule against persons in comments: words such as `who` and `nobody` hide which thread, caller or sequence acts.
 //! Each folder has a budget of such words, which only falls.
 
 use crate::rust::comments;

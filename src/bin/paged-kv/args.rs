@@ -16,8 +16,10 @@ use crate::trace::{Format, LONGEST_MIB};
 /// Priorities that `--strategy priority` assigns, so that the strategy has something to choose by.
 pub const PRIORITY_LEVELS: usize = 4;
 
-/// Default size of the pool: blocks a worker, and at least.
-const WORKER_BLOCKS: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+/// Blocks for each worker in the default pool: 64 synthetic requests need 12,700.
+const WORKER_BLOCKS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// The smallest default pool, in blocks.
 const LEAST_BLOCKS: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 
 /// The exit codes, for `--help`.
@@ -134,7 +136,7 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "SHARE", default_value = "1", value_parser = share)]
     pub leave_free: f64,
 
-    /// Blocks in the pool [default: 8192 a worker, at least 65536]
+    /// Blocks in the pool [default: 16384 a worker, at least 65536]
     #[arg(long, value_name = "N")]
     blocks: Option<NonZeroUsize>,
 
@@ -189,7 +191,7 @@ impl ReplayArguments {
         self.threads.unwrap_or_else(cores)
     }
 
-    /// Returns the blocks asked for, or as many as the default of requests a worker holds at the same time.
+    /// Returns the blocks asked for, or a default that grows with the workers.
     pub fn blocks(&self) -> NonZeroUsize {
         let of_workers = self.threads().saturating_mul(WORKER_BLOCKS);
         self.blocks.unwrap_or(of_workers.max(LEAST_BLOCKS))

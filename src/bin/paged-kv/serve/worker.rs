@@ -142,7 +142,8 @@ impl<'a> Worker<'a> {
         let Service { cache, requests, admission, growth, .. } = self.service;
         let Ticket { arrival, sequence, computed_tokens, .. } = ticket;
         let request = &requests[arrival];
-        // Relaxed, as all accesses: the lock of the admission orders the last one before the count must be 0.
+        // Relaxed: only an undisturbed ticket needs the exact growth. The lock of the admission, which issued
+        // it, orders all subtractions of other workers before it.
         let own_growth = request.blocks_to_come(request.prompt_tokens(), cache.block_size());
         let total_growth = growth.fetch_add(own_growth, Ordering::Relaxed) + own_growth;
         let cached_tokens = match self.bring_in(sequence, request, total_growth) {
@@ -219,6 +220,13 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Returns how many tokens of a request are written, as far as the worker has noted it.
+    fn written_tokens(&self, at: usize) -> usize {
+        let Live { arrival, remaining_tokens, .. } = self.live[at];
+        let request = &self.service.requests[arrival];
+        request.prompt_tokens() + request.output_tokens() - remaining_tokens
+    }
+
     /// Takes the blocks that appends began, and `no_longer` more, from the blocks still to come.
     fn report_growth(&mut self, no_longer: usize) {
         let taken = std::mem::take(&mut self.begun_blocks) + no_longer;
@@ -230,9 +238,9 @@ impl<'a> Worker<'a> {
     /// Counts the tokens that a request computed since its admission, when it leaves. Returns how many of its
     /// leading tokens were ever computed.
     fn depart(&mut self, at: usize) -> usize {
-        let Live { arrival, remaining_tokens, cached_tokens, computed_before, .. } = self.live[at];
+        let Live { arrival, cached_tokens, computed_before, .. } = self.live[at];
         let request = &self.service.requests[arrival];
-        let written = request.prompt_tokens() + request.output_tokens() - remaining_tokens;
+        let written = self.written_tokens(at);
         let again = computed_before.min(written).saturating_sub(cached_tokens);
         self.meter.computed_tokens += (written - cached_tokens) as u64;
         self.meter.recomputed_tokens += again as u64;
@@ -264,14 +272,13 @@ impl<'a> Worker<'a> {
     }
 
     fn try_append(&mut self, at: usize) -> Result<Appended, PagedKvError> {
-        let Live { arrival, sequence, remaining_tokens, .. } = self.live[at];
+        let sequence = self.live[at].sequence;
         match self.meter.time(|| self.service.cache.append(sequence, 1)) {
             Ok(append) => {
                 debug_assert!(append.copy.is_none(), "nothing is forked, so nothing is copied");
-                let Service { cache, requests, .. } = self.service;
-                let tokens = requests[arrival].prompt_tokens() + requests[arrival].output_tokens();
-                let written = tokens - remaining_tokens;
-                self.begun_blocks += usize::from(written.is_multiple_of(cache.block_size()));
+                let begins_block =
+                    self.written_tokens(at).is_multiple_of(self.service.cache.block_size());
+                self.begun_blocks += usize::from(begins_block);
                 Ok(Appended::Written)
             }
             Err(PagedKvError::SequenceNotFound(_)) => Ok(Appended::Evicted),
