@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::program::{file, mooncake, number, replay, report, stderr, text};
 
@@ -27,7 +27,16 @@ fn a_synthetic_run_reports_every_field() {
     assert!((300..=300 + returned).contains(&admissions), "{report}");
 
     let positive = |value: &Value| value.as_f64().filter(|&value| value > 0.0).is_some();
-    for field in ["wall_seconds", "requests_per_second", "block_ops_per_second"] {
+    assert_eq!(report["leave_free"], 1.0);
+    assert!(number(&report, "computed_tokens") >= tokens, "{report}");
+    for field in [
+        "goodput",
+        "reading_seconds",
+        "cache_share",
+        "wall_seconds",
+        "requests_per_second",
+        "block_ops_per_second",
+    ] {
         assert!(positive(&report[field]), "{field}: {report}");
     }
     let latency = ["p50", "p99", "p999", "max"].map(|share| report["latency_us"][share].clone());
@@ -79,7 +88,8 @@ fn a_pool_too_small_for_all_evicts_and_completes_under_every_strategy() {
 /// The requests that the worker may hold would need eight times the pool.
 #[test]
 fn a_worker_whose_prompts_leave_room_for_all_outputs_evicts_none() {
-    let trace = file("room.jsonl", mooncake([(16, 160); 400]).as_bytes());
+    let lengths = [(16, 160), (0, 176)].repeat(200);
+    let trace = file("room.jsonl", mooncake(lengths).as_bytes());
     let options = ["--threads", "1", "--live", "47", "--blocks", "64"];
     for strategy in STRATEGIES {
         let report = report(&[&[text(&trace), "--strategy", strategy][..], &options].concat());
@@ -99,7 +109,23 @@ fn a_token_computed_again_lowers_the_goodput() {
     assert_eq!(number(&report, "evicted_sequences"), 1, "{report}");
     // Both hold two full blocks of five when they ask for a third: the second is evicted with 32 tokens.
     assert_eq!(number(&report, "computed_tokens"), 2 * 48 + 32, "{report}");
-    assert_eq!(report["goodput"], 96.0 / 128.0, "{report}");
+    assert!((report["goodput"].as_f64().unwrap() - 96.0 / 128.0).abs() < 1e-9, "{report}");
+}
+
+/// As above, with 32 tokens when the second is evicted. The first block of its prompt hits when it comes back.
+#[test]
+fn a_prompt_that_hits_again_is_not_computed_again() {
+    let line = |id: u32| {
+        let ids = [id, id + 1];
+        json!({"timestamp": 0, "input_length": 32, "output_length": 16, "hash_ids": ids})
+    };
+    let trace = file("hits.jsonl", format!("{}\n{}\n", line(0), line(2)).as_bytes());
+    let options = ["--threads", "1", "--live", "2", "--blocks", "5", "--leave-free", "0"];
+    let options = [&options[..], &["--threshold", "1", "--id-tokens", "16"]].concat();
+    let report = report(&[&[text(&trace)][..], &options].concat());
+    assert_eq!(number(&report, "evicted_sequences"), 1, "{report}");
+    assert_eq!(number(&report, "computed_tokens"), 48 + 32 + (48 - 16), "{report}");
+    assert!((report["goodput"].as_f64().unwrap() - 96.0 / 112.0).abs() < 1e-9, "{report}");
 }
 
 /// Returns requests of 64 blocks among smaller ones; the first is not the largest.

@@ -19,6 +19,9 @@ pub const PRIORITY_LEVELS: usize = 4;
 /// Blocks for each worker in the default pool: 64 synthetic requests need 12,700.
 const WORKER_BLOCKS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
+/// The largest default pool, in blocks: 90 MiB.
+const MOST_BLOCKS: NonZeroUsize = NonZeroUsize::new(1 << 20).unwrap();
+
 /// The smallest default pool, in blocks.
 const LEAST_BLOCKS: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 
@@ -136,7 +139,7 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "SHARE", default_value = "1", value_parser = share)]
     pub leave_free: f64,
 
-    /// Blocks in the pool [default: 16384 a worker, at least 65536]
+    /// Blocks in the pool [default: 16384 a worker, from 65536 to 1048576]
     #[arg(long, value_name = "N")]
     blocks: Option<NonZeroUsize>,
 
@@ -194,7 +197,7 @@ impl ReplayArguments {
     /// Returns the blocks asked for, or a default that grows with the workers.
     pub fn blocks(&self) -> NonZeroUsize {
         let of_workers = self.threads().saturating_mul(WORKER_BLOCKS);
-        self.blocks.unwrap_or(of_workers.max(LEAST_BLOCKS))
+        self.blocks.unwrap_or(of_workers.clamp(LEAST_BLOCKS, MOST_BLOCKS))
     }
 
     /// Returns whether KV events are published.

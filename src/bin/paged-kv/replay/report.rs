@@ -36,7 +36,7 @@ pub struct Report {
     put_back_requests: u64,
     /// Tokens computed: prompt tokens that did not hit, and output tokens.
     computed_tokens: u64,
-    /// The share of them that no request had to compute again after it was evicted or put back.
+    /// The share of them that did not repeat a request's work after it was evicted or put back.
     goodput: f64,
     threads: usize,
     live: usize,
@@ -63,7 +63,7 @@ pub struct Report {
     wall_seconds: f64,
     /// Time to read the trace, or to make the synthetic requests. It is not part of `wall_seconds`.
     reading_seconds: f64,
-    /// The share of the workers' time in calls of the cache.
+    /// The share of the workers' time in timed calls of the cache.
     cache_share: f64,
     /// The share of the workers' time without a request, waiting for a prompt.
     waiting_share: f64,
@@ -196,7 +196,7 @@ impl fmt::Display for Report {
         line(
             "goodput",
             format!(
-                "{:.2} % of {} computed tokens were computed once",
+                "{:.2} % of {} computed tokens repeat no work lost to an eviction",
                 self.goodput * 100.0,
                 grouped(self.computed_tokens),
             ),
@@ -237,8 +237,8 @@ impl fmt::Display for Report {
         line(
             "time",
             format!(
-                "{:.3} s: {:.0} % in the cache, {:.0} % waiting for a prompt, {:.0} % in the program; \
-                 {:.3} s before that to read the trace",
+                "{:.3} s: {:.0} % in the cache, {:.0} % waiting for a prompt, {:.0} % elsewhere; \
+                 {:.3} s before that to load the requests",
                 self.wall_seconds,
                 self.cache_share * 100.0,
                 self.waiting_share * 100.0,

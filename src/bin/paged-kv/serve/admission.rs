@@ -48,7 +48,7 @@ pub struct Ticket {
     pub arrival: usize,
     /// A sequence id that no admission had before. An older id of the same request is no longer found.
     pub sequence: SeqId,
-    /// Leading tokens of the request that were computed before it was evicted or put back.
+    /// Leading tokens that the request had, computed or cached, before it was evicted or put back.
     pub computed_tokens: usize,
     gate: Gate,
     ended: u64,

@@ -25,7 +25,7 @@ pub struct Meter {
     pub evicted_sequences: u64,
     /// Tokens computed: those of admitted prompts that did not hit, and those appended.
     pub computed_tokens: u64,
-    /// Those of them that had been computed before, for the same request, and were lost.
+    /// Those of them that the same request had before, computed or cached, and lost.
     pub recomputed_tokens: u64,
     /// Full blocks of the prompts that were admitted by their contents.
     pub prompt_blocks: u64,
@@ -33,7 +33,7 @@ pub struct Meter {
     pub hit_blocks: u64,
     /// Requests that a worker put back itself, because no sequence could be evicted.
     pub put_back_requests: u64,
-    /// Time in calls of the cache.
+    /// Time in the calls of the cache that are timed: all but those for leases, priorities and prompts.
     pub cache_time: Duration,
     /// Time without a request, waiting for a prompt.
     pub waiting_time: Duration,
@@ -89,10 +89,9 @@ impl Meter {
         self.latency.add(&other.latency).expect("all meters have the same range");
     }
 
-    /// Returns the share of the computed tokens that no request had to compute again.
+    /// Returns the share of the computed tokens that repeated no work of their request; 1 of no tokens.
     pub fn goodput(&self) -> f64 {
-        let useful = self.computed_tokens - self.recomputed_tokens;
-        useful as f64 / self.computed_tokens.max(1) as f64
+        1.0 - self.recomputed_tokens as f64 / self.computed_tokens.max(1) as f64
     }
 
     /// Returns how many calls were recorded.
@@ -132,6 +131,7 @@ mod tests {
     #[test]
     fn an_idle_meter_shows_zero() {
         let meter = Meter::new();
+        assert_eq!(meter.goodput(), 1.0);
         assert_eq!((meter.latency_us(0.5), meter.longest_latency_us()), (0.0, 0.0));
     }
 }

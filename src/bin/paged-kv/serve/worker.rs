@@ -72,7 +72,7 @@ struct Live {
     remaining_tokens: usize,
     /// Leading tokens that hit when the prompt was admitted.
     cached_tokens: usize,
-    /// Leading tokens that were computed before this admission.
+    /// Leading tokens that an earlier admission had, computed or cached.
     computed_before: usize,
     /// Ended or back in the queue; removed at the end of the step.
     gone: bool,
@@ -194,6 +194,11 @@ impl<'a> Worker<'a> {
             }
         };
         let reserve = (growth as f64 * leave_free).ceil() as usize;
+        // An empty prompt takes no block, so no admission refuses it.
+        let available = cache.free_block_count();
+        if prompt_tokens == 0 && reserve > available {
+            return Err(PagedKvError::OutOfMemory { requested: reserve, available });
+        }
         let options = AdmitOptions::default().leave_free(reserve);
         let admission = self.meter.time(|| cache.admit_with(sequence, &prompt, &options))?;
         let Some(id_tokens) = id_tokens else { return Ok(0) };
