@@ -60,24 +60,28 @@ impl Outcome {
         self.logits_differ += other.logits_differ;
     }
 
+    /// Returns true if a sample differs from its expected result, or has read a NaN.
+    pub fn is_faulty(&self) -> bool {
+        self.samples_differ > 0 || self.samples_nan > 0
+    }
+
     /// Returns true if something was compared, and all of it is equal and without NaN.
     pub fn is_equal(&self) -> bool {
-        self.logits > 0 && self.samples_differ == 0 && self.samples_nan == 0
+        self.logits > 0 && !self.is_faulty()
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { samples, logits, samples_differ, samples_nan, .. } = self;
-        if *samples == 0 {
-            return f.write_str("0 | 0 | not run");
-        }
-        match self.is_equal() {
-            true => write!(f, "{samples} | {logits} | equal"),
-            false => write!(
-                f,
-                "{samples} | {logits} | {samples_differ} samples differ, {samples_nan} have NaN"
-            ),
+        write!(f, "{samples} | {logits} | ")?;
+        match (samples, logits) {
+            _ if self.is_faulty() => {
+                write!(f, "{samples_differ} samples differ, {samples_nan} have NaN")
+            }
+            (0, _) => f.write_str("not run"),
+            (_, 0) => f.write_str("nothing to compare"),
+            _ => f.write_str("equal"),
         }
     }
 }
