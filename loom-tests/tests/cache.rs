@@ -89,6 +89,26 @@ fn of_two_reservations_at_once_none_leaves_too_little() {
     explore(two_come_in(|cache, _| cache.reserve(2)));
 }
 
+/// Admits new sequences of one block from two threads, two from each, in a pool whose floor is as high as the
+/// watermark. The first of each thread stays within its shard's quota and trusts the floor. The second uses up
+/// the quota, so it lowers the floor and counts.
+#[test]
+fn of_two_that_come_in_at_once_none_leaves_too_little_below_the_floor() {
+    explore(|| {
+        let cache = cache(16, 2, 6);
+        let _used = cache.allocate_sequence(8).unwrap();
+        let theirs = Arc::clone(&cache);
+        // So that both shards have free blocks.
+        spawn_at(1, move || drop(theirs.pool().allocate(2).unwrap())).join().unwrap();
+        let theirs = Arc::clone(&cache);
+        let two = |cache: &PagedKvCache| [cache.allocate_sequence(1), cache.allocate_sequence(1)];
+        let (here, there) = race(|| two(&cache), move || two(&theirs));
+        let granted = here.iter().chain(&there).filter(|came_in| came_in.is_ok()).count();
+        assert!(granted <= 2, "six of eight blocks are to be left");
+        drop((here, there));
+    });
+}
+
 #[test]
 fn an_eviction_sees_the_accesses_of_a_lease() {
     explore(|| {

@@ -17,6 +17,11 @@
 //! count as used twice. Each ledger therefore announces the most blocks that can be in this state
 //! (`giving`), and a refusal counts them as room.
 //!
+//! **A sum that is not needed.** Each ledger also has a limit: when the blocks that it has taken and not been
+//! given exceed it, the shard counts anew over all ledgers. The limit follows the shard's lowest number of
+//! such blocks, plus a [`Quota`]. So between two counts the use through one shard rises by at most the quota;
+//! see `free_list::room`.
+//!
 //! A ledger holds counts only, and no ids.
 
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
@@ -33,13 +38,76 @@ pub(crate) struct Ledger {
     idled: AtomicU64,
     revived: AtomicU64,
     reclaimed: AtomicU64,
+    /// Blocks taken and not given through this shard, above which the room is counted anew: an `i64`, because
+    /// more can be given than taken.
+    limit: AtomicU64,
+}
+
+/// The number of blocks by which the use through one shard may rise before the room is counted anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota(i64);
+
+impl Quota {
+    /// No limit: the room is never counted because of a rise.
+    pub(crate) const UNLIMITED: Self = Self(i64::MAX / 2);
+    /// A smaller quota would be used up too often.
+    const LEAST: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 1 } else { 8 };
+    /// Two batches: as many blocks as a magazine gives out uncounted.
+    const MOST: usize = 256;
+
+    /// Returns the quota of each of `shards` shards of a pool: all together at most an eighth of its blocks. A
+    /// pool of one shard, or of few blocks, has none.
+    pub(crate) fn of_shards(total: usize, shards: usize) -> Self {
+        match total / shards / 8 {
+            blocks if shards > 1 && blocks >= Self::LEAST => Self(blocks.min(Self::MOST) as i64),
+            _ => Self::UNLIMITED,
+        }
+    }
+
+    /// Returns the blocks of all quotas, if there are any.
+    pub(crate) fn all(self, shards: usize) -> Option<usize> {
+        (self != Self::UNLIMITED).then(|| self.0 as usize * shards)
+    }
 }
 
 impl Ledger {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(quota: Quota) -> Self {
         let [taken, given, giving, idled, revived, reclaimed] =
             std::array::from_fn(|_| AtomicU64::new(0));
-        Self { taken, given, giving, idled, revived, reclaimed }
+        let limit = AtomicU64::new(quota.0 as u64);
+        Self { taken, given, giving, idled, revived, reclaimed, limit }
+    }
+
+    /// Returns the blocks taken and not given through this shard.
+    #[inline]
+    fn balance(&self) -> i64 {
+        let Totals { taken, given } = self.read();
+        taken.wrapping_sub(given) as i64
+    }
+
+    #[inline]
+    fn limit(&self) -> i64 {
+        self.limit.load(Ordering::Relaxed) as i64
+    }
+
+    /// Returns true if more blocks were taken than the limit allows before a new count of the room.
+    #[inline]
+    pub(crate) fn has_risen(&self) -> bool {
+        self.balance() > self.limit()
+    }
+
+    /// Lets the use rise by a quota from now on, for a thread that counts the room after this call.
+    pub(crate) fn allow_rise(&self, quota: Quota) {
+        self.limit.store((self.balance() + quota.0) as u64, Ordering::Relaxed);
+    }
+
+    /// Lowers the limit to a quota above the present use.
+    #[inline]
+    pub(crate) fn lower_limit(&self, quota: Quota) {
+        let limit = self.balance() + quota.0;
+        if limit < self.limit() {
+            self.limit.store(limit as u64, Ordering::Relaxed);
+        }
     }
 
     /// Returns the counts, for the holder of the claim.
@@ -152,6 +220,17 @@ pub(crate) fn room_at_most<'a>(
     total - (taken.saturating_sub(given) as usize).min(total)
 }
 
+/// Returns a lower bound of the room at some moment during the call.
+pub(crate) fn room_at_least<'a>(
+    total: usize,
+    ledgers: impl Iterator<Item = &'a Ledger> + Clone,
+) -> usize {
+    // In this order, the other way round than an upper bound.
+    let given = sum(ledgers.clone(), |ledger| &ledger.given);
+    let taken = sum(ledgers, |ledger| &ledger.taken);
+    total - (taken.saturating_sub(given) as usize).min(total)
+}
+
 /// Returns the sums, with `given <= taken`. They are of one moment if no ledger changes during two
 /// passes.
 pub(crate) fn totals<'a>(ledgers: impl Iterator<Item = &'a Ledger> + Clone) -> Totals {
@@ -203,7 +282,7 @@ mod tests {
 
     fn ledgers(counts: &[(u64, u64)]) -> Vec<Ledger> {
         let ledger = |&(taken, given): &(u64, u64)| {
-            let ledger = Ledger::new();
+            let ledger = Ledger::new(Quota::UNLIMITED);
             ledger.took(taken);
             ledger.gave(given);
             ledger
@@ -220,7 +299,7 @@ mod tests {
 
     #[test]
     fn blocks_taken_and_given_add_up() {
-        let ledger = Ledger::new();
+        let ledger = Ledger::new(Quota::UNLIMITED);
         [2, 3].into_iter().for_each(|blocks| ledger.took(blocks));
         [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks));
         assert_eq!(ledger.read(), Totals { taken: 5, given: 2 });
@@ -238,7 +317,7 @@ mod tests {
 
     #[test]
     fn idle_are_those_that_became_so_and_were_neither_matched_nor_reclaimed() {
-        let ledgers = [Ledger::new(), Ledger::new()];
+        let ledgers = [Ledger::new(Quota::UNLIMITED), Ledger::new(Quota::UNLIMITED)];
         [4, 5].into_iter().for_each(|blocks| ledgers[0].idled(blocks));
         ledgers[1].revived(2);
         ledgers[1].reclaimed(3);
@@ -254,6 +333,35 @@ mod tests {
     fn the_bound_never_exceeds_the_total_nor_falls_below_zero() {
         assert_eq!(room_at_most(16, ledgers(&[(0, 5)]).iter()), 16);
         assert_eq!(room_at_most(16, ledgers(&[(40, 5)]).iter()), 0);
+    }
+
+    #[test]
+    fn a_limit_follows_the_lowest_use() {
+        let quota = Quota::of_shards(1 << 16, 16);
+        assert_eq!(quota, Quota(256));
+        let ledger = Ledger::new(quota);
+        let change = |taken, given| {
+            ledger.took(taken);
+            ledger.gave(given);
+            ledger.lower_limit(quota);
+            ledger.has_risen()
+        };
+        assert!(!change(256, 0));
+        assert!(change(1, 0));
+        ledger.allow_rise(quota);
+        assert!(!change(256, 0));
+        assert!(!change(0, 600), "more is given than taken");
+        assert!(!change(256, 0));
+        assert!(change(1, 0));
+    }
+
+    #[test]
+    fn few_blocks_or_one_shard_have_no_quota() {
+        for (total, shards) in [(1 << 20, 1), (63 * 8, 8), (0, 4)] {
+            assert_eq!(Quota::of_shards(total, shards), Quota::UNLIMITED);
+            assert!(!Ledger::new(Quota::of_shards(total, shards)).has_risen());
+        }
+        assert_eq!(Quota::of_shards(64 * 8, 8).all(8), Some(64));
     }
 
     #[test]

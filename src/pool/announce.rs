@@ -91,6 +91,13 @@ impl Blocks {
         self.free.room()
     }
 
+    /// Returns true if at least `n` blocks can be taken, free or idle, at some moment near the call. Mostly
+    /// without a count.
+    #[inline]
+    pub(crate) fn has_room(&self, n: usize) -> bool {
+        self.free.has_room(n)
+    }
+
     /// Returns the total number of blocks that can be allocated.
     #[cfg(feature = "async")]
     pub(crate) fn total(&self) -> usize {

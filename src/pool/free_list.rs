@@ -20,19 +20,24 @@
 //! has enough blocks, an allocation waits in two cases only: every shard is claimed (likely with one shard),
 //! or a thread was descheduled between its two writes in `ArrayQueue`. Otherwise it tries the other shards
 //! once, then takes the `shortage` mutex and claims every shard. It waits for each thread that holds a claim,
-//! and threads that need a claim wait for it.
+//! and threads that need a claim wait for it. Two rare calls do so too: one that raises the floor of the room
+//! ([`room`]), and a release that finds the idle lists full of stale entries.
 //!
 //! The free list holds ids only, and imports no table.
 
 mod audit;
+mod choice;
 mod home_shard;
 mod match_cached;
 mod reclaim;
+mod room;
+mod steal;
 #[cfg(test)]
 mod tests;
 
 use self::home_shard::{BATCH, Claim, FreeBatch, Shard};
 pub(crate) use self::match_cached::Matching;
+use self::room::RoomFloor;
 use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
 use super::content_key::ContentKey;
 use super::idle::IdleLists;
@@ -53,7 +58,8 @@ pub(crate) struct FreeList {
     idle: IdleLists,
     /// Serializes collectors. Never taken while a claim is held.
     shortage: Mutex<()>,
-    peak: Peak,
+    floor: RoomFloor,
+    peak: CachePadded<Peak>,
 }
 
 impl FreeList {
@@ -63,7 +69,8 @@ impl FreeList {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
         // A single shard holds all blocks, and a batch that is being released, and needs no depot.
         let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
-        let shard = |_| Shard::new(loose, keep).map(CachePadded::new);
+        let floor = RoomFloor::new(total, shards);
+        let shard = |_| Shard::new(loose, floor.quota()).map(CachePadded::new);
         let list = Self {
             total,
             // Only full batches go in: never more than total / BATCH.
@@ -71,7 +78,8 @@ impl FreeList {
             idle: IdleLists::new(total, shards, keep)?,
             shards: (0..shards).map(shard).collect::<Result<_>>()?,
             shortage: Mutex::new(()),
-            peak: Peak::new(),
+            peak: CachePadded::new(Peak::new()),
+            floor,
         };
         let mut home = list.shards[0].try_claim().expect("nobody else knows the list yet");
         // Downwards, so that a fresh pool hands out ascending ids.
@@ -124,6 +132,7 @@ impl FreeList {
         }
         if ids.len() <= BATCH
             && let Some(mut home) = self.home().try_claim()
+            && !home.is_crowded()
         {
             self.give_batch(&mut home, ids, words);
         } else {
@@ -141,8 +150,8 @@ impl FreeList {
         self.totals().used().min(self.total)
     }
 
-    /// Returns the peak number of blocks in use, exact with one shard. With several it is read at refills
-    /// only, and low by blocks that magazines gave out since or that came back in between.
+    /// Returns the peak number of blocks in use, exact with one shard. With several it may be low by the quota of
+    /// each shard, or in a small pool by the blocks of its magazine.
     pub(crate) fn peak(&self) -> usize {
         self.peak.note(self.used_at_least());
         self.peak.get()
@@ -170,7 +179,7 @@ impl FreeList {
     }
 
     fn ledgers(&self) -> impl Iterator<Item = &Ledger> + Clone {
-        self.shards.iter().map(|shard| &shard.ledger)
+        self.shards.iter().map(|shard| shard.ledger())
     }
 
     fn refuse_if_short(&self, n: usize) -> Result<(), usize> {
@@ -211,8 +220,9 @@ impl FreeList {
             return false;
         }
         home.pop_owned(n, words, out);
+        self.note_taken(&home);
         if self.shards.len() == 1 {
-            self.peak.note(home.shard.ledger.read().used());
+            self.note_peak(&home);
         }
         true
     }
@@ -263,9 +273,7 @@ impl FreeList {
         }
         self.pop_depot(&mut claims[0], end, out);
         let free_end = out.len();
-        for claim in &mut claims {
-            claim.reclaim(end, &self.idle, words, out);
-        }
+        self.reclaim_oldest(&mut claims, end, words, out);
         let home = &mut claims[0];
         if out.len() < end {
             let room = out.len() - start;
@@ -299,17 +307,18 @@ impl FreeList {
         if given < ids.len() {
             let rest = &ids[..ids.len() - given];
             if may_idle {
-                home.shard.ledger.giving(rest.len() as u64);
+                home.ledger().giving(rest.len() as u64);
             }
             (given, idle) = self.give_shared(home, rest, words, given);
         }
         home.set_len(len + given);
         if idle > 0 {
-            home.shard.ledger.idled(idle as u64);
+            home.ledger().idled(idle as u64);
         }
-        home.shard.ledger.gave((given + idle) as u64);
+        home.ledger().gave((given + idle) as u64);
+        home.ledger().lower_limit(self.floor.quota());
         if may_idle {
-            home.shard.ledger.giving(0);
+            home.ledger().giving(0);
         }
     }
 
@@ -346,7 +355,7 @@ impl FreeList {
     #[inline(never)]
     fn give_batches(&self, ids: &[BlockId], words: &BlockWords) {
         for batch in ids.rchunks(BATCH) {
-            self.give_batch(&mut self.claim(), batch, words);
+            self.give_batch(&mut self.claim_for_idle(words), batch, words);
         }
     }
 
@@ -364,23 +373,19 @@ impl FreeList {
         let end = start + n;
         home.pop(n, out);
         self.pop_depot(home, end, out);
-        // Take free blocks from every shard before contents are reclaimed.
-        if search == Search::AllShards || words.have_keys() {
+        let mut reclaimed = 0;
+        if words.have_keys() {
+            reclaimed = self.gather_with_contents(home, end, words, out);
+        } else if search == Search::AllShards {
             self.steal(home, end, out);
         }
-        let free_end = out.len();
-        if words.have_keys() {
-            home.reclaim(end, &self.idle, words, out);
-            if search == Search::AllShards {
-                self.reclaim_elsewhere(end, words, out);
-            }
-        }
+        let free_end = out.len() - reclaimed;
         if out.len() < end {
             self.put_back(home, start, free_end, words, out);
             return None;
         }
         self.own_taken(home, start, free_end, words, out);
-        Some(out.len() - free_end)
+        Some(reclaimed)
     }
 
     /// Fills `out` up to `end` from the depot. The rest of a batch goes to `home`.
@@ -406,42 +411,22 @@ impl FreeList {
     ) {
         let view = words.view();
         out[start..free_end].iter().for_each(|&id| view.occupy(id));
-        let ledger = &home.shard.ledger;
+        let ledger = home.ledger();
         if free_end < out.len() {
             self.idle.finish_reclaim(&out[free_end..], words);
             ledger.reclaimed((out.len() - free_end) as u64);
         }
         ledger.took((out.len() - start) as u64);
-        self.peak.note(self.used_at_least());
-    }
-
-    /// Fills `out` up to `end` from other shards, and moves up to half of each to `home`: a thread that
-    /// searched once is likely to need more.
-    fn steal(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
-        let ordinal = thread_ordinal();
-        for step in 1..=self.shards.len() {
-            if out.len() == end {
-                return;
-            }
-            let shard = self.shard_of(ordinal.wrapping_add(step));
-            // Checked before it is claimed: in a warm prefix cache it is mostly empty.
-            let Some(mut other) = shard.try_claim_unless_empty() else {
-                continue;
-            };
-            let surplus = other.len() / 2;
-            other.pop(end - out.len(), out);
-            while other.len() > surplus && home.len() < BATCH {
-                home.push(other.pop_one(), &self.depot);
-            }
-        }
+        self.note_taken(home);
+        self.note_peak(home);
     }
 }
 
-/// How far a thread searches for blocks.
+/// How far a thread searches for blocks of a pool that keeps no contents. Of one that does, it searches all
+/// shards, once its home shard and those that it looks at first have too few.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Search {
-    /// The home shard, the depot, the idle blocks in reach of these, and free blocks elsewhere where contents
-    /// are kept.
+    /// The home shard and the depot.
     Local,
     /// Every other shard, too.
     AllShards,

@@ -1,97 +1,123 @@
 //! `IdleLists` and `IdleShard`: a pool's idle blocks in reclaim order, the least recently used block first.
 //!
 //! ```text
-//!   last release ──> newest of the home shard ──full──> queue of batches ──> oldest of a shard ──> reclaim
+//!   last release ──> list of the home shard, by rank ──> reclaim, by its home or by a thread without older ones
 //! ```
 //!
-//! Each time a block becomes idle it gets an entry with its epoch. A match leaves the entry in place and
-//! writes only the block's word. The thread that reads the entry later finds that the block has changed, and
-//! drops the entry. So the order is that of the last uses: exact on one thread, to within a batch a shard
-//! between threads. An epoch has 8 bits. If the block became idle a multiple of 256 times since, an old entry
-//! passes for its last one, and the block is reclaimed too early.
+//! Each time a block becomes idle it gets an entry with its epoch, in the releasing thread's home shard. A match
+//! leaves the entry in place and writes only the block's word. The thread that reads the entry later finds that
+//! the block has changed, and drops the entry. An epoch has 8 bits. If the block became idle a multiple of 256
+//! times since, an old entry passes for its last one, and the block is reclaimed too early.
 //!
-//! `ReclaimPolicy::TwoQueue` keeps two such queues: cold, for blocks asked for once, and hot,
-//! for the others. The older head is reclaimed first; the age of a hot block is divided by three.
+//! A shard has a list for each rank: *spare*, *cold*, and under `ReclaimPolicy::TwoQueue` *hot*. A *spare* block
+//! holds a further copy of a content that another block was cached under, and no match has asked for this copy.
+//! Spare blocks are reclaimed before all others. Then the older of the first cold and the first hot block is;
+//! the age of a hot block is divided by three.
 //!
-//! A *spare* block holds a further copy of a content that another block was cached under, and no match has
-//! asked for this copy. Its entry goes to a list of the home shard, and from there to a queue. Both are
-//! reclaimed before all other idle blocks. Where they are full, a spare block is treated as any other. They
-//! hold a quarter of the pool's blocks, or 32 a shard under `TwoQueue`, whose memory is short.
+//! **Time** orders entries of different shards. A shard counts its entries; it compares its count with the
+//! shared clock once in [`STRIDE`] entries, and the later time becomes that of both. A shard shows the time of
+//! its first entry to other threads, which read it without a claim.
 //!
-//! Invariant: an idle block has an entry of its epoch in a shard or a queue, for a thread with all claims.
+//! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims.
 
 mod ghosts;
+mod list;
 pub(crate) mod policy;
-mod queue;
+mod slab;
 
 use self::ghosts::Ghosts;
+use self::list::{IdleList, KeptSlot};
 use self::policy::{ReclaimPolicy, Retention};
-pub(super) use self::queue::BATCH;
-use self::queue::{IdleBatch, IdleQueue};
+pub(super) use self::slab::BATCH;
+use self::slab::IdleSlab;
 use super::content_key::ContentKey;
 use super::word::{BlockWords, IdleBlock, ReleasedIdle};
-use crate::array::queue_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering};
 
-/// The age of a hot block is divided by this before it is compared with a cold block's.
-const HOT_AGE_DIVISOR: u32 = 3;
+/// The age of a hot block is divided by this before it is compared with a cold block's. It must then be older
+/// by more than a batch.
+const HOT_AGE_DIVISOR: u64 = 3;
 
-/// Spare blocks between the shards: at most the pool's blocks divided by this.
-const SPARE_SHARE: usize = 4;
+/// Entries of a shard after which it compares its time with the clock.
+const STRIDE: u64 = 64;
 
-/// Spare blocks in a shard, where no queue of spare blocks is kept.
-const SPARE_ALONE: usize = if BATCH < 32 { BATCH } else { 32 };
+/// The lists of a shard, by rank.
+const SPARE: usize = 0;
+const COLD: usize = 1;
+const HOT: usize = 2;
+const MOST_RANKS: usize = 3;
 
-/// Number of classes: cold blocks and hot blocks.
-const CLASSES: usize = 2;
-
-/// The idle blocks between the shards, and the keys of recently reclaimed contents.
+/// The memory of the idle lists, their clock, and the keys of recently reclaimed contents.
 pub(crate) struct IdleLists {
-    /// One queue for each class.
-    queues: Box<[IdleQueue]>,
-    /// Batches of spare blocks, and the most batches that the queue may hold.
-    spare: Option<(ArrayQueue<IdleBatch>, usize)>,
+    slab: IdleSlab,
     ghosts: Ghosts,
-    /// The time: batches moved to a queue so far, modulo 2^32.
-    clock: AtomicU32,
+    num_ranks: usize,
+    /// The latest time that a shard has told.
+    clock: CachePadded<AtomicU64>,
 }
 
-/// The entries of one shard. Written only under its claim.
+/// The idle lists of one shard. Written only under its claim.
 pub(crate) struct IdleShard {
-    classes: [ClassShard; CLASSES],
-    /// Entries of spare blocks.
-    spare: IdleEntries,
+    /// The time of the first cold entry and of the first hot one; see [`Oldest`].
+    oldest: [AtomicU64; 2],
+    /// Entries so far, or the clock's time where that was later.
+    time: AtomicU64,
+    kept: KeptSlot,
+    /// True if the slab was crowded and this shard had few stale entries.
+    is_crowded: AtomicBool,
+    lists: [IdleList; MOST_RANKS],
 }
 
-/// The entries of one class in one shard.
-struct ClassShard {
-    newest: IdleEntries,
-    oldest: IdleEntries,
+/// The times at which the first cold and the first hot entry of a shard were added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    times: [u64; 2],
 }
 
-/// Entries from `start` to `end`, the oldest first.
-struct IdleEntries {
-    slots: Box<[AtomicU64]>,
-    start: AtomicUsize,
-    end: AtomicUsize,
-    /// The time at which the first entry was added.
-    stamp: AtomicU32,
+/// The least age of blocks to reclaim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AgeBound {
+    pub(crate) now: u64,
+    /// The age at `now`; 0 for blocks of any age.
+    pub(crate) age: u64,
+}
+
+impl Oldest {
+    /// The time of no entry.
+    const NEVER: u64 = 0;
+    /// The time of a spare block, before all others.
+    const FIRST: u64 = 1;
+
+    /// Returns the age of the block that is reclaimed first, by its rank.
+    pub(crate) fn age(self, now: u64) -> Option<u64> {
+        let [cold, hot] =
+            self.times.map(|time| (time != Self::NEVER).then(|| now.saturating_sub(time)));
+        let hot = hot.map(|age| (age / HOT_AGE_DIVISOR).saturating_sub(BATCH as u64));
+        cold.into_iter().chain(hot).max()
+    }
+
+    /// Returns true if the first hot block is reclaimed before the first cold one.
+    fn is_hot_first(self, now: u64) -> bool {
+        let cold = Self { times: [self.times[0], Self::NEVER] };
+        cold.age(now) < self.age(now)
+    }
 }
 
 impl IdleLists {
-    /// Creates lists for a pool of `total` blocks. Allocates no memory where no contents are kept.
+    /// Creates lists for a pool of `total` blocks. Allocates no slots where no contents are kept.
     pub(crate) fn new(total: usize, shards: usize, keep: Retention) -> Result<Self> {
-        let classes = classes(keep);
-        let queues = (0..classes).map(|_| IdleQueue::new(total, shards));
-        let batches = (total / BATCH / SPARE_SHARE).max(1);
-        let spare = (classes == 1).then(|| queue_of(batches)).transpose()?;
+        let num_ranks = match keep {
+            Retention::Nothing => 0,
+            Retention::Contents(ReclaimPolicy::Lru) => HOT,
+            Retention::Contents(ReclaimPolicy::TwoQueue) => MOST_RANKS,
+        };
         Ok(Self {
-            queues: queues.collect::<Result<_>>()?,
-            spare: spare.map(|queue| (queue, batches)),
-            ghosts: Ghosts::new(if classes == CLASSES { total } else { 0 })?,
-            clock: AtomicU32::new(0),
+            slab: IdleSlab::new(total, shards, num_ranks)?,
+            ghosts: Ghosts::new(if num_ranks == MOST_RANKS { total } else { 0 })?,
+            num_ranks,
+            clock: CachePadded::new(AtomicU64::new(Oldest::FIRST)),
         })
     }
 
@@ -112,202 +138,102 @@ impl IdleLists {
         }
     }
 
-    /// Passes every entry to `look` and leaves the queues as they were. The caller holds all claims.
-    pub(crate) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
-        self.queues.iter().for_each(|queue| queue.inspect(&mut look));
-        let spare = self.spare.iter().flat_map(|(queue, _)| (0..queue.len()).map(move |_| queue));
-        for queue in spare {
-            let batch = queue.pop().expect("only a claim's holder takes from the queue");
-            batch.entries().for_each(&mut look);
-            assert!(queue.push(batch).is_ok(), "the queue has room for what came out of it");
+    /// Returns the later of a shard's time and the clock, and lets the clock show it.
+    fn join_clock(&self, time: u64) -> u64 {
+        // Relaxed: only the reclaim order depends on the time.
+        let clock = self.clock.load(Ordering::Relaxed);
+        if time > clock {
+            self.clock.fetch_max(time, Ordering::Relaxed);
         }
-    }
-
-    /// Moves all entries of a shard to the queue. Not inlined, for the reason given at `pop_of_next_batch`.
-    #[inline(never)]
-    fn push_all(&self, class: usize, newest: &IdleEntries, words: &BlockWords) {
-        // Relaxed: the time is exact to within a batch, and only the reclaim order depends on it.
-        self.clock.fetch_add(1, Ordering::Relaxed);
-        self.queues[class].push(newest.drain(), words);
-    }
-
-    fn now(&self) -> u32 {
-        // Relaxed: as in `push_all`.
-        self.clock.load(Ordering::Relaxed)
+        time.max(clock)
     }
 }
 
-/// Returns the number of classes under `keep`.
-fn classes(keep: Retention) -> usize {
-    match keep {
-        Retention::Nothing => 0,
-        Retention::Contents(ReclaimPolicy::Lru) => 1,
-        Retention::Contents(ReclaimPolicy::TwoQueue) => CLASSES,
-    }
-}
-
+// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them. Other threads read
+// `oldest`, for which a guess suffices.
 impl IdleShard {
-    /// Creates the lists of one shard. Allocates no memory where no contents are kept.
-    pub(crate) fn new(keep: Retention) -> Self {
-        let slots = |class| if class < classes(keep) { BATCH } else { 0 };
-        let of_spare = match classes(keep) {
-            0 => 0,
-            1 => BATCH,
-            _ => SPARE_ALONE,
-        };
-        let classes = std::array::from_fn(|class| ClassShard::new(slots(class)));
-        Self { classes, spare: IdleEntries::new(of_spare) }
+    pub(crate) fn new() -> Self {
+        Self {
+            oldest: std::array::from_fn(|_| AtomicU64::new(Oldest::NEVER)),
+            time: AtomicU64::new(Oldest::FIRST),
+            kept: KeptSlot::new(),
+            is_crowded: AtomicBool::new(false),
+            lists: std::array::from_fn(|_| IdleList::new()),
+        }
     }
 
     /// Passes every entry to `look`. The caller holds the claim.
-    pub(crate) fn inspect(&self, mut look: impl FnMut(IdleBlock)) {
-        let of_classes = self.classes.iter().flat_map(|class| [&class.oldest, &class.newest]);
-        for entries in of_classes.chain([&self.spare]) {
-            let slots = &entries.slots[entries.start()..entries.end()];
-            let entry = |slot: &AtomicU64| IdleBlock::from_bits(slot.load(Ordering::Relaxed));
-            slots.iter().map(entry).for_each(&mut look);
-        }
-    }
-}
-
-// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them.
-impl ClassShard {
-    fn new(slots: usize) -> Self {
-        Self { newest: IdleEntries::new(slots), oldest: IdleEntries::new(slots) }
+    pub(crate) fn inspect(&self, lists: &IdleLists, mut look: impl FnMut(IdleBlock)) {
+        self.lists.iter().for_each(|list| list.inspect(&lists.slab, &mut look));
     }
 
-    /// Returns the age of the first entry that this shard can reach, in batches moved to a queue.
-    fn age(&self, queue: &IdleQueue, now: u32) -> Option<u32> {
-        if self.oldest.is_empty()
-            && let Some(batch) = queue.pop()
-        {
-            self.oldest.refill(&batch);
-        }
-        let first = [&self.oldest, &self.newest].into_iter().find(|entries| !entries.is_empty())?;
-        Some(now.wrapping_sub(first.stamp.load(Ordering::Relaxed)))
+    /// Returns the times of the first entries, for any thread.
+    pub(crate) fn oldest(&self) -> Oldest {
+        Oldest { times: self.oldest.each_ref().map(|time| time.load(Ordering::Relaxed)) }
     }
 
+    /// Returns the shard's time.
+    pub(crate) fn now(&self) -> u64 {
+        self.time.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the slab is crowded by stale entries of other shards, so that the next holder of the
+    /// claim should make all shards drop theirs.
     #[inline]
-    fn pop(&self, queue: &IdleQueue) -> Option<IdleBlock> {
-        self.oldest.pop().or_else(|| self.pop_of_next_batch(queue))
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded.load(Ordering::Relaxed)
     }
 
-    /// Not inlined: a batch is about 650 bytes and would enlarge the caller's stack frame.
-    #[inline(never)]
-    fn pop_of_next_batch(&self, queue: &IdleQueue) -> Option<IdleBlock> {
-        let batch = queue.pop().unwrap_or_else(|| self.newest.drain());
-        self.oldest.refill(&batch);
-        self.oldest.pop()
-    }
-}
-
-// All accesses are Relaxed, as in `ClassShard`.
-impl IdleEntries {
-    fn new(slots: usize) -> Self {
-        Self {
-            slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
-            start: AtomicUsize::new(0),
-            end: AtomicUsize::new(0),
-            stamp: AtomicU32::new(0),
-        }
-    }
-
-    fn start(&self) -> usize {
-        self.start.load(Ordering::Relaxed)
-    }
-
-    fn end(&self) -> usize {
-        self.end.load(Ordering::Relaxed)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.start() == self.end()
-    }
-
-    fn len(&self) -> usize {
-        self.end() - self.start()
-    }
-
-    /// Returns the first `n` entries, or all if there are fewer.
-    fn first(&self, n: usize) -> impl Iterator<Item = IdleBlock> {
-        let (start, end) = (self.start(), self.end());
-        let slots = self.slots[start..end].iter().take(n);
-        slots.map(|slot| IdleBlock::from_bits(slot.load(Ordering::Relaxed)))
-    }
-
-    #[inline]
-    fn pop(&self) -> Option<IdleBlock> {
-        let start = self.start();
-        (start < self.end()).then(|| {
-            self.start.store(start + 1, Ordering::Relaxed);
-            IdleBlock::from_bits(self.slots[start].load(Ordering::Relaxed))
-        })
-    }
-
-    /// Appends an entry. Returns false if there is no room.
-    fn try_push(&self, idle: IdleBlock, now: u32) -> bool {
-        if self.is_empty() {
-            self.start.store(0, Ordering::Relaxed);
-            self.end.store(0, Ordering::Relaxed);
-        }
-        let has_room = self.end() < self.slots.len();
-        if has_room {
-            self.push(idle, now);
-        }
-        has_room
-    }
-
-    #[inline]
-    fn push(&self, idle: IdleBlock, now: u32) {
-        let end = self.end();
-        if end == self.start() {
-            self.stamp.store(now, Ordering::Relaxed);
-        }
-        self.slots[end].store(idle.to_bits(), Ordering::Relaxed);
-        self.end.store(end + 1, Ordering::Relaxed);
-    }
-
-    /// Removes all entries and returns them as a batch.
-    fn drain(&self) -> IdleBatch {
-        let mut batch = IdleBatch::new(self.stamp.load(Ordering::Relaxed));
-        while let Some(idle) = self.pop() {
-            batch.push(idle);
-        }
-        self.start.store(0, Ordering::Relaxed);
-        self.end.store(0, Ordering::Relaxed);
-        batch
-    }
-
-    /// Fills the empty list with a batch.
-    fn refill(&self, batch: &IdleBatch) {
-        self.start.store(0, Ordering::Relaxed);
-        self.end.store(0, Ordering::Relaxed);
-        batch.entries().for_each(|idle| self.push(idle, batch.stamp));
-    }
-}
-
-// All accesses are Relaxed, as in `ClassShard`. The caller holds the claim.
-impl IdleShard {
     /// Adds an entry for a block that became idle.
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
-        if left.spare && self.push_spare(left.block, lists) {
-            return;
+        let mut time = self.time.load(Ordering::Relaxed) + 1;
+        if time.is_multiple_of(STRIDE) {
+            time = lists.join_clock(time);
         }
-        let class = usize::from(left.hot).min(lists.queues.len() - 1);
-        let newest = &self.classes[class].newest;
-        if newest.end() == newest.slots.len() {
-            lists.push_all(class, newest, words);
+        let rank = match left {
+            ReleasedIdle { spare: true, .. } => SPARE,
+            ReleasedIdle { hot: true, .. } if lists.num_ranks == MOST_RANKS => HOT,
+            _ => COLD,
+        };
+        let list = &self.lists[rank];
+        let is_first = list.is_empty();
+        if is_first {
+            time = lists.join_clock(time);
         }
-        newest.push(left.block, lists.now());
+        self.time.store(time, Ordering::Relaxed);
+        if list.needs_slot() && self.kept.is_empty() {
+            self.make_room(lists, words);
+        }
+        list.push(left.block, time, &lists.slab, &self.kept);
+        if is_first {
+            self.show_oldest(lists);
+        }
     }
 
-    /// Moves idle blocks to the end of `out` and reclaims each, until `out` has `end` ids or none can be
-    /// reached: first this shard's spare blocks, then its oldest, those in the queues, its newest. The
-    /// caller finishes or undoes the reclaim.
+    /// Drops the stale entries of this shard if these of all shards are too many, or notes that other shards
+    /// must drop theirs.
+    #[cold]
+    fn make_room(&self, lists: &IdleLists, words: &BlockWords) {
+        if lists.slab.is_crowded() {
+            self.drop_stale(lists, words);
+            self.is_crowded.store(lists.slab.is_crowded(), Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the stale entries of this shard.
+    pub(crate) fn drop_stale(&self, lists: &IdleLists, words: &BlockWords) {
+        self.lists.iter().for_each(|list| list.compact(&lists.slab, words));
+        self.is_crowded.store(false, Ordering::Relaxed);
+        self.show_oldest(lists);
+    }
+
+    /// Moves idle blocks to the end of `out` and reclaims each, until `out` has `end` ids or the first block
+    /// is not as old as `bound` demands. The caller finishes or undoes the reclaim.
     pub(in crate::pool) fn reclaim(
         &self,
         end: usize,
+        bound: AgeBound,
         lists: &IdleLists,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
@@ -315,66 +241,46 @@ impl IdleShard {
         let view = words.view();
         let mut looked_at = 0;
         while out.len() < end {
-            let Some(idle) = self.pop_idle(lists) else { break };
+            let Some(list) = self.first_list(bound, lists) else { break };
             if looked_at == 0 {
-                // Prefetch this word with the next ones of its batch: an exchange delays later loads.
-                let [cold, _] = &self.classes;
-                looked_at = cold.oldest.len().min(end - out.len()) + 1;
-                let others = cold.oldest.first(looked_at).map(|idle| idle.id);
-                view.prefetch(std::iter::once(idle.id).chain(others));
+                // Prefetch the next words: an exchange delays later loads.
+                looked_at = end - out.len();
+                view.prefetch(list.first(looked_at, &lists.slab));
             }
             looked_at -= 1;
+            let idle = list.pop(&lists.slab, &self.kept).expect("it has an entry");
             if view.reclaim(idle) {
                 out.push(idle.id);
             }
         }
+        self.show_oldest(lists);
     }
 
-    /// Adds an entry for a spare block that became idle. Returns false if there is no room.
-    #[cold]
-    fn push_spare(&self, idle: IdleBlock, lists: &IdleLists) -> bool {
-        let (spare, now) = (&self.spare, lists.now());
-        if spare.try_push(idle, now) {
-            return true;
-        }
-        // Other threads may push at the same time. A batch that finds the queue full stays in this shard.
-        let has_room = |(queue, batches): &&(ArrayQueue<IdleBatch>, usize)| queue.len() < *batches;
-        let Some((queue, _)) = lists.spare.as_ref().filter(has_room) else {
-            return false;
-        };
-        if let Err(batch) = queue.push(spare.drain()) {
-            spare.refill(&batch);
-        }
-        spare.try_push(idle, now)
-    }
-
-    fn pop_spare(&self, lists: &IdleLists) -> Option<IdleBlock> {
-        let spare = &self.spare;
-        spare.pop().or_else(|| {
-            // Mostly the queue is empty, and one load shows that.
-            let (queue, _) = lists.spare.as_ref().filter(|(queue, _)| !queue.is_empty())?;
-            spare.refill(&queue.pop()?);
-            spare.pop()
-        })
-    }
-
-    fn pop_idle(&self, lists: &IdleLists) -> Option<IdleBlock> {
-        if let Some(spare) = self.pop_spare(lists) {
+    /// Returns the list of the block that is reclaimed first, if the block is old enough.
+    #[inline]
+    fn first_list(&self, bound: AgeBound, lists: &IdleLists) -> Option<&IdleList> {
+        let [spare, cold, hot] = &self.lists;
+        if !spare.is_empty() {
             return Some(spare);
         }
-        let [cold, hot] = &self.classes;
-        let (queue, hot_queue) = match &*lists.queues {
-            [] => return None,
-            [queue] => return cold.pop(queue),
-            [queue, hot_queue, ..] => (queue, hot_queue),
-        };
-        let now = lists.now();
-        let age_of_hot = hot.age(hot_queue, now);
-        match cold.age(queue, now) {
-            Some(age) if age_of_hot.is_none_or(|hot| hot / HOT_AGE_DIVISOR <= age) => {
-                cold.pop(queue)
+        if hot.is_empty() && bound.age == 0 {
+            return (!cold.is_empty()).then_some(cold);
+        }
+        let times = [cold, hot].map(|list| list.oldest(&lists.slab).unwrap_or(Oldest::NEVER));
+        let oldest = Oldest { times };
+        let list = if oldest.is_hot_first(bound.now) { hot } else { cold };
+        oldest.age(bound.now).filter(|&age| age >= bound.age).map(|_| list)
+    }
+
+    /// Shows other threads the times of the first entries.
+    fn show_oldest(&self, lists: &IdleLists) {
+        let [spare, cold, hot] = &self.lists;
+        let time = |list: &IdleList| list.oldest(&lists.slab).unwrap_or(Oldest::NEVER);
+        let cold = if spare.is_empty() { time(cold) } else { Oldest::FIRST };
+        for (shown, time) in self.oldest.iter().zip([cold, time(hot)]) {
+            if shown.load(Ordering::Relaxed) != time {
+                shown.store(time, Ordering::Relaxed);
             }
-            _ => hot.pop(hot_queue),
         }
     }
 }
@@ -384,33 +290,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_as_old_as_the_first_of_them() {
-        let entries = IdleEntries::new(3);
-        let idle = [1, 2, 3].map(|id| IdleBlock { id: BlockId(id), epoch: 7 });
-        entries.push(idle[0], 5);
-        entries.push(idle[1], 9);
-        let batch = entries.drain();
-        assert!(entries.is_empty());
-        assert_eq!((batch.stamp, batch.entries().collect::<Vec<_>>()), (5, idle[..2].to_vec()));
-        entries.push(idle[2], 11);
-        assert_eq!(entries.drain().stamp, 11);
-        entries.refill(&batch);
-        assert_eq!(
-            [entries.pop(), entries.pop(), entries.pop()],
-            [Some(idle[0]), Some(idle[1]), None]
+    fn the_age_is_that_of_the_block_that_goes_first() {
+        let now = 1_000;
+        let age = |times| Oldest { times }.age(now);
+        assert_eq!(age([Oldest::NEVER; 2]), None);
+        assert_eq!(age([400, Oldest::NEVER]), Some(600));
+        assert_eq!(age([Oldest::NEVER, 100]), Some(300 - BATCH as u64));
+        assert_eq!(age([990, 100]), Some(300 - BATCH as u64), "the hot one is far older");
+        assert_eq!(age([700, 100]), Some(300));
+        assert_eq!(age([Oldest::FIRST, 100]), Some(999), "a spare block goes before all others");
+        assert_eq!(age([2_000, Oldest::NEVER]), Some(0), "another shard's time may be ahead");
+        assert!(Oldest { times: [990, 100] }.is_hot_first(now));
+        assert!(
+            !Oldest { times: [700 + BATCH as u64, 100] }.is_hot_first(now),
+            "of equal ones the cold one"
         );
-    }
-
-    #[test]
-    fn entries_that_are_full_take_more_once_all_are_gone() {
-        let entries = IdleEntries::new(2);
-        let idle = |id| IdleBlock { id: BlockId(id), epoch: 7 };
-        for round in 0..3 {
-            assert!(entries.try_push(idle(1), round) && entries.try_push(idle(2), round));
-            assert!(!entries.try_push(idle(3), round));
-            assert_eq!(entries.pop(), Some(idle(1)));
-            assert!(!entries.try_push(idle(3), round), "the end is where it was");
-            assert_eq!([entries.pop(), entries.pop()], [Some(idle(2)), None]);
-        }
+        assert!(!Oldest { times: [990, Oldest::NEVER] }.is_hot_first(now));
+        assert!(Oldest { times: [Oldest::NEVER, 100] }.is_hot_first(now));
     }
 }

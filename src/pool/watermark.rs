@@ -136,7 +136,7 @@ impl BlockWatermark {
     #[inline]
     fn refuse_early(self, blocks: &Blocks, need: impl Need, admit: Admit) -> Result<()> {
         let at_most = need.at_most();
-        let is_short = need.refuses_early() && at_most > blocks.room();
+        let is_short = need.refuses_early() && !blocks.has_room(at_most);
         if !is_short && self.too_little(blocks, at_most, admit).is_none() {
             return Ok(());
         }
@@ -169,6 +169,9 @@ impl BlockWatermark {
         if self.blocks == 0 {
             return None;
         }
+        if blocks.has_room(requested.saturating_add(self.blocks)) {
+            return None;
+        }
         Some(self.available(blocks)).filter(|&available| available < requested)
     }
 
@@ -182,7 +185,7 @@ impl BlockWatermark {
         // blocks of both.
         // Loom: of_two_that_come_in_at_once_none_leaves_too_little.
         fence(Ordering::SeqCst);
-        blocks.room() >= self.blocks
+        blocks.has_room(self.blocks)
     }
 
     /// Gives back blocks that left too little room; returns the refusal.

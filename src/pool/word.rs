@@ -200,16 +200,6 @@ pub(crate) struct IdleBlock {
     pub(crate) epoch: u8,
 }
 
-impl IdleBlock {
-    pub(crate) fn to_bits(self) -> u64 {
-        u64::from(self.id.0) | u64::from(self.epoch) << 32
-    }
-
-    pub(crate) fn from_bits(bits: u64) -> Self {
-        Self { id: BlockId(bits as u32), epoch: (bits >> 32) as u8 }
-    }
-}
-
 /// True for a block that had no owner before it was acquired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WasIdle(pub(super) bool);

@@ -18,7 +18,7 @@ use std::panic::Location;
 use std::path::Path;
 
 pub(crate) use self::arc::{Arc, into_last};
-pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+pub(crate) use self::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 pub(crate) use self::map::DashMap;
 use super::shipped;
 pub(crate) use super::shipped::{
@@ -117,6 +117,8 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
 fn place_of(caller: &Location<'_>) -> Place {
     const PLACE_OF: &[(&str, Place)] = &[
         ("pool/idle.rs", Place::HomeShard),
+        ("idle/list.rs", Place::HomeShard),
+        ("idle/slab.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
         ("pool/owner_counts.rs", Place::BlockWord),
         ("pool/in_flight.rs", Place::Step),
@@ -127,6 +129,8 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("prefix/generation.rs", Place::Rare),
         ("pool/free_list/home_shard.rs", Place::HomeShard),
         ("pool/free_list.rs", Place::HomeShard),
+        ("free_list/reclaim.rs", Place::HomeShard),
+        ("free_list/room.rs", Place::Ledger),
         ("pool/accounting.rs", Place::Ledger),
         ("pool/cached.rs", Place::Rare),
         ("pool/wait_queue.rs", Place::Rare),

@@ -12,7 +12,7 @@ mod atomic;
 use std::cell::Cell;
 use std::fmt;
 
-pub(crate) use self::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+pub(crate) use self::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
 pub use super::stand_ins::ArrayQueue;
 pub(crate) use super::stand_ins::Backoff;
 #[cfg(feature = "async")]

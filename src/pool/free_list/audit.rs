@@ -27,9 +27,8 @@ impl FreeList {
             for slot in &claim.shard.ids[..claim.len()] {
                 census.note(BlockId(slot.load(Ordering::Relaxed)))?;
             }
-            claim.shard.idle.inspect(|entry| census.note_idle(entry));
+            claim.shard.idle.inspect(&self.idle, |entry| census.note_idle(entry));
         }
-        self.idle.inspect(|entry| census.note_idle(entry));
         // All shards are claimed, so no other thread uses the depot: popping and pushing every batch once
         // keeps its order.
         for _ in 0..self.depot.len() {
@@ -205,12 +204,12 @@ mod tests {
     #[test]
     fn ledgers_that_say_otherwise_are_found() {
         let (list, words) = three_blocks();
-        list.shards[0].ledger.took(1);
+        list.shards[0].ledger().took(1);
         let expected =
             "the ledgers say 1 of 3 blocks are used and 0 are idle; 3 are free and 0 idle";
         assert_eq!(finding(&list, &words), expected);
         let (list, words) = three_blocks();
-        list.shards[0].ledger.idled(1);
+        list.shards[0].ledger().idled(1);
         let expected =
             "the ledgers say 0 of 3 blocks are used and 1 are idle; 3 are free and 0 idle";
         assert_eq!(finding(&list, &words), expected);

@@ -2,15 +2,18 @@
 //!
 //! Invariant: only the holder of the claim accesses the ids, their number and the ledger. One exchange takes
 //! the claim and one store releases it, also when its holder panics.
+//!
+//! Claim, number and ledger share one cache line: an allocation or a release within the magazine touches no
+//! other line of the shard, except those of the ids.
 
+use super::choice::Choice;
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::accounting::Ledger;
+use crate::pool::accounting::{Ledger, Quota};
 use crate::pool::idle::IdleShard;
-use crate::pool::idle::policy::Retention;
 use crate::pool::word::BlockWords;
-use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, AtomicUsize, Backoff, Ordering};
+use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, Backoff, Ordering};
 
 /// Blocks that move between a shard and the depot in one queue operation, and the most that are released
 /// under one claim.
@@ -25,24 +28,45 @@ pub(super) struct FreeBatch(pub(super) [BlockId; BATCH]);
 
 /// The loose free ids of one shard, and the counts of the blocks taken and given through it.
 pub(super) struct Shard {
-    claimed: AtomicBool,
-    len: AtomicUsize,
-    pub(super) ledger: Ledger,
+    hot: HotLine,
     /// The magazine, a stack: the first `len` are free ids.
     pub(super) ids: Box<[AtomicU32]>,
+    pub(super) choice: Choice,
     pub(super) idle: IdleShard,
 }
 
+/// The fields that every use of a shard reads or writes, on a cache line of their own.
+#[repr(C, align(64))]
+struct HotLine {
+    claimed: AtomicBool,
+    len: AtomicU32,
+    ledger: Ledger,
+}
+
+const _: () = assert!(cfg!(any(paged_kv_loom, paged_kv_shuttle)) || size_of::<HotLine>() == 64);
+
 impl Shard {
-    /// Creates a shard with room for `loose` ids, and for idle blocks if `keep` asks for that.
-    pub(super) fn new(loose: usize, keep: Retention) -> Result<Self> {
+    /// Creates a shard with room for `loose` ids, whose number of used blocks may rise by `quota` unnoticed.
+    pub(super) fn new(loose: usize, quota: Quota) -> Result<Self> {
+        let ledger = Ledger::new(quota);
         Ok(Self {
-            claimed: AtomicBool::new(false),
-            len: AtomicUsize::new(0),
-            ledger: Ledger::new(),
+            hot: HotLine { claimed: AtomicBool::new(false), len: AtomicU32::new(0), ledger },
             ids: array_of(loose, || AtomicU32::new(0))?,
-            idle: IdleShard::new(keep),
+            choice: Choice::new(),
+            idle: IdleShard::new(),
         })
+    }
+
+    #[inline]
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.hot.ledger
+    }
+
+    /// Returns true if the shard had free ids when read without a claim.
+    pub(super) fn seems_to_have_free(&self) -> bool {
+        // Relaxed: a guess. The claim's holder reads the number again; a thread that must be sure claims all
+        // shards.
+        self.hot.len.load(Ordering::Relaxed) > 0
     }
 
     /// Waits for a claim on this very shard. Only a holder of `shortage` may wait so while it holds other
@@ -57,11 +81,9 @@ impl Shard {
         }
     }
 
-    /// Claims the shard unless it is claimed, or had no loose ids when read without a claim.
+    /// Claims the shard unless it is claimed, or seemed to have no free ids.
     pub(super) fn try_claim_unless_empty(&self) -> Option<Claim<'_>> {
-        // Relaxed: a guess. The claim's holder reads the number again; a thread that must be sure claims all
-        // shards.
-        if self.len.load(Ordering::Relaxed) == 0 { None } else { self.try_claim() }
+        if self.seems_to_have_free() { self.try_claim() } else { None }
     }
 
     #[inline]
@@ -70,7 +92,7 @@ impl Shard {
         // through them all that earlier owners did with the blocks.
         // Loom: a_blocks_next_owner_sees_its_last.
         let claim =
-            self.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+            self.hot.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
         claim.is_ok().then(|| Claim { shard: self })
     }
 }
@@ -93,13 +115,18 @@ pub(super) struct Claim<'a> {
 // them.
 impl Claim<'_> {
     #[inline]
+    pub(super) fn ledger(&self) -> &Ledger {
+        self.shard.ledger()
+    }
+
+    #[inline]
     pub(super) fn len(&self) -> usize {
-        self.shard.len.load(Ordering::Relaxed)
+        self.shard.hot.len.load(Ordering::Relaxed) as usize
     }
 
     #[inline]
     pub(super) fn set_len(&mut self, len: usize) {
-        self.shard.len.store(len, Ordering::Relaxed);
+        self.shard.hot.len.store(len as u32, Ordering::Relaxed);
     }
 
     /// Moves `n` ids to `out` and gives each block its one owner. The magazine holds at least `n`.
@@ -113,7 +140,7 @@ impl Claim<'_> {
             words.occupy(id);
             id
         }));
-        self.shard.ledger.took(n as u64);
+        self.ledger().took(n as u64);
     }
 
     /// Moves up to `n` ids to `out`.
@@ -162,6 +189,6 @@ impl Drop for Claim<'_> {
     #[inline]
     fn drop(&mut self) {
         // Release: pairs with the exchange in `Shard::try_claim`.
-        self.shard.claimed.store(false, Ordering::Release);
+        self.shard.hot.claimed.store(false, Ordering::Release);
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct Matching<'a> {
 
 impl FreeList {
     pub(crate) fn matching<'a>(&'a self, words: &'a BlockWords) -> Matching<'a> {
-        Matching { home: self.claim(), list: self, words, revived: 0, has_released: false }
+        let home = self.claim_for_idle(words);
+        Matching { home, list: self, words, revived: 0, has_released: false }
     }
 }
 
@@ -85,7 +86,7 @@ impl Matching<'_> {
     #[cold]
     pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
         self.has_released = true;
-        let ledger = &self.home.shard.ledger;
+        let ledger = &self.home.ledger();
         // Count the acquisition first: a thread that has matched the block since may release it last, and
         // then counts it as given.
         if was_idle.0 {
@@ -95,19 +96,21 @@ impl Matching<'_> {
         ledger.giving(1);
         if let Released::Idle(block) = self.words.view().release_shared(id) {
             self.home.push_idle(block, &self.list.idle, self.words);
-            self.home.shard.ledger.idled(1);
-            self.home.shard.ledger.gave(1);
+            self.home.ledger().idled(1);
+            self.home.ledger().gave(1);
         }
-        self.home.shard.ledger.giving(0);
+        self.home.ledger().giving(0);
+        self.list.note_taken(&self.home);
     }
 }
 
 impl Drop for Matching<'_> {
     fn drop(&mut self) {
         if self.revived > 0 {
-            self.home.shard.ledger.revived(self.revived);
-            self.home.shard.ledger.took(self.revived);
-            self.list.peak.note(self.list.used_at_least());
+            self.home.ledger().revived(self.revived);
+            self.home.ledger().took(self.revived);
+            self.list.note_taken(&self.home);
+            self.list.note_peak(&self.home);
         }
     }
 }

@@ -1,13 +1,195 @@
-//! Reclaim by the free list: a thread takes idle blocks of its own shard first, then of the others.
+//! Reclaim by the free list: a thread takes idle blocks of its home shard while these are about as old as the
+//! oldest of other shards.
+//!
+//! A block that went idle at its home was last used there: its word, its key and its index entries are in that
+//! core's cache. A thread compares its home with two other shards: the one from which it last took blocks, and the
+//! next one in turn. It does so once in [`MOST_CREDIT`] blocks, less in a small pool. Another shard comes first only if its first
+//! block is older by more than a [`TOLERANCE`]th, or if it has free blocks. So the order is that of the last uses:
+//! exact where one thread uses the pool, and else to within that share of the idle blocks.
 
 use super::FreeList;
-use super::home_shard::Claim;
+use super::home_shard::{BATCH, Claim, Shard};
 use crate::id::BlockId;
-use crate::pool::idle::IdleLists;
+use crate::pool::idle::{AgeBound, IdleLists};
 use crate::pool::word::{BlockWords, ReleasedIdle};
-use crate::sync::thread_ordinal;
+use crate::sync::{Ordering, thread_ordinal};
 
+/// A shard comes before the home if its first block is older by more than the age divided by this.
+const TOLERANCE: u64 = 16;
+
+/// The most blocks that a thread reclaims before it looks at other shards again.
+const MOST_CREDIT: usize = BATCH;
+
+/// Looks at other shards that find no block before a thread searches all of them.
+const MOST_LOOKS: usize = 2;
+
+// All accesses to a `Choice` are Relaxed: they are made under the claim only.
 impl FreeList {
+    /// Fills `out` up to `end` with free and idle blocks of a pool that keeps contents, beyond the home's
+    /// magazine and the depot. Returns how many are reclaimed; these are the last ones.
+    pub(super) fn gather_with_contents(
+        &self,
+        home: &mut Claim<'_>,
+        end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> usize {
+        if out.len() == end {
+            return 0;
+        }
+        if self.shards.len() > 1 && home.shard.choice.credit.load(Ordering::Relaxed) == 0 {
+            for number in self.others(home).into_iter().flatten() {
+                self.steal_from(&self.shards[number], home, end, out);
+            }
+        }
+        let free_end = out.len();
+        self.reclaim_near(home, end, words, out);
+        let mut reclaimed = out.len() - free_end;
+        if out.len() < end && self.shards.len() > 1 {
+            self.steal(home, end, out);
+            out[free_end..].rotate_left(reclaimed);
+            let free_end = out.len() - reclaimed;
+            self.reclaim_elsewhere(end, words, out);
+            reclaimed = out.len() - free_end;
+        }
+        reclaimed
+    }
+
+    /// Reclaims blocks of the home shard and of those that it is compared with.
+    fn reclaim_near(
+        &self,
+        home: &mut Claim<'_>,
+        end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        if self.shards.len() > 1 {
+            let mut looks = 0;
+            while out.len() < end && looks < MOST_LOOKS {
+                looks += 1;
+                if self.reclaim_by_choice(home, end, words, out) > 0 {
+                    looks = 0;
+                }
+            }
+        }
+        if out.len() < end {
+            home.reclaim(end, self.any_age(home), &self.idle, words, out);
+        }
+    }
+
+    /// Reclaims blocks of the shard that was chosen, or is chosen now. Returns their number.
+    fn reclaim_by_choice(
+        &self,
+        home: &mut Claim<'_>,
+        end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) -> usize {
+        let choice = &home.shard.choice;
+        if choice.credit.load(Ordering::Relaxed) == 0 {
+            self.choose(home);
+        }
+        let (start, credit) = (out.len(), choice.credit.load(Ordering::Relaxed) as usize);
+        let end = end.min(start + credit);
+        let bound =
+            AgeBound { now: home.shard.idle.now(), age: choice.age.load(Ordering::Relaxed) };
+        let chosen = &*self.shards[choice.shard.load(Ordering::Relaxed) as usize];
+        if std::ptr::eq(chosen, home.shard) {
+            home.reclaim(end, bound, &self.idle, words, out);
+        } else if let Some(mut other) = chosen.try_claim() {
+            other.reclaim(end, bound, &self.idle, words, out);
+        }
+        let left = if out.len() < end { 0 } else { credit - (end - start) };
+        choice.credit.store(left as u32, Ordering::Relaxed);
+        out.len() - start
+    }
+
+    /// Chooses the shard whose first block is the oldest, in favour of the home.
+    #[cold]
+    fn choose(&self, home: &Claim<'_>) {
+        let choice = &home.shard.choice;
+        let now = home.shard.idle.now();
+        let age = |shard: &Shard| shard.idle.oldest().age(now);
+        let own = age(home.shard);
+        let others = self.others(home).into_iter().flatten();
+        let oldest = others.filter_map(|at| Some((age(&self.shards[at])?, at))).max();
+        let (shard, bound) = match (own, oldest) {
+            (_, None) => (self.number_of(home.shard), 0),
+            (None, Some((_, at))) => (at, 0),
+            (Some(own), Some((other, at))) if other > own + other / TOLERANCE => (at, own),
+            (Some(_), Some((other, _))) => (self.number_of(home.shard), other - other / TOLERANCE),
+        };
+        choice.shard.store(shard as u32, Ordering::Relaxed);
+        choice.age.store(bound, Ordering::Relaxed);
+        let share = self.total / self.shards.len() / TOLERANCE as usize;
+        choice.credit.store(share.clamp(1, MOST_CREDIT) as u32, Ordering::Relaxed);
+        choice.next.store(choice.next.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Returns the numbers of the shards with which the home is compared.
+    fn others(&self, home: &Claim<'_>) -> [Option<usize>; 2] {
+        let choice = &home.shard.choice;
+        let last = choice.shard.load(Ordering::Relaxed) as usize;
+        let next = choice.next.load(Ordering::Relaxed) as usize & (self.shards.len() - 1);
+        let is_other = |&number: &usize| !std::ptr::eq(&*self.shards[number], home.shard);
+        [Some(last).filter(is_other), Some(next).filter(|next| *next != last).filter(is_other)]
+    }
+
+    fn number_of(&self, shard: &Shard) -> usize {
+        let ordinal = thread_ordinal();
+        let numbers = (0..self.shards.len()).map(|step| ordinal.wrapping_add(step));
+        let mut numbers = numbers.map(|number| number & (self.shards.len() - 1));
+        let number = numbers.find(|&number| std::ptr::eq(&*self.shards[number], shard));
+        number.expect("a claim is of a shard of this list")
+    }
+
+    /// Returns a bound that blocks of any age meet.
+    fn any_age(&self, home: &Claim<'_>) -> AgeBound {
+        AgeBound { now: home.shard.idle.now(), age: 0 }
+    }
+
+    /// Reclaims idle blocks of all shards until `out` has `end` ids: of the shard whose first block is the oldest, up to
+    /// a batch at a time.
+    pub(super) fn reclaim_oldest(
+        &self,
+        claims: &mut [Claim<'_>],
+        end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        let now = claims.iter().map(|claim| claim.shard.idle.now()).max().unwrap_or(0);
+        while out.len() < end {
+            let age = |claim: &&mut Claim<'_>| claim.shard.idle.oldest().age(now);
+            let Some(oldest) = claims.iter_mut().max_by_key(age) else { return };
+            if age(&&mut *oldest).is_none() {
+                return;
+            }
+            let (end, bound) = (end.min(out.len() + BATCH), AgeBound { now, age: 0 });
+            oldest.reclaim(end, bound, &self.idle, words, out);
+        }
+    }
+
+    /// Claims a shard for a thread that may add idle entries. Lets all shards drop their stale entries first if
+    /// these are too many.
+    pub(super) fn claim_for_idle(&self, words: &BlockWords) -> Claim<'_> {
+        loop {
+            let claim = self.claim();
+            if !claim.is_crowded() {
+                return claim;
+            }
+            drop(claim);
+            self.drop_stale(words);
+        }
+    }
+
+    /// Drops the stale entries of all shards. Waits for each thread that holds a claim.
+    #[cold]
+    fn drop_stale(&self, words: &BlockWords) {
+        let _sole_collector = self.shortage.lock();
+        let claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
+        claims.iter().for_each(|claim| claim.shard.idle.drop_stale(&self.idle, words));
+    }
+
     /// Puts back blocks that were too few: the free ids before `free_end`, and after it the reclaimed
     /// blocks. These were all that the thread could reach, in reclaim order.
     pub(super) fn put_back(
@@ -50,14 +232,14 @@ impl FreeList {
         ids: &mut Vec<BlockId>,
     ) {
         let start = ids.len();
-        home.reclaim(end, &self.idle, words, ids);
+        home.reclaim(end, self.any_age(home), &self.idle, words, ids);
         self.idle.finish_reclaim(&ids[start..], words);
         for &id in &ids[start..] {
             let is_sole = words.view().release_sole(id);
             assert!(is_sole, "a thread that reclaims a block is its only owner");
             home.push(id, &self.depot);
         }
-        home.shard.ledger.revived((ids.len() - start) as u64);
+        home.ledger().revived((ids.len() - start) as u64);
     }
 
     /// Reclaims idle blocks from other shards until `out` has `end` ids.
@@ -68,7 +250,7 @@ impl FreeList {
                 return;
             }
             if let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() {
-                other.reclaim(end, &self.idle, words, out);
+                other.reclaim(end, self.any_age(&other), &self.idle, words, out);
             }
         }
     }
@@ -87,10 +269,17 @@ impl Claim<'_> {
     pub(super) fn reclaim(
         &mut self,
         end: usize,
+        bound: AgeBound,
         lists: &IdleLists,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) {
-        self.shard.idle.reclaim(end, lists, words, out);
+        self.shard.idle.reclaim(end, bound, lists, words, out);
+    }
+
+    /// Returns true if the idle lists are so full of stale entries that all shards must drop theirs.
+    #[inline]
+    pub(super) fn is_crowded(&self) -> bool {
+        self.shard.idle.is_crowded()
     }
 }

@@ -159,14 +159,6 @@ fn a_block_is_spare_until_it_is_asked_for_and_after_a_reclaim_that_is_undone() {
 }
 
 #[test]
-fn an_entry_is_read_as_it_is_written() {
-    for (id, epoch) in [(0, 0), (7, 1), (u32::MAX, 255)] {
-        let idle = IdleBlock { id: BlockId(id), epoch };
-        assert_eq!(IdleBlock::from_bits(idle.to_bits()), idle);
-    }
-}
-
-#[test]
 fn a_block_says_whether_it_was_idle_and_since_when() {
     let words = BlockWords::with_keys(2).unwrap();
     let (view, id) = (words.view(), BlockId(1));

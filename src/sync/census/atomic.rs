@@ -50,6 +50,8 @@ counted!(AtomicBool, bool, {
     ) -> Result<bool, bool>);
 });
 
+counted!(AtomicU8, u8, {});
+
 counted!(AtomicU32, u32, {
     forward!(fetch_add(value: u32, order: Ordering) -> u32);
     forward!(fetch_sub(value: u32, order: Ordering) -> u32);

@@ -137,6 +137,7 @@ macro_rules! atomic_number {
 }
 
 atomic!(AtomicBool, bool, |atomic, order| atomic.fetch_or(false, order));
+atomic_number!(AtomicU8, u8);
 atomic_number!(AtomicU32, u32);
 atomic_number!(AtomicU64, u64);
 atomic_number!(AtomicUsize, usize);

@@ -1,0 +1,135 @@
+//! `IdleSlab`: the memory of all lists of idle blocks: slots of a batch of entries each, linked by number.
+//!
+//! A list takes a slot when it grows, and gives it back when its entries are gone. A match leaves the block's
+//! entry in place, so lists also hold stale entries. Above [`IdleSlab::is_crowded`] the lists drop these.
+//!
+//! Invariant: a slot belongs to the list of one shard, whose claim guards it, or to the queue of unused slots.
+
+use crate::array::{array_of, queue_of};
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::word::IdleBlock;
+use crate::sync::{ArrayQueue, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Blocks in a batch, of idle blocks as of free ids.
+pub(in crate::pool) const BATCH: usize =
+    if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 128 };
+
+/// The number of no slot.
+pub(super) const NO_SLOT: u32 = u32::MAX;
+
+/// Entries of idle blocks, the oldest first. Ids and epochs are kept apart: 5 bytes an entry.
+#[repr(align(64))]
+pub(super) struct Slot {
+    /// The next slot of the list. It means nothing in the last one.
+    next: AtomicU32,
+    /// The time at which the first entry was added.
+    pub(super) first: AtomicU64,
+    /// The time at which the last entry was added, once the slot is full.
+    pub(super) last: AtomicU64,
+    ids: [AtomicU32; BATCH],
+    epochs: [AtomicU8; BATCH],
+}
+
+pub(super) struct IdleSlab {
+    slots: Box<[Slot]>,
+    unused: ArrayQueue<u32>,
+    /// Above this number of used slots, lists drop their stale entries.
+    crowded: usize,
+}
+
+// All accesses are Relaxed: they are made under the claim of the list's shard, whose hand-over orders them, and
+// the queue of unused slots hands over the others.
+impl Slot {
+    fn new() -> Self {
+        Self {
+            next: AtomicU32::new(NO_SLOT),
+            first: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            ids: std::array::from_fn(|_| AtomicU32::new(0)),
+            epochs: std::array::from_fn(|_| AtomicU8::new(0)),
+        }
+    }
+
+    pub(super) fn next(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_next(&self, slot: u32) {
+        self.next.store(slot, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn get(&self, at: usize) -> IdleBlock {
+        let id = BlockId(self.ids[at].load(Ordering::Relaxed));
+        IdleBlock { id, epoch: self.epochs[at].load(Ordering::Relaxed) }
+    }
+
+    #[inline]
+    pub(super) fn set(&self, at: usize, idle: IdleBlock) {
+        self.ids[at].store(idle.id.0, Ordering::Relaxed);
+        self.epochs[at].store(idle.epoch, Ordering::Relaxed);
+    }
+
+    /// Returns the ids from place `start` on, up to `end`.
+    pub(super) fn ids(&self, start: usize, end: usize) -> impl Iterator<Item = BlockId> {
+        self.ids[start..end].iter().map(|id| BlockId(id.load(Ordering::Relaxed)))
+    }
+}
+
+impl IdleSlab {
+    /// Creates slots for `ranks` lists in each of `shards` shards of a pool of `total` blocks.
+    ///
+    /// A list has at most two slots that are not full, and a shard keeps an unused one. Beyond these and the
+    /// pool's blocks, stale entries of half of the pool's blocks crowd the slab. Then each holder of a claim may
+    /// still add a batch to each of two lists, and the blocks that allocations have reclaimed and put back, at
+    /// most those of the pool, may need slots once more.
+    pub(super) fn new(total: usize, shards: usize, ranks: usize) -> Result<Self> {
+        if ranks == 0 {
+            return Ok(Self { slots: array_of(0, Slot::new)?, unused: queue_of(1)?, crowded: 0 });
+        }
+        let full = total.div_ceil(BATCH);
+        let crowded = full + full.div_ceil(2) + shards * (2 * ranks + 1);
+        let num_slots = crowded + 3 * shards + full;
+        let slab =
+            Self { slots: array_of(num_slots, Slot::new)?, unused: queue_of(num_slots)?, crowded };
+        (0..num_slots as u32).for_each(|slot| slab.give(slot));
+        Ok(slab)
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, number: u32) -> &Slot {
+        &self.slots[number as usize]
+    }
+
+    /// Takes an unused slot.
+    pub(super) fn take(&self) -> u32 {
+        self.unused.pop().expect("a slab that is crowded still has slots")
+    }
+
+    /// Gives back a slot.
+    pub(super) fn give(&self, slot: u32) {
+        assert!(self.unused.push(slot).is_ok(), "the queue has room for every slot");
+    }
+
+    /// Returns true if stale entries take so many slots that lists must drop them.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.slots.len() - self.unused.len() > self.crowded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_as_it_is_written() {
+        let slot = Slot::new();
+        for (at, (id, epoch)) in [(0, 0), (7, 1), (u32::MAX, 255)].into_iter().enumerate() {
+            let idle = IdleBlock { id: BlockId(id), epoch };
+            slot.set(at, idle);
+            assert_eq!(slot.get(at), idle);
+        }
+        assert_eq!(slot.ids(1, 3).collect::<Vec<_>>(), [BlockId(7), BlockId(u32::MAX)]);
+    }
+}
