@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use paged_kv::{EvictionStrategy, ReclaimPolicy};
 
+use crate::serve::Victims;
 use crate::trace::{Format, LONGEST_MIB};
 
 /// Priorities that `--strategy priority` assigns, so that the strategy has something to choose by.
@@ -18,6 +19,9 @@ pub const PRIORITY_LEVELS: usize = 4;
 
 /// Blocks for each worker in the default pool: 64 synthetic requests need 12,700.
 const WORKER_BLOCKS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// The most requests that a worker holds by default.
+const MOST_LIVE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// The largest default pool, in blocks: 90 MiB.
 const MOST_BLOCKS: NonZeroUsize = NonZeroUsize::new(1 << 20).unwrap();
@@ -56,9 +60,9 @@ pub enum Command {
     ///
     /// Requests are batched continuously: each worker admits prompts, appends one token per step to
     /// each request it holds, and frees a request that has all its output. A prompt waits while there is
-    /// no room for it and for the rest of all outputs (see --leave-free). An append that finds no room
-    /// evicts by the strategy; an evicted request is served again from its prompt; a request that the
-    /// pool cannot hold is rejected.
+    /// no room for it and for the rest of all outputs (see --leave-free). A worker whose append finds no
+    /// room preempts its youngest request, which continues later; its blocks that are still cached then are
+    /// not computed again (see --strategy). A request that the pool cannot hold is rejected.
     #[command(after_help = about_traces())]
     Replay(ReplayArguments),
 
@@ -130,12 +134,13 @@ pub struct ReplayArguments {
     #[arg(long, short = 't', value_name = "T")]
     threads: Option<NonZeroUsize>,
 
-    /// Requests that a worker may hold at the same time
-    #[arg(long, value_name = "L", default_value = "64")]
-    pub live: NonZeroUsize,
+    /// Requests that a worker may hold at the same time [default: as many as need the worker's share of
+    /// the pool, at most 64]
+    #[arg(long, value_name = "L")]
+    live: Option<NonZeroUsize>,
 
     /// Blocks that a prompt must leave free to be admitted, as a share, 0 to 1, of the blocks that it and
-    /// the running requests will still take for their outputs: with 1 hardly any request is evicted
+    /// the running requests will still take for their outputs: with 1 hardly any request is preempted
     #[arg(long, value_name = "SHARE", default_value = "1", value_parser = share)]
     pub leave_free: f64,
 
@@ -147,10 +152,11 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "B", default_value = "16")]
     pub block_size: NonZeroUsize,
 
-    /// Eviction strategy when there is no room: lru, lfu, longest, priority (request i has priority
-    /// i mod 4) or streaming:SINK,WINDOW (in tokens)
-    #[arg(long, default_value = "lru", value_parser = strategy)]
-    pub strategy: EvictionStrategy,
+    /// Requests that give way when there is no room to append: the worker's youngest, which keeps its blocks
+    /// cached, or those that the cache's eviction strategy selects among the requests of all workers: lru,
+    /// lfu, longest, priority (request i has priority i mod 4) or streaming:SINK,WINDOW (in tokens)
+    #[arg(long, default_value = "youngest", value_parser = victims)]
+    pub strategy: Victims,
 
     /// Whether prompts share the contents that the trace says they have in common (`hash_ids`): on or off
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch,
@@ -166,7 +172,7 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "TOKENS")]
     pub id_tokens: Option<NonZeroUsize>,
 
-    /// Utilization, 0 to 1, down to which the cache evicts when it has no room
+    /// Utilization, 0 to 1, down to which an eviction strategy evicts when there is no room
     #[arg(long, default_value = "0.9", value_parser = share)]
     pub threshold: f64,
 
@@ -198,6 +204,14 @@ impl ReplayArguments {
     pub fn blocks(&self) -> NonZeroUsize {
         let of_workers = self.threads().saturating_mul(WORKER_BLOCKS);
         self.blocks.unwrap_or(of_workers.clamp(LEAST_BLOCKS, MOST_BLOCKS))
+    }
+
+    /// Returns the live requests asked for, or as many of `mean_blocks` blocks as fit into a worker's share of
+    /// the pool, but not more than a batch of usual size.
+    pub fn live(&self, mean_blocks: NonZeroUsize) -> NonZeroUsize {
+        let of_all = self.threads().saturating_mul(mean_blocks);
+        let fitting = NonZeroUsize::new(self.blocks().get().div_ceil(of_all.get()));
+        self.live.unwrap_or(fitting.unwrap_or(NonZeroUsize::MIN).min(MOST_LIVE))
     }
 
     /// Returns whether KV events are published.
@@ -293,9 +307,16 @@ fn strategy(text: &str) -> Result<EvictionStrategy, String> {
         "longest" => Ok(EvictionStrategy::LongestFirst),
         "priority" => Ok(EvictionStrategy::Priority { levels: PRIORITY_LEVELS }),
         _ => streaming(text).ok_or_else(|| {
-            "expected lru, lfu, longest, priority or streaming:SINK,WINDOW".to_owned()
+            "expected youngest, lru, lfu, longest, priority or streaming:SINK,WINDOW".to_owned()
         }),
     }
+}
+
+fn victims(text: &str) -> Result<Victims, String> {
+    if text == "youngest" {
+        return Ok(Victims::Youngest);
+    }
+    strategy(text).map(Victims::ByStrategy)
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -341,6 +362,13 @@ mod tests {
         assert_eq!(strategy("priority"), Ok(EvictionStrategy::Priority { levels: 4 }));
         let streaming = EvictionStrategy::StreamingLLM { sink_tokens: 4, window_tokens: 512 };
         assert_eq!(strategy("streaming:4,512"), Ok(streaming));
+    }
+
+    #[test]
+    fn the_youngest_gives_way_unless_a_strategy_selects() {
+        assert_eq!(victims("youngest"), Ok(Victims::Youngest));
+        assert_eq!(victims("lfu"), Ok(Victims::ByStrategy(EvictionStrategy::LFU)));
+        assert!(victims("oldest").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 #[cfg(feature = "events")]
 pub mod publish;
 pub mod report;
-mod synthetic;
+pub mod synthetic;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -19,6 +19,7 @@ use crate::args::ReplayArguments;
 use crate::machine::Memory;
 use crate::outputs;
 use crate::progress::Progress;
+use crate::serve::prompts::Prompts;
 use crate::serve::{Plan, serve};
 use crate::trace;
 use crate::trace::request::Request;
@@ -66,12 +67,12 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     };
     let cache = builder.build().context("cannot build the cache")?;
     let plan = Plan {
-        as_tokens: arguments.publishes(),
         threads: arguments.threads(),
-        live: arguments.live,
+        live: arguments.live(mean_blocks(&requests, arguments.block_size.get())),
         leave_free: arguments.leave_free,
+        victims: arguments.strategy,
         threshold: arguments.threshold,
-        id_tokens,
+        prompts: Prompts { id_tokens, as_tokens: arguments.publishes() },
     };
     let progress = Progress::new();
     progress.begin(requests.len());
@@ -120,8 +121,15 @@ fn input(arguments: &ReplayArguments) -> Result<Input> {
     Ok(Input { name: trace.name, requests: trace.requests, id_tokens })
 }
 
-/// Checks that the machine can hold the cache, the threads, and the prompt of each thread: the longest
-/// prompt, its tokens and hashes, copied once.
+/// Returns the blocks that a request needs on average, at least one.
+fn mean_blocks(requests: &[Request], block_size: usize) -> NonZeroUsize {
+    let needs = requests.iter().map(|request| request.blocks_needed(block_size) as u128);
+    let mean = needs.sum::<u128>() / requests.len().max(1) as u128;
+    usize::try_from(mean).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Checks that the machine can hold the cache, the threads, and for each thread the prompt of the longest
+/// request that comes back: its tokens and hashes, copied once.
 fn check_memory(
     arguments: &ReplayArguments,
     requests: &[Request],
@@ -129,20 +137,21 @@ fn check_memory(
 ) -> Result<()> {
     let (blocks, size) = (arguments.blocks().get(), arguments.block_size.get());
     let threads = arguments.threads().get();
+    let all_tokens = |request: &Request| request.prompt_tokens() + request.output_tokens();
     let fitting = requests.iter().filter(|request| request.blocks_needed(size) <= blocks);
-    let named = fitting.filter(|request| id_tokens.is_some() && !request.contents().is_empty());
-    let longest = named.map(Request::prompt_tokens).max().unwrap_or(0);
+    let longest = fitting.map(all_tokens).max().unwrap_or(0);
     let mut memory = Memory::new()
         .with_cache(blocks, arguments.reclaim)
         .with_threads(threads)
         .with(&[requests.len(), WAITING_BYTES])
         .with(&[threads, longest / size, HASH_BYTES]);
     if arguments.publishes() {
+        let prompts = if id_tokens.is_some() { threads } else { 0 };
         memory = memory
             .with_address_space(PUBLISHER_BYTES)
             .with(&[blocks, LISTENED_BYTES])
             .with(&[blocks, size, TOKEN_BYTES])
-            .with(&[threads, longest, 2 * TOKEN_BYTES]);
+            .with(&[prompts, longest, 2 * TOKEN_BYTES]);
     }
     memory.check(&format!("{} blocks and {threads} threads", arguments.blocks()))
 }
@@ -154,7 +163,7 @@ fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
         .block_size(arguments.block_size.get())
         .num_heads(1)
         .head_dim(1)
-        .with_eviction_strategy(arguments.strategy)
+        .with_eviction_strategy(arguments.strategy.strategy())
         .with_eviction_threshold(arguments.threshold)
         .reclaim_policy(arguments.reclaim)
 }

@@ -6,19 +6,20 @@
 pub mod admission;
 pub mod meter;
 pub mod oldest_first;
+pub mod prompts;
 pub mod worker;
+
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::panic;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use paged_kv::{PagedKvCache, PagedKvError};
+use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError};
 
-use self::admission::Admission;
 use self::meter::Meter;
+use self::prompts::Prompts;
 use self::worker::{Service, Worker};
 use crate::crew;
 use crate::progress::Progress;
@@ -32,12 +33,40 @@ pub struct Plan {
     pub live: NonZeroUsize,
     /// Share of the blocks for which running requests will still ask that an admission leaves free.
     pub leave_free: f64,
-    /// Utilization down to which the cache evicts when it has no room.
+    /// The requests that give way to a running request without room.
+    pub victims: Victims,
+    /// Utilization down to which the cache evicts by the strategy when it has no room.
     pub threshold: f64,
-    /// Tokens of a content, if prompts share their common contents.
-    pub id_tokens: Option<usize>,
-    /// Whether prompts are admitted by tokens, which published events need, or by hashes only.
-    pub as_tokens: bool,
+    pub prompts: Prompts,
+}
+
+/// The requests that give way when a running request finds no room for its next token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victims {
+    /// The youngest requests of the same worker are preempted.
+    Youngest,
+    /// Requests of any worker are evicted by the cache's strategy.
+    ByStrategy(EvictionStrategy),
+}
+
+impl Victims {
+    /// Returns the strategy of the cache. A worker that preempts its youngest request needs it only if it holds
+    /// a single one, which is the oldest of all.
+    pub fn strategy(self) -> EvictionStrategy {
+        match self {
+            Self::Youngest => EvictionStrategy::LRU,
+            Self::ByStrategy(strategy) => strategy,
+        }
+    }
+}
+
+impl fmt::Display for Victims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Youngest => f.write_str("youngest"),
+            Self::ByStrategy(strategy) => strategy.fmt(f),
+        }
+    }
 }
 
 /// The result of serving.
@@ -65,27 +94,17 @@ pub fn serve(
     plan: Plan,
     progress: &Progress,
 ) -> Result<Kept<Outcome>> {
-    let fits =
-        |request: &Request| request.blocks_needed(cache.block_size()) <= cache.total_blocks();
-    let arrivals = (0..requests.len()).filter(|&arrival| fits(&requests[arrival]));
-    let service = Service {
-        cache,
-        requests,
-        admission: Admission::new(cache, arrivals),
-        progress,
-        live: plan.live,
-        leave_free: plan.leave_free,
-        growth: AtomicUsize::new(0),
-        threshold: plan.threshold,
-        id_tokens: plan.id_tokens,
-        as_tokens: plan.as_tokens,
-        shortage: Mutex::new(()),
-    };
-    let rejected = requests.iter().filter(|request| !fits(request)).count();
+    let service = Service::new(cache, requests, plan, progress);
+    let rejected = requests.iter().filter(|request| !fits(cache, request)).count();
     progress.advance(rejected);
     let begin = Instant::now();
     let meter = run_workers(&service, plan.threads)?;
     Ok(meter.map(|meter| Outcome { rejected: rejected as u64, wall: begin.elapsed(), meter }))
+}
+
+/// Returns whether the pool can hold the request.
+fn fits(cache: &PagedKvCache, request: &Request) -> bool {
+    request.blocks_needed(cache.block_size()) <= cache.total_blocks()
 }
 
 fn run_workers(service: &Service<'_>, threads: NonZeroUsize) -> Result<Kept<Meter>> {

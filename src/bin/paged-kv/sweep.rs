@@ -21,7 +21,8 @@ use crate::args::SweepArguments;
 use crate::machine::Memory;
 use crate::outputs::{self, Output};
 use crate::progress::Progress;
-use crate::serve::{Kept, Plan, serve};
+use crate::serve::prompts::Prompts;
+use crate::serve::{Kept, Plan, Victims, serve};
 use crate::trace::request::Request;
 use crate::verdict::{Verdict, complain};
 use crate::{crew, trace};
@@ -184,12 +185,12 @@ fn serve_one(
         .build()
         .with_context(|| format!("cannot build a cache of {blocks} blocks"))?;
     let plan = Plan {
-        as_tokens: false,
         threads: NonZeroUsize::MIN,
         live: NonZeroUsize::MIN,
         leave_free: 0.0,
+        victims: Victims::Youngest,
         threshold: 1.0,
-        id_tokens: Some(trace.id_tokens),
+        prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false },
     };
     let outcome = match serve(&cache, &trace.requests, plan, progress)? {
         Ok(outcome) => outcome,

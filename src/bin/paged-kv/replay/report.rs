@@ -33,10 +33,14 @@ pub struct Report {
     rejected: u64,
     admissions: u64,
     evicted_sequences: u64,
-    put_back_requests: u64,
+    preemptions: u64,
+    /// Tokens of preempted and evicted requests that were still cached when the request came back.
+    kept_tokens: u64,
     /// Tokens computed: prompt tokens that did not hit, and output tokens.
     computed_tokens: u64,
-    /// The share of them that did not repeat a request's work after it was evicted or put back.
+    /// Those of them that were computed again after their request was preempted or evicted.
+    recomputed_tokens: u64,
+    /// The share of the computed tokens that were not computed again.
     goodput: f64,
     threads: usize,
     live: usize,
@@ -93,14 +97,16 @@ impl Report {
         let workers_seconds = wall_seconds * setting.plan.threads.get() as f64;
         Self {
             trace: setting.trace.to_owned(),
-            strategy: cache.eviction_strategy().to_string(),
+            strategy: setting.plan.victims.to_string(),
             requests: setting.requests,
             completed: meter.completed,
             rejected,
             admissions: meter.admissions,
             evicted_sequences: meter.evicted_sequences,
-            put_back_requests: meter.put_back_requests,
+            preemptions: meter.preemptions,
+            kept_tokens: meter.kept_tokens,
             computed_tokens: meter.computed_tokens,
+            recomputed_tokens: meter.recomputed_tokens,
             goodput: meter.goodput(),
             threads: setting.plan.threads.get(),
             live: setting.plan.live.get(),
@@ -113,7 +119,7 @@ impl Report {
             blocks_allocated: stats.total_allocations,
             blocks_freed: stats.total_frees,
             peak_blocks_used: stats.peak_blocks_used,
-            reuse: setting.plan.id_tokens.is_some(),
+            reuse: setting.plan.prompts.id_tokens.is_some(),
             reclaim: setting.reclaim.to_string(),
             prompt_blocks: meter.prompt_blocks,
             hit_blocks: meter.hit_blocks,
@@ -157,14 +163,16 @@ impl fmt::Display for Report {
         let mut line = |name: &str, value: String| writeln!(f, "{name:<14}{value}");
         let round = |value: f64| grouped(value.round() as u64);
         line("trace", self.trace.clone())?;
+        let victims = match self.strategy.as_str() {
+            "youngest" => "preempting the youngest".to_owned(),
+            strategy => format!("evicting by {strategy} down to {:.0} %", self.threshold * 100.0),
+        };
         line(
             "served by",
             format!(
-                "{} threads, up to {} requests each, evicting by {} down to {:.0} %",
+                "{} threads, up to {} requests each, {victims}",
                 self.threads,
                 grouped(self.live as u64),
-                self.strategy,
-                self.threshold * 100.0,
             ),
         )?;
         line(
@@ -187,18 +195,20 @@ impl fmt::Display for Report {
         line(
             "admissions",
             format!(
-                "{}, {} sequences evicted, {} requests put back",
+                "{}, {} preemptions and {} evictions, {} of their tokens hit at the return",
                 grouped(self.admissions),
+                grouped(self.preemptions),
                 grouped(self.evicted_sequences),
-                grouped(self.put_back_requests),
+                grouped(self.kept_tokens),
             ),
         )?;
         line(
             "goodput",
             format!(
-                "{:.2} % of {} computed tokens repeat no work lost to an eviction",
+                "{:.2} % of {} computed tokens, the other {} were computed before",
                 self.goodput * 100.0,
                 grouped(self.computed_tokens),
+                grouped(self.recomputed_tokens),
             ),
         )?;
         line(

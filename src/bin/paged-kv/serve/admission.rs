@@ -48,7 +48,7 @@ pub struct Ticket {
     pub arrival: usize,
     /// A sequence id that no admission had before. An older id of the same request is no longer found.
     pub sequence: SeqId,
-    /// Leading tokens that the request had, computed or cached, before it was evicted or put back.
+    /// Leading tokens that the request had, computed or cached, before it was evicted or preempted.
     pub computed_tokens: usize,
     gate: Gate,
     ended: u64,
@@ -198,7 +198,7 @@ impl<'a> Admission<'a> {
         self.settle(&state);
     }
 
-    /// Passes on the lease of a request that a worker is about to put back. Returns false if the request is
+    /// Passes on the lease of a request that a worker is about to preempt. Returns false if the request is
     /// the oldest and must stay.
     ///
     /// # Errors
@@ -212,8 +212,8 @@ impl<'a> Admission<'a> {
         Ok(true)
     }
 
-    /// Returns a request to the queue that was evicted, or freed after [`yielding`](Self::yielding). It will
-    /// be served again from its prompt. Its first `computed_tokens` tokens were computed already.
+    /// Returns a request to the queue that was evicted, or freed after [`yielding`](Self::yielding). Its
+    /// first `computed_tokens` tokens were computed already: it continues after them.
     ///
     /// # Errors
     /// The cache refused the lease of the oldest request.

@@ -27,12 +27,14 @@ pub struct Meter {
     pub computed_tokens: u64,
     /// Those of them that the same request had before, computed or cached, and lost.
     pub recomputed_tokens: u64,
-    /// Full blocks of the prompts that were admitted by their contents.
+    /// Full blocks of admitted prompts whose contents the trace names.
     pub prompt_blocks: u64,
     /// Those of them that were cached.
     pub hit_blocks: u64,
-    /// Requests that a worker put back itself, because no sequence could be evicted.
-    pub put_back_requests: u64,
+    /// Requests that their own worker freed and put back into the queue, for room.
+    pub preemptions: u64,
+    /// Tokens that requests had when they were preempted or evicted, and that hit when they came back.
+    pub kept_tokens: u64,
     /// Time in the calls of the cache that are timed: all but those for leases, priorities and prompts.
     pub cache_time: Duration,
     /// Time without a request, waiting for a prompt.
@@ -55,7 +57,8 @@ impl Meter {
             recomputed_tokens: 0,
             prompt_blocks: 0,
             hit_blocks: 0,
-            put_back_requests: 0,
+            preemptions: 0,
+            kept_tokens: 0,
             cache_time: Duration::ZERO,
             waiting_time: Duration::ZERO,
             latency,
@@ -83,7 +86,8 @@ impl Meter {
         self.recomputed_tokens += other.recomputed_tokens;
         self.prompt_blocks += other.prompt_blocks;
         self.hit_blocks += other.hit_blocks;
-        self.put_back_requests += other.put_back_requests;
+        self.preemptions += other.preemptions;
+        self.kept_tokens += other.kept_tokens;
         self.cache_time += other.cache_time;
         self.waiting_time += other.waiting_time;
         self.latency.add(&other.latency).expect("all meters have the same range");

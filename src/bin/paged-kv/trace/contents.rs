@@ -19,8 +19,19 @@ pub struct Contents {
 }
 
 impl Content {
-    /// The token at positions of a prompt that no id names. No content has it.
-    pub const UNNAMED: u32 = u32::MAX;
+    /// The most contents of a trace. Their tokens are smaller than those of requests.
+    const MOST: u32 = 1 << 31;
+
+    /// Returns the hash of a block of the request that arrived at this place, which no other request shares.
+    pub fn own_hash(arrival: usize, block: usize) -> BlockHash {
+        BlockHash::from_u128(1 << 127 | (arrival as u128) << 64 | block as u128)
+    }
+
+    /// Returns the token at positions of the request that arrived at this place which no id names. No content
+    /// has it, and no other of 2^31 requests.
+    pub fn own_token(arrival: usize) -> u32 {
+        Self::MOST | (arrival % Self::MOST as usize) as u32
+    }
 
     /// Returns the hash of block `part` of this content.
     pub fn hash(self, part: usize) -> BlockHash {
@@ -38,15 +49,15 @@ impl Contents {
     /// Returns the contents of a prompt with these ids.
     ///
     /// # Errors
-    /// The trace names 2^32 - 1 contents already, or the machine has no memory for another one.
+    /// The trace names 2^31 contents already, or the machine has no memory for another one.
     pub fn chain(&mut self, ids: &[u64]) -> Result<Box<[Content]>> {
         self.known.try_reserve(ids.len())?;
         let mut before = None;
         let mut chain = Vec::new();
         chain.try_reserve_exact(ids.len())?;
         for &id in ids {
-            let next = u32::try_from(self.known.len()).unwrap_or(Content::UNNAMED);
-            if next == Content::UNNAMED {
+            let next = u32::try_from(self.known.len()).unwrap_or(Content::MOST);
+            if next == Content::MOST {
                 bail!("the trace names {} contents already, as many as can be told apart", next);
             }
             let content = *self.known.entry((before, id)).or_insert(Content(next));
@@ -72,6 +83,17 @@ mod tests {
         let turned = chain(&[3, 2, 1]);
         assert!(turned.iter().all(|content| !first.contains(content)));
         assert!(!first.contains(&chain(&[2, 3])[0]), "an id in another place is another content");
+    }
+
+    #[test]
+    fn a_request_has_contents_of_its_own() {
+        let mut contents = Contents::default();
+        let shared = contents.chain(&[1]).unwrap()[0];
+        assert_ne!(Content::own_token(0), Content::own_token(1));
+        assert_ne!(Content::own_token(0), shared.token());
+        let hashes = [(0, 0), (0, 1), (1, 0)].map(|(arrival, at)| Content::own_hash(arrival, at));
+        assert!(!hashes.contains(&shared.hash(0)));
+        assert_eq!(std::collections::HashSet::from(hashes).len(), 3);
     }
 
     #[test]

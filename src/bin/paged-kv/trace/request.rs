@@ -34,7 +34,7 @@ impl Request {
     }
 
     /// Returns how many full blocks of `block_size` tokens have a content. A content is `id_tokens` long, a
-    /// multiple of `block_size`. No other block is ever shared or published.
+    /// multiple of `block_size`. No other block is ever shared.
     pub fn named_blocks(&self, block_size: usize, id_tokens: usize) -> usize {
         let named_tokens = self.contents.len().saturating_mul(id_tokens);
         named_tokens.min(self.prompt_tokens) / block_size
@@ -47,13 +47,14 @@ impl Request {
         hashes.take(self.named_blocks(block_size, id_tokens)).collect()
     }
 
-    /// Returns the tokens of the prompt, where a content is `id_tokens` long. The tokens after the last
-    /// content are [`UNNAMED`](Content::UNNAMED) and must not be published.
-    pub fn tokens(&self, id_tokens: usize) -> Vec<u32> {
+    /// Returns the first `count` tokens of prompt and output, where a content is `id_tokens` long. The tokens
+    /// after the last content are `own`: no other request has it.
+    pub fn tokens(&self, id_tokens: usize, own: u32, count: usize) -> Vec<u32> {
         let of_content = |content: &Content| std::iter::repeat_n(content.token(), id_tokens);
-        let mut tokens = Vec::with_capacity(self.prompt_tokens);
-        tokens.extend(self.contents.iter().flat_map(of_content).take(self.prompt_tokens));
-        tokens.resize(self.prompt_tokens, Content::UNNAMED);
+        let mut tokens = Vec::with_capacity(count);
+        let named = count.min(self.prompt_tokens);
+        tokens.extend(self.contents.iter().flat_map(of_content).take(named));
+        tokens.resize(count, own);
         tokens
     }
 
@@ -83,6 +84,8 @@ impl Request {
 mod tests {
     use super::*;
     use crate::trace::contents::Contents;
+
+    const OWN: u32 = u32::MAX;
 
     fn named(prompt_tokens: usize, ids: &[u64]) -> Request {
         named_by(&mut Contents::default(), prompt_tokens, ids)
@@ -122,8 +125,10 @@ mod tests {
         for (one, other) in
             requests.iter().flat_map(|one| requests.iter().map(move |two| (one, two)))
         {
-            let (tokens, hashes) =
-                ((one.tokens(48), other.tokens(48)), [one, other].map(|r| r.hashes(1, 48)));
+            let (tokens, hashes) = (
+                (one.tokens(48, OWN, 100), other.tokens(48, OWN, 100)),
+                [one, other].map(|r| r.hashes(1, 48)),
+            );
             let common = hashes[0].iter().zip(&hashes[1]).take_while(|(a, b)| a == b).count();
             let named = one.named_blocks(1, 48).min(other.named_blocks(1, 48));
             let same = tokens.0.iter().zip(&tokens.1).take_while(|(a, b)| a == b).count();
@@ -136,7 +141,7 @@ mod tests {
         let request = named(1000, &[7]);
         assert_eq!(request.named_blocks(16, 512), 32);
         assert_eq!(request.hashes(16, 512).len(), 32);
-        assert!(request.tokens(512)[512..].iter().all(|&token| token == Content::UNNAMED));
+        assert!(request.tokens(512, OWN, 1001)[512..].iter().all(|&token| token == OWN));
         assert_eq!(named(usize::MAX - 1, &[7, 8]).named_blocks(1, usize::MAX), usize::MAX - 1);
     }
 
