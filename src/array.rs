@@ -5,14 +5,16 @@
 //! (An operating system that promises more memory than it has may still end the process later.)
 
 use crate::error::{PagedKvError, Result};
-use crate::sync::ArrayQueue;
+use crate::sync::{ArrayQueue, place_array};
 
 /// Creates an array of `len` elements, each made by `make`.
 pub(crate) fn array_of<T>(len: usize, mut make: impl FnMut() -> T) -> Result<Box<[T]>> {
     let mut elements = Vec::new();
     elements.try_reserve_exact(len).map_err(|_| refusal::<T>(len))?;
     elements.extend((0..len).map(|_| make()));
-    Ok(elements.into())
+    let elements: Box<[T]> = elements.into();
+    place_array(&elements);
+    Ok(elements)
 }
 
 /// Creates a queue of `capacity` elements.

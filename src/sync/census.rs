@@ -1,7 +1,9 @@
 //! The types of [`sync`](super) that count, for each thread and [`Place`], the writes to shared memory.
 //!
-//! An atomic belongs to the place of the file that writes it, an `Arc` to that of its contents, a lock to that
-//! of its kind. Not counted are:
+//! With [`begin`] they also count the transfers of cache lines between logical threads: see [`coherence`].
+//!
+//! An atomic belongs to the place of the file that accesses it, an `Arc` to that of its contents, a lock to that
+//! of its kind. Not counted as writes are:
 //!
 //! - loads;
 //! - the ordinal that a thread takes once;
@@ -11,23 +13,36 @@
 
 mod arc;
 mod atomic;
+mod coherence;
+mod local;
+mod lock;
 mod map;
+mod queue;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::panic::Location;
 use std::path::Path;
 
+use foldhash::fast::FixedState;
+
 pub(crate) use self::arc::{Arc, into_last};
 pub(crate) use self::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use self::coherence::logical_thread;
+pub(crate) use self::coherence::place_array;
+pub use self::coherence::{MOST_THREADS, Site, Transfers, begin, end, run_as, take_transfers};
+pub(crate) use self::local::{Local, OfThreads, thread_local};
+pub(crate) use self::lock::{Mutex, RwLock, read_past_writers};
 pub(crate) use self::map::DashMap;
+pub(crate) use self::queue::ArrayQueue;
 use super::shipped;
 pub(crate) use super::shipped::{
     Backoff, CachePadded, Entry, MutexGuard, OnceLock, Ordering, RwLockReadGuard, RwLockWriteGuard,
-    fence, prefetch, thread_local, thread_ordinal,
+    fence, prefetch,
 };
 
 /// The part of the crate to which a write belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// A home shard: its claim, and under the claim its magazine and the number of its blocks.
     HomeShard,
@@ -86,9 +101,16 @@ pub struct Writes {
     pub stores: u64,
 }
 
-thread_local! {
+std::thread_local! {
     static WRITES: [Cell<Writes>; PLACES.len()] =
         const { [const { Cell::new(Writes { shared: 0, stores: 0 }) }; PLACES.len()] };
+    /// The places of files, by the address of the file's name.
+    static PLACES_OF_FILES: RefCell<HashMap<usize, Place, FixedState>> = RefCell::default();
+}
+
+/// Returns the logical thread, or the ordinal of the thread if none was chosen.
+pub(crate) fn thread_ordinal() -> usize {
+    logical_thread().unwrap_or_else(shipped::thread_ordinal)
 }
 
 /// Takes the writes of the calling thread since its last call, by place. Leaves out places without writes.
@@ -113,8 +135,16 @@ fn change(place: Place, change: impl FnOnce(&mut Writes)) {
     });
 }
 
+/// Returns the place of the atomics of the caller's file.
+fn place_of_caller(caller: &'static Location<'static>) -> Place {
+    let file = caller.file();
+    PLACES_OF_FILES.with_borrow_mut(|places| {
+        *places.entry(file.as_ptr().addr()).or_insert_with(|| place_of(file))
+    })
+}
+
 /// Returns the place of the atomics of a file.
-fn place_of(caller: &Location<'_>) -> Place {
+fn place_of(file: &str) -> Place {
     const PLACE_OF: &[(&str, Place)] = &[
         ("pool/idle.rs", Place::HomeShard),
         ("idle/list.rs", Place::HomeShard),
@@ -148,83 +178,8 @@ fn place_of(caller: &Location<'_>) -> Place {
         ("prefix/event_order/claimed_sink.rs", Place::Rare),
         ("src/clock.rs", Place::Clock),
     ];
-    let file = Path::new(caller.file());
-    match PLACE_OF.iter().find(|(end, _)| file.ends_with(end)) {
+    match PLACE_OF.iter().find(|(end, _)| Path::new(file).ends_with(end)) {
         Some(&(_, place)) => place,
-        None => panic!("{caller}: the atomics of this file have no place in the census"),
-    }
-}
-
-/// A queue that counts each operation.
-pub(crate) struct ArrayQueue<T>(shipped::ArrayQueue<T>);
-
-impl<T> ArrayQueue<T> {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self(shipped::ArrayQueue::new(capacity))
-    }
-
-    pub(crate) fn push(&self, value: T) -> Result<(), T> {
-        count_shared(Place::Depot, 1);
-        self.0.push(value)
-    }
-
-    pub(crate) fn pop(&self) -> Option<T> {
-        count_shared(Place::Depot, 1);
-        self.0.pop()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-/// A mutex whose guard counts twice: when it is taken and when it is released.
-pub(crate) struct Mutex<T>(shipped::Mutex<T>);
-
-impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(shipped::Mutex::new(value))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        count_shared(Place::Rare, 2);
-        self.0.lock()
-    }
-}
-
-pub(crate) fn read_past_writers<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    count_shared(Place::Sequence, 2);
-    shipped::read_past_writers(&lock.0)
-}
-
-/// A lock whose guards count twice: when they are taken and when they are released.
-pub(crate) struct RwLock<T>(shipped::RwLock<T>);
-
-impl<T> RwLock<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(shipped::RwLock::new(value))
-    }
-
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut()
-    }
-
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-        count_shared(Place::Sequence, 2);
-        self.0.read()
-    }
-
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-        count_shared(Place::Sequence, 2);
-        self.0.write()
-    }
-
-    pub(crate) fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
-        count_shared(Place::Sequence, 2);
-        self.0.try_write()
+        None => panic!("{file}: the atomics of this file have no place in the census"),
     }
 }

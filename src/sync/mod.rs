@@ -4,7 +4,7 @@
 //! - The package `loom-tests` builds the library with loom's models of the same types, so that the model
 //!   checker explores the code that ships.
 //! - `loom-tests/shuttle` builds it with types that let shuttle choose the next thread.
-//! - A build with `--cfg paged_kv_census` counts the writes through these types.
+//! - A build with `--cfg paged_kv_census` counts the writes through these types, and models cache lines.
 //!
 //! The build scripts of the loom and shuttle packages set a cfg. All other modules import from here and do not
 //! depend on the kind of build.
@@ -40,6 +40,12 @@ pub(crate) use census::*;
 #[cfg(all(feature = "async", not(any(paged_kv_loom, paged_kv_shuttle))))]
 pub(crate) use parking::{Alarm, block_on_until};
 
+/// Seeds of hashes: random, but the same in each run of a census.
+#[cfg(paged_kv_census)]
+pub(crate) use foldhash::{fast::FixedState as FastSeed, quality::FixedState as QualitySeed};
+#[cfg(not(paged_kv_census))]
+pub(crate) use foldhash::{fast::RandomState as FastSeed, quality::RandomState as QualitySeed};
+
 /// An `Arc` that no model checks: for values whose count hands nothing over between threads.
 pub(crate) use std::sync::{Arc as PlainArc, Weak as PlainWeak};
 
@@ -53,3 +59,8 @@ pub(crate) mod outside {
     pub(crate) use std::sync::{Arc, mpsc};
     pub(crate) use tokio::sync::{Notify, watch};
 }
+
+/// Tells a census where an array is, so that its lines do not depend on its address.
+#[cfg(not(paged_kv_census))]
+#[inline(always)]
+pub(crate) fn place_array<T>(_array: &[T]) {}

@@ -10,7 +10,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::{fast, quality};
+use crate::sync::{FastSeed, QualitySeed};
 
 /// Consecutive ids that share a shard, as a power of two.
 const NEIGHBOURS_LOG2: u32 = 4;
@@ -21,9 +21,9 @@ const SHARD_BITS: u64 = 0xFFFF << (64 - 7 - 16);
 /// Hashes sequence ids for the map.
 #[derive(Clone, Default)]
 pub(in crate::cache) struct IdHash {
-    of_id: fast::RandomState,
+    of_id: FastSeed,
     /// Of better quality, because only a few bits in the middle are used.
-    of_neighbourhood: quality::RandomState,
+    of_neighbourhood: QualitySeed,
 }
 
 impl BuildHasher for IdHash {

@@ -8,7 +8,7 @@
 //! read the number of slots, or because it was given an `InFlightStep`.
 
 use super::Deferred;
-use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, OnceLock, Ordering, place_array};
 
 /// Slots of the first chunk.
 pub(super) const FIRST: usize = if cfg!(paged_kv_loom) { 2 } else { 64 };
@@ -37,9 +37,11 @@ pub(super) struct Chunk {
 
 impl Chunk {
     fn new(start: usize, len: usize) -> Self {
+        let words: Box<[AtomicU64]> = (0..len).map(|_| AtomicU64::new(0)).collect();
+        place_array(&words);
         Self {
             start,
-            words: (0..len).map(|_| AtomicU64::new(0)).collect(),
+            words,
             held: (0..len).map(|_| CachePadded::new(Mutex::new(Deferred::default()))).collect(),
         }
     }

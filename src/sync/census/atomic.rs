@@ -1,13 +1,14 @@
-//! Counted atomics: those of the standard library, whose writes count for the file of the caller.
+//! Counted atomics: those of the standard library, whose accesses count for the file of the caller.
 
 use std::panic::Location;
 
-use super::{Ordering, count_shared, count_store, place_of, shipped};
+use super::coherence::{Access, access};
+use super::{Ordering, count_shared, count_store, place_of_caller, shipped};
 
 /// Defines a counted atomic with the methods that every atomic has.
 macro_rules! counted {
     ($name:ident, $value:ty, { $($arithmetic:tt)* }) => {
-        /// An atomic whose writes are counted.
+        /// An atomic whose accesses are counted.
         pub(crate) struct $name(shipped::$name);
 
         impl $name {
@@ -15,13 +16,16 @@ macro_rules! counted {
                 Self(shipped::$name::new(value))
             }
 
+            #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $value {
+                access(self, Access::Read, Location::caller());
                 self.0.load(order)
             }
 
             #[track_caller]
             pub(crate) fn store(&self, value: $value, order: Ordering) {
-                count_store(place_of(Location::caller()));
+                count_store(place_of_caller(Location::caller()));
+                access(self, Access::Write, Location::caller());
                 self.0.store(value, order);
             }
 
@@ -35,7 +39,8 @@ macro_rules! forward {
     ($method:ident($($arg:ident: $of:ty),*) -> $returned:ty) => {
         #[track_caller]
         pub(crate) fn $method(&self, $($arg: $of),*) -> $returned {
-            count_shared(place_of(Location::caller()), 1);
+            count_shared(place_of_caller(Location::caller()), 1);
+            access(self, Access::Write, Location::caller());
             self.0.$method($($arg),*)
         }
     };
@@ -71,7 +76,9 @@ counted!(AtomicU32, u32, {
         failure: Ordering,
         step: impl FnMut(u32) -> Option<u32>,
     ) -> Result<u32, u32> {
-        count_shared(place_of(Location::caller()), 1);
+        count_shared(place_of_caller(Location::caller()), 1);
+        access(self, Access::Read, Location::caller());
+        access(self, Access::Write, Location::caller());
         self.0.fetch_update(success, failure, step)
     }
 });
@@ -94,7 +101,9 @@ counted!(AtomicU64, u64, {
         failure: Ordering,
         step: impl FnMut(u64) -> Option<u64>,
     ) -> Result<u64, u64> {
-        count_shared(place_of(Location::caller()), 1);
+        count_shared(place_of_caller(Location::caller()), 1);
+        access(self, Access::Read, Location::caller());
+        access(self, Access::Write, Location::caller());
         self.0.fetch_update(success, failure, step)
     }
 });
