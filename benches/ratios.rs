@@ -16,20 +16,18 @@ use paged_kv::{BlockPool, PagedKvCache, SeqId};
 
 use baseline::one_lock_cache::OneLockCache;
 use baseline::one_lock_pool::OneLockPool;
-use rig::control::{self, QUIET};
+use rig::control;
 use rig::pools::{cycling, forking as forking_blocks};
 use rig::requests::{
     BLOCK_SIZE, ByHandle, ById, ByPlace, Growth, Steps, forking, growing, stepping,
 };
-use rig::team::{Burst, Contender, Slice, alternate};
+use rig::rounds::{WAITED_MAX, median, on_time, quiet};
+use rig::team::{Burst, Contender, alternate};
 
 const SLICE: Duration = Duration::from_millis(2);
 /// Long enough that each of many threads runs several times.
 const CROWD_SLICE: Duration = Duration::from_millis(120);
 const CROWD: usize = 32;
-
-/// A slice does not count if a thread was ready but not running for more than this share of it.
-const WAITED_MAX: f64 = 0.05;
 
 /// The target ratios of a figure; 0 means no target.
 struct Wanted {
@@ -389,19 +387,4 @@ fn crowd(ours: Work<'_, '_>) -> Crowd {
         ratios.len() == 5 || rounds == 12
     });
     Crowd { to_two: median(ratios.iter().copied()), quiet: ratios.len(), rounds }
-}
-
-/// Returns whether the machine gave two threads two cores.
-fn quiet(single: Slice, double: Slice) -> bool {
-    double.rate >= QUIET * single.rate && on_time(&[single, double])
-}
-
-fn on_time(slices: &[Slice]) -> bool {
-    slices.iter().all(|slice| slice.waited <= WAITED_MAX)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -21,15 +21,14 @@ use hdrhistogram::Histogram;
 use paged_kv::{PagedKvCache, Prompt};
 
 use baseline::one_lock_prefix::OneLockPrefix;
-use rig::control::{self, QUIET};
+use rig::control;
 use rig::prompts::{
     ByHandle, ById, ByTable, Hits, Part, Server, Serving, Stream, conversations, prompt, serving,
     warm_up,
 };
-use rig::team::{Burst, Contender, Slice, alternate};
-
-/// A slice does not count if a thread was ready but not running for more than this share of it.
-const WAITED_MAX: f64 = 0.05;
+use rig::rounds::{median, on_time, quiet};
+use rig::tails::histogram;
+use rig::team::{Burst, Contender, alternate};
 
 const CROWD: usize = 16;
 
@@ -296,21 +295,6 @@ fn against(ratio: f64, wanted: f64) -> String {
     format!("{ratio:>5.2} ({wanted:>3}){mark}")
 }
 
-/// Returns whether the machine gave two threads two cores.
-fn quiet(single: Slice, double: Slice) -> bool {
-    double.rate >= QUIET * single.rate && on_time(&[single, double])
-}
-
-fn on_time(slices: &[Slice]) -> bool {
-    slices.iter().all(|slice| slice.waited <= WAITED_MAX)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Percentiles that are shown.
 const QUANTILES: [f64; 4] = [0.5, 0.99, 0.999, 1.0];
 
@@ -403,8 +387,4 @@ fn crowd<S: Server>(
         pairs.for_each(|(all, part)| all.add(part).expect("the histograms are alike"));
     }
     (parts.iter().map(|(rate, _)| rate).sum(), all)
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_max(60_000_000_000, 3).expect("a minute in nanoseconds is a valid range")
 }

@@ -6,5 +6,7 @@ pub mod control;
 pub mod pools;
 pub mod prompts;
 pub mod requests;
+pub mod rounds;
+pub mod tails;
 pub mod team;
 pub mod timing;

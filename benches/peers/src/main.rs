@@ -15,13 +15,11 @@ use std::time::Duration;
 use paged_kv::{BlockPool, PagedKvCache, Prompt};
 
 use kvbm::{ByGuard, Kvbm, Names};
-use rig::control::{self, QUIET};
+use rig::control;
 use rig::pools::{KEPT, cycling};
 use rig::prompts::{ByHandle, Serving, Stream, conversations, prompt, serving, warm_up};
-use rig::team::{Burst, Contender, Slice, alternate};
-
-/// A slice does not count if a thread was ready but not running for more than this share of it.
-const WAITED_MAX: f64 = 0.05;
+use rig::rounds::{median, on_time, quiet};
+use rig::team::{Burst, Contender, alternate};
 
 const THREADS: [usize; 3] = [1, 2, 32];
 
@@ -138,19 +136,4 @@ fn in_short(rate: f64) -> String {
         rate if rate >= 1e6 => format!("{:.1}M", rate / 1e6),
         rate => format!("{:.1}k", rate / 1e3),
     }
-}
-
-/// Returns whether the machine gave two threads two cores.
-fn quiet(single: Slice, double: Slice) -> bool {
-    double.rate >= QUIET * single.rate && on_time(&[single, double])
-}
-
-fn on_time(slices: &[Slice]) -> bool {
-    slices.iter().all(|slice| slice.waited <= WAITED_MAX)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

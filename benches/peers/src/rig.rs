@@ -7,5 +7,7 @@ pub mod control;
 pub mod pools;
 #[path = "../../rig/prompts.rs"]
 pub mod prompts;
+#[path = "../../rig/rounds.rs"]
+pub mod rounds;
 #[path = "../../rig/team.rs"]
 pub mod team;
