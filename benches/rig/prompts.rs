@@ -28,22 +28,40 @@ pub const LIVE: usize = 64;
 const APPENDS: usize = 4;
 const APPENDED_TOKENS: usize = 16;
 
+/// Conversations that are open at a time, of all threads and of a thread with its own.
+const OPEN: usize = 160;
+const OPEN_OWN: usize = 40;
+
+/// Live requests of a thread that has its own conversations.
+pub const LIVE_OWN: usize = 16;
+
 /// Returns the requests in order, each a list of contents of 512 tokens.
 pub fn conversations(num_requests: usize) -> Vec<Vec<u64>> {
-    const OPEN: usize = 160;
+    turns(OPEN, 0, num_requests)
+}
+
+/// Returns the requests of thread `thread` alone: no other thread has one of their contents. There are a
+/// quarter of the conversations, so that a quarter of the blocks gives a thread about the same hits.
+pub fn own_conversations(thread: usize, num_requests: usize) -> Vec<Vec<u64>> {
+    turns(OPEN_OWN, (thread as u64 + 1) << 32, num_requests)
+}
+
+/// Returns requests of `open` conversations, whose contents have names from `first_name` on.
+fn turns(open: usize, first_name: u64, num_requests: usize) -> Vec<Vec<u64>> {
     const SYSTEM_PROMPTS: u64 = 12;
-    let mut random = Random(0x5eed);
-    let mut next_name = 1_000;
+    let mut random = Random(0x5eed ^ first_name);
+    let mut next_name = first_name + 1_000;
     let mut fresh = |n: u64| {
         next_name += n;
         next_name - n..next_name
     };
-    let mut open: Vec<Vec<u64>> = vec![Vec::new(); OPEN];
+    let mut conversations: Vec<Vec<u64>> = vec![Vec::new(); open];
     let turn = |_| {
-        let conversation = &mut open[random.below(OPEN as u64) as usize];
+        let conversation = &mut conversations[random.below(open as u64) as usize];
         if conversation.is_empty() {
             let system = random.below(SYSTEM_PROMPTS);
-            conversation.extend(20 * system..20 * system + 2 + system / 2);
+            let first = first_name + 20 * system;
+            conversation.extend(first..first + 2 + system / 2);
             conversation.extend(fresh(6 + random.below(20)));
         } else {
             conversation.extend(fresh(5 + random.below(20)));
@@ -135,7 +153,12 @@ pub struct Hits {
 impl<'a, S: Server> Serving<'a, S> {
     /// Creates one of `threads` threads that share the live requests.
     pub fn new(server: S, stream: &'a Stream<'a>, threads: usize) -> Self {
-        Self { server, stream, rows: LIVE / threads, row: 0, hits: Hits::default() }
+        Self::with_rows(server, stream, (LIVE / threads).max(1))
+    }
+
+    /// Creates a thread that keeps `rows` requests live, at most [`LIVE`].
+    pub fn with_rows(server: S, stream: &'a Stream<'a>, rows: usize) -> Self {
+        Self { server, stream, rows, row: 0, hits: Hits::default() }
     }
 
     /// Serves the next portion. Calls `around` with each part of a request and its work: first a free, then

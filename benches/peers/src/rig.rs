@@ -7,7 +7,11 @@ pub mod control;
 pub mod pools;
 #[path = "../../rig/prompts.rs"]
 pub mod prompts;
+#[path = "../../rig/requests.rs"]
+pub mod requests;
 #[path = "../../rig/rounds.rs"]
 pub mod rounds;
+#[path = "../../rig/tails.rs"]
+pub mod tails;
 #[path = "../../rig/team.rs"]
 pub mod team;
