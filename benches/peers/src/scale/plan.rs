@@ -86,11 +86,10 @@ pub struct Plan {
     pub span: Duration,
     /// A row goes on so long while too few of its rounds count.
     pub longest: Duration,
-    pub quick: bool,
 }
 
 impl Plan {
-    pub fn new(threads: &[u16], span: Duration, longest: Duration, quick: bool) -> Self {
+    pub fn new(threads: &[u16], span: Duration, longest: Duration) -> Self {
         let cores = machine::cores();
         let mut threads: Vec<usize> = threads.iter().map(|&threads| threads.into()).collect();
         if threads.is_empty() {
@@ -100,7 +99,7 @@ impl Plan {
         threads.push(1);
         threads.sort_unstable();
         threads.dedup();
-        Self { threads, cores, span, longest, quick }
+        Self { threads, cores, span, longest }
     }
 
     /// Returns the largest number of threads.

@@ -55,9 +55,13 @@ impl Setting {
     }
 }
 
+/// Requests of a stream: they fill their cache about twice before the stream starts again.
+const NUM_REQUESTS: usize = 1_000;
+const NUM_REQUESTS_OWN: usize = 200;
+
 /// Measures requests of one stream.
 pub fn shared(plan: &Plan, setting: &Setting) -> Vec<Cell> {
-    let prompts = setting.prompts(&conversations(if plan.quick { 400 } else { 1_000 }));
+    let prompts = setting.prompts(&conversations(NUM_REQUESTS));
     let names = Names::new(&prompts);
     let ours = plan.each(|_| setting.cache(setting.num_blocks));
     let lock = plan.each(|_| OneLockPrefix::new(setting.num_blocks));
@@ -92,8 +96,7 @@ fn sharing<'a, S: Server + 'a>(
 
 /// Measures requests of a stream for each thread.
 pub fn own(plan: &Plan, setting: &Setting) -> Vec<Cell> {
-    let num_requests = if plan.quick { 144 } else { 248 };
-    let own = |thread| setting.prompts(&own_conversations(thread, num_requests));
+    let own = |thread| setting.prompts(&own_conversations(thread, NUM_REQUESTS_OWN));
     let prompts: Vec<Vec<Prompt>> = (0..plan.most()).map(own).collect();
     let names: Vec<Names> = prompts.iter().map(|prompts| Names::new(prompts)).collect();
     let blocks = |threads: usize| threads * setting.num_blocks_own;
@@ -103,7 +106,7 @@ pub fn own(plan: &Plan, setting: &Setting) -> Vec<Cell> {
     let stream = |thread: usize| Stream::new(&prompts[thread], setting.portion);
     let streams = [(); 3].map(|()| plan.each(|threads| (0..threads).map(stream).collect()));
     let streams: [Vec<Vec<Stream<'_>>>; 3] = streams;
-    let portions = num_requests / setting.portion;
+    let portions = NUM_REQUESTS_OWN / setting.portion;
     let ours = |i: usize, thread: usize| {
         by_itself(ByHandle::new(&ours[i]), &streams[0][i][thread], portions)
     };
