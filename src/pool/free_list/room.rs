@@ -16,7 +16,7 @@
 use super::FreeList;
 use super::home_shard::Claim;
 use crate::pool::accounting::{Quota, room_at_least, room_at_most};
-use crate::sync::{AtomicUsize, CachePadded, Ordering, fence};
+use crate::sync::{AtomicU64, CachePadded, Ordering, fence};
 
 /// The floor rises when the room is more than this many times as large as the floor and the quotas.
 const RISE: usize = 4;
@@ -27,7 +27,7 @@ pub(super) struct RoomFloor {
     /// The blocks of the quotas of all shards; none in a pool without quotas.
     quotas: Option<usize>,
     /// Read by every admission, and seldom written.
-    floor: CachePadded<AtomicUsize>,
+    floor: CachePadded<AtomicU64>,
 }
 
 impl RoomFloor {
@@ -36,7 +36,7 @@ impl RoomFloor {
         let quota = Quota::of_shards(total, shards);
         let quotas = quota.all(shards);
         let floor = quotas.map_or(0, |quotas| total / 2 - quotas);
-        Self { quota, quotas, floor: CachePadded::new(AtomicUsize::new(floor)) }
+        Self { quota, quotas, floor: CachePadded::new(AtomicU64::new(floor as u64)) }
     }
 
     #[inline]
@@ -48,13 +48,14 @@ impl RoomFloor {
     fn get(&self) -> usize {
         // Acquire: pairs with `lower`. A thread that reads the lowered floor also counts the blocks for which it was
         // lowered.
-        self.floor.load(Ordering::Acquire)
+        self.floor.load(Ordering::Acquire) as usize
     }
 
     /// Lowers the floor to `floor`, unless it is that low.
     fn lower(&self, floor: usize) {
-        // AcqRel: pairs with `get`.
+        let floor = floor as u64;
         let lower = |now| (now > floor).then_some(floor);
+        // AcqRel: pairs with `get`.
         let _ = self.floor.fetch_update(Ordering::AcqRel, Ordering::Acquire, lower);
     }
 }
@@ -87,7 +88,7 @@ impl FreeList {
         let _claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
         let room = room_at_least(self.total, self.ledgers());
         // Release: pairs with `RoomFloor::get`. No other thread lowers the floor now.
-        self.floor.floor.store((room / 2).saturating_sub(quotas), Ordering::Release);
+        self.floor.floor.store((room / 2).saturating_sub(quotas) as u64, Ordering::Release);
     }
 
     /// Notes that the use through a shard has risen: counts the room if its quota is used up.
