@@ -78,36 +78,15 @@ impl Ledger {
         Self { taken, given, giving, idled, revived, reclaimed, limit }
     }
 
-    /// Returns the blocks taken and not given through this shard.
-    #[inline]
-    fn balance(&self) -> i64 {
-        let Totals { taken, given } = self.read();
-        taken.wrapping_sub(given) as i64
-    }
-
     #[inline]
     fn limit(&self) -> i64 {
         self.limit.load(Ordering::Relaxed) as i64
     }
 
-    /// Returns true if more blocks were taken than the limit allows before a new count of the room.
-    #[inline]
-    pub(crate) fn has_risen(&self) -> bool {
-        self.balance() > self.limit()
-    }
-
     /// Lets the use rise by a quota from now on, for a thread that counts the room after this call.
     pub(crate) fn allow_rise(&self, quota: Quota) {
-        self.limit.store((self.balance() + quota.0) as u64, Ordering::Relaxed);
-    }
-
-    /// Lowers the limit to a quota above the present use.
-    #[inline]
-    pub(crate) fn lower_limit(&self, quota: Quota) {
-        let limit = self.balance() + quota.0;
-        if limit < self.limit() {
-            self.limit.store(limit as u64, Ordering::Relaxed);
-        }
+        let Totals { taken, given } = self.read();
+        self.limit.store((balance(taken, given) + quota.0) as u64, Ordering::Relaxed);
     }
 
     /// Returns the counts, for the holder of the claim.
@@ -120,24 +99,32 @@ impl Ledger {
         }
     }
 
-    /// Counts blocks that left room, for the holder of the claim.
+    /// Counts blocks that left room, for the holder of the claim. Returns true if more are used through this shard
+    /// than the limit allows before a new count of the room.
     #[inline]
-    pub(crate) fn took(&self, blocks: u64) {
+    #[must_use]
+    pub(crate) fn took(&self, blocks: u64) -> bool {
         let taken = self.taken.load(Ordering::Relaxed) + blocks;
         // Release: pairs with the Acquire loads in `sum`; a refusal that counts this taking also counts
         // the givings before it.
         // Loom: a_batch_is_in_one_hand_when_it_is_stolen.
         self.taken.store(taken, Ordering::Release);
+        balance(taken, self.given.load(Ordering::Relaxed)) > self.limit()
     }
 
-    /// Counts blocks that came back to room, for the holder of the claim, after they are there.
+    /// Counts blocks that came back to room, for the holder of the claim, after they are there. Lowers the limit to
+    /// a quota above the use.
     #[inline]
-    pub(crate) fn gave(&self, blocks: u64) {
+    pub(crate) fn gave(&self, blocks: u64, quota: Quota) {
         let given = self.given.load(Ordering::Relaxed) + blocks;
         // Release: pairs with the Acquire loads in `sum`; a statistic that counts this giving also
         // counts the taking before it.
         // Loom: a_block_is_not_counted_as_given_before_it_was_taken.
         self.given.store(given, Ordering::Release);
+        let limit = balance(self.taken.load(Ordering::Relaxed), given) + quota.0;
+        if limit < self.limit() {
+            self.limit.store(limit as u64, Ordering::Relaxed);
+        }
     }
 
     /// Announces, for the holder of the claim, that at most `blocks` blocks are about to become idle
@@ -165,6 +152,12 @@ impl Ledger {
     pub(crate) fn reclaimed(&self, blocks: u64) {
         add(&self.reclaimed, blocks);
     }
+}
+
+/// Returns the blocks taken and not given through a shard; more may have been given than were taken.
+#[inline]
+fn balance(taken: u64, given: u64) -> i64 {
+    taken.wrapping_sub(given) as i64
 }
 
 /// Adds to a statistic that one thread at a time writes.
@@ -283,8 +276,8 @@ mod tests {
     fn ledgers(counts: &[(u64, u64)]) -> Vec<Ledger> {
         let ledger = |&(taken, given): &(u64, u64)| {
             let ledger = Ledger::new(Quota::UNLIMITED);
-            ledger.took(taken);
-            ledger.gave(given);
+            let _ = ledger.took(taken);
+            ledger.gave(given, Quota::UNLIMITED);
             ledger
         };
         counts.iter().map(ledger).collect()
@@ -300,8 +293,8 @@ mod tests {
     #[test]
     fn blocks_taken_and_given_add_up() {
         let ledger = Ledger::new(Quota::UNLIMITED);
-        [2, 3].into_iter().for_each(|blocks| ledger.took(blocks));
-        [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks));
+        [2, 3].into_iter().for_each(|blocks| assert!(!ledger.took(blocks)));
+        [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks, Quota::UNLIMITED));
         assert_eq!(ledger.read(), Totals { taken: 5, given: 2 });
         assert_eq!(ledger.read().used(), 3);
     }
@@ -341,10 +334,9 @@ mod tests {
         assert_eq!(quota, Quota(256));
         let ledger = Ledger::new(quota);
         let change = |taken, given| {
-            ledger.took(taken);
-            ledger.gave(given);
-            ledger.lower_limit(quota);
-            ledger.has_risen()
+            let has_risen = ledger.took(taken);
+            ledger.gave(given, quota);
+            has_risen
         };
         assert!(!change(256, 0));
         assert!(change(1, 0));
@@ -359,7 +351,7 @@ mod tests {
     fn few_blocks_or_one_shard_have_no_quota() {
         for (total, shards) in [(1 << 20, 1), (63 * 8, 8), (0, 4)] {
             assert_eq!(Quota::of_shards(total, shards), Quota::UNLIMITED);
-            assert!(!Ledger::new(Quota::of_shards(total, shards)).has_risen());
+            assert!(!Ledger::new(Quota::of_shards(total, shards)).took(total as u64));
         }
         assert_eq!(Quota::of_shards(64 * 8, 8).all(8), Some(64));
     }

@@ -132,7 +132,7 @@ impl FreeList {
         }
         if ids.len() <= BATCH
             && let Some(mut home) = self.home().try_claim()
-            && !home.is_crowded()
+            && !(words.have_keys() && home.is_crowded())
         {
             self.give_batch(&mut home, ids, words);
         } else {
@@ -220,7 +220,7 @@ impl FreeList {
             return false;
         }
         home.pop_owned(n, words, out);
-        self.note_taken(&home);
+        self.took(&home, n);
         if self.shards.len() == 1 {
             self.note_peak(&home);
         }
@@ -315,8 +315,7 @@ impl FreeList {
         if idle > 0 {
             home.ledger().idled(idle as u64);
         }
-        home.ledger().gave((given + idle) as u64);
-        home.ledger().lower_limit(self.floor.quota());
+        home.ledger().gave((given + idle) as u64, self.floor.quota());
         if may_idle {
             home.ledger().giving(0);
         }
@@ -416,8 +415,7 @@ impl FreeList {
             self.idle.finish_reclaim(&out[free_end..], words);
             ledger.reclaimed((out.len() - free_end) as u64);
         }
-        ledger.took((out.len() - start) as u64);
-        self.note_taken(home);
+        self.took(home, out.len() - start);
         self.note_peak(home);
     }
 }

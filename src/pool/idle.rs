@@ -187,25 +187,36 @@ impl IdleShard {
     /// Adds an entry for a block that became idle.
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
-        let mut time = self.time.load(Ordering::Relaxed) + 1;
-        if time.is_multiple_of(STRIDE) {
-            time = lists.join_clock(time);
-        }
         let rank = match left {
             ReleasedIdle { spare: true, .. } => SPARE,
             ReleasedIdle { hot: true, .. } if lists.num_ranks == MOST_RANKS => HOT,
             _ => COLD,
         };
-        let list = &self.lists[rank];
-        let is_first = list.is_empty();
-        if is_first {
-            time = lists.join_clock(time);
+        let (list, time) = (&self.lists[rank], self.now() + 1);
+        if list.is_at_border() || time.is_multiple_of(STRIDE) {
+            return self.push_at_border(left.block, list, lists, words);
         }
+        self.time.store(time, Ordering::Relaxed);
+        list.append(left.block, &lists.slab);
+    }
+
+    /// Adds an entry after a look at the clock: the first one, or the first of a slot or of a stride.
+    #[cold]
+    #[inline(never)]
+    fn push_at_border(
+        &self,
+        idle: IdleBlock,
+        list: &IdleList,
+        lists: &IdleLists,
+        words: &BlockWords,
+    ) {
+        let time = lists.join_clock(self.now() + 1);
         self.time.store(time, Ordering::Relaxed);
         if list.needs_slot() && self.kept.is_empty() {
             self.make_room(lists, words);
         }
-        list.push(left.block, time, &lists.slab, &self.kept);
+        let is_first = list.is_empty();
+        list.push(idle, time, &lists.slab, &self.kept);
         if is_first {
             self.show_oldest(lists);
         }

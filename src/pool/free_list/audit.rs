@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn ledgers_that_say_otherwise_are_found() {
         let (list, words) = three_blocks();
-        list.shards[0].ledger().took(1);
+        let _ = list.shards[0].ledger().took(1);
         let expected =
             "the ledgers say 1 of 3 blocks are used and 0 are idle; 3 are free and 0 idle";
         assert_eq!(finding(&list, &words), expected);

@@ -129,7 +129,8 @@ impl Claim<'_> {
         self.shard.hot.len.store(len as u32, Ordering::Relaxed);
     }
 
-    /// Moves `n` ids to `out` and gives each block its one owner. The magazine holds at least `n`.
+    /// Moves `n` ids to `out` and gives each block its one owner. The magazine holds at least `n`. The caller counts
+    /// them.
     #[inline]
     pub(super) fn pop_owned(&mut self, n: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
         let len = self.len();
@@ -140,7 +141,6 @@ impl Claim<'_> {
             words.occupy(id);
             id
         }));
-        self.ledger().took(n as u64);
     }
 
     /// Moves up to `n` ids to `out`.

@@ -86,21 +86,20 @@ impl Matching<'_> {
     #[cold]
     pub(super) fn leave(&mut self, id: BlockId, was_idle: WasIdle) {
         self.has_released = true;
-        let ledger = &self.home.ledger();
+        let ledger = self.home.ledger();
         // Count the acquisition first: a thread that has matched the block since may release it last, and
         // then counts it as given.
         if was_idle.0 {
             ledger.revived(1);
-            ledger.took(1);
+            self.list.took(&self.home, 1);
         }
         ledger.giving(1);
         if let Released::Idle(block) = self.words.view().release_shared(id) {
             self.home.push_idle(block, &self.list.idle, self.words);
             self.home.ledger().idled(1);
-            self.home.ledger().gave(1);
+            self.home.ledger().gave(1, self.list.floor.quota());
         }
         self.home.ledger().giving(0);
-        self.list.note_taken(&self.home);
     }
 }
 
@@ -108,8 +107,7 @@ impl Drop for Matching<'_> {
     fn drop(&mut self) {
         if self.revived > 0 {
             self.home.ledger().revived(self.revived);
-            self.home.ledger().took(self.revived);
-            self.list.note_taken(&self.home);
+            self.list.took(&self.home, self.revived as usize);
             self.list.note_peak(&self.home);
         }
     }

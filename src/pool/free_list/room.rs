@@ -91,10 +91,10 @@ impl FreeList {
         self.floor.floor.store((room / 2).saturating_sub(quotas) as u64, Ordering::Release);
     }
 
-    /// Notes that the use through a shard has risen: counts the room if its quota is used up.
+    /// Counts blocks that left room through a shard, and counts the room if the shard's quota is used up.
     #[inline]
-    pub(super) fn note_taken(&self, home: &Claim<'_>) {
-        if home.ledger().has_risen() {
+    pub(super) fn took(&self, home: &Claim<'_>, blocks: usize) {
+        if home.ledger().took(blocks as u64) {
             self.recount(home);
         }
     }

@@ -47,6 +47,7 @@ impl Spread {
         let mut claim = self.shard(from_home).claim();
         let (n, mut ids) = (claim.len(), Vec::new());
         claim.pop_owned(n, &self.words, &mut ids);
+        self.list.took(&claim, n);
         for &id in &ids {
             let key = ContentKey::new(u128::from(id.0) + 1);
             assert!(self.words.set_key(id, NewKey::only(key), true, |_| {}));

@@ -17,6 +17,19 @@ pub(super) struct IdleList {
     end: AtomicU32,
 }
 
+/// The times of a slot's entries, which count as evenly spread. One unit for each in a slot that is not full.
+#[derive(Clone, Copy)]
+struct SlotTimes {
+    first: u64,
+    span: u64,
+}
+
+impl SlotTimes {
+    fn at(self, place: usize) -> u64 {
+        self.first + self.span * place as u64 / BATCH as u64
+    }
+}
+
 /// An unused slot that a shard keeps, so that a list that grows as fast as it shrinks leaves the slab's queue
 /// alone.
 pub(super) struct KeptSlot(AtomicU32);
@@ -89,27 +102,37 @@ impl IdleList {
         self.head() == NO_SLOT || self.start() == self.end_of_head()
     }
 
-    /// Returns true if the next entry needs a slot.
+    /// Returns true if the next entry is the first one, or the first of a slot.
     #[inline]
+    pub(super) fn is_at_border(&self) -> bool {
+        // An empty list begins at the start of a slot, or has none.
+        self.end().wrapping_sub(1) >= BATCH - 1
+    }
+
+    /// Returns true if the next entry needs a slot.
     pub(super) fn needs_slot(&self) -> bool {
         self.end() == BATCH
     }
 
-    /// Appends an entry that was added at `time`.
+    /// Appends an entry that is not at a border.
     #[inline]
+    pub(super) fn append(&self, idle: IdleBlock, slab: &IdleSlab) {
+        let end = self.end();
+        slab.slot(self.tail()).set(end, idle);
+        self.end.store(end as u32 + 1, Ordering::Relaxed);
+    }
+
+    /// Appends an entry that was added at `time`.
     pub(super) fn push(&self, idle: IdleBlock, time: u64, slab: &IdleSlab, kept: &KeptSlot) {
         if self.needs_slot() {
             self.extend(time, slab, kept);
         }
-        let (slot, end) = (slab.slot(self.tail()), self.end());
-        if end == 0 {
-            slot.first.store(time, Ordering::Relaxed);
+        if self.end() == 0 {
+            slab.slot(self.tail()).first.store(time, Ordering::Relaxed);
         }
-        slot.set(end, idle);
-        self.end.store(end as u32 + 1, Ordering::Relaxed);
+        self.append(idle, slab);
     }
 
-    #[cold]
     fn extend(&self, time: u64, slab: &IdleSlab, kept: &KeptSlot) {
         let (new, tail) = (kept.take(slab), self.tail());
         if tail == NO_SLOT {
@@ -163,19 +186,18 @@ impl IdleList {
 
     /// Returns about the time at which the first entry was added.
     pub(super) fn oldest(&self, slab: &IdleSlab) -> Option<u64> {
-        (!self.is_empty()).then(|| self.time_of(self.head(), self.start(), slab))
+        (!self.is_empty()).then(|| self.times_of(self.head(), slab).at(self.start()))
     }
 
-    /// Returns about the time at which the entry at a place of a slot was added: entries of a full slot count as
-    /// evenly spread.
-    fn time_of(&self, slot: u32, at: usize, slab: &IdleSlab) -> u64 {
+    fn times_of(&self, slot: u32, slab: &IdleSlab) -> SlotTimes {
         let times = slab.slot(slot);
         let first = times.first.load(Ordering::Relaxed);
-        if slot == self.tail() {
-            return first + at as u64;
-        }
-        let span = times.last.load(Ordering::Relaxed).saturating_sub(first);
-        first + span * at as u64 / BATCH as u64
+        let span = if slot == self.tail() {
+            BATCH as u64
+        } else {
+            times.last.load(Ordering::Relaxed).saturating_sub(first)
+        };
+        SlotTimes { first, span }
     }
 
     /// Passes every entry to `look`, with its slot and place.
@@ -200,22 +222,26 @@ impl IdleList {
         }
         // An entry is written at its old place or before it, in a slot whose times have been read.
         let (mut to, mut end) = (self.head(), 0);
-        let mut times = (NO_SLOT, [0; BATCH]);
+        let (mut from, mut times) = (NO_SLOT, SlotTimes { first: 0, span: 0 });
+        let view = words.view();
         self.visit(slab, |idle, slot, at| {
-            if times.0 != slot {
-                times = (slot, std::array::from_fn(|at| self.time_of(slot, at, slab)));
+            if from != slot {
+                (from, times) = (slot, self.times_of(slot, slab));
             }
-            if !words.view().is_idle_since(idle) {
+            if !view.is_idle_since(idle) {
                 return;
             }
             if end == BATCH {
                 (to, end) = (slab.slot(to).next(), 0);
             }
             let target = slab.slot(to);
-            let time = &[&target.first, &target.last][usize::from(end > 0)];
-            time.store(times.1[at], Ordering::Relaxed);
             target.set(end, idle);
             end += 1;
+            if end == 1 {
+                target.first.store(times.at(at), Ordering::Relaxed);
+            } else if end == BATCH {
+                target.last.store(times.at(at), Ordering::Relaxed);
+            }
         });
         self.start.store(0, Ordering::Relaxed);
         self.end.store(end as u32, Ordering::Relaxed);
@@ -333,7 +359,7 @@ mod tests {
                 rounds += 1;
             }
             assert!(rounds > 1, "a slab has room for stale entries");
-            (0..start).for_each(|_| drop(lists.pop()));
+            (0..start).for_each(|_| _ = lists.pop());
             entries.iter().for_each(|&idle| lists.push(idle));
             let oldest = lists.time - entries.len() as u64 + 1;
             lists.list.compact(&lists.slab, &lists.words);
