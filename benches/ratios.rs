@@ -17,7 +17,7 @@ use paged_kv::{BlockPool, PagedKvCache, SeqId};
 use baseline::one_lock_cache::OneLockCache;
 use baseline::one_lock_pool::OneLockPool;
 use rig::control;
-use rig::pools::{cycling, forking as forking_blocks};
+use rig::pools::{KEPT, cycling, forking as forking_blocks};
 use rig::requests::{
     BLOCK_SIZE, ByHandle, ById, ByPlace, Growth, Steps, forking, growing, stepping,
 };
@@ -74,6 +74,7 @@ const FIGURES: &[Figure] = &[
     ("blocks n=1", |name| cycle(name, 1, 0.9)),
     ("blocks n=8", |name| cycle(name, 8, 0.8)),
     ("blocks n=64", |name| cycle(name, 64, 0.85)),
+    ("blocks n=512", |name| cycle(name, 512, 0.8)),
     ("blocks fork 512", fork_blocks),
     ("export by handle", export_by_handle),
     ("export by lease", export_by_lease),
@@ -88,8 +89,9 @@ const FIGURES: &[Figure] = &[
 ];
 
 fn cycle(name: &str, n: usize, one_to_lock: f64) {
-    let ours = THREADS.map(|_| BlockPool::new(65_536));
-    let lock = THREADS.map(|_| OneLockPool::new(65_536));
+    let blocks = |threads: usize| (2 * threads * KEPT * n).max(65_536);
+    let ours = THREADS.map(|threads| BlockPool::new(blocks(threads)));
+    let lock = THREADS.map(|threads| OneLockPool::new(blocks(threads)));
     let wanted = Wanted { one_to_lock, ..SCALES };
     report(name, wanted, &|i, _| cycling(&ours[i], n), &|i, _| cycling(&lock[i], n));
 }

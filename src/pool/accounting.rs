@@ -52,8 +52,8 @@ impl Quota {
     pub(crate) const UNLIMITED: Self = Self(i64::MAX / 2);
     /// A smaller quota would be used up too often.
     const LEAST: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 1 } else { 8 };
-    /// Two batches: as many blocks as a magazine gives out uncounted.
-    const MOST: usize = 256;
+    /// As many blocks as a magazine holds at most.
+    const MOST: usize = 1024;
 
     /// Returns the quota of each of `shards` shards of a pool: all together at most an eighth of its blocks. A
     /// pool of one shard, or of few blocks, has none.
@@ -331,19 +331,19 @@ mod tests {
     #[test]
     fn a_limit_follows_the_lowest_use() {
         let quota = Quota::of_shards(1 << 16, 16);
-        assert_eq!(quota, Quota(256));
+        assert_eq!(quota, Quota(512));
         let ledger = Ledger::new(quota);
         let change = |taken, given| {
             let has_risen = ledger.took(taken);
             ledger.gave(given, quota);
             has_risen
         };
-        assert!(!change(256, 0));
+        assert!(!change(512, 0));
         assert!(change(1, 0));
         ledger.allow_rise(quota);
-        assert!(!change(256, 0));
-        assert!(!change(0, 600), "more is given than taken");
-        assert!(!change(256, 0));
+        assert!(!change(512, 0));
+        assert!(!change(0, 1_200), "more is given than taken");
+        assert!(!change(512, 0));
         assert!(change(1, 0));
     }
 

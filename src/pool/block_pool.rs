@@ -21,12 +21,18 @@ use crate::id::BlockId;
 #[cfg(feature = "async")]
 use crate::sync::PlainArc;
 use crate::sync::{Arc, thread_ordinal};
+use std::ops::RangeInclusive;
+use std::thread::available_parallelism;
 
 /// The most blocks that a pool can have.
 pub(crate) const MOST_BLOCKS: usize = u32::MAX as usize - 1;
 
-/// The most home shards that a pool has by default.
-const DEFAULT_SHARDS: usize = 64;
+/// Home shards for each core by default, as far as the pool has blocks for them: more threads than cores may
+/// use it.
+const SHARDS_A_CORE: usize = 4;
+
+/// The most home shards by default on a machine of few cores, and of any.
+const DEFAULT_SHARDS: RangeInclusive<usize> = 16..=256;
 
 /// The most home shards that a pool can have.
 const MOST_SHARDS: usize = 1024;
@@ -79,9 +85,10 @@ impl BlockPool {
 
     /// Creates a pool as [`new`](Self::new) does, with `shards` home shards (rounded up to a power of two).
     ///
-    /// By default there is one for each 512 blocks, rounded down to a power of two, at most 64. If there are
-    /// at least as many shards as threads, threads rarely contend. Each shard may keep up to 256 free blocks,
-    /// which other threads take only after the common depot is empty.
+    /// By default there is one for each 512 blocks, rounded down to a power of two, and at most four for each
+    /// core (16 on a machine of few cores, 256 on any). If there are at least as many shards as threads, threads
+    /// rarely contend. Each shard may keep 256 free blocks, or up to 1,024 where all shards together keep at most
+    /// a quarter of the pool. Other threads take these only after the common depot is empty.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::with_home_shards(16, 4)?;
@@ -330,12 +337,17 @@ const BLOCKS_A_SHARD: usize = 1024;
 
 /// Returns the default number of home shards where contents are kept.
 pub(crate) fn default_shards_of_cache(num_blocks: usize) -> usize {
-    let shards = (num_blocks / BLOCKS_A_SHARD).clamp(1, DEFAULT_SHARDS);
-    1 << shards.ilog2()
+    shards_for(num_blocks / BLOCKS_A_SHARD)
 }
 
 /// Returns one home shard for each two magazines, so that shards hold at most half of the blocks.
 pub(crate) fn default_shards(num_blocks: usize) -> usize {
-    let shards = (num_blocks / (2 * MAGAZINE)).clamp(1, DEFAULT_SHARDS);
-    1 << shards.ilog2()
+    shards_for(num_blocks / (2 * MAGAZINE))
+}
+
+/// Returns `most` shards, or fewer: a power of two, not above the limit that the cores set.
+fn shards_for(most: usize) -> usize {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let limit = (SHARDS_A_CORE * cores).clamp(*DEFAULT_SHARDS.start(), *DEFAULT_SHARDS.end());
+    1 << most.clamp(1, limit).ilog2()
 }

@@ -35,7 +35,7 @@ mod steal;
 #[cfg(test)]
 mod tests;
 
-use self::home_shard::{BATCH, Claim, FreeBatch, Shard};
+use self::home_shard::{BATCH, Claim, FreeBatch, Shard, room_for_ids};
 pub(crate) use self::match_cached::Matching;
 use self::room::RoomFloor;
 use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
@@ -67,8 +67,7 @@ impl FreeList {
     /// on. `keep` selects whether released blocks keep their contents.
     pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Retention) -> Result<Self> {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
-        // A single shard holds all blocks, and a batch that is being released, and needs no depot.
-        let loose = if shards == 1 { total + BATCH } else { MAGAZINE };
+        let loose = room_for_ids(total, shards);
         let floor = RoomFloor::new(total, shards);
         let shard = |_| Shard::new(loose, floor.quota()).map(CachePadded::new);
         let list = Self {

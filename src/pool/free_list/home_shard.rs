@@ -19,9 +19,27 @@ use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, Backoff, Ordering};
 /// under one claim.
 pub(super) use crate::pool::idle::BATCH;
 
-/// The most free ids in a home shard's magazine: two batches. So a thread that crosses the border between two
-/// batches back and forth does not move a batch each time.
+/// The free ids in a home shard's magazine, at most or more: two batches. So a thread that crosses the border
+/// between two batches back and forth does not move a batch each time.
 pub(in crate::pool) const MAGAZINE: usize = 2 * BATCH;
+
+/// The most free ids in a magazine of a large pool: a thread that releases and allocates 512 blocks at a time
+/// leaves the depot alone.
+const LARGE_MAGAZINE: usize = 8 * BATCH;
+
+/// The magazines of all shards hold at most the blocks of the pool divided by this, if that makes them no smaller
+/// than [`MAGAZINE`].
+const SHARE_OF_MAGAZINES: usize = 4;
+
+/// Returns the number of free ids for which each of `shards` shards has room. A single shard holds all blocks,
+/// and a batch that is being released, and needs no depot.
+pub(super) fn room_for_ids(total: usize, shards: usize) -> usize {
+    if shards == 1 {
+        return total + BATCH;
+    }
+    let batches = total / (SHARE_OF_MAGAZINES * shards) / BATCH;
+    (batches * BATCH).clamp(MAGAZINE, LARGE_MAGAZINE)
+}
 
 /// A batch of free ids in the depot.
 pub(super) struct FreeBatch(pub(super) [BlockId; BATCH]);
