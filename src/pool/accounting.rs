@@ -17,10 +17,9 @@
 //! count as used twice. Each ledger therefore announces the most blocks that can be in this state
 //! (`giving`), and a refusal counts them as room.
 //!
-//! **A sum that is not needed.** Each ledger also has a limit: when the blocks that it has taken and not been
-//! given exceed it, the shard counts anew over all ledgers. The limit follows the shard's lowest number of
-//! such blocks, plus a [`Quota`]. So between two counts the use through one shard rises by at most the quota;
-//! see `free_list::room`.
+//! **A bound without a sum.** Each ledger also has a limit that its balance, the blocks taken and not given
+//! through it, does not exceed: the holder of the claim raises the limit first. So the sum of all limits bounds
+//! the blocks in use. `free_list::room` keeps that sum up to date.
 //!
 //! A ledger holds counts only, and no ids.
 
@@ -38,17 +37,17 @@ pub(crate) struct Ledger {
     idled: AtomicU64,
     revived: AtomicU64,
     reclaimed: AtomicU64,
-    /// Blocks taken and not given through this shard, above which the room is counted anew: an `i64`, because
-    /// more can be given than taken.
+    /// The most blocks that were taken and not given through this shard, rounded up: an `i64`, because more can
+    /// be given than taken.
     limit: AtomicU64,
 }
 
-/// The number of blocks by which the use through one shard may rise before the room is counted anew.
+/// The number of blocks by which a shard raises its limit beyond its balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quota(i64);
 
 impl Quota {
-    /// No limit: the room is never counted because of a rise.
+    /// No limit. The sum of all limits says nothing then.
     pub(crate) const UNLIMITED: Self = Self(i64::MAX / 2);
     /// A smaller quota would be used up too often.
     const LEAST: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 1 } else { 8 };
@@ -83,10 +82,12 @@ impl Ledger {
         self.limit.load(Ordering::Relaxed) as i64
     }
 
-    /// Lets the use rise by a quota from now on, for a thread that counts the room after this call.
-    pub(crate) fn allow_rise(&self, quota: Quota) {
+    /// Sets the limit to a quota above the balance, for the holder of the claim. Returns the change.
+    pub(crate) fn set_limit(&self, quota: Quota) -> i64 {
         let Totals { taken, given } = self.read();
-        self.limit.store((balance(taken, given) + quota.0) as u64, Ordering::Relaxed);
+        let (old, new) = (self.limit(), balance(taken, given) + quota.0);
+        self.limit.store(new as u64, Ordering::Relaxed);
+        new - old
     }
 
     /// Returns the counts, for the holder of the claim.
@@ -99,8 +100,7 @@ impl Ledger {
         }
     }
 
-    /// Counts blocks that left room, for the holder of the claim. Returns true if more are used through this shard
-    /// than the limit allows before a new count of the room.
+    /// Counts blocks that left room, for the holder of the claim. Returns true if the balance exceeds the limit.
     #[inline]
     #[must_use]
     pub(crate) fn took(&self, blocks: u64) -> bool {
@@ -112,19 +112,14 @@ impl Ledger {
         balance(taken, self.given.load(Ordering::Relaxed)) > self.limit()
     }
 
-    /// Counts blocks that came back to room, for the holder of the claim, after they are there. Lowers the limit to
-    /// a quota above the use.
+    /// Counts blocks that came back to room, for the holder of the claim, after they are there.
     #[inline]
-    pub(crate) fn gave(&self, blocks: u64, quota: Quota) {
+    pub(crate) fn gave(&self, blocks: u64) {
         let given = self.given.load(Ordering::Relaxed) + blocks;
         // Release: pairs with the Acquire loads in `sum`; a statistic that counts this giving also
         // counts the taking before it.
         // Loom: a_block_is_not_counted_as_given_before_it_was_taken.
         self.given.store(given, Ordering::Release);
-        let limit = balance(self.taken.load(Ordering::Relaxed), given) + quota.0;
-        if limit < self.limit() {
-            self.limit.store(limit as u64, Ordering::Relaxed);
-        }
     }
 
     /// Announces, for the holder of the claim, that at most `blocks` blocks are about to become idle
@@ -213,17 +208,6 @@ pub(crate) fn room_at_most<'a>(
     total - (taken.saturating_sub(given) as usize).min(total)
 }
 
-/// Returns a lower bound of the room at some moment during the call.
-pub(crate) fn room_at_least<'a>(
-    total: usize,
-    ledgers: impl Iterator<Item = &'a Ledger> + Clone,
-) -> usize {
-    // In this order, the other way round than an upper bound.
-    let given = sum(ledgers.clone(), |ledger| &ledger.given);
-    let taken = sum(ledgers, |ledger| &ledger.taken);
-    total - (taken.saturating_sub(given) as usize).min(total)
-}
-
 /// Returns the sums, with `given <= taken`. They are of one moment if no ledger changes during two
 /// passes.
 pub(crate) fn totals<'a>(ledgers: impl Iterator<Item = &'a Ledger> + Clone) -> Totals {
@@ -277,7 +261,7 @@ mod tests {
         let ledger = |&(taken, given): &(u64, u64)| {
             let ledger = Ledger::new(Quota::UNLIMITED);
             let _ = ledger.took(taken);
-            ledger.gave(given, Quota::UNLIMITED);
+            ledger.gave(given);
             ledger
         };
         counts.iter().map(ledger).collect()
@@ -294,7 +278,7 @@ mod tests {
     fn blocks_taken_and_given_add_up() {
         let ledger = Ledger::new(Quota::UNLIMITED);
         [2, 3].into_iter().for_each(|blocks| assert!(!ledger.took(blocks)));
-        [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks, Quota::UNLIMITED));
+        [1, 1].into_iter().for_each(|blocks| ledger.gave(blocks));
         assert_eq!(ledger.read(), Totals { taken: 5, given: 2 });
         assert_eq!(ledger.read().used(), 3);
     }
@@ -329,22 +313,19 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_follows_the_lowest_use() {
+    fn a_limit_is_raised_when_the_balance_exceeds_it() {
         let quota = Quota::of_shards(1 << 16, 16);
         assert_eq!(quota, Quota(512));
         let ledger = Ledger::new(quota);
-        let change = |taken, given| {
-            let has_risen = ledger.took(taken);
-            ledger.gave(given, quota);
-            has_risen
-        };
-        assert!(!change(512, 0));
-        assert!(change(1, 0));
-        ledger.allow_rise(quota);
-        assert!(!change(512, 0));
-        assert!(!change(0, 1_200), "more is given than taken");
-        assert!(!change(512, 0));
-        assert!(change(1, 0));
+        assert!(!ledger.took(512));
+        ledger.gave(100);
+        assert!(!ledger.took(100));
+        assert!(ledger.took(1));
+        assert_eq!(ledger.set_limit(quota), 513);
+        assert!(!ledger.took(512));
+        ledger.gave(2_000);
+        assert_eq!(ledger.set_limit(quota), -1_488, "more was given than taken");
+        assert!(ledger.took(513));
     }
 
     #[test]

@@ -149,8 +149,8 @@ impl FreeList {
         self.totals().used().min(self.total)
     }
 
-    /// Returns the peak number of blocks in use, exact with one shard. With several it may be low by the quota of
-    /// each shard, or in a small pool by the blocks of its magazine.
+    /// Returns the peak number of blocks in use, exact with one shard. With several it is sampled: see
+    /// [`note_peak`](Self::note_peak).
     pub(crate) fn peak(&self) -> usize {
         self.peak.note(self.used_at_least());
         self.peak.get()
@@ -221,7 +221,7 @@ impl FreeList {
         home.pop_owned(n, words, out);
         self.took(&home, n);
         if self.shards.len() == 1 {
-            self.note_peak(&home);
+            self.note_peak(&home, n);
         }
         true
     }
@@ -314,7 +314,7 @@ impl FreeList {
         if idle > 0 {
             home.ledger().idled(idle as u64);
         }
-        home.ledger().gave((given + idle) as u64, self.floor.quota());
+        home.ledger().gave((given + idle) as u64);
         if may_idle {
             home.ledger().giving(0);
         }
@@ -415,7 +415,7 @@ impl FreeList {
             ledger.reclaimed((out.len() - free_end) as u64);
         }
         self.took(home, out.len() - start);
-        self.note_peak(home);
+        self.note_peak(home, out.len() - start);
     }
 }
 

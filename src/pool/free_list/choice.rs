@@ -10,13 +10,15 @@ pub(super) struct Choice {
     pub(super) next: AtomicU32,
     /// Blocks that may still be reclaimed there.
     pub(super) credit: AtomicU32,
+    /// Blocks that were taken since the peak was noted.
+    pub(super) unnoted: AtomicU32,
     /// The least age of these blocks.
     pub(super) age: AtomicU64,
 }
 
 impl Choice {
     pub(super) fn new() -> Self {
-        let [shard, next, credit] = std::array::from_fn(|_| AtomicU32::new(0));
-        Self { shard, next, credit, age: AtomicU64::new(0) }
+        let [shard, next, credit, unnoted] = std::array::from_fn(|_| AtomicU32::new(0));
+        Self { shard, next, credit, unnoted, age: AtomicU64::new(0) }
     }
 }

@@ -97,7 +97,7 @@ impl Matching<'_> {
         if let Released::Idle(block) = self.words.view().release_shared(id) {
             self.home.push_idle(block, &self.list.idle, self.words);
             self.home.ledger().idled(1);
-            self.home.ledger().gave(1, self.list.floor.quota());
+            self.home.ledger().gave(1);
         }
         self.home.ledger().giving(0);
     }
@@ -108,7 +108,7 @@ impl Drop for Matching<'_> {
         if self.revived > 0 {
             self.home.ledger().revived(self.revived);
             self.list.took(&self.home, self.revived as usize);
-            self.list.note_peak(&self.home);
+            self.list.note_peak(&self.home, self.revived as usize);
         }
     }
 }

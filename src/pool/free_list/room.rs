@@ -1,32 +1,30 @@
 //! The room of the free list, known without a count: a floor that the room is not below.
 //!
 //! A count of the room reads the ledgers of all shards, lines that other threads write. Most requests need only
-//! the answer that there is enough. So a count leaves a *floor*: the room that was there, less the quotas by which
-//! all shards may use more before the next count.
+//! the answer that there is enough. Each shard has a limit for the blocks that are taken and not given through it.
+//! The *floor* is the number of all blocks less the limits of all shards. So it is at most the room.
 //!
-//! Why the floor holds: let t be the last count that did not lower the floor below its room less all quotas. Since
-//! then no shard has used up its quota, or it has counted itself, under its claim, before its blocks are used. So the use has risen by
-//! at most all quotas. The floor rises under the claims of all shards only, because then no count is under way.
+//! A shard whose balance exceeds its limit raises the limit by that and a quota, and lowers the floor by as much:
+//! under its claim, before its blocks are used. Until then others may still trust the old floor, as if they had come
+//! before it. Limits stay when blocks come back, also through another shard. So the floor falls behind the room.
+//! When it is less than half of the room, a thread sets all limits anew, under the claims of all shards.
 //!
-//! An allocation that uses up its quota lowers the floor before it ends. Until then others may still trust the old
-//! floor, as if they had come before it.
-//!
-//! Pools of one shard or of few blocks have no quota, and no floor: they count each time.
+//! Pools of one shard or of few blocks have no quotas and no floor: they count each time.
 
 use super::FreeList;
 use super::home_shard::Claim;
-use crate::pool::accounting::{Quota, room_at_least, room_at_most};
-use crate::sync::{AtomicU64, CachePadded, Ordering, fence};
+use crate::pool::accounting::{Quota, room_at_most};
+use crate::sync::{AtomicU64, CachePadded, Ordering};
 
-/// The floor rises when the room is more than this many times as large as the floor and the quotas.
-const RISE: usize = 4;
+/// A thread samples the peak once in so many blocks for each shard: one line of another shard in so many blocks.
+const PEAK_STRIDE: usize = 32;
 
 /// The room that a pool is known to have.
 pub(super) struct RoomFloor {
     quota: Quota,
     /// The blocks of the quotas of all shards; none in a pool without quotas.
     quotas: Option<usize>,
-    /// Read by every admission, and seldom written.
+    /// All blocks less the limits of all shards, an `i64`. Read by every admission, and seldom written.
     floor: CachePadded<AtomicU64>,
 }
 
@@ -35,34 +33,25 @@ impl RoomFloor {
     pub(super) fn new(total: usize, shards: usize) -> Self {
         let quota = Quota::of_shards(total, shards);
         let quotas = quota.all(shards);
-        let floor = quotas.map_or(0, |quotas| total / 2 - quotas);
-        Self { quota, quotas, floor: CachePadded::new(AtomicU64::new(floor as u64)) }
+        let floor = quotas.map_or(0, |quotas| (total - quotas) as u64);
+        Self { quota, quotas, floor: CachePadded::new(AtomicU64::new(floor)) }
     }
 
-    #[inline]
     pub(super) fn quota(&self) -> Quota {
         self.quota
     }
 
     #[inline]
     fn get(&self) -> usize {
-        // Acquire: pairs with `lower`. A thread that reads the lowered floor also counts the blocks for which it was
-        // lowered.
-        self.floor.load(Ordering::Acquire) as usize
-    }
-
-    /// Lowers the floor to `floor`, unless it is that low.
-    fn lower(&self, floor: usize) {
-        let floor = floor as u64;
-        let lower = |now| (now > floor).then_some(floor);
-        // AcqRel: pairs with `get`.
-        let _ = self.floor.fetch_update(Ordering::AcqRel, Ordering::Acquire, lower);
+        // Relaxed: the floor is a bound by itself, and exchanges alone lower it. An admission that trusts it has a
+        // fence before, see `BlockWatermark::is_kept`.
+        (self.floor.load(Ordering::Relaxed) as i64).max(0) as usize
     }
 }
 
 impl FreeList {
-    /// Returns true if there are at least `n` blocks of room, free or idle, at some moment near the call. A count
-    /// may be needed, or not.
+    /// Returns true if there are at least `n` blocks of room, free or idle, at some moment near the call. Mostly
+    /// without a count.
     #[inline]
     pub(crate) fn has_room(&self, n: usize) -> bool {
         self.floor.get() >= n || self.count_room() >= n
@@ -73,51 +62,55 @@ impl FreeList {
     fn count_room(&self) -> usize {
         let room = room_at_most(self.total, self.ledgers());
         if let Some(quotas) = self.floor.quotas
-            && room / RISE > self.floor.get() + quotas
+            && room / 2 > self.floor.get() + quotas
         {
-            self.raise_floor(quotas);
+            self.raise_floor();
         }
         room
     }
 
-    /// Raises the floor to half of the room. Waits for each thread that holds a claim, as an allocation does that
-    /// collects from all shards. The next rise needs twice the room, or a fall before it.
+    /// Sets all limits anew. Waits for each thread that holds a claim, as an allocation does that collects from all
+    /// shards.
     #[cold]
-    fn raise_floor(&self, quotas: usize) {
+    fn raise_floor(&self) {
         let _sole_collector = self.shortage.lock();
-        let _claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
-        let room = room_at_least(self.total, self.ledgers());
-        // Release: pairs with `RoomFloor::get`. No other thread lowers the floor now.
-        self.floor.floor.store((room / 2).saturating_sub(quotas) as u64, Ordering::Release);
+        let claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
+        claims.iter().for_each(|claim| self.set_limit(claim));
     }
 
-    /// Counts blocks that left room through a shard, and counts the room if the shard's quota is used up.
+    /// Sets a shard's limit to a quota above its balance, and the floor with it.
+    #[cold]
+    #[inline(never)]
+    fn set_limit(&self, shard: &Claim<'_>) {
+        let change = shard.ledger().set_limit(self.floor.quota);
+        if self.floor.quotas.is_some() {
+            // Relaxed: as in `RoomFloor::get`.
+            self.floor.floor.fetch_add((-change) as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts blocks that left room through a shard, and raises its limit if the balance exceeds it.
     #[inline]
     pub(super) fn took(&self, home: &Claim<'_>, blocks: usize) {
         if home.ledger().took(blocks as u64) {
-            self.recount(home);
+            self.set_limit(home);
         }
     }
 
-    #[cold]
-    #[inline(never)]
-    fn recount(&self, home: &Claim<'_>) {
-        home.ledger().allow_rise(self.floor.quota);
-        // SeqCst: of two threads that use up their quotas at the same time, the second to pass this fence counts the
-        // blocks of both. Loom: of_two_that_come_in_at_once_none_leaves_too_little_below_the_floor.
-        fence(Ordering::SeqCst);
-        let room = room_at_least(self.total, self.ledgers());
-        self.peak.note(self.total - room_at_most(self.total, self.ledgers()));
-        if let Some(quotas) = self.floor.quotas {
-            self.floor.lower(room.saturating_sub(quotas));
-        }
-    }
-
-    /// Notes the blocks in use, where no quota does.
-    pub(super) fn note_peak(&self, home: &Claim<'_>) {
+    /// Notes the number of blocks in use, after `blocks` were taken through a shard: each time in a pool of one shard
+    /// or of few blocks. In others only allocations that the magazine cannot serve and matches come here, and one in
+    /// [`PEAK_STRIDE`] blocks for each shard notes.
+    pub(super) fn note_peak(&self, home: &Claim<'_>, blocks: usize) {
         if self.shards.len() == 1 {
             self.peak.note(home.ledger().read().used());
-        } else if self.floor.quotas.is_none() {
+            return;
+        }
+        let unnoted = &home.shard.choice.unnoted;
+        // Relaxed: written under the claim only.
+        let sum = unnoted.load(Ordering::Relaxed) as usize + blocks;
+        let is_due = self.floor.quotas.is_none() || sum >= PEAK_STRIDE * self.shards.len();
+        unnoted.store(if is_due { 0 } else { sum as u32 }, Ordering::Relaxed);
+        if is_due {
             self.peak.note(self.used_at_least());
         }
     }
