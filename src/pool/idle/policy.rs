@@ -8,7 +8,8 @@ use std::fmt;
 /// Which idle block (cached, and used by no sequence) is reclaimed first when free blocks run out.
 ///
 /// Both policies reclaim the tail of a released sequence before its head. The order is exact on one
-/// thread, and exact to within a batch of 128 blocks for each home shard between threads. Uses of a
+/// thread. Of several threads, each prefers blocks that became idle through its own home shard, as long as
+/// no block is older by more than a sixteenth in two other shards that it looks at. Uses of a
 /// block are counted modulo 256. A block that became idle a multiple of 256 times while other blocks
 /// stayed unused may be reclaimed together with these.
 ///
@@ -31,8 +32,7 @@ pub enum ReclaimPolicy {
     /// As in 2Q (Johnson and Shasha, VLDB 1994): a block that was used once is reclaimed before a
     /// reused one, unless the latter has been idle three times as long. A content that comes back after
     /// it was reclaimed counts as reused, if not much more than the pool's size was reclaimed in
-    /// between. A table of 4 bytes a block remembers the reclaimed contents. The policy takes about 15
-    /// bytes a block more than [`Lru`](Self::Lru) in all.
+    /// between. A table of 4 bytes a block remembers the reclaimed contents.
     ///
     /// If a content came back, the blocks of its prefix in the same commit count as reused too.
     ///
