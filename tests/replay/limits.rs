@@ -36,16 +36,15 @@ fn threads_and_blocks_beyond_the_machine_are_refused() {
 }
 
 /// Around the limit of the memory, every run either completes or is refused. With many threads this does not hold:
-/// the C library reserves address space for the memory of each thread, and may take what was checked for another.
+/// the C library reserves address space for the memory of each thread, perhaps that which was checked for another.
 #[test]
 fn between_enough_and_too_little_there_is_no_abort() {
     let trace = file("edge.jsonl", row(0, 64, &[1, 2, 3, 4]).as_bytes());
     let mut codes = Vec::new();
     for kib in (20_000..120_000).step_by(5_000) {
-        for options in [
-            &["--threads", "1", "--blocks", "600000"][..],
-            &["--threads", "4", "--blocks", "1000"],
-        ] {
+        for options in
+            [&["--threads", "1", "--blocks", "600000"][..], &["--threads", "4", "--blocks", "1000"]]
+        {
             let output = run_within(kib, &[&["replay", text(&trace)], options].concat());
             let code = output.status.code();
             assert!(matches!(code, Some(0 | 2)), "{kib} KiB {options:?}: {}", stderr(&output));
