@@ -7,7 +7,7 @@
 //! Invariant: while a block is cached and owned, its key does not change. This module compares keys
 //! and does not compute them from contents.
 
-use super::word::{BlockState, BlockWords, KeyedBlock, WordsView};
+use super::word::{BlockState, BlockWords, IdleBlock, KeyedBlock, WordsView};
 use crate::id::BlockId;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -124,6 +124,16 @@ impl KeyedView<'_> {
         // the key has read one key.
         // Loom: a_probe_never_reads_half_a_key.
         self.0[id.index()].key_version.load(Ordering::Acquire)
+    }
+
+    /// Marks the epoch of an idle block with its present key, for the entry in an idle list; or removes that mark
+    /// again, if the block has the same key. So an entry of an earlier content of the block, whose epochs count
+    /// from the start too, is mostly stale: all but one in 256.
+    #[inline]
+    pub(in crate::pool) fn mark_epoch(&self, IdleBlock { id, epoch }: IdleBlock) -> IdleBlock {
+        // An odd factor: the marks of successive keys have no small differences.
+        let mark = (self.key_version(id) >> MARK).wrapping_mul(157) as u8;
+        IdleBlock { id, epoch: epoch ^ mark }
     }
 
     /// Writes the key, for the owner that may write it.

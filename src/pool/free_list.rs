@@ -15,17 +15,18 @@
 //! claim. A block becomes free, or stops being free, under a claim. No thread waits for a claim while it
 //! holds one, except the one thread that holds `shortage`.
 //!
-//! **Progress.** A refusal by the ledgers waits for no thread. Where contents are kept, an allocation of a
-//! batch or less searches for idle blocks before it is refused, under a claim. If the home shard or the depot
+//! **Progress.** A refusal by the ledgers waits for no thread. If the home shard or the depot
 //! has enough blocks, an allocation waits in two cases only: every shard is claimed (likely with one shard),
 //! or a thread was descheduled between its two writes in `ArrayQueue`. Otherwise it tries the other shards
 //! once, then takes the `shortage` mutex and claims every shard. It waits for each thread that holds a claim,
 //! and threads that need a claim wait for it. Two rare calls do so too: one that raises the floor of the room
-//! ([`room`]), and a release that finds the idle lists full of stale entries.
+//! ([`room`]), and a release or a match that finds the idle lists full of stale entries.
 //!
 //! The free list holds ids only, and imports no table.
 
 mod audit;
+#[cfg(test)]
+mod between_shards;
 mod choice;
 mod home_shard;
 mod match_cached;
@@ -104,7 +105,7 @@ impl FreeList {
         self.take_beyond_home(n, words, out)
     }
 
-    /// Takes as [`take`](Self::take) does, but waits for no claim and searches no further than `Search::Local`.
+    /// Takes as [`take`](Self::take) does, but waits for no claim and searches no further than [`Search::Near`].
     /// Returns `None` if that does not suffice. More than a batch comes only from the magazine.
     #[inline]
     pub(crate) fn try_take_fast(
@@ -120,7 +121,7 @@ impl FreeList {
             return None;
         }
         let mut home = self.home().try_claim()?;
-        self.gather(&mut home, n, words, out, Search::Local)
+        self.gather(&mut home, n, words, out, Search::Near)
     }
 
     /// Removes an owner from each of `ids`, the last id first. Blocks without owners come back to room.
@@ -182,6 +183,9 @@ impl FreeList {
     }
 
     fn refuse_if_short(&self, n: usize) -> Result<(), usize> {
+        if self.floor.is_at_least(n) {
+            return Ok(());
+        }
         let room = room_at_most(self.total, self.ledgers());
         if room < n { Err(room) } else { Ok(()) }
     }
@@ -234,17 +238,11 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) -> Result<usize, usize> {
-        // In a warm prefix cache nearly every allocation comes here, and small ones end here.
-        if words.have_keys() && n <= BATCH {
-            out.reserve(n);
-            if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Local) {
-                return Ok(reclaimed);
-            }
-        }
-        // Before `out` grows: a refusal must cost neither memory nor contents.
+        // Before `out` grows: a refusal must cost neither memory nor contents, and leave their order.
         self.refuse_if_short(n)?;
         out.reserve(n);
-        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Local) {
+        // In a warm prefix cache nearly every allocation comes here, and ends here.
+        if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Near) {
             return Ok(reclaimed);
         }
         self.refuse_if_short(n)?;
@@ -373,7 +371,7 @@ impl FreeList {
         self.pop_depot(home, end, out);
         let mut reclaimed = 0;
         if words.have_keys() {
-            reclaimed = self.gather_with_contents(home, end, words, out);
+            reclaimed = self.gather_with_contents(home, end, words, out, search);
         } else if search == Search::AllShards {
             self.steal(home, end, out);
         }
@@ -419,12 +417,11 @@ impl FreeList {
     }
 }
 
-/// How far a thread searches for blocks of a pool that keeps no contents. Of one that does, it searches all
-/// shards, once its home shard and those that it looks at first have too few.
+/// How far a thread searches for blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Search {
-    /// The home shard and the depot.
-    Local,
+    /// The home shard, the depot, and where contents are kept the shards with which the home is compared.
+    Near,
     /// Every other shard, too.
     AllShards,
 }

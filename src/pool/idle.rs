@@ -6,8 +6,9 @@
 //!
 //! Each time a block becomes idle it gets an entry with its epoch, in the releasing thread's home shard. A match
 //! leaves the entry in place and writes only the block's word. The thread that reads the entry later finds that
-//! the block has changed, and drops the entry. An epoch has 8 bits. If the block became idle a multiple of 256
-//! times since, an old entry passes for its last one, and the block is reclaimed too early.
+//! the block has changed, and drops the entry. An epoch has 8 bits, marked with the block's key. If the block became
+//! idle a multiple of 256 times since, or for one in 256 contents that it got since, an old entry passes for its
+//! last one, and the block is reclaimed too early.
 //!
 //! A shard has a list for each rank: *spare*, *cold*, and under `ReclaimPolicy::TwoQueue` *hot*. A *spare* block
 //! holds a further copy of a content that another block was cached under, and no match has asked for this copy.
@@ -15,8 +16,8 @@
 //! the age of a hot block is divided by three.
 //!
 //! **Time** orders entries of different shards. A shard counts its entries; it compares its count with the
-//! shared clock once in [`STRIDE`] entries, and the later time becomes that of both. A shard shows the time of
-//! its first entry to other threads, which read it without a claim.
+//! shared clock once in [`STRIDE`] entries and at each slot, and the later time becomes that of both. A shard shows
+//! the time of its first entry to other threads, which read it without a claim.
 //!
 //! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims.
 
@@ -138,6 +139,12 @@ impl IdleLists {
         }
     }
 
+    /// Returns the latest time that a shard has told.
+    pub(crate) fn now(&self) -> u64 {
+        // Relaxed: only the reclaim order depends on the time.
+        self.clock.load(Ordering::Relaxed)
+    }
+
     /// Returns the later of a shard's time and the clock, and lets the clock show it.
     fn join_clock(&self, time: u64) -> u64 {
         // Relaxed: only the reclaim order depends on the time.
@@ -162,8 +169,16 @@ impl IdleShard {
         }
     }
 
-    /// Passes every entry to `look`. The caller holds the claim.
-    pub(crate) fn inspect(&self, lists: &IdleLists, mut look: impl FnMut(IdleBlock)) {
+    /// Passes the block of every entry to `look`, with its epoch if it has the same key still. The caller holds
+    /// the claim.
+    pub(crate) fn inspect(
+        &self,
+        lists: &IdleLists,
+        words: &BlockWords,
+        mut look: impl FnMut(IdleBlock),
+    ) {
+        let keyed = words.keyed();
+        let mut look = |entry| look(keyed.mark_epoch(entry));
         self.lists.iter().for_each(|list| list.inspect(&lists.slab, &mut look));
     }
 
@@ -193,11 +208,12 @@ impl IdleShard {
             _ => COLD,
         };
         let (list, time) = (&self.lists[rank], self.now() + 1);
+        let entry = words.keyed().mark_epoch(left.block);
         if list.is_at_border() || time.is_multiple_of(STRIDE) {
-            return self.push_at_border(left.block, list, lists, words);
+            return self.push_at_border(entry, list, lists, words);
         }
         self.time.store(time, Ordering::Relaxed);
-        list.append(left.block, &lists.slab);
+        list.append(entry, &lists.slab);
     }
 
     /// Adds an entry after a look at the clock: the first one, or the first of a slot or of a stride.
@@ -205,7 +221,7 @@ impl IdleShard {
     #[inline(never)]
     fn push_at_border(
         &self,
-        idle: IdleBlock,
+        entry: IdleBlock,
         list: &IdleList,
         lists: &IdleLists,
         words: &BlockWords,
@@ -216,7 +232,7 @@ impl IdleShard {
             self.make_room(lists, words);
         }
         let is_first = list.is_empty();
-        list.push(idle, time, &lists.slab, &self.kept);
+        list.push(entry, time, &lists.slab, &self.kept);
         if is_first {
             self.show_oldest(lists);
         }
@@ -249,7 +265,7 @@ impl IdleShard {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) {
-        let view = words.view();
+        let (view, keyed) = (words.view(), words.keyed());
         let mut looked_at = 0;
         while out.len() < end {
             let Some(list) = self.first_list(bound, lists) else { break };
@@ -260,7 +276,7 @@ impl IdleShard {
             }
             looked_at -= 1;
             let idle = list.pop(&lists.slab, &self.kept).expect("it has an entry");
-            if view.reclaim(idle) {
+            if view.reclaim(keyed.mark_epoch(idle)) {
                 out.push(idle.id);
             }
         }

@@ -27,7 +27,7 @@ impl FreeList {
             for slot in &claim.shard.ids[..claim.len()] {
                 census.note(BlockId(slot.load(Ordering::Relaxed)))?;
             }
-            claim.shard.idle.inspect(&self.idle, |entry| census.note_idle(entry));
+            claim.shard.idle.inspect(&self.idle, census.words, |entry| census.note_idle(entry));
         }
         // All shards are claimed, so no other thread uses the depot: popping and pushing every batch once
         // keeps its order.

@@ -10,6 +10,10 @@ pub(super) struct Choice {
     pub(super) next: AtomicU32,
     /// Blocks that may still be reclaimed there.
     pub(super) credit: AtomicU32,
+    /// The shard at which free blocks are looked for next.
+    pub(super) next_free: AtomicU32,
+    /// Blocks that were gathered since the last such look.
+    pub(super) unlooked: AtomicU32,
     /// Blocks that were taken since the peak was noted.
     pub(super) unnoted: AtomicU32,
     /// The least age of these blocks.
@@ -18,7 +22,8 @@ pub(super) struct Choice {
 
 impl Choice {
     pub(super) fn new() -> Self {
-        let [shard, next, credit, unnoted] = std::array::from_fn(|_| AtomicU32::new(0));
-        Self { shard, next, credit, unnoted, age: AtomicU64::new(0) }
+        let [shard, next, credit, next_free, unlooked, unnoted] =
+            std::array::from_fn(|_| AtomicU32::new(0));
+        Self { shard, next, credit, next_free, unlooked, unnoted, age: AtomicU64::new(0) }
     }
 }

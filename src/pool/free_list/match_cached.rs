@@ -94,11 +94,20 @@ impl Matching<'_> {
             self.list.took(&self.home, 1);
         }
         ledger.giving(1);
-        if let Released::Idle(block) = self.words.view().release_shared(id) {
-            self.home.push_idle(block, &self.list.idle, self.words);
-            self.home.ledger().idled(1);
-            self.home.ledger().gave(1);
-        }
+        let has_left = match self.words.view().release_shared(id) {
+            Released::Owned => false,
+            // Its content was ended since, by another thread.
+            Released::Free => {
+                self.home.push(id, &self.list.depot);
+                true
+            }
+            Released::Idle(block) => {
+                self.home.push_idle(block, &self.list.idle, self.words);
+                self.home.ledger().idled(1);
+                true
+            }
+        };
+        self.home.ledger().gave(u64::from(has_left));
         self.home.ledger().giving(0);
     }
 }

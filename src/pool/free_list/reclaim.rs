@@ -7,8 +7,8 @@
 //! block is older by more than a [`TOLERANCE`]th, or if it has free blocks. So the order is that of the last uses:
 //! exact where one thread uses the pool, and else to within that share of the idle blocks.
 
-use super::FreeList;
 use super::home_shard::{BATCH, Claim, Shard};
+use super::{FreeList, Search};
 use crate::id::BlockId;
 use crate::pool::idle::{AgeBound, IdleLists};
 use crate::pool::word::{BlockWords, ReleasedIdle};
@@ -33,19 +33,18 @@ impl FreeList {
         end: usize,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
+        search: Search,
     ) -> usize {
         if out.len() == end {
             return 0;
         }
-        if self.shards.len() > 1 && home.shard.choice.credit.load(Ordering::Relaxed) == 0 {
-            for number in self.others(home).into_iter().flatten() {
-                self.steal_from(&self.shards[number], home, end, out);
-            }
+        if self.shards.len() > 1 {
+            self.steal_in_turn(home, end, out);
         }
         let free_end = out.len();
         self.reclaim_near(home, end, words, out);
         let mut reclaimed = out.len() - free_end;
-        if out.len() < end && self.shards.len() > 1 {
+        if out.len() < end && search == Search::AllShards {
             self.steal(home, end, out);
             out[free_end..].rotate_left(reclaimed);
             let free_end = out.len() - reclaimed;
@@ -53,6 +52,26 @@ impl FreeList {
             reclaimed = out.len() - free_end;
         }
         reclaimed
+    }
+
+    /// Fills `out` up to `end` with free blocks of one other shard, once in so many blocks. The shards have their
+    /// turns, so that contents are not reclaimed for long while blocks are free elsewhere.
+    fn steal_in_turn(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
+        let choice = &home.shard.choice;
+        let unlooked = choice.unlooked.load(Ordering::Relaxed) as usize + end - out.len();
+        let is_due = unlooked >= self.credit();
+        choice.unlooked.store(if is_due { 0 } else { unlooked as u32 }, Ordering::Relaxed);
+        if is_due {
+            let number = choice.next_free.load(Ordering::Relaxed).wrapping_add(1);
+            choice.next_free.store(number, Ordering::Relaxed);
+            self.steal_from(self.shard_of(number as usize), home, end, out);
+        }
+    }
+
+    /// Returns the number of blocks after which a thread looks at other shards again.
+    fn credit(&self) -> usize {
+        let share = self.total / self.shards.len() / TOLERANCE as usize;
+        share.clamp(1, MOST_CREDIT)
     }
 
     /// Reclaims blocks of the home shard and of those that it is compared with.
@@ -73,7 +92,7 @@ impl FreeList {
             }
         }
         if out.len() < end {
-            home.reclaim(end, self.any_age(home), &self.idle, words, out);
+            home.reclaim(end, self.any_age(), &self.idle, words, out);
         }
     }
 
@@ -91,8 +110,7 @@ impl FreeList {
         }
         let (start, credit) = (out.len(), choice.credit.load(Ordering::Relaxed) as usize);
         let end = end.min(start + credit);
-        let bound =
-            AgeBound { now: home.shard.idle.now(), age: choice.age.load(Ordering::Relaxed) };
+        let bound = AgeBound { now: self.idle.now(), age: choice.age.load(Ordering::Relaxed) };
         let chosen = &*self.shards[choice.shard.load(Ordering::Relaxed) as usize];
         if std::ptr::eq(chosen, home.shard) {
             home.reclaim(end, bound, &self.idle, words, out);
@@ -108,7 +126,7 @@ impl FreeList {
     #[cold]
     fn choose(&self, home: &Claim<'_>) {
         let choice = &home.shard.choice;
-        let now = home.shard.idle.now();
+        let now = self.idle.now();
         let age = |shard: &Shard| shard.idle.oldest().age(now);
         let own = age(home.shard);
         let others = self.others(home).into_iter().flatten();
@@ -121,8 +139,7 @@ impl FreeList {
         };
         choice.shard.store(shard as u32, Ordering::Relaxed);
         choice.age.store(bound, Ordering::Relaxed);
-        let share = self.total / self.shards.len() / TOLERANCE as usize;
-        choice.credit.store(share.clamp(1, MOST_CREDIT) as u32, Ordering::Relaxed);
+        choice.credit.store(self.credit() as u32, Ordering::Relaxed);
         choice.next.store(choice.next.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
@@ -144,8 +161,8 @@ impl FreeList {
     }
 
     /// Returns a bound that blocks of any age meet.
-    fn any_age(&self, home: &Claim<'_>) -> AgeBound {
-        AgeBound { now: home.shard.idle.now(), age: 0 }
+    fn any_age(&self) -> AgeBound {
+        AgeBound { now: self.idle.now(), age: 0 }
     }
 
     /// Reclaims idle blocks of all shards until `out` has `end` ids: of the shard whose first block is the oldest, up to
@@ -157,7 +174,7 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) {
-        let now = claims.iter().map(|claim| claim.shard.idle.now()).max().unwrap_or(0);
+        let now = self.idle.now();
         while out.len() < end {
             let age = |claim: &&mut Claim<'_>| claim.shard.idle.oldest().age(now);
             let Some(oldest) = claims.iter_mut().max_by_key(age) else { return };
@@ -208,38 +225,49 @@ impl FreeList {
         out.drain(start..).for_each(|id| home.push(id, &self.depot));
     }
 
-    /// Ends the contents of up to `n` idle blocks, in reclaim order, and returns the blocks, which are free then.
-    /// They stay room throughout: each is reclaimed and freed under one claim.
+    /// Ends the contents of up to `n` idle blocks, in about the reclaim order, and returns the blocks, which are free
+    /// then. They stay room throughout: each is reclaimed and freed under one claim.
     pub(crate) fn forget_idle(&self, n: usize, words: &BlockWords) -> Vec<BlockId> {
         let (mut ids, end) = (Vec::new(), n.min(self.total));
-        self.forget_in(&mut self.claim(), end, words, &mut ids);
-        // One shard after the other, each with a claim that it may have to wait for.
-        for shard in &self.shards {
-            if ids.len() == end {
-                break;
-            }
-            self.forget_in(&mut shard.claim(), end, words, &mut ids);
+        while ids.len() < end {
+            // The two shards whose first blocks are the oldest, as they show without a claim.
+            let now = self.idle.now();
+            let age = |shard: &Shard| shard.idle.oldest().age(now);
+            let mut ages = self.shards.iter().filter_map(|shard| Some((age(shard)?, shard)));
+            let Some(first) = ages.next() else { break };
+            let ((_, oldest), second) = ages.fold((first, None), |(oldest, second), next| {
+                if next.0 > oldest.0 {
+                    (next, Some(oldest.0))
+                } else {
+                    (oldest, second.max(Some(next.0)))
+                }
+            });
+            let bound = AgeBound { now, age: second.unwrap_or(0) };
+            let to = end.min(ids.len() + BATCH);
+            self.forget_in(&mut oldest.claim(), to, bound, words, &mut ids);
         }
         ids
     }
 
-    /// Frees idle blocks in reach of one shard, until `ids` has `end` of them.
+    /// Frees idle blocks of one shard, until `ids` has `end` of them or its first block is not as old as `bound`
+    /// demands.
     fn forget_in(
         &self,
-        home: &mut Claim<'_>,
+        shard: &mut Claim<'_>,
         end: usize,
+        bound: AgeBound,
         words: &BlockWords,
         ids: &mut Vec<BlockId>,
     ) {
         let start = ids.len();
-        home.reclaim(end, self.any_age(home), &self.idle, words, ids);
+        shard.reclaim(end, bound, &self.idle, words, ids);
         self.idle.finish_reclaim(&ids[start..], words);
         for &id in &ids[start..] {
             let is_sole = words.view().release_sole(id);
             assert!(is_sole, "a thread that reclaims a block is its only owner");
-            home.push(id, &self.depot);
+            shard.push(id, &self.depot);
         }
-        home.ledger().revived((ids.len() - start) as u64);
+        shard.ledger().revived((ids.len() - start) as u64);
     }
 
     /// Reclaims idle blocks from other shards until `out` has `end` ids.
@@ -250,7 +278,7 @@ impl FreeList {
                 return;
             }
             if let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() {
-                other.reclaim(end, self.any_age(&other), &self.idle, words, out);
+                other.reclaim(end, self.any_age(), &self.idle, words, out);
             }
         }
     }

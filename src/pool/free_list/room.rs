@@ -41,6 +41,12 @@ impl RoomFloor {
         self.quota
     }
 
+    /// Returns true if the floor is at least `n`.
+    #[inline]
+    pub(super) fn is_at_least(&self, n: usize) -> bool {
+        self.get() >= n
+    }
+
     #[inline]
     fn get(&self) -> usize {
         // Relaxed: the floor is a bound by itself, and exchanges alone lower it. An admission that trusts it has a
@@ -54,7 +60,7 @@ impl FreeList {
     /// without a count.
     #[inline]
     pub(crate) fn has_room(&self, n: usize) -> bool {
-        self.floor.get() >= n || self.count_room() >= n
+        self.floor.is_at_least(n) || self.count_room() >= n
     }
 
     /// Counts the room, and raises the floor if it is far below.

@@ -149,7 +149,7 @@ fn a_short_gather_keeps_blocks_home_and_contents_in_place() {
     let spread = Spread::new([5, 10, 20, 40], CONTENTS);
     let idle = spread.make_idle(0);
     let mut out = vec![THERE];
-    for search in [Search::Local, Search::AllShards] {
+    for search in [Search::Near, Search::AllShards] {
         let mut home = spread.shard(0).claim();
         assert!(spread.list.gather(&mut home, 76, &spread.words, &mut out, search).is_none());
         drop(home);
@@ -168,7 +168,7 @@ fn contents_of_other_shards_are_reclaimed_where_the_home_has_none() {
     let mut home = spread.shard(0).claim();
     for n in [1, 12, 7] {
         out.truncate(1);
-        let search = Search::Local;
+        let search = Search::Near;
         assert!(spread.list.gather(&mut home, n, &spread.words, &mut out, search).is_some());
         assert_eq!((out.len(), distinct(&out)), (1 + n, 1 + n));
         assert!(out[1..].iter().all(|id| idle.contains(id)));

@@ -223,12 +223,12 @@ impl IdleList {
         // An entry is written at its old place or before it, in a slot whose times have been read.
         let (mut to, mut end) = (self.head(), 0);
         let (mut from, mut times) = (NO_SLOT, SlotTimes { first: 0, span: 0 });
-        let view = words.view();
+        let (view, keyed) = (words.view(), words.keyed());
         self.visit(slab, |idle, slot, at| {
             if from != slot {
                 (from, times) = (slot, self.times_of(slot, slab));
             }
-            if !view.is_idle_since(idle) {
+            if !view.is_idle_since(keyed.mark_epoch(idle)) {
                 return;
             }
             if end == BATCH {
@@ -277,7 +277,7 @@ mod tests {
                 words.view().occupy(id);
                 assert!(words.set_key(id, NewKey::only(ContentKey::new(7)), true, |_| {}));
                 match words.view().release_shared(id) {
-                    Released::Idle(left) => left.block,
+                    Released::Idle(left) => words.keyed().mark_epoch(left.block),
                     left => panic!("a cached block that nobody owns is idle, not {left:?}"),
                 }
             };

@@ -25,7 +25,7 @@ pub(super) struct Slot {
     next: AtomicU32,
     /// The time at which the first entry was added.
     pub(super) first: AtomicU64,
-    /// The time at which the last entry was added, once the slot is full.
+    /// The time at which the next slot was taken, once this one is full.
     pub(super) last: AtomicU64,
     ids: [AtomicU32; BATCH],
     epochs: [AtomicU8; BATCH],
@@ -81,16 +81,16 @@ impl IdleSlab {
     /// Creates slots for `ranks` lists in each of `shards` shards of a pool of `total` blocks.
     ///
     /// A list has at most two slots that are not full, and a shard keeps an unused one. Beyond these and the
-    /// pool's blocks, stale entries of half of the pool's blocks crowd the slab. Then each holder of a claim may
-    /// still add a batch to each of two lists, and the blocks that allocations have reclaimed and put back, at
-    /// most those of the pool, may need slots once more.
+    /// pool's blocks, stale entries of half of the pool's blocks crowd the slab. At that moment each shard may have
+    /// taken one more slot, and each holder of a claim may still add a batch, for which every list may need a slot.
+    /// The blocks that allocations have reclaimed and put back, at most those of the pool, may need slots once more.
     pub(super) fn new(total: usize, shards: usize, ranks: usize) -> Result<Self> {
         if ranks == 0 {
             return Ok(Self { slots: array_of(0, Slot::new)?, unused: queue_of(1)?, crowded: 0 });
         }
         let full = total.div_ceil(BATCH);
         let crowded = full + full.div_ceil(2) + shards * (2 * ranks + 1);
-        let num_slots = crowded + 3 * shards + full;
+        let num_slots = crowded + (ranks + 2) * shards + full;
         let slab =
             Self { slots: array_of(num_slots, Slot::new)?, unused: queue_of(num_slots)?, crowded };
         (0..num_slots as u32).for_each(|slot| slab.give(slot));
