@@ -331,6 +331,9 @@ impl FreeList {
     ) -> (usize, usize) {
         let (view, len) = (words.view(), home.len());
         view.prefetch(ids.iter().copied());
+        if words.have_keys() {
+            home.shard.idle.read_clock(&self.idle);
+        }
         let mut idle = 0;
         for &id in ids.iter().rev() {
             match view.release_shared(id) {
@@ -340,10 +343,13 @@ impl FreeList {
                     given += 1;
                 }
                 Released::Idle(block) => {
-                    home.push_idle(block, &self.idle, words);
+                    home.shard.idle.push(block, &self.idle, words);
                     idle += 1;
                 }
             }
+        }
+        if idle > 0 {
+            home.shard.idle.count(idle, &self.idle);
         }
         (given, idle)
     }

@@ -15,9 +15,9 @@
 //! Spare blocks are reclaimed before all others. Then the older of the first cold and the first hot block is;
 //! the age of a hot block is divided by three.
 //!
-//! **Time** orders entries of different shards. A shard counts its entries; it compares its count with the
-//! shared clock once in [`STRIDE`] entries and at each slot, and the later time becomes that of both. A shard shows
-//! the time of its first entry to other threads, which read it without a claim.
+//! **Time** orders entries of different shards. It is the number of entries that were added to all lists. A shard
+//! reads the shared clock before it adds a batch, and adds its entries to the clock once they are [`STRIDE`]. A
+//! shard shows the time of its first entry to other threads, which read it without a claim.
 //!
 //! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims.
 
@@ -41,7 +41,7 @@ use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering};
 /// by more than a batch.
 const HOT_AGE_DIVISOR: u64 = 3;
 
-/// Entries of a shard after which it compares its time with the clock.
+/// Entries of a shard after which it adds them to the clock.
 const STRIDE: u64 = 64;
 
 /// The lists of a shard, by rank.
@@ -55,7 +55,7 @@ pub(crate) struct IdleLists {
     slab: IdleSlab,
     ghosts: Ghosts,
     num_ranks: usize,
-    /// The latest time that a shard has told.
+    /// Entries that shards have added.
     clock: CachePadded<AtomicU64>,
 }
 
@@ -63,8 +63,10 @@ pub(crate) struct IdleLists {
 pub(crate) struct IdleShard {
     /// The time of the first cold entry and of the first hot one; see [`Oldest`].
     oldest: [AtomicU64; 2],
-    /// Entries so far, or the clock's time where that was later.
+    /// The time of the last entry.
     time: AtomicU64,
+    /// Entries that the clock does not count yet.
+    uncounted: AtomicU64,
     kept: KeptSlot,
     /// True if the slab was crowded and this shard had few stale entries.
     is_crowded: AtomicBool,
@@ -139,20 +141,10 @@ impl IdleLists {
         }
     }
 
-    /// Returns the latest time that a shard has told.
+    /// Returns the number of entries that shards have added to the clock.
     pub(crate) fn now(&self) -> u64 {
         // Relaxed: only the reclaim order depends on the time.
         self.clock.load(Ordering::Relaxed)
-    }
-
-    /// Returns the later of a shard's time and the clock, and lets the clock show it.
-    fn join_clock(&self, time: u64) -> u64 {
-        // Relaxed: only the reclaim order depends on the time.
-        let clock = self.clock.load(Ordering::Relaxed);
-        if time > clock {
-            self.clock.fetch_max(time, Ordering::Relaxed);
-        }
-        time.max(clock)
     }
 }
 
@@ -163,6 +155,7 @@ impl IdleShard {
         Self {
             oldest: std::array::from_fn(|_| AtomicU64::new(Oldest::NEVER)),
             time: AtomicU64::new(Oldest::FIRST),
+            uncounted: AtomicU64::new(0),
             kept: KeptSlot::new(),
             is_crowded: AtomicBool::new(false),
             lists: std::array::from_fn(|_| IdleList::new()),
@@ -199,6 +192,25 @@ impl IdleShard {
         self.is_crowded.load(Ordering::Relaxed)
     }
 
+    /// Sets the time by the clock, before a batch of entries.
+    #[inline]
+    pub(in crate::pool) fn read_clock(&self, lists: &IdleLists) {
+        // Relaxed: only the reclaim order depends on the time.
+        let clock = lists.clock.load(Ordering::Relaxed);
+        self.time.store(clock + self.uncounted.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Counts the entries of a batch.
+    #[inline]
+    pub(in crate::pool) fn count(&self, entries: usize, lists: &IdleLists) {
+        let mut uncounted = self.uncounted.load(Ordering::Relaxed) + entries as u64;
+        if uncounted >= STRIDE {
+            lists.clock.fetch_add(uncounted, Ordering::Relaxed);
+            uncounted = 0;
+        }
+        self.uncounted.store(uncounted, Ordering::Relaxed);
+    }
+
     /// Adds an entry for a block that became idle.
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
@@ -209,25 +221,24 @@ impl IdleShard {
         };
         let (list, time) = (&self.lists[rank], self.now() + 1);
         let entry = words.keyed().mark_epoch(left.block);
-        if list.is_at_border() || time.is_multiple_of(STRIDE) {
-            return self.push_at_border(entry, list, lists, words);
-        }
         self.time.store(time, Ordering::Relaxed);
-        list.append(entry, &lists.slab);
+        if list.is_at_border() {
+            return self.push_at_border(entry, time, list, lists, words);
+        }
+        list.append(entry, time, &lists.slab);
     }
 
-    /// Adds an entry after a look at the clock: the first one, or the first of a slot or of a stride.
+    /// Adds the first entry of a list or of a slot.
     #[cold]
     #[inline(never)]
     fn push_at_border(
         &self,
         entry: IdleBlock,
+        time: u64,
         list: &IdleList,
         lists: &IdleLists,
         words: &BlockWords,
     ) {
-        let time = lists.join_clock(self.now() + 1);
-        self.time.store(time, Ordering::Relaxed);
         if list.needs_slot() && self.kept.is_empty() {
             self.make_room(lists, words);
         }
@@ -279,6 +290,10 @@ impl IdleShard {
             if view.reclaim(keyed.mark_epoch(idle)) {
                 out.push(idle.id);
             }
+        }
+        if out.len() < end {
+            // Stale entries made the shard look older than it is.
+            self.lists.iter().for_each(|list| list.trim(&lists.slab, &self.kept, words));
         }
         self.show_oldest(lists);
     }

@@ -126,7 +126,9 @@ impl FreeList {
     #[cold]
     fn choose(&self, home: &Claim<'_>) {
         let choice = &home.shard.choice;
-        let now = self.idle.now();
+        // A home to which no block came lately has an old time, by which all other blocks are new.
+        home.shard.idle.read_clock(&self.idle);
+        let now = home.shard.idle.now();
         let age = |shard: &Shard| shard.idle.oldest().age(now);
         let own = age(home.shard);
         let others = self.others(home).into_iter().flatten();
@@ -288,7 +290,9 @@ impl Claim<'_> {
     /// Adds an entry for a block that became idle.
     #[inline]
     pub(super) fn push_idle(&mut self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
+        self.shard.idle.read_clock(lists);
         self.shard.idle.push(left, lists, words);
+        self.shard.idle.count(1, lists);
     }
 
     /// Moves idle blocks to the end of `out` and reclaims each; see [`IdleShard::reclaim`].

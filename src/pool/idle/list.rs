@@ -17,19 +17,6 @@ pub(super) struct IdleList {
     end: AtomicU32,
 }
 
-/// The times of a slot's entries, which count as evenly spread. One unit for each in a slot that is not full.
-#[derive(Clone, Copy)]
-struct SlotTimes {
-    first: u64,
-    span: u64,
-}
-
-impl SlotTimes {
-    fn at(self, place: usize) -> u64 {
-        self.first + self.span * place as u64 / BATCH as u64
-    }
-}
-
 /// An unused slot that a shard keeps, so that a list that grows as fast as it shrinks leaves the slab's queue
 /// alone.
 pub(super) struct KeptSlot(AtomicU32);
@@ -114,33 +101,29 @@ impl IdleList {
         self.end() == BATCH
     }
 
-    /// Appends an entry that is not at a border.
+    /// Appends an entry that was added at `time`, in a slot that has room.
     #[inline]
-    pub(super) fn append(&self, idle: IdleBlock, slab: &IdleSlab) {
-        let end = self.end();
-        slab.slot(self.tail()).set(end, idle);
+    pub(super) fn append(&self, idle: IdleBlock, time: u64, slab: &IdleSlab) {
+        let (slot, end) = (slab.slot(self.tail()), self.end());
+        slot.set(end, idle);
+        slot.stamp(end, time);
         self.end.store(end as u32 + 1, Ordering::Relaxed);
     }
 
     /// Appends an entry that was added at `time`.
     pub(super) fn push(&self, idle: IdleBlock, time: u64, slab: &IdleSlab, kept: &KeptSlot) {
         if self.needs_slot() {
-            self.extend(time, slab, kept);
+            self.extend(slab, kept);
         }
-        if self.end() == 0 {
-            slab.slot(self.tail()).first.store(time, Ordering::Relaxed);
-        }
-        self.append(idle, slab);
+        self.append(idle, time, slab);
     }
 
-    fn extend(&self, time: u64, slab: &IdleSlab, kept: &KeptSlot) {
+    fn extend(&self, slab: &IdleSlab, kept: &KeptSlot) {
         let (new, tail) = (kept.take(slab), self.tail());
         if tail == NO_SLOT {
             self.head.store(new, Ordering::Relaxed);
         } else {
-            let full = slab.slot(tail);
-            full.last.store(time, Ordering::Relaxed);
-            full.set_next(new);
+            slab.slot(tail).set_next(new);
         }
         self.tail.store(new, Ordering::Relaxed);
         self.end.store(0, Ordering::Relaxed);
@@ -186,18 +169,22 @@ impl IdleList {
 
     /// Returns about the time at which the first entry was added.
     pub(super) fn oldest(&self, slab: &IdleSlab) -> Option<u64> {
-        (!self.is_empty()).then(|| self.times_of(self.head(), slab).at(self.start()))
+        (!self.is_empty()).then(|| slab.slot(self.head()).time(self.start()))
     }
 
-    fn times_of(&self, slot: u32, slab: &IdleSlab) -> SlotTimes {
-        let times = slab.slot(slot);
-        let first = times.first.load(Ordering::Relaxed);
-        let span = if slot == self.tail() {
-            BATCH as u64
-        } else {
-            times.last.load(Ordering::Relaxed).saturating_sub(first)
-        };
-        SlotTimes { first, span }
+    /// Removes stale entries before the first one that is not, at most a batch.
+    pub(super) fn trim(&self, slab: &IdleSlab, kept: &KeptSlot, words: &BlockWords) {
+        let (view, keyed) = (words.view(), words.keyed());
+        for _ in 0..BATCH {
+            if self.is_empty() {
+                return;
+            }
+            let first = slab.slot(self.head()).get(self.start());
+            if view.is_idle_since(keyed.mark_epoch(first)) {
+                return;
+            }
+            self.pop(slab, kept);
+        }
     }
 
     /// Passes every entry to `look`, with its slot and place.
@@ -220,28 +207,20 @@ impl IdleList {
         if self.head() == NO_SLOT {
             return;
         }
-        // An entry is written at its old place or before it, in a slot whose times have been read.
+        // An entry is written at its old place or before it.
         let (mut to, mut end) = (self.head(), 0);
-        let (mut from, mut times) = (NO_SLOT, SlotTimes { first: 0, span: 0 });
         let (view, keyed) = (words.view(), words.keyed());
         self.visit(slab, |idle, slot, at| {
-            if from != slot {
-                (from, times) = (slot, self.times_of(slot, slab));
-            }
             if !view.is_idle_since(keyed.mark_epoch(idle)) {
                 return;
             }
             if end == BATCH {
                 (to, end) = (slab.slot(to).next(), 0);
             }
-            let target = slab.slot(to);
+            let (target, time) = (slab.slot(to), slab.slot(slot).time(at));
             target.set(end, idle);
+            target.stamp(end, time);
             end += 1;
-            if end == 1 {
-                target.first.store(times.at(at), Ordering::Relaxed);
-            } else if end == BATCH {
-                target.last.store(times.at(at), Ordering::Relaxed);
-            }
         });
         self.start.store(0, Ordering::Relaxed);
         self.end.store(end as u32, Ordering::Relaxed);

@@ -15,6 +15,9 @@ use crate::sync::{ArrayQueue, AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub(in crate::pool) const BATCH: usize =
     if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 128 };
 
+/// Entries of a slot that share a stored time.
+pub(super) const STAMPED: usize = if BATCH < 8 { 1 } else { 8 };
+
 /// The number of no slot.
 pub(super) const NO_SLOT: u32 = u32::MAX;
 
@@ -23,10 +26,8 @@ pub(super) const NO_SLOT: u32 = u32::MAX;
 pub(super) struct Slot {
     /// The next slot of the list. It means nothing in the last one.
     next: AtomicU32,
-    /// The time at which the first entry was added.
-    pub(super) first: AtomicU64,
-    /// The time at which the next slot was taken, once this one is full.
-    pub(super) last: AtomicU64,
+    /// The time at which each [`STAMPED`]th entry was added.
+    times: [AtomicU64; BATCH / STAMPED],
     ids: [AtomicU32; BATCH],
     epochs: [AtomicU8; BATCH],
 }
@@ -44,11 +45,23 @@ impl Slot {
     fn new() -> Self {
         Self {
             next: AtomicU32::new(NO_SLOT),
-            first: AtomicU64::new(0),
-            last: AtomicU64::new(0),
+            times: std::array::from_fn(|_| AtomicU64::new(0)),
             ids: std::array::from_fn(|_| AtomicU32::new(0)),
             epochs: std::array::from_fn(|_| AtomicU8::new(0)),
         }
+    }
+
+    /// Notes the time of the entry at place `at`, where a time is stored.
+    #[inline]
+    pub(super) fn stamp(&self, at: usize, time: u64) {
+        if at.is_multiple_of(STAMPED) {
+            self.times[at / STAMPED].store(time, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns about the time at which the entry at place `at` was added.
+    pub(super) fn time(&self, at: usize) -> u64 {
+        self.times[at / STAMPED].load(Ordering::Relaxed) + (at % STAMPED) as u64
     }
 
     pub(super) fn next(&self) -> u32 {
