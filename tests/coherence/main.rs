@@ -13,6 +13,7 @@
 
 #[path = "../../benches/baseline/mod.rs"]
 mod baseline;
+mod hit_rates;
 mod requests;
 #[path = "../../benches/rig/mod.rs"]
 mod rig;

@@ -47,7 +47,7 @@ const MISSED: usize = 8;
 ///
 /// The order changes from round to round, and a thread misses one round in [`MISSED`], in the same way in each
 /// run. In lockstep, threads that do equal work would find their own batches in the queues again.
-fn run(turns: &mut [Turn<'_>], units: u64) -> u64 {
+pub fn run(turns: &mut [Turn<'_>], units: u64) -> u64 {
     let (mut order, mut dice): (Vec<usize>, _) = ((0..turns.len()).collect(), Dice::new(1));
     let mut done = 0;
     while done < units {
