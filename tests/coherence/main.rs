@@ -37,7 +37,7 @@ const CORES: usize = 16;
 const SITES: usize = 8;
 
 /// The most transfers of a request of 32 blocks at 16 threads, apart from blocks and index.
-const MOST_OF_REST: f64 = 20.0;
+const MOST_OF_REST: f64 = 10.0;
 
 /// The least rank correlation of the predicted and the measured factors.
 const CORRELATION: f64 = 0.8;

@@ -67,7 +67,11 @@ pub fn requests(setting: &Setting, of: Conversations, threads: usize) -> Counted
     census::begin();
     let &Setting { block_size, num_blocks, portion, warm_up, counted } = setting;
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(block_size);
-    let cache = builder.build().expect("the parameters make sense");
+    // As by default on a machine with 16 cores, so that all machines count the same.
+    let cache = builder
+        .home_shards((num_blocks / 1024).clamp(1, 64))
+        .build()
+        .expect("the parameters make sense");
     let requests = conversations(STREAM);
     let streams: Vec<Stream> = match of {
         Conversations::Shared => vec![Stream::new(setting, &requests)],

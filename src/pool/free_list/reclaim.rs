@@ -2,10 +2,16 @@
 //! oldest of other shards.
 //!
 //! A block that went idle at its home was last used there: its word, its key and its index entries are in that
-//! core's cache. A thread compares its home with two other shards: the one from which it last took blocks, and the
-//! next one in turn. It does so once in [`MOST_CREDIT`] blocks, less in a small pool. Another shard comes first only if its first
-//! block is older by more than a [`TOLERANCE`]th, or if it has free blocks. So the order is that of the last uses:
-//! exact where one thread uses the pool, and else to within that share of the idle blocks.
+//! core's cache. A thread compares its home with other shards: the one from which it last took blocks, and the next
+//! [`LOOKED_AT`] in turn. It does so once in [`MOST_CREDIT`] blocks, and more often in a small pool. Another shard
+//! comes first only if its first block is older by more than a [`TOLERANCE`]th. So the order is that of the last uses:
+//! exact where one thread uses the pool, and else mostly to within that share of the idle blocks.
+//! `tests/coherence/hit_rates.rs` counts the hits that this costs.
+//!
+//! Free blocks of other shards are taken before contents end, but each shard is looked at in its turn only, once in
+//! so many blocks.
+
+use std::iter;
 
 use super::home_shard::{BATCH, Claim, Shard};
 use super::{FreeList, Search};
@@ -16,6 +22,12 @@ use crate::sync::{Ordering, thread_ordinal};
 
 /// A shard comes before the home if its first block is older by more than the age divided by this.
 const TOLERANCE: u64 = 16;
+
+/// Shards in turn with which a thread compares its home.
+const LOOKED_AT: usize = 4;
+
+/// A thread reclaims its share of the pool, divided by this, before it looks at other shards again.
+const LOOKS_A_SHARE: usize = 32;
 
 /// The most blocks that a thread reclaims before it looks at other shards again.
 const MOST_CREDIT: usize = BATCH;
@@ -70,8 +82,7 @@ impl FreeList {
 
     /// Returns the number of blocks after which a thread looks at other shards again.
     fn credit(&self) -> usize {
-        let share = self.total / self.shards.len() / TOLERANCE as usize;
-        share.clamp(1, MOST_CREDIT)
+        (self.total / self.shards.len() / LOOKS_A_SHARE).clamp(1, MOST_CREDIT)
     }
 
     /// Reclaims blocks of the home shard and of those that it is compared with.
@@ -131,7 +142,7 @@ impl FreeList {
         let now = home.shard.idle.now();
         let age = |shard: &Shard| shard.idle.oldest().age(now);
         let own = age(home.shard);
-        let others = self.others(home).into_iter().flatten();
+        let others = self.others(home.shard);
         let oldest = others.filter_map(|at| Some((age(&self.shards[at])?, at))).max();
         let (shard, bound) = match (own, oldest) {
             (_, None) => (self.number_of(home.shard), 0),
@@ -142,16 +153,19 @@ impl FreeList {
         choice.shard.store(shard as u32, Ordering::Relaxed);
         choice.age.store(bound, Ordering::Relaxed);
         choice.credit.store(self.credit() as u32, Ordering::Relaxed);
-        choice.next.store(choice.next.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let next = choice.next.load(Ordering::Relaxed).wrapping_add(LOOKED_AT as u32);
+        choice.next.store(next, Ordering::Relaxed);
     }
 
     /// Returns the numbers of the shards with which the home is compared.
-    fn others(&self, home: &Claim<'_>) -> [Option<usize>; 2] {
-        let choice = &home.shard.choice;
+    fn others<'a>(&'a self, home: &'a Shard) -> impl Iterator<Item = usize> + use<'a> {
+        let (choice, mask) = (&home.choice, self.shards.len() - 1);
         let last = choice.shard.load(Ordering::Relaxed) as usize;
-        let next = choice.next.load(Ordering::Relaxed) as usize & (self.shards.len() - 1);
-        let is_other = |&number: &usize| !std::ptr::eq(&*self.shards[number], home.shard);
-        [Some(last).filter(is_other), Some(next).filter(|next| *next != last).filter(is_other)]
+        let next = choice.next.load(Ordering::Relaxed) as usize;
+        let in_turn = (0..=mask).take(LOOKED_AT).map(move |step| next.wrapping_add(step) & mask);
+        let in_turn = in_turn.filter(move |&number| number != last);
+        let is_other = move |&number: &usize| !std::ptr::eq(&*self.shards[number], home);
+        iter::once(last).chain(in_turn).filter(is_other)
     }
 
     fn number_of(&self, shard: &Shard) -> usize {
@@ -210,7 +224,7 @@ impl FreeList {
     }
 
     /// Puts back blocks that were too few: the free ids before `free_end`, and after it the reclaimed
-    /// blocks. These were all that the thread could reach, in reclaim order.
+    /// blocks. These were all that the thread could reach.
     pub(super) fn put_back(
         &self,
         home: &mut Claim<'_>,
