@@ -5,7 +5,7 @@
 
 use crate::sync::{AtomicU64, CachePadded, Ordering, thread_ordinal};
 
-const CELLS: usize = 16;
+const CELLS: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 16 } else { 64 };
 
 /// A count that many threads add to, each mostly in a cache line of its own.
 pub(crate) struct ShardedCounter {

@@ -35,7 +35,9 @@ pub use self::admission::options::AdmitOptions;
 pub use self::admission::prompt::Prompt;
 pub use self::admission::reservation::Reservation;
 pub use self::builder::{PagedKvCacheBuilder, Watermark};
+use std::ops::RangeInclusive;
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::thread::available_parallelism;
 
 use self::entry::MapEntry;
 use self::entry::map_hash::IdHash;
@@ -60,13 +62,22 @@ use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Mutex, thread_ordinal};
 
-/// Shards of the map, many more than cores. A thread that is descheduled while it holds a shard delays the
-/// requests of that shard for a time slice. Those are sixteen neighbours, and the ids that the hash put
-/// into the same shard.
-const MAP_SHARDS: usize = 256;
+/// Shards of the map for each core. A thread that is descheduled while it holds a shard delays the requests of
+/// that shard for a time slice. Those are sixteen neighbours, and the ids that the hash put into the same shard.
+const MAP_SHARDS_A_CORE: usize = 64;
+
+/// The fewest shards of the map, and the most: each takes 128 bytes.
+const MAP_SHARDS: RangeInclusive<usize> = 256..=4096;
+
+/// Returns the number of shards of the map: a power of two, many more than cores.
+fn map_shards() -> usize {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let shards = (MAP_SHARDS_A_CORE * cores).next_power_of_two();
+    shards.clamp(*MAP_SHARDS.start(), *MAP_SHARDS.end())
+}
 
 /// References to the published blocks; each thread uses one of them.
-const REFERENCES: usize = 16;
+const REFERENCES: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 16 } else { 64 };
 
 /// A reference to the published blocks that mostly one thread clones.
 type Published = Arc<CachePadded<Arc<PublishedBlocks>>>;
@@ -187,7 +198,7 @@ impl PagedKvCache {
         let hasher = IdHash::default();
         let is_observed = published.has_event_sink() || published.overwrites().is_some();
         let published = Arc::new(published);
-        let sequences = DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, MAP_SHARDS);
+        let sequences = DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, map_shards());
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
             published: (0..REFERENCES).map(reference).collect(),

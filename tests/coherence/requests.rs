@@ -69,7 +69,7 @@ pub fn requests(setting: &Setting, of: Conversations, threads: usize) -> Counted
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(block_size);
     // As by default on a machine with 16 cores, so that all machines count the same.
     let cache = builder
-        .home_shards((num_blocks / 1024).clamp(1, 64))
+        .home_shards(1 << (num_blocks / 1024).clamp(1, 64).ilog2())
         .build()
         .expect("the parameters make sense");
     let requests = conversations(STREAM);

@@ -8,10 +8,16 @@ use crate::turns::{Counted, Turn, count, of_threads};
 
 const POOL_BLOCKS: usize = 65_536;
 
+/// Creates a pool with the home shards of a machine with 16 cores, so that all machines count the same.
+fn new_pool(num_blocks: usize) -> BlockPool {
+    let shards = 1 << (num_blocks / 512).clamp(1, 64).ilog2();
+    BlockPool::with_home_shards(num_blocks, shards).expect("a pool of that size")
+}
+
 /// Each thread keeps batches of 8 blocks. An operation releases one and allocates it again.
 pub fn blocks(threads: usize) -> Counted {
     census::begin();
-    let pool = BlockPool::new(POOL_BLOCKS);
+    let pool = new_pool(POOL_BLOCKS);
     let turns = of_threads(threads, |_| {
         let batch = |_| pool.allocate(8).expect("the pool has room for every batch");
         let mut batches: Vec<BlockTable> = (0..KEPT).map(batch).collect();
@@ -30,7 +36,7 @@ pub fn blocks(threads: usize) -> Counted {
 /// Each thread forks an own table of 512 blocks and drops the fork.
 pub fn forks(threads: usize) -> Counted {
     census::begin();
-    let pool = BlockPool::new(POOL_BLOCKS);
+    let pool = new_pool(POOL_BLOCKS);
     let turns = of_threads(threads, |_| {
         let mut forks = Forks::new(&pool, 512);
         Box::new(move || {
@@ -58,7 +64,7 @@ fn growth_blocks(threads: usize) -> usize {
 
 pub fn appends_by_handle(threads: usize) -> Counted {
     census::begin();
-    let pool = BlockPool::new(growth_blocks(threads));
+    let pool = new_pool(growth_blocks(threads));
     let rows = Growth::<ByHandle<'_>>::ROWS;
     let turns = of_threads(threads, |_| growing(ByHandle::new(&pool, rows)));
     count(turns, APPENDS / 4, APPENDS / 4)
@@ -67,7 +73,7 @@ pub fn appends_by_handle(threads: usize) -> Counted {
 pub fn appends_by_id(threads: usize) -> Counted {
     census::begin();
     let builder = PagedKvCache::builder().num_blocks(growth_blocks(threads));
-    let builder = builder.block_size(BLOCK_SIZE).prefix_reuse(false);
+    let builder = builder.block_size(BLOCK_SIZE).prefix_reuse(false).home_shards(64);
     let cache = builder.build().expect("the parameters make sense");
     let rows = Growth::<ByHandle<'_>>::ROWS;
     let turns = of_threads(threads, |thread| growing(ById::new(&cache, rows, thread)));
@@ -94,7 +100,7 @@ pub fn steps(threads: usize) -> Counted {
     /// Rows that forks take, and rows that new requests take.
     const CHANGES: usize = 5;
     census::begin();
-    let pool = BlockPool::new(threads * Steps::<ByHandle<'_>>::MOST_BLOCKS);
+    let pool = new_pool(threads * Steps::<ByHandle<'_>>::MOST_BLOCKS);
     mix(&pool, threads);
     let turns = of_threads(threads, |thread| {
         let (mut requests, mut dice) = (ByHandle::new(&pool, ROWS), Dice::new(thread as u64));
