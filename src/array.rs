@@ -62,6 +62,6 @@ mod tests {
         });
         assert_eq!(*array.unwrap(), [1, 2, 3, 4, 5]);
         assert!(array_of(0, || 7).unwrap().is_empty());
-        assert!(queue_of::<u8>(3).unwrap().is_empty());
+        assert_eq!(queue_of::<u8>(3).unwrap().len(), 0);
     }
 }

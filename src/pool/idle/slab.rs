@@ -16,7 +16,7 @@ pub(in crate::pool) const BATCH: usize =
     if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 128 };
 
 /// Entries of a slot that share a stored time.
-pub(super) const STAMPED: usize = if BATCH < 8 { 1 } else { 8 };
+pub(super) const STAMPED: usize = if BATCH < 8 { BATCH } else { 8 };
 
 /// The number of no slot.
 pub(super) const NO_SLOT: u32 = u32::MAX;

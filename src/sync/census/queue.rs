@@ -64,12 +64,6 @@ impl<T> ArrayQueue<T> {
     }
 
     #[track_caller]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.access_ends(Site::of(Location::caller()));
-        self.queue.is_empty()
-    }
-
-    #[track_caller]
     pub(crate) fn len(&self) -> usize {
         self.access_ends(Site::of(Location::caller()));
         self.queue.len()
