@@ -1,13 +1,11 @@
 //! Tests of blocks between shards: none is lost, none is forgotten, and the order of reclaim is that of the uses.
 
-use std::sync::Barrier;
-use std::sync::atomic::AtomicU64 as Counter;
 use std::thread;
 
 use super::*;
 use crate::pool::content_key::{ContentKey, Mark, NewKey};
 use crate::pool::idle::policy::ReclaimPolicy;
-use crate::sync::fence;
+use crate::sync::{AtomicU64, fence};
 
 const LRU: Retention = Retention::Contents(ReclaimPolicy::Lru);
 const TWO_QUEUES: Retention = Retention::Contents(ReclaimPolicy::TwoQueue);
@@ -19,7 +17,7 @@ const OPERATIONS: usize = if cfg!(miri) { 40 } else { 2_000 };
 struct Pool {
     list: FreeList,
     words: BlockWords,
-    keys: Counter,
+    keys: AtomicU64,
 }
 
 impl Pool {
@@ -34,7 +32,7 @@ impl Pool {
             let mut claim = shard.claim();
             ids.by_ref().take(n).for_each(|id| claim.push(id, &list.depot));
         }
-        Self { list, words: BlockWords::with_keys(total).unwrap(), keys: Counter::new(1) }
+        Self { list, words: BlockWords::with_keys(total).unwrap(), keys: AtomicU64::new(1) }
     }
 
     /// Takes all free blocks of a shard.
@@ -266,7 +264,7 @@ fn small_pools_lose_no_block_under_many_threads() {
         for keep in [LRU, TWO_QUEUES] {
             let list = FreeList::new(0, total, shards, keep).unwrap();
             let words = BlockWords::with_keys(total).unwrap();
-            let pool = Pool { list, words, keys: Counter::new(1) };
+            let pool = Pool { list, words, keys: AtomicU64::new(1) };
             thread::scope(|scope| {
                 for seed in 0..threads {
                     let pool = &pool;
@@ -289,13 +287,11 @@ fn large_and_small_takes_at_once_leave_the_watermark() {
     for round in 0..if cfg!(miri) { 2 } else { 60 } {
         let keep = if round % 2 == 0 { Retention::Nothing } else { LRU };
         let pool = Pool::new(&[256; 4], keep);
-        let start = Barrier::new(6);
         thread::scope(|scope| {
             for thread in 0..6_u64 {
-                let (Pool { list, words, .. }, start) = (&pool, &start);
+                let Pool { list, words, .. } = &pool;
                 scope.spawn(move || {
                     let mut random = Random(round << 8 | thread);
-                    start.wait();
                     for _ in 0..60 {
                         let most = if thread < 2 { 300 } else { 4 };
                         let (n, mut out) = (1 + random.below(most), Vec::new());
