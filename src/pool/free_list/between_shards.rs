@@ -156,6 +156,53 @@ fn the_oldest_contents_of_all_shards_are_forgotten_first() {
     }
 }
 
+/// Another shard has the oldest blocks, and behind them younger ones than the home.
+#[test]
+fn only_the_older_blocks_of_another_shard_come_before_those_of_the_home() {
+    let list = FreeList::new(0, 4_096, 4, LRU).unwrap();
+    let words = BlockWords::with_keys(4_096).unwrap();
+    let pool = Pool { list, words, keys: AtomicU64::new(1) };
+    let mut all = Vec::new();
+    assert_eq!(pool.list.take(4_096, &pool.words, &mut all), Ok(0));
+    pool.set_keys(&all, false);
+    pool.give(1, &all[..10]);
+    pool.give(2, &all[10..410]);
+    assert_eq!(pool.take(2, 400).len(), 400);
+    pool.give(0, &all[410..1_410]);
+    pool.give(1, &all[1_410..2_410]);
+    let taken = pool.take(0, 64);
+    let count = |ids: &[BlockId]| taken.iter().filter(|id| ids.contains(id)).count();
+    assert_eq!((count(&all[..10]), count(&all[410..1_410])), (10, 54));
+}
+
+/// Contents that hit again and again leave a stale entry each time, in the shard that released them before.
+#[test]
+fn stale_entries_of_all_shards_are_dropped_before_the_slab_is_full() {
+    for (keep, hot) in [(LRU, false), (TWO_QUEUES, true)] {
+        let pool = Pool::new(&[200, 0, 0, 0], keep);
+        let ids = pool.take_free(0);
+        pool.set_keys(&ids, hot);
+        pool.give(0, &ids);
+        for round in 0..400 {
+            for ids in ids.chunks(BATCH) {
+                let mut matching = pool.list.matching(&pool.words);
+                ids.iter().for_each(|&id| assert!(matching.acquire_any(id)));
+            }
+            // Most releases are in one shard; the others keep their stale entries.
+            let at = if round % 7 == 0 { round / 7 % 4 } else { 3 };
+            for ids in ids.rchunks(BATCH) {
+                // As a thread with this home does.
+                let is_crowded = pool.list.shards[at].claim().is_crowded();
+                if is_crowded {
+                    pool.list.drop_stale(&pool.words);
+                }
+                pool.give(at, ids);
+            }
+        }
+        pool.assert_consistent();
+    }
+}
+
 /// A block went idle in one shard, was reclaimed through another one, and has a new content since.
 #[test]
 fn an_entry_of_an_earlier_content_is_stale() {

@@ -217,7 +217,7 @@ impl FreeList {
 
     /// Drops the stale entries of all shards. Waits for each thread that holds a claim.
     #[cold]
-    fn drop_stale(&self, words: &BlockWords) {
+    pub(super) fn drop_stale(&self, words: &BlockWords) {
         let _sole_collector = self.shortage.lock();
         let claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
         claims.iter().for_each(|claim| claim.shard.idle.drop_stale(&self.idle, words));
