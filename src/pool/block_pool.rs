@@ -32,7 +32,7 @@ pub(crate) const MOST_BLOCKS: usize = u32::MAX as usize - 1;
 const SHARDS_A_CORE: usize = 4;
 
 /// The most home shards by default on a machine of few cores, and of any.
-const DEFAULT_SHARDS: RangeInclusive<usize> = 16..=256;
+const DEFAULT_SHARDS: RangeInclusive<usize> = 64..=256;
 
 /// The most home shards that a pool can have.
 const MOST_SHARDS: usize = 1024;
@@ -86,9 +86,9 @@ impl BlockPool {
     /// Creates a pool as [`new`](Self::new) does, with `shards` home shards (rounded up to a power of two).
     ///
     /// By default there is one for each 512 blocks, rounded down to a power of two, and at most four for each
-    /// core (16 on a machine of few cores, 256 on any). If there are at least as many shards as threads, threads
+    /// core (64 on a machine of few cores, 256 on any). If there are at least as many shards as threads, threads
     /// rarely contend. Each shard may keep 256 free blocks, or up to 1,024 where all shards together keep at most
-    /// a quarter of the pool. Other threads take these only after the common depot is empty.
+    /// half of the pool. Other threads take these only after the common depot is empty.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::with_home_shards(16, 4)?;

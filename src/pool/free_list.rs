@@ -68,7 +68,7 @@ impl FreeList {
     /// on. `keep` selects whether released blocks keep their contents.
     pub(crate) fn new(first: u32, total: usize, shards: usize, keep: Retention) -> Result<Self> {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
-        let loose = room_for_ids(total, shards);
+        let loose = room_for_ids(total, shards, keep);
         let floor = RoomFloor::new(total, shards);
         let shard = |_| Shard::new(loose, floor.quota()).map(CachePadded::new);
         let list = Self {

@@ -6,9 +6,9 @@ use super::*;
 fn a_pool_has_as_many_shards_as_it_can_fill_and_its_cores_can_use() {
     let shards = |blocks: &[usize]| blocks.iter().map(|&n| default_shards(n)).collect::<Vec<_>>();
     assert_eq!(shards(&[1, 512, 1023, 1024, 2047, 2048, 4096]), [1, 1, 1, 2, 2, 4, 8]);
-    assert_eq!(shards(&[8_191, 8_192]), [8, 16]);
+    assert_eq!(shards(&[32_767, 32_768]), [32, 64]);
     let most = default_shards(MOST_BLOCKS);
-    assert!((16..=256).contains(&most) && most.is_power_of_two(), "{most}");
+    assert!((64..=256).contains(&most) && most.is_power_of_two(), "{most}");
 }
 
 #[test]
@@ -16,7 +16,7 @@ fn a_cache_has_a_shard_for_1024_blocks() {
     let shards =
         |blocks: &[usize]| blocks.iter().map(|&n| default_shards_of_cache(n)).collect::<Vec<_>>();
     assert_eq!(shards(&[1, 1024, 2047, 2048, 3072, 4096]), [1, 1, 1, 2, 2, 4]);
-    assert_eq!(shards(&[16_383, 16_384]), [8, 16]);
+    assert_eq!(shards(&[65_535, 65_536]), [32, 64]);
     assert_eq!(default_shards_of_cache(MOST_BLOCKS), default_shards(MOST_BLOCKS));
 }
 

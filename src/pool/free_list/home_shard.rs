@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::accounting::{Ledger, Quota};
 use crate::pool::idle::IdleShard;
+use crate::pool::idle::policy::Retention;
 use crate::pool::word::BlockWords;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, Backoff, Ordering};
 
@@ -29,15 +30,22 @@ const LARGE_MAGAZINE: usize = 8 * BATCH;
 
 /// The magazines of all shards hold at most the blocks of the pool divided by this, if that makes them no smaller
 /// than [`MAGAZINE`].
-const SHARE_OF_MAGAZINES: usize = 4;
+const SHARE_OF_MAGAZINES: usize = 2;
+
+/// The same where contents are kept: a free block in a magazine caches nothing.
+const SHARE_BESIDE_CONTENTS: usize = 4;
 
 /// Returns the number of free ids for which each of `shards` shards has room. A single shard holds all blocks,
 /// and a batch that is being released, and needs no depot.
-pub(super) fn room_for_ids(total: usize, shards: usize) -> usize {
+pub(super) fn room_for_ids(total: usize, shards: usize, keep: Retention) -> usize {
     if shards == 1 {
         return total + BATCH;
     }
-    let batches = total / (SHARE_OF_MAGAZINES * shards) / BATCH;
+    let share = match keep {
+        Retention::Nothing => SHARE_OF_MAGAZINES,
+        Retention::Contents(_) => SHARE_BESIDE_CONTENTS,
+    };
+    let batches = total / (share * shards) / BATCH;
     (batches * BATCH).clamp(MAGAZINE, LARGE_MAGAZINE)
 }
 
