@@ -41,9 +41,11 @@ pub struct CacheStats {
     /// Sequences made by forking.
     pub total_forks: u64,
     /// The most blocks in use at one time. Exact in a pool of one home shard (under 1,024 blocks; under
-    /// 2,048 where contents are kept). Else it is sampled where shards are refilled. It is then low by at
-    /// most one magazine (256 blocks) a shard, and by the blocks that were released while a sampling thread
-    /// was preempted.
+    /// 2,048 where contents are kept). Else it is sampled: when it is read, and for each shard once in 32
+    /// blocks times the number of shards, of the blocks that its magazine could not serve. It is then low by
+    /// at most these blocks and one magazine (256 to 1,024 blocks) for each shard, and by the blocks that were
+    /// released while a sampling thread was preempted. In a pool of fewer than 64 blocks a shard it is sampled
+    /// each time that a magazine does not suffice.
     pub peak_blocks_used: usize,
     /// Blocks in use by sequences.
     pub blocks_used: usize,

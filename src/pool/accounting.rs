@@ -8,9 +8,9 @@
 //!
 //! **A refusal needs three passes and no lock.** The thread reads every `taken`, then every `giving`,
 //! then every `given`. Let t be a moment between the first and the second pass. Each `taken` read is at
-//! most its value at t, and each `given` read is at least its value at t. So `total - (taken - given)` is at least the room at t. If that is less
-//! than requested, there was less room than requested at t. Reading in the other order bounds the
-//! blocks in use from above, as a statistic needs it.
+//! most its value at t, and each `given` read is at least its value at t. So `total - (taken - given)` is at
+//! least the room at t. If that is less than requested, there was less room than requested at t. Reading in
+//! the other order bounds the blocks in use from above, as a statistic needs it.
 //!
 //! Only idle blocks need `giving`. A freed block stays hidden under the claim until it is counted; an
 //! idle block can be matched immediately. So it can be taken before it is counted as given, and would

@@ -86,6 +86,9 @@ impl FreeList {
         for id in (first..first + total as u32).rev() {
             home.push(BlockId(id), &list.depot);
         }
+        if shards > 1 {
+            home.spill_all(&list.depot);
+        }
         drop(home);
         Ok(list)
     }

@@ -7,8 +7,8 @@
 //! Each time a block becomes idle it gets an entry with its epoch, in the releasing thread's home shard. A match
 //! leaves the entry in place and writes only the block's word. The thread that reads the entry later finds that
 //! the block has changed, and drops the entry. An epoch has 8 bits, marked with the block's key. If the block became
-//! idle a multiple of 256 times since, or for one in 256 contents that it got since, an old entry passes for its
-//! last one, and the block is reclaimed too early.
+//! idle a multiple of 256 times since, or if the mark of a later content happens to fit (one in 256), an old entry
+//! passes for its last one, and the block is reclaimed too early.
 //!
 //! A shard has a list for each rank: *spare*, *cold*, and under `ReclaimPolicy::TwoQueue` *hot*. A *spare* block
 //! holds a further copy of a content that another block was cached under, and no match has asked for this copy.
@@ -16,7 +16,7 @@
 //! the age of a hot block is divided by three.
 //!
 //! **Time** orders entries of different shards. It is the number of entries that were added to all lists. A shard
-//! reads the shared clock before it adds a batch, and adds its entries to the clock once they are [`STRIDE`]. A
+//! reads the shared clock before it adds a batch, and adds its entries to the clock once there are [`STRIDE`] of them. A
 //! shard shows the time of its first entry to other threads, which read it without a claim.
 //!
 //! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims.

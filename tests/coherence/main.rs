@@ -6,7 +6,7 @@
 //! Logical threads run the real operations of the crate in turn, one operation each, on one thread of the
 //! system. `src/sync/census/coherence.rs` describes the model and its limits.
 //!
-//! Two rows are off, and the test allows for them. For `blocks n=8` and `append by handle` the model finds no
+//! Some rows are off, and the test allows for them. For `blocks n=8` and `append by handle` the model finds no
 //! transfer, so their measured losses come from elsewhere. Requests of 16-token blocks keep more of their rate
 //! than predicted: their transfers are hundreds of loads that are issued back to back and overlap.
 #![cfg(paged_kv_census)]

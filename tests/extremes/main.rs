@@ -52,7 +52,7 @@ const SHARES: [f64; 12] = [
 ];
 
 /// Bytes that one call may allocate: a bit for each of 2^32 tokens would be 64 times as many.
-const MOST_BYTES: u64 = 1 << 23;
+const MOST_BYTES: u64 = 3 << 22;
 
 /// Calls `call` and asserts that it asks the allocator for little.
 #[track_caller]

@@ -36,7 +36,7 @@ fn threads_and_blocks_beyond_the_machine_are_refused() {
 }
 
 /// Around the limit of the memory, every run either completes or is refused. With many threads this does not hold:
-/// the C library reserves address space for the memory of each thread, perhaps that which was checked for another.
+/// the C library reserves address space for the memory of each thread, which may be that which was checked for another.
 #[test]
 fn between_enough_and_too_little_there_is_no_abort() {
     let trace = file("edge.jsonl", row(0, 64, &[1, 2, 3, 4]).as_bytes());

@@ -56,8 +56,8 @@ impl Memory {
     /// Adds a cache of `blocks` blocks that keeps contents.
     pub fn with_cache(self, blocks: usize, reclaim: ReclaimPolicy) -> Self {
         let bytes = match reclaim {
-            ReclaimPolicy::TwoQueue => 100,
-            _ => 84,
+            ReclaimPolicy::TwoQueue => 96,
+            _ => 92,
         };
         self.with(&[blocks, bytes])
     }

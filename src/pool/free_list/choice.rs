@@ -2,6 +2,9 @@
 
 use crate::sync::{AtomicU32, AtomicU64};
 
+/// The number of no shard: free blocks were not looked for yet.
+pub(super) const NEVER: u32 = u32::MAX;
+
 /// The shard from which the holder of a claim reclaims next.
 pub(super) struct Choice {
     /// The number of the shard.
@@ -10,20 +13,20 @@ pub(super) struct Choice {
     pub(super) next: AtomicU32,
     /// Blocks that may still be reclaimed there.
     pub(super) credit: AtomicU32,
-    /// The shard at which free blocks are looked for next.
+    /// The least age of the blocks to reclaim there.
+    pub(super) age: AtomicU64,
+    /// The shard at which free blocks were looked for last, or [`NEVER`].
     pub(super) next_free: AtomicU32,
     /// Blocks that were gathered since the last such look.
     pub(super) unlooked: AtomicU32,
     /// Blocks that were taken since the peak was noted.
     pub(super) unnoted: AtomicU32,
-    /// The least age of these blocks.
-    pub(super) age: AtomicU64,
 }
 
 impl Choice {
     pub(super) fn new() -> Self {
-        let [shard, next, credit, next_free, unlooked, unnoted] =
-            std::array::from_fn(|_| AtomicU32::new(0));
-        Self { shard, next, credit, next_free, unlooked, unnoted, age: AtomicU64::new(0) }
+        let [shard, next, credit, unlooked, unnoted] = std::array::from_fn(|_| AtomicU32::new(0));
+        let (next_free, age) = (AtomicU32::new(NEVER), AtomicU64::new(0));
+        Self { shard, next, credit, next_free, unlooked, unnoted, age }
     }
 }

@@ -20,8 +20,8 @@ use crate::sync::{ArrayQueue, AtomicBool, AtomicU32, Backoff, Ordering};
 /// under one claim.
 pub(super) use crate::pool::idle::BATCH;
 
-/// The free ids in a home shard's magazine, at most or more: two batches. So a thread that crosses the border
-/// between two batches back and forth does not move a batch each time.
+/// The least number of free ids for which a magazine of several shards has room: two batches. So a thread that
+/// crosses the border between two batches back and forth does not move a batch each time.
 pub(in crate::pool) const MAGAZINE: usize = 2 * BATCH;
 
 /// The most free ids in a magazine of a large pool: a thread that releases and allocates 512 blocks at a time
@@ -196,6 +196,13 @@ impl Claim<'_> {
     pub(super) fn make_room(&mut self, n: usize, depot: &ArrayQueue<FreeBatch>) -> usize {
         let len = self.len();
         if len + n <= self.shard.ids.len() { len } else { self.spill(len, depot) }
+    }
+
+    /// Moves all full batches to the depot, where every thread finds them.
+    pub(super) fn spill_all(&mut self, depot: &ArrayQueue<FreeBatch>) {
+        while self.len() >= BATCH {
+            self.spill(self.len(), depot);
+        }
     }
 
     /// Moves a batch of ids, the uppermost of `len`, to the depot and returns how many are left.

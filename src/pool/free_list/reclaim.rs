@@ -3,16 +3,17 @@
 //!
 //! A block that went idle at its home was last used there: its word, its key and its index entries are in that
 //! core's cache. A thread compares its home with other shards: the one from which it last took blocks, and the next
-//! [`LOOKED_AT`] in turn. It does so once in [`MOST_CREDIT`] blocks, and more often in a small pool. Another shard
-//! comes first only if its first block is older by more than a [`TOLERANCE`]th. So the order is that of the last uses:
-//! exact where one thread uses the pool, and else mostly to within that share of the idle blocks.
-//! `tests/coherence/hit_rates.rs` counts the hits that this costs.
+//! [`LOOKED_AT`] in turn. It does so once in [`MOST_CREDIT`] blocks, and more often where a shard's share is below
+//! 4,096 blocks. Another shard comes first only if its first block is older by more than a [`TOLERANCE`]th. So the
+//! order is that of the last uses: exact where one thread uses the pool, and else mostly to within that share of the
+//! idle blocks. `tests/coherence/hit_rates.rs` counts the hits that this costs.
 //!
 //! Free blocks of other shards are taken before contents end, but each shard is looked at in its turn only, once in
 //! so many blocks.
 
 use std::iter;
 
+use super::choice::NEVER;
 use super::home_shard::{BATCH, Claim, Shard};
 use super::{FreeList, Search};
 use crate::id::BlockId;
@@ -67,14 +68,19 @@ impl FreeList {
     }
 
     /// Fills `out` up to `end` with free blocks of one other shard, once in so many blocks. The shards have their
-    /// turns, so that contents are not reclaimed for long while blocks are free elsewhere.
+    /// turns, so that contents are not reclaimed for long while blocks are free elsewhere. The first time, and in a
+    /// small pool each time, these are the blocks of all shards.
     fn steal_in_turn(&self, home: &mut Claim<'_>, end: usize, out: &mut Vec<BlockId>) {
         let choice = &home.shard.choice;
+        if !self.floor.has_quotas() || choice.next_free.load(Ordering::Relaxed) == NEVER {
+            choice.next_free.store(0, Ordering::Relaxed);
+            return self.steal(home, end, out);
+        }
         let unlooked = choice.unlooked.load(Ordering::Relaxed) as usize + end - out.len();
         let is_due = unlooked >= self.credit();
         choice.unlooked.store(if is_due { 0 } else { unlooked as u32 }, Ordering::Relaxed);
         if is_due {
-            let number = choice.next_free.load(Ordering::Relaxed).wrapping_add(1);
+            let number = (choice.next_free.load(Ordering::Relaxed) + 1) % NEVER;
             choice.next_free.store(number, Ordering::Relaxed);
             self.steal_from(self.shard_of(number as usize), home, end, out);
         }
@@ -224,7 +230,8 @@ impl FreeList {
     }
 
     /// Puts back blocks that were too few: the free ids before `free_end`, and after it the reclaimed
-    /// blocks. These were all that the thread could reach.
+    /// blocks. These were all that the thread could reach. They
+    /// become the newest entries of the home.
     pub(super) fn put_back(
         &self,
         home: &mut Claim<'_>,

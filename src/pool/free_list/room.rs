@@ -16,7 +16,8 @@ use super::home_shard::Claim;
 use crate::pool::accounting::{Quota, room_at_most};
 use crate::sync::{AtomicU64, CachePadded, Ordering};
 
-/// A thread samples the peak once in so many blocks for each shard: one line of another shard in so many blocks.
+/// A thread notes the peak once in so many blocks times the number of shards. So it reads about one ledger for each so
+/// many blocks.
 const PEAK_STRIDE: usize = 32;
 
 /// The room that a pool is known to have.
@@ -39,6 +40,11 @@ impl RoomFloor {
 
     pub(super) fn quota(&self) -> Quota {
         self.quota
+    }
+
+    /// Returns false for a pool of one shard or of few blocks.
+    pub(super) fn has_quotas(&self) -> bool {
+        self.quotas.is_some()
     }
 
     /// Returns true if the floor is at least `n`.
@@ -103,9 +109,9 @@ impl FreeList {
         }
     }
 
-    /// Notes the number of blocks in use, after `blocks` were taken through a shard: each time in a pool of one shard
-    /// or of few blocks. In others only allocations that the magazine cannot serve and matches come here, and one in
-    /// [`PEAK_STRIDE`] blocks for each shard notes.
+    /// Notes the number of blocks in use, after `blocks` were taken through a shard: each time in a pool of one shard.
+    /// With several, only matches and allocations that the magazine cannot serve come here. Each of them notes in a
+    /// pool of few blocks, else one in [`PEAK_STRIDE`] blocks times the number of shards.
     pub(super) fn note_peak(&self, home: &Claim<'_>, blocks: usize) {
         if self.shards.len() == 1 {
             self.peak.note(home.ledger().read().used());

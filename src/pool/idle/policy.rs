@@ -9,7 +9,7 @@ use std::fmt;
 ///
 /// Both policies reclaim the tail of a released sequence before its head. The order is exact on one
 /// thread. Of several threads, each prefers blocks that became idle through its own home shard, as long as
-/// no block is older by more than a sixteenth in two other shards that it looks at. Uses of a
+/// no block is older by more than a sixteenth in the other shards that it looks at, five at a time. Uses of a
 /// block are counted modulo 256. A block that became idle a multiple of 256 times while other blocks
 /// stayed unused may be reclaimed together with these.
 ///

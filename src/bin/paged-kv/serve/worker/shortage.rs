@@ -78,10 +78,12 @@ impl Worker<'_> {
         let (part, written) = (self.part(at), self.written_tokens(at));
         let publish = || prompts.publish(cache, sequence, part, written);
         unless_evicted(self.meter.time(publish))?;
-        unless_evicted(self.meter.time(|| cache.free(sequence)))?;
+        let freed = self.meter.time(|| cache.free(sequence));
+        // A sequence that is gone was evicted, and counts as that.
+        self.meter.preemptions += u64::from(freed.is_ok());
+        unless_evicted(freed)?;
         let computed_tokens = self.depart(at);
         admission.put_back(arrival, computed_tokens)?;
-        self.meter.preemptions += 1;
         Ok(true)
     }
 }
