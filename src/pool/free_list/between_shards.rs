@@ -127,6 +127,7 @@ fn a_thread_that_only_takes_reclaims_the_oldest() {
 
 /// One thread takes, another one releases, and contents that neither uses lie in a third shard.
 #[test]
+#[cfg_attr(miri, ignore = "one thread reclaims thousands of blocks: minutes under an interpreter")]
 fn contents_of_a_shard_that_no_thread_uses_are_reclaimed_in_time() {
     for (keep, hot, rounds) in [(LRU, false, 200), (TWO_QUEUES, true, 2_000)] {
         let pool = Pool::new(&[0, 100, 0, 100], keep);
@@ -158,6 +159,7 @@ fn the_oldest_contents_of_all_shards_are_forgotten_first() {
 
 /// Another shard has the oldest blocks, and behind them younger ones than the home.
 #[test]
+#[cfg_attr(miri, ignore = "one thread reclaims thousands of blocks: minutes under an interpreter")]
 fn only_the_older_blocks_of_another_shard_come_before_those_of_the_home() {
     let list = FreeList::new(0, 4_096, 4, LRU).unwrap();
     let words = BlockWords::with_keys(4_096).unwrap();
@@ -179,6 +181,7 @@ fn only_the_older_blocks_of_another_shard_come_before_those_of_the_home() {
 
 /// Contents that hit again and again leave a stale entry each time, in the shard that released them before.
 #[test]
+#[cfg_attr(miri, ignore = "one thread reclaims thousands of blocks: minutes under an interpreter")]
 fn stale_entries_of_all_shards_are_dropped_before_the_slab_is_full() {
     for (keep, hot) in [(LRU, false), (TWO_QUEUES, true)] {
         let pool = Pool::new(&[200, 0, 0, 0], keep);
@@ -226,6 +229,7 @@ fn an_entry_of_an_earlier_content_is_stale() {
 
 /// The numbers of blocks are such that a shard's turn could come at the same place of each allocation.
 #[test]
+#[cfg_attr(miri, ignore = "one thread reclaims thousands of blocks: minutes under an interpreter")]
 fn free_blocks_of_all_shards_are_found_in_turn() {
     let mut spread = [38; 16];
     (spread[0], spread[1], spread[2]) = (256, 0, 274);
