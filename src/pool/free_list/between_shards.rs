@@ -11,7 +11,7 @@ const LRU: Retention = Retention::Contents(ReclaimPolicy::Lru);
 const TWO_QUEUES: Retention = Retention::Contents(ReclaimPolicy::TwoQueue);
 
 /// Operations of each thread of a storm.
-const OPERATIONS: usize = if cfg!(miri) { 40 } else { 2_000 };
+const OPERATIONS: usize = 2_000;
 
 /// A pool whose operations a test performs at the shards that it names.
 struct Pool {
@@ -311,6 +311,7 @@ fn disturb(pool: &Pool, mut random: Random) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many threads on many shards: minutes under an interpreter")]
 fn small_pools_lose_no_block_under_many_threads() {
     let shapes = [(1, 64, 8), (3, 2, 8), (130, 4, 12), (300, 64, 40), (128, 2, 8), (2_048, 16, 16)];
     for (total, shards, threads) in shapes {
@@ -335,9 +336,10 @@ fn small_pools_lose_no_block_under_many_threads() {
 
 /// Threads take many or few blocks, and give them back if they find that too few are left.
 #[test]
+#[cfg_attr(miri, ignore = "many threads on many shards: minutes under an interpreter")]
 fn large_and_small_takes_at_once_leave_the_watermark() {
     const LEFT: usize = 200;
-    for round in 0..if cfg!(miri) { 2 } else { 60 } {
+    for round in 0..60 {
         let keep = if round % 2 == 0 { Retention::Nothing } else { LRU };
         let pool = Pool::new(&[256; 4], keep);
         thread::scope(|scope| {
