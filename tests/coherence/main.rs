@@ -98,8 +98,9 @@ fn transfers_predict_which_operations_scale() {
     let correlation = correlation(&rows, CORES);
     println!("\nrank correlation of the predicted and the measured factors: {correlation:.2}");
     assert!(correlation >= CORRELATION, "{correlation}");
-    for row in &rows {
-        assert_eq!(row.transfers(1), 0.0, "{}: one thread has all lines", row.measured.name);
+    // These write lines that other threads read; a model that missed them would rank nothing.
+    for row in rows.iter().filter(|row| row.measured.name.contains(" of ")) {
+        assert!(row.transfers(CORES) > 10.0, "{}: {}", row.measured.name, row.transfers(CORES));
     }
 }
 
