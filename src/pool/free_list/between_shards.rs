@@ -112,6 +112,7 @@ fn a_block_whose_mistaken_owner_leaves_last_is_free() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "one thread reclaims hundreds of blocks: minutes under an interpreter")]
 fn a_thread_that_only_takes_reclaims_the_oldest() {
     for home_releases in [true, false] {
         let pool = Pool::new(&[1, 100, 100, 100], LRU);
@@ -144,6 +145,7 @@ fn contents_of_a_shard_that_no_thread_uses_are_reclaimed_in_time() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "one thread reclaims hundreds of blocks: minutes under an interpreter")]
 fn the_oldest_contents_of_all_shards_are_forgotten_first() {
     for (oldest, newest) in [(0, 1), (1, 0)] {
         let pool = Pool::new(&[250, 250, 0, 0], LRU);
