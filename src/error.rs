@@ -2,7 +2,7 @@
 //!
 //! A refused call has changed nothing. Broken invariants of the crate itself are asserts and not errors.
 
-use crate::id::{BlockId, SeqId};
+use crate::id::{BlockId, GroupId, SeqId};
 
 /// The result of a call that can be refused.
 ///
@@ -100,6 +100,28 @@ pub enum PagedKvError {
     TokensTrimmed {
         /// A token position, counted from the start of the sequence.
         position: usize,
+    },
+    /// A truncation to a length that needs blocks that a window has released, or a state that is gone. See
+    /// [`PagedKvCacheBuilder::max_rewind`](crate::PagedKvCacheBuilder::max_rewind).
+    #[error(
+        "cannot truncate to {requested} tokens: {group} has released blocks, {shortest} is possible"
+    )]
+    WindowReleased {
+        /// The group.
+        group: GroupId,
+        /// Length asked for, in tokens.
+        requested: usize,
+        /// The shortest length above 0 that the group allows, in tokens.
+        shortest: usize,
+    },
+    /// A fork of a sequence of which copies are pending: its blocks have not been written. A step that the sequence
+    /// grows in, also by 0 tokens, lists them; [`Sequence::take_copies`](crate::Sequence::take_copies) returns them.
+    #[error(
+        "cannot fork: {copies} copies are pending, which a step that the sequence grows in lists"
+    )]
+    CopiesPending {
+        /// Copies that are pending.
+        copies: usize,
     },
     /// A range of token positions that is reversed or ends after the sequence.
     #[error("tokens {start}..{end} are not in a sequence of {num_tokens}")]
@@ -206,6 +228,8 @@ impl PagedKvError {
             Self::TruncateBeyondEnd { .. }
             | Self::CommitBeyondEnd { .. }
             | Self::TokensTrimmed { .. }
+            | Self::WindowReleased { .. }
+            | Self::CopiesPending { .. }
             | Self::TokenRange { .. }
             | Self::HashesUnknown { .. }
             | Self::UnnamedTokens { .. }

@@ -1,4 +1,4 @@
-//! `BlockId`, `SeqId` and `Worker`: newtypes for ids, which cannot be confused.
+//! `BlockId`, `SeqId`, `Worker` and `GroupId`: newtypes for ids, which cannot be confused.
 //!
 //! A block id is a number below the pool's number of blocks, and is the row of the engine's KV tensor. The
 //! caller chooses sequence ids; this module assigns none.
@@ -73,6 +73,33 @@ pub struct Worker(pub u32);
 impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "worker {}", self.0)
+    }
+}
+
+/// The number of a group of layers: its place in the groups that
+/// [`PagedKvCacheBuilder::groups`](crate::PagedKvCacheBuilder::groups) was given. A cache without groups has group 0
+/// alone, of full attention.
+///
+/// ```
+/// assert_eq!(paged_kv::GroupId(1).to_string(), "group 1");
+/// assert_eq!(paged_kv::GroupId::default(), paged_kv::GroupId(0));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+#[repr(transparent)]
+pub struct GroupId(pub u8);
+
+impl GroupId {
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group {}", self.0)
     }
 }
 

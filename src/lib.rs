@@ -61,6 +61,7 @@ mod epochs;
 mod error;
 pub mod event;
 pub mod export;
+mod groups;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod id;
@@ -86,12 +87,14 @@ pub use cache::{
 };
 pub use error::{ErrorKind, PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
-pub use id::{AdmissionEpoch, BlockId, SeqId, Worker};
+pub use groups::planner::{GroupPlan, KvHeads, Layer, LayerPlace};
+pub use groups::{GroupRetention, LayerGroup};
+pub use id::{AdmissionEpoch, BlockId, GroupId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
 pub use pool::{BlockPool, ReclaimPolicy};
 pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm, Overwritten};
-pub use sequence::{Append, BlockCopy, Sequence};
+pub use sequence::{Append, BlockCopy, GroupCopy, Sequence};
 pub use stats::{CacheStats, SequenceInfo};
 #[cfg(paged_kv_census)]
 #[doc(hidden)]

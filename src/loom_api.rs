@@ -48,11 +48,12 @@ impl ReusePool {
             Retention::Contents(policy),
             false,
             Observers::default(),
+            None,
         );
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
         Self {
             pool,
-            published: PublishedBlocks::new(num_blocks, None, None).expect("there is memory"),
+            published: PublishedBlocks::new(num_blocks, None, None, 1).expect("there is memory"),
         }
     }
 

@@ -4,6 +4,7 @@
 //! about to match. A shortage is refused before any block is acquired, as long as no other thread takes
 //! blocks at the same time. If the admission loses a race after that, it gives the hits back.
 
+mod grouped;
 pub(crate) mod options;
 pub(crate) mod prompt;
 pub(crate) mod reservation;
@@ -15,7 +16,7 @@ use super::PagedKvCache;
 use super::entry::TrackedSequence;
 use super::reuse::cached_sequence::CachedSequence;
 use crate::error::{PagedKvError, Result};
-use crate::id::{AdmissionEpoch, SeqId};
+use crate::id::{AdmissionEpoch, GroupId, SeqId};
 use crate::pool::watermark::Admit;
 
 /// The outcome of an admission.
@@ -39,6 +40,12 @@ pub struct Admission {
     pub num_tokens: usize,
     /// Identifies this admission among all admissions of the same id.
     pub epoch: AdmissionEpoch,
+    /// The longest hit of a group of full attention alone, in tokens; without such a group, of any group. If it is
+    /// longer than `cached_tokens`, the contents of `limiting_group` are missing. In a cache without groups, the same
+    /// as `cached_tokens`.
+    pub longest_group_hit: usize,
+    /// The group that made the hit shorter than `longest_group_hit`.
+    pub limiting_group: Option<GroupId>,
 }
 
 /// # Prefix reuse: admission

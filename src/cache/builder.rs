@@ -3,13 +3,16 @@
 //! The builder returns an error where [`PagedKvCache::new`] panics.
 
 mod checks;
+mod groups;
 
 use std::fmt;
 
 use self::checks::{Checked, invalid};
+use self::groups::Groups;
 use super::PagedKvCache;
 use super::eviction::strategy::EvictionStrategy;
 use crate::error::Result;
+use crate::groups::GroupLayout;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
 use crate::pool::watermark::BlockWatermark;
@@ -61,6 +64,7 @@ pub struct PagedKvCacheBuilder {
     event_sink: Option<Sink>,
     overwrite_observer: Option<Observed>,
     watermark: Watermark,
+    groups: Groups,
     #[cfg(feature = "async")]
     fairness: Fairness,
 }
@@ -124,6 +128,7 @@ impl PagedKvCacheBuilder {
             event_sink: None,
             overwrite_observer: None,
             watermark: Watermark::Blocks(0),
+            groups: Groups::default(),
             #[cfg(feature = "async")]
             fairness: Fairness::default(),
         }
@@ -401,7 +406,8 @@ impl PagedKvCacheBuilder {
     /// assert_eq!(refused.to_string(), "invalid num_blocks: 0, at least 1 needed");
     /// ```
     pub fn build(self) -> Result<PagedKvCache> {
-        let Checked { block_bytes, shards, watermark } = self.check()?;
+        let Checked { block_bytes, shards, watermark, layout } = self.check()?;
+        let groups = layout.as_ref().map_or(1, GroupLayout::len);
         let (keep, indexed) = match self.prefix_reuse {
             true => (Retention::Contents(self.reclaim_policy), self.num_blocks),
             false => (Retention::Nothing, 0),
@@ -413,7 +419,11 @@ impl PagedKvCacheBuilder {
                 let Some(sink) = ClaimedSink::claim(sink) else {
                     return invalid("event_sink", "another cache uses this sink".to_owned());
                 };
-                Some(PlainArc::new(EventOrder::new(sink, self.num_blocks, self.block_size)?))
+                Some(PlainArc::new(EventOrder::new(
+                    sink,
+                    self.num_blocks,
+                    self.first_block_size(),
+                )?))
             }
             None => None,
         };
@@ -426,14 +436,15 @@ impl PagedKvCacheBuilder {
         let takes =
             event_order.clone().map(|order| Box::new(Taken(order)) as Box<dyn TakeObserver>);
         let observers = Observers { takes, overwrites: overwrites.clone().map(|all| all as _) };
-        let pool = BlockPool::build(self.num_blocks, shards, keep, self.null_block, observers)?;
+        let null_block = self.null_block;
+        let pool = BlockPool::build(self.num_blocks, shards, keep, null_block, observers, layout)?;
         #[cfg(feature = "async")]
         pool.blocks().waiters().set_fairness(self.fairness);
         let mut cache = PagedKvCache::from_parts(
             pool,
-            PublishedBlocks::new(indexed, event_order.clone(), overwrites)?,
+            PublishedBlocks::new(indexed, event_order.clone(), overwrites, groups)?,
             self.hash_algorithm,
-            self.block_size,
+            self.first_block_size(),
             block_bytes,
             self.eviction_strategy,
             self.eviction_threshold,

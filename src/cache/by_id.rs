@@ -14,6 +14,7 @@ use crate::id::{SeqId, Worker};
 use crate::pool::watermark::Admit;
 use crate::sequence::{Append, Sequence};
 use crate::sync::Later;
+use crate::table::BlockTable;
 
 /// # Sequences
 impl PagedKvCache {
@@ -51,8 +52,16 @@ impl PagedKvCache {
     }
 
     fn allocate_sequence_as(&self, num_tokens: usize, admit: Admit) -> Result<Sequence> {
-        let num_blocks = num_tokens.div_ceil(self.block_size);
-        let allocate = || self.pool.allocate_sequence(num_tokens, self.block_size);
+        let num_blocks = self.blocks_for(num_tokens);
+        let allocate = || match self.layout() {
+            None => self.pool.allocate_sequence(num_tokens, self.block_size),
+            Some(layout) => {
+                let table = BlockTable::new(self.pool.handle());
+                let mut sequence = Sequence::empty_in_groups(table, layout);
+                let _ = sequence.append(num_tokens)?;
+                Ok(sequence)
+            }
+        };
         self.watermark.take(self.pool.blocks(), num_blocks, admit, allocate)
     }
 

@@ -117,7 +117,7 @@ impl TrackedSequence {
     }
 
     pub(super) fn has_blocks(&self) -> bool {
-        self.sequence.num_blocks() > 0
+        self.sequence.owns_blocks()
     }
 
     /// Returns the sequence for a change, which makes another version.
@@ -135,7 +135,7 @@ impl TrackedSequence {
 
     /// Returns true if an operation in proportion to the blocks may run under the map's lock.
     pub(super) fn is_brief(&self) -> bool {
-        self.sequence.num_blocks() <= BRIEF_BLOCKS
+        self.sequence.num_owned_blocks() <= BRIEF_BLOCKS
     }
 
     #[inline]

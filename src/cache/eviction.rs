@@ -242,8 +242,7 @@ impl PagedKvCache {
             let all = || self.freeable(is_of_worker);
             let worth = self.frees_a_block(&key)
                 || freeable.get_or_insert_with(all).is_worth_evicting(id, key.epoch);
-            let count =
-                |tracked: &TrackedSequence| tracked.sequence().table().num_blocks_given_up();
+            let count = |tracked: &TrackedSequence| tracked.sequence().num_blocks_given_up();
             if worth && let Some(blocks) = self.evict_one(&key, Some(worker), count) {
                 out.push(Evicted { seq_id: id, blocks });
                 (evicted, freed) = (true, freed + blocks);

@@ -141,6 +141,8 @@ pub struct PagedKvCache {
     /// True if an event sink or an observer learns of blocks that are taken.
     is_observed: bool,
     block_size: usize,
+    /// Tokens that one hash covers: `block_size` without groups.
+    hash_unit: usize,
     block_bytes: usize,
     eviction_strategy: EvictionStrategy,
     eviction_threshold: f64,
@@ -198,6 +200,7 @@ impl PagedKvCache {
         let hasher = IdHash::default();
         let is_observed = published.has_event_sink() || published.overwrites().is_some();
         let published = Arc::new(published);
+        let hash_unit = pool.layout().map_or(block_size, |layout| layout.unit());
         let sequences = DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, map_shards());
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
@@ -215,6 +218,7 @@ impl PagedKvCache {
             assessing: Mutex::new(()),
             is_observed,
             block_size,
+            hash_unit,
             block_bytes,
             eviction_strategy,
             eviction_threshold,

@@ -33,7 +33,7 @@ use crate::pool::PoolHandle;
 use crate::pool::in_flight::InFlightStep;
 use crate::prefix::overwrites::Overwrites;
 use crate::prefix::{Generation, Overwritten};
-use crate::sequence::Sequence;
+use crate::sequence::{GroupCopy, Sequence};
 use crate::sync::PlainArc;
 
 /// A step of the scheduler that the device may be executing. Any number may be open at the same time. They
@@ -64,6 +64,8 @@ pub struct Step {
     published: Option<Published>,
     /// The generation of the hashes that `overwritten` returns.
     generation: Generation,
+    /// Of a cache with groups: the generation of each.
+    generations: Option<Box<[Generation]>>,
     /// The records of the cache's contents, if it keeps any.
     overwrites: Option<PlainArc<Overwrites>>,
 }
@@ -78,6 +80,15 @@ struct GrownRow {
     identity: Option<Identity>,
     /// The newest step that it had joined before.
     before: InFlightStep,
+}
+
+/// A copy of a group's block that a row needs.
+struct RowCopy {
+    /// The number of the row.
+    row: usize,
+    /// The block to copy from: that of the copy, or of an earlier copy of the step to that block.
+    src: BlockId,
+    copy: GroupCopy,
 }
 
 impl Step {
@@ -171,8 +182,8 @@ impl Step {
         &self.buffers.overwritten
     }
 
-    /// Appends the copies on write that the device has to make before it writes: source and destination of
-    /// each, by block. Returns the number of copies.
+    /// Appends the copies that the device has to make before it writes, on write and of states: source and destination
+    /// of each, by block. They may be made in any order. Returns the number of copies.
     ///
     /// # Errors
     /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a block does not fit a `T`.
@@ -190,7 +201,9 @@ impl Step {
     /// ```
     pub fn copies<T: KernelInt>(&self, out: &mut Vec<[T; 2]>) -> Result<usize> {
         let len = out.len();
-        for (src, dst) in self.buffers.rows.iter().filter_map(|row| row.copy) {
+        let of_rows = self.buffers.rows.iter().filter_map(|row| row.copy);
+        let of_groups = self.buffers.copies.iter().map(|copy| (copy.src, copy.copy.dst));
+        for (src, dst) in of_rows.chain(of_groups) {
             let pair = block_number(src).and_then(|src| Ok([src, block_number(dst)?]));
             let pair = pair.inspect_err(|_| out.truncate(len))?;
             out.push(pair);
@@ -223,9 +236,19 @@ impl Step {
         if !self.buffers.ids.is_empty() {
             self.pool.release_in_step(self.in_flight, 0);
         }
-        let StepBuffers { rows, growth, overwritten, ids, hashes, tokens, groups, locks: _ } =
-            &mut self.buffers;
+        let StepBuffers {
+            rows,
+            growth,
+            copies,
+            overwritten,
+            ids,
+            hashes,
+            tokens,
+            groups,
+            locks: _,
+        } = &mut self.buffers;
         rows.clear();
+        copies.clear();
         growth.clear();
         overwritten.clear();
         ids.clear();

@@ -17,6 +17,7 @@ use super::{Blocks, Observers, PoolHandle, Retention};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
+use crate::groups::GroupLayout;
 use crate::id::BlockId;
 #[cfg(feature = "async")]
 use crate::sync::PlainArc;
@@ -101,7 +102,7 @@ impl BlockPool {
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) if `num_blocks` is above `u32::MAX - 1`, or if `shards`
     /// is 0 or above 1024; [`OutOfHostMemory`](PagedKvError::OutOfHostMemory).
     pub fn with_home_shards(num_blocks: usize, shards: usize) -> Result<Self> {
-        Self::build(num_blocks, shards, Retention::Nothing, false, Observers::default())
+        Self::build(num_blocks, shards, Retention::Nothing, false, Observers::default(), None)
     }
 
     /// Creates the pool of a cache. With `null_block`, block 0 is never allocated, and others are needed.
@@ -112,6 +113,7 @@ impl BlockPool {
         keep: Retention,
         null_block: bool,
         observers: Observers,
+        layout: Option<GroupLayout>,
     ) -> Result<Self> {
         let first = u32::from(null_block);
         let refuse = |reason| Err(PagedKvError::InvalidConfig { parameter: "num_blocks", reason });
@@ -139,7 +141,8 @@ impl BlockPool {
             #[cfg(feature = "async")]
             waiters: PlainArc::new(Waiters::new()),
         });
-        let stripes = (0..shards).map(|_| PoolHandle::new(Arc::clone(&blocks))).collect();
+        let stripe = |_| PoolHandle::new(Arc::clone(&blocks), layout.as_ref());
+        let stripes = (0..shards).map(stripe).collect();
         Ok(Self { blocks, stripes })
     }
 
@@ -304,6 +307,12 @@ impl BlockPool {
     #[inline]
     pub(crate) fn handle(&self) -> PoolHandle {
         self.stripe().clone()
+    }
+
+    /// Returns the groups of the cache, if it has any.
+    #[inline]
+    pub(crate) fn layout(&self) -> Option<&Arc<GroupLayout>> {
+        self.stripe().layout()
     }
 
     #[inline]

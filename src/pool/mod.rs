@@ -45,6 +45,7 @@ use self::word::{BlockState, BlockWords};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
+use crate::groups::GroupLayout;
 use crate::id::BlockId;
 use crate::sync::{Arc, AtomicU64, CachePadded, Ordering, PlainArc};
 use crate::trace::TraceEvent;
@@ -336,12 +337,21 @@ pub(crate) struct PoolHandle(Arc<CachePadded<Stripe>>);
 struct Stripe {
     blocks: Arc<Blocks>,
     forks: AtomicU64,
+    /// The groups of the cache, if it has any: a copy of this stripe's own.
+    layout: Option<Arc<GroupLayout>>,
 }
 
 impl PoolHandle {
     /// Creates a stripe and returns its first reference.
-    pub(super) fn new(blocks: Arc<Blocks>) -> Self {
-        Self(Arc::new(CachePadded::new(Stripe { blocks, forks: AtomicU64::new(0) })))
+    pub(super) fn new(blocks: Arc<Blocks>, layout: Option<&GroupLayout>) -> Self {
+        let layout = layout.map(|layout| Arc::new(layout.clone()));
+        Self(Arc::new(CachePadded::new(Stripe { blocks, forks: AtomicU64::new(0), layout })))
+    }
+
+    /// Returns the groups of the cache, if it has any.
+    #[inline]
+    pub(crate) fn layout(&self) -> Option<&Arc<GroupLayout>> {
+        self.0.layout.as_ref()
     }
 
     pub(super) fn forks(&self) -> u64 {

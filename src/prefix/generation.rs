@@ -1,7 +1,7 @@
-//! `Generation`: the weights with which a content was computed, as a part of every key.
+//! `Generation`: the weights with which a content was computed, and its group of layers, as a part of every key.
 //!
-//! A key is a hash XOR the mask of its generation. A mask is a keyed function of the generation's number,
-//! and each cache has its own key. So callers that supply their own hashes know no hash that leads from one
+//! A key is a hash XOR the mask of its generation and group. A mask is a keyed function of the generation's number and
+//! the group, and each cache has its own key. So callers that supply their own hashes know no hash that leads from one
 //! generation to a key of another.
 //!
 //! Invariant: no caller can relate the masks of two generations of a cache.
@@ -9,16 +9,18 @@
 use twox_hash::XxHash3_128;
 
 use super::hash::BlockHash;
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::Blocks;
 use crate::pool::content_key::{ContentKey, Mark};
 use crate::sync::{AtomicU64, Ordering};
 
-/// The weights with which a content was computed. Create it once a call: its mask costs some nanoseconds.
+/// The weights with which a content was computed, for one group of layers. Create it once a call: its mask costs some
+/// nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation {
     number: u64,
     mask: u128,
+    mark: Mark,
 }
 
 impl Generation {
@@ -31,7 +33,7 @@ impl Generation {
     /// Returns the hash under which the block was last published, for the block's new owner. Returns `None`
     /// if it was published in another generation: then the hash cannot be recovered from the key.
     pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
-        let key = blocks.last_key(id, self.mark())?;
+        let key = blocks.last_key(id, self.mark)?;
         Some(BlockHash::from_u128(key.bits() ^ self.mask))
     }
 
@@ -42,7 +44,7 @@ impl Generation {
 
     /// Returns the mark of the keys of this generation.
     pub(super) fn mark(self) -> Mark {
-        Mark::new(self.number)
+        self.mark
     }
 }
 
@@ -50,12 +52,21 @@ impl Generation {
 pub(super) struct Generations {
     current: AtomicU64,
     key: [u64; 2],
+    /// Groups of layers, which have masks of their own.
+    groups: u64,
 }
 
 impl Generations {
     /// Creates the first generation, under a key that is random for each cache.
-    pub(super) fn new() -> Self {
-        Self { current: AtomicU64::new(0), key: random_key() }
+    pub(super) fn new(groups: usize) -> Self {
+        Self { current: AtomicU64::new(0), key: random_key(), groups: groups as u64 }
+    }
+
+    /// Returns true if no reset came after this generation.
+    #[inline]
+    pub(super) fn is_current(&self, generation: Generation) -> bool {
+        // Relaxed: as in `current`.
+        self.current.load(Ordering::Relaxed) == generation.number
     }
 
     pub(super) fn current(&self) -> Generation {
@@ -72,15 +83,35 @@ impl Generations {
     fn generation(&self, number: u64) -> Generation {
         // The first mask is 0. Before any reset no contents must be kept apart, and the bucket of a key does
         // not change from run to run.
-        let mask = if number == 0 { 0 } else { self.keyed(number) };
-        Generation { number, mask }
+        let mask = if number == 0 { 0 } else { self.keyed(number, GroupId(0)) };
+        Generation { number, mask, mark: self.mark(number, GroupId(0)) }
     }
 
-    fn keyed(&self, number: u64) -> u128 {
+    /// Returns the same generation for the contents of a group. Equal tokens have equal hashes in all groups, and
+    /// other keys in each.
+    #[inline]
+    pub(super) fn of_group(&self, generation: Generation, group: GroupId) -> Generation {
+        let number = generation.number;
+        match group.index() {
+            0 => generation,
+            _ => Generation {
+                number,
+                mask: self.keyed(number, group),
+                mark: self.mark(number, group),
+            },
+        }
+    }
+
+    fn mark(&self, number: u64, group: GroupId) -> Mark {
+        Mark::new(number.wrapping_mul(self.groups).wrapping_add(u64::from(group.0)))
+    }
+
+    fn keyed(&self, number: u64, group: GroupId) -> u128 {
         let [key, seed] = self.key;
-        let mut bytes = [0; 16];
+        let mut bytes = [0; 17];
         bytes[..8].copy_from_slice(&key.to_le_bytes());
-        bytes[8..].copy_from_slice(&number.to_le_bytes());
+        bytes[8..16].copy_from_slice(&number.to_le_bytes());
+        bytes[16] = group.0;
         XxHash3_128::oneshot_with_seed(seed, &bytes)
     }
 }
@@ -104,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_key_belongs_to_one_generation() {
-        let generations = Generations::new();
+        let generations = Generations::new(1);
         let hash = BlockHash::from_u128(7);
         let keys: std::collections::HashSet<ContentKey> =
             (0..1_000).map(|number| generations.generation(number).key_of(hash)).collect();
@@ -119,7 +150,7 @@ mod tests {
             let between = masks.windows(2).map(|pair| pair[0] ^ pair[1]).collect::<Vec<_>>();
             [masks[1..].to_vec(), between].concat()
         };
-        let (one, other) = (masks(&Generations::new()), masks(&Generations::new()));
+        let (one, other) = (masks(&Generations::new(1)), masks(&Generations::new(1)));
         assert!(one.iter().all(|mask| !other.contains(mask)));
         // Half of the bits are set, in each half of a mask.
         for half in [0, 64] {

@@ -15,6 +15,7 @@
 //! one entry.)
 
 mod chain;
+mod joint_match;
 mod lookup;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ mod with_events;
 use std::panic::RefUnwindSafe;
 
 use self::chain::Trail;
+pub(crate) use self::joint_match::{GroupHits, Sought};
 pub(crate) use self::with_events::EventContext;
 use super::event_order::EventOrder;
 use super::generation::{Generation, Generations};
@@ -30,7 +32,7 @@ use super::hash::BlockHash;
 use super::index::{BucketSlot, PrefixIndex};
 use super::overwrites::Overwrites;
 use crate::error::Result;
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::Blocks;
 use crate::pool::content_key::{ContentKey, NewKey};
 use crate::sync::{AtomicU64, Ordering, PlainArc};
@@ -102,10 +104,11 @@ impl PublishedBlocks {
         num_blocks: usize,
         event_order: Option<PlainArc<EventOrder>>,
         overwrites: Option<PlainArc<Overwrites>>,
+        groups: usize,
     ) -> Result<Self> {
         Ok(Self {
             index: PrefixIndex::new(num_blocks)?,
-            generations: Generations::new(),
+            generations: Generations::new(groups),
             failed_steps: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
             event_order,
@@ -130,6 +133,12 @@ impl PublishedBlocks {
 
     pub(crate) fn generation(&self) -> Generation {
         self.generations.current()
+    }
+
+    /// Returns the same generation for the contents of a group.
+    #[inline]
+    pub(crate) fn of_group(&self, generation: Generation, group: GroupId) -> Generation {
+        self.generations.of_group(generation, group)
     }
 
     /// Steps that ended without publishing the contents committed through them.
@@ -262,7 +271,7 @@ impl PublishedBlocks {
                 &context(),
             );
         }
-        if generation != self.generation() {
+        if !self.generations.is_current(generation) {
             return None;
         }
         let (keyed, index) = (blocks.keyed(), self.index.view());

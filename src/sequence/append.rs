@@ -6,6 +6,7 @@
 
 use super::{Append, BlockCopy, Sequence};
 use crate::error::{PagedKvError, Result};
+use crate::id::GroupId;
 use crate::table::BlockTable;
 
 /// The blocks that an append needs.
@@ -13,8 +14,11 @@ use crate::table::BlockTable;
 pub(crate) struct AppendPlan {
     start_tokens: usize,
     num_tokens: usize,
+    /// In a cache with groups: the blocks of all groups, destinations of copies included.
     new_blocks: usize,
     copy: bool,
+    /// In a cache with groups: a bit for each group that copies its last block.
+    copied: u32,
 }
 
 impl AppendPlan {
@@ -25,6 +29,32 @@ impl AppendPlan {
 
     pub(super) fn copies(self) -> bool {
         self.copy
+    }
+
+    pub(super) fn new_blocks(self) -> usize {
+        self.new_blocks
+    }
+
+    pub(super) fn num_new_tokens(self) -> usize {
+        self.num_tokens - self.start_tokens
+    }
+
+    pub(super) fn start_tokens(self) -> usize {
+        self.start_tokens
+    }
+
+    /// Returns the plan of the same growth in all groups.
+    pub(super) fn in_groups(self, new_blocks: usize, copied: u32) -> Self {
+        Self { new_blocks, copy: false, copied, ..self }
+    }
+
+    pub(super) fn copies_in(self, group: GroupId) -> bool {
+        self.copied >> group.index() & 1 == 1
+    }
+
+    /// Returns the same append with a copy, or without.
+    pub(super) fn copying(self, copy: bool) -> Self {
+        Self { copy, ..self }
     }
 
     /// Returns the same append without a copy: it writes the last block in place. When it is carried out, no
@@ -61,6 +91,9 @@ impl Sequence {
         let len = self.table.len();
         let mut copy = None;
         if !self.append_in_place(num_new_tokens) {
+            if self.groups.is_some() {
+                return self.append_in_groups(num_new_tokens);
+            }
             copy = self.append_blocks(num_new_tokens)?;
         }
         Ok(Append { new_blocks: len..self.table.len(), copy })
@@ -86,11 +119,8 @@ impl Sequence {
         if num_new_tokens > self.tail_room {
             return false;
         }
-        if num_new_tokens > 0 {
-            self.tail_is_sole = self.owns_tail();
-            if !self.tail_is_sole {
-                return false;
-            }
+        if num_new_tokens > 0 && !self.knows_tail_is_sole() && !self.may_write(num_new_tokens) {
+            return false;
         }
         // No overflow: the last block's slots have been counted in `num_logical_blocks`.
         self.num_tokens += num_new_tokens;
@@ -98,22 +128,42 @@ impl Sequence {
         true
     }
 
+    /// Returns true if the last block may be written. In a cache with groups, appends to the other groups then.
+    #[inline(never)]
+    fn may_write(&mut self, num_new_tokens: usize) -> bool {
+        if self.groups.is_some() {
+            return self.append_in_other_groups(num_new_tokens);
+        }
+        self.tail_is_sole = self.table.is_exclusive(self.table.len() - 1);
+        self.tail_is_sole
+    }
+
     /// Undoes an append in place, right after it.
     pub(crate) fn undo_in_place(&mut self, num_new_tokens: usize) {
         self.num_tokens -= num_new_tokens;
         self.tail_room += num_new_tokens;
+        if let Some(groups) = &mut self.groups {
+            groups.undo_in_place(num_new_tokens);
+        }
+    }
+
+    #[inline]
+    fn knows_tail_is_sole(&self) -> bool {
+        self.tail_is_sole && !self.table.pool().is_counted_by_id()
     }
 
     /// Returns true if only this sequence owns the last block, so that it may be written.
     #[inline]
     fn owns_tail(&self) -> bool {
-        let known = self.tail_is_sole && !self.table.pool().is_counted_by_id();
-        known || self.table.is_exclusive(self.table.len() - 1)
+        self.knows_tail_is_sole() || self.table.is_exclusive(self.table.len() - 1)
     }
 
     /// Does the work of [`append`](Self::append) under the limits of [`try_append_fast`](Self::try_append_fast),
     /// except that it may copy.
     pub(crate) fn append_or_copy_near(&mut self, num_new_tokens: usize) -> Option<Append> {
+        if self.groups.is_some() {
+            return None;
+        }
         let plan = self.plan_append(num_new_tokens).ok()?;
         let len = self.table.len();
         if !self.table.try_grow_near(plan.blocks()) {
@@ -125,6 +175,9 @@ impl Sequence {
 
     #[inline(never)]
     fn try_append_blocks_fast(&mut self, num_new_tokens: usize) -> bool {
+        if self.groups.is_some() {
+            return false;
+        }
         let plan = self.plan_append(num_new_tokens);
         let Some(plan) = plan.ok().filter(|plan| !plan.copy) else {
             return false;
@@ -153,6 +206,15 @@ impl Sequence {
     /// Returns the plan of an append of `num_new_tokens` in the present state.
     #[inline]
     pub(crate) fn plan_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
+        match &self.groups {
+            None => self.plan_own_append(num_new_tokens),
+            Some(groups) => self.plan_in_groups(groups, num_new_tokens),
+        }
+    }
+
+    /// Returns the plan of an append to this table, without other groups.
+    #[inline]
+    pub(super) fn plan_own_append(&self, num_new_tokens: usize) -> Result<AppendPlan> {
         let num_tokens = self.num_tokens.checked_add(num_new_tokens);
         // The slots of the last block must be countable too.
         let num_tokens = num_tokens.filter(|sum| sum.checked_add(self.block_size).is_some());
@@ -168,13 +230,16 @@ impl Sequence {
         };
         let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
         let copy = writes_tail && !self.owns_tail();
-        Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copy })
+        Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copy, copied: 0 })
     }
 
     /// Returns the blocks that an append of `num_new_tokens` needs even if all other owners of the last block
     /// leave.
     #[cfg(feature = "async")]
     pub(crate) fn blocks_at_least(&self, num_new_tokens: usize) -> usize {
+        if let Some(groups) = &self.groups {
+            return self.least_blocks_in_groups(groups, num_new_tokens);
+        }
         let Ok(plan) = self.plan_append(num_new_tokens) else {
             return 0;
         };
@@ -190,6 +255,9 @@ impl Sequence {
         let planned_here = plan.start_tokens == self.num_tokens;
         assert!(planned_here, "a sequence does not change between its plan and its append");
         let len = self.table.len();
+        if self.groups.is_some() {
+            return self.grow_groups(plan, stock);
+        }
         if plan.blocks() > 0 {
             self.table.grow_from(stock, plan.blocks());
         }
@@ -199,7 +267,7 @@ impl Sequence {
 
     /// Carries out `plan` with the last `plan.blocks()` blocks of the table.
     #[inline]
-    fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
+    pub(super) fn commit_append(&mut self, plan: AppendPlan) -> Option<BlockCopy> {
         let slots = self.num_tokens + self.tail_room + plan.new_blocks * self.block_size;
         self.tail_room = slots - plan.num_tokens;
         self.num_tokens = plan.num_tokens;

@@ -70,6 +70,11 @@ impl BlockCopy {
     pub(super) fn new(source: BlockPin, dst: BlockId) -> Self {
         Self { src: source.id(), dst, _source: source }
     }
+
+    /// Returns the source, the destination, and the owner of the source.
+    pub(super) fn into_parts(self) -> (BlockId, BlockId, BlockPin) {
+        (self.src, self.dst, self._source)
+    }
 }
 
 impl fmt::Debug for BlockCopy {

@@ -14,6 +14,8 @@
 mod append;
 mod append_result;
 mod gaps;
+mod groups;
+mod in_step;
 mod shared_tails;
 
 use std::ops::Range;
@@ -21,11 +23,12 @@ use std::ops::Range;
 pub(crate) use self::append::AppendPlan;
 pub use self::append_result::{Append, BlockCopy};
 use self::gaps::TrimmedBlocks;
+pub use self::groups::GroupCopy;
+use self::groups::SequenceGroups;
 pub(crate) use self::shared_tails::SharedTails;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
-use crate::pool::in_flight::InFlightStep;
 use crate::pool::watermark::NewBlocks;
 use crate::table::BlockTable;
 
@@ -60,6 +63,8 @@ pub struct Sequence {
     /// id, adds one. Spares an append the read of the block's word.
     tail_is_sole: bool,
     gaps: TrimmedBlocks,
+    /// The tables of other groups, in a cache with groups. Then this table is group 0's.
+    groups: Option<Box<SequenceGroups>>,
 }
 
 impl BlockPool {
@@ -93,14 +98,14 @@ impl BlockPool {
         let mut table = self.allocate(num_blocks)?;
         table.reserve_for_growth();
         let tail_room = num_blocks * block_size - num_tokens;
-        let gaps = TrimmedBlocks::default();
-        Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole: true, gaps })
+        let (tail_is_sole, gaps, groups) = (true, TrimmedBlocks::default(), None);
+        Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole, gaps, groups })
     }
 }
 
 impl NewBlocks for Sequence {
     fn num_blocks_freed(&self) -> usize {
-        self.table.num_blocks_freed()
+        self.tables().map(BlockTable::num_blocks_freed).sum()
     }
 }
 
@@ -108,17 +113,15 @@ impl BlockPool {
     /// Creates a sequence of full blocks that the caller owns by their words.
     pub(crate) fn sequence_of(&self, ids: Vec<BlockId>, block_size: usize) -> Sequence {
         let num_tokens = ids.len() * block_size;
-        let (table, gaps) = (self.table_of(ids), TrimmedBlocks::default());
-        Sequence { table, num_tokens, tail_room: 0, block_size, tail_is_sole: false, gaps }
+        Sequence { num_tokens, ..Sequence::empty(self.table_of(ids), block_size) }
     }
 }
 
 impl Sequence {
-    /// Creates a sequence without tokens, whose blocks will be in `table`.
+    /// Creates a sequence without tokens, whose blocks will be in `table`. The cache has no groups.
     pub(crate) fn empty(table: BlockTable, block_size: usize) -> Self {
-        assert!(table.is_empty(), "a sequence without tokens has no blocks");
-        let gaps = TrimmedBlocks::default();
-        Self { table, num_tokens: 0, tail_room: 0, block_size, tail_is_sole: false, gaps }
+        let (tail_is_sole, gaps, groups) = (false, TrimmedBlocks::default(), None);
+        Self { table, num_tokens: 0, tail_room: 0, block_size, tail_is_sole, gaps, groups }
     }
 
     /// Returns the logical length in tokens, trimmed ones included.
@@ -263,10 +266,12 @@ impl Sequence {
 
     /// Forks without counting the fork, for a caller that may have to undo it.
     pub(crate) fn fork_uncounted(&mut self) -> Result<Sequence> {
+        self.groups.as_ref().map_or(Ok(()), |groups| groups.refuse_pending())?;
         let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
         let table = self.table.fork(full_blocks)?;
         self.tail_is_sole = false;
-        Ok(Sequence { table, gaps: self.gaps.clone(), ..*self })
+        let groups = self.groups.as_mut().map(|groups| groups.fork().map(Box::new)).transpose()?;
+        Ok(Sequence { table, gaps: self.gaps.clone(), groups, ..*self })
     }
 
     /// Drops the tokens from `num_tokens` on, and the whole blocks after the new end. Speculative decoding
@@ -297,6 +302,9 @@ impl Sequence {
         if num_tokens == self.num_tokens {
             return Ok(());
         }
+        if self.groups.is_some() {
+            return self.truncate_groups(num_tokens, false);
+        }
         let (keep, num_blocks) = self.blocks_kept(num_tokens)?;
         let logical_blocks = num_tokens.div_ceil(self.block_size);
         let tail_room = logical_blocks * self.block_size - num_tokens;
@@ -313,6 +321,13 @@ impl Sequence {
     /// Returns the error that [`truncate`](Self::truncate) would return now, for at most as many tokens as
     /// there are.
     pub(crate) fn check_truncate(&self, num_tokens: usize) -> Result<()> {
+        match self.groups {
+            None => self.check_own_truncate(num_tokens),
+            Some(_) => self.check_truncate_groups(num_tokens, true),
+        }
+    }
+
+    fn check_own_truncate(&self, num_tokens: usize) -> Result<()> {
         let (keep, num_blocks) = self.blocks_kept(num_tokens)?;
         self.table.check_cut(keep, num_blocks..self.table.len())
     }
@@ -356,6 +371,9 @@ impl Sequence {
         sink_tokens: usize,
         window_tokens: usize,
     ) -> Result<usize> {
+        if self.groups.is_some() {
+            return self.trim_groups(sink_tokens, window_tokens);
+        }
         let sink_end = sink_tokens.min(self.num_tokens).div_ceil(self.block_size);
         let window_start = self.num_tokens.saturating_sub(window_tokens) / self.block_size;
         if sink_end >= window_start {
@@ -387,41 +405,8 @@ impl Sequence {
         self.table.pool().largest_id()
     }
 
-    /// Restores the state before an append and the copy on write that it made, if any. `copy` is the copy's
-    /// source and its destination. The source has an owner for this sequence again; the destination is
-    /// released.
-    pub(crate) fn restore(
-        &mut self,
-        num_tokens: usize,
-        copy: Option<(BlockId, BlockId)>,
-    ) -> Result<()> {
-        self.truncate(num_tokens)?;
-        if let Some((src, dst)) = copy {
-            self.table.put_back(dst, src);
-        }
-        // Rows that are restored later may own the last block too.
-        self.tail_is_sole = false;
-        Ok(())
-    }
-
-    /// Joins a step: from now on blocks that this sequence releases wait for the end of that step, too.
-    /// Returns the newest step before.
-    pub(crate) fn join_step(&mut self, step: InFlightStep) -> InFlightStep {
-        self.table.join_step(step)
-    }
-
-    /// Undoes a [`join_step`](Self::join_step) that returned `before`. The sequence released no block since.
-    pub(crate) fn leave_step(&mut self, before: InFlightStep) {
-        self.table.leave_step(before);
-    }
-
     pub(crate) fn table(&self) -> &BlockTable {
         &self.table
-    }
-
-    /// Returns the table of a sequence that ends.
-    pub(crate) fn into_table(self) -> BlockTable {
-        self.table
     }
 }
 

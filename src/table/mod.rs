@@ -85,13 +85,7 @@ impl BlockPool {
 impl BlockPool {
     /// Creates a table of blocks that the caller owns by their words.
     pub(crate) fn table_of(&self, ids: Vec<BlockId>) -> BlockTable {
-        BlockTable {
-            ids,
-            shared: None,
-            shared_len: 0,
-            step: InFlightStep::default(),
-            pool: self.handle(),
-        }
+        BlockTable::of_owned(ids, self.handle())
     }
 
     /// Creates a table that is one more owner of each of `ids`, all or none. They need other owners.
@@ -109,12 +103,17 @@ impl BlockPool {
 impl BlockTable {
     /// Creates a table without blocks.
     pub(crate) fn new(pool: PoolHandle) -> Self {
-        Self { ids: Vec::new(), shared: None, shared_len: 0, step: InFlightStep::default(), pool }
+        Self::of_owned(Vec::new(), pool)
     }
 
     /// Creates an empty table of the same pool.
     pub(crate) fn new_sibling(&self) -> Self {
         Self::new(self.pool.clone())
+    }
+
+    /// Creates a table of blocks that the caller owns by their words.
+    pub(crate) fn of_owned(ids: Vec<BlockId>, pool: PoolHandle) -> Self {
+        Self { ids, shared: None, shared_len: 0, step: InFlightStep::default(), pool }
     }
 
     /// Returns the blocks, in order.
@@ -285,6 +284,11 @@ impl BlockTable {
         index >= self.shared_len && self.ids.get(index).is_some_and(|&id| self.pool.is_sole(id))
     }
 
+    /// Returns how many blocks at the end only this table owns.
+    pub(crate) fn num_sole_at_end(&self) -> usize {
+        self.private().iter().rev().take_while(|&&id| self.pool.is_sole(id)).count()
+    }
+
     /// Moves the private block `from` to the place of the private block `to`, and hands the owner of `to` to
     /// the caller. Blocks after `from` move up.
     pub(crate) fn replace(&mut self, to: usize, from: usize) -> BlockPin {
@@ -292,6 +296,13 @@ impl BlockTable {
         let dst = self.ids.remove(from);
         let src = std::mem::replace(&mut self.ids[to], dst);
         BlockPin { id: src, step: self.step, pool: self.pool.clone() }
+    }
+
+    /// Returns one more owner of the block at `index`.
+    pub(crate) fn pin(&self, index: usize) -> Result<BlockPin> {
+        let id = self.ids[index];
+        self.pool.retain(id)?;
+        Ok(BlockPin { id, step: self.step, pool: self.pool.clone() })
     }
 
     /// Puts `src` in the place of the last block, which is `dst`, and releases `dst`. The caller hands over
@@ -416,10 +427,21 @@ impl BlockPin {
     pub(crate) fn id(&self) -> BlockId {
         self.id
     }
+
+    /// Lets the block be held until `step` ends, if it is released before.
+    pub(crate) fn join_step(&mut self, step: InFlightStep) {
+        self.step = self.step.max(step);
+    }
 }
 
 impl Drop for BlockPin {
     fn drop(&mut self) {
         self.pool.release_after(self.step, &[self.id]);
+    }
+}
+
+impl fmt::Debug for BlockPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BlockPin").field(&self.id).finish()
     }
 }

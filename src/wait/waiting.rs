@@ -82,7 +82,7 @@ impl<'a> Waiting<'a> {
     /// ```
     pub fn allocate(self, id: SeqId, num_tokens: usize) -> Wait<AllocateRequest<'a>> {
         let cache = self.cache;
-        let never_fits = self.never_fits(num_tokens.div_ceil(cache.block_size()));
+        let never_fits = self.never_fits(cache.blocks_for(num_tokens));
         let request = AllocateRequest { cache, id, num_tokens };
         Wait::new(WaitTicket::new(cache.handle()), request, never_fits)
     }
@@ -116,7 +116,7 @@ impl<'a> Waiting<'a> {
         options: &AdmitOptions,
     ) -> Wait<AdmitRequest<'a>> {
         let cache = self.cache;
-        let most = options.room_for(prompt, 0).div_ceil(cache.block_size());
+        let most = cache.required_without_hits(prompt, options);
         let watermark = options.watermark(cache.watermark());
         let never_fits = || self.never_fits_above(watermark, most);
         let refusal = cache.check_prompt(prompt).err().or_else(never_fits);

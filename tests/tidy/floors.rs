@@ -21,6 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("stats", 1),
     ("trace", 1),
     ("array", 2),
+    ("groups", 2),
     ("pool", 3),
     ("table", 4),
     ("sequence", 5),

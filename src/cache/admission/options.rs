@@ -1,6 +1,7 @@
 //! `AdmitOptions`: the parameters of an admission, apart from its prompt.
 
 use super::prompt::Prompt;
+use crate::groups::GroupLayout;
 use crate::id::Worker;
 use crate::pool::watermark::BlockWatermark;
 
@@ -21,6 +22,7 @@ pub struct AdmitOptions {
     max_cached_tokens: Option<usize>,
     allow_full_hit: bool,
     leave_free: usize,
+    reserve_whole: Option<usize>,
     priority: u32,
     worker: Option<Worker>,
 }
@@ -129,13 +131,68 @@ impl AdmitOptions {
         Self { worker: Some(worker), ..self }
     }
 
+    /// Holds the blocks that the whole request needs: later growth up to `num_tokens` tokens takes these, and is not
+    /// refused while every request of the cache holds its own. `num_tokens` counts the prompt and all tokens that may
+    /// be generated. Without windows, the sequence holds a block for each `block_size` tokens. A window needs few
+    /// blocks at a time: the sequence holds as many as it needs at most while it grows by the
+    /// [first chunk](Self::first_chunk) at a time (by one token without; by up to
+    /// [`max_rewind`](crate::PagedKvCacheBuilder::max_rewind) more in any case). What a window leaves is held again.
+    /// Held blocks count as used, and a fork holds none.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, LayerGroup, PagedKvCache, SeqId};
+    ///
+    /// let groups = [
+    ///     LayerGroup::Full { block_size: 16 },
+    ///     LayerGroup::SlidingWindow { block_size: 16, window: 64 },
+    /// ];
+    /// let cache = PagedKvCache::builder().num_blocks(64).groups(&groups).build()?;
+    /// let options = AdmitOptions::default().first_chunk(128).reserve_whole(512);
+    /// cache.admit_with(SeqId(1), &cache.prompt(&[7; 512]), &options)?;
+    /// assert_eq!(cache.used_block_count(), 45); // not 64: 32, and 13 for the window
+    /// for _ in 0..3 {
+    ///     cache.append(SeqId(1), 128)?;
+    /// }
+    /// assert_eq!(cache.used_block_count(), 45);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn reserve_whole(self, num_tokens: usize) -> Self {
+        Self { reserve_whole: Some(num_tokens), ..self }
+    }
+
     /// Returns the most blocks of a prompt that may hit. The block of its last token does only if the options
     /// allow it.
     pub(in crate::cache) fn most_hits(&self, prompt: &Prompt, block_size: usize) -> usize {
+        (self.most_cached_tokens(prompt) / block_size).min(prompt.hashes().len())
+    }
+
+    /// Returns the most tokens of a prompt that may hit.
+    pub(in crate::cache) fn most_cached_tokens(&self, prompt: &Prompt) -> usize {
         let left_to_compute = usize::from(!self.allow_full_hit);
         let most = prompt.num_tokens().saturating_sub(left_to_compute);
-        let most = most.min(self.max_cached_tokens.unwrap_or(most)) / block_size;
-        most.min(prompt.hashes().len())
+        most.min(self.max_cached_tokens.unwrap_or(most))
+    }
+
+    /// Returns the length for which blocks are held, and the most tokens by which the sequence grows at a time.
+    pub(in crate::cache) fn held_length(&self, layout: &GroupLayout) -> Option<(usize, usize)> {
+        let chunk = self.first_chunk.unwrap_or(0).max(layout.max_rewind() + 1);
+        self.reserve_whole.map(|length| (length, chunk))
+    }
+
+    /// Returns true if blocks are held for later growth.
+    #[inline]
+    pub(in crate::cache) fn holds_blocks(&self) -> bool {
+        self.reserve_whole.is_some()
+    }
+
+    /// Returns the blocks that are held in a cache without groups, beyond the `owned` ones.
+    #[inline]
+    pub(in crate::cache) fn blocks_held_without_groups(
+        &self,
+        owned: usize,
+        block_size: usize,
+    ) -> usize {
+        self.reserve_whole.map_or(0, |length| length.div_ceil(block_size).saturating_sub(owned))
     }
 
     /// Returns true for a prompt that has no full block which may hit.

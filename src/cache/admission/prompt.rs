@@ -63,7 +63,7 @@ impl PagedKvCache {
     /// assert_ne!(of_tenant.hashes(), cache.prompt(&[1, 2, 3, 4]).hashes());
     /// ```
     pub fn prompt_with(&self, tokens: &[u32], extra: &ExtraKeys) -> Prompt {
-        Prompt::new(BlockHasher::new(self.hash_algorithm, self.block_size, extra.clone()), tokens)
+        Prompt::new(BlockHasher::new(self.hash_algorithm, self.hash_unit, extra.clone()), tokens)
     }
 }
 
@@ -74,7 +74,7 @@ impl PagedKvCache {
     /// [`PromptMismatch`](PagedKvError::PromptMismatch) for one of another block size, algorithm or key;
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) for more hashes than full blocks.
     pub(crate) fn check_prompt(&self, prompt: &Prompt) -> Result<()> {
-        let (algorithm, block_size) = (self.hash_algorithm, self.block_size);
+        let (algorithm, block_size) = (self.hash_algorithm, self.hash_unit);
         let Some(hasher) = &prompt.0.start else {
             let (hashes, full) = (prompt.hashes().len(), prompt.num_tokens() / block_size);
             if hashes <= full {

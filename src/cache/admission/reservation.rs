@@ -180,7 +180,7 @@ impl Reservation {
             return Err(PagedKvError::SequenceExists(id));
         }
         let sequence = self.allocate_sequence(num_tokens)?;
-        let num_blocks = sequence.num_blocks();
+        let num_blocks = sequence.num_owned_blocks();
         self.insert(cache, id, TrackedSequence::new(sequence, 0, cache.stamp()), num_blocks)
     }
 
@@ -197,7 +197,11 @@ impl Reservation {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn allocate_sequence(&mut self, num_tokens: usize) -> Result<Sequence> {
-        let mut sequence = Sequence::empty(self.stock.new_sibling(), self.block_size);
+        let table = self.stock.new_sibling();
+        let mut sequence = match self.stock.pool().layout() {
+            None => Sequence::empty(table, self.block_size),
+            Some(layout) => Sequence::empty_in_groups(table, layout),
+        };
         let _ = self.grow(&mut sequence, num_tokens)?;
         Ok(sequence)
     }
@@ -275,6 +279,7 @@ impl Reservation {
         sequence: &mut Sequence,
         num_tokens: usize,
     ) -> Result<Append> {
+        sequence.release_windows();
         let plan = sequence.plan_append(num_tokens)?;
         let (requested, available) = (plan.blocks(), self.stock.len());
         if requested > available {
@@ -294,9 +299,9 @@ impl Reservation {
         match cache.try_insert(id, tracked) {
             None => Ok(()),
             Some(late) => {
-                let mut table = late.into_sequence().into_table();
-                self.stock.grow_from(&mut table, num_blocks);
-                self.stock.pool().undo(table); // the blocks that it matched
+                let mut sequence = late.into_sequence();
+                sequence.give_new_blocks(num_blocks, &mut self.stock);
+                self.stock.pool().undo(sequence); // the blocks that it matched
                 Err(PagedKvError::SequenceExists(id))
             }
         }

@@ -9,15 +9,18 @@ use crate::cache::reuse::cached_sequence::CachedSequence;
 use crate::cache::reuse::hashed_tokens::HashedTokens;
 use crate::epochs::next_epoch;
 use crate::error::{PagedKvError, Result};
+use crate::groups::GroupLayout;
+use crate::groups::joint::JointHit;
 use crate::pool::Blocks;
 use crate::pool::watermark::{Admit, BlockWatermark, Need, NewBlocks};
-use crate::prefix::Generation;
+use crate::prefix::{Generation, GroupHits};
 use crate::sequence::Sequence;
+use crate::sync::Arc;
 
 /// A sequence that holds the cached blocks of its prompt, and new blocks for the rest.
 struct Matched {
     sequence: Sequence,
-    num_hits: usize,
+    hit: JointHit,
     generation: Generation,
 }
 
@@ -31,14 +34,14 @@ struct UndoneHits<'a> {
 impl Drop for UndoneHits<'_> {
     fn drop(&mut self) {
         if let Some(sequence) = self.sequence.take() {
-            self.blocks.undo(sequence.into_table());
+            self.blocks.undo(sequence);
         }
     }
 }
 
 impl NewBlocks for Matched {
     fn num_blocks_freed(&self) -> usize {
-        self.sequence.table().num_blocks_freed()
+        self.sequence.num_blocks_freed()
     }
 }
 
@@ -52,9 +55,13 @@ struct NeedOfPrompt<'a> {
 
 impl Need for NeedOfPrompt<'_> {
     fn at_most(&self) -> usize {
+        if let Some(layout) = self.cache.layout() {
+            return self.cache.most_in_groups(layout, self.prompt, self.options);
+        }
         let block_size = self.cache.block_size;
         let most_hits = self.options.most_hits(self.prompt, block_size);
-        self.options.room_for(self.prompt, most_hits * block_size).div_ceil(block_size)
+        let owned = self.options.room_for(self.prompt, most_hits * block_size).div_ceil(block_size);
+        owned.saturating_add(self.options.blocks_held_without_groups(owned, block_size))
     }
 
     fn exactly(&self) -> usize {
@@ -107,6 +114,9 @@ impl PagedKvCache {
         options: &AdmitOptions,
         grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
     ) -> Result<Matched> {
+        if let Some(layout) = self.layout() {
+            return self.match_and_grow_groups(layout, prompt, options, grow);
+        }
         let published = self.published();
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
         let generation = published.generation();
@@ -118,15 +128,58 @@ impl PagedKvCache {
         if !hits.is_empty() {
             self.pool.blocks().announce_contents();
         }
-        let num_hits = hits.len();
-        let cached_tokens = num_hits * self.block_size;
+        let cached_tokens = hits.len() * self.block_size;
         let num_tokens = options.room_for(prompt, cached_tokens);
-        let sequence = self.pool.sequence_of(hits, self.block_size);
+        let mut sequence = self.pool.sequence_of(hits, self.block_size);
+        if options.holds_blocks() {
+            sequence.enter_group()?;
+        }
+        let hit = JointHit { length: cached_tokens, longest: cached_tokens, limiting: None };
+        self.grow_hits(sequence, num_tokens, options, grow).map(|sequence| Matched {
+            sequence,
+            hit,
+            generation,
+        })
+    }
+
+    /// Does the work of [`match_and_grow`](Self::match_and_grow) in a cache with groups.
+    #[cold]
+    fn match_and_grow_groups(
+        &self,
+        layout: &Arc<GroupLayout>,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<Matched> {
+        let generation = self.published().generation();
+        let GroupHits { hit, ids } = self.acquire_joint(layout, prompt, options, generation);
+        let num_tokens = options.room_for(prompt, hit.length);
+        let sequence = Sequence::of_hits(&self.pool.handle(), ids, hit.length, layout);
+        self.grow_hits(sequence, num_tokens, options, grow).map(|sequence| Matched {
+            sequence,
+            hit,
+            generation,
+        })
+    }
+
+    /// Grows a sequence of hits to `num_tokens` tokens, and takes the blocks that it is to hold. If that fails, the
+    /// hits are given back as if they had not been matched.
+    #[inline]
+    fn grow_hits(
+        &self,
+        sequence: Sequence,
+        num_tokens: usize,
+        options: &AdmitOptions,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<Sequence> {
+        let num_new_tokens = num_tokens - sequence.num_tokens();
         let mut undone = UndoneHits { sequence: Some(sequence), blocks: self.pool.blocks() };
         let sequence = undone.sequence.as_mut().expect("it was just put there");
-        grow(sequence, num_tokens - cached_tokens)?;
-        let sequence = undone.sequence.take().expect("only its drop takes it otherwise");
-        Ok(Matched { sequence, num_hits, generation })
+        grow(sequence, num_new_tokens)?;
+        if options.holds_blocks() {
+            self.hold_for_growth(sequence, options)?;
+        }
+        Ok(undone.sequence.take().expect("only its drop takes it otherwise"))
     }
 
     /// Returns the admitted sequence. Emits the events of matched contents that were not reported before.
@@ -134,16 +187,23 @@ impl PagedKvCache {
         &self,
         prompt: &Prompt,
         options: &AdmitOptions,
-        Matched { sequence, num_hits, generation }: Matched,
+        Matched { sequence, hit, generation }: Matched,
     ) -> (CachedSequence, Admission) {
         let published = self.published();
-        let hashed = HashedTokens::new(published.clone(), prompt.clone(), num_hits, generation);
+        let num_hits = hit.length / self.block_size;
+        let mut hashed = HashedTokens::new(published.clone(), prompt.clone(), num_hits, generation);
+        let JointHit { length: cached_tokens, longest: longest_group_hit, limiting } = hit;
+        let num_tokens = options.room_for(prompt, cached_tokens);
+        let (epoch, limiting_group) = (next_epoch(), limiting);
+        let admission =
+            Admission { cached_tokens, num_tokens, epoch, longest_group_hit, limiting_group };
+        if let Some(layout) = self.layout() {
+            hashed = hashed.in_groups(layout, cached_tokens);
+            return (CachedSequence::new(sequence, hashed), admission);
+        }
         let matched = &sequence.block_ids()[..num_hits];
         let context = || hashed.context(0, self.block_size);
         published.emit_matched(matched, |at| hashed.hash(at), generation, context);
-        let cached_tokens = num_hits * self.block_size;
-        let num_tokens = options.room_for(prompt, cached_tokens);
-        let admission = Admission { cached_tokens, num_tokens, epoch: next_epoch() };
         (CachedSequence::new(sequence, hashed), admission)
     }
 
@@ -159,7 +219,7 @@ impl PagedKvCache {
             let (_, idle) = self.required(prompt, options);
             idle
         })?;
-        if options.room_for(prompt, 0).div_ceil(self.block_size) <= available {
+        if self.required_without_hits(prompt, options) <= available && !options.holds_blocks() {
             return Ok(());
         }
         match self.required(prompt, options) {
@@ -203,6 +263,9 @@ impl PagedKvCache {
 
     /// Returns the number of new blocks, and the number of idle hits.
     fn required(&self, prompt: &Prompt, options: &AdmitOptions) -> (usize, usize) {
+        if let Some(layout) = self.layout() {
+            return self.required_in_groups(layout, prompt, options);
+        }
         let hashes = &prompt.hashes()[..options.most_hits(prompt, self.block_size)];
         let (published, blocks) = (self.published(), self.pool.blocks());
         let probed = match prompt.is_hashed_by_caller() {
@@ -211,6 +274,8 @@ impl PagedKvCache {
             true => published.probe_distinct(blocks, hashes),
         };
         let num_tokens = options.room_for(prompt, probed.cached * self.block_size);
-        (num_tokens.div_ceil(self.block_size) - probed.cached, probed.idle)
+        let owned = num_tokens.div_ceil(self.block_size);
+        let held = options.blocks_held_without_groups(owned, self.block_size);
+        (owned - probed.cached + held, probed.idle)
     }
 }

@@ -4,6 +4,7 @@ use super::{PagedKvCacheBuilder, Watermark};
 use crate::array::refuse_beyond_memory;
 use crate::cache::eviction::strategy::EvictionStrategy;
 use crate::error::{PagedKvError, Result};
+use crate::groups::GroupLayout;
 use crate::pool::{MOST_BLOCKS, checked_shards, default_shards, default_shards_of_cache};
 
 /// Bytes of one element of K or V (f16), unless the bytes of a block are given.
@@ -48,9 +49,11 @@ impl PagedKvCacheBuilder {
         if self.eviction_strategy == (EvictionStrategy::Priority { levels: 0 }) {
             return invalid("eviction_strategy", "0 priority levels, at least 1 needed".to_owned());
         }
+        let layout = self.checked_layout()?;
         // One block more: so the length of all blocks and one more never overflows.
-        if (self.num_blocks as u64 + 1).checked_mul(self.block_size as u64).is_none() {
-            return invalid("block_size", format!("{}: slots overflow 64 bits", self.block_size));
+        let block_size = self.largest_block_size();
+        if (self.num_blocks as u64 + 1).checked_mul(block_size as u64).is_none() {
+            return invalid("block_size", format!("{block_size}: slots overflow 64 bits"));
         }
         let total = self.num_blocks - usize::from(self.null_block);
         if total == 0 {
@@ -64,6 +67,7 @@ impl PagedKvCacheBuilder {
             block_bytes: self.checked_block_bytes()?,
             shards: checked_shards(self.home_shards.unwrap_or(shards))?,
             watermark: self.checked_watermark(total)?,
+            layout,
         })
     }
 
@@ -93,7 +97,7 @@ impl PagedKvCacheBuilder {
     fn checked_block_bytes(&self) -> Result<usize> {
         let elements = [self.num_heads, self.head_dim, 2, ELEMENT_BYTES]
             .into_iter()
-            .try_fold(self.block_size, usize::checked_mul);
+            .try_fold(self.first_block_size(), usize::checked_mul);
         let block_bytes = self.block_bytes.or(elements);
         match block_bytes.filter(|bytes| bytes.checked_mul(self.num_blocks).is_some()) {
             Some(bytes) => Ok(bytes),
@@ -107,6 +111,7 @@ pub(super) struct Checked {
     pub(super) block_bytes: usize,
     pub(super) shards: usize,
     pub(super) watermark: usize,
+    pub(super) layout: Option<GroupLayout>,
 }
 
 pub(super) fn invalid<T>(parameter: &'static str, reason: String) -> Result<T> {

@@ -161,7 +161,7 @@ impl PagedKvCache {
         let Some(late) = self.try_insert(id, tracked) else {
             return Ok(());
         };
-        self.pool.blocks().undo(late.into_sequence().into_table());
+        self.pool.blocks().undo(late.into_sequence());
         Err(PagedKvError::SequenceExists(id))
     }
 

@@ -53,7 +53,9 @@ impl Sequence {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn copies_of_forks(&self, n: usize) -> usize {
-        if self.num_tokens().is_multiple_of(self.block_size()) { 0 } else { n }
+        let is_partly_filled =
+            |table: &&Sequence| !table.num_tokens().is_multiple_of(table.block_size());
+        self.group_tables().filter(is_partly_filled).count() * n
     }
 }
 

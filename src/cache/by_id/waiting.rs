@@ -117,7 +117,8 @@ impl PagedKvCache {
     ) -> Attempt<Append> {
         match refusal {
             PagedKvError::OutOfMemory { requested, .. } => {
-                let available = self.total_blocks().saturating_sub(tracked.sequence().num_blocks());
+                let available =
+                    self.total_blocks().saturating_sub(tracked.sequence().num_owned_blocks());
                 let at_least = tracked.sequence().blocks_at_least(num_new_tokens);
                 if at_least > available {
                     return Ok(Err(PagedKvError::OutOfMemory { requested, available }));

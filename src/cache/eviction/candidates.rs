@@ -69,15 +69,14 @@ impl PagedKvCache {
 
     /// Returns `None` for a sequence without blocks, whose eviction would free none.
     pub(super) fn eviction_key(&self, id: SeqId, tracked: &TrackedSequence) -> Option<EvictionKey> {
-        let has_blocks = tracked.sequence().num_blocks() > 0;
-        has_blocks.then(|| self.eviction_strategy.key(&tracked.candidate(id)))
+        tracked.has_blocks().then(|| self.eviction_strategy.key(&tracked.candidate(id)))
     }
 
     /// Returns true if evicting this sequence alone surely frees a block: the usual case.
     pub(super) fn frees_a_block(&self, key: &EvictionKey) -> bool {
         // If another sequence has the id by now, the answer is about that one. Harmless: `evict_one`
         // compares epochs.
-        self.look(key.seq_id, |sequence| Ok(sequence.table().frees_a_block())).unwrap_or(false)
+        self.look(key.seq_id, |sequence| Ok(sequence.frees_a_block())).unwrap_or(false)
     }
 
     /// Assesses which blocks would be free if all unleased sequences for which `is_one` is true were
@@ -89,7 +88,8 @@ impl PagedKvCache {
         let mut freeable = Freeable::default();
         self.for_each_unleased(|id, tracked| {
             if is_one(tracked) {
-                freeable.add(id, tracked.epoch, tracked.sequence().table());
+                let tables = tracked.sequence().tables();
+                tables.for_each(|table| freeable.add(id, tracked.epoch, table));
             }
         });
         let leftover = freeable.judge();

@@ -145,16 +145,19 @@ impl PagedKvCache {
 #[cfg(feature = "async")]
 impl Owned {
     fn add(&mut self, sequence: &Sequence) {
-        let table = sequence.table();
-        let mut add = |id: BlockId| *self.owners.entry(id).or_default() += 1;
-        table.private().iter().copied().for_each(&mut add);
-        let mut next = table.newest_run();
-        while let Some(run) = next.filter(|run| self.runs.insert(Arc::as_ptr(run))) {
-            run.ids().iter().copied().for_each(&mut add);
-            next = run.parent();
+        for table in sequence.tables() {
+            let mut add = |id: BlockId| *self.owners.entry(id).or_default() += 1;
+            table.private().iter().copied().for_each(&mut add);
+            let mut next = table.newest_run();
+            while let Some(run) = next.filter(|run| self.runs.insert(Arc::as_ptr(run))) {
+                run.ids().iter().copied().for_each(&mut add);
+                next = run.parent();
+            }
         }
-        if !sequence.num_tokens().is_multiple_of(sequence.block_size()) {
-            self.tails.extend(table.as_slice().last());
+        for table in sequence.group_tables() {
+            if !table.num_tokens().is_multiple_of(table.block_size()) {
+                self.tails.extend(table.table().as_slice().last());
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ impl PagedKvCache {
         let over = Over::new(&self.evictions_over);
         let seen = look(&tracked);
         let sequence = tracked.sequence();
-        let (num_tokens, num_blocks) = (sequence.num_tokens(), sequence.num_blocks());
+        let (num_tokens, num_blocks) = (sequence.num_tokens(), sequence.num_owned_blocks());
         drop(tracked);
         drop(over);
         self.evictions.add(1);

@@ -13,6 +13,7 @@ use crate::cache::entry::{MapEntry, TrackedSequence, Version};
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, SeqId};
 use crate::pool::BlockPool;
+use crate::sequence::Sequence;
 use crate::sync::Arc;
 
 /// The state that one pass over the map sees.
@@ -71,30 +72,44 @@ impl PagedKvCache {
 
     fn add(&self, picture: &mut Picture, id: SeqId, tracked: &TrackedSequence) -> Result<()> {
         let sequence = tracked.sequence();
-        let given_up: usize = sequence.gaps().iter().map(|gap| gap.len()).sum();
-        let (resident, logical) = (sequence.num_blocks(), sequence.num_logical_blocks());
+        for table in sequence.group_tables() {
+            self.check_table(id, sequence.num_tokens(), table)?;
+        }
+        picture.sequences.insert(id, tracked.version());
+        for table in sequence.tables() {
+            for &block in table.private() {
+                *picture.owners.entry(block).or_default() += 1;
+            }
+            let mut run = table.newest_run();
+            while let Some(held) = run
+                && picture.runs.insert(Arc::as_ptr(held) as usize)
+            {
+                for &block in held.ids() {
+                    *picture.owners.entry(block).or_default() += 1;
+                }
+                run = held.parent();
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the table of one group of a sequence of `num_tokens` tokens.
+    fn check_table(&self, id: SeqId, num_tokens: usize, table: &Sequence) -> Result<()> {
+        let given_up: usize = table.gaps().iter().map(|gap| gap.len()).sum();
+        let (resident, logical) = (table.num_blocks(), table.num_logical_blocks());
         if resident + given_up != logical {
             return inconsistent(format!(
                 "{id} has {resident} blocks and {given_up} in gaps, its tokens need {logical}"
             ));
         }
-        for &block in sequence.block_ids() {
+        if table.num_tokens() != num_tokens {
+            let of_group = table.num_tokens();
+            return inconsistent(format!("{id} has {num_tokens} tokens, a group {of_group}"));
+        }
+        for &block in table.block_ids() {
             if self.pool.owners(block)? == 0 {
                 return inconsistent(format!("{id} uses {block}, which nobody owns"));
             }
-        }
-        picture.sequences.insert(id, tracked.version());
-        for &block in sequence.table().private() {
-            *picture.owners.entry(block).or_default() += 1;
-        }
-        let mut run = sequence.table().newest_run();
-        while let Some(held) = run
-            && picture.runs.insert(Arc::as_ptr(held) as usize)
-        {
-            for &block in held.ids() {
-                *picture.owners.entry(block).or_default() += 1;
-            }
-            run = held.parent();
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl TrackedSequence {
             return Ok(());
         }
         let end = num_tokens.saturating_add(num_new_tokens);
-        hashed.refuse_unnameable(end, sequence.block_size())?;
+        hashed.refuse_unnameable(end, sequence.hash_unit())?;
         match named < num_tokens {
             true => Err(PagedKvError::UnnamedTokens { named, num_tokens }),
             false => Ok(()),

@@ -9,13 +9,17 @@
 //! Invariant: the hash of block b is a function of the tokens before and in b, which the sequence holds.
 
 mod by_caller;
+mod in_groups;
 
 use std::ops::Range;
 
+use self::in_groups::GroupOffers;
+pub(in crate::cache) use self::in_groups::OfferedRun;
 use super::computed::Computed;
 use crate::cache::Published;
 use crate::cache::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
+use crate::groups::GroupLayout;
 use crate::prefix::{BlockHash, BlockHasher, EventContext, Generation, PublishRequest};
 use crate::sequence::Sequence;
 
@@ -56,6 +60,8 @@ pub struct HashedTokens {
     prompt: Prompt,
     generation: Generation,
     published_blocks: Published,
+    /// In a cache with groups, in place of `offered` and the fields beside it.
+    groups: Option<Box<GroupOffers>>,
 }
 
 impl HashedTokens {
@@ -82,7 +88,13 @@ impl HashedTokens {
             prompt,
             generation,
             published_blocks,
+            groups: None,
         }
+    }
+
+    /// Returns the tokens of a sequence in a cache with groups, of which `matched` tokens were matched.
+    pub(in crate::cache) fn in_groups(self, layout: &GroupLayout, matched: usize) -> Self {
+        Self { groups: Some(Box::new(GroupOffers::new(layout, matched))), ..self }
     }
 
     pub(in crate::cache) fn num_named(&self) -> usize {
@@ -92,6 +104,9 @@ impl HashedTokens {
 
     /// Publishes the full blocks of the first `num_tokens` tokens, which are computed.
     pub(in crate::cache) fn commit(&mut self, sequence: &Sequence, num_tokens: usize) -> usize {
+        if self.groups.is_some() {
+            return self.commit_groups(sequence, num_tokens);
+        }
         let full = self.full_blocks(sequence, num_tokens);
         let promised = self.publish_promised(sequence, full);
         if self.offered >= full {
@@ -261,7 +276,7 @@ impl HashedTokens {
         refuse_beyond_end(sequence, num_tokens)?;
         self.tokens.extend_from_slice(tokens);
         if self.num_named() >= self.full_at {
-            self.hash_tokens(sequence.block_size());
+            self.hash_tokens(sequence.hash_unit());
         }
         Ok(())
     }
@@ -308,6 +323,9 @@ impl HashedTokens {
         self.offered = self.offered.min(num_tokens / block_size);
         self.unsure_from = self.unsure_from.min(self.offered);
         self.published_to = self.published_to.min(self.offered);
+        if let Some(groups) = &mut self.groups {
+            groups.truncate(num_tokens);
+        }
     }
 
     /// Returns true if the tokens named from `start` on equal those of `tokens`, as far as both go.
@@ -349,6 +367,9 @@ impl HashedTokens {
         self.offered = self.offered.min(num_tokens / block_size);
         self.unsure_from = self.unsure_from.min(self.offered);
         self.published_to = self.published_to.min(self.offered);
+        if let Some(groups) = &mut self.groups {
+            groups.truncate(num_tokens);
+        }
     }
 
     /// Returns true if truncating to `num_tokens` drops named tokens.
@@ -371,7 +392,7 @@ pub(in crate::cache) fn truncate_parts(
     let drops_tokens = num_tokens < sequence.num_tokens();
     sequence.truncate(num_tokens)?;
     if let Some(hashed) = hashed.filter(|_| drops_tokens) {
-        hashed.truncate(num_tokens, sequence.block_size());
+        hashed.truncate(num_tokens, sequence.hash_unit());
     }
     Ok(())
 }
@@ -387,7 +408,7 @@ pub(in crate::cache) fn refuse_uncomputable(
         Computed::Named(_) | Computed::Hashed([]) => Ok(()),
         Computed::Hashed(hashes) => Err(PagedKvError::HashesUnknown {
             known: 0,
-            requested: hashes.len().saturating_mul(sequence.block_size()),
+            requested: hashes.len().saturating_mul(sequence.hash_unit()),
         }),
     }
 }

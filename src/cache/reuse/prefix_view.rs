@@ -64,6 +64,9 @@ impl Prefix<'_> {
         if cache.check_prompt(prompt).is_err() {
             return 0;
         }
+        if let Some(layout) = cache.layout() {
+            return cache.probe_joint(layout, prompt);
+        }
         let most = AdmitOptions::default().most_hits(prompt, cache.block_size);
         let probed = cache.published().probe(cache.pool.blocks(), &prompt.hashes()[..most]);
         probed.cached * cache.block_size

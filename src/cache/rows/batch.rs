@@ -203,6 +203,7 @@ fn plan_all<G: GrowingRow>(
         if !sequence.table().pool().is_of_same_pool(stock.pool()) {
             return Err(PagedKvError::WrongCache { value: "row" });
         }
+        sequence.release_windows();
         let plan = sequence.plan_append(num_new_tokens)?;
         need = need.saturating_add(plan.blocks());
         plans.push(plan);

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{Step, StepBuffers};
+use super::{RowCopy, Step, StepBuffers};
 use crate::cache::rows::lease_row::LeaseRow;
 use crate::cache::rows::locked::with_locked_rows;
 use crate::cache::rows::{GrowingRow, Held, Row};
@@ -132,7 +132,13 @@ impl Step {
         }
         // First retain the sources of the copies for their sequences: that can be refused.
         let copies = numbers().filter_map(|(number, _)| self.buffers.rows[number].copy);
-        let sources: Vec<BlockId> = copies.map(|(src, _)| src).collect();
+        let of_groups = self.buffers.copies.iter().filter(|copy| {
+            let start_tokens = self.buffers.rows[copy.row].start_tokens;
+            let is_undone = copy.copy.is_on_write() && copy.copy.is_of_growth_from(start_tokens);
+            is_undone && rows_of[copy.row].is_some()
+        });
+        let of_groups = of_groups.map(|copy| copy.copy.src);
+        let sources: Vec<BlockId> = copies.map(|(src, _)| src).chain(of_groups).collect();
         for (done, &src) in sources.iter().enumerate() {
             if let Err(refusal) = self.pool.retain(src) {
                 self.pool.give(&sources[..done]);
@@ -147,8 +153,14 @@ impl Step {
                 // Checked above: another thread has added owners by id since, 2^20 of them.
                 grown.copy.iter().for_each(|&(src, _)| self.pool.give(&[src]));
                 refused = Some(refusal);
-            } else if let Some(hashed) = hashed {
-                hashed.forget_generated(grown.start_tokens, sequence.block_size());
+            } else {
+                let of_row = |copy: &mut RowCopy| copy.row == number;
+                for copy in self.buffers.copies.extract_if(.., of_row) {
+                    sequence.take_copy_back(copy.copy, grown.start_tokens);
+                }
+                if let Some(hashed) = hashed {
+                    hashed.forget_generated(grown.start_tokens, sequence.hash_unit());
+                }
             }
         }
         self.end_commits();

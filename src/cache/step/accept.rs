@@ -84,7 +84,7 @@ impl Step {
         if let (Some(hashed), Some(before), Err(_)) = (hashed, length_before, &accepted) {
             hashed.take_length_back(before);
             if let Some(named) = was_named {
-                hashed.forget_generated(named, sequence.block_size());
+                hashed.forget_generated(named, sequence.hash_unit());
             }
         }
         accepted
@@ -128,6 +128,10 @@ impl Step {
         num_tokens: usize,
         cuts: bool,
     ) -> Result<usize> {
+        if cuts && sequence.layout().is_some() {
+            // A later refusal would leave the commits of several groups.
+            sequence.check_cut(num_tokens)?;
+        }
         let parts = (&mut *sequence, hashed.as_deref_mut());
         let committed = self.commit_parts(parts, num_tokens)?;
         if !cuts {
@@ -135,7 +139,7 @@ impl Step {
         }
         let cut = sequence.truncate(num_tokens);
         match (&cut, hashed) {
-            (Ok(()), Some(hashed)) => hashed.forget_generated(num_tokens, sequence.block_size()),
+            (Ok(()), Some(hashed)) => hashed.forget_generated(num_tokens, sequence.hash_unit()),
             (Err(_), Some(hashed)) if committed > 0 => {
                 self.take_commit_back();
                 hashed.take_offer_back(hashed.offered() - committed);

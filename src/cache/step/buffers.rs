@@ -3,11 +3,12 @@
 use std::fmt;
 
 use super::growth::Growth;
-use super::{Committed, GrownRow, Step};
+use super::{Committed, GrownRow, RowCopy, Step};
 use crate::cache::PagedKvCache;
 use crate::cache::rows::locked::LockMemory;
+use crate::groups::GroupLayout;
 use crate::id::BlockId;
-use crate::prefix::{BlockHash, Overwritten};
+use crate::prefix::{BlockHash, Generation, Overwritten};
 
 /// The memory of a step. [`Completed`] and [`Aborted`](crate::Aborted) return it, for the next step. (The
 /// pool of its last step stays referenced until it is dropped.)
@@ -26,6 +27,7 @@ use crate::prefix::{BlockHash, Overwritten};
 pub struct StepBuffers {
     pub(super) rows: Vec<GrownRow>,
     pub(super) growth: Growth,
+    pub(super) copies: Vec<RowCopy>,
     /// Cached contents of blocks that rows grew into.
     pub(super) overwritten: Vec<Overwritten>,
     /// Blocks to be published; the step owns each once for that.
@@ -94,7 +96,13 @@ impl PagedKvCache {
         let in_flight = pool.open_step();
         let (published, generation) = (None, self.published().generation());
         let overwrites = self.published().overwrites().cloned();
-        Step { pool, in_flight, buffers, published, generation, overwrites }
+        let generations = pool.layout().map(|layout| self.generations(layout, generation));
+        Step { pool, in_flight, buffers, published, generation, generations, overwrites }
+    }
+
+    #[cold]
+    fn generations(&self, layout: &GroupLayout, generation: Generation) -> Box<[Generation]> {
+        layout.ids().map(|group| self.published().of_group(generation, group)).collect()
     }
 }
 

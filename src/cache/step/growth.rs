@@ -4,11 +4,11 @@
 //! Invariant: as many of the first rows as there is room for have grown and joined the step, and no other
 //! row has. A refused row undoes the growth of the rows after it, a few words each.
 
-use super::{Grown, GrownRow, Step, StepBuffers};
+use super::{Grown, GrownRow, RowCopy, Step, StepBuffers};
 use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::prefix::Overwritten;
+use crate::prefix::{Generation, Overwritten};
 use crate::sequence::{AppendPlan, SharedTails};
 use crate::table::BlockTable;
 
@@ -96,10 +96,29 @@ impl Step {
     fn grow_all<R: GrowingRow>(&mut self, rows: &mut [R]) -> Result<Grown> {
         let start = self.buffers.rows.len();
         let grown = self.grow_in_place(rows).and_then(|()| self.grow_needy(rows, start));
-        if grown.is_err() {
-            self.take_back(rows, start, 0);
+        match &grown {
+            Err(_) => self.take_back(rows, start, 0),
+            Ok(grown) if self.generations.is_some() => {
+                self.list_copies(&mut rows[..grown.grown_rows], start);
+            }
+            Ok(_) => {}
         }
         grown
+    }
+
+    /// Lists the copies that the groups of the first rows need, those of earlier growth included.
+    #[cold]
+    fn list_copies<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) {
+        let copies = &mut self.buffers.copies;
+        for (row, number) in rows.iter_mut().zip(start..) {
+            for mut copy in row.parts().0.take_copies() {
+                copy.join_step(self.in_flight);
+                // Copies to a block and from it come in any order, so both are made from the first.
+                let first = copies.iter().find(|earlier| earlier.copy.dst == copy.src);
+                let src = first.map_or(copy.src, |first| first.src);
+                copies.push(RowCopy { row: number, src, copy });
+            }
+        }
     }
 
     /// Grows the rows that need no block, plans the others, and lets all of them join the step.
@@ -108,11 +127,15 @@ impl Step {
         growth.clear();
         grown_rows.reserve(rows.len());
         let start = grown_rows.len();
+        let has_groups = self.generations.is_some();
         for (index, row) in rows.iter_mut().enumerate() {
             let (num_new_tokens, identity) = (row.num_new_tokens(), row.identity());
             let (sequence, _) = row.parts();
             if !sequence.table().pool().is_of_same_pool(&self.pool) {
                 return Err(PagedKvError::WrongCache { value: "row" });
+            }
+            if has_groups {
+                sequence.release_windows();
             }
             let start_tokens = sequence.num_tokens();
             let (end, block_size) =
@@ -127,7 +150,10 @@ impl Step {
                 growth.needy.push((index, plan));
             }
             // Before the source of a copy is released, so that the step holds it.
-            let before = sequence.join_step(self.in_flight);
+            let before = match has_groups {
+                true => sequence.join_step(self.in_flight),
+                false => sequence.join_step_alone(self.in_flight),
+            };
             let copy = None;
             grown_rows.push(GrownRow { start_tokens, num_new_tokens, copy, identity, before });
         }
@@ -163,10 +189,14 @@ impl Step {
         let cached = &stock.as_slice()[need - cached..];
         match &self.overwrites {
             Some(overwrites) => overwrites.list(cached, overwritten),
-            None => overwritten.extend(cached.iter().filter_map(|&id| {
-                let hash = self.generation.last_hash(&self.pool, id)?;
-                Some(Overwritten::new(id, hash))
-            })),
+            None => {
+                let own = std::slice::from_ref(&self.generation);
+                let generations = self.generations.as_deref().unwrap_or(own);
+                overwritten.extend(cached.iter().filter_map(|&id| {
+                    let last_hash = |of: &Generation| of.last_hash(&self.pool, id);
+                    Some(Overwritten::new(id, generations.iter().find_map(last_hash)?))
+                }));
+            }
         }
         for (row, plan) in growth.needy.drain(..) {
             let append = rows[row].parts().0.append_from(plan, &mut stock);

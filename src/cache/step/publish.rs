@@ -6,7 +6,9 @@ use std::ops::Range;
 use super::{Step, StepBuffers};
 use crate::cache::reuse::cached_sequence::Parts;
 use crate::cache::reuse::computed::Computed;
-use crate::cache::reuse::hashed_tokens::{HashedTokens, refuse_beyond_end, refuse_uncomputable};
+use crate::cache::reuse::hashed_tokens::{
+    HashedTokens, OfferedRun, refuse_beyond_end, refuse_uncomputable,
+};
 use crate::cache::rows::{Row, update};
 use crate::error::Result;
 use crate::id::BlockId;
@@ -28,6 +30,16 @@ pub(super) struct Committed {
     extra: Option<PlainArc<ExtraKeys>>,
     /// Number of blocks of the sequence before the first of them.
     index: usize,
+}
+
+/// Neighbouring blocks of one commit.
+struct OfRun {
+    /// The number of the first.
+    start: usize,
+    len: usize,
+    /// The block before the first.
+    before: Option<BlockId>,
+    generation: Generation,
 }
 
 impl Step {
@@ -116,7 +128,7 @@ impl Step {
         let num_tokens = hashed.num_named();
         let committed = self.commit_parts((sequence, Some(&mut *hashed)), num_tokens);
         if committed.is_err() {
-            hashed.forget_generated(named, sequence.block_size());
+            hashed.forget_generated(named, sequence.hash_unit());
         }
         committed
     }
@@ -147,6 +159,9 @@ impl Step {
         let Some(hashed) = hashed else {
             return Ok(0);
         };
+        if hashed.has_groups() {
+            return self.commit_groups(sequence, hashed, num_tokens);
+        }
         hashed.offer_failed_again(sequence);
         let offered = hashed.offered();
         // The usual case: no further block is full.
@@ -167,34 +182,86 @@ impl Step {
     }
 
     /// Notes consecutive blocks of a sequence, to be published when the step completes.
+    /// Does as [`commit_parts`](Self::commit_parts) in each group.
+    fn commit_groups(
+        &mut self,
+        sequence: &Sequence,
+        hashed: &mut HashedTokens,
+        num_tokens: usize,
+    ) -> Result<usize> {
+        let runs = hashed.runs_for_step(sequence, num_tokens);
+        for (done, run) in runs.iter().enumerate() {
+            if let Err(refusal) = self.hold_run(sequence, hashed, run) {
+                (0..done).for_each(|_| self.take_commit_back());
+                hashed.take_runs_back(&runs);
+                return Err(refusal);
+            }
+        }
+        Ok(runs.iter().map(|run| run.ids(sequence).len()).sum())
+    }
+
+    fn hold_run(
+        &mut self,
+        sequence: &Sequence,
+        hashed: &HashedTokens,
+        run: &OfferedRun,
+    ) -> Result<()> {
+        let committed = run.ids(sequence);
+        self.pool.retain_in_step(self.in_flight, committed)?;
+        let StepBuffers { ids, hashes, .. } = &mut self.buffers;
+        ids.extend_from_slice(committed);
+        hashes.extend((0..committed.len()).map(|at| hashed.hash_in_run(run, at)));
+        let of_run = OfRun {
+            start: run.start(),
+            len: committed.len(),
+            before: None,
+            generation: hashed.generation_of(run),
+        };
+        self.note_committed(hashed, hashed.context_of(run), of_run);
+        Ok(())
+    }
+
     fn hold_until_published(
         &mut self,
         sequence: &Sequence,
         hashed: &HashedTokens,
         blocks: Range<usize>,
     ) -> Result<()> {
-        let StepBuffers { ids, hashes, tokens, groups, .. } = &mut self.buffers;
+        let StepBuffers { ids, hashes, .. } = &mut self.buffers;
         // One more owner: a block stays, and an append copies it instead of writing it.
         let committed = &sequence.block_ids()[blocks.clone()];
         self.pool.retain_in_step(self.in_flight, committed)?;
         ids.extend_from_slice(committed);
         hashes.extend(blocks.clone().map(|at| hashed.hash(at)));
         let context = hashed.context(blocks.start, sequence.block_size());
+        let of_run = OfRun {
+            start: blocks.start,
+            len: blocks.len(),
+            before: sequence.block_ids()[..blocks.start].last().copied(),
+            generation: hashed.generation(),
+        };
+        self.note_committed(hashed, context, of_run);
+        Ok(())
+    }
+
+    /// Notes the last blocks of the step as one commit.
+    #[inline]
+    fn note_committed(&mut self, hashed: &HashedTokens, context: EventContext<'_>, run: OfRun) {
+        let StepBuffers { ids, tokens, groups, .. } = &mut self.buffers;
         if hashed.published().has_event_sink() {
-            tokens.extend_from_slice(context.tokens_of(0..blocks.len(), &mut Vec::new()));
+            tokens.extend_from_slice(context.tokens_of(0..run.len, &mut Vec::new()));
         }
         groups.push(Committed {
             end: ids.len(),
             end_of_tokens: tokens.len(),
-            generation: hashed.generation(),
-            before: sequence.block_ids()[..blocks.start].last().copied(),
+            generation: run.generation,
+            before: run.before,
             parent: context.parent,
             block_size: context.block_size,
             extra: context.extra.clone(),
-            index: blocks.start,
+            index: run.start,
         });
         self.published.get_or_insert_with(|| hashed.published().clone());
-        Ok(())
     }
 
     /// Takes the last commit back, of a sequence that could not be cut.

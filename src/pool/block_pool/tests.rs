@@ -39,6 +39,7 @@ fn an_impossible_pool_is_refused_with_the_number() {
             Retention::Nothing,
             null_block,
             Observers::default(),
+            None,
         );
         built.expect_err("a refusal").to_string()
     };
@@ -51,7 +52,8 @@ fn an_impossible_pool_is_refused_with_the_number() {
     ] {
         assert!(refused.ends_with(&reason), "{refused}");
     }
-    let smallest = BlockPool::build(2, 1, Retention::Nothing, true, Observers::default()).unwrap();
+    let smallest =
+        BlockPool::build(2, 1, Retention::Nothing, true, Observers::default(), None).unwrap();
     assert_eq!((smallest.total_blocks(), smallest.blocks().largest_id()), (1, 1));
 }
 
@@ -83,7 +85,8 @@ fn a_pool_without_blocks_refuses_every_block_and_no_more() {
 fn the_largest_id_is_that_of_the_last_block() {
     for (null_block, largest) in [(false, 3), (true, 3)] {
         let pool =
-            BlockPool::build(4, 1, Retention::Nothing, null_block, Observers::default()).unwrap();
+            BlockPool::build(4, 1, Retention::Nothing, null_block, Observers::default(), None)
+                .unwrap();
         let table = pool.allocate(pool.total_blocks()).unwrap();
         assert_eq!(table.as_slice().iter().max(), Some(&BlockId(largest)));
         assert_eq!(pool.blocks().largest_id(), largest);
@@ -123,7 +126,8 @@ fn blocks_taken_out_of_a_table_are_released_by_id_once_each() {
 fn ids_beside_those_of_the_pool_are_not_found() {
     for (null_block, ids) in [(false, 0..4), (true, 1..4)] {
         let pool =
-            BlockPool::build(4, 1, Retention::Nothing, null_block, Observers::default()).unwrap();
+            BlockPool::build(4, 1, Retention::Nothing, null_block, Observers::default(), None)
+                .unwrap();
         let found = (0..6).filter(|&id| pool.owners(BlockId(id)).is_ok()).collect::<Vec<_>>();
         assert_eq!(found, ids.collect::<Vec<_>>());
         let beside = BlockId(4);

@@ -13,9 +13,10 @@ fn hashes_that_collide_in_the_index_never_match() {
         Retention::Contents(ReclaimPolicy::Lru),
         false,
         Observers::default(),
+        None,
     )
     .unwrap();
-    let mut published = PublishedBlocks::new(2_000, None, None).unwrap();
+    let mut published = PublishedBlocks::new(2_000, None, None, 1).unwrap();
     published.index = PrefixIndex::of_3_bits(2_000);
     let generation = published.generation();
     let hash = |n: u128| BlockHash::from_u128(n * 0x1234_5678_9abc_def1_0fed_cba9);
@@ -48,8 +49,8 @@ fn hashes_that_collide_in_the_index_never_match() {
 fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
     let keep = Retention::Contents(ReclaimPolicy::Lru);
     (
-        BlockPool::build(blocks, 1, keep, false, Observers::default()).unwrap(),
-        PublishedBlocks::new(blocks, None, None).unwrap(),
+        BlockPool::build(blocks, 1, keep, false, Observers::default(), None).unwrap(),
+        PublishedBlocks::new(blocks, None, None, 1).unwrap(),
     )
 }
 
@@ -128,8 +129,8 @@ fn a_spare_copy_is_reclaimed_before_all_else_and_as_others_once_it_was_asked_for
 fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
     let keep = Retention::Contents(ReclaimPolicy::TwoQueue);
     let (pool, published) = (
-        BlockPool::build(3, 1, keep, false, Observers::default()).unwrap(),
-        PublishedBlocks::new(3, None, None).unwrap(),
+        BlockPool::build(3, 1, keep, false, Observers::default(), None).unwrap(),
+        PublishedBlocks::new(3, None, None, 1).unwrap(),
     );
     let key = published.generation().key_of(BlockHash::from_u128(7));
     let [first, copy] = [(); 2].map(|()| pool.allocate(1).unwrap());
@@ -164,9 +165,10 @@ fn a_content_that_was_often_reclaimed_finds_room_again() {
         Retention::Contents(ReclaimPolicy::Lru),
         false,
         Observers::default(),
+        None,
     )
     .unwrap();
-    let published = PublishedBlocks::new(200, None, None).unwrap();
+    let published = PublishedBlocks::new(200, None, None, 1).unwrap();
     let (hash, generation) = (BlockHash::from_u128(7), published.generation());
     let mut held = pool.allocate(0).unwrap();
     for _ in 0..190 {
@@ -190,8 +192,8 @@ fn entries_do_not_pile_up_however_often_blocks_get_keys() {
     const THREADS: u64 = 4;
     const ROUNDS: u64 = if cfg!(miri) { 400 } else { 100_000 };
     let keep = Retention::Contents(ReclaimPolicy::Lru);
-    let pool = BlockPool::build(BLOCKS, 4, keep, false, Observers::default()).unwrap();
-    let published = PublishedBlocks::new(BLOCKS, None, None).unwrap();
+    let pool = BlockPool::build(BLOCKS, 4, keep, false, Observers::default(), None).unwrap();
+    let published = PublishedBlocks::new(BLOCKS, None, None, 1).unwrap();
     let generation = published.generation();
     let serve = |content: u128| {
         let hash = BlockHash::from_u128(content.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C061));

@@ -53,7 +53,7 @@ impl PublishedBlocks {
         context: &EventContext<'_>,
     ) -> Option<usize> {
         event_order.announce(|events| {
-            if generation != self.generation() {
+            if !self.generations.is_current(generation) {
                 return None;
             }
             if !context.has_tokens() {
@@ -89,7 +89,7 @@ impl PublishedBlocks {
             return;
         };
         event_order.announce(|events| {
-            if generation == self.generation() {
+            if self.generations.is_current(generation) {
                 let matched = |(at, &id): (usize, &BlockId)| Offered {
                     known_by: events.holds(id, hash_of(at)).then_some(id),
                     ..Offered::default()

@@ -18,7 +18,7 @@ impl HashedTokens {
     ) -> Result<()> {
         refuse_beyond_end(sequence, num_tokens)?;
         if !self.knows_tokens {
-            self.refuse_unknown_hashes(num_tokens, sequence.block_size())?;
+            self.refuse_unknown_hashes(num_tokens, sequence.hash_unit())?;
             self.note_length(num_tokens);
         }
         Ok(())
@@ -61,7 +61,7 @@ impl HashedTokens {
             let reason = "the cache itself hashes the tokens of this sequence".to_owned();
             return Err(PagedKvError::InvalidConfig { parameter: "hashes", reason });
         }
-        let num_tokens = (self.num_hashes() + hashes.len()).saturating_mul(sequence.block_size());
+        let num_tokens = (self.num_hashes() + hashes.len()).saturating_mul(sequence.hash_unit());
         refuse_beyond_end(sequence, num_tokens)?;
         self.hashes.extend_from_slice(hashes);
         self.note_length(num_tokens);

@@ -1,0 +1,211 @@
+//! Commits in a cache with groups of layers: each group publishes its own blocks under its own keys.
+//!
+//! Invariant: a block is published only if it is resident, full and computed, and if no trim of a full group came
+//! before it. A state is published only if a commit ended exactly at it: then it is the state after these tokens.
+
+use std::ops::Range;
+
+use super::HashedTokens;
+use crate::groups::{GroupLayout, LayerGroup};
+use crate::id::{BlockId, GroupId};
+use crate::prefix::{BlockHash, EventContext, Generation, PublishRequest};
+use crate::sequence::Sequence;
+
+/// How far the blocks of each group were offered.
+#[derive(Clone)]
+pub(super) struct GroupOffers {
+    offers: Box<[GroupOffer]>,
+    /// Steps that had failed when blocks were first offered to one.
+    failures_seen: u64,
+}
+
+#[derive(Clone)]
+struct GroupOffer {
+    kind: LayerGroup,
+    /// Units of a hash in a block.
+    units: usize,
+    /// Blocks that were offered.
+    offered: usize,
+    /// Blocks from here on were offered to steps, which may have failed.
+    unsure_from: usize,
+}
+
+/// Neighbouring blocks of one group that are offered together.
+pub(in crate::cache) struct OfferedRun {
+    group: GroupId,
+    units: usize,
+    block_size: usize,
+    /// The logical blocks.
+    blocks: Range<usize>,
+    /// The same blocks among the resident ones.
+    resident: Range<usize>,
+}
+
+impl GroupOffer {
+    fn truncate(&mut self, num_tokens: usize) {
+        self.offered = self.offered.min(num_tokens / self.kind.block_size());
+        self.unsure_from = self.unsure_from.min(self.offered);
+    }
+}
+
+impl GroupOffers {
+    pub(super) fn new(layout: &GroupLayout, matched_tokens: usize) -> Self {
+        let offers = layout.ids().zip(layout.groups()).map(|(id, &kind)| {
+            let offered = matched_tokens / kind.block_size();
+            GroupOffer { kind, units: layout.units_a_block(id), offered, unsure_from: offered }
+        });
+        Self { offers: offers.collect(), failures_seen: 0 }
+    }
+
+    pub(super) fn truncate(&mut self, num_tokens: usize) {
+        self.offers.iter_mut().for_each(|offer| offer.truncate(num_tokens));
+    }
+}
+
+impl OfferedRun {
+    /// Returns the blocks.
+    pub(in crate::cache) fn ids<'a>(&self, sequence: &'a Sequence) -> &'a [BlockId] {
+        let table = sequence.of_group(self.group).expect("a run is of a group of the sequence");
+        &table.block_ids()[self.resident.clone()]
+    }
+
+    /// Returns the number of the first block.
+    pub(in crate::cache) fn start(&self) -> usize {
+        self.blocks.start
+    }
+
+    fn private_from(&self, sequence: &Sequence) -> usize {
+        let table = sequence.of_group(self.group).expect("a run is of a group of the sequence");
+        table.table().shared_len().saturating_sub(self.resident.start)
+    }
+}
+
+impl HashedTokens {
+    /// Returns true if the sequence has several groups, or one that is not of full attention.
+    #[inline]
+    pub(in crate::cache) fn has_groups(&self) -> bool {
+        self.groups.is_some()
+    }
+
+    /// Publishes the blocks of all groups that are full and computed.
+    #[cold]
+    pub(super) fn commit_groups(&mut self, sequence: &Sequence, num_tokens: usize) -> usize {
+        self.offer_unsure_again(|_| true);
+        let runs = self.take_runs(sequence, num_tokens, false);
+        runs.iter().map(|run| self.publish_run(sequence, run)).sum()
+    }
+
+    /// Returns the blocks of all groups that a step is to publish, and counts them as offered to it.
+    pub(in crate::cache) fn runs_for_step(
+        &mut self,
+        sequence: &Sequence,
+        num_tokens: usize,
+    ) -> Vec<OfferedRun> {
+        let failures = self.published_blocks.failed_steps();
+        let has_failed = self.groups.as_ref().is_some_and(|all| all.failures_seen != failures);
+        if has_failed {
+            self.offer_unsure_again(|_| true);
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.failures_seen = failures;
+        }
+        self.take_runs(sequence, num_tokens, true)
+    }
+
+    /// Takes back what [`runs_for_step`](Self::runs_for_step) counted as offered.
+    pub(in crate::cache) fn take_runs_back(&mut self, runs: &[OfferedRun]) {
+        for run in runs {
+            self.offer_unsure_again(|group| group == run.group);
+        }
+    }
+
+    fn offer_unsure_again(&mut self, is_meant: impl Fn(GroupId) -> bool) {
+        let offers = self.groups.iter_mut().flat_map(|groups| groups.offers.iter_mut());
+        for (number, offer) in (0..).zip(offers) {
+            if is_meant(GroupId(number)) {
+                offer.offered = offer.unsure_from;
+            }
+        }
+    }
+
+    fn take_runs(
+        &mut self,
+        sequence: &Sequence,
+        num_tokens: usize,
+        to_step: bool,
+    ) -> Vec<OfferedRun> {
+        let (Some(layout), named) = (sequence.layout(), self.num_named()) else {
+            return Vec::new();
+        };
+        let hashed = self.num_hashes().saturating_mul(layout.unit());
+        let known = num_tokens.min(named).min(hashed).min(sequence.whole_tokens());
+        let prompt_tokens = self.prompt.num_tokens();
+        let mut runs = Vec::new();
+        let offers = self.groups.iter_mut().flat_map(|groups| groups.offers.iter_mut());
+        for ((offer, table), group) in offers.zip(sequence.group_tables()).zip(layout.ids()) {
+            let full = known / offer.kind.block_size();
+            let blocks = match offer.kind.is_state() {
+                true if known == num_tokens && sequence.has_state_at(group, known) => {
+                    full.saturating_sub(1)..full
+                }
+                true => 0..0,
+                false => offer.offered..full,
+            };
+            offer.offered = offer.offered.max(full);
+            if !to_step {
+                offer.unsure_from = offer.offered;
+            }
+            let (units, block_size) = (offer.units, offer.kind.block_size());
+            for block in blocks {
+                let is_kept = layout.is_worth_keeping(group, block, prompt_tokens);
+                let Some(resident) = table.resident_index(block).filter(|_| is_kept) else {
+                    continue;
+                };
+                match runs.last_mut() {
+                    Some(OfferedRun { group: of, blocks, resident: before, .. })
+                        if *of == group && blocks.end == block && before.end == resident =>
+                    {
+                        blocks.end += 1;
+                        before.end += 1;
+                    }
+                    _ => runs.push(OfferedRun {
+                        group,
+                        units,
+                        block_size,
+                        blocks: block..block + 1,
+                        resident: resident..resident + 1,
+                    }),
+                }
+            }
+        }
+        runs
+    }
+
+    fn publish_run(&self, sequence: &Sequence, run: &OfferedRun) -> usize {
+        let offer = PublishRequest {
+            ids: run.ids(sequence),
+            before: None,
+            private_from: run.private_from(sequence),
+            generation: self.generation_of(run),
+        };
+        let hash_of = |at: usize| self.hash_in_run(run, at);
+        let context = || self.context_of(run);
+        self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, context)
+    }
+
+    /// Returns the generation of the keys of a run.
+    pub(in crate::cache) fn generation_of(&self, run: &OfferedRun) -> Generation {
+        self.published_blocks.of_group(self.generation, run.group)
+    }
+
+    /// Returns the hash of block `at` of a run: that of its last unit.
+    pub(in crate::cache) fn hash_in_run(&self, run: &OfferedRun, at: usize) -> BlockHash {
+        self.hash((run.blocks.start + at + 1) * run.units - 1)
+    }
+
+    pub(in crate::cache) fn context_of(&self, run: &OfferedRun) -> EventContext<'_> {
+        let before = (run.blocks.start * run.units).checked_sub(1);
+        let parent = before.map(|before| self.hash(before));
+        EventContext { parent, ..self.context(run.blocks.start, run.block_size) }
+    }
+}

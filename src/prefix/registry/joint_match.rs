@@ -1,0 +1,252 @@
+//! The match of a prompt in all groups of layers: the longest length at which every group has its blocks, acquired.
+//!
+//! 1. Look up without writing: full groups along the chain, sparse groups from the end of the candidate.
+//! 2. Acquire what the joint length needs: sparse groups first, at most 128 blocks a claim.
+//! 3. If a block is lost by then, count it as missing: the joint length gets shorter. Keep what it needs, and give the
+//!    rest back after the claim. Acquire what it needs besides, and so on: at most one round for each length.
+//!
+//! Invariant: at the end all blocks that the length needs are owned by the caller at the same moment. A block that is
+//! owned and cached keeps its key, so the hit is true. (It is the longest one only if no block was reclaimed during the
+//! call.) No thread waits for another while it holds a claim.
+
+use std::borrow::Cow;
+
+use super::{Generation, PublishedBlocks};
+use crate::groups::joint::{JointHit, joint};
+use crate::groups::{GroupLayout, LayerGroup};
+use crate::id::BlockId;
+use crate::pool::Blocks;
+use crate::pool::content_key::KeyedView;
+use crate::pool::free_list::Matching;
+use crate::prefix::hash::BlockHash;
+
+/// The blocks of one group that a match looks for.
+struct GroupSearch<'a> {
+    kind: LayerGroup,
+    /// The hash of each block.
+    hashes: Cow<'a, [BlockHash]>,
+    generation: Generation,
+    cells: Vec<Cell>,
+}
+
+/// What a match knows of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cell {
+    Unknown,
+    Missing,
+    /// It was found, and may be gone.
+    Seen(BlockId),
+    /// The caller owns it.
+    Held(BlockId),
+}
+
+/// The contents that a match looks for: the hashes of a prompt, and the longest hit that is allowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Sought<'a> {
+    pub(crate) layout: &'a GroupLayout,
+    /// A hash for each unit.
+    pub(crate) hashes: &'a [BlockHash],
+    /// In tokens.
+    pub(crate) most: usize,
+}
+
+/// The hits of all groups, for each group in the order of its blocks.
+pub(crate) struct GroupHits {
+    pub(crate) hit: JointHit,
+    pub(crate) ids: Vec<Vec<BlockId>>,
+}
+
+impl PublishedBlocks {
+    /// Returns the hash of block `block` of a group: that of its last unit. The key has the group, too, so that blocks
+    /// of several groups with one hash are kept apart.
+    fn search<'a>(&self, sought: Sought<'a>, generation: Generation) -> Vec<GroupSearch<'a>> {
+        let Sought { layout, hashes, most } = sought;
+        let groups = layout.ids().zip(layout.groups());
+        let search = groups.map(|(id, &kind)| {
+            let units = layout.units_a_block(id);
+            let blocks = (layout.aligned(most) / kind.block_size()).min(hashes.len() / units);
+            let hashes = match units {
+                1 => Cow::Borrowed(&hashes[..blocks]),
+                _ => hashes.chunks_exact(units).map(|units| units[units.len() - 1]).collect(),
+            };
+            let generation = self.of_group(generation, id);
+            GroupSearch { kind, hashes, generation, cells: vec![Cell::Unknown; blocks] }
+        });
+        search.collect()
+    }
+
+    /// Returns the joint hit. Acquires and writes nothing. Costs a look-up for each block that it needs, and for each
+    /// that is missing.
+    pub(crate) fn probe_groups(&self, blocks: &Blocks, sought: Sought<'_>) -> GroupHits {
+        let mut search = self.search(sought, self.generation());
+        let hit = self.joint(blocks, sought, &mut search);
+        let ids = search.iter().map(|group| group.needed(hit.length).collect()).collect();
+        GroupHits { hit, ids }
+    }
+
+    /// Makes the caller an owner of the blocks that the joint hit needs.
+    pub(crate) fn acquire_groups(
+        &self,
+        blocks: &Blocks,
+        sought: Sought<'_>,
+        generation: Generation,
+    ) -> GroupHits {
+        let mut search = self.search(sought, generation);
+        let mut hit = self.joint(blocks, sought, &mut search);
+        let longest = hit.longest;
+        while !self.acquire_needed(blocks, &mut search, hit.length) {
+            // A block that was seen is gone: the next length is shorter.
+            let shorter = self.joint(blocks, Sought { most: hit.length, ..sought }, &mut search);
+            assert!(shorter.length < hit.length, "a block that is missing shortens the hit");
+            hit = shorter;
+            search.iter_mut().for_each(|group| group.give_back(blocks, hit.length));
+        }
+        hit.longest = longest.max(hit.longest);
+        let ids = search.iter().map(|group| group.needed(hit.length).collect()).collect();
+        GroupHits { hit, ids }
+    }
+
+    fn joint(
+        &self,
+        blocks: &Blocks,
+        sought: Sought<'_>,
+        search: &mut [GroupSearch<'_>],
+    ) -> JointHit {
+        if self.index.is_empty() {
+            return JointHit::default();
+        }
+        let keyed = blocks.keyed();
+        for group in search.iter_mut().filter(|group| group.kind.is_full()) {
+            self.look_along(blocks, group);
+        }
+        joint(sought.layout, sought.most, |id, block| {
+            self.is_there(keyed, &mut search[id.index()], block)
+        })
+    }
+
+    /// Looks up the chain of a full group, unless that was done.
+    fn look_along(&self, blocks: &Blocks, group: &mut GroupSearch<'_>) {
+        if group.cells.first().is_none_or(|cell| *cell != Cell::Unknown) {
+            return;
+        }
+        let keyed = blocks.keyed();
+        let fits = move |id, key| keyed.seems_cached_as(id, key);
+        let (cells, mut found) = (&mut group.cells, 0);
+        self.trail(blocks, group.generation).follow(&group.hashes, fits, |id, _| {
+            cells[found] = Cell::Seen(id);
+            found += 1;
+        });
+        if let Some(cell) = cells.get_mut(found) {
+            *cell = Cell::Missing;
+        }
+    }
+
+    fn is_there(&self, keyed: KeyedView<'_>, group: &mut GroupSearch<'_>, block: usize) -> bool {
+        let Some(&cell) = group.cells.get(block) else {
+            return false;
+        };
+        if cell != Cell::Unknown {
+            return cell != Cell::Missing;
+        }
+        let key = group.generation.key_of(group.hashes[block]);
+        let place = self.index.place(key);
+        let found = self.index.find(place, |id| keyed.seems_cached_as(id, key).is_some());
+        group.cells[block] = found.map_or(Cell::Missing, Cell::Seen);
+        found.is_some()
+    }
+
+    /// Acquires the blocks that `length` needs: those of sparse groups first, because these are rarely there without
+    /// the others. Returns false at the first that is not cached any more.
+    fn acquire_needed(
+        &self,
+        blocks: &Blocks,
+        search: &mut [GroupSearch<'_>],
+        length: usize,
+    ) -> bool {
+        let (sparse, full): (Vec<_>, Vec<_>) =
+            search.iter_mut().partition(|group| !group.kind.is_full());
+        sparse.into_iter().chain(full).all(|group| self.acquire_group(blocks, group, length))
+    }
+
+    fn acquire_group(&self, blocks: &Blocks, group: &mut GroupSearch<'_>, length: usize) -> bool {
+        let seen: Vec<usize> = group.seen(length).collect();
+        for part in seen.chunks(Matching::AT_MOST) {
+            let mut matching = blocks.matching();
+            let lost = part.iter().find(|&&at| !self.acquire_block(&mut matching, group, at));
+            let has_released = matching.has_released();
+            drop(matching);
+            if has_released {
+                blocks.announce_room();
+            }
+            if lost.is_some() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn acquire_block(
+        &self,
+        matching: &mut Matching<'_>,
+        group: &mut GroupSearch<'_>,
+        at: usize,
+    ) -> bool {
+        let Cell::Seen(seen) = group.cells[at] else {
+            return true;
+        };
+        let key = group.generation.key_of(group.hashes[at]);
+        let found = match matching.acquire(seen, key) {
+            true => Some(seen),
+            false => self.index.find(self.index.place(key), |id| matching.acquire(id, key)),
+        };
+        group.cells[at] = found.map_or(Cell::Missing, Cell::Held);
+        found.is_some()
+    }
+}
+
+impl GroupSearch<'_> {
+    /// Returns the blocks that the group needs at a length, in order.
+    fn needed_at(&self, length: usize) -> impl Iterator<Item = usize> + use<> {
+        self.kind.needed_blocks(length).into_iter().flatten()
+    }
+
+    fn needed(&self, length: usize) -> impl Iterator<Item = BlockId> {
+        self.needed_at(length).filter_map(|at| match self.cells[at] {
+            Cell::Seen(id) | Cell::Held(id) => Some(id),
+            Cell::Unknown | Cell::Missing => None,
+        })
+    }
+
+    fn seen(&self, length: usize) -> impl Iterator<Item = usize> {
+        self.needed_at(length).filter(|&at| matches!(self.cells[at], Cell::Seen(_)))
+    }
+
+    /// Gives the blocks back that `length` does not need. The caller holds no claim.
+    fn give_back(&mut self, blocks: &Blocks, length: usize) {
+        let [sink, window] = self.kind.needed_blocks(length);
+        let mut ids = Vec::new();
+        for (at, cell) in self.cells.iter_mut().enumerate() {
+            if let Cell::Held(id) = *cell
+                && !sink.contains(&at)
+                && !window.contains(&at)
+            {
+                ids.push(id);
+                *cell = Cell::Seen(id);
+            }
+        }
+        if !ids.is_empty() {
+            blocks.give(&ids);
+        }
+    }
+}
+
+impl GroupHits {
+    /// Returns the number of different blocks that are idle.
+    pub(crate) fn num_idle(&self, blocks: &Blocks) -> usize {
+        let ids = self.ids.iter().flatten().copied();
+        let mut idle: Vec<BlockId> = ids.filter(|&id| blocks.is_idle(id)).collect();
+        idle.sort_unstable();
+        idle.dedup();
+        idle.len()
+    }
+}
