@@ -31,7 +31,7 @@ mod tests;
 
 pub use block_tables::{BlockTables, TableShape, block_tables};
 pub use csr::{Csr, CsrBuffers, csr};
-pub use gaps::Gaps;
+pub use gaps::{Gaps, GroupGaps};
 pub use kernel_int::KernelInt;
-pub(crate) use kernel_int::block_number;
+pub(crate) use kernel_int::{block_number, fit};
 pub use slots::{SlotMapping, slot_mapping, slots};

@@ -286,7 +286,6 @@ impl GroupLayout {
         self.unit
     }
 
-    #[cfg(test)]
     pub(crate) fn alignment(&self) -> usize {
         self.alignment
     }

@@ -95,7 +95,7 @@ pub use pool::Fairness;
 pub use pool::{BlockPool, ReclaimPolicy};
 pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm, Overwritten};
 pub use sequence::{Append, BlockCopy, GroupCopy, Sequence};
-pub use stats::{CacheStats, SequenceInfo};
+pub use stats::{CacheStats, GroupStats, SequenceInfo};
 #[cfg(paged_kv_census)]
 #[doc(hidden)]
 pub use sync::census;

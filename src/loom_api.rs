@@ -133,7 +133,8 @@ impl ReusePool {
 
     /// Makes the content of `hash` unmatchable wherever it is cached. Returns the number of blocks.
     pub fn forget_content(&self, hash: u128) -> usize {
-        self.published.forget(self.pool.blocks(), &[BlockHash::from_u128(hash)])
+        let generation = self.published.generation();
+        self.published.forget(self.pool.blocks(), &[BlockHash::from_u128(hash)], generation)
     }
 }
 

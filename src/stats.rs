@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::id::{AdmissionEpoch, BlockId, SeqId, Worker};
+use crate::id::{AdmissionEpoch, BlockId, GroupId, SeqId, Worker};
 
 /// Counts since the cache was made, and the present use. They are of one moment if no operation runs.
 ///
@@ -74,6 +74,33 @@ pub struct CacheStats {
     pub requests_waiting_to_grow: usize,
     /// Steps that are open.
     pub steps_open: usize,
+    /// Each group of layers, in the order of their numbers. Empty in a cache without groups.
+    pub groups: Vec<GroupStats>,
+}
+
+/// The counts of one group of layers.
+///
+/// ```
+/// use paged_kv::{LayerGroup, PagedKvCache, SeqId};
+///
+/// let groups = [LayerGroup::Full { block_size: 4 }, LayerGroup::State { block_size: 4 }];
+/// let cache = PagedKvCache::builder().num_blocks(16).groups(&groups).build()?;
+/// cache.admit(SeqId(1), &[7; 10])?;
+/// cache.commit(SeqId(1), 10)?; // no state is at a multiple of 4
+/// assert_eq!(cache.admit(SeqId(2), &[7; 10])?.longest_group_hit, 8);
+/// assert_eq!(cache.stats().groups[1].prompt_tokens_lost, 8);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// The group.
+    pub group: GroupId,
+    /// Tokens of prompts by which this group made hits shorter than the longest hit of a group alone; see
+    /// [`Admission::limiting_group`](crate::Admission::limiting_group).
+    pub prompt_tokens_lost: u64,
 }
 
 impl fmt::Display for CacheStats {

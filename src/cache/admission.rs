@@ -131,7 +131,7 @@ impl PagedKvCache {
         options: &AdmitOptions,
     ) -> Result<(CachedSequence, Admission)> {
         let (sequence, admission) = self.match_and_allocate(prompt, options, Admit::Now)?;
-        self.note_prompt(prompt, options, admission.cached_tokens);
+        self.note_prompt(prompt, options, &admission);
         Ok((sequence, admission))
     }
 
@@ -147,7 +147,7 @@ impl PagedKvCache {
         let admitted = self.match_and_allocate(prompt, options, admit)?;
         let (tracked, admission) = self.admitted(admitted, options);
         self.insert_taken(id, tracked)?;
-        self.note_prompt(prompt, options, admission.cached_tokens);
+        self.note_prompt(prompt, options, &admission);
         Ok(admission)
     }
 
@@ -174,11 +174,15 @@ impl PagedKvCache {
         &self,
         prompt: &Prompt,
         options: &AdmitOptions,
-        cached_tokens: usize,
+        admission: &Admission,
     ) {
         self.reuse.asked.add(prompt.num_tokens() as u64);
-        self.reuse.hit.add(cached_tokens as u64);
-        if options.is_too_short(prompt, self.block_size) {
+        self.reuse.hit.add(admission.cached_tokens as u64);
+        if let Some(group) = admission.limiting_group {
+            let lost = admission.longest_group_hit - admission.cached_tokens;
+            self.reuse.lost[group.index()].add(lost as u64);
+        }
+        if options.is_too_short(prompt, self.shortest_hit()) {
             self.reuse.too_short.add(prompt.num_tokens() as u64);
         }
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::entry::MapEntry;
 use super::{Lease, PagedKvCache};
 use crate::error::{PagedKvError, Result};
-use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
+use crate::export::{BlockTables, Csr, CsrBuffers, GroupGaps, KernelInt, SlotMapping, TableShape};
 use crate::id::SeqId;
 use crate::sequence::Sequence;
 use crate::sync::Arc;
@@ -60,7 +60,11 @@ impl Lease {
     /// assert!(lease.block_tables(&mut table[..2], shape).is_err());
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
-    pub fn block_tables<T: KernelInt>(&self, out: &mut [T], shape: TableShape<T>) -> Result<()> {
+    pub fn block_tables<T: KernelInt>(
+        &self,
+        out: &mut [T],
+        shape: TableShape<T, impl Into<GroupGaps>>,
+    ) -> Result<()> {
         let mut tables = BlockTables::new(out, shape)?;
         tables.check_rows(self.len())?;
         self.for_each(|_, sequence| tables.push(sequence))?;
@@ -94,7 +98,7 @@ impl Lease {
         &self,
         buffers: CsrBuffers<'_, T>,
         pad: T,
-        gaps: Gaps,
+        gaps: impl Into<GroupGaps>,
     ) -> Result<usize> {
         let mut csr = Csr::new(buffers, pad, gaps)?;
         csr.check_rows(self.len())?;
@@ -125,7 +129,7 @@ impl Lease {
     pub fn slot_mapping<T: KernelInt>(
         &self,
         tokens: &[Range<usize>],
-        gaps: Gaps,
+        gaps: impl Into<GroupGaps>,
         out: &mut [T],
     ) -> Result<usize> {
         self.check_rows("tokens", tokens.len())?;
@@ -158,7 +162,7 @@ impl Lease {
     pub fn last_slots<T: KernelInt>(
         &self,
         num_tokens: &[usize],
-        gaps: Gaps,
+        gaps: impl Into<GroupGaps>,
         out: &mut [T],
     ) -> Result<usize> {
         self.check_rows("num_tokens", num_tokens.len())?;

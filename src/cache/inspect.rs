@@ -141,6 +141,7 @@ impl PagedKvCache {
             requests_waiting_new,
             requests_waiting_to_grow,
             steps_open: self.pool.blocks().num_open_steps(),
+            groups: self.reuse.of_groups(),
         }
     }
 

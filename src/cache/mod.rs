@@ -54,12 +54,13 @@ pub use self::rows::lease_row::LeaseRow;
 use self::sequence_counts::SequenceCounts;
 pub use self::step::{AbortRefused, Aborted, Completed, Grown, Step, StepBuffers};
 use crate::counter::ShardedCounter;
-use crate::id::SeqId;
+use crate::id::{GroupId, SeqId};
 use crate::pool::BlockPool;
 use crate::pool::watermark::BlockWatermark;
 #[cfg(feature = "async")]
 use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
+use crate::stats::GroupStats;
 use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Mutex, thread_ordinal};
 
 /// Shards of the map for each core. A thread that is descheduled while it holds a shard delays the requests of
@@ -87,12 +88,24 @@ struct ReuseCounts {
     asked: ShardedCounter,
     hit: ShardedCounter,
     too_short: ShardedCounter,
+    /// For each group of a cache with groups: tokens that it made hits shorter by.
+    lost: Box<[ShardedCounter]>,
 }
 
 impl ReuseCounts {
-    fn new() -> Self {
+    fn new(groups: usize) -> Self {
         let [asked, hit, too_short] = std::array::from_fn(|_| ShardedCounter::new());
-        Self { asked, hit, too_short }
+        let lost = (0..groups).map(|_| ShardedCounter::new()).collect();
+        Self { asked, hit, too_short, lost }
+    }
+
+    fn of_groups(&self) -> Vec<GroupStats> {
+        let groups = self.lost.iter().zip(0..);
+        let stats = groups.map(|(lost, number)| GroupStats {
+            group: GroupId(number),
+            prompt_tokens_lost: lost.sum(),
+        });
+        stats.collect()
     }
 }
 
@@ -205,7 +218,7 @@ impl PagedKvCache {
         let reference = |_| Arc::new(CachePadded::new(Arc::clone(&published)));
         Self {
             published: (0..REFERENCES).map(reference).collect(),
-            reuse: ReuseCounts::new(),
+            reuse: ReuseCounts::new(pool.layout().map_or(0, |layout| layout.len())),
             watermark: BlockWatermark::default(),
             hash_algorithm,
             pool,

@@ -6,9 +6,10 @@
 //! Token counts are not part of the table: a kernel takes the lengths in a separate argument.
 
 use crate::error::{PagedKvError, Result};
+use crate::id::GroupId;
 use crate::sequence::Sequence;
 
-use super::gaps::Gaps;
+use super::gaps::{Gaps, GroupGaps};
 use super::kernel_int::{KernelInt, check_blocks, fill};
 use super::one_cache::OneCache;
 
@@ -29,13 +30,41 @@ const BUFFER: &str = "block table";
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TableShape<T> {
+pub struct TableShape<T, G = Gaps> {
     /// Cells a row: the most blocks a sequence may have, at least 1.
     pub stride: usize,
     /// The value of a cell without a block: `-1`, or the id of a null block.
     pub pad: T,
-    /// Whether trimmed blocks appear, as `pad`.
-    pub gaps: Gaps,
+    /// Whether trimmed blocks appear, as `pad`; see [`group`](Self::group) for the groups other than 0.
+    pub gaps: G,
+}
+
+impl<T> TableShape<T> {
+    /// Returns the same shape, for the table of a group of layers.
+    ///
+    /// ```
+    /// use paged_kv::export::{Gaps, TableShape, block_tables};
+    /// use paged_kv::{GroupId, LayerGroup, PagedKvCache};
+    ///
+    /// let groups = [
+    ///     LayerGroup::Full { block_size: 4 },
+    ///     LayerGroup::SlidingWindow { block_size: 4, window: 4 },
+    /// ];
+    /// let cache = PagedKvCache::builder().num_blocks(16).groups(&groups).build()?;
+    /// let mut sequence = cache.allocate_sequence(12)?;
+    /// sequence.append(1)?;
+    /// let shape = TableShape { stride: 4, pad: -1_i32, gaps: Gaps::Show };
+    /// let mut table = [0; 4];
+    /// block_tables([&sequence], &mut table, shape.group(GroupId(1)))?;
+    /// assert_eq!(table[..2], [-1, -1]); // the window has left these
+    /// assert!(table[2..].iter().all(|&id| id >= 0));
+    /// assert!(block_tables([&sequence], &mut table, shape.group(GroupId(2))).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn group(self, group: GroupId) -> TableShape<T, GroupGaps> {
+        let Self { stride, pad, gaps } = self;
+        TableShape { stride, pad, gaps: gaps.of_group(group) }
+    }
 }
 
 /// Writes the block table of a batch: row `i` is the `i`-th sequence, rows past the last are pad.
@@ -75,7 +104,7 @@ pub struct TableShape<T> {
 pub fn block_tables<'s, T: KernelInt>(
     sequences: impl IntoIterator<Item = &'s Sequence, IntoIter: Clone>,
     out: &mut [T],
-    shape: TableShape<T>,
+    shape: TableShape<T, impl Into<GroupGaps>>,
 ) -> Result<()> {
     let sequences = sequences.into_iter();
     let mut tables = BlockTables::new(out, shape)?;
@@ -118,7 +147,7 @@ pub fn block_tables<'s, T: KernelInt>(
 pub struct BlockTables<'a, T> {
     /// The buffer, of whole rows.
     out: &'a mut [T],
-    shape: TableShape<T>,
+    shape: TableShape<T, GroupGaps>,
     /// Rows written.
     rows: usize,
     cache: OneCache,
@@ -138,7 +167,9 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
     /// assert!(BlockTables::new(&mut [0; 6], shape).is_ok());
     /// assert!(BlockTables::new(&mut [0; 7], shape).is_err());
     /// ```
-    pub fn new(out: &'a mut [T], shape: TableShape<T>) -> Result<Self> {
+    pub fn new(out: &'a mut [T], shape: TableShape<T, impl Into<GroupGaps>>) -> Result<Self> {
+        let TableShape { stride, pad, gaps } = shape;
+        let shape = TableShape { stride, pad, gaps: gaps.into() };
         let (cells, stride) = (out.len(), shape.stride);
         if stride == 0 {
             let reason = "a row needs at least one cell".to_owned();
@@ -224,7 +255,9 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
 
     /// Refuses a sequence that row `row` cannot hold.
     fn check_row(&self, row: usize, sequence: &Sequence) -> Result<()> {
-        let (blocks, stride) = (self.shape.gaps.num_pages(sequence), self.shape.stride);
+        let GroupGaps { gaps, .. } = self.shape.gaps;
+        let sequence = self.shape.gaps.table(sequence)?;
+        let (blocks, stride) = (gaps.num_pages(sequence), self.shape.stride);
         if blocks > stride {
             return Err(PagedKvError::StrideTooSmall { row, blocks, stride });
         }
@@ -233,7 +266,8 @@ impl<'a, T: KernelInt> BlockTables<'a, T> {
 
     /// Writes the next row, which has been checked.
     fn write_row(&mut self, sequence: &Sequence) {
-        let TableShape { stride, pad, gaps } = self.shape;
+        let TableShape { stride, pad, gaps: of_group } = self.shape;
+        let (sequence, gaps) = (of_group.checked_table(sequence), of_group.gaps);
         let row = &mut self.out[self.rows * stride..][..stride];
         let (pages, tail) = row.split_at_mut(gaps.num_pages(sequence));
         gaps.write_pages(sequence, pad, pages);

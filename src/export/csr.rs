@@ -8,7 +8,7 @@
 use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
-use super::gaps::Gaps;
+use super::gaps::GroupGaps;
 use super::kernel_int::{KernelInt, check_blocks, fit};
 use super::one_cache::OneCache;
 
@@ -86,14 +86,18 @@ pub fn csr<'s, T: KernelInt>(
     sequences: impl IntoIterator<Item = &'s Sequence, IntoIter: Clone>,
     buffers: CsrBuffers<'_, T>,
     pad: T,
-    gaps: Gaps,
+    gaps: impl Into<GroupGaps>,
 ) -> Result<usize> {
-    let sequences = sequences.into_iter();
-    let mut csr = Csr::new(buffers, pad, gaps)?;
+    let (sequences, of_group) = (sequences.into_iter(), gaps.into());
+    let mut csr = Csr::new(buffers, pad, of_group)?;
     csr.check_rows(sequences.clone().count())?;
-    let pages = sequences.clone().map(|sequence| gaps.num_pages(sequence));
-    csr.check_pages(pages.sum())?;
-    sequences.clone().try_for_each(check_numbers::<T>)?;
+    let mut pages = 0;
+    for sequence in sequences.clone() {
+        let table = of_group.table(sequence)?;
+        pages += of_group.gaps.num_pages(table);
+        check_numbers::<T>(table)?;
+    }
+    csr.check_pages(pages)?;
     OneCache::default().check_all(sequences.clone())?;
     for sequence in sequences {
         csr.write_row(sequence);
@@ -136,7 +140,7 @@ pub fn csr<'s, T: KernelInt>(
 pub struct Csr<'a, T> {
     buffers: CsrBuffers<'a, T>,
     pad: T,
-    gaps: Gaps,
+    gaps: GroupGaps,
     /// Rows written.
     rows: usize,
     /// Pages written.
@@ -157,7 +161,8 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// let buffers = CsrBuffers { indptr, indices, last_page_len };
     /// assert!(Csr::new(buffers, -1, Gaps::Show).is_err()); // 3 rows need 4 in indptr
     /// ```
-    pub fn new(buffers: CsrBuffers<'a, T>, pad: T, gaps: Gaps) -> Result<Self> {
+    pub fn new(buffers: CsrBuffers<'a, T>, pad: T, gaps: impl Into<GroupGaps>) -> Result<Self> {
+        let gaps = gaps.into();
         let (required, actual) = (buffers.last_page_len.len() + 1, buffers.indptr.len());
         if actual != required {
             return Err(PagedKvError::BufferSize { buffer: "indptr", required, actual });
@@ -220,8 +225,9 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// ```
     pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
         self.check_rows(1)?;
-        self.check_pages(self.gaps.num_pages(sequence))?;
-        check_numbers::<T>(sequence)?;
+        let table = self.gaps.table(sequence)?;
+        self.check_pages(self.gaps.gaps.num_pages(table))?;
+        check_numbers::<T>(table)?;
         self.cache.check(sequence)?;
         self.write_row(sequence);
         Ok(())
@@ -262,8 +268,9 @@ impl<'a, T: KernelInt> Csr<'a, T> {
     /// Writes the next row, which has been checked.
     fn write_row(&mut self, sequence: &Sequence) {
         let (row, start) = (self.rows, self.pages);
-        let pages = self.gaps.num_pages(sequence);
-        self.gaps.write_pages(sequence, self.pad, &mut self.buffers.indices[start..][..pages]);
+        let (sequence, gaps) = (self.gaps.checked_table(sequence), self.gaps.gaps);
+        let pages = gaps.num_pages(sequence);
+        gaps.write_pages(sequence, self.pad, &mut self.buffers.indices[start..][..pages]);
         self.buffers.indptr[row] = T::cast(start as u64);
         self.buffers.last_page_len[row] = T::cast(last_page_len(sequence, pages) as u64);
         self.rows += 1;

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use crate::id::BlockId;
+use crate::error::Result;
+use crate::id::{BlockId, GroupId};
 use crate::sequence::Sequence;
 
 use super::kernel_int::{KernelInt, copy_ids};
@@ -34,7 +35,100 @@ pub enum Gaps {
     Close,
 }
 
+/// The treatment of blocks without a place in memory, and the group of layers whose table is written.
+///
+/// An export takes it, or [`Gaps`] for group 0. In a sparse group, a block that a window has released counts as
+/// trimmed.
+///
+/// ```
+/// use paged_kv::export::{Gaps, slots};
+/// use paged_kv::{GroupId, LayerGroup, PagedKvCache};
+///
+/// let groups = [
+///     LayerGroup::Full { block_size: 4 },
+///     LayerGroup::SlidingWindow { block_size: 4, window: 4 },
+/// ];
+/// let cache = PagedKvCache::builder().num_blocks(16).groups(&groups).build()?;
+/// let mut sequence = cache.allocate_sequence(12)?;
+/// sequence.append(1)?;
+/// let mut of_window = [0_i64; 13];
+/// slots(&sequence, 0..13, Gaps::Show.of_group(GroupId(1)), &mut of_window)?;
+/// assert_eq!(of_window[..8], [-1; 8]);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GroupGaps {
+    pub(super) gaps: Gaps,
+    pub(super) group: GroupId,
+}
+
+impl From<Gaps> for GroupGaps {
+    fn from(gaps: Gaps) -> Self {
+        gaps.of_group(GroupId(0))
+    }
+}
+
+impl GroupGaps {
+    /// Returns the number of pages of the group's table; see [`Gaps::num_pages`].
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](crate::PagedKvError::InvalidConfig) for a group that the cache does not have.
+    ///
+    /// ```
+    /// use paged_kv::{GroupId, export::Gaps};
+    ///
+    /// let sequence = paged_kv::BlockPool::new(8).allocate_sequence(32, 4)?;
+    /// assert_eq!(Gaps::Show.of_group(GroupId(0)).num_pages(&sequence)?, 8);
+    /// assert!(Gaps::Show.of_group(GroupId(1)).num_pages(&sequence).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn num_pages(self, sequence: &Sequence) -> Result<usize> {
+        Ok(self.gaps.num_pages(self.table(sequence)?))
+    }
+
+    /// Returns the number of slots of a range of the group's table; see [`Gaps::num_slots`].
+    ///
+    /// # Errors
+    /// As [`num_pages`](Self::num_pages) and [`Gaps::num_slots`].
+    ///
+    /// ```
+    /// use paged_kv::{GroupId, export::Gaps};
+    ///
+    /// let sequence = paged_kv::BlockPool::new(8).allocate_sequence(32, 4)?;
+    /// assert_eq!(Gaps::Close.of_group(GroupId(0)).num_slots(&sequence, 3..9)?, 6);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn num_slots(self, sequence: &Sequence, tokens: Range<usize>) -> Result<usize> {
+        self.gaps.num_slots(self.table(sequence)?, tokens)
+    }
+
+    /// Returns the table of the group.
+    #[inline]
+    pub(super) fn table(self, sequence: &Sequence) -> Result<&Sequence> {
+        match self.group {
+            GroupId(0) => Ok(sequence),
+            group => sequence.of_group(group),
+        }
+    }
+
+    /// Returns the table of the group, after a check that the sequence has the group.
+    pub(super) fn checked_table(self, sequence: &Sequence) -> &Sequence {
+        self.table(sequence).expect("the group was checked before the first cell was written")
+    }
+}
+
 impl Gaps {
+    /// Returns the same treatment, for the table of a group of layers.
+    ///
+    /// ```
+    /// use paged_kv::{GroupId, export::Gaps};
+    ///
+    /// assert_eq!(Gaps::Show.of_group(GroupId(0)), Gaps::Show.into());
+    /// ```
+    pub fn of_group(self, group: GroupId) -> GroupGaps {
+        GroupGaps { gaps: self, group }
+    }
+
     /// Returns the number of pages of `sequence` in a block table or in `indices`, for the size of a buffer.
     ///
     /// `O(1)`.

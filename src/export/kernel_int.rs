@@ -61,7 +61,7 @@ kernel_int!(u32, no_slot: u32::MAX, largest_slot: u32::MAX - 1);
 kernel_int!(i64, no_slot: -1, largest_slot: i64::MAX);
 
 /// Converts `value` to a `T`, or refuses it.
-pub(super) fn fit<T: KernelInt>(value: u64) -> Result<T> {
+pub(crate) fn fit<T: KernelInt>(value: u64) -> Result<T> {
     check(value, T::LARGEST, T::NAME)?;
     Ok(T::cast(value))
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::error::{PagedKvError, Result};
 use crate::sequence::Sequence;
 
-use super::gaps::Gaps;
+use super::gaps::{Gaps, GroupGaps};
 use super::kernel_int::KernelInt;
 use super::one_cache::OneCache;
 use super::slot_runs::{check_slots, num_resident, write_slots};
@@ -50,9 +50,11 @@ const BUFFER: &str = "slots";
 pub fn slots<T: KernelInt>(
     sequence: &Sequence,
     tokens: Range<usize>,
-    gaps: Gaps,
+    gaps: impl Into<GroupGaps>,
     out: &mut [T],
 ) -> Result<()> {
+    let of_group = gaps.into();
+    let (sequence, gaps) = (of_group.table(sequence)?, of_group.gaps);
     let required = gaps.num_slots(sequence, tokens.clone())?;
     if out.len() != required {
         return Err(PagedKvError::BufferSize { buffer: BUFFER, required, actual: out.len() });
@@ -95,20 +97,22 @@ pub fn slots<T: KernelInt>(
 /// ```
 pub fn slot_mapping<'s, T: KernelInt>(
     batch: impl IntoIterator<Item = (&'s Sequence, Range<usize>), IntoIter: Clone>,
-    gaps: Gaps,
+    gaps: impl Into<GroupGaps>,
     out: &mut [T],
 ) -> Result<usize> {
-    let batch = batch.into_iter();
-    let mut mapping = SlotMapping::new(out, gaps);
+    let (batch, of_group) = (batch.into_iter(), gaps.into());
+    let mut mapping = SlotMapping::new(out, of_group);
     let mut required = 0;
     for (sequence, tokens) in batch.clone() {
+        let (sequence, gaps) = (of_group.table(sequence)?, of_group.gaps);
         required = gaps.num_slots(sequence, tokens.clone())?.saturating_add(required);
         check_slots::<T>(sequence, &tokens)?;
     }
     mapping.check_room(required)?;
     OneCache::default().check_all(batch.clone().map(|(sequence, _)| sequence))?;
     for (sequence, tokens) in batch {
-        mapping.write(sequence, &tokens, gaps.count(sequence, &tokens));
+        let sequence = of_group.checked_table(sequence);
+        mapping.write(sequence, &tokens, of_group.gaps.count(sequence, &tokens));
     }
     Ok(mapping.finish())
 }
@@ -140,7 +144,7 @@ pub fn slot_mapping<'s, T: KernelInt>(
 #[must_use = "cells without a token are written by `finish`"]
 pub struct SlotMapping<'a, T> {
     out: &'a mut [T],
-    gaps: Gaps,
+    gaps: GroupGaps,
     /// Slots written.
     slots: usize,
     cache: OneCache,
@@ -155,8 +159,8 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// let mut out = [0_i64; 2];
     /// assert_eq!(SlotMapping::new(&mut out, Gaps::Show).finish(), 0);
     /// ```
-    pub fn new(out: &'a mut [T], gaps: Gaps) -> Self {
-        Self { out, gaps, slots: 0, cache: OneCache::default() }
+    pub fn new(out: &'a mut [T], gaps: impl Into<GroupGaps>) -> Self {
+        Self { out, gaps: gaps.into(), slots: 0, cache: OneCache::default() }
     }
 
     /// Writes the slots of `tokens`, positions of `sequence`, into the next cells.
@@ -178,11 +182,12 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn push(&mut self, sequence: &Sequence, tokens: Range<usize>) -> Result<()> {
-        let slots = self.gaps.num_slots(sequence, tokens.clone())?;
+        let table = self.gaps.table(sequence)?;
+        let slots = self.gaps.gaps.num_slots(table, tokens.clone())?;
         self.check_room(slots)?;
-        check_slots::<T>(sequence, &tokens)?;
+        check_slots::<T>(table, &tokens)?;
         self.cache.check(sequence)?;
-        self.write(sequence, &tokens, slots);
+        self.write(table, &tokens, slots);
         Ok(())
     }
 
@@ -216,7 +221,7 @@ impl<'a, T: KernelInt> SlotMapping<'a, T> {
 
     /// Writes the next `slots` cells, which have been checked.
     fn write(&mut self, sequence: &Sequence, tokens: &Range<usize>, slots: usize) {
-        write_slots(sequence, tokens, self.gaps, &mut self.out[self.slots..][..slots]);
+        write_slots(sequence, tokens, self.gaps.gaps, &mut self.out[self.slots..][..slots]);
         self.slots += slots;
     }
 }

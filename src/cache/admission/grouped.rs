@@ -17,6 +17,12 @@ impl PagedKvCache {
         self.pool.layout()
     }
 
+    /// Returns the tokens of the shortest hit.
+    #[inline]
+    pub(super) fn shortest_hit(&self) -> usize {
+        self.layout().map_or(self.block_size, |layout| layout.alignment())
+    }
+
     /// Returns the blocks that a new sequence of `num_tokens` tokens needs.
     pub(crate) fn blocks_for(&self, num_tokens: usize) -> usize {
         match self.layout() {

@@ -239,7 +239,7 @@ impl Reservation {
             })?;
         let (tracked, admission) = cache.admitted(admitted, options);
         self.insert(cache, id, tracked, left - self.stock.len())?;
-        cache.note_prompt(prompt, options, admission.cached_tokens);
+        cache.note_prompt(prompt, options, &admission);
         Ok(admission)
     }
 

@@ -196,7 +196,11 @@ impl Prefix<'_> {
     pub fn forget_prompt(self, prompt: &Prompt) -> Result<usize> {
         let Self { cache } = self;
         cache.check_prompt(prompt)?;
-        Ok(cache.published().forget(cache.pool.blocks(), prompt.hashes()))
+        let (published, blocks) = (cache.published(), cache.pool.blocks());
+        match cache.layout() {
+            None => Ok(published.forget(blocks, prompt.hashes(), published.generation())),
+            Some(layout) => Ok(published.forget_in_groups(blocks, layout, prompt.hashes())),
+        }
     }
 
     /// Makes blocks unmatchable, in use or idle, for example because their contents turned out to be wrong.

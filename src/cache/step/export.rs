@@ -3,7 +3,10 @@
 
 use super::{GrownRow, Row, Step, look};
 use crate::error::{PagedKvError, Result};
-use crate::export::{BlockTables, Csr, CsrBuffers, Gaps, KernelInt, SlotMapping, TableShape};
+use crate::export::{
+    BlockTables, Csr, CsrBuffers, GroupGaps, KernelInt, SlotMapping, TableShape, fit,
+};
+use crate::id::GroupId;
 
 impl Step {
     /// Writes the block table of these rows; see [`BlockTables`]. Rows that did not grow are written too:
@@ -30,7 +33,7 @@ impl Step {
         &self,
         rows: &[(R, usize)],
         out: &mut [T],
-        shape: TableShape<T>,
+        shape: TableShape<T, impl Into<GroupGaps>>,
     ) -> Result<()> {
         let mut tables = BlockTables::new(out, shape)?;
         tables.check_rows(rows.len())?;
@@ -72,7 +75,7 @@ impl Step {
         rows: &[(R, usize)],
         buffers: CsrBuffers<'_, T>,
         pad: T,
-        gaps: Gaps,
+        gaps: impl Into<GroupGaps>,
     ) -> Result<usize> {
         let mut csr = Csr::new(buffers, pad, gaps)?;
         csr.check_rows(rows.len())?;
@@ -110,7 +113,7 @@ impl Step {
     pub fn slots<R: Row, T: KernelInt>(
         &self,
         rows: &[(R, usize)],
-        gaps: Gaps,
+        gaps: impl Into<GroupGaps>,
         out: &mut [T],
     ) -> Result<usize> {
         self.refuse_fewer_rows(rows.len())?;
@@ -123,6 +126,49 @@ impl Step {
             })?;
         }
         Ok(mapping.finish())
+    }
+
+    /// Writes, for each row, the first position from which on every token has a slot in the group: where the table of a
+    /// window begins; see [`Sequence::window_start`]. Cells past the last row are 0.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) if `out` has fewer cells than rows,
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a group that the cache does not have,
+    /// [`IdTooLarge`](PagedKvError::IdTooLarge) if a position does not fit a `T`; otherwise as
+    /// [`block_tables`](Self::block_tables).
+    ///
+    /// ```
+    /// use paged_kv::{GroupId, LayerGroup, PagedKvCache};
+    ///
+    /// let groups = [LayerGroup::SlidingWindow { block_size: 4, window: 4 }];
+    /// let cache = PagedKvCache::builder().num_blocks(8).groups(&groups).build()?;
+    /// let mut rows = [(cache.allocate_sequence(12)?, 1)];
+    /// let mut step = cache.step(Default::default());
+    /// assert_eq!(step.grow(&mut rows)?.grown_rows, 1);
+    /// let mut starts = [0_i32; 1];
+    /// step.window_starts(&rows, GroupId(0), &mut starts)?;
+    /// assert_eq!(starts, [8]);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn window_starts<R: Row, T: KernelInt>(
+        &self,
+        rows: &[(R, usize)],
+        group: GroupId,
+        out: &mut [T],
+    ) -> Result<()> {
+        let (required, actual) = (rows.len(), out.len());
+        let Some((starts, rest)) = out.split_at_mut_checked(required) else {
+            return Err(PagedKvError::BufferSize { buffer: "window starts", required, actual });
+        };
+        for ((row, _), start) in rows.iter().zip(starts) {
+            *start = look(row, |sequence, _| {
+                self.refuse_other_cache(sequence)?;
+                sequence.of_group(group)?;
+                fit(sequence.window_start(group) as u64)
+            })?;
+        }
+        rest.fill(fit(0)?);
+        Ok(())
     }
 
     pub(super) fn refuse_fewer_rows(&self, rows: usize) -> Result<()> {

@@ -64,15 +64,27 @@ impl PublishedBlocks {
         let groups = layout.ids().zip(layout.groups());
         let search = groups.map(|(id, &kind)| {
             let units = layout.units_a_block(id);
-            let blocks = (layout.aligned(most) / kind.block_size()).min(hashes.len() / units);
+            let blocks = (most / kind.block_size()).min(hashes.len() / units);
             let hashes = match units {
                 1 => Cow::Borrowed(&hashes[..blocks]),
-                _ => hashes.chunks_exact(units).map(|units| units[units.len() - 1]).collect(),
+                _ => (1..=blocks).map(|block| hashes[block * units - 1]).collect(),
             };
             let generation = self.of_group(generation, id);
             GroupSearch { kind, hashes, generation, cells: vec![Cell::Unknown; blocks] }
         });
         search.collect()
+    }
+
+    /// Makes the contents of a prompt unmatchable in all groups. Returns the number of blocks that were cached.
+    pub(crate) fn forget_in_groups(
+        &self,
+        blocks: &Blocks,
+        layout: &GroupLayout,
+        hashes: &[BlockHash],
+    ) -> usize {
+        let most = hashes.len().saturating_mul(layout.unit());
+        let search = self.search(Sought { layout, hashes, most }, self.generation());
+        search.iter().map(|group| self.forget(blocks, &group.hashes, group.generation)).sum()
     }
 
     /// Returns the joint hit. Acquires and writes nothing. Costs a look-up for each block that it needs, and for each

@@ -18,8 +18,12 @@ pub(crate) struct Probed {
 impl PublishedBlocks {
     /// Makes the contents of `hashes` unmatchable, copies included, wherever they are cached. Returns the number
     /// of blocks that were cached.
-    pub(crate) fn forget(&self, blocks: &Blocks, hashes: &[BlockHash]) -> usize {
-        let generation = self.generation();
+    pub(crate) fn forget(
+        &self,
+        blocks: &Blocks,
+        hashes: &[BlockHash],
+        generation: Generation,
+    ) -> usize {
         let mut forgotten = 0;
         if self.index.is_empty() {
             return forgotten;
