@@ -4,11 +4,11 @@
 
 mod checks;
 mod groups;
-
-use std::fmt;
+mod listeners;
 
 use self::checks::{Checked, invalid};
 use self::groups::Groups;
+use self::listeners::{Observed, Sink};
 use super::PagedKvCache;
 use super::eviction::strategy::EvictionStrategy;
 use crate::error::Result;
@@ -21,7 +21,7 @@ use crate::prefix::event_order::EventOrder;
 use crate::prefix::event_order::claimed_sink::ClaimedSink;
 use crate::prefix::event_order::taken::Taken;
 use crate::prefix::kv_event::EventSink;
-use crate::prefix::overwrites::{Observer, Overwrites, Overwritten};
+use crate::prefix::overwrites::{Overwrites, Overwritten};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
 
@@ -67,26 +67,6 @@ pub struct PagedKvCacheBuilder {
     groups: Groups,
     #[cfg(feature = "async")]
     fairness: Fairness,
-}
-
-/// An event sink, which may lack `Debug`.
-#[derive(Clone)]
-struct Sink(PlainArc<dyn EventSink>);
-
-impl fmt::Debug for Sink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EventSink { .. }")
-    }
-}
-
-/// An observer of overwritten contents, which has no `Debug`.
-#[derive(Clone)]
-struct Observed(Observer);
-
-impl fmt::Debug for Observed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OverwriteObserver { .. }")
-    }
 }
 
 /// Blocks that a cache keeps for running sequences to grow: see

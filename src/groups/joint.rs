@@ -67,7 +67,7 @@ fn chain(kind: LayerGroup, most: usize, has: impl FnMut(usize) -> bool) -> usize
     there * kind.block_size()
 }
 
-/// Returns the longest length of at most `length` tokens at which a sparse group has what it needs.
+/// Returns the longest length of at most `length` tokens at which a sparse group has the blocks that it needs.
 fn accepted(
     layout: &GroupLayout,
     kind: LayerGroup,

@@ -4,7 +4,8 @@
 //! All have the same number of tokens. A change of the whole takes the groups out of the sequence for its time, so that
 //! group 0 is a sequence without groups too; then one piece of code serves all.
 //!
-//! Invariants: an operation that fails has changed no table, except that a growth may have released what a window left.
+//! Invariants: an operation that fails has changed no table, except that a growth may have released the blocks that a
+//! window left.
 //! In a sequence with groups, `tail_is_sole` is false, so that no append passes the other groups by.
 
 mod cut;

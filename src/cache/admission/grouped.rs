@@ -48,7 +48,7 @@ impl PagedKvCache {
         required.fold(0, usize::saturating_add)
     }
 
-    /// Returns what a match of the prompt looks for.
+    /// Returns the contents that a match of the prompt looks for.
     fn sought<'a>(
         &self,
         layout: &'a GroupLayout,

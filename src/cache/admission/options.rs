@@ -136,7 +136,7 @@ impl AdmitOptions {
     /// be generated. Without windows, the sequence holds a block for each `block_size` tokens. A window needs few
     /// blocks at a time: the sequence holds as many as it needs at most while it grows by the
     /// [first chunk](Self::first_chunk) at a time (by one token without; by up to
-    /// [`max_rewind`](crate::PagedKvCacheBuilder::max_rewind) more in any case). What a window leaves is held again.
+    /// [`max_rewind`](crate::PagedKvCacheBuilder::max_rewind) more in any case). The blocks that a window leaves are held again.
     /// Held blocks count as used, and a fork holds none.
     ///
     /// ```

@@ -36,7 +36,7 @@ impl PagedKvCacheBuilder {
     }
 
     /// Sets by how many tokens a sequence can always be truncated: windows keep this many tokens more. A growth
-    /// releases what a window has left at the length before the growth, so the drafts of one step can be rejected
+    /// releases the blocks that a window has left at the length before the growth, so the drafts of one step can be rejected
     /// with the default, 0. With k steps open at a time, k - 1 times the tokens of a step are needed. Used with
     /// [`groups`](Self::groups) only.
     ///

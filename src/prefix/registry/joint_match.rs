@@ -1,9 +1,10 @@
 //! The match of a prompt in all groups of layers: the longest length at which every group has its blocks, acquired.
 //!
 //! 1. Look up without writing: full groups along the chain, sparse groups from the end of the candidate.
-//! 2. Acquire what the joint length needs: sparse groups first, at most 128 blocks a claim.
-//! 3. If a block is lost by then, count it as missing: the joint length gets shorter. Keep what it needs, and give the
-//!    rest back after the claim. Acquire what it needs besides, and so on: at most one round for each length.
+//! 2. Acquire the blocks that the joint length needs: sparse groups first, at most 128 blocks a claim.
+//! 3. If a block is lost by then, count it as missing: the joint length gets shorter. Keep the blocks that it needs,
+//!    and give the others back after the claim. Acquire those that it needs besides, and so on: at most one round for
+//!    each length.
 //!
 //! Invariant: at the end all blocks that the length needs are owned by the caller at the same moment. A block that is
 //! owned and cached keeps its key, so the hit is true. (It is the longest one only if no block was reclaimed during the
@@ -29,7 +30,7 @@ struct GroupSearch<'a> {
     cells: Vec<Cell>,
 }
 
-/// What a match knows of one block.
+/// The knowledge of a match about one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
     Unknown,

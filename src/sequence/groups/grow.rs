@@ -8,7 +8,7 @@ use crate::sequence::append::AppendPlan;
 use crate::sequence::{Append, BlockCopy, Sequence};
 use crate::table::BlockTable;
 
-/// What one group needs for a growth.
+/// The need of one group for a growth.
 struct Part {
     new_blocks: usize,
     copy: bool,

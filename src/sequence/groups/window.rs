@@ -27,7 +27,7 @@ impl Reserve {
 }
 
 impl Sequence {
-    /// Releases what the windows have left at the present length. A growth begins with this.
+    /// Releases the blocks that the windows have left at the present length. A growth begins with this.
     #[inline]
     pub(crate) fn release_windows(&mut self) {
         if let Some(groups) = &self.groups

@@ -112,7 +112,7 @@ impl HashedTokens {
         self.take_runs(sequence, num_tokens, true)
     }
 
-    /// Takes back what [`runs_for_step`](Self::runs_for_step) counted as offered.
+    /// Takes the offers of [`runs_for_step`](Self::runs_for_step) back.
     pub(in crate::cache) fn take_runs_back(&mut self, runs: &[OfferedRun]) {
         for run in runs {
             self.offer_unsure_again(|group| group == run.group);
