@@ -53,7 +53,7 @@ impl ReusePool {
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
         Self {
             pool,
-            published: PublishedBlocks::new(num_blocks, None, None, 1).expect("there is memory"),
+            published: PublishedBlocks::new(num_blocks, None, None).expect("there is memory"),
         }
     }
 

@@ -12,7 +12,6 @@ use self::listeners::{Observed, Sink};
 use super::PagedKvCache;
 use super::eviction::strategy::EvictionStrategy;
 use crate::error::Result;
-use crate::groups::GroupLayout;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
 use crate::pool::watermark::BlockWatermark;
@@ -387,7 +386,6 @@ impl PagedKvCacheBuilder {
     /// ```
     pub fn build(self) -> Result<PagedKvCache> {
         let Checked { block_bytes, shards, watermark, layout } = self.check()?;
-        let groups = layout.as_ref().map_or(1, GroupLayout::len);
         let (keep, indexed) = match self.prefix_reuse {
             true => (Retention::Contents(self.reclaim_policy), self.num_blocks),
             false => (Retention::Nothing, 0),
@@ -422,7 +420,7 @@ impl PagedKvCacheBuilder {
         pool.blocks().waiters().set_fairness(self.fairness);
         let mut cache = PagedKvCache::from_parts(
             pool,
-            PublishedBlocks::new(indexed, event_order.clone(), overwrites, groups)?,
+            PublishedBlocks::new(indexed, event_order.clone(), overwrites)?,
             self.hash_algorithm,
             self.first_block_size(),
             block_bytes,

@@ -18,10 +18,13 @@ use crate::sync::{AtomicU64, Ordering};
 /// nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation {
+    /// The number of the generation, and above it the number of the group.
     number: u64,
     mask: u128,
-    mark: Mark,
 }
+
+/// Bits of a generation's number.
+const NUMBER: u32 = 56;
 
 impl Generation {
     /// Returns the key of the content with hash `hash` in this generation.
@@ -33,18 +36,19 @@ impl Generation {
     /// Returns the hash under which the block was last published, for the block's new owner. Returns `None`
     /// if it was published in another generation: then the hash cannot be recovered from the key.
     pub(crate) fn last_hash(self, blocks: &Blocks, id: BlockId) -> Option<BlockHash> {
-        let key = blocks.last_key(id, self.mark)?;
+        let key = blocks.last_key(id, self.mark())?;
         Some(BlockHash::from_u128(key.bits() ^ self.mask))
     }
 
     /// Returns the number of resets before this generation.
     pub(super) fn number(self) -> u64 {
-        self.number
+        self.number & ((1 << NUMBER) - 1)
     }
 
     /// Returns the mark of the keys of this generation.
     pub(super) fn mark(self) -> Mark {
-        self.mark
+        // An odd factor: the marks of 31 groups differ.
+        Mark::new(self.number ^ (self.number >> NUMBER) * 131)
     }
 }
 
@@ -52,21 +56,19 @@ impl Generation {
 pub(super) struct Generations {
     current: AtomicU64,
     key: [u64; 2],
-    /// Groups of layers, which have masks of their own.
-    groups: u64,
 }
 
 impl Generations {
     /// Creates the first generation, under a key that is random for each cache.
-    pub(super) fn new(groups: usize) -> Self {
-        Self { current: AtomicU64::new(0), key: random_key(), groups: groups as u64 }
+    pub(super) fn new() -> Self {
+        Self { current: AtomicU64::new(0), key: random_key() }
     }
 
     /// Returns true if no reset came after this generation.
     #[inline]
     pub(super) fn is_current(&self, generation: Generation) -> bool {
         // Relaxed: as in `current`.
-        self.current.load(Ordering::Relaxed) == generation.number
+        self.current.load(Ordering::Relaxed) == generation.number()
     }
 
     pub(super) fn current(&self) -> Generation {
@@ -84,26 +86,18 @@ impl Generations {
         // The first mask is 0. Before any reset no contents must be kept apart, and the bucket of a key does
         // not change from run to run.
         let mask = if number == 0 { 0 } else { self.keyed(number, GroupId(0)) };
-        Generation { number, mask, mark: self.mark(number, GroupId(0)) }
+        Generation { number, mask }
     }
 
     /// Returns the same generation for the contents of a group. Equal tokens have equal hashes in all groups, and
     /// other keys in each.
     #[inline]
     pub(super) fn of_group(&self, generation: Generation, group: GroupId) -> Generation {
-        let number = generation.number;
-        match group.index() {
-            0 => generation,
-            _ => Generation {
-                number,
-                mask: self.keyed(number, group),
-                mark: self.mark(number, group),
-            },
+        if group.index() == 0 {
+            return generation;
         }
-    }
-
-    fn mark(&self, number: u64, group: GroupId) -> Mark {
-        Mark::new(number.wrapping_mul(self.groups).wrapping_add(u64::from(group.0)))
+        let mask = self.keyed(generation.number(), group);
+        Generation { number: generation.number() | u64::from(group.0) << NUMBER, mask }
     }
 
     fn keyed(&self, number: u64, group: GroupId) -> u128 {
@@ -135,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_key_belongs_to_one_generation() {
-        let generations = Generations::new(1);
+        let generations = Generations::new();
         let hash = BlockHash::from_u128(7);
         let keys: std::collections::HashSet<ContentKey> =
             (0..1_000).map(|number| generations.generation(number).key_of(hash)).collect();
@@ -150,7 +144,7 @@ mod tests {
             let between = masks.windows(2).map(|pair| pair[0] ^ pair[1]).collect::<Vec<_>>();
             [masks[1..].to_vec(), between].concat()
         };
-        let (one, other) = (masks(&Generations::new(1)), masks(&Generations::new(1)));
+        let (one, other) = (masks(&Generations::new()), masks(&Generations::new()));
         assert!(one.iter().all(|mask| !other.contains(mask)));
         // Half of the bits are set, in each half of a mask.
         for half in [0, 64] {

@@ -104,11 +104,10 @@ impl PublishedBlocks {
         num_blocks: usize,
         event_order: Option<PlainArc<EventOrder>>,
         overwrites: Option<PlainArc<Overwrites>>,
-        groups: usize,
     ) -> Result<Self> {
         Ok(Self {
             index: PrefixIndex::new(num_blocks)?,
-            generations: Generations::new(groups),
+            generations: Generations::new(),
             failed_steps: AtomicU64::new(0),
             left_out: AtomicU64::new(0),
             event_order,
@@ -327,7 +326,8 @@ impl PublishedBlocks {
     }
 
     /// Publishes one block under its new key.
-    #[inline]
+    // Once in each loop that publishes.
+    #[inline(always)]
     fn publish_one(&self, blocks: &Blocks, moved: Moved, new: NewKey, hot: &mut bool) -> Outcome {
         let is_cached = |other| blocks.is_cached_as(other, new.key);
         match self.index.find(moved.to, is_cached) {

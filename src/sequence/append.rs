@@ -16,19 +16,18 @@ pub(crate) struct AppendPlan {
     num_tokens: usize,
     /// In a cache with groups: the blocks of all groups, destinations of copies included.
     new_blocks: usize,
-    copy: bool,
-    /// In a cache with groups: a bit for each group that copies its last block.
-    copied: u32,
+    /// 1 if the last block of this table is copied. In a cache with groups, a bit for each group instead, from bit 1 on.
+    copies: u32,
 }
 
 impl AppendPlan {
     /// Returns the number of blocks to allocate, the destination of a copy included.
     pub(crate) fn blocks(self) -> usize {
-        self.new_blocks + usize::from(self.copy)
+        self.new_blocks + (self.copies & 1) as usize
     }
 
     pub(super) fn copies(self) -> bool {
-        self.copy
+        self.copies & 1 == 1
     }
 
     pub(super) fn new_blocks(self) -> usize {
@@ -44,23 +43,28 @@ impl AppendPlan {
     }
 
     /// Returns the plan of the same growth in all groups.
-    pub(super) fn in_groups(self, new_blocks: usize, copied: u32) -> Self {
-        Self { new_blocks, copy: false, copied, ..self }
+    pub(super) fn in_groups(
+        self,
+        new_blocks: usize,
+        copied: impl Iterator<Item = GroupId>,
+    ) -> Self {
+        let copies = copied.fold(0, |copies, group| copies | 2 << group.index());
+        Self { new_blocks, copies, ..self }
     }
 
     pub(super) fn copies_in(self, group: GroupId) -> bool {
-        self.copied >> group.index() & 1 == 1
+        self.copies & 2 << group.index() != 0
     }
 
     /// Returns the same append with a copy, or without.
     pub(super) fn copying(self, copy: bool) -> Self {
-        Self { copy, ..self }
+        Self { copies: u32::from(copy), ..self }
     }
 
     /// Returns the same append without a copy: it writes the last block in place. When it is carried out, no
     /// other table that may write the block owns it.
     pub(super) fn in_place(self) -> Self {
-        Self { copy: false, ..self }
+        self.copying(false)
     }
 }
 
@@ -164,7 +168,7 @@ impl Sequence {
         if self.groups.is_some() {
             return None;
         }
-        let plan = self.plan_append(num_new_tokens).ok()?;
+        let plan = self.plan_own_append(num_new_tokens).ok()?;
         let len = self.table.len();
         if !self.table.try_grow_near(plan.blocks()) {
             return None;
@@ -178,8 +182,8 @@ impl Sequence {
         if self.groups.is_some() {
             return false;
         }
-        let plan = self.plan_append(num_new_tokens);
-        let Some(plan) = plan.ok().filter(|plan| !plan.copy) else {
+        let plan = self.plan_own_append(num_new_tokens);
+        let Some(plan) = plan.ok().filter(|plan| !plan.copies()) else {
             return false;
         };
         let grown = self.table.try_grow_near(plan.blocks());
@@ -191,10 +195,10 @@ impl Sequence {
 
     #[inline(never)]
     fn append_blocks(&mut self, num_new_tokens: usize) -> Result<Option<BlockCopy>> {
-        let mut plan = self.plan_append(num_new_tokens)?;
+        let mut plan = self.plan_own_append(num_new_tokens)?;
         while let Err(refusal) = self.table.grow(plan.blocks()) {
             // The other sharers may have left since, and then no copy is needed.
-            let again = self.plan_append(num_new_tokens)?;
+            let again = self.plan_own_append(num_new_tokens)?;
             if again == plan {
                 return Err(refusal);
             }
@@ -229,8 +233,8 @@ impl Sequence {
             beyond => beyond.div_ceil(self.block_size),
         };
         let writes_tail = num_new_tokens > 0 && self.tail_room > 0;
-        let copy = writes_tail && !self.owns_tail();
-        Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copy, copied: 0 })
+        let copies = u32::from(writes_tail && !self.owns_tail());
+        Ok(AppendPlan { start_tokens: self.num_tokens, num_tokens, new_blocks, copies })
     }
 
     /// Returns the blocks that an append of `num_new_tokens` needs even if all other owners of the last block
@@ -243,7 +247,7 @@ impl Sequence {
         let Ok(plan) = self.plan_append(num_new_tokens) else {
             return 0;
         };
-        let tail = self.table.as_slice().last().filter(|_| plan.copy);
+        let tail = self.table.as_slice().last().filter(|_| plan.copies());
         // A cached block is never written, however few own it.
         let stays_shared = tail.is_some_and(|&tail| self.table.pool().is_cached(tail));
         plan.new_blocks + usize::from(stays_shared)
@@ -273,7 +277,7 @@ impl Sequence {
         self.num_tokens = plan.num_tokens;
         // The last block was written in place, or is new, or is the destination of the copy.
         self.tail_is_sole |= plan.num_tokens > plan.start_tokens;
-        if plan.copy { Some(self.copy_tail(plan.blocks())) } else { None }
+        if plan.copies() { Some(self.copy_tail(plan.blocks())) } else { None }
     }
 
     /// Replaces the block before the last `new` blocks of the table with the first of them.

@@ -223,6 +223,17 @@ impl Sequence {
         change(&mut Tables { first: sequence, groups })
     }
 
+    /// Forks all groups, or none.
+    #[cold]
+    pub(super) fn fork_groups(&mut self) -> Result<Sequence> {
+        self.change_tables(|tables| {
+            tables.groups.refuse_pending()?;
+            let first = tables.first.fork_alone()?;
+            let groups = Some(Box::new(tables.groups.fork()?));
+            Ok(Sequence { groups, ..first })
+        })
+    }
+
     /// Returns the layout of the groups, if the cache has any.
     pub(crate) fn layout(&self) -> Option<&Arc<GroupLayout>> {
         self.groups.as_ref().map(|groups| &groups.layout)

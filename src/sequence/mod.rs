@@ -266,12 +266,19 @@ impl Sequence {
 
     /// Forks without counting the fork, for a caller that may have to undo it.
     pub(crate) fn fork_uncounted(&mut self) -> Result<Sequence> {
-        self.groups.as_ref().map_or(Ok(()), |groups| groups.refuse_pending())?;
+        if self.groups.is_some() {
+            return self.fork_groups();
+        }
+        self.fork_alone()
+    }
+
+    /// Does as [`fork_uncounted`](Self::fork_uncounted) without the other groups.
+    #[inline]
+    fn fork_alone(&mut self) -> Result<Sequence> {
         let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
         let table = self.table.fork(full_blocks)?;
         self.tail_is_sole = false;
-        let groups = self.groups.as_mut().map(|groups| groups.fork().map(Box::new)).transpose()?;
-        Ok(Sequence { table, gaps: self.gaps.clone(), groups, ..*self })
+        Ok(Sequence { table, gaps: self.gaps.clone(), groups: None, ..*self })
     }
 
     /// Drops the tokens from `num_tokens` on, and the whole blocks after the new end. Speculative decoding

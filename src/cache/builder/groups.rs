@@ -13,7 +13,7 @@ pub(super) struct Groups {
 }
 
 impl PagedKvCacheBuilder {
-    /// Sets the groups of layers, at most 32. All take their blocks from the one pool; blocks have equal bytes
+    /// Sets the groups of layers, at most 31. All take their blocks from the one pool; blocks have equal bytes
     /// ([`block_bytes`](Self::block_bytes)). The block sizes of the groups replace [`block_size`](Self::block_size):
     /// the cache's is that of group 0. Prompts are hashed in units of their greatest common divisor, and hits are
     /// multiples of their least common multiple. By default there is one group, of full attention.

@@ -16,7 +16,7 @@ fn hashes_that_collide_in_the_index_never_match() {
         None,
     )
     .unwrap();
-    let mut published = PublishedBlocks::new(2_000, None, None, 1).unwrap();
+    let mut published = PublishedBlocks::new(2_000, None, None).unwrap();
     published.index = PrefixIndex::of_3_bits(2_000);
     let generation = published.generation();
     let hash = |n: u128| BlockHash::from_u128(n * 0x1234_5678_9abc_def1_0fed_cba9);
@@ -50,7 +50,7 @@ fn pool_and_published(blocks: usize) -> (BlockPool, PublishedBlocks) {
     let keep = Retention::Contents(ReclaimPolicy::Lru);
     (
         BlockPool::build(blocks, 1, keep, false, Observers::default(), None).unwrap(),
-        PublishedBlocks::new(blocks, None, None, 1).unwrap(),
+        PublishedBlocks::new(blocks, None, None).unwrap(),
     )
 }
 
@@ -130,7 +130,7 @@ fn a_spare_copy_that_is_reclaimed_is_not_remembered_as_gone() {
     let keep = Retention::Contents(ReclaimPolicy::TwoQueue);
     let (pool, published) = (
         BlockPool::build(3, 1, keep, false, Observers::default(), None).unwrap(),
-        PublishedBlocks::new(3, None, None, 1).unwrap(),
+        PublishedBlocks::new(3, None, None).unwrap(),
     );
     let key = published.generation().key_of(BlockHash::from_u128(7));
     let [first, copy] = [(); 2].map(|()| pool.allocate(1).unwrap());
@@ -168,7 +168,7 @@ fn a_content_that_was_often_reclaimed_finds_room_again() {
         None,
     )
     .unwrap();
-    let published = PublishedBlocks::new(200, None, None, 1).unwrap();
+    let published = PublishedBlocks::new(200, None, None).unwrap();
     let (hash, generation) = (BlockHash::from_u128(7), published.generation());
     let mut held = pool.allocate(0).unwrap();
     for _ in 0..190 {
@@ -193,7 +193,7 @@ fn entries_do_not_pile_up_however_often_blocks_get_keys() {
     const ROUNDS: u64 = if cfg!(miri) { 400 } else { 100_000 };
     let keep = Retention::Contents(ReclaimPolicy::Lru);
     let pool = BlockPool::build(BLOCKS, 4, keep, false, Observers::default(), None).unwrap();
-    let published = PublishedBlocks::new(BLOCKS, None, None, 1).unwrap();
+    let published = PublishedBlocks::new(BLOCKS, None, None).unwrap();
     let generation = published.generation();
     let serve = |content: u128| {
         let hash = BlockHash::from_u128(content.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C061));

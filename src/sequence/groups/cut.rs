@@ -123,5 +123,6 @@ impl Tables<'_> {
             table.block_ids().contains(&copy.dst)
         });
         groups.note_releases(first);
+        self.refill_reserve();
     }
 }

@@ -60,17 +60,18 @@ impl Sequence {
         groups: &SequenceGroups,
         num_new_tokens: usize,
     ) -> Result<AppendPlan> {
-        let (mut blocks, mut copied) = (0_usize, 0_u32);
+        let (mut blocks, mut copied) = (0_usize, Vec::new());
         let mut whole = None;
         for (table, (id, kind)) in self.group_tables().zip(groups.kinds()) {
             let plan = table.plan_own_append(num_new_tokens)?;
             let part = table.part(kind, plan);
             blocks = blocks.saturating_add(part.new_blocks + usize::from(part.copy));
-            copied |= u32::from(part.copy) << id.index();
+            copied.extend(part.copy.then_some(id));
             whole.get_or_insert(plan);
         }
         let whole = whole.expect("a layout has a group");
-        Ok(whole.in_groups(blocks.saturating_sub(groups.num_reserved()), copied))
+        let missing = blocks.saturating_sub(groups.num_reserved());
+        Ok(whole.in_groups(missing, copied.into_iter()))
     }
 
     fn part(&self, kind: LayerGroup, plan: AppendPlan) -> Part {

@@ -85,7 +85,7 @@ impl Tables<'_> {
     }
 
     /// Holds blocks in place of those that were released, as far as the sequence will need them.
-    fn refill_reserve(&mut self) {
+    pub(super) fn refill_reserve(&mut self) {
         let Some(mut reserve) = self.groups.reserve.take() else {
             return;
         };
@@ -101,7 +101,12 @@ impl Tables<'_> {
         let rewind = self.groups.layout.max_rewind();
         let most = self.each().map(|(_, kind, table)| {
             let most = kind.most_blocks(length.max(table.num_tokens), chunk, rewind);
-            most.saturating_sub(table.table.len())
+            // A full group takes nothing in place of blocks that were trimmed.
+            let owned = match kind.is_full() {
+                true => table.num_logical_blocks(),
+                false => table.table.len(),
+            };
+            most.saturating_sub(owned)
         });
         let most = most.fold(0_usize, usize::saturating_add);
         most.saturating_sub(reserve.stock.len())
