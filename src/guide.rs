@@ -7,6 +7,7 @@
 //! | [`glossary`] | the words of this crate beside those of vLLM, SGLang and kvbm |
 //! | [`operations`] | every operation with its cost |
 //! | [`steps`] | a step of the scheduler while the device is still busy with the one before |
+//! | [`groups`] | one pool for models whose layers keep different tokens |
 //! | [`waiting`] | requests that wait for room |
 //! | [`events`] | events for routers |
 //! | [`replacing`] | the calls of four engines beside ours, and a complete adapter |
@@ -43,6 +44,10 @@ pub mod operations {
 
 pub mod steps {
     #![doc = include_str!("guide/steps.md")]
+}
+
+pub mod groups {
+    #![doc = include_str!("guide/groups.md")]
 }
 
 pub mod waiting {
