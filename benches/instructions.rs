@@ -64,6 +64,10 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("the same, with a listener that ignores it", |times| admit_hits(times, Listener::Deaf)),
     #[cfg(feature = "events")]
     ("the same, with a publisher", |times| admit_hits(times, Listener::Publisher)),
+    ("admit and release 4,096 tokens that hit", |times| groups::admit(times, 1)),
+    ("the same, with 3 groups", |times| groups::admit(times, 3)),
+    ("a decode step of 256 rows", |times| groups::step(times, 1)),
+    ("the same, with 3 groups", |times| groups::step(times, 3)),
 ];
 
 /// The event sink of a cache.
@@ -322,4 +326,61 @@ fn export(times: u64, blocks: usize) {
     let mut row = vec![0_i32; blocks];
     let shape = TableShape { stride: blocks, pad: -1, gaps: Gaps::Show };
     repeat(times, || block_tables([&sequence], black_box(&mut row), shape).unwrap());
+}
+
+/// The cost of groups of layers: full attention alone, and with two windows of 1,024 tokens.
+mod groups {
+    use paged_kv::{AdmitOptions, CachedSequence, LayerGroup, PagedKvCache, StepBuffers};
+
+    use super::repeat;
+
+    fn cache(groups: usize) -> PagedKvCache {
+        let window = LayerGroup::SlidingWindow { block_size: 16, window: 1_024 };
+        let kinds = [LayerGroup::Full { block_size: 16 }, window, window];
+        let builder = PagedKvCache::builder().num_blocks(1 << 17).home_shards(1);
+        match groups {
+            1 => builder.build().unwrap(),
+            _ => builder.groups(&kinds[..groups]).build().unwrap(),
+        }
+    }
+
+    /// Admits a prompt of which all but the last token hits.
+    pub fn admit(times: u64, groups: usize) {
+        let (cache, options) = (cache(groups), AdmitOptions::default());
+        let tokens: Vec<u32> = (0..4_097).collect();
+        let prompt = cache.prompt(&tokens);
+        let (mut first, _) = cache.admit_sequence(&prompt, &options).unwrap();
+        first.commit(4_097).unwrap();
+        drop(first);
+        repeat(times, || cache.admit_sequence(&prompt, &options).unwrap());
+    }
+
+    /// One token for each of 256 sequences: growth, table and slots of each group, commit.
+    pub fn step(times: u64, groups: usize) {
+        use paged_kv::GroupId;
+        use paged_kv::export::{Gaps, TableShape};
+
+        let cache = cache(groups);
+        let mut rows: Vec<(CachedSequence, usize)> = (0..256)
+            .map(|row| {
+                let prompt = cache.prompt(&[row; 600]);
+                (cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap().0, 1)
+            })
+            .collect();
+        let (mut tables, mut slots) = (vec![0_i32; 256 * 192], [0_i64; 256]);
+        let mut buffers = StepBuffers::default();
+        repeat(times, || {
+            let mut step = cache.step(std::mem::take(&mut buffers));
+            assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 256);
+            let shape = TableShape { stride: 192, pad: -1, gaps: Gaps::Show };
+            for group in (0..groups as u8).map(GroupId) {
+                step.block_tables(&rows, &mut tables, shape.group(group)).unwrap();
+                step.slots(&rows, Gaps::Show.of_group(group), &mut slots).unwrap();
+            }
+            for (row, _) in &mut rows {
+                step.commit(row, &[7]).unwrap();
+            }
+            buffers = step.complete().buffers;
+        });
+    }
 }

@@ -17,6 +17,8 @@ pub(super) struct GroupOffers {
     offers: Box<[GroupOffer]>,
     /// Steps that had failed when blocks were first offered to one.
     failures_seen: u64,
+    /// No group has a further full block before so many tokens.
+    next_full: usize,
 }
 
 #[derive(Clone)]
@@ -54,11 +56,19 @@ impl GroupOffers {
             let offered = matched_tokens / kind.block_size();
             GroupOffer { kind, units: layout.units_a_block(id), offered, unsure_from: offered }
         });
-        Self { offers: offers.collect(), failures_seen: 0 }
+        let mut all = Self { offers: offers.collect(), failures_seen: 0, next_full: 0 };
+        all.note_next_full();
+        all
+    }
+
+    fn note_next_full(&mut self) {
+        let next = |offer: &GroupOffer| (offer.offered + 1).saturating_mul(offer.kind.block_size());
+        self.next_full = self.offers.iter().map(next).min().unwrap_or(0);
     }
 
     pub(super) fn truncate(&mut self, num_tokens: usize) {
         self.offers.iter_mut().for_each(|offer| offer.truncate(num_tokens));
+        self.note_next_full();
     }
 }
 
@@ -91,6 +101,9 @@ impl HashedTokens {
     #[cold]
     pub(super) fn commit_groups(&mut self, sequence: &Sequence, num_tokens: usize) -> usize {
         self.offer_unsure_again(|_| true);
+        if self.has_no_full_block_at(num_tokens) {
+            return 0;
+        }
         let runs = self.take_runs(sequence, num_tokens, false);
         runs.iter().map(|run| self.publish_run(sequence, run)).sum()
     }
@@ -106,6 +119,9 @@ impl HashedTokens {
         if has_failed {
             self.offer_unsure_again(|_| true);
         }
+        if self.has_no_full_block_at(num_tokens) {
+            return Vec::new();
+        }
         if let Some(groups) = &mut self.groups {
             groups.failures_seen = failures;
         }
@@ -119,12 +135,19 @@ impl HashedTokens {
         }
     }
 
+    fn has_no_full_block_at(&self, num_tokens: usize) -> bool {
+        self.groups.as_ref().is_some_and(|groups| num_tokens < groups.next_full)
+    }
+
     fn offer_unsure_again(&mut self, is_meant: impl Fn(GroupId) -> bool) {
         let offers = self.groups.iter_mut().flat_map(|groups| groups.offers.iter_mut());
         for (number, offer) in (0..).zip(offers) {
             if is_meant(GroupId(number)) {
                 offer.offered = offer.unsure_from;
             }
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.note_next_full();
         }
     }
 
@@ -177,6 +200,9 @@ impl HashedTokens {
                     }),
                 }
             }
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.note_next_full();
         }
         runs
     }
