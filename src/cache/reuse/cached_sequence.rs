@@ -3,7 +3,7 @@
 use super::computed::Computed;
 use super::hashed_tokens::{HashedTokens, truncate_parts};
 use crate::error::Result;
-use crate::sequence::{Append, Sequence};
+use crate::sequence::{Append, GroupCopy, Sequence};
 
 /// The halves of a row: its sequence, and its hashed tokens if it has any.
 pub(in crate::cache) type Parts<'a> = (&'a mut Sequence, Option<&'a mut HashedTokens>);
@@ -101,6 +101,23 @@ impl CachedSequence {
     /// ```
     pub fn append(&mut self, num_new_tokens: usize) -> Result<Append> {
         self.sequence.append(num_new_tokens)
+    }
+
+    /// Returns the copies that no step has listed yet, and forgets them; see [`Sequence::take_copies`].
+    ///
+    /// ```
+    /// use paged_kv::{LayerGroup, PagedKvCache};
+    ///
+    /// let groups = [LayerGroup::State { block_size: 4 }];
+    /// let cache = PagedKvCache::builder().num_blocks(8).groups(&groups).build()?;
+    /// let prompt = cache.prompt(&[1, 2, 3, 4]);
+    /// let (mut sequence, _) = cache.admit_sequence(&prompt, &Default::default())?;
+    /// sequence.append(1)?;
+    /// assert_eq!(sequence.take_copies().len(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn take_copies(&mut self) -> Vec<GroupCopy> {
+        self.sequence.take_copies()
     }
 
     /// Creates a second sequence of the same tokens and blocks; see [`Sequence::fork`].
