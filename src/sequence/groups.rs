@@ -345,6 +345,11 @@ impl SequenceGroups {
         })
     }
 
+    /// Notes that the last block of group 0 may have other owners.
+    pub(super) fn share_first(&mut self) {
+        self.first_is_sole = false;
+    }
+
     pub(super) fn join_step(&mut self, step: InFlightStep) {
         self.others.iter_mut().for_each(|table| _ = table.join_step(step));
     }

@@ -23,6 +23,9 @@ impl Sequence {
         }
         // Rows that are restored later may own the last block too.
         self.tail_is_sole = false;
+        if let Some(groups) = &mut self.groups {
+            groups.share_first();
+        }
         Ok(())
     }
 
