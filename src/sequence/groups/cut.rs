@@ -2,7 +2,7 @@
 //!
 //! A check of all groups comes before any change.
 
-use super::{SequenceGroups, Tables};
+use super::{GroupCopy, SequenceGroups, Tables};
 use crate::error::{PagedKvError, Result};
 use crate::groups::LayerGroup;
 use crate::id::GroupId;
@@ -105,23 +105,31 @@ impl SequenceGroups {
 }
 
 impl Tables<'_> {
+    /// Forgets pending copies to blocks that are not in the table any more: other sequences may own these next. A
+    /// block that is not in the table may be the source of a later copy. Then the copy to it is needed, too.
+    pub(super) fn forget_needless_copies(&mut self) {
+        let mut later = std::mem::take(&mut self.groups.pending);
+        let mut needed: Vec<GroupCopy> = Vec::with_capacity(later.len());
+        while let Some(copy) = later.pop() {
+            let is_source = needed.iter().any(|later| later.src == copy.dst);
+            if is_source || self.table_mut(copy.group).block_ids().contains(&copy.dst) {
+                needed.push(copy);
+            }
+        }
+        needed.reverse();
+        self.groups.pending = needed;
+    }
+
     fn truncate(&mut self, num_tokens: usize) {
         for (_, _, table) in self.each() {
             let truncated = table.truncate(num_tokens);
             truncated.expect("each group was checked before the first was changed");
         }
-        let Tables { first, groups } = self;
-        for before in groups.states_before.iter_mut().filter(|before| **before >= num_tokens) {
+        for before in self.groups.states_before.iter_mut().filter(|before| **before >= num_tokens) {
             *before = 0;
         }
-        let others = &groups.others;
-        groups.pending.retain(|copy| {
-            let table = match copy.group.index() {
-                0 => &**first,
-                number => &others[number - 1],
-            };
-            table.block_ids().contains(&copy.dst)
-        });
+        self.forget_needless_copies();
+        let Tables { first, groups } = self;
         groups.note_releases(first);
         self.refill_reserve();
     }

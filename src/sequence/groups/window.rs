@@ -80,6 +80,7 @@ impl Tables<'_> {
             let end = needed / kind.block_size();
             table.release_blocks(kind.sink_blocks().min(end)..end);
         }
+        self.forget_needless_copies();
         self.groups.note_releases(self.first);
         self.refill_reserve();
     }
