@@ -84,8 +84,8 @@ struct GrownRow {
 
 /// A copy of a group's block that a row needs.
 struct RowCopy {
-    /// The number of the row.
-    row: usize,
+    /// The number of the row; `None` if the sequence only joined before it was listed.
+    row: Option<usize>,
     /// The block to copy from: that of the copy, or of an earlier copy of the step to that block.
     src: BlockId,
     copy: GroupCopy,
@@ -94,7 +94,9 @@ struct RowCopy {
 impl Step {
     /// Lets a sequence join the step: the blocks that it releases from now on are held until the step ends.
     /// [`grow`](Self::grow) and [`commit`](Self::commit) do so with their rows. Takes no atomic operation
-    /// for a handle, and the sequence's own lock for a row of a lease.
+    /// for a handle, and the sequence's own lock for a row of a lease. In a cache with groups,
+    /// [`copies`](Self::copies) lists the copies of the sequence that are pending. If the step is aborted, they are
+    /// pending again for a row that grew in it, and for another sequence they are still to be made.
     ///
     /// # Errors
     /// [`WrongCache`](PagedKvError::WrongCache) for a sequence of another cache, and
@@ -115,6 +117,7 @@ impl Step {
         update(row, |(sequence, _), _| {
             self.refuse_other_cache(sequence)?;
             sequence.join_step(self.in_flight);
+            self.buffers.list_copies(sequence, None, self.in_flight);
             Ok(())
         })
     }

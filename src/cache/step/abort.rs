@@ -133,9 +133,11 @@ impl Step {
         // First retain the sources of the copies for their sequences: that can be refused.
         let copies = numbers().filter_map(|(number, _)| self.buffers.rows[number].copy);
         let of_groups = self.buffers.copies.iter().filter(|copy| {
-            let start_tokens = self.buffers.rows[copy.row].start_tokens;
-            let is_undone = copy.copy.is_on_write() && copy.copy.is_of_growth_from(start_tokens);
-            is_undone && rows_of[copy.row].is_some()
+            let Some(number) = copy.row.filter(|&number| rows_of[number].is_some()) else {
+                return false;
+            };
+            let start_tokens = self.buffers.rows[number].start_tokens;
+            copy.copy.is_on_write() && copy.copy.is_of_growth_from(start_tokens)
         });
         let of_groups = of_groups.map(|copy| copy.copy.src);
         let sources: Vec<BlockId> = copies.map(|(src, _)| src).chain(of_groups).collect();
@@ -154,8 +156,10 @@ impl Step {
                 grown.copy.iter().for_each(|&(src, _)| self.pool.give(&[src]));
                 refused = Some(refusal);
             } else {
-                let of_row = |copy: &mut RowCopy| copy.row == number;
-                for copy in self.buffers.copies.extract_if(.., of_row) {
+                let of_row = |copy: &mut RowCopy| copy.row == Some(number);
+                let copies: Vec<RowCopy> = self.buffers.copies.extract_if(.., of_row).collect();
+                // From the end: each is put before those that are pending.
+                for copy in copies.into_iter().rev() {
                     sequence.take_copy_back(copy.copy, grown.start_tokens);
                 }
                 if let Some(hashed) = hashed {

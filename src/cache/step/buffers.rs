@@ -8,7 +8,9 @@ use crate::cache::PagedKvCache;
 use crate::cache::rows::locked::LockMemory;
 use crate::groups::GroupLayout;
 use crate::id::BlockId;
+use crate::pool::in_flight::InFlightStep;
 use crate::prefix::{BlockHash, Generation, Overwritten};
+use crate::sequence::{GroupCopy, Sequence};
 
 /// The memory of a step. [`Completed`] and [`Aborted`](crate::Aborted) return it, for the next step. (The
 /// pool of its last step stays referenced until it is dropped.)
@@ -74,6 +76,36 @@ pub struct Completed {
     pub published: usize,
     /// The memory of the step, for the next one.
     pub buffers: StepBuffers,
+}
+
+impl StepBuffers {
+    /// Lists the copies that are pending in a row's groups, those of earlier growth included.
+    pub(super) fn list_copies(
+        &mut self,
+        sequence: &mut Sequence,
+        row: Option<usize>,
+        step: InFlightStep,
+    ) {
+        let copies = &mut self.copies;
+        if row.is_some() {
+            // Those that it brought when it joined. A destination that is not in its table is the source of another.
+            let mut sources = Vec::new();
+            for listed in copies.iter_mut().rev().filter(|listed| listed.row.is_none()) {
+                let GroupCopy { group, src, dst, .. } = listed.copy;
+                if sources.contains(&dst) || sequence.has_block(group, dst) {
+                    listed.row = row;
+                    sources.push(src);
+                }
+            }
+        }
+        for mut copy in sequence.take_held_copies() {
+            copy.join_step(step);
+            // Copies to a block and from it come in any order, so both are made from the first.
+            let first = copies.iter().find(|earlier| earlier.copy.dst == copy.src);
+            let src = first.map_or(copy.src, |first| first.src);
+            copies.push(RowCopy { row, src, copy });
+        }
+    }
 }
 
 impl PagedKvCache {

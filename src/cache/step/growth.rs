@@ -4,7 +4,7 @@
 //! Invariant: as many of the first rows as there is room for have grown and joined the step, and no other
 //! row has. A refused row undoes the growth of the rows after it, a few words each.
 
-use super::{Grown, GrownRow, RowCopy, Step, StepBuffers};
+use super::{Grown, GrownRow, Step, StepBuffers};
 use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
@@ -109,15 +109,8 @@ impl Step {
     /// Lists the copies that the groups of the first rows need, those of earlier growth included.
     #[cold]
     fn list_copies<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) {
-        let copies = &mut self.buffers.copies;
         for (row, number) in rows.iter_mut().zip(start..) {
-            for mut copy in row.parts().0.take_copies() {
-                copy.join_step(self.in_flight);
-                // Copies to a block and from it come in any order, so both are made from the first.
-                let first = copies.iter().find(|earlier| earlier.copy.dst == copy.src);
-                let src = first.map_or(copy.src, |first| first.src);
-                copies.push(RowCopy { row: number, src, copy });
-            }
+            self.buffers.list_copies(row.parts().0, Some(number), self.in_flight);
         }
     }
 

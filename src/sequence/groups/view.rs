@@ -68,6 +68,24 @@ impl Sequence {
         self.groups.as_mut().map_or_else(Vec::new, |groups| std::mem::take(&mut groups.pending))
     }
 
+    /// Does as [`take_copies`](Self::take_copies), for a step: each copy owns its source. The sequence may grow again in
+    /// the step, and if that is aborted, the copy is still to be made.
+    pub(crate) fn take_held_copies(&mut self) -> Vec<GroupCopy> {
+        let mut copies = self.take_copies();
+        for copy in copies.iter_mut().filter(|copy| copy.source.is_none()) {
+            let table = self.of_group(copy.group).expect("a group of the sequence made it");
+            let at = table.block_ids().iter().position(|&id| id == copy.src);
+            // A block with 2^20 - 1 owners stays for the others.
+            copy.source = at.and_then(|at| table.table.pin(at).ok());
+        }
+        copies
+    }
+
+    /// Returns true if a block is in the table of a group.
+    pub(crate) fn has_block(&self, group: GroupId, block: BlockId) -> bool {
+        self.of_group(group).is_ok_and(|table| table.block_ids().contains(&block))
+    }
+
     /// Undoes a copy of a step that is aborted, after the sequence was restored to `start_tokens` tokens: a copy that
     /// was pending before is pending again, and one on write is undone. The caller hands over an owner of its source.
     pub(crate) fn take_copy_back(&mut self, copy: GroupCopy, start_tokens: usize) {
