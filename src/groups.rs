@@ -234,6 +234,8 @@ pub(crate) struct GroupLayout {
     /// Tokens by which a sequence can be truncated at any time.
     max_rewind: usize,
     retention: GroupRetention,
+    /// For each group: true if every block is worth keeping.
+    keeps_all: Box<[bool]>,
 }
 
 impl GroupLayout {
@@ -267,7 +269,16 @@ impl GroupLayout {
         let Some(alignment) = alignment.filter(|&tokens| tokens <= u32::MAX as usize) else {
             return refuse("a common multiple of the block sizes is above 2^32 - 1".to_owned());
         };
-        Ok(Self { groups: groups.into(), unit, alignment, max_rewind, retention })
+        let keeps_all = groups.iter().map(|group| {
+            let is_needed_at_its_end = !group.needed_blocks(group.block_size())[1].is_empty();
+            let is_aligned = group.block_size() == alignment && is_needed_at_its_end;
+            let is_dense = retention == GroupRetention::Dense && is_aligned;
+            is_dense && !matches!(group, LayerGroup::Chunked { .. })
+                || group.is_full()
+                || group.is_state()
+        });
+        let keeps_all = keeps_all.collect();
+        Ok(Self { groups: groups.into(), unit, alignment, max_rewind, retention, keeps_all })
     }
 
     pub(crate) fn groups(&self) -> &[LayerGroup] {
@@ -318,7 +329,7 @@ impl GroupLayout {
         prompt_tokens: usize,
     ) -> bool {
         let kind = self.groups[group.index()];
-        if kind.is_full() || kind.is_state() || block < kind.sink_blocks() {
+        if self.keeps_all[group.index()] || block < kind.sink_blocks() {
             return true;
         }
         let needs = |length: usize| {

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::id::{BlockId, GroupId};
 use crate::sequence::Sequence;
 
-use super::kernel_int::{KernelInt, copy_ids};
+use super::kernel_int::{KernelInt, copy_ids, fill};
 
 /// The treatment of trimmed blocks (StreamingLLM) by an export.
 ///
@@ -150,6 +150,15 @@ impl Gaps {
 
     /// Writes the pages of `sequence` into `cells`, of which there are `num_pages`.
     pub(super) fn write_pages<T: KernelInt>(self, sequence: &Sequence, pad: T, cells: &mut [T]) {
+        if let [Range { start: 0, end }] = *sequence.gaps() {
+            // A window, which has left its first blocks.
+            let (gap, resident) = match self {
+                Gaps::Show => cells.split_at_mut(end),
+                Gaps::Close => (Default::default(), cells),
+            };
+            fill(gap, pad);
+            return copy_ids(sequence.block_ids(), resident);
+        }
         let mut left = cells;
         for stretch in Stretches::of(sequence) {
             match stretch {

@@ -32,6 +32,8 @@ pub(crate) struct SequenceGroups {
     others: Box<[Sequence]>,
     /// `tail_is_sole` of group 0.
     first_is_sole: bool,
+    /// The tokens by which the other groups can grow in place: their last blocks are known to have one owner each.
+    room_in_place: usize,
     /// No window leaves a block before the sequence has this many tokens.
     release_at: usize,
     /// For each group of states: the length at the state before the newest, 0 if there is none.
@@ -116,6 +118,7 @@ impl Drop for TakenOut<'_> {
     fn drop(&mut self) {
         if let Some(groups) = &mut self.groups {
             groups.first_is_sole = std::mem::take(&mut self.sequence.tail_is_sole);
+            groups.note_room_in_place();
         }
         self.sequence.groups = self.groups.take();
     }
@@ -188,6 +191,7 @@ impl Sequence {
             layout: Arc::clone(layout),
             others: tables.collect(),
             first_is_sole: false,
+            room_in_place: 0,
             release_at: 0,
             states_before: vec![0; layout.len()].into(),
             pending: Vec::new(),
@@ -205,6 +209,7 @@ impl Sequence {
             layout: Arc::new(layout),
             others: Box::default(),
             first_is_sole: std::mem::take(&mut self.tail_is_sole),
+            room_in_place: 0,
             release_at: 0,
             states_before: Box::new([0]),
             pending: Vec::new(),
@@ -334,10 +339,12 @@ impl SequenceGroups {
         let others: Result<Box<[Sequence]>> =
             self.others.iter_mut().map(Sequence::fork_uncounted).collect();
         self.first_is_sole = false;
+        self.room_in_place = 0;
         Ok(Self {
             layout: Arc::clone(&self.layout),
             others: others?,
             first_is_sole: false,
+            room_in_place: 0,
             release_at: self.release_at,
             states_before: self.states_before.clone(),
             pending: Vec::new(),
@@ -350,12 +357,17 @@ impl SequenceGroups {
         self.first_is_sole = false;
     }
 
-    pub(super) fn join_step(&mut self, step: InFlightStep) {
-        self.others.iter_mut().for_each(|table| _ = table.join_step(step));
+    fn note_room_in_place(&mut self) {
+        let rooms = self.others.iter().map(|table| match table.tail_is_sole {
+            true => table.tail_room,
+            false => 0,
+        });
+        self.room_in_place = rooms.min().unwrap_or(usize::MAX);
     }
 
-    pub(super) fn leave_step(&mut self, before: InFlightStep) {
-        self.others.iter_mut().for_each(|table| table.leave_step(before));
+    /// Sets the newest step of each table: that of group 0's.
+    pub(super) fn set_step(&mut self, step: InFlightStep) {
+        self.others.iter_mut().for_each(|table| table.table.leave_step(step));
     }
 
     /// Refuses a fork while a copy is pending: a fork would not know whether its blocks have been written.

@@ -33,10 +33,14 @@ impl Sequence {
     /// Returns the newest step before.
     #[inline]
     pub(crate) fn join_step(&mut self, step: InFlightStep) -> InFlightStep {
-        if let Some(groups) = &mut self.groups {
-            groups.join_step(step);
+        let before = self.table.join_step(step);
+        // The other tables have joined the same steps.
+        if let Some(groups) = &mut self.groups
+            && before != step
+        {
+            groups.set_step(before.max(step));
         }
-        self.table.join_step(step)
+        before
     }
 
     /// Undoes a [`join_step`](Self::join_step) that returned `before`. The sequence released no block since.
@@ -48,7 +52,7 @@ impl Sequence {
 
     pub(crate) fn leave_step(&mut self, before: InFlightStep) {
         if let Some(groups) = &mut self.groups {
-            groups.leave_step(before);
+            groups.set_step(before);
         }
         self.table.leave_step(before);
     }

@@ -94,7 +94,9 @@ impl HashedTokens {
 
     /// Returns the tokens of a sequence in a cache with groups, of which `matched` tokens were matched.
     pub(in crate::cache) fn in_groups(self, layout: &GroupLayout, matched: usize) -> Self {
-        Self { groups: Some(Box::new(GroupOffers::new(layout, matched))), ..self }
+        let generation_of = |group| self.published_blocks.of_group(self.generation, group);
+        let offers = GroupOffers::new(layout, matched, generation_of);
+        Self { groups: Some(Box::new(offers)), ..self }
     }
 
     pub(in crate::cache) fn num_named(&self) -> usize {

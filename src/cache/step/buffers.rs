@@ -87,6 +87,9 @@ impl StepBuffers {
         step: InFlightStep,
     ) {
         let copies = &mut self.copies;
+        if copies.is_empty() && !sequence.has_pending_copies() {
+            return;
+        }
         if row.is_some() {
             // Those that it brought when it joined. A destination that is not in its table is the source of another.
             let mut sources = Vec::new();

@@ -110,7 +110,10 @@ impl Step {
     #[cold]
     fn list_copies<R: GrowingRow>(&mut self, rows: &mut [R], start: usize) {
         for (row, number) in rows.iter_mut().zip(start..) {
-            self.buffers.list_copies(row.parts().0, Some(number), self.in_flight);
+            let sequence = row.parts().0;
+            if sequence.has_pending_copies() || !self.buffers.copies.is_empty() {
+                self.buffers.list_copies(sequence, Some(number), self.in_flight);
+            }
         }
     }
 

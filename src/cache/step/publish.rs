@@ -215,7 +215,7 @@ impl Step {
             start: run.start(),
             len: committed.len(),
             before: None,
-            generation: hashed.generation_of(run),
+            generation: run.generation(),
         };
         self.note_committed(hashed, hashed.context_of(run), of_run);
         Ok(())

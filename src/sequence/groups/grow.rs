@@ -22,11 +22,12 @@ impl Sequence {
         let Some(groups) = &mut self.groups else {
             return true;
         };
-        let stays = |table: &Sequence| num_new_tokens <= table.tail_room && table.tail_is_sole;
         let is_due = self.num_tokens >= groups.release_at;
-        if is_due || is_counted_by_id || !groups.first_is_sole || !groups.others.iter().all(stays) {
+        let fits = num_new_tokens <= groups.room_in_place && groups.first_is_sole;
+        if is_due || is_counted_by_id || !fits {
             return false;
         }
+        groups.room_in_place -= num_new_tokens;
         for table in &mut groups.others {
             table.num_tokens += num_new_tokens;
             table.tail_room -= num_new_tokens;
@@ -227,6 +228,7 @@ impl SequenceGroups {
 
     /// Undoes an append in place, right after it.
     pub(in crate::sequence) fn undo_in_place(&mut self, num_new_tokens: usize) {
+        self.room_in_place += num_new_tokens;
         self.others.iter_mut().for_each(|table| table.undo_in_place(num_new_tokens));
     }
 }

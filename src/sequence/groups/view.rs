@@ -81,6 +81,12 @@ impl Sequence {
         copies
     }
 
+    /// Returns true if a copy is pending.
+    #[inline]
+    pub(crate) fn has_pending_copies(&self) -> bool {
+        self.groups.as_ref().is_some_and(|groups| !groups.pending.is_empty())
+    }
+
     /// Returns true if a block is in the table of a group.
     pub(crate) fn has_block(&self, group: GroupId, block: BlockId) -> bool {
         self.of_group(group).is_ok_and(|table| table.block_ids().contains(&block))

@@ -24,6 +24,8 @@ pub(super) struct GroupOffers {
 #[derive(Clone)]
 struct GroupOffer {
     kind: LayerGroup,
+    /// The generation of the group's keys.
+    generation: Generation,
     /// Units of a hash in a block.
     units: usize,
     /// Blocks that were offered.
@@ -35,6 +37,7 @@ struct GroupOffer {
 /// Neighbouring blocks of one group that are offered together.
 pub(in crate::cache) struct OfferedRun {
     group: GroupId,
+    generation: Generation,
     units: usize,
     block_size: usize,
     /// The logical blocks.
@@ -51,10 +54,15 @@ impl GroupOffer {
 }
 
 impl GroupOffers {
-    pub(super) fn new(layout: &GroupLayout, matched_tokens: usize) -> Self {
+    pub(super) fn new(
+        layout: &GroupLayout,
+        matched_tokens: usize,
+        generation_of: impl Fn(GroupId) -> Generation,
+    ) -> Self {
         let offers = layout.ids().zip(layout.groups()).map(|(id, &kind)| {
             let offered = matched_tokens / kind.block_size();
-            GroupOffer { kind, units: layout.units_a_block(id), offered, unsure_from: offered }
+            let (generation, units) = (generation_of(id), layout.units_a_block(id));
+            GroupOffer { kind, generation, units, offered, unsure_from: offered }
         });
         let mut all = Self { offers: offers.collect(), failures_seen: 0, next_full: 0 };
         all.note_next_full();
@@ -77,6 +85,11 @@ impl OfferedRun {
     pub(in crate::cache) fn ids<'a>(&self, sequence: &'a Sequence) -> &'a [BlockId] {
         let table = sequence.of_group(self.group).expect("a run is of a group of the sequence");
         &table.block_ids()[self.resident.clone()]
+    }
+
+    /// Returns the generation of the keys.
+    pub(in crate::cache) fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// Returns the number of the first block.
@@ -178,7 +191,8 @@ impl HashedTokens {
             if !to_step {
                 offer.unsure_from = offer.offered;
             }
-            let (units, block_size) = (offer.units, offer.kind.block_size());
+            let GroupOffer { kind, generation, units, .. } = *offer;
+            let block_size = kind.block_size();
             for block in blocks {
                 let is_kept = layout.is_worth_keeping(group, block, prompt_tokens);
                 let Some(resident) = table.resident_index(block).filter(|_| is_kept) else {
@@ -193,6 +207,7 @@ impl HashedTokens {
                     }
                     _ => runs.push(OfferedRun {
                         group,
+                        generation,
                         units,
                         block_size,
                         blocks: block..block + 1,
@@ -212,16 +227,11 @@ impl HashedTokens {
             ids: run.ids(sequence),
             before: None,
             private_from: run.private_from(sequence),
-            generation: self.generation_of(run),
+            generation: run.generation,
         };
         let hash_of = |at: usize| self.hash_in_run(run, at);
         let context = || self.context_of(run);
         self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, context)
-    }
-
-    /// Returns the generation of the keys of a run.
-    pub(in crate::cache) fn generation_of(&self, run: &OfferedRun) -> Generation {
-        self.published_blocks.of_group(self.generation, run.group)
     }
 
     /// Returns the hash of block `at` of a run: that of its last unit.
