@@ -13,6 +13,8 @@ mod grow;
 mod view;
 mod window;
 
+use std::fmt;
+
 use crate::error::{PagedKvError, Result};
 use crate::groups::{GroupLayout, GroupRetention, LayerGroup};
 use crate::id::{BlockId, GroupId};
@@ -25,7 +27,6 @@ use super::Sequence;
 use super::gaps::TrimmedBlocks;
 
 /// The groups of a sequence, apart from the table of group 0.
-#[derive(Debug)]
 pub(crate) struct SequenceGroups {
     layout: Arc<GroupLayout>,
     /// The tables of groups 1, 2, ..
@@ -376,5 +377,11 @@ impl SequenceGroups {
             0 => Ok(()),
             copies => Err(PagedKvError::CopiesPending { copies }),
         }
+    }
+}
+
+impl fmt::Debug for SequenceGroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.others).finish()
     }
 }

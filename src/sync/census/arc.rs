@@ -26,9 +26,10 @@ fn name_of<T>() -> &'static str {
 
 /// Returns the place of the reference count of a `T`.
 fn place_of<T>() -> Place {
-    const PLACE_OF: [(&str, Place); 7] = [
+    const PLACE_OF: [(&str, Place); 8] = [
         ("SharedRun", Place::Run),
         ("Stripe", Place::Stripe),
+        ("GroupLayout", Place::Stripe),
         ("SharedEntry", Place::Sequence),
         ("RecencyClock", Place::Clock),
         ("Blocks", Place::Rare),
