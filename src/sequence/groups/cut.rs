@@ -81,6 +81,7 @@ impl Sequence {
                 let tokens = table.apply_streaming_llm(sink_tokens, window_tokens)?;
                 trimmed.get_or_insert(tokens);
             }
+            tables.forget_needless_copies();
             Ok(trimmed.unwrap_or(0))
         })
     }
