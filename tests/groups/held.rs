@@ -221,6 +221,7 @@ impl Held {
             }
             trimmed.get_or_insert(count);
         }
+        self.forget_needless_copies();
         trimmed.unwrap_or(0)
     }
 

@@ -99,3 +99,17 @@ fn a_fork_of_a_trimmed_sequence_publishes_nothing_after_the_gap_either() {
     drop(sequence);
     assert_at_rest(&cache);
 }
+
+#[test]
+fn no_copy_is_asked_for_to_a_block_that_a_trim_released() {
+    let cache = cache_of(200, &[sliding(4, 8), full(4)]);
+    let mut sequence = cache.allocate_sequence(6).unwrap();
+    let mut fork = sequence.fork().unwrap();
+    drop(fork.append(14).unwrap());
+    let copied = table(&fork, 1)[1];
+    assert_eq!(fork.apply_streaming_llm(4, 4), Ok(12));
+    assert_eq!(table(&fork, 1)[1], None);
+    assert!(!fork.take_copies().iter().any(|copy| Some(copy.dst) == copied));
+    drop((sequence, fork));
+    assert_at_rest(&cache);
+}
