@@ -77,7 +77,9 @@ impl PagedKvCache {
             };
             layout.groups().iter().map(held).fold(0, usize::saturating_add)
         });
-        layout.new_blocks(0, most).saturating_add(held)
+        // After a hit, a state needs its source and a new block.
+        let states = layout.groups().iter().filter(|kind| kind.is_state()).count();
+        layout.new_blocks(0, most).saturating_add(states).saturating_add(held)
     }
 
     /// Returns the number of blocks that an admission would take now, new and held ones, and of idle hits.
