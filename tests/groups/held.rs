@@ -303,7 +303,7 @@ impl Held {
             let (blocks, sure_from) = if matches!(kind, LayerGroup::State { .. }) {
                 let has_state = known == self.length || known == self.before[group];
                 let is_exact = known == computed && known.is_multiple_of(size) && has_state;
-                (full.saturating_sub(usize::from(is_exact))..full, 0)
+                (full.saturating_sub(usize::from(is_exact))..full, offered)
             } else {
                 (if self.is_unsure { 0 } else { offered }..full, offered)
             };

@@ -1,7 +1,7 @@
 //! States: published only where a commit ended, matched only after their step completed, and copied into the block
 //! in which they go on.
 
-use paged_kv::{AdmitOptions, GroupId, LayerGroup, PagedKvCache, SeqId};
+use paged_kv::{AdmitOptions, GroupId, LayerGroup, PagedKvCache, PagedKvError, SeqId};
 
 use crate::{
     assert_at_rest, block, cache_of, computed, full, hits, missing, probe, sliding, state, table,
@@ -262,4 +262,20 @@ fn many_states_of_one_conversation_cost_one_block_each() {
     }
     let hit = |length| probe(&cache, &tokens(1, length));
     assert_eq!([5, 17, 40, 41].map(hit), [4, 16, 36, 40]);
+}
+
+#[test]
+fn a_refused_admission_counts_the_source_and_the_new_block_of_a_state() {
+    let cache = cache_of(2, &[state(4)]);
+    drop(computed(&cache, &tokens(1, 4)));
+    let other = cache.allocate_sequence(4).unwrap();
+    assert_eq!(cache.free_block_count(), 1, "the cached state is idle");
+    let prompt = cache.prompt(&tokens(1, 5));
+    let options = AdmitOptions::default();
+    assert_eq!(cache.required_blocks(&prompt, &options), Ok(2));
+    let refused = cache.admit_sequence(&prompt, &options).unwrap_err();
+    assert_eq!(refused, PagedKvError::OutOfMemory { requested: 2, available: 1 });
+    drop(other);
+    assert!(cache.admit_sequence(&prompt, &options).is_ok());
+    assert_at_rest(&cache);
 }
