@@ -188,3 +188,23 @@ fn no_copy_is_asked_for_to_a_block_that_a_window_has_left() {
     let destinations: Vec<_> = fork.take_copies().iter().map(|copy| copy.dst).collect();
     assert!(!destinations.contains(&copied), "it may be any sequence's block now");
 }
+
+#[test]
+fn a_fork_of_one_group_copies_again_after_an_aborted_step() {
+    for groups in [&[full(4)][..], &[sliding(4, 8)], &[full(4), sliding(6, 8)]] {
+        let cache = cache_of(100, groups);
+        let mut sequence = cache.allocate_sequence(6).unwrap();
+        let shared = sequence.block_ids()[1];
+        let mut rows = [(sequence.fork().unwrap(), 1)];
+        for _ in 0..2 {
+            let mut step = cache.step(Default::default());
+            assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+            assert_ne!(rows[0].0.block_ids()[1], shared, "{groups:?}");
+            assert_eq!(listed(&step).len(), 1);
+            step.abort(&mut rows).unwrap();
+            assert_eq!(rows[0].0.block_ids()[1], shared);
+        }
+        drop((rows, sequence));
+        assert_at_rest(&cache);
+    }
+}
