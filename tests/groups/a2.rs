@@ -252,6 +252,35 @@ fn a_windowed_sequence_never_holds_more_than_the_cap_of_an_admission() {
 }
 
 #[test]
+fn an_admission_that_reserves_the_whole_needs_as_many_blocks_as_vllm_caps_it_at() {
+    let required = |groups: &[LayerGroup]| {
+        let cache = cache_of(200, groups);
+        let options = AdmitOptions::default().first_chunk(128).reserve_whole(512);
+        cache.required_blocks(&cache.prompt(&tokens(1, 512)), &options).unwrap()
+    };
+    assert_eq!(required(&[sliding(16, 64)]), 13); // vLLM: 13
+    assert_eq!(required(&[chunked(16, 64)]), 12); // vLLM: 12
+    assert_eq!(required(&[full(16), sliding(16, 64)]), 45); // vLLM: 45
+    assert_eq!(required(&[full(16), full(16)]), 64); // vLLM: 64 without a cap
+}
+
+#[test]
+fn a_sequence_that_reserved_the_whole_grows_in_a_pool_of_just_that_size() {
+    let cache = cache_of(45, &[full(16), sliding(16, 64)]);
+    let prompt = cache.prompt(&tokens(1, 512));
+    let options = AdmitOptions::default().first_chunk(128).reserve_whole(512);
+    let (mut sequence, _) = cache.admit_sequence(&prompt, &options).unwrap();
+    assert!(cache.allocate_sequence(1).is_err(), "another sequence would take a block of it");
+    while sequence.num_tokens() < 512 {
+        let chunk = 128.min(512 - sequence.num_tokens());
+        drop(sequence.append(chunk).unwrap());
+        sequence.commit(sequence.num_tokens()).unwrap();
+    }
+    drop(sequence);
+    assert_at_rest(&cache);
+}
+
+#[test]
 fn dense_retention_keeps_the_blocks_that_some_aligned_hit_needs() {
     let cached_of = |size| {
         let cache = retaining(&[full(size), sliding(4, 8)], GroupRetention::Dense);

@@ -15,6 +15,7 @@ mod held;
 mod operations;
 mod random;
 mod reference;
+mod reserves;
 mod states;
 mod streaming;
 mod truncation;
