@@ -284,6 +284,11 @@ impl BlockTable {
         index >= self.shared_len && self.ids.get(index).is_some_and(|&id| self.pool.is_sole(id))
     }
 
+    /// Returns how many blocks have one owner.
+    pub(crate) fn num_sole(&self) -> usize {
+        self.ids.iter().filter(|&&id| self.pool.owners(id) == 1).count()
+    }
+
     /// Returns how many blocks at the end only this table owns.
     pub(crate) fn num_sole_at_end(&self) -> usize {
         self.private().iter().rev().take_while(|&&id| self.pool.is_sole(id)).count()

@@ -98,7 +98,12 @@ impl PagedKvCache {
             let new = kind.new_blocks(start, num_tokens);
             let held = held.map_or(0, |(length, chunk)| {
                 let most = kind.most_blocks(length.max(num_tokens), chunk, layout.max_rewind());
-                most.saturating_sub(ids.len() + new)
+                // See `Sequence::hold_for_growth`.
+                let hits = match kind.is_full() {
+                    true => ids.len(),
+                    false => ids.iter().filter(|&&id| blocks.is_idle(id)).count(),
+                };
+                most.saturating_sub(hits + new)
             });
             new.saturating_add(held)
         });

@@ -131,8 +131,9 @@ impl AdmitOptions {
         Self { worker: Some(worker), ..self }
     }
 
-    /// Holds the blocks that the whole request needs: later growth up to `num_tokens` tokens takes these, and is not
-    /// refused while every request of the cache holds its own. `num_tokens` counts the prompt and all tokens that may
+    /// Holds the blocks that the whole request needs: later growth up to `num_tokens` tokens takes these. While every
+    /// request of the cache holds its own, growth is not refused; only that of a window which has left blocks that
+    /// other requests matched may be, until these requests go on, and one of them always can. `num_tokens` counts the prompt and all tokens that may
     /// be generated. Without windows, the sequence holds a block for each `block_size` tokens. A window needs few
     /// blocks at a time: the sequence holds as many as it needs at most while it grows by the
     /// [first chunk](Self::first_chunk) at a time (by one token without; by up to

@@ -46,7 +46,9 @@ impl Sequence {
         self.change_tables(|tables| {
             let stock = tables.first.table.new_sibling();
             let mut reserve = Reserve { stock, length, chunk };
-            reserve.stock.grow(tables.missing_of(&reserve))?;
+            // A window may leave a block that it shares before the other owners do: it needs one in its place then.
+            let own = |table: &Sequence| table.table.num_sole();
+            reserve.stock.grow(tables.missing_of(&reserve, own))?;
             tables.groups.reserve = Some(reserve);
             Ok(())
         })
@@ -90,14 +92,14 @@ impl Tables<'_> {
         let Some(mut reserve) = self.groups.reserve.take() else {
             return;
         };
-        let missing = self.missing_of(&reserve);
+        let missing = self.missing_of(&reserve, |table| table.table.len());
         // If there is no room now, a later release or growth tries again.
         let _ = reserve.stock.grow(missing);
         self.groups.reserve = Some(reserve);
     }
 
-    /// Returns how many blocks a reserve lacks.
-    fn missing_of(&mut self, reserve: &Reserve) -> usize {
+    /// Returns how many blocks a reserve lacks. `of_window` counts the blocks of a sparse group that the sequence has.
+    fn missing_of(&mut self, reserve: &Reserve, of_window: impl Fn(&Sequence) -> usize) -> usize {
         let (length, chunk) = (reserve.length, reserve.chunk);
         let rewind = self.groups.layout.max_rewind();
         let most = self.each().map(|(_, kind, table)| {
@@ -105,7 +107,7 @@ impl Tables<'_> {
             // A full group takes nothing in place of blocks that were trimmed.
             let owned = match kind.is_full() {
                 true => table.num_logical_blocks(),
-                false => table.table.len(),
+                false => of_window(table),
             };
             most.saturating_sub(owned)
         });
