@@ -22,6 +22,7 @@ fn prefilled(cache: &PagedKvCache) -> (Sequence, usize) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "one thread takes 14,000 blocks: minutes under an interpreter")]
 fn five_windows_to_one_full_group_hold_a_fifth_of_the_blocks_of_full_attention() {
     let windows = [sliding(BLOCK_SIZE, WINDOW); 5];
     let mixed: Vec<LayerGroup> = [full(BLOCK_SIZE)].into_iter().chain(windows).collect();

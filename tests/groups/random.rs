@@ -40,11 +40,13 @@ fn run_histories(is_small: bool) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "one thread, thousands of operations: minutes under an interpreter")]
 fn in_a_large_pool_the_reference_knows_every_hit() {
     run_histories(false);
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "one thread, thousands of operations: minutes under an interpreter")]
 fn in_a_small_pool_every_hit_is_sound_and_needs_as_predicted() {
     run_histories(true);
 }

@@ -68,6 +68,7 @@ fn grow_to_the_end(
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "one thread, thousands of growths: minutes under an interpreter")]
 fn no_sequence_that_holds_its_own_is_refused() {
     for seed in 0..10 {
         for groups in SETS {
