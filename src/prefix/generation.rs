@@ -48,7 +48,7 @@ impl Generation {
     /// Returns the mark of the keys of this generation.
     pub(super) fn mark(self) -> Mark {
         // An odd factor: the marks of 31 groups differ.
-        Mark::new(self.number ^ (self.number >> NUMBER) * 131)
+        Mark::new(self.number ^ ((self.number >> NUMBER) * 131))
     }
 }
 
