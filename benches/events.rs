@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use client::Client;
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
-use paged_kv::{AdmitOptions, BlockHash, EventSink, HashAlgorithm, KvEvent, PagedKvCache};
+use paged_kv::{
+    AdmitOptions, BlockHash, EventSink, GroupId, HashAlgorithm, KvEvent, LayerGroup, PagedKvCache,
+};
 
 const BLOCK_SIZE: usize = 16;
 const PROMPT_BLOCKS: usize = 32;
@@ -106,6 +108,8 @@ fn alone(publisher: &EventPublisher, blocks: usize) {
             block_size: BLOCK_SIZE,
             extra: None,
             index: 0,
+            group: GroupId(0),
+            kind: LayerGroup::Full { block_size: BLOCK_SIZE },
         });
     }
 }

@@ -130,6 +130,11 @@ impl LayerGroup {
         matches!(self, Self::State { .. })
     }
 
+    /// Returns true for a kind whose contents follow the beginning of the prompt. Events tell such contents as a tree.
+    pub(crate) fn needs_prefix(self) -> bool {
+        matches!(self, Self::Full { .. } | Self::SinkWindow { .. })
+    }
+
     /// Returns the first position after the sink that the token at position `length` attends to. Positions before
     /// it are not needed from `length` on.
     pub(crate) fn first_needed(self, length: usize) -> usize {

@@ -48,7 +48,7 @@ impl Heard {
                 }
                 self.stored += hashes.len() as u64;
             }
-            KvEvent::BlockRemoved { hashes } => {
+            KvEvent::BlockRemoved { hashes, .. } => {
                 for hash in hashes {
                     let (parent, _) = self.contents.remove(hash).expect("announced before");
                     assert_eq!(self.children.get(hash).copied().unwrap_or(0), 0, "children first");

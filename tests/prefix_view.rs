@@ -26,7 +26,7 @@ impl EventSink for Router {
             KvEvent::BlockStored { hashes, .. } => {
                 hashes.iter().for_each(|&hash| assert!(cached.insert(hash), "stored twice"));
             }
-            KvEvent::BlockRemoved { hashes } => {
+            KvEvent::BlockRemoved { hashes, .. } => {
                 hashes.iter().for_each(|hash| assert!(cached.remove(hash), "never stored"));
             }
             _ => cached.clear(),

@@ -12,6 +12,7 @@ use self::listeners::{Observed, Sink};
 use super::PagedKvCache;
 use super::eviction::strategy::EvictionStrategy;
 use crate::error::Result;
+use crate::groups::LayerGroup;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
 use crate::pool::watermark::BlockWatermark;
@@ -397,11 +398,9 @@ impl PagedKvCacheBuilder {
                 let Some(sink) = ClaimedSink::claim(sink) else {
                     return invalid("event_sink", "another cache uses this sink".to_owned());
                 };
-                Some(PlainArc::new(EventOrder::new(
-                    sink,
-                    self.num_blocks,
-                    self.first_block_size(),
-                )?))
+                let alone = LayerGroup::Full { block_size: self.block_size };
+                let groups = layout.as_ref().map_or([alone].into(), |all| all.groups().into());
+                Some(PlainArc::new(EventOrder::new(sink, self.num_blocks, groups)?))
             }
             None => None,
         };

@@ -110,10 +110,13 @@ impl Batches {
         batches
     }
 
-    /// Copies an event into the open batch; ignores it after [`close`](Self::close).
+    /// Copies an event into the open batch, if it is of a published group; ignores it after [`close`](Self::close).
     pub(super) fn push(&self, event: &KvEvent<'_>) {
         let mut state = self.state.lock();
         if state.closed {
+            return;
+        }
+        if !self.format.published_groups().contain(event) {
             return;
         }
         let blocks = event.hashes().len() as u64;
@@ -237,6 +240,7 @@ fn now() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{removed, stored};
     use super::super::wire::Dialect;
     use super::*;
     use crate::prefix::BlockHash;
@@ -249,7 +253,8 @@ mod tests {
 
     fn batches_in(ring_bytes: usize, batch_blocks: usize, ring_batches: usize) -> Batches {
         let (dialect, batch_age) = (Dialect::Array, Duration::from_secs(60));
-        let format = WireFormat { dialect, medium: "GPU".into(), rank: 0, salts: true };
+        let format =
+            WireFormat { dialect, medium: "GPU".into(), rank: 0, salts: true, groups: None };
         Batches::new(format, Bounds { batch_blocks, batch_age, ring_batches, ring_bytes })
     }
 
@@ -262,7 +267,7 @@ mod tests {
 
     fn remove(batches: &Batches, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
-        batches.push(&KvEvent::BlockRemoved { hashes: &hashes });
+        batches.push(&removed(&hashes));
     }
 
     #[test]
@@ -304,14 +309,7 @@ mod tests {
 
     fn store(batches: &Batches, blocks: usize, block_size: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
-        batches.push(&KvEvent::BlockStored {
-            hashes: &hashes,
-            parent: None,
-            tokens: &vec![70_000; blocks * block_size],
-            block_size,
-            extra: None,
-            index: 0,
-        });
+        batches.push(&stored(&hashes, &vec![70_000; blocks * block_size]));
     }
 
     #[test]
@@ -398,7 +396,7 @@ mod tests {
             });
             for hash in 0..TOLD {
                 let hashes = [BlockHash::from_u128((MARK | hash).into())];
-                batches.push(&KvEvent::BlockRemoved { hashes: &hashes });
+                batches.push(&removed(&hashes));
                 if hash % 1_000 == 0 {
                     batches.flush();
                 }

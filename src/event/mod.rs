@@ -19,14 +19,20 @@ mod batches;
 #[cfg(feature = "events")]
 mod notes;
 #[cfg(feature = "events")]
+mod published_groups;
+#[cfg(feature = "events")]
 mod publisher;
 #[cfg(feature = "events")]
 mod ring;
+#[cfg(all(test, feature = "events"))]
+mod samples;
 #[cfg(feature = "events")]
 mod sockets;
 #[cfg(feature = "events")]
 mod wire;
 
+#[cfg(feature = "events")]
+pub use self::published_groups::PublishedGroups;
 #[cfg(feature = "events")]
 pub use self::publisher::{EventPublisher, PublisherOptions, PublisherStats};
 #[cfg(feature = "events")]

@@ -6,7 +6,7 @@
 //!
 //! Invariant: the encoded events are the noted ones, in the same order.
 
-use super::wire::{Extra, WireEvent, WireFormat, write_extra};
+use super::wire::{Extra, WireEvent, WireFormat, WireGroup, write_extra};
 use crate::prefix::BlockHash;
 use crate::prefix::kv_event::KvEvent;
 
@@ -29,9 +29,11 @@ enum Note {
         block_size: usize,
         /// Bytes of the adapter's name and of the keys.
         extra: Option<(usize, usize)>,
+        group: WireGroup,
     },
     Removed {
         hashes: usize,
+        group: WireGroup,
     },
     Cleared,
 }
@@ -52,18 +54,28 @@ impl Notes {
     pub(super) fn push(&mut self, event: &KvEvent<'_>, salts: bool) -> bool {
         let entry = match *event {
             KvEvent::BlockStored { tokens: [], .. } => return false,
-            KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index } => {
+            KvEvent::BlockStored {
+                hashes,
+                parent,
+                tokens,
+                block_size,
+                extra,
+                index,
+                group: id,
+                kind,
+            } => {
                 self.hashes.extend_from_slice(hashes);
                 self.tokens.extend_from_slice(tokens);
                 let blocks = index..index + hashes.len();
                 let extra = extra
                     .map(|extra| write_extra(extra, blocks, block_size, salts, &mut self.extra));
                 let (hashes, tokens) = (hashes.len(), tokens.len());
-                Note::Stored { parent, hashes, tokens, block_size, extra }
+                let group = WireGroup { id, kind };
+                Note::Stored { parent, hashes, tokens, block_size, extra, group }
             }
-            KvEvent::BlockRemoved { hashes } => {
+            KvEvent::BlockRemoved { hashes, group: id, kind } => {
                 self.hashes.extend_from_slice(hashes);
-                Note::Removed { hashes: hashes.len() }
+                Note::Removed { hashes: hashes.len(), group: WireGroup { id, kind } }
             }
             KvEvent::AllBlocksCleared => Note::Cleared,
         };
@@ -121,6 +133,7 @@ impl Notes {
                     tokens: of_blocks,
                     block_size,
                     extra: lens,
+                    group,
                 } => WireEvent::Stored {
                     hashes: next(&mut hashes, blocks),
                     parent,
@@ -130,9 +143,10 @@ impl Notes {
                         lora_name: next(&mut extra, lora_name),
                         keys: next(&mut extra, keys),
                     }),
+                    group,
                 },
-                Note::Removed { hashes: blocks } => {
-                    WireEvent::Removed { hashes: next(&mut hashes, blocks) }
+                Note::Removed { hashes: blocks, group } => {
+                    WireEvent::Removed { hashes: next(&mut hashes, blocks), group }
                 }
                 Note::Cleared => WireEvent::Cleared,
             };
@@ -148,14 +162,21 @@ fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{FULL, removed, stored};
     use super::super::wire::Dialect;
     use super::*;
+    use crate::id::GroupId;
     use crate::prefix::ExtraKeys;
 
     fn written(notes: &Notes) -> Vec<u8> {
         let mut out = Vec::new();
-        let format =
-            WireFormat { dialect: Dialect::Map, medium: "GPU".to_owned(), rank: 0, salts: true };
+        let format = WireFormat {
+            dialect: Dialect::Map,
+            medium: "GPU".to_owned(),
+            rank: 0,
+            salts: true,
+            groups: None,
+        };
         notes.write(&format, &mut out);
         out
     }
@@ -165,19 +186,21 @@ mod tests {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         let tokens: Vec<u32> = (40..).step_by(97).take(4 * blocks).collect();
         let extra = ExtraKeys::default().lora("sql", "/sql").salt("s").media("cat", 1..9);
-        let stored = |extra, index| KvEvent::BlockStored {
+        let of_prompt = |extra, index| KvEvent::BlockStored {
             hashes: &hashes,
             parent: (index > 0).then_some(BlockHash::from_u128(99)),
             tokens: &tokens,
             block_size: 4,
             extra,
             index,
+            group: GroupId(0),
+            kind: FULL,
         };
         let event = match blocks % 4 {
             0 => KvEvent::AllBlocksCleared,
-            1 => KvEvent::BlockRemoved { hashes: &hashes },
-            2 => stored(None, 0),
-            _ => stored(Some(&extra), blocks - 3),
+            1 => removed(&hashes),
+            2 => of_prompt(None, 0),
+            _ => of_prompt(Some(&extra), blocks - 3),
         };
         assert!(notes.push(&event, true));
     }
@@ -216,15 +239,7 @@ mod tests {
     #[test]
     fn blocks_without_tokens_are_not_noted() {
         let hashes = [BlockHash::from_u128(7)];
-        let (mut notes, parent) = (Notes::default(), None);
-        let unknown = KvEvent::BlockStored {
-            hashes: &hashes,
-            parent,
-            tokens: &[],
-            block_size: 4,
-            extra: None,
-            index: 0,
-        };
-        assert!(!notes.push(&unknown, true) && notes.is_empty() && notes.bytes() == 0);
+        let mut notes = Notes::default();
+        assert!(!notes.push(&stored(&hashes, &[]), true) && notes.is_empty() && notes.bytes() == 0);
     }
 }

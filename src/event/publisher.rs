@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::batches::{Batches, Bounds};
+use super::published_groups::PublishedGroups;
 use super::sockets::{self, Endpoints, OpenSockets, Watched};
 use super::wire::{Dialect, WireFormat};
 use crate::prefix::kv_event::{EventSink, KvEvent};
@@ -62,6 +63,7 @@ impl Default for PublisherOptions {
                 medium: "GPU".to_owned(),
                 rank: 0,
                 salts: true,
+                groups: None,
             },
             bounds: Bounds {
                 batch_blocks: 512,
@@ -119,6 +121,20 @@ impl PublisherOptions {
     /// ```
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.format.dialect = dialect;
+        self
+    }
+
+    /// Sets the groups of layers whose events are published. By default all in maps, and those of full attention in
+    /// arrays: most consumers of arrays do not know groups.
+    ///
+    /// ```
+    /// use paged_kv::event::{PublishedGroups, PublisherOptions};
+    ///
+    /// let options = PublisherOptions::default().groups(PublishedGroups::Full);
+    /// # let _ = options;
+    /// ```
+    pub fn groups(mut self, groups: PublishedGroups) -> Self {
+        self.format.groups = Some(groups);
         self
     }
 

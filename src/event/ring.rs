@@ -200,9 +200,9 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::removed;
     use super::*;
     use crate::prefix::BlockHash;
-    use crate::prefix::kv_event::KvEvent;
 
     const BYTES: usize = 1 << 20;
 
@@ -210,7 +210,7 @@ mod tests {
     fn push(ring: &mut Ring, blocks: usize) {
         let hashes: Vec<_> = (1..=blocks as u128).map(BlockHash::from_u128).collect();
         let mut notes = ring.room_for(&Notes::default());
-        assert!(notes.is_empty() && notes.push(&KvEvent::BlockRemoved { hashes: &hashes }, true));
+        assert!(notes.is_empty() && notes.push(&removed(&hashes), true));
         ring.push(notes, 1.5);
         assert_true(ring);
     }

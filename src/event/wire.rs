@@ -1,7 +1,13 @@
 //! `WireFormat`: encodes events in MessagePack, byte for byte as vLLM does, in either of its dialects.
 //!
+//! Events name the group of layers, as vLLM's field `group_idx`, and its kind. Removals by position name it only where
+//! it is not the usual one: a group 0 of full attention.
+//!
 //! Block hashes are unsigned 64-bit integers in the 9-byte form, never 0. A payload is
 //! `[time, [events], rank]`.
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -11,13 +17,10 @@ use rmp::encode::{
     write_u64, write_uint,
 };
 
+use super::published_groups::PublishedGroups;
+use crate::groups::LayerGroup;
+use crate::id::GroupId;
 use crate::prefix::{BlockHash, ExtraKeys};
-
-/// The KV-cache group of all blocks.
-const GROUP: u64 = 0;
-
-/// The kind of layers of that group.
-const KIND: &str = "full_attention";
 
 /// The encoding of events: one of vLLM's two forms, as the consumer reads it.
 ///
@@ -44,6 +47,8 @@ pub(super) struct WireFormat {
     pub(super) rank: i32,
     /// True if salts are written.
     pub(super) salts: bool,
+    /// `None` for those that consumers of the dialect can use.
+    pub(super) groups: Option<PublishedGroups>,
 }
 
 /// An event to be encoded. Its lists are never empty.
@@ -55,11 +60,51 @@ pub(super) enum WireEvent<'a> {
         tokens: &'a [u32],
         block_size: usize,
         extra: Option<Extra<'a>>,
+        group: WireGroup,
     },
     Removed {
         hashes: &'a [BlockHash],
+        group: WireGroup,
     },
     Cleared,
+}
+
+/// A group of layers, and its kind.
+#[derive(Clone, Copy)]
+pub(super) struct WireGroup {
+    pub(super) id: GroupId,
+    pub(super) kind: LayerGroup,
+}
+
+impl WireGroup {
+    /// Returns vLLM's name of the kind.
+    fn name(self) -> &'static str {
+        match self.kind {
+            LayerGroup::Full { .. } => "full_attention",
+            LayerGroup::SlidingWindow { .. } => "sliding_window",
+            LayerGroup::Chunked { .. } => "chunked_local_attention",
+            LayerGroup::State { .. } => "mamba",
+            LayerGroup::SinkWindow { .. } => "sink_full_attention",
+        }
+    }
+
+    fn window(self) -> Option<u64> {
+        match self.kind {
+            LayerGroup::SlidingWindow { window, .. } | LayerGroup::SinkWindow { window, .. } => {
+                Some(window as u64)
+            }
+            LayerGroup::Full { .. } | LayerGroup::Chunked { .. } | LayerGroup::State { .. } => None,
+        }
+    }
+
+    /// Returns true if a removal that names no group means this one.
+    fn is_usual(self) -> bool {
+        self.id == GroupId(0) && self.kind.is_full()
+    }
+
+    fn write_id(self, out: &mut Vec<u8>) -> Written {
+        write_uint(out, self.id.0.into()).map(|_| ())
+    }
 }
 
 /// The keys of contents that depend on more than their tokens, encoded by [`write_extra`].
@@ -73,6 +118,15 @@ pub(super) struct Extra<'a> {
 type Written = Result<(), ValueWriteError<std::io::Error>>;
 
 impl WireFormat {
+    /// Returns the groups whose events are sent.
+    pub(super) fn published_groups(&self) -> PublishedGroups {
+        self.groups.unwrap_or(match self.dialect {
+            Dialect::Map => PublishedGroups::All,
+            // Most consumers of arrays do not know groups.
+            Dialect::Array => PublishedGroups::Full,
+        })
+    }
+
     /// Appends the bytes before `events` events of that time.
     pub(super) fn write_start(time: f64, events: usize, out: &mut Vec<u8>) {
         let written: Written = (|| {
@@ -100,8 +154,9 @@ impl WireFormat {
 
     fn write_map(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) -> Written {
         match *event {
-            WireEvent::Stored { hashes, parent, tokens, block_size, extra } => {
-                write_map_len(out, 10 + u32::from(extra.is_some()))?;
+            WireEvent::Stored { hashes, parent, tokens, block_size, extra, group } => {
+                let optional = u32::from(extra.is_some()) + u32::from(group.window().is_some());
+                write_map_len(out, 10 + optional)?;
                 write_pair(out, "type", "BlockStored")?;
                 write_str(out, "block_hashes")?;
                 write_hashes(out, hashes)?;
@@ -121,17 +176,22 @@ impl WireFormat {
                     out.extend_from_slice(extra.keys);
                 }
                 write_str(out, "group_idx")?;
-                write_uint(out, GROUP)?;
-                write_pair(out, "kv_cache_spec_kind", KIND)
+                group.write_id(out)?;
+                write_pair(out, "kv_cache_spec_kind", group.name())?;
+                if let Some(window) = group.window() {
+                    write_str(out, "kv_cache_spec_sliding_window")?;
+                    write_uint(out, window)?;
+                }
+                Ok(())
             }
-            WireEvent::Removed { hashes } => {
+            WireEvent::Removed { hashes, group } => {
                 write_map_len(out, 4)?;
                 write_pair(out, "type", "BlockRemoved")?;
                 write_str(out, "block_hashes")?;
                 write_hashes(out, hashes)?;
                 write_pair(out, "medium", &self.medium)?;
                 write_str(out, "group_idx")?;
-                write_uint(out, GROUP).map(|_| ())
+                group.write_id(out)
             }
             WireEvent::Cleared => {
                 write_map_len(out, 1)?;
@@ -142,7 +202,7 @@ impl WireFormat {
 
     fn write_array(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) -> Written {
         match *event {
-            WireEvent::Stored { hashes, parent, tokens, block_size, extra } => {
+            WireEvent::Stored { hashes, parent, tokens, block_size, extra, group } => {
                 write_array_len(out, 12)?;
                 write_str(out, "BlockStored")?;
                 write_hashes(out, hashes)?;
@@ -156,17 +216,22 @@ impl WireFormat {
                     Some(extra) => out.extend_from_slice(extra.keys),
                     None => write_nil_of(out)?,
                 }
-                write_uint(out, GROUP)?;
-                write_str(out, KIND)?;
-                write_nil_of(out)
+                group.write_id(out)?;
+                write_str(out, group.name())?;
+                match group.window() {
+                    Some(window) => write_uint(out, window).map(|_| ()),
+                    None => write_nil_of(out),
+                }
             }
-            WireEvent::Removed { hashes } => {
+            WireEvent::Removed { hashes, group } => {
                 write_array_len(out, 4)?;
                 write_str(out, "BlockRemoved")?;
                 write_hashes(out, hashes)?;
                 write_str(out, &self.medium)?;
-                // vLLM's removals in this form name no group.
-                write_nil_of(out)
+                match group.is_usual() {
+                    true => write_nil_of(out),
+                    false => group.write_id(out),
+                }
             }
             WireEvent::Cleared => {
                 write_array_len(out, 1)?;
@@ -314,134 +379,4 @@ fn write_nil_of(out: &mut Vec<u8>) -> Written {
 /// Returns the hash for consumers, to which 0 is no hash.
 fn wire_hash(hash: BlockHash) -> u64 {
     hash.event_hash().max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::notes::Notes;
-    use super::*;
-    use crate::prefix::kv_event::KvEvent;
-
-    const HASHES: [u64; 2] = [0xfedc_ba98_7654_3210, 0x0123_4567_89ab_cdef];
-
-    fn payload(dialect: Dialect, event: &KvEvent<'_>) -> String {
-        payload_with(dialect, event, true)
-    }
-
-    fn payload_with(dialect: Dialect, event: &KvEvent<'_>, salts: bool) -> String {
-        let format = WireFormat { dialect, medium: "GPU".to_owned(), rank: 0, salts };
-        let (mut notes, mut bytes) = (Notes::default(), Vec::new());
-        assert!(notes.push(event, format.salts));
-        WireFormat::write_start(1.5, 1, &mut bytes);
-        notes.write(&format, &mut bytes);
-        format.write_end(&mut bytes);
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    fn hashes() -> [BlockHash; 2] {
-        HASHES.map(|hash| BlockHash::from_u128(hash.into()))
-    }
-
-    fn stored(hashes: &[BlockHash]) -> KvEvent<'_> {
-        let tokens = &[1, 2, 3, 4, 5, 6, 7, 300];
-        KvEvent::BlockStored { hashes, parent: None, tokens, block_size: 4, extra: None, index: 0 }
-    }
-
-    #[test]
-    fn arrays_are_vllms() {
-        let hashes = hashes();
-        assert_eq!(
-            payload(Dialect::Array, &stored(&hashes)),
-            "93cb3ff8000000000000919cab426c6f636b53746f72656492cffedcba9876543210cf0123456789abcdef\
-             c09801020304050607cd012c04c0a3475055c0c000ae66756c6c5f617474656e74696f6ec000"
-        );
-        assert_eq!(
-            payload(Dialect::Array, &KvEvent::BlockRemoved { hashes: &hashes[..1] }),
-            "93cb3ff80000000000009194ac426c6f636b52656d6f76656491cffedcba9876543210a3475055c000"
-        );
-    }
-
-    #[test]
-    fn maps_are_vllms() {
-        let hashes = hashes();
-        assert_eq!(
-            payload(Dialect::Map, &KvEvent::BlockRemoved { hashes: &hashes[..1] }),
-            "93cb3ff80000000000009184a474797065ac426c6f636b52656d6f766564ac626c6f636b5f68617368657391\
-             cffedcba9876543210a66d656469756da3475055a967726f75705f6964780000"
-        );
-        assert_eq!(
-            payload(Dialect::Map, &KvEvent::AllBlocksCleared),
-            "93cb3ff80000000000009181a474797065b0416c6c426c6f636b73436c656172656400"
-        );
-    }
-
-    #[test]
-    fn a_hash_of_0_is_written_as_1_and_in_9_bytes() {
-        let hashes = [BlockHash::from_u128(1 << 64)];
-        let written = payload(Dialect::Array, &KvEvent::BlockRemoved { hashes: &hashes });
-        assert!(written.contains("91cf0000000000000001"), "{written}");
-    }
-
-    #[test]
-    fn tokens_are_written_in_their_shortest_forms() {
-        let each = [0, 127, 128, 255, 256, 65_535, 65_536, u32::MAX];
-        let in_threes: Vec<_> = (256..).step_by(97).take(3 * TOGETHER).collect();
-        let in_fives: Vec<_> = (65_536..).step_by(9_973).take(2 * TOGETHER).collect();
-        let around: Vec<_> = (65_536 - 20..65_536 + 20).chain(240..280).collect();
-        let mixed = [&in_threes[..], &in_fives, &each, &around, &in_threes].concat();
-        for tokens in [&each[..], &in_threes, &in_fives, &around, &mixed, &[]] {
-            let (mut want, mut written) = (Vec::new(), Vec::new());
-            write_array_len(&mut want, tokens.len() as u32).unwrap();
-            tokens.iter().for_each(|&token| {
-                write_uint(&mut want, token.into()).unwrap();
-            });
-            write_tokens(&mut written, tokens).unwrap();
-            assert_eq!(written, want);
-        }
-    }
-
-    #[test]
-    fn salt_and_media_are_told_of_the_blocks_they_concern() {
-        let extra = ExtraKeys::default().media("cat", 3..6).salt("s");
-        let hashes = hashes();
-        let KvEvent::BlockStored { parent, tokens, block_size, .. } = stored(&hashes) else {
-            unreachable!()
-        };
-        let event = |index| KvEvent::BlockStored {
-            hashes: &hashes,
-            parent,
-            tokens,
-            block_size,
-            extra: Some(&extra),
-            index,
-        };
-        let first = payload(Dialect::Array, &event(0));
-        // [[["cat", 3], "s"], [["cat", -1]]]
-        assert!(first.contains("929292a363617403a1739192a3636174ff"), "{first}");
-        assert!(payload(Dialect::Array, &event(7)).contains("92c0c000ae"));
-        let mapped = payload(Dialect::Map, &event(0));
-        assert!(mapped.contains("aa65787472615f6b657973929292a363617403"), "extra_keys: {mapped}");
-    }
-
-    #[test]
-    fn salts_are_left_out_where_they_are_not_published() {
-        let hashes = hashes();
-        let written = |extra: &ExtraKeys, dialect, salts| {
-            let KvEvent::BlockStored { parent, tokens, block_size, .. } = stored(&hashes) else {
-                unreachable!()
-            };
-            let (hashes, extra) = (&hashes, Some(extra));
-            let event =
-                KvEvent::BlockStored { hashes, parent, tokens, block_size, extra, index: 0 };
-            payload_with(dialect, &event, salts)
-        };
-        let none = ExtraKeys::default();
-        for without in [none.clone().media("cat", 3..6), none.clone().lora("l", "/l"), none] {
-            let salted = without.clone().salt("s");
-            for dialect in [Dialect::Map, Dialect::Array] {
-                let [plain, all] = [&without, &salted].map(|extra| written(extra, dialect, true));
-                assert!(written(&salted, dialect, false) == plain && plain != all);
-            }
-        }
-    }
 }

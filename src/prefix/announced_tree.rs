@@ -7,7 +7,10 @@
 //!   with all its descendants, until the parent is stored again.
 //! - A content whose tokens are not known is *tokenless*, and hidden in the same way until they are.
 //!
-//! So the contents that consumers hold are closed: no content without those before it.
+//! Each group of layers has a tree of its own: equal tokens have equal hashes in all groups, so a content is a hash and
+//! a group. Contents of groups that need no prefix (windows, chunks, states) have no parent here.
+//!
+//! So the contents that consumers hold are closed: no content without those before it in its tree.
 //!
 //! Invariant: a content is announced exactly when it and all its ancestors have a primary here and tokens.
 
@@ -21,7 +24,7 @@ use self::kept_tokens::KeptTokens;
 use super::{BlockHash, ExtraKeys};
 use crate::array::array_of;
 use crate::error::Result;
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::sync::PlainArc;
 
 /// No block.
@@ -32,8 +35,9 @@ const NO_ERA: u32 = 0;
 
 /// A content, with the data of its event.
 pub(crate) struct Content<'a> {
+    pub(crate) group: GroupId,
     pub(crate) hash: BlockHash,
-    /// The content before it; `None` at the beginning of a prompt.
+    /// The content before it, in the same group; `None` at the beginning of a prompt, and in a group without a tree.
     pub(crate) parent: Option<BlockHash>,
     /// All tokens of its block, or none if they are not known: then it is not announced.
     pub(crate) tokens: &'a [u32],
@@ -48,8 +52,10 @@ pub(crate) struct AnnouncedTree {
     nodes: Box<[Node]>,
     /// The tokens of each block, while it is a primary.
     tokens: KeptTokens,
-    /// By the hash of a content without a primary: the first of the contents that follow it.
-    orphans: HashMap<BlockHash, u32>,
+    /// Tokens of a block, by group.
+    block_sizes: Box<[usize]>,
+    /// By group, and by the hash of a content without a primary: the first of the contents that follow it.
+    orphans: Box<[HashMap<BlockHash, u32>]>,
     /// Increases when all contents end together. Nodes of an earlier era hold nothing.
     era: u32,
     /// Contents whose tokens are not known.
@@ -73,6 +79,7 @@ struct Node {
     /// The next block that holds the content, and the block before it there. The primary has none before it.
     next_copy: u32,
     copy_before: u32,
+    group: GroupId,
     announced: bool,
     has_tokens: bool,
 }
@@ -90,29 +97,39 @@ impl Node {
         before: NONE,
         next_copy: NONE,
         copy_before: NONE,
+        group: GroupId(0),
         announced: false,
         has_tokens: false,
     };
 }
 
 impl AnnouncedTree {
-    /// Creates a tree over the blocks `0..num_blocks`, none of which is a primary.
-    pub(crate) fn new(num_blocks: usize, block_size: usize) -> Result<Self> {
+    /// Creates a tree over the blocks `0..num_blocks`, none of which is a primary. `block_sizes` has the tokens of a
+    /// block of each group, which is at least one.
+    pub(crate) fn new(num_blocks: usize, block_sizes: Box<[usize]>) -> Result<Self> {
+        let largest = block_sizes.iter().fold(1, |largest, &size| largest.max(size));
         Ok(Self {
             nodes: array_of(num_blocks, || Node::EMPTY)?,
-            tokens: KeptTokens::new(num_blocks, block_size)?,
-            orphans: HashMap::new(),
+            tokens: KeptTokens::new(num_blocks, largest)?,
+            orphans: block_sizes.iter().map(|_| HashMap::new()).collect(),
+            block_sizes,
             era: NO_ERA + 1,
             tokenless: 0,
             open: Vec::new(),
         })
     }
 
-    /// Returns true if `id` is the primary or a copy of `hash`.
+    /// Returns true if `id` is the primary or a copy of the content with this hash in a group.
     #[inline]
-    pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
+    pub(crate) fn holds(&self, id: BlockId, group: GroupId, hash: BlockHash) -> bool {
         let node = &self.nodes[id.index()];
-        node.era == self.era && node.hash == hash
+        node.era == self.era && node.hash == hash && node.group == group
+    }
+
+    /// Returns the group of the content that `id` holds, or held last.
+    #[inline]
+    pub(crate) fn group(&self, id: BlockId) -> GroupId {
+        self.nodes[id.index()].group
     }
 
     /// Returns the primary of the content that `id` holds.
@@ -136,13 +153,13 @@ impl AnnouncedTree {
 
     /// Makes `id`, which holds nothing, a copy of the content of `primary`.
     pub(crate) fn add_copy(&mut self, primary: BlockId, id: BlockId) {
-        let hash = self.nodes[primary.index()].hash;
+        let Node { hash, group, .. } = self.nodes[primary.index()];
         let next_copy = std::mem::replace(&mut self.nodes[primary.index()].next_copy, id.0);
         if next_copy != NONE {
             self.nodes[next_copy as usize].copy_before = id.0;
         }
         let (era, copy_before) = (self.era, primary.0);
-        self.nodes[id.index()] = Node { hash, era, next_copy, copy_before, ..Node::EMPTY };
+        self.nodes[id.index()] = Node { hash, era, next_copy, copy_before, group, ..Node::EMPTY };
     }
 
     /// Makes `id` the primary of a content that has none; `parent` is the primary of the content before it. Returns
@@ -158,14 +175,17 @@ impl AnnouncedTree {
                 let parent = &mut self.nodes[parent.index()];
                 (parent.announced, std::mem::replace(&mut parent.first_child, id.0))
             }
-            (None, Some(hash)) => (false, self.orphans.insert(hash, id.0).unwrap_or(NONE)),
+            (None, Some(hash)) => {
+                let orphans = &mut self.orphans[content.group.index()];
+                (false, orphans.insert(hash, id.0).unwrap_or(NONE))
+            }
             (None, None) => (true, NONE),
         };
         if next != NONE {
             self.nodes[next as usize].before = id.0;
         }
         let node = &mut self.nodes[id.index()];
-        node.hash = content.hash;
+        (node.hash, node.group) = (content.hash, content.group);
         node.parent_hash = content.parent;
         // An `Arc` is dropped only if there is one.
         if node.extra.is_some() || content.extra.is_some() {
@@ -219,16 +239,17 @@ impl AnnouncedTree {
         }
     }
 
-    /// Returns true if there are contents whose parent has no primary.
+    /// Returns true if there are contents of a group whose parent has no primary.
     #[inline]
-    pub(crate) fn has_orphans(&self) -> bool {
-        !self.orphans.is_empty()
+    pub(crate) fn has_orphans(&self, group: GroupId) -> bool {
+        !self.orphans[group.index()].is_empty()
     }
 
     /// Makes the orphans of a content that has a primary now its children. Appends the primaries that are to be
     /// announced now to `found`, parents first.
     pub(crate) fn adopt(&mut self, id: BlockId, found: &mut Vec<BlockId>) {
-        let Some(first) = self.orphans.remove(&self.nodes[id.index()].hash) else {
+        let Node { group, hash, .. } = self.nodes[id.index()];
+        let Some(first) = self.orphans[group.index()].remove(&hash) else {
             return;
         };
         self.set_parent_of_all(first, id.0);
@@ -254,7 +275,7 @@ impl AnnouncedTree {
     /// Removes the content from `id`, if it holds one. If no other block holds it, appends the hashes of the
     /// contents that are to be reported as removed to `removed`, children before parents.
     pub(crate) fn remove(&mut self, id: BlockId, removed: &mut Vec<BlockHash>) {
-        let Node { era, hash, first_child, announced, next_copy, copy_before, .. } =
+        let Node { era, group, hash, first_child, announced, next_copy, copy_before, .. } =
             self.nodes[id.index()];
         if era != self.era {
             return;
@@ -275,7 +296,7 @@ impl AnnouncedTree {
                 self.hide(id, removed);
             }
             self.set_parent_of_all(first_child, NONE);
-            self.orphans.insert(hash, first_child);
+            self.orphans[group.index()].insert(hash, first_child);
         }
         self.unlink(id.0);
         let node = &mut self.nodes[id.index()];
@@ -333,7 +354,7 @@ impl AnnouncedTree {
     /// Ends all contents together.
     pub(crate) fn clear(&mut self) {
         self.era = self.era.checked_add(1).expect("fewer than 2^32 resets");
-        self.orphans.clear();
+        self.orphans.iter_mut().for_each(HashMap::clear);
         self.tokenless = 0;
     }
 
@@ -354,10 +375,12 @@ impl AnnouncedTree {
     /// Returns the content whose primary is `id`.
     pub(crate) fn content(&self, id: BlockId) -> Content<'_> {
         let node = &self.nodes[id.index()];
+        let num_tokens = if node.has_tokens { self.block_sizes[node.group.index()] } else { 0 };
         Content {
+            group: node.group,
             hash: node.hash,
             parent: node.parent_hash,
-            tokens: if node.has_tokens { self.tokens.get(id) } else { &[] },
+            tokens: self.tokens.get(id, num_tokens),
             extra: node.extra.as_ref(),
             index: node.index as usize,
         }
@@ -365,10 +388,10 @@ impl AnnouncedTree {
 
     /// Links a node before its siblings, the nodes that follow the same content.
     fn link(&mut self, at: u32) {
-        let Node { parent, parent_hash, .. } = self.nodes[at as usize];
+        let Node { group, parent, parent_hash, .. } = self.nodes[at as usize];
         let Some(parent_hash) = parent_hash else { return };
         let next = match parent {
-            NONE => self.orphans.insert(parent_hash, at).unwrap_or(NONE),
+            NONE => self.orphans[group.index()].insert(parent_hash, at).unwrap_or(NONE),
             _ => std::mem::replace(&mut self.nodes[parent as usize].first_child, at),
         };
         if next != NONE {
@@ -390,7 +413,7 @@ impl AnnouncedTree {
     }
 
     fn unlink_among_others(&mut self, at: u32) {
-        let Node { parent, parent_hash, next, before, .. } = self.nodes[at as usize];
+        let Node { group, parent, parent_hash, next, before, .. } = self.nodes[at as usize];
         let Some(parent_hash) = parent_hash else { return };
         if next != NONE {
             self.nodes[next as usize].before = before;
@@ -400,9 +423,9 @@ impl AnnouncedTree {
         } else if parent != NONE {
             self.nodes[parent as usize].first_child = next;
         } else if next != NONE {
-            self.orphans.insert(parent_hash, next);
+            self.orphans[group.index()].insert(parent_hash, next);
         } else {
-            self.orphans.remove(&parent_hash);
+            self.orphans[group.index()].remove(&parent_hash);
         }
     }
 

@@ -35,6 +35,8 @@
 //! - *A content published under an earlier generation* is not announced. Blocks that were primaries before a reset
 //!   end without an event.
 //! - *Parents before children*, and no child without its parent: see [`announced_tree`](super::announced_tree).
+//! - *Groups of layers are kept apart.* A content is a hash and a group. A block of one group is no copy, no parent and
+//!   no child of a block of another one.
 //! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
 //!   follow it. That changes when a sequence that knows its tokens publishes or matches it.
 //!
@@ -52,7 +54,8 @@ use super::announced_tree::{AnnouncedTree, Content};
 use super::{BlockHash, EventContext};
 use crate::array::array_of;
 use crate::error::Result;
-use crate::id::BlockId;
+use crate::groups::LayerGroup;
+use crate::id::{BlockId, GroupId};
 use crate::sync::later::{self, Postponed};
 use crate::sync::{AtomicBool, AtomicUsize, Backoff, Mutex, Ordering, PlainArc, foreign};
 
@@ -73,17 +76,19 @@ pub(crate) struct EventOrder {
     primaries: Box<[AtomicBool]>,
     /// At least the number of contents whose tokens are not known. Written under the lock only.
     tokenless: AtomicUsize,
+    /// The kind of each group.
+    groups: Box<[LayerGroup]>,
     state: Mutex<State>,
 }
 
 struct State {
     tree: AnnouncedTree,
-    block_size: usize,
     /// Consecutive contents that are in the tree and in no noted event yet.
     run: PendingStore,
     /// Empty between calls; kept for its memory, as are the next two.
     joined: Vec<u32>,
-    removed: Vec<BlockHash>,
+    /// By group.
+    removed: Box<[Vec<BlockHash>]>,
     found: Vec<BlockId>,
     delivery: Delivery,
 }
@@ -103,21 +108,25 @@ pub(crate) struct Announcing<'a> {
 }
 
 impl EventOrder {
-    /// Creates an event order for the blocks `0..num_blocks` of a cache. It takes about 100 bytes a block, and
-    /// the memory of the tokens.
-    pub(crate) fn new(sink: ClaimedSink, num_blocks: usize, block_size: usize) -> Result<Self> {
+    /// Creates an event order for the blocks `0..num_blocks` of a cache with these groups. It takes about 100 bytes a
+    /// block, and the memory of the tokens.
+    pub(crate) fn new(
+        sink: ClaimedSink,
+        num_blocks: usize,
+        groups: Box<[LayerGroup]>,
+    ) -> Result<Self> {
+        let block_sizes = groups.iter().map(|group| group.block_size()).collect();
         let state = State {
-            tree: AnnouncedTree::new(num_blocks, block_size)?,
-            block_size,
+            tree: AnnouncedTree::new(num_blocks, block_sizes)?,
             run: PendingStore { parent: None, hashes: Vec::new(), index: 0, last: None },
             joined: Vec::new(),
-            removed: Vec::new(),
+            removed: groups.iter().map(|_| Vec::new()).collect(),
             found: Vec::new(),
             delivery: Delivery::new(num_blocks),
         };
         let primaries = array_of(num_blocks, || AtomicBool::new(false))?;
         let (sink, tokenless) = (Some(sink), AtomicUsize::new(0));
-        Ok(Self { sink, primaries, tokenless, state: Mutex::new(state) })
+        Ok(Self { sink, primaries, tokenless, groups, state: Mutex::new(state) })
     }
 
     /// Emits a clearing to a sink that an earlier cache used: none of that cache's contents can be matched.
@@ -187,7 +196,7 @@ impl EventOrder {
     fn emit(&self, mut noted: Box<NotedEvents>) {
         let Some(sink) = &self.sink else { return };
         for batches in 1.. {
-            foreign::call(|| noted.emit(sink.sink()));
+            foreign::call(|| noted.emit(sink.sink(), &self.groups));
             let mut state = self.state.lock();
             state.delivery.end(noted);
             if batches >= MOST_BATCHES && state.delivery.is_awaited() {
@@ -270,10 +279,10 @@ impl State {
         for id in self.found.drain(..) {
             let content = self.tree.content(id);
             self.delivery.note_stored(&StoredBlocks {
+                group: content.group,
                 hashes: &[content.hash],
                 parent: content.parent,
                 tokens: content.tokens,
-                block_size: self.block_size,
                 extra: content.extra,
                 index: content.index,
             });
@@ -282,10 +291,16 @@ impl State {
 }
 
 impl Announcing<'_> {
-    /// Returns true if `id` is the primary or a copy of `hash`.
+    /// Returns true if `id` is the primary or a copy of the content with this hash in a group.
     #[inline]
-    pub(crate) fn holds(&self, id: BlockId, hash: BlockHash) -> bool {
-        self.state.tree.holds(id, hash)
+    pub(crate) fn holds(&self, id: BlockId, group: GroupId, hash: BlockHash) -> bool {
+        self.state.tree.holds(id, group, hash)
+    }
+
+    /// Returns true if the contents of a group follow each other in a tree.
+    #[inline]
+    pub(crate) fn has_tree(&self, group: GroupId) -> bool {
+        self.event_order.groups[group.index()].needs_prefix()
     }
 
     /// Returns the primary of the content of `id`: consumers were informed of that block.
@@ -344,7 +359,7 @@ impl Announcing<'_> {
         if announced {
             self.add_to_run(id, content, parent, context);
         }
-        if self.state.tree.has_orphans() {
+        if self.state.tree.has_orphans(content.group) {
             self.adopt(id, context);
         }
     }
@@ -379,8 +394,12 @@ impl Announcing<'_> {
         context: &EventContext<'_>,
     ) {
         let run = &self.state.run;
-        let goes_on = parent.is_some() && run.last == parent && run.hashes.len() < MOST_BLOCKS;
-        if !goes_on {
+        let follows = match parent {
+            Some(_) => run.last == parent,
+            // Neighbours of a group without a tree are one event, too.
+            None => run.last.is_some() && run.index + run.hashes.len() == content.index,
+        };
+        if !follows || run.hashes.len() >= MOST_BLOCKS {
             self.emit_pending(context);
             self.state.run.parent = content.parent;
             self.state.run.index = content.index;
@@ -392,14 +411,14 @@ impl Announcing<'_> {
 
     /// Notes one event for the contents of the run, which are some of the contents of `context`.
     pub(crate) fn emit_pending(&mut self, context: &EventContext<'_>) {
-        let State { run, joined, block_size, delivery, .. } = &mut *self.state;
+        let State { run, joined, delivery, .. } = &mut *self.state;
         if !run.hashes.is_empty() {
             let first = run.index - context.index;
             delivery.note_stored(&StoredBlocks {
+                group: context.group,
                 hashes: &run.hashes,
                 parent: run.parent,
                 tokens: context.tokens_of(first..first + run.hashes.len(), joined),
-                block_size: *block_size,
                 extra: context.extra.as_ref(),
                 index: run.index,
             });

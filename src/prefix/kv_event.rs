@@ -3,17 +3,23 @@
 //! An event borrows its hashes and tokens.
 
 use super::{BlockHash, ExtraKeys};
+use crate::groups::LayerGroup;
+use crate::id::GroupId;
 
 /// A change of the contents that an admission would find cached.
 ///
 /// ```
-/// use paged_kv::{BlockHash, KvEvent};
+/// use paged_kv::{BlockHash, GroupId, KvEvent, LayerGroup};
 ///
-/// let hashes = [BlockHash::from_u128(7)];
-/// let event = KvEvent::BlockRemoved { hashes: &hashes };
+/// let (hashes, kind) = ([BlockHash::from_u128(7)], LayerGroup::Full { block_size: 16 });
+/// let event = KvEvent::BlockRemoved { hashes: &hashes, group: GroupId(0), kind };
 /// assert_eq!(event.hashes(), hashes);
 /// assert!(KvEvent::AllBlocksCleared.hashes().is_empty());
 /// ```
+///
+/// A content is a hash and a group: equal tokens have equal hashes in all [groups](crate::LayerGroup) of layers, so a
+/// consumer keeps the contents of each group apart. A block of several units of a hash has the hash of the last one.
+/// A cache without groups has group 0 alone, of full attention.
 ///
 /// With the feature `serde` it can be written, with its kind as `type`. The tokens and extra keys are in it, the salt
 /// included.
@@ -26,8 +32,8 @@ pub enum KvEvent<'a> {
     BlockStored {
         /// Their hashes, in order.
         hashes: &'a [BlockHash],
-        /// The content before the first of them, which was announced earlier. `None` at the beginning of a
-        /// prompt.
+        /// The content before the first of them, which was announced earlier in the same group. `None` at the
+        /// beginning of a prompt, and in groups of windows, chunks and states: no content there needs another one.
         parent: Option<BlockHash>,
         /// Their tokens, `block_size` for each. A content of which the cache knows only the hash is not
         /// announced, nor are those that follow it. A later request that knows their tokens announces them.
@@ -38,12 +44,20 @@ pub enum KvEvent<'a> {
         extra: Option<&'a ExtraKeys>,
         /// Blocks of the prompt before the first of them.
         index: usize,
+        /// Their group.
+        group: GroupId,
+        /// The kind of the group.
+        kind: LayerGroup,
     },
     /// Contents cannot be matched any more. The contents that followed one of them were removed before it, or
     /// are in the same event.
     BlockRemoved {
         /// Their hashes, children before parents.
         hashes: &'a [BlockHash],
+        /// Their group.
+        group: GroupId,
+        /// The kind of the group.
+        kind: LayerGroup,
     },
     /// No content that was announced can be matched any more.
     AllBlocksCleared,
@@ -57,8 +71,22 @@ impl<'a> KvEvent<'a> {
     /// ```
     pub fn hashes(&self) -> &'a [BlockHash] {
         match *self {
-            Self::BlockStored { hashes, .. } | Self::BlockRemoved { hashes } => hashes,
+            Self::BlockStored { hashes, .. } | Self::BlockRemoved { hashes, .. } => hashes,
             Self::AllBlocksCleared => &[],
+        }
+    }
+
+    /// Returns the group of the event's contents, and its kind. `None` for an event of all groups.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::KvEvent::AllBlocksCleared.group(), None);
+    /// ```
+    pub fn group(&self) -> Option<(GroupId, LayerGroup)> {
+        match *self {
+            Self::BlockStored { group, kind, .. } | Self::BlockRemoved { group, kind, .. } => {
+                Some((group, kind))
+            }
+            Self::AllBlocksCleared => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::generation::Generation;
 use super::hash::BlockHash;
 use crate::array::array_of;
 use crate::error::Result;
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::OverwriteObserver;
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
@@ -44,6 +44,8 @@ use crate::sync::{AtomicU64, Ordering, PlainArc};
 pub struct Overwritten {
     /// The block, which the operation has taken.
     pub block: BlockId,
+    /// The group of layers whose block it was.
+    pub group: GroupId,
     /// The hash under which it was published last.
     pub hash: BlockHash,
     /// The hash of the block before it in its prompt. `None` for the first block of a prompt, and in a cache
@@ -53,8 +55,8 @@ pub struct Overwritten {
 
 impl Overwritten {
     /// Creates the description of a content whose parent is not known.
-    pub(crate) fn new(block: BlockId, hash: BlockHash) -> Self {
-        Self { block, hash, parent: None }
+    pub(crate) fn new(block: BlockId, group: GroupId, hash: BlockHash) -> Self {
+        Self { block, group, hash, parent: None }
     }
 }
 
@@ -73,11 +75,15 @@ pub(crate) struct Overwrites {
 impl UnwindSafe for Overwrites {}
 impl RefUnwindSafe for Overwrites {}
 
+/// The place of the number of resets in the state of a record.
+const RESETS: u32 = 9;
+
 /// The last publication of a block.
 struct Record {
     hash: [AtomicU64; 2],
     parent: [AtomicU64; 2],
-    /// 0 for none, else twice the number of resets before it, plus 2; and plus 1 if it has a parent.
+    /// 0 for none, else: 1 if it has a parent (bit 0), its group (bits 1 to 8), and above them the number of resets
+    /// before it, plus 1.
     state: AtomicU64,
 }
 
@@ -89,20 +95,22 @@ impl Record {
         Self { hash: zeros(), parent: zeros(), state: AtomicU64::new(0) }
     }
 
-    fn set(&self, hash: BlockHash, parent: Option<BlockHash>, resets: u64) {
+    fn set(&self, content: Overwritten, resets: u64) {
+        let Overwritten { group, hash, parent, .. } = content;
         store(&self.hash, hash);
         store(&self.parent, parent.unwrap_or(BlockHash::NONE));
-        let state = (resets + 1) << 1 | u64::from(parent.is_some());
-        self.state.store(state, Ordering::Relaxed);
+        let of_group = u64::from(group.0) << 1 | u64::from(parent.is_some());
+        self.state.store((resets + 1) << RESETS | of_group, Ordering::Relaxed);
     }
 
     fn get(&self, block: BlockId, resets: u64) -> Option<Overwritten> {
         let state = self.state.load(Ordering::Relaxed);
-        if state >> 1 != resets + 1 {
+        if state >> RESETS != resets + 1 {
             return None;
         }
         let parent = (state & 1 == 1).then(|| load(&self.parent));
-        Some(Overwritten { block, hash: load(&self.hash), parent })
+        let group = GroupId((state >> 1) as u8);
+        Some(Overwritten { block, group, hash: load(&self.hash), parent })
     }
 }
 
@@ -130,19 +138,15 @@ impl Overwrites {
         self.resets.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes the publication of a block in a generation, for one of the block's owners.
-    pub(super) fn record(
-        &self,
-        id: BlockId,
-        hash: BlockHash,
-        parent: Option<BlockHash>,
-        generation: Generation,
-    ) {
-        let record = &self.records[id.index()];
+    /// Notes the publication of a content in a generation, for one of the owners of its block.
+    pub(super) fn record(&self, content: Overwritten, generation: Generation) {
+        let record = &self.records[content.block.index()];
         // A block that was published before keeps its parent.
-        let known = record.get(id, generation.number());
-        if known.is_none_or(|known| known.hash != hash) {
-            record.set(hash, parent, generation.number());
+        let known = record.get(content.block, generation.number());
+        let is_known =
+            |known: Overwritten| (known.group, known.hash) == (content.group, content.hash);
+        if !known.is_some_and(is_known) {
+            record.set(content, generation.number());
         }
     }
 

@@ -30,7 +30,7 @@ use super::event_order::EventOrder;
 use super::generation::{Generation, Generations};
 use super::hash::BlockHash;
 use super::index::{BucketSlot, PrefixIndex};
-use super::overwrites::Overwrites;
+use super::overwrites::{Overwrites, Overwritten};
 use crate::error::Result;
 use crate::id::{BlockId, GroupId};
 use crate::pool::Blocks;
@@ -218,7 +218,8 @@ impl PublishedBlocks {
             return 0;
         };
         if let Some(overwrites) = &self.overwrites {
-            self.record(overwrites, blocks, offer, &hash_of, context().parent);
+            let EventContext { group, parent, .. } = context();
+            self.record(overwrites, blocks, offer, &hash_of, (group, parent));
         }
         blocks.keep_max_cached();
         // Also for copies alone: a waiting prompt may now find a copy in use instead of an idle one, and then
@@ -227,7 +228,7 @@ impl PublishedBlocks {
         published
     }
 
-    /// Records the published ones of the offered blocks, of which the first follows `parent`.
+    /// Records the published ones of the offered blocks of a group, of which the first follows `parent`.
     #[cold]
     fn record(
         &self,
@@ -235,13 +236,12 @@ impl PublishedBlocks {
         blocks: &Blocks,
         offer: &PublishRequest<'_>,
         hash_of: &impl Fn(usize) -> BlockHash,
-        parent: Option<BlockHash>,
+        (group, mut parent): (GroupId, Option<BlockHash>),
     ) {
-        let mut parent = parent;
         for (at, &id) in offer.ids.iter().enumerate() {
             let hash = hash_of(at);
             if self.is_published(blocks, id, hash, offer.generation) {
-                overwrites.record(id, hash, parent, offer.generation);
+                overwrites.record(Overwritten { block: id, group, hash, parent }, offer.generation);
             }
             parent = Some(hash);
         }

@@ -31,7 +31,7 @@ impl Held {
                 }
                 self.stored += hashes.len();
             }
-            KvEvent::BlockRemoved { hashes } => {
+            KvEvent::BlockRemoved { hashes, .. } => {
                 for hash in hashes {
                     assert!(self.contents.remove(hash).is_some(), "{hash} was told before");
                     let is_child = |(parent, _): &(_, _)| *parent == Some(*hash);

@@ -63,7 +63,7 @@ impl Heard {
                     parent = Some(hash);
                 }
             }
-            KvEvent::BlockRemoved { hashes } => {
+            KvEvent::BlockRemoved { hashes, .. } => {
                 for hash in hashes {
                     if self.contents.remove(hash).is_none() {
                         self.faults.push(format!("{hash} was not announced"));

@@ -8,9 +8,23 @@ use rmp::decode::{
 /// An event as a router reads it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    Stored { hashes: Vec<u64>, parent: Option<u64>, tokens: Vec<u32>, block_size: usize },
-    Removed(Vec<u64>),
+    Stored {
+        hashes: Vec<u64>,
+        parent: Option<u64>,
+        tokens: Vec<u32>,
+        block_size: usize,
+        group: Group,
+    },
+    Removed(Vec<u64>, Option<u64>),
     Cleared,
+}
+
+/// The group of stored blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub index: Option<u64>,
+    pub kind: String,
+    pub window: Option<u64>,
 }
 
 /// Returns the events of a payload.
@@ -38,6 +52,7 @@ fn map(rest: &mut &[u8]) -> Event {
     assert_eq!(string(rest), "type");
     let kind = string(rest);
     let (mut hashes, mut parent, mut tokens, mut block_size) = (Vec::new(), None, Vec::new(), 0);
+    let mut group = Group { index: None, kind: String::new(), window: None };
     for _ in 1..fields {
         match &*string(rest) {
             "block_hashes" => hashes = list(rest),
@@ -45,15 +60,16 @@ fn map(rest: &mut &[u8]) -> Event {
             "token_ids" => tokens = list(rest),
             "block_size" => block_size = read_int(rest).unwrap(),
             "lora_id" | "lora_name" => assert_eq!(optional(rest), None),
-            "group_idx" => assert_eq!(read_int::<u32, _>(rest).unwrap(), 0),
+            "group_idx" => group.index = optional(rest),
             "medium" => assert_eq!(string(rest), "GPU"),
-            "kv_cache_spec_kind" => assert_eq!(string(rest), "full_attention"),
+            "kv_cache_spec_kind" => group.kind = string(rest),
+            "kv_cache_spec_sliding_window" => group.window = optional(rest),
             other => panic!("no field {other}"),
         }
     }
     match &*kind {
-        "BlockStored" => Event::Stored { hashes, parent, tokens, block_size },
-        "BlockRemoved" => Event::Removed(hashes),
+        "BlockStored" => Event::Stored { hashes, parent, tokens, block_size, group },
+        "BlockRemoved" => Event::Removed(hashes, group.index),
         "AllBlocksCleared" => Event::Cleared,
         other => panic!("no event {other}"),
     }
@@ -67,14 +83,14 @@ fn array(rest: &mut &[u8]) -> Event {
             let block_size = read_int(rest).unwrap();
             assert_eq!((optional(rest), &*string(rest)), (None, "GPU"));
             assert_eq!((optional(rest), optional(rest)), (None, None));
-            assert_eq!(read_int::<u32, _>(rest).unwrap(), 0);
-            assert_eq!((&*string(rest), optional(rest)), ("full_attention", None));
-            Event::Stored { hashes, parent, tokens, block_size }
+            let (index, kind, window) = (optional(rest), string(rest), optional(rest));
+            let group = Group { index, kind, window };
+            Event::Stored { hashes, parent, tokens, block_size, group }
         }
         ("BlockRemoved", 4) => {
             let hashes = list(rest);
-            assert_eq!((&*string(rest), optional(rest)), ("GPU", None));
-            Event::Removed(hashes)
+            assert_eq!(string(rest), "GPU");
+            Event::Removed(hashes, optional(rest))
         }
         ("AllBlocksCleared", 1) => Event::Cleared,
         (other, fields) => panic!("no event {other} of {fields} fields"),

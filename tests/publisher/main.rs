@@ -5,6 +5,7 @@
 mod attacks;
 mod client;
 mod decode;
+mod groups;
 #[cfg(target_os = "linux")]
 mod hostile;
 #[path = "../common/random.rs"]
@@ -21,7 +22,10 @@ use std::time::{Duration, Instant};
 use client::{Batch, Client};
 use decode::Event;
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
-use paged_kv::{AdmitOptions, BlockHash, EventSink, ExtraKeys, KvEvent, PagedKvCache, Prompt};
+use paged_kv::{
+    AdmitOptions, BlockHash, EventSink, ExtraKeys, GroupId, KvEvent, LayerGroup, PagedKvCache,
+    Prompt,
+};
 use random::Random;
 
 const BLOCK_SIZE: usize = 4;
@@ -41,7 +45,15 @@ impl Router {
         self.next = Some(sequence + 1);
         for event in decode::events(payload) {
             match event {
-                Event::Stored { hashes, parent, tokens, block_size } => {
+                Event::Stored { hashes, parent, tokens, block_size, group } => {
+                    assert_eq!(
+                        group,
+                        decode::Group {
+                            index: Some(0),
+                            kind: "full_attention".into(),
+                            window: None
+                        }
+                    );
                     assert_eq!(tokens.len(), hashes.len() * block_size);
                     let mut parent = parent;
                     for hash in hashes {
@@ -50,7 +62,8 @@ impl Router {
                         parent = Some(hash);
                     }
                 }
-                Event::Removed(hashes) => hashes.iter().for_each(|hash| {
+                Event::Removed(hashes, group) => hashes.iter().for_each(|hash| {
+                    assert!(group.unwrap_or(0) == 0);
                     self.contents.remove(hash).expect("announced before");
                 }),
                 Event::Cleared => self.contents.clear(),
@@ -333,7 +346,7 @@ fn a_slow_subscriber_sees_a_gap_and_delays_no_other() {
     let mark = begun + 5_000;
     let quick = thread::spawn(move || numbers_to(&mut quick, mark));
     for _ in begun..mark {
-        publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
+        publisher.on_event(&removed(&hashes)); // of 9 kB
     }
     assert_eq!(publisher.stats().next_sequence, mark);
     // A subscriber that missed a batch sees the gap at the next one. The slow subscriber still does not
@@ -356,7 +369,7 @@ fn a_subscriber_that_was_slow_and_has_read_keeps_its_place() {
     let mut slow = Client::subscribe(publisher.address(), "");
     let hashes: Vec<_> = (1..=1_000).map(BlockHash::from_u128).collect();
     for _ in 0..4_000 {
-        publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
+        publisher.on_event(&removed(&hashes)); // of 9 kB
     }
     publisher.flush();
     thread::sleep(Duration::from_millis(200)); // until the system's buffer for it is full
@@ -401,7 +414,7 @@ fn an_unread_replay_delays_no_other_client() {
     let publisher = EventPublisher::bind(&options).unwrap();
     let hashes: Vec<_> = (1..=1_000).map(BlockHash::from_u128).collect();
     for _ in 0..4_000 {
-        publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // of 9 kB
+        publisher.on_event(&removed(&hashes)); // of 9 kB
     }
     let address = publisher.replay_address().unwrap();
     let mut stuck = Client::connect(address, "DEALER");
@@ -453,7 +466,24 @@ fn a_client_that_breaks_the_protocol_is_disconnected() {
 
 /// Returns an event of blocks of 16 tokens at the beginning of a prompt.
 fn stored<'a>(hashes: &'a [BlockHash], tokens: &'a [u32]) -> KvEvent<'a> {
-    KvEvent::BlockStored { hashes, parent: None, tokens, block_size: 16, extra: None, index: 0 }
+    let (block_size, group) = (16, GroupId(0));
+    let kind = LayerGroup::Full { block_size };
+    KvEvent::BlockStored {
+        hashes,
+        parent: None,
+        tokens,
+        block_size,
+        extra: None,
+        index: 0,
+        group,
+        kind,
+    }
+}
+
+/// Returns an event of removed blocks of a cache without groups.
+fn removed(hashes: &[BlockHash]) -> KvEvent<'_> {
+    let kind = LayerGroup::Full { block_size: 16 };
+    KvEvent::BlockRemoved { hashes, group: GroupId(0), kind }
 }
 
 #[test]
@@ -531,7 +561,7 @@ fn events_are_told_without_allocating_while_the_publisher_keeps_up() {
         let told = allocation_counter::measure(|| {
             for _ in 0..512 / 32 {
                 publisher.on_event(&stored);
-                publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes });
+                publisher.on_event(&removed(&hashes));
             }
         });
         let (_, (_, payload)) = subscriber.receive().expect("a batch was sealed");
@@ -553,7 +583,7 @@ fn unread_batches_are_sent_before_the_publisher_ends() {
         let first = publisher.stats().next_sequence;
         let hashes: Vec<_> = (1..=4_000).map(BlockHash::from_u128).collect();
         for _ in 0..900 {
-            publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes }); // 36 kB: in all more than TCP takes
+            publisher.on_event(&removed(&hashes)); // 36 kB: in all more than TCP takes
         }
         assert_eq!(publisher.stats().next_sequence, first + 900);
         thread::sleep(Duration::from_millis(200));

@@ -12,7 +12,9 @@ use std::time::Duration;
 use std::{env, fs, io, thread};
 
 use paged_kv::event::{EventPublisher, PublisherOptions};
-use paged_kv::{BlockHash, EventSink, KvEvent};
+use paged_kv::{BlockHash, EventSink};
+
+use crate::removed;
 
 /// Environment variable that makes this process a victim: blocks per batch, and connections.
 const SETTINGS: &str = "PAGED_KV_VICTIM";
@@ -102,7 +104,7 @@ fn publishes_until_its_input_ends() {
     let publisher = EventPublisher::bind(&options).unwrap();
     // The victim's memory is measured with a full ring; the small batches of the test would not fill it.
     for _ in 0..(RING_BYTES / (9 * hashes.len())).min(200) {
-        publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes });
+        publisher.on_event(&removed(&hashes));
     }
     println!("listens at {} {}", publisher.address(), publisher.replay_address().unwrap());
     let ended = AtomicBool::new(false);
@@ -112,7 +114,7 @@ fn publishes_until_its_input_ends() {
             ended.store(true, Ordering::Relaxed);
         });
         while !ended.load(Ordering::Relaxed) {
-            publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes });
+            publisher.on_event(&removed(&hashes));
             thread::sleep(PERIOD);
         }
     });

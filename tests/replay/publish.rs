@@ -50,7 +50,7 @@ impl Heard {
                     self.blocks += hashes.len();
                     hashes.into_iter().for_each(|hash| assert!(self.contents.insert(hash)));
                 }
-                Event::Removed(hashes) => {
+                Event::Removed(hashes, _) => {
                     self.blocks += hashes.len();
                     hashes.iter().for_each(|hash| assert!(self.contents.remove(hash)));
                 }

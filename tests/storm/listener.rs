@@ -36,7 +36,7 @@ impl EventSink for Listener {
                     parent = Some(hash);
                 }
             }
-            KvEvent::BlockRemoved { hashes } => {
+            KvEvent::BlockRemoved { hashes, .. } => {
                 for hash in hashes {
                     assert!(held.remove(hash).is_some(), "removed without having been stored");
                 }

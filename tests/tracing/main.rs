@@ -196,8 +196,8 @@ fn a_sequence_that_yields_in_a_deadlock_is_told() {
 fn batches_that_the_publisher_lost_are_told() {
     use std::time::{Duration, Instant};
 
-    use paged_kv::BlockHash;
     use paged_kv::event::{EventPublisher, PublisherOptions};
+    use paged_kv::{BlockHash, GroupId, LayerGroup};
 
     let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
     let publisher = EventPublisher::bind(&options.batch_blocks(1).ring(1, 1 << 20)).unwrap();
@@ -205,8 +205,9 @@ fn batches_that_the_publisher_lost_are_told() {
         let end = Instant::now() + Duration::from_secs(60);
         while publisher.stats().batches_lost == 0 && Instant::now() < end {
             for hash in 1..=64 {
-                publisher
-                    .on_event(&KvEvent::BlockRemoved { hashes: &[BlockHash::from_u128(hash)] });
+                let (hashes, group) = ([BlockHash::from_u128(hash)], GroupId(0));
+                let kind = LayerGroup::Full { block_size: 4 };
+                publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes, group, kind });
             }
         }
         publisher.shutdown();

@@ -199,6 +199,7 @@ impl PagedKvCache {
             Admission { cached_tokens, num_tokens, epoch, longest_group_hit, limiting_group };
         if let Some(layout) = self.layout() {
             hashed = hashed.in_groups(layout, cached_tokens);
+            hashed.emit_matched(&sequence, cached_tokens);
             return (CachedSequence::new(sequence, hashed), admission);
         }
         let matched = &sequence.block_ids()[..num_hits];

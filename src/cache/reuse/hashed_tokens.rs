@@ -20,6 +20,7 @@ use crate::cache::Published;
 use crate::cache::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
 use crate::groups::GroupLayout;
+use crate::id::GroupId;
 use crate::prefix::{BlockHash, BlockHasher, EventContext, Generation, PublishRequest};
 use crate::sequence::Sequence;
 
@@ -212,12 +213,13 @@ impl HashedTokens {
         (self.published_to < end).then_some(self.published_to..end)
     }
 
-    /// Returns the context that the event sink receives for the blocks from `block` on.
+    /// Returns the context that the event sink receives for the blocks of group 0 from `block` on.
     pub(in crate::cache) fn context(&self, block: usize, block_size: usize) -> EventContext<'_> {
         let (start, prompt) = (block * block_size, self.prompt.tokens());
         let generated = start.saturating_sub(self.prompt_tokens).min(self.tokens.len());
         let (first, second) = (&prompt[start.min(prompt.len())..], &self.tokens[generated..]);
         EventContext {
+            group: GroupId(0),
             parent: block.checked_sub(1).map(|before| self.hash(before)),
             tokens: if self.knows_tokens { [first, second] } else { [&[]; 2] },
             block_size,

@@ -6,7 +6,7 @@ use crate::cache::PagedKvCache;
 use crate::cache::admission::options::AdmitOptions;
 use crate::cache::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::prefix::{BlockHash, EventContext, PublishRequest};
 use crate::sync::Later;
 use crate::table::BlockTable;
@@ -148,6 +148,7 @@ impl Prefix<'_> {
             generation: published.generation(),
         };
         let context = || EventContext {
+            group: GroupId(0),
             parent,
             tokens: [&[]; 2],
             block_size: cache.block_size,

@@ -7,7 +7,7 @@
 use super::{Grown, GrownRow, Step, StepBuffers};
 use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
 use crate::error::{PagedKvError, Result};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::prefix::{Generation, Overwritten};
 use crate::sequence::{AppendPlan, SharedTails};
 use crate::table::BlockTable;
@@ -189,8 +189,12 @@ impl Step {
                 let own = std::slice::from_ref(&self.generation);
                 let generations = self.generations.as_deref().unwrap_or(own);
                 overwritten.extend(cached.iter().filter_map(|&id| {
-                    let last_hash = |of: &Generation| of.last_hash(&self.pool, id);
-                    Some(Overwritten::new(id, generations.iter().find_map(last_hash)?))
+                    // The mark of its last key says its group.
+                    let last = |(group, of): (u8, &Generation)| {
+                        Some((GroupId(group), of.last_hash(&self.pool, id)?))
+                    };
+                    let (group, hash) = (0..).zip(generations).find_map(last)?;
+                    Some(Overwritten::new(id, group, hash))
                 }));
             }
         }

@@ -11,7 +11,7 @@ use crate::cache::reuse::hashed_tokens::{
 };
 use crate::cache::rows::{Row, update};
 use crate::error::Result;
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::prefix::{BlockHash, EventContext, ExtraKeys, Generation, PublishRequest};
 use crate::sequence::Sequence;
 use crate::sync::PlainArc;
@@ -26,6 +26,7 @@ pub(super) struct Committed {
     /// The block before them, and the hash of its content.
     before: Option<BlockId>,
     parent: Option<BlockHash>,
+    group: GroupId,
     block_size: usize,
     extra: Option<PlainArc<ExtraKeys>>,
     /// Number of blocks of the sequence before the first of them.
@@ -257,6 +258,7 @@ impl Step {
             generation: run.generation,
             before: run.before,
             parent: context.parent,
+            group: context.group,
             block_size: context.block_size,
             extra: context.extra.clone(),
             index: run.start,
@@ -283,20 +285,21 @@ impl Step {
             return 0;
         };
         let (mut count, mut start, mut start_of_tokens) = (0, 0, 0);
-        for group in groups {
-            let (ids, hashes) = (&ids[start..group.end], &hashes[start..group.end]);
+        for commit in groups {
+            let (ids, hashes) = (&ids[start..commit.end], &hashes[start..commit.end]);
             let context = || EventContext {
-                parent: group.parent,
-                tokens: [&tokens[start_of_tokens..group.end_of_tokens], &[]],
-                block_size: group.block_size,
-                extra: group.extra.clone(),
-                index: group.index,
+                group: commit.group,
+                parent: commit.parent,
+                tokens: [&tokens[start_of_tokens..commit.end_of_tokens], &[]],
+                block_size: commit.block_size,
+                extra: commit.extra.clone(),
+                index: commit.index,
             };
-            let Committed { before, generation, .. } = *group;
+            let Committed { before, generation, .. } = *commit;
             // The step owns them too: none is private.
             let offer = PublishRequest { ids, before, private_from: ids.len(), generation };
             count += published.publish(&self.pool, &offer, |at| hashes[at], context);
-            (start, start_of_tokens) = (group.end, group.end_of_tokens);
+            (start, start_of_tokens) = (commit.end, commit.end_of_tokens);
         }
         count
     }

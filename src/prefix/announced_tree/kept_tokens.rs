@@ -1,5 +1,7 @@
 //! `KeptTokens`: the tokens of the announced contents, by block.
 //!
+//! Blocks of several groups may differ in size; each has the place of the largest.
+//!
 //! A cache has room for `blocks * block_size` tokens, which may be far more than it ever holds. So the memory
 //! comes in segments of a few blocks. A segment is allocated when one of its blocks gets its first tokens.
 //!
@@ -26,17 +28,20 @@ impl KeptTokens {
         Ok(Self { segments, blocks_a_segment, block_size })
     }
 
-    /// Stores the `block_size` tokens of a block.
+    /// Stores the tokens of a block, at most `block_size`.
     pub(crate) fn store(&mut self, id: BlockId, tokens: &[u32]) {
         let (segment, start) = self.place(id);
         self.allocate(segment);
-        self.segments[segment][start..start + self.block_size].copy_from_slice(tokens);
+        self.segments[segment][start..start + tokens.len()].copy_from_slice(tokens);
     }
 
-    /// Returns the tokens that were stored for a block.
-    pub(crate) fn get(&self, id: BlockId) -> &[u32] {
+    /// Returns the `num_tokens` tokens that were stored for a block.
+    pub(crate) fn get(&self, id: BlockId, num_tokens: usize) -> &[u32] {
+        if num_tokens == 0 {
+            return &[];
+        }
         let (segment, start) = self.place(id);
-        &self.segments[segment][start..start + self.block_size]
+        &self.segments[segment][start..start + num_tokens]
     }
 
     /// Copies the tokens of `old` to `new`.
@@ -80,14 +85,14 @@ mod tests {
             let tokens = |id: u32| vec![id + 7; block_size];
             let ids = 0..num_blocks as u32;
             ids.clone().rev().for_each(|id| kept.store(BlockId(id), &tokens(id)));
-            assert!(ids.clone().all(|id| kept.get(BlockId(id)) == tokens(id)));
+            assert!(ids.clone().all(|id| kept.get(BlockId(id), block_size) == tokens(id)));
             for old in ids.clone() {
                 let new = (old * 7 + 1) % num_blocks as u32;
                 kept.copy(BlockId(old), BlockId(new));
-                assert_eq!(kept.get(BlockId(new)), tokens(old));
+                assert_eq!(kept.get(BlockId(new), block_size), tokens(old));
                 kept.store(BlockId(new), &tokens(new));
             }
-            assert!(ids.clone().all(|id| kept.get(BlockId(id)) == tokens(id)));
+            assert!(ids.clone().all(|id| kept.get(BlockId(id), block_size) == tokens(id)));
         }
     }
 

@@ -18,6 +18,7 @@
 use std::mem;
 
 use super::noted::{NotedEvents, StoredBlocks};
+use crate::id::GroupId;
 use crate::prefix::BlockHash;
 use crate::sync::thread_ordinal;
 
@@ -70,8 +71,8 @@ impl Delivery {
         self.note(|noted| noted.push_stored(stored));
     }
 
-    pub(crate) fn note_removed(&mut self, hashes: &[BlockHash]) {
-        self.note(|noted| noted.push_removed(hashes));
+    pub(crate) fn note_removed(&mut self, group: GroupId, hashes: &[BlockHash]) {
+        self.note(|noted| noted.push_removed(group, hashes));
     }
 
     pub(crate) fn note_cleared(&mut self) {

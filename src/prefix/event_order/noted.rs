@@ -7,6 +7,8 @@
 
 use std::mem;
 
+use crate::groups::LayerGroup;
+use crate::id::GroupId;
 use crate::prefix::kv_event::{EventSink, KvEvent};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
@@ -29,14 +31,15 @@ pub(crate) struct NotedEvents {
 /// An event, and the number of its elements in the vectors.
 enum NotedEvent {
     Stored {
+        group: GroupId,
         parent: Option<BlockHash>,
         hashes: usize,
         tokens: usize,
-        block_size: usize,
         extra: Option<PlainArc<ExtraKeys>>,
         index: usize,
     },
     Removed {
+        group: GroupId,
         hashes: usize,
     },
     Cleared,
@@ -44,57 +47,61 @@ enum NotedEvent {
 
 /// Blocks that can be matched from now on: a [`KvEvent::BlockStored`], with its keys to keep.
 pub(crate) struct StoredBlocks<'a> {
+    pub(crate) group: GroupId,
     pub(crate) hashes: &'a [BlockHash],
     pub(crate) parent: Option<BlockHash>,
     pub(crate) tokens: &'a [u32],
-    pub(crate) block_size: usize,
     pub(crate) extra: Option<&'a PlainArc<ExtraKeys>>,
     pub(crate) index: usize,
 }
 
 impl NotedEvents {
     pub(crate) fn push_stored(&mut self, stored: &StoredBlocks<'_>) {
-        let StoredBlocks { hashes, parent, tokens, block_size, extra, index } = *stored;
+        let StoredBlocks { group, hashes, parent, tokens, extra, index } = *stored;
         self.hashes.extend_from_slice(hashes);
         self.tokens.extend_from_slice(tokens);
         let (hashes, tokens, extra) = (hashes.len(), tokens.len(), extra.cloned());
-        self.entries.push(NotedEvent::Stored { parent, hashes, tokens, block_size, extra, index });
+        self.entries.push(NotedEvent::Stored { group, parent, hashes, tokens, extra, index });
     }
 
-    pub(crate) fn push_removed(&mut self, hashes: &[BlockHash]) {
+    pub(crate) fn push_removed(&mut self, group: GroupId, hashes: &[BlockHash]) {
         self.hashes.extend_from_slice(hashes);
-        self.entries.push(NotedEvent::Removed { hashes: hashes.len() });
+        self.entries.push(NotedEvent::Removed { group, hashes: hashes.len() });
     }
 
     pub(crate) fn push_cleared(&mut self) {
         self.entries.push(NotedEvent::Cleared);
     }
 
-    /// Emits each event to the sink. A panic of the sink ends the call; [`pending`](Self::pending) then counts
-    /// that event and all after it.
-    pub(crate) fn emit(&mut self, sink: &dyn EventSink) {
+    /// Emits each event to the sink of a cache with these groups. A panic of the sink ends the call;
+    /// [`pending`](Self::pending) then counts that event and all after it.
+    pub(crate) fn emit(&mut self, sink: &dyn EventSink, groups: &[LayerGroup]) {
         let Self { entries, hashes, tokens, emitted, dropped_before } = self;
         let (mut hashes, mut tokens) = (&hashes[..], &tokens[..]);
         for entry in entries {
             let event = match entry {
                 NotedEvent::Stored {
+                    group,
                     parent,
                     hashes: blocks,
                     tokens: of_blocks,
-                    block_size,
                     extra,
                     index,
                 } => KvEvent::BlockStored {
                     hashes: next(&mut hashes, *blocks),
                     parent: *parent,
                     tokens: next(&mut tokens, *of_blocks),
-                    block_size: *block_size,
+                    block_size: groups[group.index()].block_size(),
                     extra: extra.as_deref(),
                     index: *index,
+                    group: *group,
+                    kind: groups[group.index()],
                 },
-                NotedEvent::Removed { hashes: blocks } => {
-                    KvEvent::BlockRemoved { hashes: next(&mut hashes, *blocks) }
-                }
+                NotedEvent::Removed { group, hashes: blocks } => KvEvent::BlockRemoved {
+                    hashes: next(&mut hashes, *blocks),
+                    group: *group,
+                    kind: groups[group.index()],
+                },
                 NotedEvent::Cleared => {
                     trace_loss(mem::take(dropped_before));
                     KvEvent::AllBlocksCleared
@@ -167,31 +174,39 @@ mod tests {
         }
     }
 
+    const GROUPS: [LayerGroup; 2] = [
+        LayerGroup::Full { block_size: 4 },
+        LayerGroup::SlidingWindow { block_size: 2, window: 9 },
+    ];
+
     fn push_all(noted: &mut NotedEvents) -> Vec<String> {
         let hashes: Vec<_> = (1..=3).map(BlockHash::from_u128).collect();
         let extra = PlainArc::new(ExtraKeys::default().salt("tenant"));
         let stored = StoredBlocks {
+            group: GroupId(1),
             hashes: &hashes[..2],
             parent: Some(hashes[2]),
             tokens: &[1, 2, 3, 4],
-            block_size: 2,
             extra: Some(&extra),
             index: 7,
         };
         noted.push_stored(&stored);
         noted.push_cleared();
-        noted.push_removed(&hashes);
+        noted.push_removed(GroupId(0), &hashes);
         noted.push_stored(&StoredBlocks { parent: None, tokens: &[], extra: None, ..stored });
-        let StoredBlocks { hashes: two, parent, tokens, block_size, index, .. } = stored;
+        let StoredBlocks { group, hashes: two, parent, tokens, index, .. } = stored;
+        let [full, kind] = GROUPS;
         let of = |parent, tokens, extra| KvEvent::BlockStored {
             hashes: two,
             parent,
             tokens,
-            block_size,
+            block_size: 2,
             extra,
             index,
+            group,
+            kind,
         };
-        let removed = KvEvent::BlockRemoved { hashes: &hashes };
+        let removed = KvEvent::BlockRemoved { hashes: &hashes, group: GroupId(0), kind: full };
         let (first, last) = (of(parent, tokens, Some(&*extra)), of(None, &[], None));
         [first, KvEvent::AllBlocksCleared, removed, last].map(|event| format!("{event:?}")).into()
     }
@@ -203,7 +218,7 @@ mod tests {
             let expected = push_all(&mut noted);
             assert_eq!((noted.pending(), noted.weight()), (4, 4 + 7));
             let sink = Notebook(Mutex::new(Vec::new()), usize::MAX);
-            noted.emit(&sink);
+            noted.emit(&sink, &GROUPS);
             assert_eq!(*sink.0.lock(), expected);
             assert_eq!(noted.pending(), 0);
             noted.clear();
@@ -217,7 +232,7 @@ mod tests {
             let mut noted = NotedEvents::default();
             push_all(&mut noted);
             let sink = Notebook(Mutex::new(Vec::new()), panics_at);
-            let emitted = catch_unwind(AssertUnwindSafe(|| noted.emit(&sink)));
+            let emitted = catch_unwind(AssertUnwindSafe(|| noted.emit(&sink, &GROUPS)));
             assert!(emitted.is_err());
             assert_eq!(noted.pending(), 4 - panics_at);
         }

@@ -1,7 +1,7 @@
 //! `Taken`: ends the announced contents of blocks that an allocation takes, or that are uncached.
 
 use super::{EventOrder, MOST_BLOCKS, State};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::TakeObserver;
 use crate::sync::{MutexGuard, Ordering, PlainArc};
 
@@ -35,14 +35,16 @@ impl EventOrder {
             // Relaxed: see `Announcing::store`.
             if self.primaries[id.index()].load(Ordering::Relaxed) {
                 self.primaries[id.index()].store(false, Ordering::Relaxed);
-                tree.remove(id, removed);
+                tree.remove(id, &mut removed[tree.group(id).index()]);
             }
         }
         self.set_tokenless(tree.num_tokenless());
-        for part in removed.chunks(MOST_BLOCKS) {
-            delivery.note_removed(part);
+        for (group, removed) in (0..).zip(removed) {
+            for part in removed.chunks(MOST_BLOCKS) {
+                delivery.note_removed(GroupId(group), part);
+            }
+            removed.clear();
         }
-        removed.clear();
         let due = self.due(&mut state);
         drop(state);
         self.deliver(due);

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::{Generation, MOST_COPIES, Moved, PublishedBlocks};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::Blocks;
 use crate::pool::content_key::NewKey;
 use crate::prefix::announced_tree::Content;
@@ -16,6 +16,7 @@ use crate::sync::PlainArc;
 
 /// The event context of a commit: the facts about its blocks that the event sink gets beside their hashes.
 pub(crate) struct EventContext<'a> {
+    pub(crate) group: GroupId,
     /// The hash of the block before the first of them; `None` at the beginning of a prompt.
     pub(crate) parent: Option<BlockHash>,
     /// Their tokens and any after them, in two parts; none at all if they are not known.
@@ -65,13 +66,19 @@ impl PublishedBlocks {
             for (at, &id) in ids.iter().enumerate().rev() {
                 let hash = hash_of(at);
                 hot |= blocks.was_recently_reclaimed(generation.key_of(hash));
-                offered[at] = self.offer(events, blocks, id, (hash, generation), &mut hot);
+                let content = (context.group, hash, generation);
+                offered[at] = self.offer(events, blocks, id, content, &mut hot);
             }
             blocks.count_cached(offered.iter().filter(|offered| offered.got_key).count());
             self.note_offered(events, ids, &offered, hash_of, generation, context);
             self.count_left_out(offered.iter().filter(|offered| offered.is_left_out).count());
             Some(offered.iter().filter(|offered| offered.is_new).count())
         })
+    }
+
+    /// Returns true if the event sink may lack tokens of contents that were matched.
+    pub(crate) fn lacks_tokens(&self) -> bool {
+        self.event_order.as_ref().is_some_and(|event_order| event_order.has_tokenless())
     }
 
     /// Gives the event sink the missing tokens of contents that were matched. Tokens are missing where the
@@ -90,12 +97,13 @@ impl PublishedBlocks {
         };
         event_order.announce(|events| {
             if self.generations.is_current(generation) {
+                let context = context();
                 let matched = |(at, &id): (usize, &BlockId)| Offered {
-                    known_by: events.holds(id, hash_of(at)).then_some(id),
+                    known_by: events.holds(id, context.group, hash_of(at)).then_some(id),
                     ..Offered::default()
                 };
                 let matched: Vec<_> = ids.iter().enumerate().map(matched).collect();
-                self.note_offered(events, ids, &matched, &hash_of, generation, &context());
+                self.note_offered(events, ids, &matched, &hash_of, generation, &context);
             }
         });
     }
@@ -111,14 +119,16 @@ impl PublishedBlocks {
         context: &EventContext<'_>,
     ) {
         let mut tokens = Vec::new();
+        let has_tree = events.has_tree(context.group);
         // The hash before the next block, and the primary of that content if it was offered just now.
-        let (mut parent, mut before) = (context.parent, None);
+        let (mut parent, mut before) = (context.parent.filter(|_| has_tree), None);
         for (at, (&id, offered)) in ids.iter().zip(offered).enumerate() {
             let hash = hash_of(at);
             let primary_of_parent = |events: &Announcing<'_>| {
-                before.or_else(|| self.primary_of(events, parent?, generation))
+                before.or_else(|| self.primary_of(events, (context.group, parent?), generation))
             };
             let content = Content {
+                group: context.group,
                 hash,
                 parent,
                 tokens: context.tokens_of(at..at + 1, &mut tokens),
@@ -144,7 +154,7 @@ impl PublishedBlocks {
                 }
                 None => None,
             };
-            parent = Some(hash);
+            (parent, before) = if has_tree { (Some(hash), before) } else { (None, None) };
         }
         events.emit_pending(context);
     }
@@ -153,11 +163,11 @@ impl PublishedBlocks {
     fn primary_of(
         &self,
         events: &Announcing<'_>,
-        hash: BlockHash,
+        (group, hash): (GroupId, BlockHash),
         generation: Generation,
     ) -> Option<BlockId> {
         let place = self.index.place(generation.key_of(hash));
-        let holder = self.index.find(place, |id| events.holds(id, hash))?;
+        let holder = self.index.find(place, |id| events.holds(id, group, hash))?;
         Some(events.primary(holder))
     }
 
@@ -167,7 +177,7 @@ impl PublishedBlocks {
         events: &Announcing<'_>,
         blocks: &Blocks,
         id: BlockId,
-        (hash, generation): (BlockHash, Generation),
+        (group, hash, generation): (GroupId, BlockHash, Generation),
         hot: &mut bool,
     ) -> Offered {
         let key = generation.key_of(hash);
@@ -175,7 +185,7 @@ impl PublishedBlocks {
         // A block that the event order knows and that is not cached is being reclaimed, and may be put back.
         let (mut known_by, mut cached, mut copies) = (None, None, 0);
         self.index.find(to, |other| {
-            if events.holds(other, hash) {
+            if events.holds(other, group, hash) {
                 known_by = known_by.or(Some(other));
             }
             if blocks.is_cached_as(other, key) {

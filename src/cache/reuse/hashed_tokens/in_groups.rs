@@ -46,7 +46,34 @@ pub(in crate::cache) struct OfferedRun {
     resident: Range<usize>,
 }
 
+/// Adds a block, to the last run if it follows it.
+fn add_run(runs: &mut Vec<OfferedRun>, block: OfferedRun) {
+    match runs.last_mut() {
+        Some(last)
+            if last.group == block.group
+                && last.blocks.end == block.blocks.start
+                && last.resident.end == block.resident.start =>
+        {
+            last.blocks.end = block.blocks.end;
+            last.resident.end = block.resident.end;
+        }
+        _ => runs.push(block),
+    }
+}
+
 impl GroupOffer {
+    /// Returns a block of the group as a run: its number, and its place among the resident ones.
+    fn run_of(&self, group: GroupId, block: usize, resident: usize) -> OfferedRun {
+        OfferedRun {
+            group,
+            generation: self.generation,
+            units: self.units,
+            block_size: self.kind.block_size(),
+            blocks: block..block + 1,
+            resident: resident..resident + 1,
+        }
+    }
+
     fn truncate(&mut self, num_tokens: usize) {
         self.offered = self.offered.min(num_tokens / self.kind.block_size());
         self.unsure_from = self.unsure_from.min(self.offered);
@@ -191,33 +218,40 @@ impl HashedTokens {
             if !to_step {
                 offer.unsure_from = offer.offered;
             }
-            let GroupOffer { kind, generation, units, .. } = *offer;
-            let block_size = kind.block_size();
             for block in blocks {
                 let is_kept = layout.is_worth_keeping(group, block, prompt_tokens);
-                let Some(resident) = table.resident_index(block).filter(|_| is_kept) else {
-                    continue;
-                };
-                match runs.last_mut() {
-                    Some(OfferedRun { group: of, blocks, resident: before, .. })
-                        if *of == group && blocks.end == block && before.end == resident =>
-                    {
-                        blocks.end += 1;
-                        before.end += 1;
-                    }
-                    _ => runs.push(OfferedRun {
-                        group,
-                        generation,
-                        units,
-                        block_size,
-                        blocks: block..block + 1,
-                        resident: resident..resident + 1,
-                    }),
+                if let Some(resident) = table.resident_index(block).filter(|_| is_kept) {
+                    add_run(&mut runs, offer.run_of(group, block, resident));
                 }
             }
         }
         if let Some(groups) = &mut self.groups {
             groups.note_next_full();
+        }
+        runs
+    }
+
+    /// Gives the event sink the missing tokens of the blocks that a hit of `num_tokens` tokens matched, in all groups.
+    pub(in crate::cache) fn emit_matched(&self, sequence: &Sequence, num_tokens: usize) {
+        if !self.published_blocks.lacks_tokens() {
+            return;
+        }
+        for run in self.matched_runs(sequence, num_tokens) {
+            let hash_of = |at: usize| self.hash_in_run(&run, at);
+            let (ids, generation) = (run.ids(sequence), run.generation());
+            self.published_blocks.emit_matched(ids, hash_of, generation, || self.context_of(&run));
+        }
+    }
+
+    fn matched_runs(&self, sequence: &Sequence, num_tokens: usize) -> Vec<OfferedRun> {
+        let mut runs = Vec::new();
+        let offers = self.groups.iter().flat_map(|groups| groups.offers.iter());
+        for ((number, offer), table) in (0..).zip(offers).zip(sequence.group_tables()) {
+            for block in offer.kind.needed_blocks(num_tokens).into_iter().flatten() {
+                if let Some(resident) = table.resident_index(block) {
+                    add_run(&mut runs, offer.run_of(GroupId(number), block, resident));
+                }
+            }
         }
         runs
     }
@@ -242,6 +276,7 @@ impl HashedTokens {
     pub(in crate::cache) fn context_of(&self, run: &OfferedRun) -> EventContext<'_> {
         let before = (run.blocks.start * run.units).checked_sub(1);
         let parent = before.map(|before| self.hash(before));
-        EventContext { parent, ..self.context(run.blocks.start, run.block_size) }
+        let group = run.group;
+        EventContext { group, parent, ..self.context(run.blocks.start, run.block_size) }
     }
 }
