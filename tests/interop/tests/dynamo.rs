@@ -1,6 +1,6 @@
 //! Tests that the index of NVIDIA Dynamo's router finds exactly the blocks that a probe finds. Events of
 //! many threads pass through sockets, and the crate `dynamo-kv-router` decodes and indexes them, in both
-//! dialects. Other tests cover lost batches, a late router, and a restarted publisher.
+//! dialects. Other tests cover lost batches, a late router, a restarted publisher, and groups of layers.
 
 #[path = "../../publisher/client.rs"]
 mod client;
@@ -15,8 +15,8 @@ use client::{Batch, Client};
 use dynamo_kv_router::RadixTree;
 use dynamo_kv_router::protocols::{BlockHashOptions, WorkerWithDpRank, compute_block_hash_for_seq};
 use dynamo_kv_router::zmq_wire::{ZmqEventNormalizer, decode_event_batch};
-use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
-use paged_kv::{AdmitOptions, ExtraKeys, PagedKvCache, Prompt};
+use paged_kv::event::{Dialect, EventPublisher, PublishedGroups, PublisherOptions};
+use paged_kv::{AdmitOptions, ExtraKeys, LayerGroup, PagedKvCache, Prompt};
 use random::Random;
 
 const BLOCK_SIZE: usize = 16;
@@ -29,12 +29,14 @@ struct Router {
     normalizer: ZmqEventNormalizer,
     next: Option<u64>,
     events: u64,
+    /// Events of groups that Dynamo does not index.
+    filtered: u64,
 }
 
 impl Router {
     fn new() -> Self {
         let normalizer = ZmqEventNormalizer::new(BLOCK_SIZE as u32);
-        Self { tree: RadixTree::new(), normalizer, next: None, events: 0 }
+        Self { tree: RadixTree::new(), normalizer, next: None, events: 0, filtered: 0 }
     }
 
     fn take(&mut self, (sequence, payload): &Batch) {
@@ -43,9 +45,11 @@ impl Router {
         let batch = decode_event_batch(payload).expect("Dynamo decodes every batch");
         assert_eq!(batch.data_parallel_rank, Some(0));
         for raw in batch.events {
-            let event = self.normalizer.normalize(raw, *sequence, WORKER);
-            let event = event.and_then(|event| event.into_router_event());
-            let event = event.expect("nothing is filtered out");
+            let Some(event) = self.normalizer.normalize(raw, *sequence, WORKER) else {
+                self.filtered += 1;
+                continue;
+            };
+            let event = event.into_router_event().expect("it is of this worker");
             self.tree.apply_event(event).expect("a parent is there before its children");
             self.events += 1;
         }
@@ -79,6 +83,7 @@ impl Router {
 
     /// Compares the index with the cache, by 1,000 prompts.
     fn assert_true(&self, cache: &PagedKvCache) {
+        assert_eq!(self.filtered, 0);
         let (mut random, mut blocks) = (Random::new(99), 0);
         for number in 0..1_000 {
             let asked = Asked::of(&mut random, true);
@@ -263,5 +268,45 @@ fn contents_that_no_ring_keeps_are_announced_again() {
         work(&cache, 10);
         drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
         router.assert_true(&cache);
+    }
+}
+
+/// With groups, Dynamo indexes those of full attention: here one, whose hashes the window uses, too. Its index finds the
+/// hits of that group, to which the window may add a limit.
+#[test]
+fn with_groups_find_matches_is_the_hit_of_full_attention() {
+    let full = LayerGroup::Full { block_size: BLOCK_SIZE };
+    let window = LayerGroup::SlidingWindow { block_size: BLOCK_SIZE, window: 100 };
+    let chunked = LayerGroup::Chunked { block_size: BLOCK_SIZE, chunk: 64 };
+    for groups in [[full, window], [window, full], [chunked, full]] {
+        for (dialect, published) in [
+            (Dialect::Map, PublishedGroups::All),
+            (Dialect::Array, PublishedGroups::All),
+            (Dialect::Array, PublishedGroups::Full),
+        ] {
+            let options = options(dialect).groups(published);
+            let publisher = Arc::new(EventPublisher::bind(&options).unwrap());
+            let builder = PagedKvCache::builder().num_blocks(1_024).groups(&groups).home_shards(4);
+            let cache = builder.event_sink(publisher.clone()).build().unwrap();
+            let mut router = Router::new();
+            let mut subscriber = Client::subscribe(publisher.address(), "kv@");
+            let mut replay = replay_of(&publisher);
+            work(&cache, 300);
+            let (mut random, mut blocks) = (Random::new(99), 0);
+            for number in 0..200 {
+                drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
+                let asked = Asked::of(&mut random, true);
+                let prompt = asked.prompt(&cache);
+                // The admission takes blocks of other prompts, so the next one comes after its events.
+                let (mut sequence, admission) =
+                    cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+                let hit = admission.longest_group_hit / BLOCK_SIZE;
+                assert_eq!(router.find(&asked), hit, "prompt {number}, {groups:?}, {dialect:?}");
+                sequence.commit(asked.tokens.len()).unwrap();
+                blocks += hit;
+            }
+            assert!(blocks > 200, "{blocks} blocks of 200 prompts hit");
+            assert_eq!(router.filtered > 0, published == PublishedGroups::All);
+        }
     }
 }
