@@ -103,6 +103,35 @@ impl fmt::Display for GroupId {
     }
 }
 
+/// The memory of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Medium {
+    /// Memory of the host.
+    Host,
+    /// A file.
+    Disk,
+}
+
+/// The number of a tier, in the order in which the builder was given them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TierId(pub u8);
+
+/// A slot of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TierSlot {
+    /// The tier.
+    pub tier: TierId,
+    /// The number of the slot, below the tier's number of slots.
+    pub slot: u32,
+}
+
+/// The number of a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TicketNumber(pub u64);
+
 /// Distinguishes a sequence from every other that was or will be under its id.
 ///
 /// ```

@@ -76,14 +76,16 @@ mod sequence;
 mod stats;
 mod sync;
 mod table;
+mod tier;
 mod trace;
 #[cfg(feature = "async")]
 pub mod wait;
 
 pub use cache::{
     AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
-    Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, PagedKvCache, PagedKvCacheBuilder,
-    Prefix, Prompt, Reservation, Row, Step, StepBuffers, Watermark, append_batch,
+    Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, Load, LoadLimit, LoadTicket,
+    Loaded, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt, Reservation, Row, Step, StepBuffers,
+    TierAdmission, Tiers, Watermark, append_batch,
 };
 pub use error::{ErrorKind, PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
@@ -95,8 +97,10 @@ pub use pool::Fairness;
 pub use pool::{BlockPool, ReclaimPolicy};
 pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm, Overwritten};
 pub use sequence::{Append, BlockCopy, GroupCopy, Sequence};
-pub use stats::{CacheStats, GroupStats, SequenceInfo};
+pub use stats::{CacheStats, GroupStats, SequenceInfo, TierStats};
 #[cfg(paged_kv_census)]
 #[doc(hidden)]
 pub use sync::census;
 pub use table::BlockTable;
+pub use tier::store::{Store, StoreTicket};
+pub use tier::{CopyOutcome, Medium, TicketNumber, Tier, TierId, TierSlot};

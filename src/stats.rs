@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::id::{AdmissionEpoch, BlockId, GroupId, SeqId, Worker};
+use crate::id::{AdmissionEpoch, BlockId, GroupId, Medium, SeqId, Worker};
 
 /// Counts since the cache was made, and the present use. They are of one moment if no operation runs.
 ///
@@ -76,6 +76,44 @@ pub struct CacheStats {
     pub steps_open: usize,
     /// Each group of layers, in the order of their numbers. Empty in a cache without groups.
     pub groups: Vec<GroupStats>,
+    /// Each tier below the device, in order. Empty in a cache without tiers.
+    pub tiers: Vec<TierStats>,
+}
+
+/// The counts of one tier below the device.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, Tier};
+///
+/// let cache = PagedKvCache::builder().num_blocks(8).tier(Tier::host(16)).build()?;
+/// assert_eq!(cache.stats().tiers[0].slots_ready, 0);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+#[non_exhaustive]
+pub struct TierStats {
+    /// The memory of the tier.
+    pub medium: Option<Medium>,
+    /// All slots.
+    pub slots_total: usize,
+    /// Slots with a content that can be loaded, and that no ticket owns.
+    pub slots_ready: usize,
+    /// Slots that tickets own: written, or read. Slots in quarantine are among them.
+    pub slots_used: usize,
+    /// Blocks that were copied to the tier.
+    pub blocks_stored: u64,
+    /// Blocks that were copied from the tier to the device.
+    pub blocks_loaded: u64,
+    /// Copies that were reported as failed, or whose ticket was dropped.
+    pub copies_failed: u64,
+    /// Contents that were to be stored when the tier had no slot for them.
+    pub stores_dropped: u64,
+    /// Contents that tickets copy at the moment, in all tiers.
+    pub contents_in_flight: usize,
+    /// Blocks and slots in quarantine, of all tiers and the device.
+    pub quarantined: usize,
 }
 
 /// The counts of one group of layers.

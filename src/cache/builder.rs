@@ -24,6 +24,7 @@ use crate::prefix::kv_event::EventSink;
 use crate::prefix::overwrites::{Overwrites, Overwritten};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
+use crate::tier::Tier;
 
 /// Default utilization at which a cache reports that it needs eviction.
 const DEFAULT_THRESHOLD: f64 = 0.9;
@@ -65,6 +66,7 @@ pub struct PagedKvCacheBuilder {
     overwrite_observer: Option<Observed>,
     watermark: Watermark,
     groups: Groups,
+    tiers: Vec<Tier>,
     #[cfg(feature = "async")]
     fairness: Fairness,
 }
@@ -109,6 +111,7 @@ impl PagedKvCacheBuilder {
             overwrite_observer: None,
             watermark: Watermark::Blocks(0),
             groups: Groups::default(),
+            tiers: Vec::new(),
             #[cfg(feature = "async")]
             fairness: Fairness::default(),
         }
@@ -427,6 +430,7 @@ impl PagedKvCacheBuilder {
             self.eviction_threshold,
         );
         cache.watermark = BlockWatermark::new(watermark);
+        cache.tiers = self.built_tiers()?;
         if let Some(event_order) = event_order {
             event_order.begin();
         }

@@ -142,6 +142,7 @@ impl PagedKvCache {
             requests_waiting_to_grow,
             steps_open: self.pool.blocks().num_open_steps(),
             groups: self.reuse.of_groups(),
+            tiers: self.tiers.as_ref().map_or_else(Vec::new, |state| state.stats()),
         }
     }
 

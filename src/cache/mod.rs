@@ -29,6 +29,7 @@ mod reuse;
 mod rows;
 mod sequence_counts;
 mod step;
+mod tiers;
 
 pub use self::admission::Admission;
 pub use self::admission::options::AdmitOptions;
@@ -53,6 +54,8 @@ pub use self::rows::batch::{AppendBatch, append_batch};
 pub use self::rows::lease_row::LeaseRow;
 use self::sequence_counts::SequenceCounts;
 pub use self::step::{AbortRefused, Aborted, Completed, Grown, Step, StepBuffers};
+pub use self::tiers::load::{Load, LoadTicket, Loaded};
+pub use self::tiers::{LoadLimit, TierAdmission, Tiers};
 use crate::counter::ShardedCounter;
 use crate::id::{GroupId, SeqId};
 use crate::pool::BlockPool;
@@ -61,7 +64,8 @@ use crate::pool::watermark::BlockWatermark;
 use crate::pool::{Blocks, PoolHandle};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::stats::GroupStats;
-use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Mutex, thread_ordinal};
+use crate::sync::{Arc, AtomicU64, CachePadded, DashMap, Mutex, PlainArc, thread_ordinal};
+use crate::tier::TierState;
 
 /// Shards of the map for each core. A thread that is descheduled while it holds a shard delays the requests of
 /// that shard for a time slice. Those are sixteen neighbours, and the ids that the hash put into the same shard.
@@ -148,6 +152,8 @@ pub struct PagedKvCache {
     /// Several references; each thread uses one of them, as it uses one of the pool's stripes.
     published: Box<[Published]>,
     reuse: ReuseCounts,
+    /// The tiers below the device, if the cache has any.
+    tiers: Option<PlainArc<TierState>>,
     /// Blocks that new sequences leave for sequences that grow.
     watermark: BlockWatermark,
     hash_algorithm: HashAlgorithm,
@@ -219,6 +225,7 @@ impl PagedKvCache {
         Self {
             published: (0..REFERENCES).map(reference).collect(),
             reuse: ReuseCounts::new(pool.layout().map_or(0, |layout| layout.len())),
+            tiers: None,
             watermark: BlockWatermark::default(),
             hash_algorithm,
             pool,

@@ -41,7 +41,7 @@ impl Generation {
     }
 
     /// Returns the number of resets before this generation.
-    pub(super) fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         self.number & ((1 << NUMBER) - 1)
     }
 

@@ -12,6 +12,7 @@
 //! A table counts blocks, not tokens.
 
 mod cut;
+mod pin;
 
 use std::fmt;
 use std::ops::Range;
@@ -25,6 +26,7 @@ use crate::pool::{BlockPool, PoolHandle};
 use crate::sync::Arc;
 
 use self::cut::retain_all;
+pub(crate) use self::pin::BlockPin;
 pub(crate) use crate::pool::shared_run::SharedRun;
 
 /// An owned, ordered list of blocks. Dropping it releases its blocks; those without another owner become
@@ -97,6 +99,15 @@ impl BlockPool {
         pool.expect_counts_by_id();
         retain_all(&pool, ids)?;
         Ok(self.table_of(ids.to_vec()))
+    }
+}
+
+impl crate::pool::Blocks {
+    /// Returns a table that is one more owner of each of `ids`, which have other owners; all or none. No owner by id is
+    /// counted.
+    pub(crate) fn hold_again(&self, ids: &[BlockId], pool: PoolHandle) -> Result<BlockTable> {
+        retain_all(&pool, ids)?;
+        Ok(BlockTable::of_owned(ids.to_vec(), pool))
     }
 }
 
@@ -300,14 +311,14 @@ impl BlockTable {
         assert!(self.shared_len <= to && to < from, "a private block takes an earlier one's place");
         let dst = self.ids.remove(from);
         let src = std::mem::replace(&mut self.ids[to], dst);
-        BlockPin { id: src, step: self.step, pool: self.pool.clone() }
+        BlockPin::new(src, self.step, self.pool.clone())
     }
 
     /// Returns one more owner of the block at `index`.
     pub(crate) fn pin(&self, index: usize) -> Result<BlockPin> {
         let id = self.ids[index];
         self.pool.retain(id)?;
-        Ok(BlockPin { id, step: self.step, pool: self.pool.clone() })
+        Ok(BlockPin::new(id, self.step, self.pool.clone()))
     }
 
     /// Puts `src` in the place of the last block, which is `dst`, and releases `dst`. The caller hands over
@@ -417,36 +428,5 @@ impl fmt::Debug for BlockTable {
             .field("ids", &self.ids)
             .field("shared_len", &self.shared_len)
             .finish_non_exhaustive()
-    }
-}
-
-/// One owner of one block, outside any table. Dropping it releases the block.
-#[repr(C)]
-pub(crate) struct BlockPin {
-    id: BlockId,
-    step: InFlightStep,
-    pool: PoolHandle,
-}
-
-impl BlockPin {
-    pub(crate) fn id(&self) -> BlockId {
-        self.id
-    }
-
-    /// Lets the block be held until `step` ends, if it is released before.
-    pub(crate) fn join_step(&mut self, step: InFlightStep) {
-        self.step = self.step.max(step);
-    }
-}
-
-impl Drop for BlockPin {
-    fn drop(&mut self) {
-        self.pool.release_after(self.step, &[self.id]);
-    }
-}
-
-impl fmt::Debug for BlockPin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BlockPin").field(&self.id).finish()
     }
 }

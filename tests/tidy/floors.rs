@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("sequence", 5),
     ("prefix", 5),
     ("export", 6),
+    ("tier", 6),
     ("event", 6),
     ("cache", 7),
     ("metrics", 8),

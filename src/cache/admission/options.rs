@@ -180,6 +180,12 @@ impl AdmitOptions {
         self.reserve_whole.map(|length| (length, chunk))
     }
 
+    /// Returns the same options with a first chunk of at least `num_tokens` tokens, if it is limited.
+    pub(in crate::cache) fn at_least_first_chunk(self, num_tokens: usize) -> Self {
+        let first_chunk = self.first_chunk.map(|chunk| chunk.saturating_add(num_tokens));
+        Self { first_chunk, ..self }
+    }
+
     /// Returns true if blocks are held for later growth.
     #[inline]
     pub(in crate::cache) fn holds_blocks(&self) -> bool {

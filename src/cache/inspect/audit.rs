@@ -45,6 +45,9 @@ impl PagedKvCache {
     /// ```
     pub fn validate(&self) -> Result<()> {
         self.pool.validate()?;
+        for tier in self.tiers.iter().flat_map(|state| state.tiers.iter()) {
+            tier.validate()?;
+        }
         let before = self.picture()?;
         let fault = before.fault(&self.pool)?;
         if self.picture()? != before {

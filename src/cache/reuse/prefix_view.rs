@@ -7,7 +7,7 @@ use crate::cache::admission::options::AdmitOptions;
 use crate::cache::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, GroupId};
-use crate::prefix::{BlockHash, EventContext, PublishRequest};
+use crate::prefix::{BlockHash, EventContext, Generation, PublishRequest};
 use crate::sync::Later;
 use crate::table::BlockTable;
 
@@ -278,6 +278,9 @@ impl Prefix<'_> {
     /// ```
     pub fn reset(self) {
         self.cache.published().reset(self.cache.pool.blocks());
+        if let Some(tiers) = &self.cache.tiers {
+            tiers.reset();
+        }
     }
 
     /// Emits an [`AllBlocksCleared`](crate::KvEvent::AllBlocksCleared), and then the events of all cached
@@ -290,5 +293,25 @@ impl Prefix<'_> {
     /// ```
     pub fn announce_all(self) {
         self.cache.published().announce_all();
+    }
+
+    /// Returns how many of the first `most` blocks of a prompt are cached on the device, from the first on.
+    pub(in crate::cache) fn probe_hits(self, prompt: &Prompt, most: usize) -> usize {
+        let cache = self.cache;
+        cache.published().probe(cache.pool.blocks(), &prompt.hashes()[..most]).cached
+    }
+}
+
+impl PagedKvCache {
+    /// Makes the caller an owner of a block with this content, if one is cached. Appends it to `out`.
+    pub(in crate::cache) fn acquire_one(
+        &self,
+        hash: BlockHash,
+        generation: Generation,
+        out: &mut Vec<BlockId>,
+    ) -> bool {
+        let len = out.len();
+        self.published().acquire(self.pool.blocks(), &[hash], generation, out);
+        out.len() > len
     }
 }

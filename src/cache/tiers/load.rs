@@ -1,0 +1,352 @@
+//! `LoadTicket`: copies of contents from tiers to the blocks of a new sequence.
+//!
+//! The ticket has the sequence until it is settled. So a load that has not finished, or has failed, can never be read as
+//! data: there is no sequence to read.
+
+use super::{LoadLimit, TierAdmission, runs_of};
+use crate::cache::PagedKvCache;
+use crate::cache::admission::Admission;
+use crate::cache::admission::options::AdmitOptions;
+use crate::cache::admission::prompt::Prompt;
+use crate::cache::reuse::cached_sequence::CachedSequence;
+use crate::error::{PagedKvError, Result};
+use crate::id::BlockId;
+use crate::pool::content_key::ContentKey;
+use crate::pool::watermark::Admit;
+use crate::prefix::{BlockHash, Generation};
+use crate::sync::PlainArc;
+use crate::table::BlockTable;
+use crate::tier::store::split;
+use crate::tier::{CopyOutcome, TicketNumber, TierId, TierSlot, TierState};
+
+/// One content to copy from a slot of a tier to a block of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Load {
+    /// The slot to copy from.
+    pub src: TierSlot,
+    /// The block to copy to.
+    pub dst: BlockId,
+    /// The hash of the content.
+    pub hash: BlockHash,
+}
+
+/// Copies from tiers to the device, which the caller makes and then reports with [`complete`](Self::complete). It has the
+/// admitted sequence until then.
+///
+/// The ticket owns the slots and the blocks, so that neither gets another content before it is settled. If it is dropped,
+/// all copies count as failed and the sequence is freed; the blocks stay in quarantine until
+/// [`Tiers::quiesced`](crate::Tiers::quiesced).
+#[must_use = "a ticket that is dropped counts as failed"]
+pub struct LoadTicket {
+    state: PlainArc<TierState>,
+    number: TicketNumber,
+    loads: Vec<Load>,
+    keys: Vec<ContentKey>,
+    /// The slots, pinned, a table for each tier.
+    pins: Vec<(TierId, BlockTable)>,
+    /// One more owner of each block that is written.
+    targets: BlockTable,
+    sequence: Option<CachedSequence>,
+    admission: Admission,
+    block_size: usize,
+}
+
+/// The sequence of a settled ticket.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The sequence. It ends before the first block whose copy failed: append the rest of the prompt then.
+    pub sequence: CachedSequence,
+    /// The admission: `cached_tokens` counts hits on the device and blocks that were loaded, up to the first failure.
+    pub admission: Admission,
+    /// Tokens that were loaded.
+    pub loaded_tokens: usize,
+    /// Copies that failed.
+    pub failed_blocks: usize,
+}
+
+/// Contents that a ticket to be has pinned and claimed.
+struct Pinned<'a> {
+    state: &'a TierState,
+    number: TicketNumber,
+    keys: Vec<ContentKey>,
+    slots: Vec<TierSlot>,
+    pins: Vec<(TierId, BlockTable)>,
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+    }
+}
+
+impl LoadTicket {
+    pub(super) fn admit(
+        cache: &PagedKvCache,
+        state: &PlainArc<TierState>,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        limit: LoadLimit,
+    ) -> Result<TierAdmission> {
+        cache.check_prompt(prompt)?;
+        let number = state.next_ticket();
+        let most = options.most_hits(prompt, cache.block_size);
+        let (mut hits, mut pinned) = (0, None);
+        for _ in 0..ROUNDS {
+            let of_device = cache.published().generation();
+            hits = cache.prefix().probe_hits(prompt, most);
+            if state.quarantine.is_full() {
+                break;
+            }
+            let rest = &prompt.hashes()[hits..most];
+            pinned = match pin(state, number, rest, of_device, limit) {
+                Ok(pinned) => Some(pinned).filter(|pinned| !pinned.keys.is_empty()),
+                Err(Pending) => return Ok(TierAdmission::Pending),
+            };
+            // Looked up again: another ticket may have loaded the first of them before the claim.
+            if pinned.is_none() || cache.prefix().probe_hits(prompt, most) <= hits {
+                break;
+            }
+            pinned = None;
+        }
+        let Some(pinned) = pinned else {
+            let (sequence, admission) = cache.admit_sequence(prompt, options)?;
+            return Ok(TierAdmission::Ready(sequence, admission));
+        };
+        let loaded_tokens = pinned.keys.len() * cache.block_size;
+        let options = options.clone().max_cached_tokens(hits * cache.block_size);
+        let options = options.at_least_first_chunk(loaded_tokens);
+        let admitted = cache.match_and_allocate(prompt, &options, Admit::Now)?;
+        let (sequence, admission) = admitted;
+        cache.note_prompt(prompt, &options, &admission);
+        if admission.cached_tokens != hits * cache.block_size {
+            // The device has lost a hit since it was looked up: the loaded blocks would follow a gap.
+            return Ok(TierAdmission::Ready(sequence, admission));
+        }
+        Self::new(cache, state, number, pinned, prompt, hits, (sequence, admission))
+            .map(TierAdmission::Loading)
+    }
+
+    fn new(
+        cache: &PagedKvCache,
+        state: &PlainArc<TierState>,
+        number: TicketNumber,
+        mut pinned: Pinned<'_>,
+        prompt: &Prompt,
+        hits: usize,
+        (sequence, admission): (CachedSequence, Admission),
+    ) -> Result<Self> {
+        let end = hits + pinned.keys.len();
+        let blocks = &sequence.block_ids()[hits..end];
+        let targets = cache.pool.blocks().hold_again(blocks, cache.pool.handle())?;
+        let hashes = &prompt.hashes()[hits..end];
+        let loads = pinned.slots.iter().zip(blocks).zip(hashes);
+        let loads = loads.map(|((&src, &dst), &hash)| Load { src, dst, hash }).collect();
+        Ok(Self {
+            state: PlainArc::clone(state),
+            number,
+            loads,
+            keys: std::mem::take(&mut pinned.keys),
+            pins: std::mem::take(&mut pinned.pins),
+            targets,
+            sequence: Some(sequence),
+            admission,
+            block_size: cache.block_size,
+        })
+    }
+
+    /// Returns the copies to make, in any order.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, LoadLimit, LoadTicket, TierAdmission};
+    ///
+    /// fn copies(admitted: &TierAdmission) -> usize {
+    ///     match admitted {
+    ///         TierAdmission::Loading(ticket) => ticket.loads().len(),
+    ///         _ => 0,
+    ///     }
+    /// }
+    /// ```
+    pub fn loads(&self) -> &[Load] {
+        &self.loads
+    }
+
+    /// Returns the copies as runs: the first of each, and the number of neighbouring slots that go to neighbouring blocks.
+    ///
+    /// ```
+    /// fn calls_of_the_copy_engine(ticket: &paged_kv::LoadTicket) -> usize {
+    ///     ticket.runs().len()
+    /// }
+    /// ```
+    pub fn runs(&self) -> Vec<(Load, usize)> {
+        runs_of(&self.loads)
+    }
+
+    /// Returns the number of the ticket, by which [`Tiers::quiesced`](crate::Tiers::quiesced) ends its quarantine.
+    ///
+    /// ```
+    /// fn cancelled(cache: &paged_kv::PagedKvCache, ticket: paged_kv::LoadTicket) {
+    ///     let number = ticket.number();
+    ///     drop(ticket);
+    ///     // .. when the mover is quiet ..
+    ///     cache.tiers().quiesced(number);
+    /// }
+    /// ```
+    pub fn number(&self) -> TicketNumber {
+        self.number
+    }
+
+    /// Reports the outcome of each copy, in the order of [`loads`](Self::loads), and returns the sequence. The blocks
+    /// before the first failure can be matched on the device from now on, unless the cache was reset since. The
+    /// sequence ends there if a copy failed; blocks of failed copies stay in quarantine.
+    ///
+    /// # Errors
+    /// [`BufferSize`](PagedKvError::BufferSize) if there is not one outcome a copy; all count as failed then, and the
+    /// sequence is freed.
+    ///
+    /// ```
+    /// use paged_kv::{CopyOutcome, LoadTicket, Loaded};
+    ///
+    /// fn copied(ticket: LoadTicket) -> paged_kv::Result<Loaded> {
+    ///     let outcomes = vec![CopyOutcome::Done; ticket.loads().len()];
+    ///     ticket.complete(&outcomes)
+    /// }
+    /// ```
+    pub fn complete(mut self, outcomes: &[CopyOutcome]) -> Result<Loaded> {
+        let (required, actual) = (self.loads.len(), outcomes.len());
+        if required != actual {
+            return Err(PagedKvError::BufferSize { buffer: "outcomes", required, actual });
+        }
+        let good = outcomes.iter().take_while(|&&outcome| outcome == CopyOutcome::Done).count();
+        let failed = outcomes.iter().filter(|&&outcome| outcome == CopyOutcome::Failed).count();
+        let mut sequence = self.sequence.take().expect("a ticket has its sequence until now");
+        let hits = self.admission.cached_tokens;
+        let computed = hits + good * self.block_size;
+        // Publishes the blocks. The ticket is one more owner of them until after that.
+        sequence.commit(computed)?;
+        if good < required {
+            sequence.truncate(computed)?;
+        }
+        let mut admission = self.admission.clone();
+        admission.cached_tokens = computed;
+        admission.longest_group_hit = computed;
+        admission.num_tokens = sequence.num_tokens();
+        self.settle(outcomes, good);
+        let loaded_tokens = good * self.block_size;
+        Ok(Loaded { sequence, admission, loaded_tokens, failed_blocks: failed })
+    }
+
+    /// Gives claims, pins and owners back; keeps blocks of failed copies.
+    fn settle(&mut self, outcomes: &[CopyOutcome], good: usize) {
+        // After the publication: a thread that misses the content among these finds it on the device.
+        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        let of_tier =
+            |tier: TierId| self.loads[..good].iter().filter(move |load| load.src.tier == tier);
+        for (id, pins) in &self.pins {
+            let tier = self.state.tier(*id).expect("the tier of a pin is there");
+            let slots: Vec<BlockId> = of_tier(*id).map(|load| BlockId(load.src.slot)).collect();
+            tier.counts.loaded.add(slots.len() as u64);
+            if tier.is_exclusive() {
+                tier.forget(&slots);
+            }
+            let failed = pins.len().saturating_sub(slots.len());
+            tier.counts.failed.add(failed as u64);
+        }
+        self.pins.clear();
+        let empty = self.targets.new_sibling();
+        let targets = std::mem::replace(&mut self.targets, empty);
+        let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
+        let (of_done, of_failed) = split(targets, is_done);
+        drop(of_done);
+        self.state.quarantine.keep(self.number, of_failed);
+        self.loads.clear();
+    }
+}
+
+impl Drop for LoadTicket {
+    fn drop(&mut self) {
+        if !self.loads.is_empty() {
+            self.settle(&[], 0);
+        }
+    }
+}
+
+impl std::fmt::Debug for LoadTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadTicket")
+            .field("number", &self.number)
+            .field("loads", &self.loads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How often an admission looks up the prompt, while other tickets load its contents.
+const ROUNDS: usize = 4;
+
+/// Another ticket copies a content that was looked for.
+struct Pending;
+
+/// Pins and claims the contents of `hashes`, from the first on, as far as tiers have them ready and the limit allows.
+///
+/// # Errors
+/// `Pending` if the first content that is not pinned is being copied. Nothing is held then.
+fn pin<'a>(
+    state: &'a TierState,
+    number: TicketNumber,
+    hashes: &[BlockHash],
+    of_device: Generation,
+    limit: LoadLimit,
+) -> std::result::Result<Pinned<'a>, Pending> {
+    let mut pinned =
+        Pinned { state, number, keys: Vec::new(), slots: Vec::new(), pins: Vec::new() };
+    let mut left = hashes;
+    let ready = count_ready(state, hashes);
+    let allowed = limit.allows(ready);
+    if allowed == 0 {
+        // A content that is loaded now is on the device soon.
+        let is_pending = hashes.first().is_some_and(|&hash| {
+            limit != LoadLimit::none() && state.in_flight.has(of_device.key_of(hash))
+        });
+        return if is_pending { Err(Pending) } else { Ok(pinned) };
+    }
+    left = &left[..allowed.min(left.len())];
+    while !left.is_empty() {
+        let before = left.len();
+        for (tier, id) in state.tiers.iter().zip(0..) {
+            let Some(generation) = tier.generation_like(of_device) else { continue };
+            let mut ids = Vec::new();
+            tier.pin(left, generation, &mut ids);
+            let tier_id = TierId(id);
+            pinned.slots.extend(ids.iter().map(|slot| TierSlot { tier: tier_id, slot: slot.0 }));
+            left = &left[ids.len()..];
+            if !ids.is_empty() {
+                pinned.pins.push((tier_id, tier.table_of(ids)));
+            }
+        }
+        if left.len() == before {
+            break;
+        }
+    }
+    for &hash in &hashes[..pinned.slots.len()] {
+        let key = of_device.key_of(hash);
+        if !state.in_flight.claim(key, number) {
+            return Err(Pending);
+        }
+        pinned.keys.push(key);
+    }
+    Ok(pinned)
+}
+
+/// Returns how many contents, from the first on, are ready in some tier.
+fn count_ready(state: &TierState, hashes: &[BlockHash]) -> usize {
+    let (mut ready, mut grows) = (0, true);
+    while grows && ready < hashes.len() {
+        let before = ready;
+        for tier in &state.tiers {
+            ready += tier.probe(&hashes[ready..]);
+        }
+        grows = ready > before;
+    }
+    ready
+}

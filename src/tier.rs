@@ -1,0 +1,149 @@
+//! Tiers below the device: slots in host memory or on disk that hold contents which leave the device.
+//!
+//! A tier is the device's own design a second time: a pool of slots that keeps contents, and an index by their keys. A
+//! slot is *writing* (owned, not cached), *ready* (idle), or *pinned* (owned and cached). No bytes move here: tickets name
+//! the blocks and slots between which the caller copies.
+//!
+//! Invariants:
+//!
+//! - A content becomes ready only when a ticket reports that its copy was done.
+//! - A ticket owns every block and slot that it names.
+//! - A content that is being copied is in [`in_flight`], from before its copy until after it is published. So of two
+//!   requests for one content, one copies.
+//! - A slot or block that a failed copy may still write is in [`quarantine`] until the mover is quiet.
+
+pub(crate) mod contents;
+pub(crate) mod in_flight;
+pub(crate) mod quarantine;
+pub(crate) mod store;
+
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
+use self::contents::TierContents;
+use self::in_flight::InFlight;
+use self::quarantine::Quarantine;
+use crate::error::{PagedKvError, Result};
+pub use crate::id::{Medium, TicketNumber, TierId, TierSlot};
+use crate::stats::TierStats;
+use crate::sync::{AtomicU64, Ordering};
+
+/// The most tiers of a cache.
+const MOST_TIERS: usize = 8;
+
+/// A tier below the device, for [`PagedKvCacheBuilder::tier`](crate::PagedKvCacheBuilder::tier).
+///
+/// ```
+/// use paged_kv::{PagedKvCache, Tier};
+///
+/// let cache = PagedKvCache::builder().num_blocks(8).tier(Tier::host(64)).build()?;
+/// assert_eq!(cache.stats().tiers[0].slots_total, 64);
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Tier {
+    medium: Medium,
+    slots: usize,
+    exclusive: bool,
+}
+
+impl Tier {
+    /// Returns a tier of so many slots in host memory, a block each.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::Tier::host(8), paged_kv::Tier::host(8).inclusive());
+    /// ```
+    pub fn host(slots: usize) -> Self {
+        Self { medium: Medium::Host, slots, exclusive: false }
+    }
+
+    /// Returns a tier of so many slots in a file, a block each.
+    ///
+    /// ```
+    /// assert_ne!(paged_kv::Tier::disk(8), paged_kv::Tier::host(8));
+    /// ```
+    pub fn disk(slots: usize) -> Self {
+        Self { medium: Medium::Disk, slots, exclusive: false }
+    }
+
+    /// Lets a content leave the tier when it has been loaded, so that the device and the tier hold different contents.
+    ///
+    /// ```
+    /// assert_ne!(paged_kv::Tier::host(8).exclusive(), paged_kv::Tier::host(8));
+    /// ```
+    pub fn exclusive(self) -> Self {
+        Self { exclusive: true, ..self }
+    }
+
+    /// Lets a content stay in the tier when it has been loaded, the default: it need not be stored again.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::Tier::host(8).exclusive().inclusive(), paged_kv::Tier::host(8));
+    /// ```
+    pub fn inclusive(self) -> Self {
+        Self { exclusive: false, ..self }
+    }
+}
+
+/// The outcome of one copy, as the mover reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CopyOutcome {
+    /// All bytes are at the destination.
+    Done,
+    /// The destination does not have the bytes, or may still be written. It is kept apart until
+    /// [`Tiers::quiesced`](crate::Tiers::quiesced) says that it is not written any more.
+    Failed,
+}
+
+/// The tiers of a cache, which tickets share.
+pub(crate) struct TierState {
+    pub(crate) tiers: Box<[TierContents]>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) quarantine: Quarantine,
+    tickets: AtomicU64,
+}
+
+// Every panic leaves slots, index and claims consistent: see the guide's page on panics.
+impl UnwindSafe for TierState {}
+impl RefUnwindSafe for TierState {}
+
+impl TierState {
+    /// # Errors
+    /// `InvalidConfig` for a tier without slots, or too many tiers; `OutOfHostMemory`.
+    pub(crate) fn new(tiers: &[Tier]) -> Result<Self> {
+        if tiers.len() > MOST_TIERS {
+            let reason = format!("{}, at most {MOST_TIERS}", tiers.len());
+            return Err(PagedKvError::InvalidConfig { parameter: "tier", reason });
+        }
+        let contents: Result<Box<[_]>> = tiers.iter().map(TierContents::new).collect();
+        Ok(Self {
+            tiers: contents?,
+            in_flight: InFlight::new(),
+            quarantine: Quarantine::new(),
+            tickets: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn next_ticket(&self) -> TicketNumber {
+        // Relaxed: only the number counts.
+        TicketNumber(self.tickets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn tier(&self, id: TierId) -> Result<&TierContents> {
+        self.tiers.get(usize::from(id.0)).ok_or_else(|| {
+            let reason = format!("{} of {}", id.0, self.tiers.len());
+            PagedKvError::InvalidConfig { parameter: "tier", reason }
+        })
+    }
+
+    /// Makes all contents unmatchable. Copies that are under way publish nothing.
+    pub(crate) fn reset(&self) {
+        self.tiers.iter().for_each(TierContents::reset);
+    }
+
+    pub(crate) fn stats(&self) -> Vec<TierStats> {
+        let pending = self.in_flight.len();
+        let quarantined = self.quarantine.len();
+        self.tiers.iter().map(|tier| tier.stats(pending, quarantined)).collect()
+    }
+}

@@ -1,0 +1,126 @@
+//! `TierContents`: the slots of one tier, and the contents that are ready in them.
+
+use super::{Medium, Tier};
+use crate::array::refuse_beyond_memory;
+use crate::counter::ShardedCounter;
+use crate::error::{PagedKvError, Result};
+use crate::id::{BlockId, GroupId};
+use crate::pool::{BlockPool, Observers, ReclaimPolicy, Retention, default_shards_of_cache};
+use crate::prefix::{BlockHash, EventContext, Generation, PublishRequest, PublishedBlocks};
+use crate::stats::TierStats;
+use crate::table::BlockTable;
+
+/// Bytes that a slot takes in the pool and in the index.
+const SLOT_BYTES: usize = 80;
+
+/// The slots of a tier and the index of their contents.
+pub(crate) struct TierContents {
+    medium: Medium,
+    exclusive: bool,
+    pool: BlockPool,
+    published: PublishedBlocks,
+    pub(crate) counts: TierCounts,
+}
+
+/// Blocks that were copied, since the cache was created.
+pub(crate) struct TierCounts {
+    pub(crate) stored: ShardedCounter,
+    pub(crate) loaded: ShardedCounter,
+    pub(crate) failed: ShardedCounter,
+    /// Contents that were to be stored and were not.
+    pub(crate) dropped: ShardedCounter,
+}
+
+impl TierContents {
+    pub(super) fn new(tier: &Tier) -> Result<Self> {
+        if tier.slots == 0 {
+            let reason = "0 slots, at least 1 needed".to_owned();
+            return Err(PagedKvError::InvalidConfig { parameter: "tier", reason });
+        }
+        refuse_beyond_memory::<u8>(tier.slots.saturating_mul(SLOT_BYTES))?;
+        let shards = default_shards_of_cache(tier.slots);
+        let keep = Retention::Contents(ReclaimPolicy::default());
+        let observers = Observers::default();
+        let [stored, loaded, failed, dropped] = std::array::from_fn(|_| ShardedCounter::new());
+        Ok(Self {
+            medium: tier.medium,
+            exclusive: tier.exclusive,
+            pool: BlockPool::build(tier.slots, shards, keep, false, observers, None)?,
+            published: PublishedBlocks::new(tier.slots, None, None)?,
+            counts: TierCounts { stored, loaded, failed, dropped },
+        })
+    }
+
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// Returns the generation of the tier's keys, if it has the number of the device's generation. The two differ while
+    /// a reset is under way.
+    pub(crate) fn generation_like(&self, of_device: Generation) -> Option<Generation> {
+        let generation = self.published.generation();
+        (generation.number() == of_device.number()).then_some(generation)
+    }
+
+    /// Pins the slots of `hashes`, from the first on, until one is not ready. Appends them to `out`.
+    pub(crate) fn pin(&self, hashes: &[BlockHash], generation: Generation, out: &mut Vec<BlockId>) {
+        self.published.acquire(self.pool.blocks(), hashes, generation, out);
+    }
+
+    /// Returns how many of `hashes`, from the first on, are ready.
+    pub(crate) fn probe(&self, hashes: &[BlockHash]) -> usize {
+        self.published.probe(self.pool.blocks(), hashes).cached
+    }
+
+    /// Takes `n` slots to write to, or none. Ready contents may be given up for them, the least recently used first.
+    pub(crate) fn take(&self, n: usize) -> Option<BlockTable> {
+        self.pool.allocate(n).ok()
+    }
+
+    /// Returns a table that owns `ids`, which the caller owns by their words.
+    pub(crate) fn table_of(&self, ids: Vec<BlockId>) -> BlockTable {
+        self.pool.table_of(ids)
+    }
+
+    /// Makes contents ready that have been copied to `ids`, unless a reset came after `generation`.
+    pub(crate) fn publish(&self, ids: &[BlockId], hashes: &[BlockHash], generation: Generation) {
+        let request = PublishRequest { ids, before: None, private_from: 0, generation };
+        let context = || EventContext {
+            group: GroupId(0),
+            parent: None,
+            tokens: [&[]; 2],
+            block_size: 1,
+            extra: None,
+            index: 0,
+        };
+        self.published.publish(self.pool.blocks(), &request, |at| hashes[at], context);
+    }
+
+    /// Makes contents of the caller's slots unmatchable.
+    pub(crate) fn forget(&self, ids: &[BlockId]) {
+        self.pool.blocks().uncache(ids, |matching, id| matching.acquire_any(id));
+    }
+
+    pub(super) fn reset(&self) {
+        self.published.reset(self.pool.blocks());
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.pool.validate()
+    }
+
+    pub(super) fn stats(&self, contents_in_flight: usize, quarantined: usize) -> TierStats {
+        TierStats {
+            medium: Some(self.medium),
+            slots_total: self.pool.total_blocks(),
+            slots_ready: self.pool.idle_totals().idle,
+            slots_used: self.pool.used_block_count(),
+            blocks_stored: self.counts.stored.sum(),
+            blocks_loaded: self.counts.loaded.sum(),
+            copies_failed: self.counts.failed.sum(),
+            stores_dropped: self.counts.dropped.sum(),
+            contents_in_flight,
+            quarantined,
+        }
+    }
+}
