@@ -258,6 +258,7 @@ const CASES: [&[LayerGroup]; 9] = [
 ];
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of operations: minutes under an interpreter")]
 fn at_each_moment_the_events_say_the_hits_of_a_probe() {
     for (number, groups) in (0..).zip(CASES) {
         let (cache, listener) = cache_of(60, groups);
@@ -279,6 +280,7 @@ fn at_each_moment_the_events_say_the_hits_of_a_probe() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of operations: minutes under an interpreter")]
 fn at_rest_the_events_of_many_threads_say_the_hits_of_a_probe() {
     for (number, groups) in (0..).zip(CASES) {
         let (cache, listener) = cache_of(90, groups);
