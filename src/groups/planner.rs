@@ -92,7 +92,7 @@ impl GroupPlan {
     /// most bytes a token, unless a state needs larger blocks.
     ///
     /// A state can be matched at multiples of the least common multiple of the other groups' block sizes.
-    /// Groups of full attention come first. If vLLM's rule gives more than 32 groups, a block gets more
+    /// Groups of full attention come first. If vLLM's rule gives more than 31 groups, a block gets more
     /// slices, and so more padding.
     ///
     /// O(layers * kinds of layers).
@@ -102,7 +102,7 @@ impl GroupPlan {
     /// - there are none, or one has 0 bytes, or a window or chunk of 0 tokens,
     /// - the bytes a token of an attention layer do not divide those of another. A caller can pad such a layer: it
     ///   passes more bytes a token than the layer has, and leaves the rest unused,
-    /// - there are more than 32 different kinds and block sizes,
+    /// - there are more than 31 different kinds and block sizes,
     /// - the least common multiple of the block sizes is above 2^32 - 1,
     /// - a block is larger than an array can be.
     ///
