@@ -43,6 +43,6 @@ impl InFlight {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.contents.len()
+        self.contents.iter().count()
     }
 }

@@ -1,0 +1,238 @@
+//! Models of tiers: a content is copied by one ticket, is matched only where its bytes are, and is lost to no thread
+//! between two places.
+//!
+//! Blocks have one token. The caller of a ticket copies cells: those of the device, and those of the tier's slots.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Kv, explore, race};
+use paged_kv::CopyOutcome::{Done, Failed};
+use paged_kv::{
+    AdmitOptions, BlockHash, BlockId, LoadLimit, LoadTicket, PagedKvCache, Prompt, StoreTicket,
+    Tier, TierAdmission, TierId,
+};
+
+const HOST: TierId = TierId(0);
+
+/// A cache with a tier, and the cells of the device and of the tier.
+struct World {
+    cache: PagedKvCache,
+    device: Kv,
+    host: Kv,
+}
+
+fn world(blocks: usize, slots: usize) -> Arc<World> {
+    let builder = PagedKvCache::builder().num_blocks(blocks).block_size(1).home_shards(1);
+    let cache = builder.tier(Tier::host(slots)).build().expect("a cache of that shape");
+    Arc::new(World { cache, device: Kv::new(blocks), host: Kv::new(slots) })
+}
+
+fn prompt(contents: &[u128]) -> Prompt {
+    let hashes: Vec<_> = contents.iter().map(|n| BlockHash::from_u128(n << 100 | n)).collect();
+    Prompt::from_hashes(&hashes, contents.len())
+}
+
+fn options() -> AdmitOptions {
+    AdmitOptions::default().allow_full_hit()
+}
+
+impl World {
+    /// Computes and publishes a content.
+    fn compute(&self, content: u128, weights: u64) {
+        let admitted = self.cache.admit_sequence(&prompt(&[content]), &options());
+        let (mut sequence, admission) = admitted.expect("there is room");
+        if admission.cached_tokens == 0 {
+            self.device.write(sequence.block_ids()[0], weights * 10 + content as u64);
+            sequence.commit(1).expect("it has a slot");
+        }
+    }
+
+    fn ticket(&self, content: u128) -> Option<StoreTicket> {
+        self.cache.tiers().store(HOST, prompt(&[content]).hashes()).expect("the tier is there")
+    }
+
+    fn copy_down(&self, ticket: &StoreTicket) {
+        for store in ticket.stores() {
+            self.host.write(BlockId(store.dst.slot), self.device.read(store.src));
+        }
+    }
+
+    fn stored(&self, content: u128) {
+        let ticket = self.ticket(content).expect("it is cached and not stored");
+        self.copy_down(&ticket);
+        ticket.complete(&[Done]).expect("one outcome");
+    }
+
+    /// Makes the device give up its contents.
+    fn forget(&self) {
+        self.cache.prefix().forget(usize::MAX);
+    }
+
+    fn admit(&self, content: u128) -> TierAdmission {
+        let admitted =
+            self.cache.tiers().admit(&prompt(&[content]), &options(), LoadLimit::default());
+        admitted.expect("there is room")
+    }
+
+    fn copy_up(&self, ticket: &LoadTicket) {
+        for load in ticket.loads() {
+            self.device.write(load.dst, self.host.read(BlockId(load.src.slot)));
+        }
+    }
+
+    /// Admits a content and checks it, if it is cached or can be loaded. Returns the weights that computed it.
+    fn read(&self, content: u128) -> Option<u64> {
+        let sequence = match self.admit(content) {
+            TierAdmission::Ready(sequence, admission) if admission.cached_tokens == 1 => sequence,
+            TierAdmission::Loading(ticket) => {
+                self.copy_up(&ticket);
+                ticket.complete(&[Done]).expect("one outcome").sequence
+            }
+            _ => return None,
+        };
+        let found = self.device.read(sequence.block_ids()[0]);
+        assert_eq!(found % 10, content as u64, "the block holds the content of its hash");
+        Some(found / 10)
+    }
+
+    fn assert_at_rest(&self) {
+        assert_eq!(self.cache.used_block_count(), 0);
+        let tier = self.cache.stats().tiers[0];
+        assert_eq!((tier.slots_used, tier.contents_in_flight, tier.quarantined), (0, 0, 0));
+        assert_eq!(self.cache.validate(), Ok(()));
+    }
+}
+
+/// Two requests of one content that is in the tier: one loads it, and the other hits it, waits for it, or loads it
+/// later again, after the device gave it up. None loads it beside the other.
+#[test]
+fn of_two_requests_for_one_content_one_loads_it_at_a_time() {
+    explore(|| {
+        let world = world(2, 1);
+        world.compute(1, 1);
+        world.stored(1);
+        world.forget();
+        let theirs = Arc::clone(&world);
+        let (mine, other) = race(|| world.read(1), move || theirs.read(1));
+        assert!(mine.is_some() || other.is_some(), "one of them has it");
+        assert_eq!(world.cache.stats().tiers[0].blocks_loaded, 1);
+        world.assert_at_rest();
+    });
+}
+
+/// A settled store is found by a request that begins after it, and one beside it finds it on the device or in the tier.
+#[test]
+fn a_content_is_on_the_device_or_in_the_tier_while_it_is_stored_and_given_up() {
+    explore(|| {
+        let world = world(2, 1);
+        world.compute(1, 1);
+        let theirs = Arc::clone(&world);
+        race(
+            || {
+                world.stored(1);
+                world.forget();
+            },
+            move || _ = theirs.read(1),
+        );
+        assert_eq!(world.read(1), Some(1));
+        world.assert_at_rest();
+    });
+}
+
+/// The tier's slot is given up for another content, beside a request that pins it.
+#[test]
+fn a_pin_beside_a_reclaim_of_the_slot_reads_the_content_or_computes_it() {
+    explore(|| {
+        let world = world(3, 1);
+        world.compute(1, 1);
+        world.stored(1);
+        world.forget();
+        world.compute(2, 1);
+        let theirs = Arc::clone(&world);
+        race(
+            || _ = world.read(1),
+            move || {
+                if let Some(ticket) = theirs.ticket(2) {
+                    theirs.copy_down(&ticket);
+                    ticket.complete(&[Done]).expect("one outcome");
+                }
+            },
+        );
+        world.assert_at_rest();
+    });
+}
+
+/// A ticket is dropped while its copy may still be made, beside a thread that takes all blocks.
+#[test]
+fn a_block_of_a_dropped_ticket_is_not_reused_before_it_is_quiet() {
+    explore(|| {
+        let world = world(1, 1);
+        world.compute(1, 1);
+        world.stored(1);
+        world.forget();
+        let TierAdmission::Loading(ticket) = world.admit(1) else { panic!("it is in the tier") };
+        let number = ticket.number();
+        let late = ticket.loads()[0];
+        let theirs = Arc::clone(&world);
+        race(
+            || {
+                drop(ticket); // the request was cancelled
+                world.device.write(late.dst, 9); // the mover writes late
+                world.cache.tiers().quiesced(number);
+            },
+            move || {
+                if let Ok(taken) = theirs.cache.pool().allocate(1) {
+                    theirs.device.use_alone(taken.as_slice(), 7);
+                }
+            },
+        );
+        world.assert_at_rest();
+    });
+}
+
+#[test]
+fn a_store_beside_a_reset_publishes_nothing_of_the_old_weights() {
+    explore(|| {
+        let world = world(2, 1);
+        world.compute(1, 1);
+        let theirs = Arc::clone(&world);
+        race(
+            || {
+                if let Some(ticket) = world.ticket(1) {
+                    world.copy_down(&ticket);
+                    ticket.complete(&[Done]).expect("one outcome");
+                }
+            },
+            move || theirs.cache.prefix().reset(),
+        );
+        assert_eq!(world.read(1), None, "it was computed with the old weights");
+        world.assert_at_rest();
+    });
+}
+
+/// A failed load: the request computes the content, and another request never reads it.
+#[test]
+fn a_failed_load_is_never_read() {
+    explore(|| {
+        let world = world(2, 1);
+        world.compute(1, 1);
+        world.stored(1);
+        world.forget();
+        let TierAdmission::Loading(ticket) = world.admit(1) else { panic!("it is in the tier") };
+        let number = ticket.number();
+        let theirs = Arc::clone(&world);
+        race(
+            || {
+                world.device.write(ticket.loads()[0].dst, 5); // garbage
+                let loaded = ticket.complete(&[Failed]).expect("one outcome");
+                assert_eq!((loaded.loaded_tokens, loaded.sequence.num_tokens()), (0, 0));
+                world.cache.tiers().quiesced(number);
+            },
+            move || assert_ne!(theirs.read(1), Some(0), "a load that failed was read"),
+        );
+        assert_eq!(world.read(1), Some(1));
+        world.assert_at_rest();
+    });
+}
