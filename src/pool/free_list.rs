@@ -19,8 +19,9 @@
 //! has enough blocks, an allocation waits in two cases only: every shard is claimed (likely with one shard),
 //! or a thread was descheduled between its two writes in `ArrayQueue`. Otherwise it tries the other shards
 //! once, then takes the `shortage` mutex and claims every shard. It waits for each thread that holds a claim,
-//! and threads that need a claim wait for it. Two rare calls do so too: one that raises the floor of the room
-//! ([`room`]), and a release or a match that finds the idle lists full of stale entries.
+//! and threads that need a claim wait for it. A rare call that raises the floor of the room ([`room`]) does so too.
+//! A release or a match that finds the idle lists full of stale entries claims one shard after the other, and waits
+//! for each holder ([`stale`]).
 //!
 //! The free list holds ids only, and imports no table.
 
@@ -32,6 +33,7 @@ mod home_shard;
 mod match_cached;
 mod reclaim;
 mod room;
+mod stale;
 mod steal;
 #[cfg(test)]
 mod tests;
@@ -135,7 +137,7 @@ impl FreeList {
         }
         if ids.len() <= BATCH
             && let Some(mut home) = self.home().try_claim()
-            && !(words.have_keys() && home.is_crowded())
+            && !(words.have_keys() && home.is_due())
         {
             self.give_batch(&mut home, ids, words);
         } else {

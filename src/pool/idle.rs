@@ -44,6 +44,9 @@ const HOT_AGE_DIVISOR: u64 = 3;
 /// Entries of a shard after which it adds them to the clock.
 const STRIDE: u64 = 64;
 
+/// A shard drops its stale entries again once entries for a share of the pool were added: one over this.
+const DROPS_A_POOL: usize = 16;
+
 /// The lists of a shard, by rank.
 const SPARE: usize = 0;
 const COLD: usize = 1;
@@ -57,6 +60,10 @@ pub(crate) struct IdleLists {
     num_ranks: usize,
     /// Entries that shards have added.
     clock: CachePadded<AtomicU64>,
+    /// Turns of shards to drop their stale entries.
+    turns: AtomicU64,
+    /// Entries that are added between two drops of a shard's stale ones.
+    between_drops: u64,
 }
 
 /// The idle lists of one shard. Written only under its claim.
@@ -68,8 +75,10 @@ pub(crate) struct IdleShard {
     /// Entries that the clock does not count yet.
     uncounted: AtomicU64,
     kept: KeptSlot,
-    /// True if the slab was crowded and this shard had few stale entries.
-    is_crowded: AtomicBool,
+    /// True if the shard took a slot while the slab was crowded, or was claimed when its turn came.
+    is_due: AtomicBool,
+    /// The time at which stale entries were dropped last.
+    dropped: AtomicU64,
     lists: [IdleList; MOST_RANKS],
 }
 
@@ -121,6 +130,8 @@ impl IdleLists {
             ghosts: Ghosts::new(if num_ranks == MOST_RANKS { total } else { 0 })?,
             num_ranks,
             clock: CachePadded::new(AtomicU64::new(Oldest::FIRST)),
+            turns: AtomicU64::new(0),
+            between_drops: (total / DROPS_A_POOL) as u64,
         })
     }
 
@@ -141,6 +152,22 @@ impl IdleLists {
         }
     }
 
+    /// Returns true if stale entries take so many slots that shards must drop theirs in turn.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.slab.is_crowded()
+    }
+
+    /// Returns true if so few slots are left that all shards must drop their stale entries.
+    pub(crate) fn is_full(&self) -> bool {
+        self.slab.is_full()
+    }
+
+    /// Returns the number of the next turn.
+    pub(crate) fn next_turn(&self) -> usize {
+        // Relaxed: turns may be taken in any order.
+        self.turns.fetch_add(1, Ordering::Relaxed) as usize
+    }
+
     /// Returns the number of entries that shards have added to the clock.
     pub(crate) fn now(&self) -> u64 {
         // Relaxed: only the reclaim order depends on the time.
@@ -148,8 +175,8 @@ impl IdleLists {
     }
 }
 
-// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them. Other threads read
-// `oldest`, for which a guess suffices.
+// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them. Other threads use
+// `oldest`, `is_due` and `dropped`, for which a guess suffices.
 impl IdleShard {
     pub(crate) fn new() -> Self {
         Self {
@@ -157,7 +184,8 @@ impl IdleShard {
             time: AtomicU64::new(Oldest::FIRST),
             uncounted: AtomicU64::new(0),
             kept: KeptSlot::new(),
-            is_crowded: AtomicBool::new(false),
+            is_due: AtomicBool::new(false),
+            dropped: AtomicU64::new(Oldest::NEVER),
             lists: std::array::from_fn(|_| IdleList::new()),
         }
     }
@@ -185,11 +213,21 @@ impl IdleShard {
         self.time.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the slab is crowded by stale entries of other shards, so that the next holder of the
-    /// claim should make all shards drop theirs.
+    /// Returns true if the next holder of the claim should drop stale entries.
     #[inline]
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.is_crowded.load(Ordering::Relaxed)
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the next holder of the claim should drop stale entries, for any thread.
+    pub(crate) fn set_due(&self, is_due: bool) {
+        self.is_due.store(is_due, Ordering::Relaxed);
+    }
+
+    /// Returns true if a drop may give back slots, and the last one was long ago. Without a claim it is a guess.
+    pub(crate) fn may_drop(&self, lists: &IdleLists) -> bool {
+        let since = lists.now().saturating_sub(self.dropped.load(Ordering::Relaxed));
+        since >= lists.between_drops && self.lists.iter().any(IdleList::has_slots_to_spare)
     }
 
     /// Sets the time by the clock, before a batch of entries.
@@ -223,7 +261,7 @@ impl IdleShard {
         let entry = words.keyed().mark_epoch(left.block);
         self.time.store(time, Ordering::Relaxed);
         if list.is_at_border() {
-            return self.push_at_border(entry, time, list, lists, words);
+            return self.push_at_border(entry, time, list, lists);
         }
         list.append(entry, time, &lists.slab);
     }
@@ -231,16 +269,9 @@ impl IdleShard {
     /// Adds the first entry of a list or of a slot.
     #[cold]
     #[inline(never)]
-    fn push_at_border(
-        &self,
-        entry: IdleBlock,
-        time: u64,
-        list: &IdleList,
-        lists: &IdleLists,
-        words: &BlockWords,
-    ) {
-        if list.needs_slot() && self.kept.is_empty() {
-            self.make_room(lists, words);
+    fn push_at_border(&self, entry: IdleBlock, time: u64, list: &IdleList, lists: &IdleLists) {
+        if list.needs_slot() && self.kept.is_empty() && lists.is_crowded() {
+            self.set_due(true);
         }
         let is_first = list.is_empty();
         list.push(entry, time, &lists.slab, &self.kept);
@@ -249,20 +280,10 @@ impl IdleShard {
         }
     }
 
-    /// Drops the stale entries of this shard if these of all shards are too many, or notes that other shards
-    /// must drop theirs.
-    #[cold]
-    fn make_room(&self, lists: &IdleLists, words: &BlockWords) {
-        if lists.slab.is_crowded() {
-            self.drop_stale(lists, words);
-            self.is_crowded.store(lists.slab.is_crowded(), Ordering::Relaxed);
-        }
-    }
-
     /// Drops the stale entries of this shard.
     pub(crate) fn drop_stale(&self, lists: &IdleLists, words: &BlockWords) {
+        self.dropped.store(lists.now(), Ordering::Relaxed);
         self.lists.iter().for_each(|list| list.compact(&lists.slab, words));
-        self.is_crowded.store(false, Ordering::Relaxed);
         self.show_oldest(lists);
     }
 

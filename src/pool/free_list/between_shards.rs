@@ -82,6 +82,26 @@ impl Pool {
         ids
     }
 
+    /// Drops stale entries as a thread with this home does, for which a turn suffices.
+    /// Returns true if there was one.
+    fn drop_in_turn(&self, at: usize) -> bool {
+        let home = self.list.shards[at].claim();
+        let is_due = home.is_due();
+        if is_due {
+            self.list.drop_in_turn(&home, &self.words);
+        }
+        assert!(!self.list.idle.is_full(), "no shard is claimed by another thread");
+        is_due
+    }
+
+    /// Acquires idle blocks, as a match does.
+    fn acquire(&self, ids: &[BlockId]) {
+        for ids in ids.chunks(BATCH) {
+            let mut matching = self.list.matching(&self.words);
+            ids.iter().for_each(|&id| assert!(matching.acquire_any(id)));
+        }
+    }
+
     fn num_free(&self) -> usize {
         let in_shards = self.list.shards.iter().map(|shard| shard.claim().len());
         in_shards.sum::<usize>() + self.list.depot.len() * BATCH
@@ -191,23 +211,66 @@ fn stale_entries_of_all_shards_are_dropped_before_the_slab_is_full() {
         pool.set_keys(&ids, hot);
         pool.give(0, &ids);
         for round in 0..400 {
-            for ids in ids.chunks(BATCH) {
-                let mut matching = pool.list.matching(&pool.words);
-                ids.iter().for_each(|&id| assert!(matching.acquire_any(id)));
-            }
+            pool.acquire(&ids);
             // Most releases are in one shard; the others keep their stale entries.
             let at = if round % 7 == 0 { round / 7 % 4 } else { 3 };
             for ids in ids.rchunks(BATCH) {
-                // As a thread with this home does.
-                let is_crowded = pool.list.shards[at].claim().is_crowded();
-                if is_crowded {
-                    pool.list.drop_stale(&pool.words);
-                }
+                pool.drop_in_turn(at);
                 pool.give(at, ids);
             }
         }
         pool.assert_consistent();
     }
+}
+
+/// Threads serve requests of the same contents in bursts, so that some shards have far more stale entries than
+/// others.
+#[test]
+#[cfg_attr(miri, ignore = "one thread reclaims millions of blocks: hours under an interpreter")]
+fn requests_of_16_threads_over_64_shards_never_fill_the_slab() {
+    let (list, words) = (FreeList::new(0, 65_536, 64, LRU), BlockWords::with_keys(65_536));
+    let pool = Pool { list: list.unwrap(), words: words.unwrap(), keys: AtomicU64::new(1) };
+    let (mut all, mut random, mut drops) = (Vec::new(), Random(1), 0);
+    assert_eq!(pool.list.take(65_536, &pool.words, &mut all), Ok(0));
+    pool.set_keys(&all, false);
+    all.chunks(BATCH).enumerate().for_each(|(at, ids)| pool.give(at % 16, ids));
+    for _ in 0..400 {
+        let at = random.below(16);
+        for _ in 0..random.below(40) {
+            let first = random.below(all.len() - 512);
+            let ids = &all[first..first + 512];
+            pool.acquire(ids);
+            for ids in ids.rchunks(BATCH) {
+                drops += usize::from(pool.drop_in_turn(at));
+                pool.give(at, ids);
+            }
+        }
+    }
+    assert!(drops > 10, "stale entries were dropped {drops} times");
+    pool.assert_consistent();
+}
+
+/// A thread that lost its core holds a claim.
+#[test]
+fn a_full_slab_gets_room_while_another_shard_is_claimed() {
+    let pool = Pool::new(&[100, 0, 0, 0], LRU);
+    let ids = pool.make_idle(0);
+    let mut rounds = 0;
+    while !pool.list.idle.is_full() {
+        ids.iter().for_each(|&id| assert!(pool.words.view().acquire(id, false).is_some()));
+        let claim = pool.list.shards[3].claim();
+        claim.ledger().revived(100);
+        pool.list.took(&claim, 100);
+        drop(claim);
+        pool.give(3, &ids);
+        rounds += 1;
+    }
+    assert!(rounds > 1, "a slab has room for stale entries");
+    let claim = pool.list.shards[0].claim();
+    pool.list.drop_until_not_full(&pool.words);
+    assert!(!pool.list.idle.is_full());
+    drop(claim);
+    pool.assert_consistent();
 }
 
 /// A block went idle in one shard, was reclaimed through another one, and has a new content since.

@@ -208,27 +208,6 @@ impl FreeList {
         }
     }
 
-    /// Claims a shard for a thread that may add idle entries. Lets all shards drop their stale entries first if
-    /// these are too many.
-    pub(super) fn claim_for_idle(&self, words: &BlockWords) -> Claim<'_> {
-        loop {
-            let claim = self.claim();
-            if !claim.is_crowded() {
-                return claim;
-            }
-            drop(claim);
-            self.drop_stale(words);
-        }
-    }
-
-    /// Drops the stale entries of all shards. Waits for each thread that holds a claim.
-    #[cold]
-    pub(super) fn drop_stale(&self, words: &BlockWords) {
-        let _sole_collector = self.shortage.lock();
-        let claims: Vec<Claim<'_>> = self.shards.iter().map(|shard| shard.claim()).collect();
-        claims.iter().for_each(|claim| claim.shard.idle.drop_stale(&self.idle, words));
-    }
-
     /// Puts back blocks that were too few: the free ids before `free_end`, and after it the reclaimed
     /// blocks. These were all that the thread could reach. They
     /// become the newest entries of the home.
@@ -328,11 +307,5 @@ impl Claim<'_> {
         out: &mut Vec<BlockId>,
     ) {
         self.shard.idle.reclaim(end, bound, lists, words, out);
-    }
-
-    /// Returns true if the idle lists are so full of stale entries that all shards must drop theirs.
-    #[inline]
-    pub(super) fn is_crowded(&self) -> bool {
-        self.shard.idle.is_crowded()
     }
 }

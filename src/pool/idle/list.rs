@@ -49,7 +49,8 @@ impl KeptSlot {
     }
 }
 
-// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them.
+// All accesses are Relaxed: they are made under the claim only, whose hand-over orders them. Without a claim, a
+// guess suffices.
 impl IdleList {
     pub(super) fn new() -> Self {
         Self {
@@ -94,6 +95,11 @@ impl IdleList {
     pub(super) fn is_at_border(&self) -> bool {
         // An empty list begins at the start of a slot, or has none.
         self.end().wrapping_sub(1) >= BATCH - 1
+    }
+
+    /// Returns true if the list has more than one slot, for any thread.
+    pub(super) fn has_slots_to_spare(&self) -> bool {
+        self.head() != self.tail()
     }
 
     /// Returns true if the next entry needs a slot.

@@ -1,7 +1,8 @@
 //! `IdleSlab`: the memory of all lists of idle blocks: slots of a batch of entries each, linked by number.
 //!
 //! A list takes a slot when it grows, and gives it back when its entries are gone. A match leaves the block's
-//! entry in place, so lists also hold stale entries. Above [`IdleSlab::is_crowded`] the lists drop these.
+//! entry in place, so lists also hold stale entries. Lists drop these in turn once the slab
+//! [is crowded](IdleSlab::is_crowded), and all of them once it [is full](IdleSlab::is_full).
 //!
 //! Invariant: a slot belongs to the list of one shard, whose claim guards it, or to the queue of unused slots.
 
@@ -35,8 +36,10 @@ pub(super) struct Slot {
 pub(super) struct IdleSlab {
     slots: Box<[Slot]>,
     unused: ArrayQueue<u32>,
-    /// Above this number of used slots, lists drop their stale entries.
+    /// Above this number of used slots, shards drop their stale entries in turn.
     crowded: usize,
+    /// Above this number of used slots, all shards drop their stale entries.
+    full: usize,
 }
 
 // All accesses are Relaxed: they are made under the claim of the list's shard, whose hand-over orders them, and
@@ -94,18 +97,24 @@ impl IdleSlab {
     /// Creates slots for `ranks` lists in each of `shards` shards of a pool of `total` blocks.
     ///
     /// A list has at most two slots that are not full, and a shard keeps an unused one. Beyond these and the
-    /// pool's blocks, stale entries of half of the pool's blocks crowd the slab. At that moment each shard may have
-    /// taken one more slot, and each holder of a claim may still add a batch, for which every list may need a slot.
-    /// The blocks that allocations have reclaimed and put back, at most those of the pool, may need slots once more.
+    /// pool's blocks, stale entries of three eighths of the pool's blocks crowd the slab, and of half of them fill it.
+    /// Two more slots for each other shard are for the turns that pass over a claimed shard.
+    ///
+    /// Once the slab is full, each shard may have taken one more slot, and each holder of a claim may still add a
+    /// batch, for which every list may need a slot. The blocks that allocations have reclaimed and put back, at most
+    /// those of the pool, may need slots once more.
     pub(super) fn new(total: usize, shards: usize, ranks: usize) -> Result<Self> {
         if ranks == 0 {
-            return Ok(Self { slots: array_of(0, Slot::new)?, unused: queue_of(1)?, crowded: 0 });
+            let (slots, unused) = (array_of(0, Slot::new)?, queue_of(1)?);
+            return Ok(Self { slots, unused, crowded: 0, full: 0 });
         }
-        let full = total.div_ceil(BATCH);
-        let crowded = full + full.div_ceil(2) + shards * (2 * ranks + 1);
-        let num_slots = crowded + (ranks + 2) * shards + full;
-        let slab =
-            Self { slots: array_of(num_slots, Slot::new)?, unused: queue_of(num_slots)?, crowded };
+        let of_blocks = total.div_ceil(BATCH);
+        let without_stale = of_blocks + shards * (2 * ranks + 1);
+        let crowded = without_stale + (3 * of_blocks).div_ceil(8);
+        let full = without_stale + of_blocks.div_ceil(2) + 2 * (shards - 1);
+        let num_slots = full + (ranks + 2) * shards + of_blocks;
+        let (slots, unused) = (array_of(num_slots, Slot::new)?, queue_of(num_slots)?);
+        let slab = Self { slots, unused, crowded, full };
         (0..num_slots as u32).for_each(|slot| slab.give(slot));
         Ok(slab)
     }
@@ -117,7 +126,7 @@ impl IdleSlab {
 
     /// Takes an unused slot.
     pub(super) fn take(&self) -> u32 {
-        self.unused.pop().expect("a slab that is crowded still has slots")
+        self.unused.pop().expect("a slab that is full still has slots for the holders of claims")
     }
 
     /// Gives back a slot.
@@ -125,9 +134,18 @@ impl IdleSlab {
         assert!(self.unused.push(slot).is_ok(), "the queue has room for every slot");
     }
 
-    /// Returns true if stale entries take so many slots that lists must drop them.
+    fn used(&self) -> usize {
+        self.slots.len() - self.unused.len()
+    }
+
+    /// Returns true if stale entries take so many slots that shards must drop theirs in turn.
     pub(super) fn is_crowded(&self) -> bool {
-        self.slots.len() - self.unused.len() > self.crowded
+        self.used() > self.crowded
+    }
+
+    /// Returns true if so few slots are left that all shards must drop their stale entries.
+    pub(super) fn is_full(&self) -> bool {
+        self.used() > self.full
     }
 }
 
