@@ -217,8 +217,8 @@ impl PagedKvCacheBuilder {
     }
 
     /// Sets the number of home shards of the pool, rounded up to a power of two; see
-    /// [`BlockPool::with_home_shards`]. A cache with prefix reuse has one for each 1,024 blocks by default. Each
-    /// takes about 9 KB there, and all together keep at most a quarter of the blocks in larger magazines.
+    /// [`BlockPool::with_home_shards`]. From 2,048 blocks on, a cache with prefix reuse has one for each 256. Each
+    /// takes about 11 KB there, and all together keep at most a quarter of the blocks in larger magazines.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::builder().num_blocks(8).home_shards(4).build()?;

@@ -340,13 +340,16 @@ pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
     Err(PagedKvError::InvalidConfig { parameter: "home_shards", reason })
 }
 
-/// Blocks for each home shard where contents are kept. Few shards, because free blocks in the magazines of
-/// other shards cache nothing.
-const BLOCKS_A_SHARD: usize = 1024;
+/// Blocks for each home shard where contents are kept. With this many for each thread the hit rates are near
+/// those of one shard; see `tests/coherence/hit_rates.rs`.
+const BLOCKS_A_SHARD: usize = 256;
+
+/// The least number of blocks for more than one home shard where contents are kept. Below, the reclaim order is exact.
+const BLOCKS_FOR_SHARDS: usize = 2_048;
 
 /// Returns the default number of home shards where contents are kept.
 pub(crate) fn default_shards_of_cache(num_blocks: usize) -> usize {
-    shards_for(num_blocks / BLOCKS_A_SHARD)
+    if num_blocks < BLOCKS_FOR_SHARDS { 1 } else { shards_for(num_blocks / BLOCKS_A_SHARD) }
 }
 
 /// Returns one home shard for each two magazines, so that shards hold at most half of the blocks.
