@@ -105,23 +105,6 @@ impl World {
     }
 }
 
-/// Two requests of one content that is in the tier: one loads it, and the other hits it, waits for it, or loads it
-/// later again, after the device gave it up. None loads it beside the other.
-#[test]
-fn of_two_requests_for_one_content_one_loads_it_at_a_time() {
-    explore(|| {
-        let world = world(2, 1);
-        world.compute(1, 1);
-        world.stored(1);
-        world.forget();
-        let theirs = Arc::clone(&world);
-        let (mine, other) = race(|| world.read(1), move || theirs.read(1));
-        assert!(mine.is_some() || other.is_some(), "one of them has it");
-        assert_eq!(world.cache.stats().tiers[0].blocks_loaded, 1);
-        world.assert_at_rest();
-    });
-}
-
 /// A settled store is found by a request that begins after it, and one beside it finds it on the device or in the tier.
 #[test]
 fn a_content_is_on_the_device_or_in_the_tier_while_it_is_stored_and_given_up() {
