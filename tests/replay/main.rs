@@ -6,6 +6,7 @@
 #![cfg(feature = "cli")]
 
 mod contents;
+mod groups;
 mod ids;
 mod input;
 mod limits;

@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use paged_kv::{EvictionStrategy, ReclaimPolicy};
+use paged_kv::{EvictionStrategy, GroupRetention, ReclaimPolicy};
 
+use crate::layer_groups::{GroupArguments, retention};
 use crate::serve::Victims;
 use crate::trace::{Format, LONGEST_MIB};
 
@@ -184,6 +185,15 @@ pub struct ReplayArguments {
     /// Seed of the synthetic workload
     #[arg(long, default_value = "0")]
     pub seed: u64,
+
+    #[command(flatten)]
+    pub groups: GroupArguments,
+
+    /// Contents of windows and chunks that stay cached: dense (all that a hit can need), every:TOKENS (for hits at
+    /// multiples of it) or prompt-end (for hits of the whole prompt)
+    #[arg(long, value_name = "RETENTION", default_value = "dense", requires = "groups",
+          value_parser = retention)]
+    pub group_retention: GroupRetention,
 
     /// Print one JSON object instead of the summary
     #[arg(long)]

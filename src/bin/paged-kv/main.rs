@@ -10,6 +10,7 @@
 mod args;
 mod crew;
 mod grouped;
+mod layer_groups;
 mod machine;
 mod outputs;
 mod progress;

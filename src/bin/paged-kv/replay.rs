@@ -16,9 +16,11 @@ use paged_kv::{BlockHash, PagedKvCache, PagedKvCacheBuilder};
 
 use self::report::{Report, Setting};
 use crate::args::ReplayArguments;
+use crate::layer_groups::GroupArguments;
 use crate::machine::Memory;
 use crate::outputs;
 use crate::progress::Progress;
+use crate::serve::needs::Needs;
 use crate::serve::prompts::Prompts;
 use crate::serve::{Plan, serve};
 use crate::trace;
@@ -56,7 +58,8 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     let begin = Instant::now();
     let Input { name, requests, id_tokens } = input(arguments)?;
     let reading = begin.elapsed();
-    check_memory(arguments, &requests, id_tokens)?;
+    let needs = needs(arguments)?;
+    check_memory(arguments, &requests, &needs, id_tokens)?;
     #[cfg(feature = "events")]
     let publishing = crate::replay::publish::Publishing::start(&arguments.publish)?;
     let builder = cache_builder(arguments);
@@ -68,15 +71,15 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     let cache = builder.build().context("cannot build the cache")?;
     let plan = Plan {
         threads: arguments.threads(),
-        live: arguments.live(mean_blocks(&requests, arguments.block_size.get())),
+        live: arguments.live(mean_blocks(&requests, &needs)),
         leave_free: arguments.leave_free,
         victims: arguments.strategy,
         threshold: arguments.threshold,
-        prompts: Prompts { id_tokens, as_tokens: arguments.publishes() },
+        prompts: Prompts { id_tokens, as_tokens: arguments.publishes(), unit: needs.unit() },
     };
     let progress = Progress::new();
     progress.begin(requests.len());
-    let served = serve(&cache, &requests, plan, &progress);
+    let served = serve(&cache, &requests, &needs, plan, &progress);
     progress.finish();
     let outcome = match served? {
         Ok(outcome) => outcome,
@@ -85,8 +88,15 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
             return Ok(Verdict::Broken);
         }
     };
-    let reclaim = arguments.reclaim;
-    let setting = Setting { trace: &name, requests: requests.len() as u64, reading, plan, reclaim };
+    let setting = Setting {
+        trace: &name,
+        requests: requests.len() as u64,
+        reading,
+        plan,
+        reclaim: arguments.reclaim,
+        groups: arguments.groups.groups.as_ref(),
+        retention: arguments.group_retention,
+    };
     #[cfg(feature = "events")]
     if let Some(publishing) = publishing {
         publishing.end(&mut io::stderr()).context("cannot say what was published")?;
@@ -113,7 +123,8 @@ fn input(arguments: &ReplayArguments) -> Result<Input> {
     };
     let trace = trace::load(path, arguments.format, arguments.requests)?;
     let id_tokens = if arguments.reuse {
-        trace::id_tokens(&trace, arguments.block_size, arguments.id_tokens)?
+        let unit = arguments.groups.unit(arguments.block_size);
+        trace::id_tokens(&trace, unit, arguments.id_tokens)?
     } else {
         arguments.id_tokens.map_or(Ok(()), |tokens| trace::check_ids(&trace, tokens))?;
         None
@@ -121,9 +132,17 @@ fn input(arguments: &ReplayArguments) -> Result<Input> {
     Ok(Input { name: trace.name, requests: trace.requests, id_tokens })
 }
 
+fn needs(arguments: &ReplayArguments) -> Result<Needs> {
+    let GroupArguments { groups, prefill_chunk } = &arguments.groups;
+    Ok(match groups {
+        None => Needs::of_blocks(arguments.block_size.get()),
+        Some(groups) => Needs::of_groups(groups, prefill_chunk.get())?,
+    })
+}
+
 /// Returns the blocks that a request needs on average, at least one.
-fn mean_blocks(requests: &[Request], block_size: usize) -> NonZeroUsize {
-    let needs = requests.iter().map(|request| request.blocks_needed(block_size) as u128);
+fn mean_blocks(requests: &[Request], needs: &Needs) -> NonZeroUsize {
+    let needs = requests.iter().map(|request| needs.most(request) as u128);
     let mean = needs.sum::<u128>() / requests.len().max(1) as u128;
     usize::try_from(mean).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN)
 }
@@ -133,12 +152,13 @@ fn mean_blocks(requests: &[Request], block_size: usize) -> NonZeroUsize {
 fn check_memory(
     arguments: &ReplayArguments,
     requests: &[Request],
+    needs: &Needs,
     id_tokens: Option<usize>,
 ) -> Result<()> {
-    let (blocks, size) = (arguments.blocks().get(), arguments.block_size.get());
+    let (blocks, size) = (arguments.blocks().get(), needs.unit());
     let threads = arguments.threads().get();
     let all_tokens = |request: &Request| request.prompt_tokens() + request.output_tokens();
-    let fitting = requests.iter().filter(|request| request.blocks_needed(size) <= blocks);
+    let fitting = requests.iter().filter(|request| needs.most(request) <= blocks);
     let longest = fitting.map(all_tokens).max().unwrap_or(0);
     let mut memory = Memory::new()
         .with_cache(blocks, arguments.reclaim)
@@ -158,14 +178,18 @@ fn check_memory(
 
 /// Returns the cache's builder. The shape of the heads is arbitrary: no tensor is stored.
 fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
-    PagedKvCache::builder()
+    let builder = PagedKvCache::builder()
         .num_blocks(arguments.blocks().get())
         .block_size(arguments.block_size.get())
         .num_heads(1)
         .head_dim(1)
         .with_eviction_strategy(arguments.strategy.strategy())
         .with_eviction_threshold(arguments.threshold)
-        .reclaim_policy(arguments.reclaim)
+        .reclaim_policy(arguments.reclaim);
+    match &arguments.groups.groups {
+        None => builder,
+        Some(groups) => groups.build_into(builder, arguments.group_retention),
+    }
 }
 
 fn print(report: &Report, json: bool) -> io::Result<()> {

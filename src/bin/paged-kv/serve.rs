@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod meter;
+pub mod needs;
 pub mod oldest_first;
 pub mod prompts;
 pub mod worker;
@@ -19,6 +20,7 @@ use anyhow::Result;
 use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError};
 
 use self::meter::Meter;
+use self::needs::Needs;
 use self::prompts::Prompts;
 use self::worker::{Service, Worker};
 use crate::crew;
@@ -91,11 +93,12 @@ pub type Kept<T> = Result<T, PagedKvError>;
 pub fn serve(
     cache: &PagedKvCache,
     requests: &[Request],
+    needs: &Needs,
     plan: Plan,
     progress: &Progress,
 ) -> Result<Kept<Outcome>> {
-    let service = Service::new(cache, requests, plan, progress);
-    let rejected = requests.iter().filter(|request| !fits(cache, request)).count();
+    let service = Service::new(cache, requests, needs, plan, progress);
+    let rejected = requests.iter().filter(|request| !fits(cache, needs, request)).count();
     progress.advance(rejected);
     let begin = Instant::now();
     let meter = run_workers(&service, plan.threads)?;
@@ -103,8 +106,8 @@ pub fn serve(
 }
 
 /// Returns whether the pool can hold the request.
-fn fits(cache: &PagedKvCache, request: &Request) -> bool {
-    request.blocks_needed(cache.block_size()) <= cache.total_blocks()
+fn fits(cache: &PagedKvCache, needs: &Needs, request: &Request) -> bool {
+    needs.most(request) <= cache.total_blocks()
 }
 
 fn run_workers(service: &Service<'_>, threads: NonZeroUsize) -> Result<Kept<Meter>> {

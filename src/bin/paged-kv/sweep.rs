@@ -21,6 +21,7 @@ use crate::args::SweepArguments;
 use crate::machine::Memory;
 use crate::outputs::{self, Output};
 use crate::progress::Progress;
+use crate::serve::needs::Needs;
 use crate::serve::prompts::Prompts;
 use crate::serve::{Kept, Plan, Victims, serve};
 use crate::trace::request::Request;
@@ -135,8 +136,8 @@ fn check_memory(
 /// Returns the sizes to try: the need of the longest request, its doubles, and a size at which everything
 /// fits.
 fn sizes(trace: &Trace, ceiling: &max_hit_rate::Ceiling) -> Vec<usize> {
-    let needs = trace.requests.iter().map(|one| one.blocks_needed(trace.block_size.get()));
-    let longest = needs.max().unwrap_or(1).max(1);
+    let needs = Needs::of_blocks(trace.block_size.get());
+    let longest = trace.requests.iter().map(|one| needs.most(one)).max().unwrap_or(1).max(1);
     let enough = ceiling.distinct_blocks.saturating_add(longest);
     let doubled = std::iter::successors(Some(longest), |size| size.checked_mul(2));
     doubled.take_while(|&size| size < enough).take(MOST_SIZES).chain([enough]).collect()
@@ -178,6 +179,7 @@ fn serve_one(
     progress: &Progress,
 ) -> Result<Kept<Cell>> {
     let block_size = trace.block_size.get();
+    let needs = Needs::of_blocks(block_size);
     let cache = PagedKvCache::builder()
         .num_blocks(blocks)
         .block_size(block_size)
@@ -190,15 +192,15 @@ fn serve_one(
         leave_free: 0.0,
         victims: Victims::Youngest,
         threshold: 1.0,
-        prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false },
+        prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false, unit: block_size },
     };
-    let outcome = match serve(&cache, &trace.requests, plan, progress)? {
+    let outcome = match serve(&cache, &trace.requests, &needs, plan, progress)? {
         Ok(outcome) => outcome,
         Err(error) => return Ok(Err(error)),
     };
     // The blocks of a rejected request count as prompt blocks without a hit.
     let asked = |one: &Request| one.named_blocks(block_size, trace.id_tokens) as u64;
-    let rejected = trace.requests.iter().filter(|one| one.blocks_needed(block_size) > blocks);
+    let rejected = trace.requests.iter().filter(|one| needs.most(one) > blocks);
     Ok(Ok(Cell {
         reclaim,
         blocks,

@@ -7,10 +7,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use paged_kv::{PagedKvCache, ReclaimPolicy};
+use paged_kv::{GroupRetention, PagedKvCache, ReclaimPolicy};
 use serde::Serialize;
 
 use crate::grouped::grouped;
+use crate::layer_groups::{LayerGroups, group_name, retention_name};
 use crate::serve::meter::Meter;
 use crate::serve::{Outcome, Plan};
 
@@ -22,6 +23,8 @@ pub struct Setting<'a> {
     pub reading: Duration,
     pub plan: Plan,
     pub reclaim: ReclaimPolicy,
+    pub groups: Option<&'a LayerGroups>,
+    pub retention: GroupRetention,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +64,9 @@ pub struct Report {
     /// The share of the prompt blocks that hit.
     hit_rate: f64,
     reclaimed_blocks: u64,
+    /// In a cache with groups of layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<OfGroups>,
     leaked_blocks: usize,
     /// "ok", or the fault.
     validate: String,
@@ -76,6 +82,65 @@ pub struct Report {
     /// Blocks that left the pool or returned to it, per second.
     block_ops_per_second: f64,
     latency_us: Latency,
+}
+
+/// The hits in a cache with groups of layers.
+#[derive(Debug, Serialize)]
+struct OfGroups {
+    groups: String,
+    retention: String,
+    /// Tokens of a prompt block: those that one hash covers.
+    unit: usize,
+    /// Prompt blocks that the group with the longest hit had.
+    longest_hit_blocks: u64,
+    by_group: Vec<OfGroup>,
+}
+
+/// The hits that one group made shorter.
+#[derive(Debug, Serialize)]
+struct OfGroup {
+    group: String,
+    /// Tokens of prompts that a hit of full attention had, and that this group lacked.
+    tokens_lost: u64,
+}
+
+impl OfGroups {
+    fn new(
+        setting: &Setting<'_>,
+        groups: &LayerGroups,
+        meter: &Meter,
+        cache: &PagedKvCache,
+    ) -> Self {
+        let of_group = |(kind, counts): (&_, paged_kv::GroupStats)| OfGroup {
+            group: group_name(*kind),
+            tokens_lost: counts.prompt_tokens_lost,
+        };
+        Self {
+            groups: groups.name().to_owned(),
+            retention: retention_name(setting.retention),
+            unit: groups.unit(),
+            longest_hit_blocks: meter.longest_hit_blocks,
+            by_group: groups.kinds().iter().zip(cache.stats().groups).map(of_group).collect(),
+        }
+    }
+
+    /// Returns the lines of the summary.
+    fn lines(&self, prompt_blocks: u64) -> Vec<String> {
+        let longest_rate = self.longest_hit_blocks as f64 / prompt_blocks.max(1) as f64;
+        let mut lines = vec![format!(
+            "{}, kept {}; the group with the longest hit had {} prompt blocks of {} tokens ({:.2} %)",
+            self.groups,
+            self.retention,
+            grouped(self.longest_hit_blocks),
+            self.unit,
+            longest_rate * 100.0,
+        )];
+        lines.extend(self.by_group.iter().enumerate().map(|(number, of_group)| {
+            let lost = grouped(of_group.tokens_lost);
+            format!("{number}: {}, {lost} tokens of hits lost", of_group.group)
+        }));
+        lines
+    }
 }
 
 /// Latencies of single calls of the cache, in microseconds.
@@ -125,6 +190,7 @@ impl Report {
             hit_blocks: meter.hit_blocks,
             hit_rate: meter.hit_blocks as f64 / meter.prompt_blocks.max(1) as f64,
             reclaimed_blocks: stats.blocks_reclaimed,
+            groups: setting.groups.map(|groups| OfGroups::new(setting, groups, meter, cache)),
             leaked_blocks: cache.used_block_count(),
             validate: cache.validate().map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
             wall_seconds,
@@ -136,6 +202,11 @@ impl Report {
             block_ops_per_second: blocks_moved as f64 / wall_seconds,
             latency_us: Latency::of(meter),
         }
+    }
+
+    fn group_lines(&self) -> Vec<String> {
+        let of_groups = self.groups.as_ref();
+        of_groups.map_or_else(Vec::new, |groups| groups.lines(self.prompt_blocks))
     }
 
     /// Returns whether every request was served or rejected and the cache is as it was before.
@@ -241,6 +312,9 @@ impl fmt::Display for Report {
                     self.reclaim,
                 ),
             )?;
+        }
+        for (at, text) in self.group_lines().into_iter().enumerate() {
+            line(if at == 0 { "groups" } else { "" }, text)?;
         }
         line("validate", self.validate.clone())?;
         let other_share = 1.0 - self.cache_share - self.waiting_share;

@@ -31,6 +31,8 @@ pub struct Meter {
     pub prompt_blocks: u64,
     /// Those of them that were cached.
     pub hit_blocks: u64,
+    /// In a cache with groups of layers: those of them that the group with the longest hit had.
+    pub longest_hit_blocks: u64,
     /// Requests that their own worker freed and put back into the queue, for room.
     pub preemptions: u64,
     /// Tokens that requests had when they were preempted or evicted, and that hit when they came back.
@@ -57,6 +59,7 @@ impl Meter {
             recomputed_tokens: 0,
             prompt_blocks: 0,
             hit_blocks: 0,
+            longest_hit_blocks: 0,
             preemptions: 0,
             kept_tokens: 0,
             cache_time: Duration::ZERO,
@@ -86,6 +89,7 @@ impl Meter {
         self.recomputed_tokens += other.recomputed_tokens;
         self.prompt_blocks += other.prompt_blocks;
         self.hit_blocks += other.hit_blocks;
+        self.longest_hit_blocks += other.longest_hit_blocks;
         self.preemptions += other.preemptions;
         self.kept_tokens += other.kept_tokens;
         self.cache_time += other.cache_time;

@@ -17,6 +17,8 @@ pub struct Prompts {
     pub id_tokens: Option<usize>,
     /// Whether prompts are made of tokens, which published events need, or of hashes only.
     pub as_tokens: bool,
+    /// Tokens that one hash covers: those of a block, if there are no groups of layers.
+    pub unit: usize,
 }
 
 /// A request, and how much of it was there before.
@@ -42,9 +44,10 @@ impl Part<'_> {
 }
 
 impl Prompts {
-    /// Returns how many full blocks of the trace's prompt have contents that other prompts may share.
-    pub fn named_blocks(&self, request: &Request, block_size: usize) -> usize {
-        self.id_tokens.map_or(0, |id_tokens| request.named_blocks(block_size, id_tokens))
+    /// Returns how many full blocks of the trace's prompt have contents that other prompts may share. A block is of
+    /// `unit` tokens.
+    pub fn named_blocks(&self, request: &Request) -> usize {
+        self.id_tokens.map_or(0, |id_tokens| request.named_blocks(self.unit, id_tokens))
     }
 
     /// Returns the prompt with which a request is admitted.
@@ -54,24 +57,23 @@ impl Prompts {
             let own = Content::own_token(part.arrival);
             return cache.prompt(&request.tokens(id_tokens, own, num_tokens));
         }
-        let hashes = self.hashes(cache, part);
+        let hashes = self.hashes(part);
         Prompt::from_hashes(&hashes, num_tokens)
     }
 
     /// Returns the hashes that are known at an admission: of the named blocks, and of a request that comes
     /// back all.
-    fn hashes(&self, cache: &PagedKvCache, part: Part<'_>) -> Vec<BlockHash> {
-        let block_size = cache.block_size();
-        let named = |id_tokens| part.request.hashes(block_size, id_tokens);
+    fn hashes(&self, part: Part<'_>) -> Vec<BlockHash> {
+        let named = |id_tokens| part.request.hashes(self.unit, id_tokens);
         let mut hashes = self.id_tokens.map_or_else(Vec::new, named);
-        let own = hashes.len()..self.known_blocks(part, block_size);
+        let own = hashes.len()..self.known_blocks(part);
         hashes.extend(part.own_hashes(own));
         hashes
     }
 
-    fn known_blocks(&self, part: Part<'_>, block_size: usize) -> usize {
-        let had_blocks = if self.publishes_own() { part.had_tokens / block_size } else { 0 };
-        had_blocks.max(self.named_blocks(part.request, block_size))
+    fn known_blocks(&self, part: Part<'_>) -> usize {
+        let had_blocks = if self.publishes_own() { part.had_tokens / self.unit } else { 0 };
+        had_blocks.max(self.named_blocks(part.request))
     }
 
     /// Returns false if events need tokens, and the trace names none.
@@ -93,16 +95,16 @@ impl Prompts {
         if !self.publishes_own() {
             return Ok(());
         }
-        let (block_size, known_tokens) = (cache.block_size(), part.prompt_tokens());
+        let known_tokens = part.prompt_tokens();
         if self.as_tokens && written > known_tokens {
             let generated = vec![Content::own_token(part.arrival); written - known_tokens];
             return cache.commit(sequence, &generated).map(drop);
         }
-        let full = written / block_size;
-        let known = if self.as_tokens { full } else { self.known_blocks(part, block_size) };
+        let full = written / self.unit;
+        let known = if self.as_tokens { full } else { self.known_blocks(part) };
         let hashes: Vec<_> = part.own_hashes(known..full).collect();
         if hashes.is_empty() {
-            return cache.commit(sequence, full * block_size).map(drop);
+            return cache.commit(sequence, full * self.unit).map(drop);
         }
         cache.commit(sequence, &hashes).map(drop)
     }

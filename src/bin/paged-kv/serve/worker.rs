@@ -30,16 +30,18 @@
 //! [`Seniority`]: crate::serve::oldest_first::Seniority
 //! [`Victims`]: crate::serve::Victims
 
+mod prefill;
 mod shortage;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use paged_kv::{AdmitOptions, EvictionStrategy, PagedKvCache, PagedKvError, SeqId};
+use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError, SeqId};
 
 use super::admission::{Admission, Ticket};
 use super::meter::Meter;
+use super::needs::Needs;
 use super::prompts::Part;
 use super::{Plan, fits};
 use crate::progress::Progress;
@@ -49,6 +51,7 @@ use crate::trace::request::Request;
 pub struct Service<'a> {
     pub cache: &'a PagedKvCache,
     pub requests: &'a [Request],
+    pub needs: &'a Needs,
     pub admission: Admission<'a>,
     pub progress: &'a Progress,
     pub plan: Plan,
@@ -64,13 +67,16 @@ impl<'a> Service<'a> {
     pub fn new(
         cache: &'a PagedKvCache,
         requests: &'a [Request],
+        needs: &'a Needs,
         plan: Plan,
         progress: &'a Progress,
     ) -> Self {
-        let arrivals = (0..requests.len()).filter(|&arrival| fits(cache, &requests[arrival]));
+        let arrivals =
+            (0..requests.len()).filter(|&arrival| fits(cache, needs, &requests[arrival]));
         Self {
             cache,
             requests,
+            needs,
             admission: Admission::new(cache, arrivals),
             progress,
             plan,
@@ -91,6 +97,14 @@ struct Live {
     had_tokens: usize,
     /// Ended or back in the queue; removed at the end of the step.
     gone: bool,
+}
+
+/// A prompt that was admitted.
+struct Admitted {
+    /// Leading tokens that hit.
+    cached_tokens: usize,
+    /// Leading tokens that are written: all of the prompt, unless the sequence was evicted before.
+    written: usize,
 }
 
 /// The result of an append.
@@ -158,22 +172,27 @@ impl<'a> Worker<'a> {
     }
 
     fn admit(&mut self, ticket: Ticket) -> Result<(), PagedKvError> {
-        let Service { cache, requests, admission, growth, .. } = self.service;
+        let Service { cache, requests, needs, admission, growth, .. } = self.service;
         let Ticket { arrival, sequence, computed_tokens, .. } = ticket;
         let request = &requests[arrival];
         let part = Part { request, arrival, had_tokens: computed_tokens };
         // Relaxed: only an undisturbed ticket needs the exact growth. The lock of the admission, which issued
         // it, orders all subtractions of other workers before it.
-        let own_growth = request.blocks_to_come(part.prompt_tokens(), cache.block_size());
+        let own_growth = needs.to_come(request, part.prompt_tokens());
         let total_growth = growth.fetch_add(own_growth, Ordering::Relaxed) + own_growth;
-        let cached_tokens = match self.bring_in(sequence, part, total_growth) {
-            Ok(cached_tokens) => cached_tokens,
+        let Admitted { cached_tokens, written } = match self.bring_in(sequence, part, total_growth)
+        {
+            Ok(admitted) => admitted,
             Err(PagedKvError::OutOfMemory { .. }) => {
                 growth.fetch_sub(own_growth, Ordering::Relaxed);
                 return admission.refused(ticket);
             }
             Err(error) => return Err(error),
         };
+        let of_the_rest = needs.to_come(request, written) - own_growth;
+        if of_the_rest > 0 {
+            growth.fetch_add(of_the_rest, Ordering::Relaxed);
+        }
         if let EvictionStrategy::Priority { levels } = cache.eviction_strategy() {
             let priority = u32::try_from(arrival % levels).unwrap_or(u32::MAX);
             unless_evicted(cache.set_priority(sequence, priority))?;
@@ -186,42 +205,12 @@ impl<'a> Worker<'a> {
         self.live.push(Live {
             arrival,
             sequence,
-            remaining_tokens: all_tokens - part.prompt_tokens(),
+            remaining_tokens: all_tokens - written,
             cached_tokens,
             had_tokens: part.had_tokens,
             gone: false,
         });
         Ok(())
-    }
-
-    /// Admits the prompt by its contents, as far as it has some. The contents that other prompts may share count
-    /// as computed immediately. It must leave its share of the growth free. Returns how many tokens hit.
-    fn bring_in(
-        &mut self,
-        sequence: SeqId,
-        part: Part<'_>,
-        growth: usize,
-    ) -> Result<usize, PagedKvError> {
-        let (cache, Plan { prompts, leave_free, .. }) = (self.service.cache, self.service.plan);
-        let prompt = prompts.prompt(cache, part);
-        let reserve = (growth as f64 * leave_free).ceil() as usize;
-        // An empty prompt takes no block, so no admission refuses it.
-        let available = cache.free_block_count();
-        if prompt.num_tokens() == 0 && reserve > available {
-            return Err(PagedKvError::OutOfMemory { requested: reserve, available });
-        }
-        let options = AdmitOptions::default().leave_free(reserve);
-        let admission = self.meter.time(|| cache.admit_with(sequence, &prompt, &options))?;
-        if prompts.id_tokens.is_some() {
-            let named_blocks = prompts.named_blocks(part.request, cache.block_size());
-            let hit_blocks = admission.cached_tokens / cache.block_size();
-            self.meter.prompt_blocks += named_blocks as u64;
-            self.meter.hit_blocks += hit_blocks.min(named_blocks) as u64;
-            let named_tokens = named_blocks * cache.block_size();
-            let commit = || cache.commit(sequence, named_tokens).map(drop);
-            unless_evicted(self.meter.time(commit))?;
-        }
-        Ok(admission.cached_tokens)
     }
 
     /// Appends one token to each request held.
@@ -267,7 +256,7 @@ impl<'a> Worker<'a> {
         let again = had_tokens.min(written).saturating_sub(cached_tokens);
         self.meter.computed_tokens += (written - cached_tokens) as u64;
         self.meter.recomputed_tokens += again as u64;
-        self.report_growth(request.blocks_to_come(written, self.service.cache.block_size()));
+        self.report_growth(self.service.needs.to_come(request, written));
         self.live[at].gone = true;
         had_tokens.max(written)
     }
@@ -295,13 +284,10 @@ impl<'a> Worker<'a> {
     }
 
     fn try_append(&mut self, at: usize) -> Result<Appended, PagedKvError> {
-        let sequence = self.live[at].sequence;
-        match self.meter.time(|| self.service.cache.append(sequence, 1)) {
-            Ok(append) => {
-                debug_assert!(append.copy.is_none(), "nothing is forked, so nothing is copied");
-                let begins_block =
-                    self.written_tokens(at).is_multiple_of(self.service.cache.block_size());
-                self.begun_blocks += usize::from(begins_block);
+        let written = self.written_tokens(at);
+        match self.grow(self.live[at].sequence, written..written + 1) {
+            Ok(()) => {
+                self.begun_blocks += self.service.needs.begun(written);
                 Ok(Appended::Written)
             }
             Err(PagedKvError::SequenceNotFound(_)) => Ok(Appended::Evicted),

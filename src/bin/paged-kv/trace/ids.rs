@@ -37,7 +37,7 @@ pub fn id_tokens(
     if !id_tokens.is_multiple_of(block_size.get()) {
         bail!(
             "a hash id of this trace names {id_tokens} tokens, which blocks of {block_size} do not \
-             divide: give another --block-size, or --reuse off"
+             divide: give another --block-size or --groups, or --reuse off"
         );
     }
     Ok(Some(id_tokens))

@@ -65,19 +65,6 @@ impl Request {
     pub fn output_tokens(&self) -> usize {
         self.output_tokens
     }
-
-    /// Returns the blocks that the request holds when its last token is written.
-    ///
-    /// Trimming (`StreamingLLM`) does not count: a request is trimmed only when others need its room. The
-    /// oldest request, which must be able to end, is never trimmed.
-    pub fn blocks_needed(&self, block_size: usize) -> usize {
-        (self.prompt_tokens + self.output_tokens).div_ceil(block_size)
-    }
-
-    /// Returns the blocks that the request will still take when its first `written` tokens are written.
-    pub fn blocks_to_come(&self, written: usize, block_size: usize) -> usize {
-        self.blocks_needed(block_size) - written.div_ceil(block_size)
-    }
 }
 
 #[cfg(test)]
@@ -93,15 +80,6 @@ mod tests {
 
     fn named_by(contents: &mut Contents, prompt_tokens: usize, ids: &[u64]) -> Request {
         Request::new(prompt_tokens, 1).unwrap().with_contents(contents.chain(ids).unwrap())
-    }
-
-    #[test]
-    fn a_partly_filled_block_is_a_block() {
-        let blocks = |prompt, output| Request::new(prompt, output).unwrap().blocks_needed(16);
-        assert_eq!(blocks(0, 0), 0);
-        assert_eq!(blocks(0, 1), 1);
-        assert_eq!(blocks(15, 1), 1);
-        assert_eq!(blocks(16, 1), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::*;
+use crate::layer_groups::LayerGroups;
 use crate::replay::synthetic;
 use crate::serve::Victims;
 use crate::serve::prompts::Prompts;
@@ -17,15 +18,20 @@ const PLAN: Plan = Plan {
     leave_free: 1.0,
     victims: Victims::Youngest,
     threshold: 0.9,
-    prompts: Prompts { id_tokens: None, as_tokens: false },
+    prompts: Prompts { id_tokens: None, as_tokens: false, unit: 16 },
 };
 
 /// Serves all requests by workers that take their steps in turn.
 fn serve_in_turn(requests: &[Request], blocks: usize, plan: Plan) -> Meter {
     let builder = PagedKvCache::builder().num_blocks(blocks).block_size(16);
     let cache = builder.num_heads(1).head_dim(1).build().unwrap();
+    serve_in(&cache, &Needs::of_blocks(16), requests, plan)
+}
+
+/// As above, in this cache.
+fn serve_in(cache: &PagedKvCache, needs: &Needs, requests: &[Request], plan: Plan) -> Meter {
     let progress = Progress::new();
-    let service = Service::new(&cache, requests, plan, &progress);
+    let service = Service::new(cache, requests, needs, plan, &progress);
     let mut workers: Vec<_> = (0..plan.threads.get()).map(|_| Worker::new(&service)).collect();
     let completed = |workers: &[Worker<'_>]| -> u64 {
         workers.iter().map(|worker| worker.meter.completed).sum()
@@ -39,7 +45,7 @@ fn serve_in_turn(requests: &[Request], blocks: usize, plan: Plan) -> Meter {
     let mut total = Meter::new();
     workers.iter().for_each(|worker| total.add(&worker.meter));
     let tokens = total.prompt_tokens + total.output_tokens;
-    assert!(total.computed_tokens >= tokens - total.hit_blocks * 16);
+    assert!(total.computed_tokens >= tokens - total.hit_blocks * needs.unit() as u64);
     assert_eq!(cache.used_block_count(), 0);
     cache.validate().unwrap();
     total
@@ -104,7 +110,7 @@ fn a_preempted_request_continues_from_cache() {
         (&all, Some(16), false),
         (&all, Some(16), true),
     ] {
-        let prompts = Prompts { id_tokens, as_tokens };
+        let prompts = Prompts { id_tokens, as_tokens, unit: 16 };
         let meter =
             serve_in_turn(requests, 5, Plan { threads, live, leave_free: 0.0, prompts, ..PLAN });
         let counts = [meter.preemptions, meter.evicted_sequences];
@@ -119,8 +125,48 @@ fn a_preempted_request_continues_from_cache() {
 fn without_tokens_a_preempted_request_is_computed_again() {
     let requests = [(); 2].map(|()| Request::new(16, 32).unwrap());
     let (threads, live) = (NonZeroUsize::MIN, NonZeroUsize::new(2).unwrap());
-    let prompts = Prompts { id_tokens: None, as_tokens: true };
+    let prompts = Prompts { id_tokens: None, as_tokens: true, unit: 16 };
     let plan = Plan { threads, live, leave_free: 0.0, prompts, ..PLAN };
     let meter = serve_in_turn(&requests, 5, plan);
     assert_eq!([meter.kept_tokens, meter.recomputed_tokens], [0, 32]);
+}
+
+/// Serves requests whose prompts begin with the same 320 tokens, in a cache with groups and room for a few of them.
+#[test]
+fn requests_end_in_groups_of_every_kind_where_room_is_short() {
+    let mut contents = Contents::default();
+    let mut named = |at: usize| {
+        let (prompt, ids) = (320 + 7 * at, [1, 2, 3, 4, 5, 10 + at as u64]);
+        Request::new(prompt, 90).unwrap().with_contents(contents.chain(&ids).unwrap())
+    };
+    let requests: Vec<_> = (0..40).map(&mut named).collect();
+    for text in [
+        "full:16,window:16:64",
+        "full:16,window:16:40,window:32:100",
+        "full:16,chunked:16:64",
+        "full:16,state:32",
+        "sink:16:20:64,full:32",
+        "state:16",
+        "window:16:32",
+    ] {
+        let groups = LayerGroups::parse(text).unwrap();
+        let needs = Needs::of_groups(&groups, 64).unwrap();
+        let most = requests.iter().map(|request| needs.most(request)).max().unwrap();
+        let (threads, live) = (NonZeroUsize::new(2).unwrap(), NonZeroUsize::new(6).unwrap());
+        let prompts = Prompts { id_tokens: Some(64), as_tokens: false, unit: needs.unit() };
+        for (leave_free, blocks, as_tokens) in
+            [(1.0, 2 * most, false), (0.0, 2 * most, true), (0.0, most, false)]
+        {
+            let builder = PagedKvCache::builder().num_blocks(blocks).groups(groups.kinds());
+            let cache = builder.build().unwrap();
+            let prompts = Prompts { as_tokens, ..prompts };
+            let plan = Plan { threads, live, leave_free, prompts, ..PLAN };
+            let meter = serve_in(&cache, &needs, &requests, plan);
+            assert_eq!(meter.completed, 40, "{text}");
+            assert!(meter.longest_hit_blocks >= meter.hit_blocks, "{text}");
+            assert!(meter.hit_blocks > 0 || blocks == most, "{text}: {leave_free}");
+            // A window that others share is not released when a request leaves it.
+            assert!(leave_free == 0.0 || meter.preemptions <= 4, "{text}: {}", meter.preemptions);
+        }
+    }
 }
