@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::program::{file, mooncake, number, refusal, replay, report, stderr, text};
+use crate::program::{file, mooncake, number, refusal, replay, report, row, stderr, text};
 use crate::reuse::families;
 
 const ONE_BY_ONE: [&str; 4] = ["--threads", "1", "--live", "1"];
@@ -47,6 +47,18 @@ fn a_group_that_keeps_less_loses_hits() {
         let (longest, lost) = of_groups(&report);
         assert_eq!(longest, 19 * 16, "{options:?}");
         assert_eq!(lost, [0, 19 * (16 - hit_blocks) * 16], "{options:?}");
+    }
+}
+
+/// Each prompt of 64 tokens more begins with the one before, apart from its last 40 tokens, which no id names.
+#[test]
+fn blocks_kept_for_the_end_of_a_prompt_hit_where_its_names_end() {
+    let rows = (1..=8).map(|turn| row(0, 64 * turn + 40, &(0..turn).collect::<Vec<_>>()));
+    let trace = file("groups_turns.jsonl", rows.collect::<String>().as_bytes());
+    for retention in ["dense", "prompt-end"] {
+        let options = ["--groups", "full:16,window:16:32", "--group-retention", retention];
+        let report = report(&[&[text(&trace)][..], &options, &ONE_BY_ONE].concat());
+        assert_eq!(number(&report, "hit_blocks"), 4 * (1..8).sum::<u64>(), "{retention}");
     }
 }
 

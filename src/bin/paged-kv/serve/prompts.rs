@@ -61,6 +61,18 @@ impl Prompts {
         Prompt::from_hashes(&hashes, num_tokens)
     }
 
+    /// Returns the part of the prompt whose contents are known. In a cache with groups of layers a request is admitted
+    /// with this part, and grows by the rest: a cache that keeps only the blocks that are needed at the end of a prompt
+    /// ([`GroupRetention::PromptEnd`](paged_kv::GroupRetention::PromptEnd)) then keeps those that a later prompt can
+    /// hit. An id of the trace rarely ends where the prompt does.
+    pub fn known_prompt(&self, cache: &PagedKvCache, part: Part<'_>) -> Prompt {
+        if self.as_tokens && self.id_tokens.is_some() {
+            return self.prompt(cache, part);
+        }
+        let hashes = self.hashes(part);
+        Prompt::from_hashes(&hashes, hashes.len() * self.unit)
+    }
+
     /// Returns the hashes that are known at an admission: of the named blocks, and of a request that comes
     /// back all.
     fn hashes(&self, part: Part<'_>) -> Vec<BlockHash> {

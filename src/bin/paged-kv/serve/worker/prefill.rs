@@ -57,15 +57,18 @@ impl Worker<'_> {
         chunks: Chunks,
     ) -> Result<Admitted, PagedKvError> {
         let (cache, prompts) = (self.service.cache, self.service.plan.prompts);
-        let prompt = prompts.prompt(cache, part);
-        let num_tokens = prompt.num_tokens();
-        let whole = AdmitOptions::default().first_chunk(chunks.tokens()).reserve_whole(num_tokens);
+        let (prompt, num_tokens) = (prompts.known_prompt(cache, part), part.prompt_tokens());
+        let hits = match prompt.num_tokens() < num_tokens {
+            true => AdmitOptions::default().allow_full_hit(),
+            false => AdmitOptions::default(),
+        };
+        let whole = hits.clone().first_chunk(chunks.tokens()).reserve_whole(num_tokens);
         let requested = reserve + cache.required_blocks(&prompt, &whole)?;
         let available = cache.free_block_count();
         if requested > available {
             return Err(PagedKvError::OutOfMemory { requested, available });
         }
-        let options = AdmitOptions::default().first_chunk(0);
+        let options = hits.first_chunk(0);
         let admission = self.meter.time(|| cache.admit_with(sequence, &prompt, &options))?;
         let (cached_tokens, mut written) = (admission.cached_tokens, admission.cached_tokens);
         let named_tokens = prompts.named_blocks(part.request) * prompts.unit;
