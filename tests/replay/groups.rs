@@ -1,8 +1,11 @@
-//! Tests of groups of layers: a replay serves them under pressure, and reports the hits that each lost.
+//! Tests of groups of layers: a replay serves them under pressure, and a sweep compares them with full attention.
+
+use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::program::{file, mooncake, number, refusal, replay, report, row, stderr, text};
+use crate::program::{file, mooncake, number, refusal, replay, report, row, run, stderr, text};
 use crate::reuse::families;
 
 const ONE_BY_ONE: [&str; 4] = ["--threads", "1", "--live", "1"];
@@ -121,5 +124,43 @@ fn malformed_groups_are_refused() {
         let output = replay(&[&[text(&trace)][..], options].concat());
         assert_eq!(output.status.code(), Some(2), "{options:?}");
         assert!(stderr(&output).contains(reason), "{options:?}: {}", stderr(&output));
+    }
+}
+
+/// Of two groups, full attention has half as many blocks of tokens in the same bytes.
+#[test]
+fn a_sweep_compares_groups_with_full_attention_of_the_same_bytes() {
+    let trace = file("groups_swept.jsonl", families(20, 6, 4, 40).as_bytes());
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("replay");
+    let (csv, svg) = (directory.join("groups.csv"), directory.join("groups.svg"));
+    let files = ["--csv", text(&csv), "--svg", text(&svg), "--blocks", "56,200"];
+    let groups = ["--groups", "full:16,window:16:32", "--group-retention", "dense,prompt-end"];
+    let output = run(&[&["sweep", text(&trace)], &groups[..], &files].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table = fs::read_to_string(&csv).unwrap();
+    let mut lines = table.lines();
+    let head = lines.next().expect("a head");
+    assert!(head.ends_with("rejected,lost_by_0_full:16,lost_by_1_window:16:32"), "{head}");
+    for (retention, name) in [("dense", "groups dense"), ("prompt-end", "groups prompt-end")] {
+        for blocks in ["56", "200"] {
+            let options = ["--group-retention", retention, "--blocks", blocks];
+            let replayed =
+                report(&[&[text(&trace)][..], &groups[..2], &options, &ONE_BY_ONE].concat());
+            let hits = number(&replayed, "hit_blocks");
+            let cell = format!("{name},lru,{blocks},,520,{hits},{:.6}", hits as f64 / 520.0);
+            assert!(lines.any(|line| line.starts_with(&cell)), "{cell} is not in\n{table}");
+        }
+    }
+    for (blocks, half) in [("56", "28"), ("200", "100")] {
+        let options = ["--block-size", "16", "--blocks", half];
+        let replayed = report(&[&[text(&trace)][..], &options, &ONE_BY_ONE].concat());
+        let hits = number(&replayed, "hit_blocks");
+        let cell = format!("all full attention,lru,{blocks},,520,{hits},");
+        assert!(lines.any(|line| line.starts_with(&cell)), "{cell} is not in\n{table}");
+    }
+    assert!(lines.next().is_some_and(|line| line.starts_with("ceiling,,,,520,304,")), "{table}");
+    let picture = fs::read_to_string(&svg).unwrap();
+    for words in ["all full attention", "groups dense: longest group", "blocks of the pool"] {
+        assert!(picture.contains(words), "the picture says nothing of {words}");
     }
 }

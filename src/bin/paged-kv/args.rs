@@ -71,7 +71,8 @@ pub enum Command {
     ///
     /// Serves the trace once for each size and policy, one request at a time. Writes the share of
     /// prompt blocks that hit for each size of the cache, and the share that an unlimited cache would
-    /// hit: a CSV file and an SVG picture.
+    /// hit: a CSV file and an SVG picture. With --groups, it compares the groups with caches of the same
+    /// bytes in which all layers attend to all tokens.
     #[command(after_help = about_traces())]
     Sweep(SweepArguments),
 
@@ -248,10 +249,10 @@ pub struct SweepArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     pub blocks: Vec<NonZeroUsize>,
 
-    /// Which cached contents are reclaimed first when free blocks run out: some of lru, two-queue
-    #[arg(long, value_name = "POLICY,..", value_delimiter = ',', default_value = "lru,two-queue",
-          value_parser = policy)]
-    pub reclaim: Vec<ReclaimPolicy>,
+    /// Which cached contents are reclaimed first when free blocks run out: some of lru, two-queue [default: both;
+    /// with groups lru]
+    #[arg(long, value_name = "POLICY,..", value_delimiter = ',', value_parser = policy)]
+    reclaim: Vec<ReclaimPolicy>,
 
     /// Tokens per block [default: as many as one of the trace's hash ids names]
     #[arg(long, value_name = "B")]
@@ -265,6 +266,15 @@ pub struct SweepArguments {
     /// Serve only the first R requests of the trace
     #[arg(long, value_name = "R", value_parser = requests)]
     pub requests: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    pub groups: GroupArguments,
+
+    /// Contents of windows and chunks that stay cached, a curve for each: some of dense (all that a hit can need),
+    /// every:TOKENS (for hits at multiples of it), prompt-end (for hits of the whole prompt)
+    #[arg(long, value_name = "RETENTION,..", value_delimiter = ',', default_value = "dense",
+          requires = "groups", value_parser = retention)]
+    pub group_retention: Vec<GroupRetention>,
 
     /// Caches that are tried in parallel [default: the cores of this machine]
     #[arg(long, short = 't', value_name = "T")]
@@ -280,6 +290,15 @@ pub struct SweepArguments {
 }
 
 impl SweepArguments {
+    /// Returns the policies asked for, or both; with groups of layers, which have more curves, the first.
+    pub fn reclaim(&self) -> Vec<ReclaimPolicy> {
+        match (&self.reclaim[..], &self.groups.groups) {
+            ([], None) => vec![ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue],
+            ([], Some(_)) => vec![ReclaimPolicy::Lru],
+            (asked, _) => asked.to_vec(),
+        }
+    }
+
     /// Returns how many caches are tried in parallel.
     pub fn threads(&self) -> NonZeroUsize {
         self.threads.unwrap_or_else(cores)

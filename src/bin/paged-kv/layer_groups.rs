@@ -19,6 +19,17 @@ const PRESET_ELEMENT_BYTES: usize = 2;
 pub struct LayerGroups {
     name: String,
     kinds: Box<[LayerGroup]>,
+    /// Bytes of a block, if the groups are those of a model.
+    block_bytes: Option<usize>,
+    full_attention: Ratio,
+}
+
+/// Blocks of the pool for `tokens` tokens of a sequence, if all layers attended to all tokens: a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ratio {
+    blocks: u128,
+    of: u128,
+    tokens: u128,
 }
 
 /// Options of groups.
@@ -56,14 +67,27 @@ impl LayerGroups {
         };
         let plan =
             GroupPlan::new(&layers, PRESET_BLOCK_SIZE).map_err(|refusal| refusal.to_string())?;
-        Ok(Self { name: text.to_owned(), kinds: plan.groups().into() })
+        let full_attention = Ratio {
+            blocks: plan.full_attention_bytes(PRESET_BLOCK_SIZE) as u128,
+            of: plan.block_bytes() as u128,
+            tokens: PRESET_BLOCK_SIZE as u128,
+        };
+        Ok(Self {
+            name: text.to_owned(),
+            kinds: plan.groups().into(),
+            block_bytes: Some(plan.block_bytes()),
+            full_attention,
+        })
     }
 
     fn listed(text: &str) -> Result<Self, String> {
         let kinds = text.split(',').map(group).collect::<Result<Box<[_]>, _>>()?;
         let cache = PagedKvCache::builder().num_blocks(1).groups(&kinds).build();
         cache.map_err(|refusal| refusal.to_string())?;
-        Ok(Self { name: text.to_owned(), kinds })
+        let tokens = alignment(&kinds);
+        let blocks = kinds.iter().map(|kind| (tokens / kind.block_size()) as u128).sum();
+        let full_attention = Ratio { blocks, of: 1, tokens: tokens as u128 };
+        Ok(Self { name: text.to_owned(), kinds, block_bytes: None, full_attention })
     }
 
     pub fn name(&self) -> &str {
@@ -72,6 +96,11 @@ impl LayerGroups {
 
     pub fn kinds(&self) -> &[LayerGroup] {
         &self.kinds
+    }
+
+    /// Returns the bytes of a block, if the groups are those of a model.
+    pub fn block_bytes(&self) -> Option<usize> {
+        self.block_bytes
     }
 
     /// Returns the tokens that one hash of a prompt covers: the greatest common divisor of the block sizes.
@@ -86,6 +115,21 @@ impl LayerGroups {
 
     pub fn has_states(&self) -> bool {
         self.kinds.iter().any(|kind| matches!(kind, LayerGroup::State { .. }))
+    }
+
+    /// Returns the blocks of [`unit`](Self::unit) tokens that have the bytes of `blocks` blocks of the pool, in a cache
+    /// of the same layers in which all attend to all tokens. A state counts as a layer whose blocks are as large.
+    pub fn full_attention_blocks(&self, blocks: usize) -> usize {
+        let Ratio { blocks: needed, of, tokens } = self.full_attention;
+        let units = blocks as u128 * of * tokens / (needed * self.unit() as u128);
+        usize::try_from(units).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the blocks of the pool that have the bytes of `units` blocks of full attention.
+    pub fn pool_blocks(&self, units: usize) -> usize {
+        let Ratio { blocks: needed, of, tokens } = self.full_attention;
+        let blocks = (units as u128 * needed * self.unit() as u128).div_ceil(of * tokens);
+        usize::try_from(blocks).unwrap_or(usize::MAX)
     }
 
     /// Sets the groups of a cache.
@@ -217,6 +261,24 @@ mod tests {
         }
         for text in ["", "every", "every:", "every:0", "Dense"] {
             assert!(retention(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    /// Gemma 3 27B: 62 layers in blocks of 10. gpt-oss-20b: 24 layers in blocks of 12.
+    #[test]
+    fn full_attention_has_the_bytes_of_all_layers() {
+        for (name, groups, pool, full) in [
+            ("gemma-3-27b", 7, 620, 100),
+            ("gpt-oss-20b", 2, 100, 50),
+            ("full:16,window:16:64", 2, 100, 50),
+            ("full:16,window:32:64", 2, 99, 66),
+            ("full:16", 1, 100, 100),
+        ] {
+            let parsed = LayerGroups::parse(name).unwrap();
+            assert_eq!(parsed.kinds().len(), groups, "{name}");
+            assert_eq!(parsed.full_attention_blocks(pool), full, "{name}");
+            assert_eq!(parsed.pool_blocks(full), pool, "{name}");
+            assert_eq!(parsed.full_attention_blocks(pool - 1), full - 1, "{name}");
         }
     }
 }

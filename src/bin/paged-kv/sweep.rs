@@ -1,8 +1,9 @@
 //! `paged-kv sweep`: the hit rates of a trace in caches of many sizes.
 //!
-//! Each size and policy is a *cell*, with a cache of its own. It serves the trace one request at a time, so
+//! Each size and curve (a policy, or groups of layers) is a *cell*, with a cache of its own. It serves the trace one request at a time, so
 //! that other cells do not affect its result. Cells run in parallel.
 
+mod curve;
 mod max_hit_rate;
 mod svg;
 mod table;
@@ -15,9 +16,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use paged_kv::{PagedKvCache, ReclaimPolicy};
 
+use self::curve::Curve;
 use crate::args::SweepArguments;
+use crate::layer_groups::{GroupArguments, LayerGroups};
 use crate::machine::Memory;
 use crate::outputs::{self, Output};
 use crate::progress::Progress;
@@ -31,13 +33,19 @@ use crate::{crew, trace};
 /// The most doubled sizes that are tried if none are given.
 const MOST_SIZES: usize = 16;
 
-/// The result of one size and policy.
+/// The result of one size and curve.
 #[derive(Clone, Debug)]
 struct Cell {
-    reclaim: ReclaimPolicy,
+    /// The number of the curve.
+    number: usize,
+    curve: Curve,
     blocks: usize,
     prompt_blocks: u64,
     hit_blocks: u64,
+    /// The hits that the group with the longest one had.
+    longest_hit_blocks: u64,
+    /// Tokens by which each group of layers made hits shorter.
+    lost_tokens: Vec<u64>,
     reclaimed_blocks: u64,
     /// Requests larger than the cache.
     rejected: u64,
@@ -45,14 +53,22 @@ struct Cell {
 
 /// The trace, and the sizes by which caches serve it.
 struct Trace {
+    name: String,
     requests: Vec<Request>,
-    block_size: NonZeroUsize,
     id_tokens: usize,
+    groups: Option<LayerGroups>,
+    needs: Needs,
+    /// The needs in a cache without groups, whose blocks have the tokens of a hash.
+    needs_of_full: Needs,
 }
 
 impl Cell {
     fn hit_rate(&self) -> f64 {
         self.hit_blocks as f64 / self.prompt_blocks.max(1) as f64
+    }
+
+    fn longest_hit_rate(&self) -> f64 {
+        self.longest_hit_blocks as f64 / self.prompt_blocks.max(1) as f64
     }
 }
 
@@ -65,25 +81,24 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
     let (csv, svg) = (&arguments.csv, &arguments.svg);
     outputs::check_distinct(Some(&arguments.trace), &[("--csv", csv), ("--svg", svg)])?;
     let trace = load(arguments)?;
-    let ceiling = max_hit_rate::of(&trace.requests, trace.block_size.get(), trace.id_tokens);
+    let ceiling = max_hit_rate::of(&trace.requests, trace.needs.unit(), trace.id_tokens);
     let sizes = if arguments.blocks.is_empty() {
         sizes(&trace, &ceiling)
     } else {
         arguments.blocks.iter().map(|blocks| blocks.get()).collect()
     };
-    let grid: Vec<(ReclaimPolicy, usize)> = arguments
-        .reclaim
-        .iter()
-        .flat_map(|&reclaim| sizes.iter().map(move |&blocks| (reclaim, blocks)))
-        .collect();
+    let curves = Curve::all(arguments);
+    let numbers = 0..curves.len();
+    let grid: Vec<(usize, usize)> =
+        numbers.flat_map(|number| sizes.iter().map(move |&blocks| (number, blocks))).collect();
     let threads =
         arguments.threads().min(NonZeroUsize::new(grid.len()).unwrap_or(NonZeroUsize::MIN));
-    check_memory(&trace, &grid, threads)?;
+    check_memory(&trace, &curves, &grid, threads)?;
     // Opened before serving, so that a file that cannot be written does not lose the result of an hour.
     let (csv, svg) = (Output::open(csv)?, Output::open(svg)?);
     let progress = Progress::new();
     progress.begin(grid.len() * trace.requests.len());
-    let cells = serve_all(&trace, &grid, threads, &progress);
+    let cells = serve_all(&trace, &curves, &grid, threads, &progress);
     progress.finish();
     let cells = match cells? {
         Ok(cells) => cells,
@@ -93,34 +108,49 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
         }
     };
     let mut lines = Vec::new();
-    table::write(&mut lines, &cells, &ceiling)?;
-    let title = arguments.trace.to_string_lossy();
-    let picture = svg::draw(&title, trace.block_size.get(), &cells, &ceiling)
-        .context("cannot draw the picture")?;
+    table::write(&mut lines, &trace, &cells, &ceiling)?;
+    let picture = svg::draw(&trace, &cells, &ceiling).context("cannot draw the picture")?;
     csv.replace(&lines)?;
     svg.replace(picture.as_bytes())?;
-    table::print(&cells, &ceiling).context("cannot write the table")?;
+    table::print(&trace, &cells, &ceiling).context("cannot write the table")?;
     Ok(Verdict::Sound)
 }
 
 fn load(arguments: &SweepArguments) -> Result<Trace> {
     let trace = trace::load(&arguments.trace, arguments.format, arguments.requests)?;
-    let given = arguments.block_size.unwrap_or(NonZeroUsize::MIN);
+    let GroupArguments { groups, prefill_chunk } = &arguments.groups;
+    let given = arguments.groups.unit(arguments.block_size.unwrap_or(NonZeroUsize::MIN));
     let Some(id_tokens) = trace::id_tokens(&trace, given, arguments.id_tokens)? else {
         bail!("{}: the requests have no hash_ids to share by", trace.name);
     };
     let of_an_id = NonZeroUsize::new(id_tokens).expect("an id names at least one token");
-    let block_size = arguments.block_size.unwrap_or(of_an_id);
-    Ok(Trace { requests: trace.requests, block_size, id_tokens })
+    let block_size = arguments.groups.unit(arguments.block_size.unwrap_or(of_an_id)).get();
+    let needs = match groups {
+        None => Needs::of_blocks(block_size),
+        Some(groups) => Needs::of_groups(groups, prefill_chunk.get())?,
+    };
+    Ok(Trace {
+        name: arguments.trace.to_string_lossy().into_owned(),
+        requests: trace.requests,
+        id_tokens,
+        groups: groups.clone(),
+        needs,
+        needs_of_full: Needs::of_blocks(block_size),
+    })
 }
 
 /// Checks that the machine can hold the largest caches that may be in use at the same time.
 fn check_memory(
     trace: &Trace,
-    grid: &[(ReclaimPolicy, usize)],
+    curves: &[Curve],
+    grid: &[(usize, usize)],
     threads: NonZeroUsize,
 ) -> Result<()> {
-    let mut largest = grid.to_vec();
+    let caches = grid.iter().map(|&(number, blocks)| {
+        let curve = &curves[number];
+        (curve.reclaim, curve.cache_blocks(trace, blocks))
+    });
+    let mut largest: Vec<_> = caches.collect();
     largest.sort_by_key(|&(_, blocks)| Reverse(blocks));
     largest.truncate(threads.get());
     let mut memory = Memory::new().with_threads(2 * threads.get());
@@ -136,9 +166,18 @@ fn check_memory(
 /// Returns the sizes to try: the need of the longest request, its doubles, and a size at which everything
 /// fits.
 fn sizes(trace: &Trace, ceiling: &max_hit_rate::Ceiling) -> Vec<usize> {
-    let needs = Needs::of_blocks(trace.block_size.get());
-    let longest = trace.requests.iter().map(|one| needs.most(one)).max().unwrap_or(1).max(1);
-    let enough = ceiling.distinct_blocks.saturating_add(longest);
+    let longest =
+        |needs: &Needs| trace.requests.iter().map(|one| needs.most(one)).max().unwrap_or(1);
+    let [longest, longest_of_full] =
+        [&trace.needs, &trace.needs_of_full].map(|needs| longest(needs).max(1));
+    let mut enough = ceiling.distinct_blocks.saturating_add(longest_of_full);
+    if let Some(groups) = &trace.groups {
+        let of_group = |kind: &paged_kv::LayerGroup| {
+            ceiling.distinct_blocks.div_ceil(kind.block_size() / groups.unit())
+        };
+        let cached = groups.kinds().iter().map(of_group).fold(longest, usize::saturating_add);
+        enough = groups.pool_blocks(enough).max(cached);
+    }
     let doubled = std::iter::successors(Some(longest), |size| size.checked_mul(2));
     doubled.take_while(|&size| size < enough).take(MOST_SIZES).chain([enough]).collect()
 }
@@ -146,7 +185,8 @@ fn sizes(trace: &Trace, ceiling: &max_hit_rate::Ceiling) -> Vec<usize> {
 /// Serves all cells; each thread takes one after another.
 fn serve_all(
     trace: &Trace,
-    grid: &[(ReclaimPolicy, usize)],
+    curves: &[Curve],
+    grid: &[(usize, usize)],
     threads: NonZeroUsize,
     progress: &Progress,
 ) -> Result<Kept<Vec<Cell>>> {
@@ -155,8 +195,8 @@ fn serve_all(
     thread::scope(|scope| {
         let serve_cells = || {
             // Relaxed: the number alone decides which thread takes which cell.
-            while let Some(&(reclaim, blocks)) = grid.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let cell = serve_one(trace, reclaim, blocks, progress);
+            while let Some(&(number, blocks)) = grid.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let cell = serve_one(trace, (number, &curves[number]), blocks, progress);
                 done.lock().unwrap_or_else(PoisonError::into_inner).push(cell);
             }
         };
@@ -168,45 +208,43 @@ fn serve_all(
     let cells = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let cells = cells.into_iter().collect::<Result<Kept<Vec<Cell>>>>()?;
     let Ok(mut cells) = cells else { return Ok(cells) };
-    cells.sort_by_key(|cell| (cell.reclaim.to_string(), cell.blocks));
+    cells.sort_by_key(|cell| (cell.number, cell.blocks));
     Ok(Ok(cells))
 }
 
 fn serve_one(
     trace: &Trace,
-    reclaim: ReclaimPolicy,
+    (number, curve): (usize, &Curve),
     blocks: usize,
     progress: &Progress,
 ) -> Result<Kept<Cell>> {
-    let block_size = trace.block_size.get();
-    let needs = Needs::of_blocks(block_size);
-    let cache = PagedKvCache::builder()
-        .num_blocks(blocks)
-        .block_size(block_size)
-        .reclaim_policy(reclaim)
-        .build()
-        .with_context(|| format!("cannot build a cache of {blocks} blocks"))?;
+    let (cache, needs) = (curve.cache(trace, blocks)?, curve.needs(trace));
+    let unit = needs.unit();
     let plan = Plan {
         threads: NonZeroUsize::MIN,
         live: NonZeroUsize::MIN,
         leave_free: 0.0,
         victims: Victims::Youngest,
         threshold: 1.0,
-        prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false, unit: block_size },
+        prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false, unit },
     };
-    let outcome = match serve(&cache, &trace.requests, &needs, plan, progress)? {
+    let outcome = match serve(&cache, &trace.requests, needs, plan, progress)? {
         Ok(outcome) => outcome,
         Err(error) => return Ok(Err(error)),
     };
     // The blocks of a rejected request count as prompt blocks without a hit.
-    let asked = |one: &Request| one.named_blocks(block_size, trace.id_tokens) as u64;
-    let rejected = trace.requests.iter().filter(|one| needs.most(one) > blocks);
+    let asked = |one: &Request| one.named_blocks(unit, trace.id_tokens) as u64;
+    let rejected = trace.requests.iter().filter(|one| needs.most(one) > cache.total_blocks());
+    let stats = cache.stats();
     Ok(Ok(Cell {
-        reclaim,
+        number,
+        curve: curve.clone(),
         blocks,
         prompt_blocks: outcome.meter.prompt_blocks + rejected.map(asked).sum::<u64>(),
         hit_blocks: outcome.meter.hit_blocks,
-        reclaimed_blocks: cache.stats().blocks_reclaimed,
+        longest_hit_blocks: outcome.meter.longest_hit_blocks,
+        lost_tokens: stats.groups.iter().map(|counts| counts.prompt_tokens_lost).collect(),
+        reclaimed_blocks: stats.blocks_reclaimed,
         rejected: outcome.rejected,
     }))
 }
