@@ -33,7 +33,7 @@ use super::one_cache::OneCache;
 pub struct CsrBuffers<'a, T> {
     /// The start of each row's pages, and the end of the last row's: one cell more than rows.
     pub indptr: &'a mut [T],
-    /// The pages of all rows, one after the other: at least the sum of [`Gaps::num_pages`].
+    /// The pages of all rows, one after the other: at least the sum of [`Gaps::num_pages`](super::Gaps::num_pages).
     pub indices: &'a mut [T],
     /// Tokens in the last page of each row; its length is the number of rows.
     pub last_page_len: &'a mut [T],
@@ -43,8 +43,8 @@ pub struct CsrBuffers<'a, T> {
 ///
 /// The length of `last_page_len` is the number of rows: as many as sequences, or more, as for a CUDA graph
 /// captured at a larger batch. The further rows have no pages and a last page of 0 tokens. Cells of `indices`
-/// past the returned number keep their value. `pad` is the page id of a gap under [`Gaps::Show`], for example
-/// that of a null block; [`Gaps::Close`] does not use it. The layout is that of FlashInfer's `kv_indptr`,
+/// past the returned number keep their value. `pad` is the page id of a gap under [`Gaps::Show`](super::Gaps::Show), for example
+/// that of a null block; [`Gaps::Close`](super::Gaps::Close) does not use it. The layout is that of FlashInfer's `kv_indptr`,
 /// `kv_indices` and `kv_last_page_len`, where a full last page has `block_size` tokens, not 0.
 ///
 /// No lock, no allocation, `O(rows + pages)`.

@@ -129,7 +129,7 @@ impl Step {
     }
 
     /// Writes, for each row, the first position from which on every token has a slot in the group: where the table of a
-    /// window begins; see [`Sequence::window_start`]. Cells past the last row are 0.
+    /// window begins; see [`Sequence::window_start`](crate::Sequence::window_start). Cells past the last row are 0.
     ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if `out` has fewer cells than rows,
