@@ -84,8 +84,8 @@ pub mod wait;
 pub use cache::{
     AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
     Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, Load, LoadLimit, LoadTicket,
-    Loaded, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt, Reservation, Row, Step, StepBuffers,
-    TierAdmission, Tiers, Watermark, append_batch,
+    Loaded, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt, Reservation, Row, Snapshot, Step,
+    StepBuffers, TierAdmission, Tiers, Watermark, append_batch,
 };
 pub use error::{ErrorKind, PagedKvError, Result};
 pub use event::{EventSink, KvEvent};

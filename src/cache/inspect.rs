@@ -3,6 +3,8 @@
 //! Reading changes nothing, not even the order of eviction.
 
 pub(crate) mod audit;
+pub(crate) mod snapshot;
+
 use std::fmt;
 
 use super::PagedKvCache;

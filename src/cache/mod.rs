@@ -45,6 +45,7 @@ use self::entry::map_hash::IdHash;
 pub use self::eviction::Evicted;
 use self::eviction::evicted_ids::EvictedIds;
 pub use self::eviction::strategy::EvictionStrategy;
+pub use self::inspect::snapshot::Snapshot;
 pub use self::lease::Lease;
 pub use self::reuse::cached_sequence::CachedSequence;
 pub use self::reuse::computed::Computed;

@@ -41,7 +41,8 @@ use self::owner_counts::OwnerCounts;
 pub use self::wait_queue::Fairness;
 #[cfg(feature = "async")]
 use self::wait_queue::Waiters;
-use self::word::{BlockState, BlockWords};
+pub(crate) use self::word::BlockState;
+use self::word::BlockWords;
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
@@ -142,6 +143,11 @@ impl Blocks {
     #[inline]
     pub(crate) fn is_counted_by_id(&self) -> bool {
         self.words.is_counted_by_id()
+    }
+
+    /// Calls `read` with the state of each block, in the order of the ids.
+    pub(crate) fn read_words(&self, read: impl FnMut(BlockState)) {
+        self.words.view().read_all(read);
     }
 
     pub(crate) fn owners(&self, id: BlockId) -> u32 {

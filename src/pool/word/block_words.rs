@@ -122,6 +122,16 @@ impl<'a> WordsView<'a> {
         BlockState(self.word(id).load(Ordering::Acquire))
     }
 
+    /// Calls `read` with the state of each block, in the order of the ids. The states are of different moments.
+    pub(crate) fn read_all(&self, mut read: impl FnMut(BlockState)) {
+        // Relaxed: the states are shown only, and nothing of the blocks is used.
+        let mut read = |word: &AtomicU32| read(BlockState(word.load(Ordering::Relaxed)));
+        match self {
+            Self::Bare(words) => words.iter().for_each(&mut read),
+            Self::Keyed(blocks) => blocks.iter().for_each(|block| read(&block.word)),
+        }
+    }
+
     /// Gives a free block one owner, for a caller that took `id` off the free list. No other thread
     /// accesses the block then.
     #[inline]
