@@ -1,10 +1,12 @@
-//! `attend`: the attention of one token to the keys and values in the blocks of its row.
+//! `Attend`: the attention of one token's query heads that share keys, to the keys and values in the blocks of its
+//! row.
 //!
 //! Two passes over a buffer of scores: all scores, softmax, then the sum of the values in the order of the
 //! positions. So the block size does not enter the arithmetic.
 
 use crate::kv::OpenBlocks;
 use crate::math::softmax;
+use crate::wide::{Kernel, LANES, Wide};
 
 /// A token's view of the keys and values of one layer.
 pub struct View<'a> {
@@ -26,20 +28,35 @@ impl View<'_> {
     }
 }
 
-/// Writes the attention of all query heads of one token. `scores` is scratch memory.
-pub fn attend(view: &View<'_>, queries: &[f32], scores: &mut Vec<f32>, out: &mut [f32]) {
-    let shape = view.blocks.shape();
-    let of_kv_head = queries.len() / shape.kv_heads;
-    let heads = queries.chunks_exact(of_kv_head).zip(out.chunks_exact_mut(of_kv_head));
-    for (kv_head, (queries, out)) in heads.enumerate() {
-        let queries = queries.chunks_exact(shape.head_dim);
-        for (query, out) in queries.zip(out.chunks_exact_mut(shape.head_dim)) {
-            attend_head(view, kv_head, query, scores, out);
+/// The attention of the query heads of one key head. `scores` is scratch memory.
+pub struct Attend<'a> {
+    /// The keys and values.
+    pub view: View<'a>,
+    /// The key head.
+    pub head: usize,
+    /// The query heads, one after the other.
+    pub queries: &'a [f32],
+    /// Scratch memory.
+    pub scores: &'a mut Vec<f32>,
+    /// Their attention.
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Attend<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, wide: W) {
+        let Self { view, head, queries, scores, out } = self;
+        let head_dim = view.blocks.shape().head_dim;
+        let queries = queries.chunks_exact(head_dim);
+        for (query, out) in queries.zip(out.chunks_exact_mut(head_dim)) {
+            attend_head(wide, &view, head, query, scores, out);
         }
     }
 }
 
-fn attend_head(
+#[inline(always)]
+fn attend_head<W: Wide>(
+    wide: W,
     view: &View<'_>,
     head: usize,
     query: &[f32],
@@ -54,9 +71,7 @@ fn attend_head(
     for (block, scores) in blocks.clone().zip(scores.chunks_exact_mut(block_size)) {
         let keys = &view.block(block)[shape.keys(view.layer, head)..];
         // Slots after the last position are scored too, and not used.
-        for (&query, keys) in query.iter().zip(keys.chunks_exact(block_size)) {
-            scores.iter_mut().zip(keys).for_each(|(score, key)| *score += query * key);
-        }
+        score(wide, query, &keys[..query.len() * block_size], scores);
     }
     let skipped = positions.start - blocks.start * block_size;
     let scores = &mut scores[skipped..][..positions.len()];
@@ -69,9 +84,47 @@ fn attend_head(
         let values = &view.block(block)[shape.values(view.layer, head)..];
         let values = &values[position % block_size * shape.head_dim..];
         let here = scores.len().min(block_size - position % block_size);
-        for (weight, values) in scores[..here].iter().zip(values.chunks_exact(shape.head_dim)) {
-            out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
-        }
+        sum(wide, &scores[..here], values, out);
         (scores, position) = (&scores[here..], position + here);
+    }
+}
+
+/// Adds the products of a query with the keys of all slots of a block: `[dim][slot]`.
+#[inline(always)]
+fn score<W: Wide>(wide: W, query: &[f32], keys: &[f32], scores: &mut [f32]) {
+    let block_size = scores.len();
+    let (sixteens, rest) = scores.as_chunks_mut::<LANES>();
+    let rest_start = sixteens.len() * LANES;
+    for (number, scores) in sixteens.iter_mut().enumerate() {
+        let mut sum = wide.load(scores);
+        for (&query, keys) in query.iter().zip(keys.chunks_exact(block_size)) {
+            let (keys, _) = keys.as_chunks::<LANES>();
+            sum = wide.add(sum, wide.mul(wide.splat(query), wide.load(&keys[number])));
+        }
+        *scores = wide.store(sum);
+    }
+    for (&query, keys) in query.iter().zip(keys.chunks_exact(block_size)) {
+        let keys = &keys[rest_start..];
+        rest.iter_mut().zip(keys).for_each(|(score, key)| *score += query * key);
+    }
+}
+
+/// Adds the weighted values of some slots: `[slot][dim]`.
+#[inline(always)]
+fn sum<W: Wide>(wide: W, weights: &[f32], values: &[f32], out: &mut [f32]) {
+    let head_dim = out.len();
+    let (sixteens, rest) = out.as_chunks_mut::<LANES>();
+    let rest_start = sixteens.len() * LANES;
+    for (number, out) in sixteens.iter_mut().enumerate() {
+        let mut sum = wide.load(out);
+        for (&weight, values) in weights.iter().zip(values.chunks_exact(head_dim)) {
+            let (values, _) = values.as_chunks::<LANES>();
+            sum = wide.add(sum, wide.mul(wide.splat(weight), wide.load(&values[number])));
+        }
+        *out = wide.store(sum);
+    }
+    for (weight, values) in weights.iter().zip(values.chunks_exact(head_dim)) {
+        let values = &values[rest_start..];
+        rest.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
     }
 }

@@ -8,7 +8,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`dims`], [`weights`], [`seeded`] | the shape of a model, its weights, weights from a seed |
-//! | [`math`], [`panel`], [`rope`], [`attention`] | the kernels |
+//! | [`packed`], [`quant`], [`gguf`] | packed weights, quantized weights, and the file that has them |
+//! | [`wide`], [`math`], [`panel`], [`rope`], [`attention`] | the kernels |
 //! | [`kv`] | the memory behind the blocks, shared by threads |
 //! | [`model`], [`batch`] | the forward pass of the rows of a step |
 //! | [`reference`] | the same without blocks |
@@ -23,12 +24,15 @@ pub mod batch;
 pub mod dims;
 pub mod drafts;
 pub mod engine;
+pub mod gguf;
 pub mod kv;
 pub mod math;
 pub mod mode;
 pub mod model;
 pub mod outcome;
+pub mod packed;
 pub mod panel;
+pub mod quant;
 pub mod reference;
 pub mod request;
 pub mod rope;
@@ -37,4 +41,5 @@ pub mod seeded;
 pub mod server;
 pub mod storm;
 pub mod weights;
+pub mod wide;
 pub mod workload;

@@ -6,7 +6,7 @@
 
 /// Returns e to the power of `x`, within two units in the last place; NaN for NaN. Plain arithmetic, which
 /// the compiler can vectorize.
-#[inline]
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves an integer
     const LN_2_HIGH: f32 = 0.693_359_4; // 355 / 512, exactly
@@ -22,12 +22,13 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// Returns `x` times its sigmoid.
-#[inline]
+#[inline(always)]
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// Turns scores into weights whose sum is 1. A NaN among them makes all of them NaN.
+#[inline(always)]
 pub fn softmax(scores: &mut [f32]) {
     let most = scores.iter().fold(f32::NEG_INFINITY, |most, &score| most.max(score));
     scores.iter_mut().for_each(|score| *score = exp(*score - most));

@@ -2,20 +2,22 @@
 
 use rayon::prelude::*;
 
-use crate::attention::{View, attend};
+use crate::attention::{Attend, View};
 use crate::batch::Batch;
 use crate::dims::{Dims, LayerPlace};
 use crate::kv::OpenBlocks;
 use crate::math::{rms_norm, silu};
+use crate::packed::{Embedding, Packed, PackedLayer};
 use crate::panel::{Panels, Split};
 use crate::rope::{Rope, rotate};
 use crate::seeded;
-use crate::weights::{LayerWeights, Matrix, Weights};
+use crate::weights::Weights;
+use crate::wide::{Kernel, Wide, dispatch};
 
 /// A model that is ready to run.
 pub struct Model {
     dims: Dims,
-    embedding: Matrix,
+    embedding: Embedding,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Panels,
@@ -26,12 +28,7 @@ pub struct Model {
 struct Layer {
     place: LayerPlace,
     window: Option<usize>,
-    attention_norm: Vec<f32>,
-    qkv: Panels,
-    out: Panels,
-    ffn_norm: Vec<f32>,
-    gate_up: Panels,
-    down: Panels,
+    packed: PackedLayer,
 }
 
 /// The logits of the wanted tokens of a batch, in their order.
@@ -51,27 +48,17 @@ impl Logits {
 impl Model {
     /// Packs the weights.
     pub fn new(weights: &Weights, split: Split) -> Self {
-        let dims = weights.dims.clone();
-        let layer = |((layer, place), window): ((&LayerWeights, _), &Option<usize>)| Layer {
-            place,
-            window: *window,
-            attention_norm: layer.attention_norm.clone(),
-            qkv: Panels::pack(&layer.qkv),
-            out: Panels::pack(&layer.out),
-            ffn_norm: layer.ffn_norm.clone(),
-            gate_up: Panels::pack(&layer.gate_up),
-            down: Panels::pack(&layer.down),
-        };
-        let layers = weights.layers.iter().zip(dims.places()).zip(&dims.windows).map(layer);
-        Self {
-            layers: layers.collect(),
-            embedding: weights.embedding.clone(),
-            norm: weights.norm.clone(),
-            head: Panels::pack(weights.head()),
-            rope: Rope::new(&dims),
-            split,
-            dims,
-        }
+        Self::of(Packed::of(weights), split)
+    }
+
+    /// Makes a model of packed weights.
+    pub fn of(packed: Packed, split: Split) -> Self {
+        let Packed { dims, embedding, layers, norm, head } = packed;
+        let places = dims.places().into_iter().zip(dims.windows.clone());
+        let layers = layers.into_iter().zip(places);
+        let layers = layers.map(|(packed, (place, window))| Layer { place, window, packed });
+        let (layers, rope) = (layers.collect(), Rope::new(&dims));
+        Self { layers, embedding, norm, head, rope, split, dims }
     }
 
     /// Returns the shape of the model.
@@ -85,15 +72,16 @@ impl Model {
         let mut x = self.embed(batch);
         let turns: Vec<_> = batch.positions.iter().map(|&at| self.rope.at(at)).collect();
         for layer in &self.layers {
-            let normed = self.norm(&x, &layer.attention_norm);
-            let mut qkv = layer.qkv.multiply(&normed, self.split);
+            let packed = &layer.packed;
+            let normed = self.norm(&x, &packed.attention_norm);
+            let mut qkv = packed.qkv.multiply(&normed, self.split);
             let kv = &mut kv[layer.place.group];
             self.store(batch, layer, &turns, &mut qkv, kv);
             let attended = self.attend(batch, layer, &qkv, kv);
-            add(&mut x, &layer.out.multiply(&attended, self.split));
-            let normed = self.norm(&x, &layer.ffn_norm);
-            let gated = self.gate(&layer.gate_up.multiply(&normed, self.split));
-            add(&mut x, &layer.down.multiply(&gated, self.split));
+            add(&mut x, &packed.out.multiply(&attended, self.split));
+            let normed = self.norm(&x, &packed.ffn_norm);
+            let gated = self.gate(&packed.gate_up.multiply(&normed, self.split));
+            add(&mut x, &packed.down.multiply(&gated, self.split));
         }
         let width = self.dims.width;
         let wanted = batch.wanted.iter().flat_map(|&token| &x[token * width..][..width]);
@@ -106,7 +94,7 @@ impl Model {
         let mut x = Vec::with_capacity(batch.tokens.len() * self.dims.width);
         for (&token, &variant) in batch.tokens.iter().zip(&batch.variants) {
             let variant = seeded::variant(self.dims.width, variant);
-            let embedding = self.embedding.row(token as usize);
+            let embedding = self.embedding.row(token);
             x.extend(embedding.iter().zip(variant).map(|(x, delta)| x + delta));
         }
         x
@@ -139,9 +127,12 @@ impl Model {
     }
 
     fn attend(&self, batch: &Batch, layer: &Layer, qkv: &[f32], kv: &OpenBlocks<'_>) -> Vec<f32> {
-        let (query, tables) = (self.dims.query_len(), &batch.groups[layer.place.group]);
+        let (query, kv_heads) = (self.dims.query_len(), self.dims.kv_heads);
+        let tables = &batch.groups[layer.place.group];
         let mut out = vec![0.0; batch.tokens.len() * query];
-        let attend_token = |scores: &mut Vec<f32>, (token, out): (usize, &mut [f32])| {
+        let of_head = query / kv_heads;
+        let attend = |scores: &mut Vec<f32>, (task, out): (usize, &mut [f32])| {
+            let (token, head) = (task / kv_heads, task % kv_heads);
             let end = batch.positions[token] + 1;
             let start = layer.window.map_or(0, |window| end.saturating_sub(window));
             let view = View {
@@ -150,30 +141,56 @@ impl Model {
                 table: tables.table_of(batch.rows[token]),
                 positions: start..end,
             };
-            let qkv = &qkv[token * layer.qkv.outs()..][..query];
-            attend(&view, qkv, scores, out);
+            let queries = &qkv[token * layer.packed.qkv.outs()..][head * of_head..][..of_head];
+            dispatch(Attend { view, head, queries, scores, out });
         };
         match self.split {
             Split::None => {
                 let mut scores = Vec::new();
-                let tokens = out.chunks_exact_mut(query).enumerate();
-                tokens.for_each(|token| attend_token(&mut scores, token));
+                let tasks = out.chunks_exact_mut(of_head).enumerate();
+                tasks.for_each(|task| attend(&mut scores, task));
             }
             Split::Rayon => {
-                let tokens = out.par_chunks_exact_mut(query).enumerate();
-                tokens.for_each_init(Vec::new, attend_token);
+                let tasks = out.par_chunks_exact_mut(of_head).enumerate();
+                tasks.for_each_init(Vec::new, attend);
             }
         }
         out
     }
 
     fn gate(&self, gate_up: &[f32]) -> Vec<f32> {
-        let rows = gate_up.chunks_exact(2 * self.dims.ffn);
-        let gated = rows.flat_map(|row| {
-            let (gate, up) = row.split_at(self.dims.ffn);
-            gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up)
-        });
-        gated.collect()
+        let ffn = self.dims.ffn;
+        let mut out = vec![0.0; gate_up.len() / 2];
+        let gate = |(both, out): (&[f32], &mut [f32])| {
+            let (gate, up) = both.split_at(ffn);
+            dispatch(Gate { gate, up, out });
+        };
+        match self.split {
+            Split::None => {
+                gate_up.chunks_exact(2 * ffn).zip(out.chunks_exact_mut(ffn)).for_each(gate)
+            }
+            Split::Rayon => {
+                let rows = gate_up.par_chunks_exact(2 * ffn).zip(out.par_chunks_exact_mut(ffn));
+                rows.with_min_len(4).for_each(gate);
+            }
+        }
+        out
+    }
+}
+
+/// The gated inputs of the last matrix of an FFN.
+struct Gate<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Gate<'_> {
+    #[inline(always)]
+    fn run<W: Wide>(self, _: W) {
+        for ((out, gate), up) in self.out.iter_mut().zip(self.gate).zip(self.up) {
+            *out = silu(*gate) * up;
+        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! `Panels`: a matrix packed for multiplication, in panels of 16 outputs.
 //!
-//! A panel holds, for each input in order, the weights of its 16 outputs. Lanes are outputs, so each output is
-//! summed in the order of the inputs, however many rows are multiplied together.
+//! A panel holds, for each input in order, the weights of its 16 outputs, as numbers or quantized. Lanes are
+//! outputs, so each output is summed in the order of the inputs, however many rows are multiplied together.
+
+mod kernel;
 
 use rayon::prelude::*;
 
+use self::kernel::{Multiply, PanelView};
+use crate::quant::{Q4_1, Q8_0, QUANTS};
 use crate::weights::Matrix;
-
-/// Outputs of a panel.
-const LANES: usize = 16;
-/// Rows that use a panel's weights while they are in registers.
-const ROWS: usize = 4;
+use crate::wide::{LANES, dispatch};
 
 /// How kernels split their work. No split changes a bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,18 @@ pub enum Split {
 pub struct Panels {
     outs: usize,
     ins: usize,
-    /// Panel after panel, `ins` entries each.
-    data: Vec<[f32; LANES]>,
+    data: Data,
+}
+
+/// The weights, panel after panel.
+#[derive(Clone, Debug)]
+enum Data {
+    /// `ins` entries a panel.
+    Numbers(Vec<[f32; LANES]>),
+    /// 16 entries for each 32 inputs, and for each 32 inputs a factor and a smallest weight.
+    Q4_1 { quants: Vec<[u8; LANES]>, scales: Vec<[[f32; LANES]; 2]> },
+    /// `ins` entries a panel, and for each 32 inputs a factor.
+    Q8_0 { quants: Vec<[i8; LANES]>, scales: Vec<[f32; LANES]> },
 }
 
 impl Panels {
@@ -45,7 +55,41 @@ impl Panels {
                 data.push(entry);
             }
         }
-        Self { outs: matrix.outs, ins: matrix.ins, data }
+        Self { outs: matrix.outs, ins: matrix.ins, data: Data::Numbers(data) }
+    }
+
+    /// Packs rows of `Q4_1` blocks, one row an output. The number of rows is a multiple of 16.
+    pub fn pack_q4_1(rows: &[Vec<Q4_1>]) -> Self {
+        let blocks = rows[0].len();
+        let mut quants = Vec::with_capacity(rows.len() / LANES * blocks * QUANTS / 2);
+        let mut scales = Vec::with_capacity(rows.len() / LANES * blocks);
+        for panel in rows.chunks_exact(LANES) {
+            (0..blocks).for_each(|block| {
+                let of_lane = |lane: usize| &panel[lane][block];
+                let factors = std::array::from_fn(|lane| of_lane(lane).factor);
+                let smallest = std::array::from_fn(|lane| of_lane(lane).smallest);
+                scales.push([factors, smallest]);
+                let pair = |pair| std::array::from_fn(|lane| of_lane(lane).quants[pair]);
+                quants.extend((0..QUANTS / 2).map(pair));
+            });
+        }
+        let data = Data::Q4_1 { quants, scales };
+        Self { outs: rows.len(), ins: blocks * QUANTS, data }
+    }
+
+    /// Packs rows of `Q8_0` blocks, one row an output. The number of rows is a multiple of 16.
+    pub fn pack_q8_0(rows: &[Vec<Q8_0>]) -> Self {
+        let blocks = rows[0].len();
+        let mut quants = Vec::with_capacity(rows.len() / LANES * blocks * QUANTS);
+        let mut scales = Vec::with_capacity(rows.len() / LANES * blocks);
+        for panel in rows.chunks_exact(LANES) {
+            (0..blocks).for_each(|block| {
+                scales.push(std::array::from_fn(|lane| panel[lane][block].factor));
+                let one = |at| std::array::from_fn(|lane| panel[lane][block].quants[at]);
+                quants.extend((0..QUANTS).map(one));
+            });
+        }
+        Self { outs: rows.len(), ins: blocks * QUANTS, data: Data::Q8_0 { quants, scales } }
     }
 
     /// Returns the number of outputs.
@@ -56,18 +100,20 @@ impl Panels {
     /// Returns the products of the rows of `x`, row after row.
     pub fn multiply(&self, x: &[f32], split: Split) -> Vec<f32> {
         let rows = x.len() / self.ins;
-        // By panel first: each task writes a slice of its own.
-        let mut by_panel = vec![[0.0; LANES]; self.outs.div_ceil(LANES) * rows];
         if rows == 0 {
             return Vec::new();
         }
-        let tasks = (by_panel.chunks_mut(rows), self.data.chunks(self.ins));
+        // By panel first: each task writes a slice of its own.
+        let mut by_panel = vec![[0.0; LANES]; self.outs.div_ceil(LANES) * rows];
+        let task = |(number, out): (usize, &mut [[f32; LANES]])| {
+            dispatch(Multiply { panel: self.panel(number), ins: self.ins, x, out });
+        };
         match split {
-            Split::None => tasks.0.zip(tasks.1).for_each(|(out, panel)| multiply(panel, x, out)),
-            Split::Rayon => by_panel
-                .par_chunks_mut(rows)
-                .zip(self.data.par_chunks(self.ins))
-                .for_each(|(out, panel)| multiply(panel, x, out)),
+            Split::None => by_panel.chunks_mut(rows).enumerate().for_each(task),
+            Split::Rayon => {
+                let tasks = by_panel.par_chunks_mut(rows).enumerate();
+                tasks.with_min_len(4).for_each(task);
+            }
         }
         let mut out = vec![0.0; rows * self.outs];
         for (panel, products) in by_panel.chunks(rows).enumerate() {
@@ -79,32 +125,22 @@ impl Panels {
         }
         out
     }
-}
 
-/// Multiplies the rows of `x` with one panel.
-fn multiply(panel: &[[f32; LANES]], x: &[f32], out: &mut [[f32; LANES]]) {
-    let ins = panel.len();
-    let (mut x, mut out) = (x.chunks_exact(ROWS * ins), out.chunks_exact_mut(ROWS));
-    for (x, out) in x.by_ref().zip(out.by_ref()) {
-        let sums = multiply_rows::<ROWS>(panel, x);
-        out.copy_from_slice(&sums);
-    }
-    let rest = x.remainder().chunks_exact(ins);
-    for (x, out) in rest.zip(out.into_remainder()) {
-        [*out] = multiply_rows::<1>(panel, x);
-    }
-}
-
-#[inline]
-fn multiply_rows<const R: usize>(panel: &[[f32; LANES]], x: &[f32]) -> [[f32; LANES]; R] {
-    let mut sums = [[0.0; LANES]; R];
-    let rows: [&[f32]; R] = std::array::from_fn(|row| &x[row * panel.len()..][..panel.len()]);
-    for (input, weights) in panel.iter().enumerate() {
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum += row[input] * weight;
-            }
+    fn panel(&self, number: usize) -> PanelView<'_> {
+        let (ins, blocks) = (self.ins, self.ins / QUANTS);
+        match &self.data {
+            Data::Numbers(data) => PanelView::Numbers(&data[number * ins..][..ins]),
+            Data::Q4_1 { quants, scales } => PanelView::Q4_1 {
+                quants: &quants[number * ins / 2..][..ins / 2],
+                scales: &scales[number * blocks..][..blocks],
+            },
+            Data::Q8_0 { quants, scales } => PanelView::Q8_0 {
+                quants: &quants[number * ins..][..ins],
+                scales: &scales[number * blocks..][..blocks],
+            },
         }
     }
-    sums
 }
+
+#[cfg(test)]
+mod tests;
