@@ -43,7 +43,7 @@ struct Options {
     #[arg(long, default_value_t = 24)]
     requests: u64,
     /// Blocks of the cache.
-    #[arg(long, default_value_t = 160)]
+    #[arg(long, default_value_t = 80)]
     blocks: usize,
     /// Workers.
     #[arg(long, default_value_t = 2)]

@@ -46,7 +46,9 @@ impl Worker {
 
     /// Admits one sample. Returns false if another worker took the room.
     fn admit_sample(&mut self, sample: Sample, running: usize) -> Result<bool> {
-        let options = AdmitOptions::default().first_chunk(0).leave_free(running);
+        // Another worker may have taken the room since it was found.
+        let reserve = if self.shared.config.is_eager { 0 } else { running };
+        let options = AdmitOptions::default().first_chunk(0).leave_free(reserve);
         match self.shared.cache.admit_sequence(&sample.hashed, &options) {
             Ok((sequence, admission)) => {
                 let cached = admission.cached_tokens;
