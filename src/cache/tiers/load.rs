@@ -93,8 +93,9 @@ impl LoadTicket {
         let number = state.next_ticket();
         let most = options.most_hits(prompt, cache.block_size);
         let (mut hits, mut pinned) = (0, None);
+        let mut of_device = cache.published().generation();
         for _ in 0..ROUNDS {
-            let of_device = cache.published().generation();
+            of_device = cache.published().generation();
             hits = cache.prefix().probe_hits(prompt, most);
             if state.quarantine.is_full() {
                 break;
@@ -118,10 +119,12 @@ impl LoadTicket {
         let options = options.clone().max_cached_tokens(hits * cache.block_size);
         let options = options.at_least_first_chunk(loaded_tokens);
         let admitted = cache.match_and_allocate(prompt, &options, Admit::Now)?;
-        let (sequence, admission) = admitted;
+        let (mut sequence, admission) = admitted;
         cache.note_prompt(prompt, &options, &admission);
-        if admission.cached_tokens != hits * cache.block_size {
-            // The device has lost a hit since it was looked up: the loaded blocks would follow a gap.
+        let was_reset = sequence.parts_mut().1.generation() != of_device;
+        if was_reset || admission.cached_tokens != hits * cache.block_size {
+            // A reset came after the slots were pinned: the sequence must not get contents from before it. Or the
+            // device has lost a hit since it was looked up: the loaded blocks would follow a gap.
             return Ok(TierAdmission::Ready(sequence, admission));
         }
         Self::new(cache, state, number, pinned, prompt, hits, (sequence, admission))
