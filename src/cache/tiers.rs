@@ -116,8 +116,8 @@ pub enum TierAdmission {
     Ready(CachedSequence, Admission),
     /// Contents are to be loaded. The ticket has the sequence until it is settled.
     Loading(LoadTicket),
-    /// Another request loads a content of this prompt. Nothing is held: admit again when its ticket is settled, in the
-    /// next step of the scheduler for example.
+    /// Another ticket loads a content of this prompt, or stores one that the device has lost. Nothing is held: admit
+    /// again when that ticket is settled, in the next step of the scheduler for example.
     Pending,
 }
 

@@ -15,6 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod races;
 mod resets;
 
 use paged_kv::{

@@ -303,17 +303,22 @@ fn pin<'a>(
 ) -> std::result::Result<Pinned<'a>, Pending> {
     let mut pinned =
         Pinned { state, number, keys: Vec::new(), slots: Vec::new(), pins: Vec::new() };
-    let mut left = hashes;
-    let ready = count_ready(state, hashes);
-    let allowed = limit.allows(ready);
+    let mut allowed = limit.allows(count_ready(state, hashes));
     if allowed == 0 {
-        // A content that is loaded now is on the device soon.
+        // A content that is loaded now is on the device soon, and one that is stored now in a tier.
         let is_pending = hashes.first().is_some_and(|&hash| {
             limit != LoadLimit::none() && state.in_flight.has(of_device.key_of(hash))
         });
-        return if is_pending { Err(Pending) } else { Ok(pinned) };
+        if is_pending {
+            return Err(Pending);
+        }
+        // Counted again: a store may have published the content after the first count, and left before the look-up.
+        allowed = limit.allows(count_ready(state, hashes));
+        if allowed == 0 {
+            return Ok(pinned);
+        }
     }
-    left = &left[..allowed.min(left.len())];
+    let mut left = &hashes[..allowed.min(hashes.len())];
     while !left.is_empty() {
         let before = left.len();
         for (tier, id) in state.tiers.iter().zip(0..) {
