@@ -244,22 +244,22 @@ impl LoadTicket {
     fn settle(&mut self, outcomes: &[CopyOutcome], good: usize) {
         // After the publication: a thread that misses the content among these finds it on the device.
         self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
-        let of_tier =
-            |tier: TierId| self.loads[..good].iter().filter(move |load| load.src.tier == tier);
-        for (id, pins) in &self.pins {
-            let tier = self.state.tier(*id).expect("the tier of a pin is there");
-            let slots: Vec<BlockId> = of_tier(*id).map(|load| BlockId(load.src.slot)).collect();
+        let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
+        for (tier, id) in self.state.tiers.iter().zip(0..) {
+            let of_tier = |load: &Load| load.src.tier == TierId(id);
+            let loaded = self.loads[..good].iter().filter(|load| of_tier(load));
+            let slots: Vec<BlockId> = loaded.map(|load| BlockId(load.src.slot)).collect();
             tier.counts.loaded.add(slots.len() as u64);
             if tier.is_exclusive() {
                 tier.forget(&slots);
             }
-            let failed = pins.len().saturating_sub(slots.len());
+            let copies = self.loads.iter().enumerate();
+            let failed = copies.filter(|(at, load)| of_tier(load) && !is_done(*at)).count();
             tier.counts.failed.add(failed as u64);
         }
         self.pins.clear();
         let empty = self.targets.new_sibling();
         let targets = std::mem::replace(&mut self.targets, empty);
-        let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
         let (of_done, of_failed) = split(targets, is_done);
         drop(of_done);
         self.state.quarantine.keep(self.number, of_failed);
