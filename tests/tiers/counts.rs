@@ -41,6 +41,22 @@ fn each_copy_counts_once_though_the_tiers_alternate() {
     assert_at_rest(&cache);
 }
 
+/// A caller that hashes blocks itself may give equal hashes.
+#[test]
+fn a_prompt_of_equal_contents_is_loaded_and_waits_for_no_other() {
+    let cache = cache_of(16, &[Tier::host(8)]);
+    let hashes = [7, 7, 8].map(BlockHash::from_u128);
+    let wanted = Prompt::from_hashes(&hashes, 13);
+    let sequence = computed(&cache, &wanted);
+    assert_eq!(stored(cache.tiers().store(HOST, &hashes).unwrap().expect("two contents")), 2);
+    drop(sequence);
+    cache.prefix().forget(usize::MAX);
+    let load = loading(&cache, &wanted);
+    drop(loaded(load));
+    assert_eq!(cache.prefix().probe(&wanted), 12);
+    assert_at_rest(&cache);
+}
+
 #[test]
 fn an_admission_that_is_refused_holds_no_slot() {
     let cache = cache_of(4, &[Tier::host(8)]);

@@ -338,7 +338,8 @@ fn pin<'a>(
     }
     for &hash in &hashes[..pinned.slots.len()] {
         let key = of_device.key_of(hash);
-        if !state.in_flight.claim(key, number) {
+        // A prompt of hashes may name a content twice, which is claimed once and copied to both blocks.
+        if !state.in_flight.claim(key, number) && !pinned.keys.contains(&key) {
             return Err(Pending);
         }
         pinned.keys.push(key);
