@@ -15,7 +15,7 @@ use super::reuse::cached_sequence::CachedSequence;
 use super::step::Step;
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, SeqId};
-use crate::prefix::{BlockHash, Generation};
+use crate::prefix::{BlockHash, Generation, Overwritten};
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
 use crate::tier::store::{StoreTicket, ToStore};
@@ -286,7 +286,8 @@ impl<'a> Tiers<'a> {
         let state = self.state()?;
         state.tier(tier)?;
         step.refuse_other(self.cache)?;
-        let lost = step.overwritten();
+        // From the content that was used last, as from the head of a chain: the tier then gives up the others first.
+        let lost: Vec<Overwritten> = step.overwritten().iter().rev().copied().collect();
         let hashes: Vec<BlockHash> = lost.iter().map(|lost| lost.hash).collect();
         let pool = self.cache.pool.blocks();
         // The contents are of the generation in which the step began.

@@ -142,16 +142,21 @@ impl StoreTicket {
 }
 
 /// Splits the blocks of a table, which it owns by their words, into those for which `is_first` returns true of their
-/// places, and the others.
+/// places, and the others. Both keep the order: of blocks that are released together, the last is given up first.
 pub(crate) fn split(
     table: BlockTable,
     is_first: impl Fn(usize) -> bool,
 ) -> (BlockTable, BlockTable) {
     let (mut first, mut second) = (table.new_sibling(), table.new_sibling());
+    // Blocks leave a table at its end.
+    let mut reversed = table.new_sibling();
     let mut table = table;
-    for at in (0..table.len()).rev() {
+    for _ in 0..table.len() {
+        reversed.grow_from(&mut table, 1);
+    }
+    for at in 0..reversed.len() {
         let to = if is_first(at) { &mut first } else { &mut second };
-        to.grow_from(&mut table, 1);
+        to.grow_from(&mut reversed, 1);
     }
     (first, second)
 }

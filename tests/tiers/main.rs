@@ -18,6 +18,7 @@ mod common;
 mod counts;
 mod races;
 mod resets;
+mod rules;
 
 use paged_kv::{
     AdmitOptions, CachedSequence, CopyOutcome, LoadLimit, LoadTicket, PagedKvCache, Prompt,
