@@ -111,6 +111,31 @@ fn an_overwritten_source_stays_though_its_row_and_its_step_end() {
     assert_at_rest(&cache);
 }
 
+/// Rule 4.
+#[test]
+fn a_failed_load_keeps_the_blocks_before_the_first_failure() {
+    let cache = cache_of(16, &[Tier::host(8)]);
+    let wanted = prompt(&cache, 1, 4);
+    put(&cache, HOST, &wanted);
+    let load = loading(&cache, &wanted);
+    assert_eq!(cache.prefix().probe(&wanted), 0, "not published before it is settled");
+    let (number, second) = (load.number(), load.loads()[1].dst);
+    let mut loaded = load.complete(&[Done, Failed, Done, Done]).unwrap();
+    assert_eq!((loaded.admission.cached_tokens, loaded.admission.num_tokens), (4, 4));
+    assert_eq!((loaded.loaded_tokens, loaded.failed_blocks), (4, 1));
+    assert_eq!(loaded.sequence.num_tokens(), 4);
+    assert_eq!(cache.prefix().probe(&wanted), 4, "no block behind the failure is published");
+    assert_eq!(cache.stats().tiers[0].quarantined, 1);
+    // The request computes the rest, and a second request finds it.
+    let _ = loaded.sequence.append(wanted.num_tokens() - 4).unwrap();
+    assert!(!loaded.sequence.block_ids().contains(&second), "it may still be written");
+    assert_eq!(loaded.sequence.commit(wanted.num_tokens()).unwrap(), 3);
+    assert_eq!(cache.prefix().probe(&wanted), 16);
+    assert_eq!(cache.tiers().quiesced(number), 1);
+    drop(loaded);
+    assert_at_rest(&cache);
+}
+
 /// Rule 5.
 #[test]
 fn blocks_of_failed_copies_get_no_other_content_until_the_mover_is_quiet() {

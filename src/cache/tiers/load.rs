@@ -56,7 +56,8 @@ pub struct LoadTicket {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Loaded {
-    /// The sequence. It ends before the first block whose copy failed: append the rest of the prompt then.
+    /// The sequence. It ends before the first block whose copy failed: append the rest of the prompt then, as after a
+    /// [first chunk](AdmitOptions::first_chunk), and commit it by its number of tokens.
     pub sequence: CachedSequence,
     /// The admission: `cached_tokens` counts hits on the device and blocks that were loaded, up to the first failure.
     pub admission: Admission,
@@ -229,7 +230,10 @@ impl LoadTicket {
         // Publishes the blocks. The ticket is one more owner of them until after that.
         sequence.commit(computed)?;
         if good < required {
+            let (sequence, hashed) = sequence.parts_mut();
             sequence.truncate(computed)?;
+            // The prompt's tokens stay known: they are computed instead.
+            hashed.forget_generated(computed, self.block_size);
         }
         let mut admission = self.admission.clone();
         admission.cached_tokens = computed;
