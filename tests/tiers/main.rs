@@ -16,9 +16,13 @@
 mod common;
 
 mod counts;
+mod history;
+mod lru;
 mod races;
+mod reference;
 mod resets;
 mod rules;
+mod world;
 
 use paged_kv::{
     AdmitOptions, CachedSequence, CopyOutcome, LoadLimit, LoadTicket, PagedKvCache, Prompt,

@@ -1,0 +1,121 @@
+//! `TierModel`: the slots of one tier, and the order in which its idle contents are given up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paged_kv::{Tier, TierStats};
+
+use crate::reference::Content;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    content: Option<Content>,
+    owners: usize,
+}
+
+/// Blocks that were copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub stored: u64,
+    pub loaded: u64,
+    pub failed: u64,
+    pub dropped: u64,
+}
+
+#[derive(Debug)]
+pub struct TierModel {
+    pub tier: Tier,
+    pub is_exclusive: bool,
+    pub counts: Counts,
+    slots: Vec<Slot>,
+    ready: BTreeMap<Content, u32>,
+    /// Idle contents, the one that is given up first in front.
+    order: Vec<u32>,
+}
+
+impl TierModel {
+    pub fn new(slots: usize, is_disk: bool, is_exclusive: bool) -> Self {
+        let tier = if is_disk { Tier::disk(slots) } else { Tier::host(slots) };
+        let tier = if is_exclusive { tier.exclusive() } else { tier };
+        let slots = vec![Slot::default(); slots];
+        let (counts, ready, order) = (Counts::default(), BTreeMap::new(), Vec::new());
+        Self { tier, is_exclusive, counts, slots, ready, order }
+    }
+
+    pub fn find(&self, content: Content) -> Option<u32> {
+        self.ready.get(&content).copied()
+    }
+
+    /// Pins contents that are ready. Returns their slots.
+    pub fn pin(&mut self, contents: &[Content]) -> Vec<u32> {
+        let slots: Vec<u32> = contents.iter().map(|content| self.ready[content]).collect();
+        for &slot in &slots {
+            self.slots[slot as usize].owners += 1;
+            self.order.retain(|&idle| idle != slot);
+        }
+        slots
+    }
+
+    /// Releases slots, the last one first.
+    pub fn release(&mut self, slots: &[u32]) {
+        for &at in slots.iter().rev() {
+            let slot = &mut self.slots[at as usize];
+            slot.owners -= 1;
+            if slot.owners == 0 && slot.content.is_some() {
+                self.order.push(at);
+            }
+        }
+    }
+
+    fn free(&self) -> BTreeSet<u32> {
+        let is_free = |slot: &Slot| slot.owners == 0 && slot.content.is_none();
+        (0..).zip(&self.slots).filter(|(_, slot)| is_free(slot)).map(|(at, _)| at).collect()
+    }
+
+    pub fn room(&self) -> usize {
+        self.free().len() + self.order.len()
+    }
+
+    /// Checks which slots a ticket got: free ones, and then those of the contents that were idle for longest.
+    pub fn take(&mut self, taken: &[u32]) {
+        let free = self.free();
+        let num_lost = taken.len().saturating_sub(free.len());
+        let lost: BTreeSet<u32> = self.order.drain(..num_lost).collect();
+        let got: BTreeSet<u32> = taken.iter().copied().collect();
+        assert_eq!(got.len(), taken.len(), "a slot is given once");
+        let not_free: BTreeSet<u32> = got.difference(&free).copied().collect();
+        assert_eq!(not_free, lost, "the oldest idle contents, after the free slots {free:?}");
+        for &at in taken {
+            let slot = &mut self.slots[at as usize];
+            if let Some(content) = slot.content.take() {
+                self.ready.remove(&content);
+            }
+            slot.owners = 1;
+        }
+    }
+
+    pub fn fill(&mut self, slot: u32, content: Content) {
+        self.slots[slot as usize].content = Some(content);
+        let before = self.ready.insert(content, slot);
+        assert!(before.is_none(), "a tier has a content once");
+    }
+
+    pub fn forget(&mut self, slot: u32) {
+        if let Some(content) = self.slots[slot as usize].content.take() {
+            self.ready.remove(&content);
+        }
+    }
+
+    /// Checks the counts of the cache for this tier.
+    pub fn check(&self, stats: &TierStats) {
+        let counts = Counts {
+            stored: stats.blocks_stored,
+            loaded: stats.blocks_loaded,
+            failed: stats.copies_failed,
+            dropped: stats.stores_dropped,
+        };
+        assert_eq!(counts, self.counts);
+        let used = self.slots.iter().filter(|slot| slot.owners > 0).count();
+        let slots = (stats.slots_total, stats.slots_used, stats.slots_ready);
+        assert_eq!(slots, (self.slots.len(), used, self.order.len()));
+    }
+}

@@ -1,0 +1,226 @@
+//! `Reference`: a sequential model of tiers, made of sets and lists.
+//!
+//! A tier is a set of slots and the order in which its idle contents are given up: one home shard, so the least
+//! recently used comes first, and of contents that were released together the last one. The reference reads from the
+//! cache which contents the device has and which free slots a ticket got. It checks everything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paged_kv::{BlockHash, BlockId};
+
+use crate::lru::TierModel;
+
+/// A content, and the number of resets before it was computed.
+pub type Content = (BlockHash, u64);
+
+/// Tickets are known by their numbers.
+pub type Number = u64;
+
+/// A load limit: the least blocks and the most.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    pub least: usize,
+    pub most: usize,
+}
+
+impl Allowed {
+    fn of(self, ready: usize) -> usize {
+        if ready < self.least { 0 } else { ready.min(self.most) }
+    }
+}
+
+/// A slot of a tier, by their numbers.
+pub type Place = (usize, u32);
+
+/// The pins of a look-up: a list for each time that a tier was asked and had some.
+#[derive(Clone, Debug, Default)]
+pub struct Pins(Vec<(usize, Vec<u32>)>);
+
+impl Pins {
+    pub fn places(&self) -> Vec<Place> {
+        let of_tier = |(tier, slots): &(usize, Vec<u32>)| {
+            let tier = *tier;
+            slots.iter().map(move |&slot| (tier, slot)).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(of_tier).collect()
+    }
+}
+
+/// The expected outcome of an admission, apart from a lack of room.
+#[derive(Debug)]
+pub enum Expected {
+    Ready,
+    Pending,
+    Loading(Pins),
+}
+
+#[derive(Debug, Default)]
+pub struct Quarantined {
+    pub blocks: BTreeSet<BlockId>,
+    pub slots: Vec<Place>,
+}
+
+pub struct Reference {
+    pub tiers: Vec<TierModel>,
+    pub generation: u64,
+    pub in_flight: BTreeMap<Content, Number>,
+    pub quarantine: BTreeMap<Number, Quarantined>,
+}
+
+impl Reference {
+    pub fn new(tiers: Vec<TierModel>) -> Self {
+        let (in_flight, quarantine) = (BTreeMap::new(), BTreeMap::new());
+        Self { tiers, generation: 0, in_flight, quarantine }
+    }
+
+    fn content(&self, hash: BlockHash) -> Content {
+        (hash, self.generation)
+    }
+
+    /// Returns how many blocks of a chain each tier has, each from where the one before ends.
+    pub fn lookup(&self, hashes: &[BlockHash]) -> Vec<usize> {
+        let mut rest = hashes;
+        let ready = |tier: &TierModel| {
+            let ready = self.ready_in(tier, rest);
+            rest = &rest[ready..];
+            ready
+        };
+        self.tiers.iter().map(ready).collect()
+    }
+
+    fn ready_in(&self, tier: &TierModel, hashes: &[BlockHash]) -> usize {
+        hashes.iter().take_while(|&&hash| tier.find(self.content(hash)).is_some()).count()
+    }
+
+    /// Looks up the blocks of a prompt that follow those on the device, and pins and claims them for a ticket.
+    pub fn admit(&mut self, rest: &[BlockHash], allowed: Allowed) -> Expected {
+        let is_ready = |hash| self.tiers.iter().any(|tier| tier.find(self.content(hash)).is_some());
+        let ready = rest.iter().take_while(|&&hash| is_ready(hash)).count();
+        let wanted = allowed.of(ready);
+        if wanted == 0 {
+            let is_in_flight = |&hash| self.in_flight.contains_key(&self.content(hash));
+            let is_pending = allowed.most > 0 && rest.first().is_some_and(is_in_flight);
+            return if is_pending { Expected::Pending } else { Expected::Ready };
+        }
+        let wanted = &rest[..wanted];
+        let pins = self.pin(wanted);
+        if wanted.iter().any(|&hash| self.in_flight.contains_key(&self.content(hash))) {
+            self.unpin(pins);
+            return Expected::Pending;
+        }
+        Expected::Loading(pins)
+    }
+
+    fn pin(&mut self, hashes: &[BlockHash]) -> Pins {
+        let (mut pins, mut left) = (Pins::default(), hashes);
+        while !left.is_empty() {
+            for tier in 0..self.tiers.len() {
+                let ready = self.ready_in(&self.tiers[tier], left);
+                let (now, later) = left.split_at(ready);
+                let contents: Vec<Content> = now.iter().map(|&hash| self.content(hash)).collect();
+                if !contents.is_empty() {
+                    pins.0.push((tier, self.tiers[tier].pin(&contents)));
+                }
+                left = later;
+            }
+        }
+        pins
+    }
+
+    pub fn unpin(&mut self, pins: Pins) {
+        pins.0.iter().for_each(|(tier, slots)| self.tiers[*tier].release(slots));
+    }
+
+    pub fn claim(&mut self, hashes: impl IntoIterator<Item = BlockHash>, number: Number) {
+        for hash in hashes {
+            let before = self.in_flight.insert((hash, self.generation), number);
+            assert!(before.is_none(), "one ticket copies a content");
+        }
+    }
+
+    fn leave(&mut self, number: Number) {
+        self.in_flight.retain(|_, of| *of != number);
+    }
+
+    /// Settles a load, of which the first `good` copies are of use. `failed` are the blocks of the others whose copies
+    /// did not end well.
+    pub fn settle_load(
+        &mut self,
+        number: Number,
+        pins: Pins,
+        good: usize,
+        failed: &[(Place, BlockId)],
+    ) {
+        self.leave(number);
+        for (tier, slot) in &pins.places()[..good] {
+            self.tiers[*tier].counts.loaded += 1;
+            if self.tiers[*tier].is_exclusive {
+                self.tiers[*tier].forget(*slot);
+            }
+        }
+        self.unpin(pins);
+        for ((tier, _), block) in failed {
+            self.tiers[*tier].counts.failed += 1;
+            self.quarantine.entry(number).or_default().blocks.insert(*block);
+        }
+    }
+
+    /// Returns which of `hashes` a tier should store, and the pins of those that it has.
+    pub fn begin_store(
+        &mut self,
+        tier: usize,
+        hashes: &[BlockHash],
+        is_on_device: impl Fn(BlockHash) -> bool,
+    ) -> (Vec<BlockHash>, Vec<u32>) {
+        let (mut wanted, mut kept) = (Vec::new(), Vec::new());
+        for &hash in hashes {
+            let content = self.content(hash);
+            if self.tiers[tier].find(content).is_some() {
+                kept.extend(self.tiers[tier].pin(&[content]));
+            } else if !self.in_flight.contains_key(&content)
+                && !wanted.contains(&hash)
+                && is_on_device(hash)
+            {
+                wanted.push(hash);
+            }
+        }
+        (wanted, kept)
+    }
+
+    /// Settles a store. The contents that are done are ready, unless a reset came since.
+    pub fn settle_store(
+        &mut self,
+        number: Number,
+        (tier, generation): (usize, u64),
+        stores: &[(BlockHash, u32, bool)],
+    ) {
+        self.leave(number);
+        let is_current = generation == self.generation;
+        let of_tier = &mut self.tiers[tier];
+        let mut done = Vec::new();
+        for &(hash, slot, is_done) in stores {
+            if !is_done {
+                of_tier.counts.failed += 1;
+                self.quarantine.entry(number).or_default().slots.push((tier, slot));
+                continue;
+            }
+            of_tier.counts.stored += 1;
+            if is_current {
+                of_tier.fill(slot, (hash, generation));
+            }
+            done.push(slot);
+        }
+        of_tier.release(&done);
+    }
+
+    /// Ends the quarantine of a ticket. Returns how many blocks and slots it had.
+    pub fn quiesce(&mut self, number: Number) -> usize {
+        let Quarantined { blocks, slots } = self.quarantine.remove(&number).unwrap_or_default();
+        slots.iter().for_each(|&(tier, slot)| self.tiers[tier].release(&[slot]));
+        blocks.len() + slots.len()
+    }
+
+    pub fn quarantined(&self) -> usize {
+        self.quarantine.values().map(|kept| kept.blocks.len() + kept.slots.len()).sum()
+    }
+}
