@@ -18,10 +18,14 @@ mod common;
 mod counts;
 mod history;
 mod lru;
+mod mover;
 mod races;
 mod reference;
+mod requester;
 mod resets;
 mod rules;
+mod shadow;
+mod soak;
 mod world;
 
 use paged_kv::{

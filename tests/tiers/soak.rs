@@ -1,0 +1,78 @@
+//! The soak: several requesters, a mover that has faults, and a cell behind every block and slot. No request may read
+//! another content than it asked for, and nothing may leak.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use paged_kv::{Prompt, Tier};
+
+use crate::common::random::Random;
+use crate::history::{longest_prompts, setting};
+use crate::mover::Mover;
+use crate::requester::Requester;
+use crate::shadow::{Counts, Shadow};
+use crate::{assert_at_rest, cache_of};
+
+const NUM_BLOCKS: usize = 44;
+const SLOTS: [usize; 2] = [16, 30];
+const REQUESTERS: u64 = 3;
+
+#[test]
+#[cfg_attr(miri, ignore = "seconds of several threads: hours under an interpreter")]
+fn a_mover_with_faults_leads_to_no_wrong_content_and_no_leak() {
+    let seconds = setting("PAGED_KV_TIERS_SECONDS", 3);
+    let part = Duration::from_secs(seconds) / 3;
+    let (host, disk) = (Tier::host(SLOTS[0]), Tier::disk(SLOTS[1]));
+    soak("inclusive", [host, disk], 4_000, part);
+    soak("exclusive", [host.exclusive(), disk.exclusive()], 4_000, part);
+    soak("many resets", [host, disk.exclusive()], 40, part);
+}
+
+fn soak(name: &str, tiers: [Tier; 2], reset_one_in: usize, time: Duration) {
+    let cache = cache_of(NUM_BLOCKS, &tiers);
+    let shadow = Shadow::new(NUM_BLOCKS, &SLOTS);
+    let prompts: Vec<Prompt> = longest_prompts(&cache);
+    let seed = Random::new(setting("PAGED_KV_TIERS_SEED", 0)).next();
+    let (is_over, end) = (AtomicBool::new(false), Instant::now() + time);
+    std::thread::scope(|scope| {
+        let (orders, listens) = channel();
+        let (cache, shadow, prompts, is_over) = (&cache, &shadow, &prompts, &is_over);
+        scope.spawn(move || Mover::new(cache, shadow, seed).serve(&listens));
+        for number in 1..=REQUESTERS {
+            let (orders, seed) = (orders.clone(), seed.wrapping_add(number));
+            scope.spawn(move || {
+                let of = (seed, reset_one_in);
+                let mut requester = Requester::new(cache, shadow, prompts, orders, of);
+                while !is_over.load(SeqCst) {
+                    requester.operate();
+                }
+                requester.end();
+            });
+        }
+        while Instant::now() < end && shadow.counts.wrong.load(SeqCst) == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        is_over.store(true, SeqCst);
+    });
+    let leaks = cache.used_block_count();
+    report(name, &shadow, leaks);
+    assert_eq!(shadow.counts.wrong.load(SeqCst), 0, "wrong contents");
+    assert_at_rest(&cache);
+}
+
+fn report(name: &str, shadow: &Shadow, leaks: usize) {
+    let Counts { operations, hits, loads, stores, overwritten, pending, .. } = &shadow.counts;
+    let Counts { failed, corrupted, cancelled, late_writes, checked, wrong, .. } = &shadow.counts;
+    println!("{name}: {operations:?} operations, {} resets, {hits:?} hits", shadow.num_resets());
+    println!(
+        "  {loads:?} loads, {stores:?} stores, {overwritten:?} overwritten, {pending:?} pending"
+    );
+    println!("  faults: {failed:?} failed, {corrupted:?} corrupted, {cancelled:?} cancelled");
+    println!(
+        "  {late_writes:?} late writes, {checked:?} cells read, {wrong:?} wrong, {leaks} leaked"
+    );
+    let done =
+        [operations, hits, loads, stores, pending, failed, corrupted, cancelled, late_writes];
+    assert!(done.iter().all(|count| count.load(SeqCst) > 0), "each happens");
+}
