@@ -15,6 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bytes;
 mod counts;
 mod history;
 mod lru;
