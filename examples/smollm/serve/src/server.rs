@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use paged_kv::PagedKvCache;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -23,7 +24,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens and serves. The runtime has to have several threads.
+    /// Listens and serves.
     ///
     /// # Errors
     /// The server cannot listen at the address, or the parameters are invalid.
@@ -36,7 +37,10 @@ impl Server {
         let shared = Arc::new(Shared::new(loaded, config)?);
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let worker = |number| tokio::spawn(Worker::new(Arc::clone(&shared), number).run());
+        let worker = |number| {
+            let (worker, runtime) = (Worker::new(Arc::clone(&shared), number), Handle::current());
+            tokio::task::spawn_blocking(move || runtime.block_on(worker.run()))
+        };
         let workers = (0..num_workers).map(worker).collect();
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
@@ -63,14 +67,22 @@ impl Server {
 
     /// Refuses new requests, serves the accepted ones to their end, and stops. It takes at most the
     /// [drain time](connections::Limits::drain_time) and a step; no client can delay it further.
-    pub async fn shut_down(self) {
+    pub async fn shut_down(mut self) {
         self.shared.drain();
         self.stop.notify_one();
         // A connection ends when its response has been sent, or when the drain time is over.
-        let _ = self.http.await;
+        let _ = (&mut self.http).await;
         self.shared.stop();
-        for worker in self.workers {
+        for worker in std::mem::take(&mut self.workers) {
             let _ = worker.await;
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A runtime that ends waits for the threads of the workers.
+        self.shared.stop();
+        self.http.abort();
     }
 }

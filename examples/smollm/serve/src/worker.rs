@@ -50,11 +50,10 @@ impl Worker {
         Self { shared, number, running: Vec::new(), buffers: StepBuffers::default() }
     }
 
-    /// Serves until the server stops.
+    /// Serves until the server stops. A step computes for long, so the task has a thread of its own.
     pub async fn run(mut self) {
         loop {
-            let turn = tokio::task::block_in_place(|| self.turn());
-            let has_worked = turn.unwrap_or_else(|refusal| {
+            let has_worked = self.turn().unwrap_or_else(|refusal| {
                 self.refuse_all(&refusal);
                 true
             });
