@@ -21,7 +21,7 @@ impl Worker {
             self.promise();
             let running = self.shared.picture.num_running_without(self.number) + self.running.len();
             let shared = &self.shared;
-            let Some(sample) = shared.queue.take_if(|sample| has_room(shared, sample, running))
+            let Some(sample) = shared.queue.take_if(|sample| self.claim_room(sample, running))
             else {
                 break;
             };
@@ -42,6 +42,23 @@ impl Worker {
         };
         let promised = self.running.iter().map(of_sample).sum();
         self.shared.promised[self.number].store(promised, Ordering::Relaxed);
+    }
+
+    /// Returns true if the blocks of all known tokens of a sample are free beside those that are promised, and some for
+    /// its growth. They are promised at once: the other workers wait for the queue meanwhile. A sample alone is admitted
+    /// in any case.
+    fn claim_room(&self, sample: &mut Sample, running: usize) -> bool {
+        let shared = &self.shared;
+        let new_tokens = &sample.tokens[sample.hashed.num_tokens()..];
+        sample.hashed.extend(new_tokens).expect("the cache hashes its tokens");
+        let required = shared.cache.required_blocks(&sample.hashed, &AdmitOptions::default());
+        // An admission that is refused says why.
+        let needed = required.unwrap_or(0) + growth(shared, sample);
+        let has_room = needed + shared.promised_blocks() <= shared.cache.free_block_count();
+        if has_room || running == 0 {
+            shared.promised[self.number].fetch_add(needed, Ordering::Relaxed);
+        }
+        has_room || running == 0
     }
 
     /// Admits one sample. Returns false if another worker took the room.
@@ -69,27 +86,13 @@ impl Worker {
     }
 }
 
-/// Returns true if the blocks of all known tokens of a sample are free beside those that are promised, and some for
-/// its growth. A sample alone is admitted in any case.
-fn has_room(shared: &Shared, sample: &mut Sample, running: usize) -> bool {
-    let new_tokens = &sample.tokens[sample.hashed.num_tokens()..];
-    sample.hashed.extend(new_tokens).expect("the cache hashes its tokens");
-    if running == 0 {
-        return true;
-    }
-    let Ok(required) = shared.cache.required_blocks(&sample.hashed, &AdmitOptions::default())
-    else {
-        return true; // the admission says why
-    };
-    let needed = required + growth(shared, sample) + shared.promised_blocks();
-    needed <= shared.cache.free_block_count()
-}
-
 /// Returns the blocks that are kept for the next tokens of a sample and of its forks.
 pub(super) fn growth(shared: &Shared, sample: &Sample) -> usize {
     let next_tokens = match shared.config.is_eager {
         true => 1,
         false => sample.missing().min(GROWTH),
     };
-    (1 + sample.forks) * next_tokens.div_ceil(shared.config.block_size)
+    // Each fork copies the last block of the prompt, if that is partly filled.
+    let copies = sample.forks + usize::from(sample.number > 0);
+    (1 + sample.forks) * next_tokens.div_ceil(shared.config.block_size) + copies
 }
