@@ -113,6 +113,11 @@ const REQUESTS_WAITING: Described = Described {
     help: "Requests that wait for room: new ones, and those of sequences that grow.",
 };
 
+const LOST_BY_GROUP: Described = Described {
+    name: "paged_kv_group_prompt_tokens_lost",
+    help: "Tokens of prompts by which a group of layers made hits shorter than the longest of a group alone.",
+};
+
 /// Encodes the figures of a cache.
 pub(super) fn encode(
     scrape: &mut Scrape<'_>,
@@ -128,6 +133,8 @@ pub(super) fn encode(
         [("new", stats.requests_waiting_new), ("growing", stats.requests_waiting_to_grow)];
     let waiting = waiting.map(|(class, requests)| ([("class", class)], requests as u64));
     scrape.gauges(REQUESTS_WAITING, waiting)?;
+    let lost = stats.groups.iter().map(|of| ([("group", of.group.0)], of.prompt_tokens_lost));
+    scrape.counters_of_each(LOST_BY_GROUP, lost)?;
     encode_counters(scrape, COUNTERS, stats)
 }
 

@@ -52,6 +52,22 @@ impl<'a> Scrape<'a> {
         self.encode(of, values.map(|(labels, value)| (labels, ConstCounter::new(value))))
     }
 
+    /// Encodes a counter for each label; nothing if there is none.
+    pub(super) fn counters_of_each(
+        &mut self,
+        of: Described,
+        values: impl Iterator<Item = (impl EncodeLabelSet, u64)>,
+    ) -> fmt::Result {
+        let mut values =
+            values.map(|(labels, value)| (labels, ConstCounter::new(value))).peekable();
+        let Some((_, first)) = values.peek() else {
+            return Ok(());
+        };
+        let Described { name, help } = of;
+        let mut encoder = self.encoder.encode_descriptor(name, help, None, first.metric_type())?;
+        values.try_for_each(|(labels, counter)| counter.encode(encoder.encode_family(&labels)?))
+    }
+
     pub(super) fn histogram(&mut self, of: Described, histogram: &Histogram) -> fmt::Result {
         let Described { name, help } = of;
         let kind = histogram.metric_type();

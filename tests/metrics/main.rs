@@ -196,6 +196,24 @@ fn waiting_requests_are_shown_by_class() {
     assert_eq!(Scraped::of(&registry).find("vllm:num_requests_waiting", &[]), [0.0]);
 }
 
+#[test]
+fn the_tokens_that_a_group_lost_are_shown() {
+    use paged_kv::LayerGroup;
+
+    let groups = [LayerGroup::Full { block_size: 4 }, LayerGroup::State { block_size: 4 }];
+    let builder = PagedKvCache::builder().num_blocks(16).groups(&groups);
+    let cache = Arc::new(builder.build().unwrap());
+    cache.admit(SeqId(1), &[7; 10]).unwrap();
+    cache.commit(SeqId(1), 10).unwrap(); // no state is at a multiple of 4
+    cache.admit(SeqId(2), &[7; 10]).unwrap();
+    let scraped = Scraped::of(&registry(CacheCollector::new(cache)));
+    let lost = "paged_kv_group_prompt_tokens_lost_total";
+    assert_eq!(scraped.find(lost, &[("group", "0")]), [0.0]);
+    assert_eq!(scraped.find(lost, &[("group", "1")]), [8.0]);
+    scraped.assert_well_formed();
+    assert_listed(&scraped);
+}
+
 #[cfg(feature = "events")]
 #[test]
 fn the_counts_of_a_publisher_are_shown() {
