@@ -252,6 +252,7 @@ fn requests_of_16_threads_over_64_shards_never_fill_the_slab() {
 
 /// A thread that lost its core holds a claim.
 #[test]
+#[cfg_attr(miri, ignore = "one thread fills the slab: minutes under an interpreter")]
 fn a_full_slab_gets_room_while_another_shard_is_claimed() {
     let pool = Pool::new(&[100, 0, 0, 0], LRU);
     let ids = pool.make_idle(0);
