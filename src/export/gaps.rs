@@ -150,6 +150,14 @@ impl Gaps {
 
     /// Writes the pages of `sequence` into `cells`, of which there are `num_pages`.
     pub(super) fn write_pages<T: KernelInt>(self, sequence: &Sequence, pad: T, cells: &mut [T]) {
+        match sequence.gaps().is_empty() {
+            true => copy_ids(sequence.block_ids(), cells),
+            false => self.write_around_gaps(sequence, pad, cells),
+        }
+    }
+
+    #[inline(never)]
+    fn write_around_gaps<T: KernelInt>(self, sequence: &Sequence, pad: T, cells: &mut [T]) {
         if let [Range { start: 0, end }] = *sequence.gaps() {
             // A window, which has left its first blocks.
             let (gap, resident) = match self {

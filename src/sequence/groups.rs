@@ -246,17 +246,23 @@ impl Sequence {
     }
 
     /// Returns the table of a group, as a sequence without other groups (group 0's has them, too).
+    #[inline]
     pub(crate) fn of_group(&self, group: GroupId) -> Result<&Sequence> {
-        let table = match (group.index(), &self.groups) {
-            (0, _) => Some(self),
-            (number, Some(groups)) => groups.others.get(number - 1),
-            (_, None) => None,
-        };
-        table.ok_or_else(|| {
-            let groups = self.groups.as_ref().map_or(1, |groups| groups.layout.len());
-            let reason = format!("{group} of {groups}");
-            PagedKvError::InvalidConfig { parameter: "group", reason }
-        })
+        match (group.index(), &self.groups) {
+            (0, _) => Ok(self),
+            (number, Some(groups)) if number <= groups.others.len() => {
+                Ok(&groups.others[number - 1])
+            }
+            _ => Err(self.refusal_of(group)),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refusal_of(&self, group: GroupId) -> PagedKvError {
+        let groups = self.groups.as_ref().map_or(1, |groups| groups.layout.len());
+        let reason = format!("{group} of {groups}");
+        PagedKvError::InvalidConfig { parameter: "group", reason }
     }
 
     /// Returns the tables of all groups and the blocks that are held for growth: all blocks that the sequence owns.
