@@ -29,6 +29,16 @@ fn world(blocks: usize, slots: usize) -> Arc<World> {
     Arc::new(World { cache, device: Kv::new(blocks), host: Kv::new(slots) })
 }
 
+/// A cache of so many blocks whose tier has a content, and the ticket of a request that loads it.
+fn loading(blocks: usize) -> (Arc<World>, LoadTicket) {
+    let world = world(blocks, 1);
+    world.compute(1, 1);
+    world.stored(1);
+    world.forget();
+    let TierAdmission::Loading(ticket) = world.admit(1) else { panic!("it is in the tier") };
+    (world, ticket)
+}
+
 fn prompt(contents: &[u128]) -> Prompt {
     let hashes: Vec<_> = contents.iter().map(|n| BlockHash::from_u128(n << 100 | n)).collect();
     Prompt::from_hashes(&hashes, contents.len())
@@ -151,11 +161,7 @@ fn a_pin_beside_a_reclaim_of_the_slot_reads_the_content_or_computes_it() {
 #[test]
 fn a_block_of_a_dropped_ticket_is_not_reused_before_it_is_quiet() {
     explore(|| {
-        let world = world(1, 1);
-        world.compute(1, 1);
-        world.stored(1);
-        world.forget();
-        let TierAdmission::Loading(ticket) = world.admit(1) else { panic!("it is in the tier") };
+        let (world, ticket) = loading(1);
         let number = ticket.number();
         let late = ticket.loads()[0];
         let theirs = Arc::clone(&world);
@@ -199,11 +205,7 @@ fn a_store_beside_a_reset_publishes_nothing_of_the_old_weights() {
 #[test]
 fn a_failed_load_is_never_read() {
     explore(|| {
-        let world = world(2, 1);
-        world.compute(1, 1);
-        world.stored(1);
-        world.forget();
-        let TierAdmission::Loading(ticket) = world.admit(1) else { panic!("it is in the tier") };
+        let (world, ticket) = loading(2);
         let number = ticket.number();
         let theirs = Arc::clone(&world);
         race(

@@ -315,7 +315,7 @@ impl<'a> Tiers<'a> {
         }
         let number = state.next_ticket();
         let (mut stored, mut keys, mut ids) = (Vec::new(), Vec::new(), Vec::new());
-        // Contents that the tier has are pinned meanwhile, so that none is given up for the others.
+        // This call pins the contents that the tier has, so that the tier gives none of them up for the others.
         let mut kept = Vec::new();
         let mut has = |hash: BlockHash| {
             let len = kept.len();

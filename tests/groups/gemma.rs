@@ -10,7 +10,7 @@ const CHUNK: usize = 512;
 const WINDOW: usize = 1024;
 const BLOCK_SIZE: usize = 16;
 
-/// Grows a sequence to 32k tokens in chunks, and returns it with the most blocks that it held meanwhile.
+/// Grows a sequence to 32k tokens in chunks, and returns it with the most blocks that it held at a time.
 fn prefilled(cache: &PagedKvCache) -> (Sequence, usize) {
     let mut sequence = cache.allocate_sequence(0).unwrap();
     let mut most = 0;

@@ -45,8 +45,8 @@ impl Worker {
     }
 
     /// Returns true if the blocks of all known tokens of a sample are free beside those that are promised, and some for
-    /// its growth. They are promised at once: the other workers wait for the queue meanwhile. A sample alone is admitted
-    /// in any case.
+    /// its growth. This worker promises them under the lock of the queue, for which the other workers wait. A sample
+    /// alone is admitted in any case.
     fn claim_room(&self, sample: &mut Sample, running: usize) -> bool {
         let shared = &self.shared;
         let new_tokens = &sample.tokens[sample.hashed.num_tokens()..];
