@@ -14,7 +14,7 @@ use crate::error::{PagedKvError, Result};
 use crate::id::GroupId;
 
 /// The most groups of a cache.
-const MOST_GROUPS: usize = 31;
+pub(crate) const MOST_GROUPS: usize = 31;
 
 /// The blocks that the layers of one group need: their kind of attention, and the tokens of a block.
 ///

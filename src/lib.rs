@@ -84,8 +84,9 @@ pub mod wait;
 pub use cache::{
     AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
     Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, Load, LoadLimit, LoadTicket,
-    Loaded, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt, Reservation, Row, Snapshot, Step,
-    StepBuffers, TierAdmission, Tiers, Watermark, append_batch,
+    Loaded, Namespace, Overwriting, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt, Reservation,
+    Row, Snapshot, Step, StepBuffers, StoreFrom, TierAdmission, TierRestore, Tiers, Watermark,
+    append_batch,
 };
 pub use error::{ErrorKind, PagedKvError, Result};
 pub use event::{EventSink, KvEvent};
@@ -103,4 +104,4 @@ pub use stats::{CacheStats, GroupStats, SequenceInfo, TierStats};
 pub use sync::census;
 pub use table::BlockTable;
 pub use tier::store::{Store, StoreTicket};
-pub use tier::{CopyOutcome, Medium, TicketNumber, Tier, TierId, TierSlot};
+pub use tier::{CopyOutcome, Medium, Place, TicketNumber, Tier, TierId, TierSlot};

@@ -15,7 +15,9 @@
 pub(crate) mod contents;
 pub(crate) mod in_flight;
 pub(crate) mod quarantine;
+pub(crate) mod sources;
 pub(crate) mod store;
+mod use_counts;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -23,9 +25,10 @@ use self::contents::TierContents;
 use self::in_flight::InFlight;
 use self::quarantine::Quarantine;
 use crate::error::{PagedKvError, Result};
+use crate::id::BlockId;
 pub use crate::id::{Medium, TicketNumber, TierId, TierSlot};
 use crate::stats::TierStats;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, PlainArc};
 
 /// The most tiers of a cache.
 const MOST_TIERS: usize = 8;
@@ -45,16 +48,21 @@ pub struct Tier {
     medium: Medium,
     slots: usize,
     exclusive: bool,
+    from_use: u8,
 }
 
 impl Tier {
+    fn new(medium: Medium, slots: usize) -> Self {
+        Self { medium, slots, exclusive: false, from_use: 1 }
+    }
+
     /// Returns a tier of so many slots in host memory, a block each.
     ///
     /// ```
     /// assert_eq!(paged_kv::Tier::host(8), paged_kv::Tier::host(8).inclusive());
     /// ```
     pub fn host(slots: usize) -> Self {
-        Self { medium: Medium::Host, slots, exclusive: false }
+        Self::new(Medium::Host, slots)
     }
 
     /// Returns a tier of so many slots in a file, a block each.
@@ -63,7 +71,7 @@ impl Tier {
     /// assert_ne!(paged_kv::Tier::disk(8), paged_kv::Tier::host(8));
     /// ```
     pub fn disk(slots: usize) -> Self {
-        Self { medium: Medium::Disk, slots, exclusive: false }
+        Self::new(Medium::Disk, slots)
     }
 
     /// Lets a content leave the tier when it has been loaded, so that the device and the tier hold different contents.
@@ -83,6 +91,25 @@ impl Tier {
     pub fn inclusive(self) -> Self {
         Self { exclusive: false, ..self }
     }
+
+    /// Lets [`Tiers::store`](crate::Tiers::store) skip a content until it is asked to store it for the `uses`-th time:
+    /// one that is used once only is then not copied. The counts are approximate: a tier has about two for each slot.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId, Tier, TierId};
+    ///
+    /// let tier = Tier::host(8).from_use(2);
+    /// let cache = PagedKvCache::builder().num_blocks(4).block_size(4).tier(tier).build()?;
+    /// let prompt = cache.prompt(&[7; 5]);
+    /// cache.admit(SeqId(1), &[7; 5])?;
+    /// cache.commit(SeqId(1), 5)?;
+    /// assert!(cache.tiers().store(TierId(0), prompt.hashes())?.is_none());
+    /// assert!(cache.tiers().store(TierId(0), prompt.hashes())?.is_some());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn from_use(self, uses: u8) -> Self {
+        Self { from_use: uses, ..self }
+    }
 }
 
 /// The outcome of one copy, as the mover reports it.
@@ -90,9 +117,65 @@ impl Tier {
 pub enum CopyOutcome {
     /// All bytes are at the destination.
     Done,
-    /// The destination does not have the bytes, or may still be written. It is kept apart until
-    /// [`Tiers::quiesced`](crate::Tiers::quiesced) says that it is not written any more.
+    /// The copy was not made or ended early, and the destination is not written any more. Stores that end so count as
+    /// dropped.
+    Skipped,
+    /// The destination may still be written. It is kept apart until [`Tiers::quiesced`](crate::Tiers::quiesced) says that
+    /// it is not.
     Failed,
+    /// The slot that was to be read does not hold the content: it is torn or corrupt. The tier forgets the content. The
+    /// destination is not written any more.
+    Lost,
+}
+
+/// A block of the device, or a slot of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A block of the device.
+    Device(BlockId),
+    /// A slot of a tier.
+    Tier(TierSlot),
+}
+
+impl Place {
+    /// Returns the block, if it is one of the device.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::Place::Device(paged_kv::BlockId(7)).block(), Some(paged_kv::BlockId(7)));
+    /// ```
+    pub fn block(self) -> Option<BlockId> {
+        match self {
+            Self::Device(block) => Some(block),
+            Self::Tier(_) => None,
+        }
+    }
+
+    /// Returns the slot, if it is one of a tier.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::Place::Device(paged_kv::BlockId(7)).slot(), None);
+    /// ```
+    pub fn slot(self) -> Option<TierSlot> {
+        match self {
+            Self::Device(_) => None,
+            Self::Tier(slot) => Some(slot),
+        }
+    }
+
+    /// Returns the place that follows this one after so many.
+    pub(crate) fn plus(self, places: usize) -> Self {
+        match self {
+            Self::Device(BlockId(id)) => Self::Device(BlockId(id + places as u32)),
+            Self::Tier(slot) => Self::Tier(slot.plus(places)),
+        }
+    }
+}
+
+impl TierSlot {
+    /// Returns the slot of the tier that follows this one after so many.
+    pub(crate) fn plus(self, slots: usize) -> Self {
+        Self { slot: self.slot + slots as u32, ..self }
+    }
 }
 
 /// The tiers of a cache, which tickets share.
@@ -101,7 +184,11 @@ pub(crate) struct TierState {
     pub(crate) in_flight: InFlight,
     pub(crate) quarantine: Quarantine,
     tickets: AtomicU64,
+    reset_observer: Option<ResetObserver>,
 }
+
+/// The caller's observer of resets, which takes their number.
+pub(crate) type ResetObserver = PlainArc<dyn Fn(u64) + Send + Sync>;
 
 // Every panic leaves slots, index and claims consistent: see the guide's page on panics.
 impl UnwindSafe for TierState {}
@@ -110,7 +197,7 @@ impl RefUnwindSafe for TierState {}
 impl TierState {
     /// # Errors
     /// `InvalidConfig` for a tier without slots, or too many tiers; `OutOfHostMemory`.
-    pub(crate) fn new(tiers: &[Tier]) -> Result<Self> {
+    pub(crate) fn new(tiers: &[Tier], reset_observer: Option<ResetObserver>) -> Result<Self> {
         if tiers.len() > MOST_TIERS {
             let reason = format!("{}, at most {MOST_TIERS}", tiers.len());
             return Err(PagedKvError::InvalidConfig { parameter: "tier", reason });
@@ -121,6 +208,7 @@ impl TierState {
             in_flight: InFlight::new(),
             quarantine: Quarantine::new(),
             tickets: AtomicU64::new(0),
+            reset_observer,
         })
     }
 
@@ -136,9 +224,12 @@ impl TierState {
         })
     }
 
-    /// Makes all contents unmatchable. Copies that are under way publish nothing.
-    pub(crate) fn reset(&self) {
+    /// Makes all contents unmatchable, in the device's reset with this number. Copies that are under way publish nothing.
+    pub(crate) fn reset(&self, number: u64) {
         self.tiers.iter().for_each(TierContents::reset);
+        if let Some(observer) = &self.reset_observer {
+            observer(number);
+        }
     }
 
     pub(crate) fn stats(&self) -> Vec<TierStats> {

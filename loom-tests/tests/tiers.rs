@@ -65,7 +65,7 @@ impl World {
 
     fn copy_down(&self, ticket: &StoreTicket) {
         for store in ticket.stores() {
-            self.host.write(BlockId(store.dst.slot), self.device.read(store.src));
+            self.host.write(BlockId(store.dst.slot), self.device.read(store.src.block().expect("from the device")));
         }
     }
 

@@ -5,10 +5,12 @@
 mod checks;
 mod groups;
 mod listeners;
+mod tiers;
 
 use self::checks::{Checked, invalid};
 use self::groups::Groups;
 use self::listeners::{Observed, Sink};
+use self::tiers::TierSettings;
 use super::PagedKvCache;
 use super::eviction::strategy::EvictionStrategy;
 use crate::error::Result;
@@ -24,7 +26,6 @@ use crate::prefix::kv_event::EventSink;
 use crate::prefix::overwrites::{Overwrites, Overwritten};
 use crate::prefix::{HashAlgorithm, PublishedBlocks};
 use crate::sync::PlainArc;
-use crate::tier::Tier;
 
 /// Default utilization at which a cache reports that it needs eviction.
 const DEFAULT_THRESHOLD: f64 = 0.9;
@@ -66,7 +67,7 @@ pub struct PagedKvCacheBuilder {
     overwrite_observer: Option<Observed>,
     watermark: Watermark,
     groups: Groups,
-    tiers: Vec<Tier>,
+    tiers: TierSettings,
     #[cfg(feature = "async")]
     fairness: Fairness,
 }
@@ -111,7 +112,7 @@ impl PagedKvCacheBuilder {
             overwrite_observer: None,
             watermark: Watermark::Blocks(0),
             groups: Groups::default(),
-            tiers: Vec::new(),
+            tiers: TierSettings::default(),
             #[cfg(feature = "async")]
             fairness: Fairness::default(),
         }

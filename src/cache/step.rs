@@ -24,8 +24,8 @@ use std::fmt;
 pub use self::abort::{AbortRefused, Aborted};
 pub use self::buffers::{Completed, Grown, StepBuffers};
 use self::publish::Committed;
+use super::Published;
 use super::rows::{Row, look, update};
-use super::{PagedKvCache, Published};
 use crate::error::{PagedKvError, Result};
 use crate::export::{KernelInt, block_number};
 use crate::id::{BlockId, Identity};
@@ -122,12 +122,8 @@ impl Step {
         })
     }
 
-    /// Refuses another cache than the one of the step.
-    pub(super) fn refuse_other(&self, cache: &PagedKvCache) -> Result<()> {
-        match cache.pool.handle().is_of_same_pool(&self.pool) {
-            true => Ok(()),
-            false => Err(PagedKvError::WrongCache { value: "step" }),
-        }
+    pub(super) fn pool(&self) -> &PoolHandle {
+        &self.pool
     }
 
     /// Returns the generation in which the step began.

@@ -3,23 +3,23 @@
 //! It is a view that borrows the cache and holds nothing.
 
 pub(crate) mod load;
+pub(crate) mod namespace;
+pub(crate) mod overwriting;
+pub(crate) mod restore;
+pub(crate) mod storing;
 
 use std::ops::Range;
 
-use self::load::{Load, LoadTicket};
+use self::load::LoadTicket;
 use super::PagedKvCache;
 use super::admission::Admission;
 use super::admission::options::AdmitOptions;
 use super::admission::prompt::Prompt;
 use super::reuse::cached_sequence::CachedSequence;
-use super::step::Step;
 use crate::error::{PagedKvError, Result};
-use crate::id::{BlockId, SeqId};
-use crate::prefix::{BlockHash, Generation, Overwritten};
+use crate::id::SeqId;
 use crate::sync::PlainArc;
-use crate::table::BlockTable;
-use crate::tier::store::{StoreTicket, ToStore};
-use crate::tier::{TicketNumber, TierId, TierState};
+use crate::tier::{TicketNumber, TierState};
 
 /// The operations of one cache on the tiers below the device. [`PagedKvCache::tiers`] creates it.
 ///
@@ -234,116 +234,6 @@ impl<'a> Tiers<'a> {
         cache.insert(id, tracked)
     }
 
-    /// Returns a ticket to store contents that are cached on the device in a tier, or `None` if none of them is to be
-    /// stored: the tier has them, another ticket stores them, the device has them no more, or the tier has no room for
-    /// all of them. The ticket is for all that are left, never for a part of these.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a tier that the cache does not have.
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, Tier, TierId};
-    ///
-    /// let cache = PagedKvCache::builder().num_blocks(8).tier(Tier::host(16)).build()?;
-    /// let prompt = cache.prompt(&[7; 40]);
-    /// assert!(cache.tiers().store(TierId(0), prompt.hashes())?.is_none()); // none is cached
-    /// assert!(cache.tiers().store(TierId(1), prompt.hashes()).is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn store(self, tier: TierId, hashes: &[BlockHash]) -> Result<Option<StoreTicket>> {
-        let state = self.state()?;
-        state.tier(tier)?;
-        let generation = self.cache.published().generation();
-        Ok(self.store_from(state, tier, generation, hashes, |at, ids| {
-            self.cache.acquire_one(hashes[at], generation, ids)
-        }))
-    }
-
-    /// Returns a ticket to store the contents that a step is about to overwrite; see [`Step::overwritten`]. Make the
-    /// copies before the kernels of the step are launched, and settle the ticket before the step ends. `None` as
-    /// [`store`](Self::store) says.
-    ///
-    /// # Errors
-    /// As [`store`](Self::store).
-    ///
-    /// ```
-    /// use paged_kv::{CopyOutcome, PagedKvCache, SeqId, Tier, TierId};
-    ///
-    /// let cache = PagedKvCache::builder().num_blocks(2).block_size(4).tier(Tier::host(8)).build()?;
-    /// let prompt = cache.prompt(&[7; 9]);
-    /// cache.admit(SeqId(1), &[7; 5])?;
-    /// cache.commit(SeqId(1), 5)?;
-    /// cache.free(SeqId(1))?;
-    /// let mut rows = [(cache.allocate_sequence(0)?, 8)];
-    /// let mut step = cache.step(Default::default());
-    /// assert_eq!(step.grow(&mut rows)?.grown_rows, 1); // over the cached block
-    /// let ticket = cache.tiers().store_overwritten(TierId(0), &step)?.expect("one content");
-    /// assert_eq!(ticket.complete(&[CopyOutcome::Done])?, 1); // after the copy
-    /// assert_eq!(cache.tiers().lookup(&prompt), vec![0, 4]);
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn store_overwritten(self, tier: TierId, step: &Step) -> Result<Option<StoreTicket>> {
-        let state = self.state()?;
-        state.tier(tier)?;
-        step.refuse_other(self.cache)?;
-        // From the content that was used last, as from the head of a chain: the tier then gives up the others first.
-        let lost: Vec<Overwritten> = step.overwritten().iter().rev().copied().collect();
-        let hashes: Vec<BlockHash> = lost.iter().map(|lost| lost.hash).collect();
-        let pool = self.cache.pool.blocks();
-        // The contents are of the generation in which the step began.
-        Ok(self.store_from(state, tier, step.generation(), &hashes, |at, ids| {
-            // The row owns the block; the ticket does too until the copy is made.
-            let is_held = pool.retain(lost[at].block).is_ok();
-            ids.extend(is_held.then_some(lost[at].block));
-            is_held
-        }))
-    }
-
-    /// Claims the contents that are to be stored, and acquires their sources by `acquire`.
-    fn store_from(
-        self,
-        state: &PlainArc<TierState>,
-        tier: TierId,
-        of_device: Generation,
-        hashes: &[BlockHash],
-        acquire: impl Fn(usize, &mut Vec<BlockId>) -> bool,
-    ) -> Option<StoreTicket> {
-        let of_tier = state.tier(tier).ok()?;
-        let generation = of_tier.generation_like(of_device)?;
-        if state.quarantine.is_full() {
-            return None;
-        }
-        let number = state.next_ticket();
-        let (mut stored, mut keys, mut ids) = (Vec::new(), Vec::new(), Vec::new());
-        // This call pins the contents that the tier has, so that the tier gives none of them up for the others.
-        let mut kept = Vec::new();
-        let mut has = |hash: BlockHash| {
-            let len = kept.len();
-            of_tier.pin(&[hash], generation, &mut kept);
-            kept.len() > len
-        };
-        for (at, &hash) in hashes.iter().enumerate() {
-            let key = of_device.key_of(hash);
-            if has(hash) || !state.in_flight.claim(key, number) {
-                continue;
-            }
-            // Looked up again: the copy of another ticket may have been published before the claim.
-            if has(hash) || !acquire(at, &mut ids) {
-                state.in_flight.leave(key, number);
-                continue;
-            }
-            stored.push(hash);
-            keys.push(key);
-        }
-        let _kept = of_tier.table_of(kept);
-        let sources = BlockTable::of_owned(ids, self.cache.pool.handle());
-        if stored.is_empty() {
-            return None;
-        }
-        let contents = ToStore { hashes: stored, keys, sources };
-        StoreTicket::new(state, number, tier, generation, contents)
-    }
-
     /// Gives back the blocks and slots that the failed copies of a ticket may have written until now. The mover calls it
     /// when none of these copies writes any more. Returns how many there were.
     ///
@@ -365,22 +255,4 @@ impl<'a> Tiers<'a> {
     pub fn quiesced(self, ticket: TicketNumber) -> usize {
         self.cache.tiers.as_ref().map_or(0, |state| state.quarantine.release(ticket))
     }
-}
-
-/// Returns the loads of a ticket as runs of neighbouring blocks and slots.
-pub(in crate::cache) fn runs_of(loads: &[Load]) -> Vec<(Load, usize)> {
-    let mut runs: Vec<(Load, usize)> = Vec::new();
-    for &load in loads {
-        match runs.last_mut() {
-            Some((first, len))
-                if first.src.tier == load.src.tier
-                    && first.src.slot + *len as u32 == load.src.slot
-                    && first.dst.0 + *len as u32 == load.dst.0 =>
-            {
-                *len += 1;
-            }
-            _ => runs.push((load, 1)),
-        }
-    }
-    runs
 }

@@ -5,7 +5,9 @@
 //! statistics. Without a limit publications are not counted.
 
 use super::Blocks;
+use super::content_key::ContentKey;
 use super::free_list::Matching;
+use super::idle::AgedBlock;
 use crate::counter::ShardedCounter;
 use crate::id::BlockId;
 use crate::sync::{AtomicU64, Later, Mutex, Ordering};
@@ -95,6 +97,39 @@ impl Blocks {
         let ended = self.cached.uncached.sum() + self.free.idle_totals().reclaimed;
         let cached = self.cached.cached.sum().saturating_sub(ended);
         cached.saturating_sub(most) as usize
+    }
+
+    /// Returns the number of free blocks that hold no content.
+    pub(crate) fn num_free(&self) -> usize {
+        self.free.room().saturating_sub(self.free.idle_totals().idle)
+    }
+
+    /// Returns up to `n` idle blocks in about the reclaim order, without an owner.
+    pub(crate) fn list_oldest(&self, n: usize) -> Vec<AgedBlock> {
+        if self.words.have_keys() { self.free.list_oldest(n, &self.words) } else { Vec::new() }
+    }
+
+    /// Makes the caller an owner of `id` if it is cached under `key`. The content does not count as used.
+    pub(crate) fn acquire_unused(&self, id: BlockId, key: ContentKey) -> bool {
+        let mut matching = self.matching();
+        if self.words.keyed().key(id) != key || !matching.acquire_any(id) {
+            return false;
+        }
+        drop(matching);
+        // A block keeps its key while it is cached and has an owner.
+        let is_same = self.words.keyed().key(id) == key;
+        if !is_same {
+            self.give(&[id]);
+        }
+        is_same
+    }
+
+    /// Removes an owner from each block that [`acquire_unused`](Self::acquire_unused) acquired, the oldest first. They
+    /// are as old as before, by the times that [`list_oldest`](Self::list_oldest) returned.
+    pub(crate) fn give_as_old(&self, blocks: &[(BlockId, u64)]) {
+        self.free.give_as_old(blocks, &self.words);
+        self.announce_room();
+        self.keep_max_cached();
     }
 
     /// Frees up to `n` idle blocks, in reclaim order, whose contents end. Returns their number.

@@ -31,6 +31,7 @@ mod between_shards;
 mod choice;
 mod home_shard;
 mod match_cached;
+mod oldest;
 mod reclaim;
 mod room;
 mod stale;

@@ -88,6 +88,16 @@ pub(crate) struct Oldest {
     times: [u64; 2],
 }
 
+/// An idle block, and how long it has been so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AgedBlock {
+    /// The age by which it is reclaimed.
+    pub(crate) age: u64,
+    /// The time at which its entry was added.
+    pub(crate) time: u64,
+    pub(crate) id: BlockId,
+}
+
 /// The least age of blocks to reclaim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AgeBound {
@@ -168,6 +178,15 @@ impl IdleLists {
         self.turns.fetch_add(1, Ordering::Relaxed) as usize
     }
 
+    #[inline]
+    fn rank_of(&self, left: ReleasedIdle) -> usize {
+        match left {
+            ReleasedIdle { spare: true, .. } => SPARE,
+            ReleasedIdle { hot: true, .. } if self.num_ranks == MOST_RANKS => HOT,
+            _ => COLD,
+        }
+    }
+
     /// Returns the number of entries that shards have added to the clock.
     pub(crate) fn now(&self) -> u64 {
         // Relaxed: only the reclaim order depends on the time.
@@ -201,6 +220,46 @@ impl IdleShard {
         let keyed = words.keyed();
         let mut look = |entry| look(keyed.mark_epoch(entry));
         self.lists.iter().for_each(|list| list.inspect(&lists.slab, &mut look));
+    }
+
+    /// Appends up to `n` idle blocks of each rank to `out`, the oldest first. Spare blocks are left out: another block
+    /// has their content. The caller holds the claim.
+    pub(in crate::pool) fn list_oldest(
+        &self,
+        n: usize,
+        lists: &IdleLists,
+        words: &BlockWords,
+        out: &mut Vec<AgedBlock>,
+    ) {
+        let (view, keyed, now) = (words.view(), words.keyed(), lists.now());
+        for (rank, list) in self.lists.iter().enumerate().skip(COLD) {
+            let end = out.len() + n;
+            list.look_while(&lists.slab, |entry, time| {
+                let mut times = [Oldest::NEVER; 2];
+                times[rank - COLD] = time;
+                if view.is_idle_since(keyed.mark_epoch(entry)) {
+                    let age = Oldest { times }.age(now).expect("it has a time");
+                    out.push(AgedBlock { age, time, id: entry.id });
+                }
+                out.len() < end
+            });
+        }
+    }
+
+    /// Adds an entry for a block that became idle, as if it had been so since `time`: before all others of its rank.
+    pub(in crate::pool) fn push_front(
+        &self,
+        left: ReleasedIdle,
+        time: u64,
+        lists: &IdleLists,
+        words: &BlockWords,
+    ) {
+        let list = &self.lists[lists.rank_of(left)];
+        if self.kept.is_empty() && lists.is_crowded() {
+            self.set_due(true);
+        }
+        list.push_front(words.keyed().mark_epoch(left.block), time, &lists.slab, &self.kept);
+        self.show_oldest(lists);
     }
 
     /// Returns the times of the first entries, for any thread.
@@ -252,12 +311,7 @@ impl IdleShard {
     /// Adds an entry for a block that became idle.
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
-        let rank = match left {
-            ReleasedIdle { spare: true, .. } => SPARE,
-            ReleasedIdle { hot: true, .. } if lists.num_ranks == MOST_RANKS => HOT,
-            _ => COLD,
-        };
-        let (list, time) = (&self.lists[rank], self.now() + 1);
+        let (list, time) = (&self.lists[lists.rank_of(left)], self.now() + 1);
         let entry = words.keyed().mark_epoch(left.block);
         self.time.store(time, Ordering::Relaxed);
         if list.is_at_border() {

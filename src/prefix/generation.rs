@@ -76,10 +76,10 @@ impl Generations {
         self.generation(self.current.load(Ordering::Relaxed))
     }
 
-    /// Begins the next generation.
-    pub(super) fn advance(&self) {
+    /// Begins the next generation, and returns its number.
+    pub(super) fn advance(&self) -> u64 {
         // Relaxed: as in `current`.
-        self.current.fetch_add(1, Ordering::Relaxed);
+        self.current.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn generation(&self, number: u64) -> Generation {

@@ -14,7 +14,7 @@ use super::hash::BlockHash;
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::{BlockId, GroupId};
-use crate::pool::OverwriteObserver;
+use crate::pool::{Blocks, OverwriteObserver};
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
 /// A cached content that an operation gave up: its block has a new owner, which may write it as soon as the
@@ -53,11 +53,34 @@ pub struct Overwritten {
     pub parent: Option<BlockHash>,
 }
 
-impl Overwritten {
-    /// Creates the description of a content whose parent is not known.
-    pub(crate) fn new(block: BlockId, group: GroupId, hash: BlockHash) -> Self {
-        Self { block, group, hash, parent: None }
+/// Appends to `out` the contents that `cached` blocks had until a caller took them over. `generations` are those of the
+/// groups.
+pub(crate) fn list_overwritten(
+    cached: &[BlockId],
+    overwrites: Option<&Overwrites>,
+    generations: &[Generation],
+    pool: &Blocks,
+    out: &mut Vec<Overwritten>,
+) {
+    if let Some(overwrites) = overwrites {
+        return overwrites.list(cached, out);
     }
+    out.extend(cached.iter().filter_map(|&id| {
+        let (group, hash) = last_content(id, generations, pool)?;
+        Some(Overwritten { block: id, group, hash, parent: None })
+    }));
+}
+
+/// Returns the group and the hash under which a block was published last, if it was in one of these generations of the
+/// groups.
+pub(crate) fn last_content(
+    id: BlockId,
+    generations: &[Generation],
+    pool: &Blocks,
+) -> Option<(GroupId, BlockHash)> {
+    // The mark of its last key says its group.
+    let last = |(group, of): (u8, &Generation)| Some((GroupId(group), of.last_hash(pool, id)?));
+    (0..).zip(generations).find_map(last)
 }
 
 /// The caller's function, called with all contents that one allocation overwrites.

@@ -179,19 +179,21 @@ impl PublishedBlocks {
         !self.index.is_empty() && blocks.is_cached_as(id, generation.key_of(hash))
     }
 
-    /// Begins a new generation: no block that was published before can be matched.
-    pub(crate) fn reset(&self, blocks: &Blocks) {
+    /// Begins a new generation, and returns its number: no block that was published before can be matched.
+    pub(crate) fn reset(&self, blocks: &Blocks) -> u64 {
         if let Some(overwrites) = &self.overwrites {
             overwrites.reset();
         }
+        let mut number = 0;
         match &self.event_order {
-            None => self.generations.advance(),
+            None => number = self.generations.advance(),
             Some(event_order) => event_order.announce(|events| {
-                self.generations.advance();
+                number = self.generations.advance();
                 events.clear();
             }),
         }
         blocks.announce_publication();
+        number
     }
 
     /// Emits the events of all cached contents again.

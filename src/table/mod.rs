@@ -127,6 +127,11 @@ impl BlockTable {
         Self { ids, shared: None, shared_len: 0, step: InFlightStep::default(), pool }
     }
 
+    /// Returns the private blocks, which the caller owns by their words from then on.
+    pub(crate) fn into_owned_ids(mut self) -> Vec<BlockId> {
+        self.ids.split_off(self.shared_len)
+    }
+
     /// Returns the blocks, in order.
     ///
     /// ```
@@ -181,12 +186,20 @@ impl BlockTable {
     pub fn grow(&mut self, n: usize) -> Result<Range<usize>> {
         let len = self.ids.len();
         if n > 0 {
-            let reclaimed = self.pool.take(n, &mut self.ids)?;
-            if reclaimed > 0 && self.pool.reports_overwrites() {
-                self.report_overwritten(len, reclaimed);
-            }
+            self.grow_reporting(n)?;
         }
         Ok(len..len + n)
+    }
+
+    /// Does the work of [`grow`](Self::grow). Returns how many of the new blocks, the last ones, were cached until now.
+    #[inline]
+    pub(crate) fn grow_reporting(&mut self, n: usize) -> Result<usize> {
+        let len = self.ids.len();
+        let reclaimed = self.pool.take(n, &mut self.ids)?;
+        if reclaimed > 0 && self.pool.reports_overwrites() {
+            self.report_overwritten(len, reclaimed);
+        }
+        Ok(reclaimed)
     }
 
     /// Reports the contents of the last `reclaimed` blocks. If the observer panics, all blocks from `len` on are
@@ -215,8 +228,7 @@ impl BlockTable {
         }
     }
 
-    /// Does the work of [`grow`](Self::grow). Returns how many of the new blocks, the last ones, were cached
-    /// until now.
+    /// Does as [`grow_reporting`](Self::grow_reporting), and leaves the report to the caller.
     pub(crate) fn grow_over_cached(&mut self, n: usize) -> Result<usize> {
         if n == 0 { Ok(0) } else { self.pool.take(n, &mut self.ids) }
     }

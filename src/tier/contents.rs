@@ -1,10 +1,12 @@
 //! `TierContents`: the slots of one tier, and the contents that are ready in them.
 
+use super::use_counts::UseCounts;
 use super::{Medium, Tier};
 use crate::array::refuse_beyond_memory;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, GroupId};
+use crate::pool::content_key::ContentKey;
 use crate::pool::{BlockPool, Observers, ReclaimPolicy, Retention, default_shards_of_cache};
 use crate::prefix::{BlockHash, EventContext, Generation, PublishRequest, PublishedBlocks};
 use crate::stats::TierStats;
@@ -19,6 +21,7 @@ pub(crate) struct TierContents {
     exclusive: bool,
     pool: BlockPool,
     published: PublishedBlocks,
+    uses: UseCounts,
     pub(crate) counts: TierCounts,
 }
 
@@ -45,6 +48,7 @@ impl TierContents {
         Ok(Self {
             medium: tier.medium,
             exclusive: tier.exclusive,
+            uses: UseCounts::new(tier.slots, tier.from_use)?,
             pool: BlockPool::build(tier.slots, shards, keep, false, observers, None)?,
             published: PublishedBlocks::new(tier.slots, None, None)?,
             counts: TierCounts { stored, loaded, failed, dropped },
@@ -62,6 +66,16 @@ impl TierContents {
         (generation.number() == of_device.number()).then_some(generation)
     }
 
+    /// Counts that a content was to be stored. Returns true if that was often enough.
+    pub(crate) fn count_use(&self, key: ContentKey) -> bool {
+        self.uses.count(key)
+    }
+
+    /// Returns the generation of the keys of a group.
+    pub(crate) fn of_group(&self, generation: Generation, group: GroupId) -> Generation {
+        self.published.of_group(generation, group)
+    }
+
     /// Pins the slots of `hashes`, from the first on, until one is not ready. Appends them to `out`.
     pub(crate) fn pin(&self, hashes: &[BlockHash], generation: Generation, out: &mut Vec<BlockId>) {
         self.published.acquire(self.pool.blocks(), hashes, generation, out);
@@ -70,6 +84,15 @@ impl TierContents {
     /// Returns how many of `hashes`, from the first on, are ready.
     pub(crate) fn probe(&self, hashes: &[BlockHash]) -> usize {
         self.published.probe(self.pool.blocks(), hashes).cached
+    }
+
+    /// Returns true if the content is ready. Its slot does not become younger.
+    pub(crate) fn has(&self, hash: BlockHash, generation: Generation) -> bool {
+        self.published.has(self.pool.blocks(), hash, generation)
+    }
+
+    pub(crate) fn pool(&self) -> &BlockPool {
+        &self.pool
     }
 
     /// Takes `n` slots to write to, or none. Ready contents may be given up for them, the least recently used first.
@@ -82,11 +105,18 @@ impl TierContents {
         self.pool.table_of(ids)
     }
 
-    /// Makes contents ready that have been copied to `ids`, unless a reset came after `generation`.
-    pub(crate) fn publish(&self, ids: &[BlockId], hashes: &[BlockHash], generation: Generation) {
+    /// Makes contents of a group ready that have been copied to `ids`, unless a reset came after `generation`.
+    pub(crate) fn publish(
+        &self,
+        group: GroupId,
+        ids: &[BlockId],
+        hashes: &[BlockHash],
+        generation: Generation,
+    ) {
+        let generation = self.of_group(generation, group);
         let request = PublishRequest { ids, before: None, private_from: 0, generation };
         let context = || EventContext {
-            group: GroupId(0),
+            group,
             parent: None,
             tokens: [&[]; 2],
             block_size: 1,

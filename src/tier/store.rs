@@ -1,27 +1,31 @@
-//! `StoreTicket`: copies of contents from the device to a tier, which the caller makes and then reports.
+//! `StoreTicket`: copies of contents to a tier, which the caller makes and then reports.
 
 use super::contents::TierContents;
-use super::{CopyOutcome, TicketNumber, TierId, TierSlot, TierState};
+use super::sources::{Sources, forget_lost};
+use super::{CopyOutcome, Place, TicketNumber, TierId, TierSlot, TierState};
 use crate::error::{PagedKvError, Result};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::content_key::ContentKey;
 use crate::prefix::{BlockHash, Generation};
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
 
-/// One content to copy from a block of the device to a slot of a tier.
+/// One content to copy to a slot of a tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Store {
-    /// The block to copy from.
-    pub src: BlockId,
+    /// The block or slot to copy from.
+    pub src: Place,
     /// The slot to copy to.
     pub dst: TierSlot,
     /// The hash of the content.
     pub hash: BlockHash,
+    /// The group of layers of the content.
+    pub group: GroupId,
 }
 
-/// Copies from the device to a tier, which the caller makes and then reports with [`complete`](Self::complete).
+/// Copies to a tier, from the device or another tier, which the caller makes and then reports with
+/// [`complete`](Self::complete).
 ///
 /// The ticket owns the blocks and the slots, so that neither gets another content before it is settled. A ticket that is
 /// dropped counts as failed: none of its contents is in the tier.
@@ -48,40 +52,40 @@ pub struct StoreTicket {
     keys: Vec<ContentKey>,
     generation: Generation,
     /// One owner of each source.
-    sources: BlockTable,
+    sources: Sources,
     /// The slots, which the ticket alone owns.
     targets: BlockTable,
 }
 
-/// The contents of a ticket to be: sources that the caller owns.
+/// Contents that a ticket to be has claimed, each with the place to copy it from.
 pub(crate) struct ToStore {
-    pub(crate) hashes: Vec<BlockHash>,
+    pub(crate) contents: Vec<(BlockHash, GroupId, Place)>,
     pub(crate) keys: Vec<ContentKey>,
-    pub(crate) sources: BlockTable,
 }
 
 impl StoreTicket {
-    /// Creates a ticket for contents that it has claimed. `None` if the tier has no room for them.
+    /// Creates a ticket for contents that it has claimed, whose places `sources` owns. `None` if the tier has no room for
+    /// them.
     pub(crate) fn new(
         state: &PlainArc<TierState>,
         number: TicketNumber,
         tier: TierId,
         generation: Generation,
-        contents: ToStore,
+        ToStore { contents, keys }: ToStore,
+        sources: Sources,
     ) -> Option<Self> {
-        let ToStore { hashes, keys, sources } = contents;
         let of_tier = state.tier(tier).expect("the caller has checked the tier");
-        let leave = || keys.iter().for_each(|&key| state.in_flight.leave(key, number));
-        let Some(targets) = of_tier.take(hashes.len()) else {
-            of_tier.counts.dropped.add(hashes.len() as u64);
-            leave();
+        let Some(targets) = of_tier.take(contents.len()) else {
+            of_tier.counts.dropped.add(contents.len() as u64);
+            keys.iter().for_each(|&key| state.in_flight.leave(key, number));
             return None;
         };
-        let pairs = sources.as_slice().iter().zip(targets.as_slice()).zip(&hashes);
-        let stores = pairs.map(|((&src, slot), &hash)| Store {
+        let pairs = contents.iter().zip(targets.as_slice());
+        let stores = pairs.map(|(&(hash, group, src), slot)| Store {
             src,
             dst: TierSlot { tier, slot: slot.0 },
             hash,
+            group,
         });
         let (stores, state) = (stores.collect(), PlainArc::clone(state));
         Some(Self { state, number, tier, stores, keys, generation, sources, targets })
@@ -92,9 +96,32 @@ impl StoreTicket {
         &self.stores
     }
 
+    /// Returns the copies as runs: the first of each, and the number of neighbouring places that go to neighbouring slots.
+    ///
+    /// ```
+    /// fn calls_of_the_copy_engine(ticket: &paged_kv::StoreTicket) -> usize {
+    ///     ticket.runs().len()
+    /// }
+    /// ```
+    pub fn runs(&self) -> Vec<(Store, usize)> {
+        runs_of(&self.stores, |store, n| store.src.plus(n), |store, n| store.dst.plus(n))
+    }
+
     /// Returns the number of the ticket, by which [`Tiers::quiesced`](crate::Tiers::quiesced) ends its quarantine.
     pub fn number(&self) -> TicketNumber {
         self.number
+    }
+
+    /// Returns the number of resets before the contents were computed. A tier that outlives the process keeps it with
+    /// each content, because a content from before the last reset must not be found again.
+    ///
+    /// ```
+    /// fn is_older(ticket: &paged_kv::StoreTicket, resets_of_file: u64) -> bool {
+    ///     ticket.resets() < resets_of_file
+    /// }
+    /// ```
+    pub fn resets(&self) -> u64 {
+        self.generation.number()
     }
 
     /// Reports the outcome of each copy, in the order of [`stores`](Self::stores). The contents that are done can be
@@ -103,7 +130,7 @@ impl StoreTicket {
     ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if there is not one outcome a copy; all count as failed then.
-    pub fn complete(self, outcomes: &[CopyOutcome]) -> Result<usize> {
+    pub fn complete(mut self, outcomes: &[CopyOutcome]) -> Result<usize> {
         let (required, actual) = (self.stores.len(), outcomes.len());
         if required != actual {
             return Err(PagedKvError::BufferSize { buffer: "outcomes", required, actual });
@@ -111,34 +138,68 @@ impl StoreTicket {
         Ok(self.settle(outcomes))
     }
 
-    fn settle(mut self, outcomes: &[CopyOutcome]) -> usize {
-        self.settle_all(outcomes)
-    }
-
-    /// Publishes the contents that are done; gives the claims and the sources back; keeps the slots of the others.
-    fn settle_all(&mut self, outcomes: &[CopyOutcome]) -> usize {
-        let tier = self.contents();
-        let is_done = |at: &usize| outcomes.get(*at) == Some(&CopyOutcome::Done);
-        let done: Vec<usize> = (0..self.stores.len()).filter(is_done).collect();
-        let slot = |at: &usize| self.targets.as_slice()[*at];
-        let ids: Vec<BlockId> = done.iter().map(slot).collect();
-        let hashes: Vec<BlockHash> = done.iter().map(|&at| self.stores[at].hash).collect();
-        tier.publish(&ids, &hashes, self.generation);
-        tier.counts.stored.add(done.len() as u64);
-        tier.counts.failed.add((self.stores.len() - done.len()) as u64);
+    /// Publishes the contents that are done; gives the claims and the sources back; keeps the slots of failed copies.
+    fn settle(&mut self, outcomes: &[CopyOutcome]) -> usize {
+        let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
+        let count = |of| (0..self.stores.len()).filter(|&at| outcome(at) == of).count() as u64;
+        let done = self.publish(|at| outcome(at) == CopyOutcome::Done);
+        let counts = &self.contents().counts;
+        counts.stored.add(done as u64);
+        counts.failed.add(count(CopyOutcome::Failed) + count(CopyOutcome::Lost));
+        counts.dropped.add(count(CopyOutcome::Skipped));
+        let places = self.stores.iter().map(|store| store.src).enumerate();
+        let lost = places.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, src)| src);
+        forget_lost(lost, &self.state);
         // After the publication: a thread that misses the content among these finds it in the tier.
         self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
-        let targets = std::mem::replace(&mut self.targets, self.sources.new_sibling());
-        let (of_done, of_failed) = split(targets, |at| is_done(&at));
-        drop(of_done);
+        let empty = self.targets.new_sibling();
+        let targets = std::mem::replace(&mut self.targets, empty);
+        let (of_failed, of_others) = split(targets, |at| outcome(at) == CopyOutcome::Failed);
+        drop(of_others);
         self.state.quarantine.keep(self.number, of_failed);
+        self.sources.clear();
         self.stores.clear();
+        done
+    }
+
+    /// Makes the contents ready whose copies are done. Returns their number.
+    fn publish(&self, is_done: impl Fn(usize) -> bool) -> usize {
+        let mut done: Vec<(GroupId, BlockId, BlockHash)> = Vec::with_capacity(self.stores.len());
+        let copies = self.stores.iter().enumerate().filter(|(at, _)| is_done(*at));
+        done.extend(copies.map(|(_, store)| (store.group, BlockId(store.dst.slot), store.hash)));
+        // Stable: the contents of a group keep their order.
+        done.sort_by_key(|&(group, ..)| group);
+        for of_group in done.chunk_by(|one, other| one.0 == other.0) {
+            let (ids, hashes): (Vec<BlockId>, Vec<BlockHash>) =
+                of_group.iter().map(|&(_, id, hash)| (id, hash)).unzip();
+            self.contents().publish(of_group[0].0, &ids, &hashes, self.generation);
+        }
         done.len()
     }
 
     fn contents(&self) -> &TierContents {
         self.state.tier(self.tier).expect("the tier of a ticket is there")
     }
+}
+
+/// Returns copies as runs of neighbours: the first of each, and their number.
+pub(crate) fn runs_of<C: Copy, S: PartialEq, D: PartialEq>(
+    copies: &[C],
+    src: impl Fn(&C, usize) -> S,
+    dst: impl Fn(&C, usize) -> D,
+) -> Vec<(C, usize)> {
+    let mut runs: Vec<(C, usize)> = Vec::new();
+    for &copy in copies {
+        match runs.last_mut() {
+            Some((first, len))
+                if src(first, *len) == src(&copy, 0) && dst(first, *len) == dst(&copy, 0) =>
+            {
+                *len += 1;
+            }
+            _ => runs.push((copy, 1)),
+        }
+    }
+    runs
 }
 
 /// Splits the blocks of a table, which it owns by their words, into those for which `is_first` returns true of their
@@ -164,7 +225,7 @@ pub(crate) fn split(
 impl Drop for StoreTicket {
     fn drop(&mut self) {
         if !self.stores.is_empty() {
-            self.settle_all(&[]);
+            self.settle(&[]);
         }
     }
 }

@@ -62,7 +62,7 @@ impl Machine {
 
     fn copy_out(&mut self, ticket: StoreTicket) {
         for store in ticket.stores() {
-            let source = self.device.blocks(store.src.0, 1);
+            let source = self.device.blocks(store.src.block().unwrap().0, 1);
             self.host.blocks_mut(store.dst.slot, 1).copy_from_slice(source);
         }
         let outcomes = vec![CopyOutcome::Done; ticket.stores().len()];

@@ -32,18 +32,20 @@ pub fn setting(name: &str, default: u64) -> u64 {
 fn random_operations_are_answered_as_the_reference_says() {
     let operations = setting("PAGED_KV_TIERS_OPERATIONS", OPERATIONS);
     let seed = setting("PAGED_KV_TIERS_SEED", 0);
-    let (mut loads, mut pending, mut overwritten) = (0, 0, 0);
+    let (mut loads, mut pending, mut overwritten, mut moved) = (0, 0, 0, 0);
     for history in seed..seed + operations.div_ceil(OF_HISTORY) {
         let world = run_history(history);
         loads += world.num_loads;
         pending += world.num_pending;
         overwritten += world.num_overwritten;
+        moved += world.num_from_tiers;
     }
     println!(
-        "{operations} operations, {loads} loads, {pending} pending, {overwritten} overwritten"
+        "{operations} operations, {loads} loads, {pending} pending, {overwritten} overwritten, \
+         {moved} from another tier"
     );
     let least = operations as usize / 200;
-    assert!(loads > least && pending > 0 && overwritten > least / 2);
+    assert!(loads > least && pending > 0 && overwritten > least / 2 && moved > least / 10);
 }
 
 fn run_history(seed: u64) -> World {

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
+use paged_kv::Place;
 use paged_kv::{CopyOutcome, PagedKvCache, TicketNumber};
 
 use crate::common::random::Random;
-use crate::shadow::{GARBAGE, Place, Shadow, count};
+use crate::shadow::{GARBAGE, Shadow, count};
 
 /// The most jobs that the mover serves before it listens again.
 const MOST_AT_ONCE: usize = 4;

@@ -54,6 +54,14 @@ pub enum Expected {
     Loading(Pins),
 }
 
+/// A store to be: its contents, and its pins in the target and in other tiers.
+#[derive(Debug, Default)]
+pub struct BeginStore {
+    pub wanted: Vec<BlockHash>,
+    pub kept: Vec<u32>,
+    pub sources: Vec<Vec<u32>>,
+}
+
 #[derive(Debug, Default)]
 pub struct Quarantined {
     pub blocks: BTreeSet<BlockId>,
@@ -165,26 +173,32 @@ impl Reference {
         }
     }
 
-    /// Returns which of `hashes` a tier should store, and the pins of those that it has.
+    /// Returns which of `hashes` a tier should store, the pins of those that it has, and the pins of the contents that
+    /// only other tiers have, by tier.
     pub fn begin_store(
         &mut self,
         tier: usize,
         hashes: &[BlockHash],
         is_on_device: impl Fn(BlockHash) -> bool,
-    ) -> (Vec<BlockHash>, Vec<u32>) {
-        let (mut wanted, mut kept) = (Vec::new(), Vec::new());
+    ) -> BeginStore {
+        let mut begin =
+            BeginStore { sources: vec![Vec::new(); self.tiers.len()], ..Default::default() };
         for &hash in hashes {
             let content = self.content(hash);
             if self.tiers[tier].find(content).is_some() {
-                kept.extend(self.tiers[tier].pin(&[content]));
-            } else if !self.in_flight.contains_key(&content)
-                && !wanted.contains(&hash)
-                && is_on_device(hash)
-            {
-                wanted.push(hash);
+                begin.kept.extend(self.tiers[tier].pin(&[content]));
+            } else if !self.in_flight.contains_key(&content) && !begin.wanted.contains(&hash) {
+                let mut others = (0..self.tiers.len()).filter(|&other| other != tier);
+                let has = |&other: &usize| self.tiers[other].find(content).is_some();
+                if is_on_device(hash) {
+                    begin.wanted.push(hash);
+                } else if let Some(other) = others.find(has) {
+                    begin.sources[other].extend(self.tiers[other].pin(&[content]));
+                    begin.wanted.push(hash);
+                }
             }
         }
-        (wanted, kept)
+        begin
     }
 
     /// Settles a store. The contents that are done are ready, unless a reset came since.
@@ -211,6 +225,11 @@ impl Reference {
             done.push(slot);
         }
         of_tier.release(&done);
+    }
+
+    /// Gives the sources of a store back.
+    pub fn release_sources(&mut self, sources: &[Vec<u32>]) {
+        self.tiers.iter_mut().zip(sources).for_each(|(tier, slots)| tier.release(slots));
     }
 
     /// Ends the quarantine of a ticket. Returns how many blocks and slots it had.

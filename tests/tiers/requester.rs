@@ -4,6 +4,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use paged_kv::Place;
 use paged_kv::{
     AdmitOptions, BlockHash, CachedSequence, CopyOutcome, LoadLimit, LoadTicket, PagedKvCache,
     PagedKvError, Prompt, StoreTicket, TicketNumber, TierAdmission, TierId,
@@ -12,7 +13,7 @@ use paged_kv::{
 use crate::BLOCK_SIZE;
 use crate::common::random::Random;
 use crate::mover::{Copied, Job, Order};
-use crate::shadow::{Place, Shadow, Weights, count};
+use crate::shadow::{Shadow, Weights, count};
 
 /// The most sequences that a requester holds.
 const MOST_HELD: usize = 4;
@@ -51,8 +52,7 @@ impl Ticket {
                 ticket.loads().iter().map(copy).collect()
             }
             Self::Store(ticket) => {
-                let copy =
-                    |store: &paged_kv::Store| (Place::Device(store.src), Place::Tier(store.dst));
+                let copy = |store: &paged_kv::Store| (store.src, Place::Tier(store.dst));
                 ticket.stores().iter().map(copy).collect()
             }
         }

@@ -24,7 +24,9 @@ fn a_content_is_missing_pending_or_ready_and_only_a_ready_one_is_pinned() {
     let store = storing(&cache, HOST, &wanted);
     drop(sequence);
     // The device loses the contents while they are copied: by a reset they would be lost in the tier too.
-    cache.prefix().uncache(&store.stores().iter().map(|store| store.src).collect::<Vec<_>>());
+    cache.prefix().uncache(
+        &store.stores().iter().map(|store| store.src.block().unwrap()).collect::<Vec<_>>(),
+    );
     assert_eq!(cache.tiers().lookup(&wanted), [0, 0]);
     assert!(matches!(admit(&cache, &wanted), TierAdmission::Pending));
     assert_eq!(stored(store), 2);
@@ -81,7 +83,8 @@ fn the_source_of_a_store_gets_no_other_content_until_the_ticket_is_settled() {
     let wanted = prompt(&cache, 1, 2);
     drop(computed(&cache, &wanted));
     let store = storing(&cache, HOST, &wanted);
-    let sources: Vec<BlockId> = store.stores().iter().map(|store| store.src).collect();
+    let sources: Vec<BlockId> =
+        store.stores().iter().map(|store| store.src.block().unwrap()).collect();
     cache.prefix().reset();
     let mut taken = cache.allocate_sequence(2 * BLOCK_SIZE).unwrap();
     assert!(taken.append(1).is_err(), "the ticket has the other two blocks");
@@ -101,7 +104,7 @@ fn an_overwritten_source_stays_though_its_row_and_its_step_end() {
     let mut step = cache.step(Default::default());
     assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
     let store = cache.tiers().store_overwritten(HOST, &step).unwrap().expect("one content");
-    let source = store.stores()[0].src;
+    let source = store.stores()[0].src.block().unwrap();
     assert_eq!(step.overwritten()[0].block, source);
     drop((rows, step));
     assert_eq!(cache.used_block_count(), 1, "the ticket alone has the block");

@@ -6,14 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use paged_kv::{BlockHash, BlockId, TierSlot};
-
-/// The place of a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    Device(BlockId),
-    Tier(TierSlot),
-}
+use paged_kv::{BlockHash, BlockId, Place};
 
 /// The first and the last number of resets that a content may have been computed after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use paged_kv::{
 };
 
 use crate::BLOCK_SIZE;
-use crate::reference::{Allowed, Expected, Pins, Place, Reference};
+use crate::reference::{Allowed, BeginStore, Expected, Pins, Place, Reference};
 
 pub struct Loading {
     ticket: LoadTicket,
@@ -20,6 +20,8 @@ pub struct Storing {
     ticket: StoreTicket,
     tier: usize,
     generation: u64,
+    /// Its pins in other tiers.
+    sources: Vec<Vec<u32>>,
 }
 
 /// How a ticket ends: with an outcome a copy, or dropped.
@@ -36,6 +38,8 @@ pub struct World {
     pub num_pending: usize,
     /// Contents that were copied on their way out.
     pub num_overwritten: usize,
+    /// Contents that were copied from another tier.
+    pub num_from_tiers: usize,
 }
 
 fn most_hits(prompt: &Prompt) -> usize {
@@ -53,6 +57,7 @@ impl World {
             num_loads: 0,
             num_pending: 0,
             num_overwritten: 0,
+            num_from_tiers: 0,
         }
     }
 
@@ -176,18 +181,17 @@ impl World {
     pub fn store(&mut self, tier: usize, hashes: &[BlockHash]) {
         let on_device: Vec<BlockHash> =
             hashes.iter().copied().filter(|&hash| self.is_on_device(hash)).collect();
-        let (wanted, kept) =
-            self.reference.begin_store(tier, hashes, |hash| on_device.contains(&hash));
+        let begin = self.reference.begin_store(tier, hashes, |hash| on_device.contains(&hash));
+        self.num_from_tiers += begin.sources.iter().flatten().count();
         let ticket = self.cache.tiers().store(TierId(tier as u8), hashes).unwrap();
-        self.begin_store(tier, ticket, wanted, &kept);
+        self.begin_store(tier, ticket, begin);
     }
 
     fn begin_store(
         &mut self,
         tier: usize,
         ticket: Option<StoreTicket>,
-        wanted: Vec<BlockHash>,
-        kept: &[u32],
+        BeginStore { wanted, kept, sources }: BeginStore,
     ) {
         let of_tier = &mut self.reference.tiers[tier];
         let fits = wanted.len() <= of_tier.room();
@@ -201,13 +205,15 @@ impl World {
             of_tier.take(&slots);
             self.reference.claim(wanted, ticket.number().0);
             let generation = self.reference.generation;
-            self.stores.push(Storing { ticket, tier, generation });
+            self.stores.push(Storing { ticket, tier, generation, sources });
+        } else {
+            self.reference.release_sources(&sources);
         }
-        self.reference.tiers[tier].release(kept);
+        self.reference.tiers[tier].release(&kept);
     }
 
     pub fn end_store(&mut self, at: usize, ending: impl FnOnce(usize) -> Ending) {
-        let Storing { ticket, tier, generation } = self.stores.swap_remove(at);
+        let Storing { ticket, tier, generation, sources } = self.stores.swap_remove(at);
         let ending = ending(ticket.stores().len());
         let outcomes = ending.as_deref().unwrap_or(&[]);
         let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
@@ -215,6 +221,7 @@ impl World {
         let stores: Vec<_> =
             stores.map(|(at, store)| (store.hash, store.dst.slot, is_done(at))).collect();
         self.reference.settle_store(ticket.number().0, (tier, generation), &stores);
+        self.reference.release_sources(&sources);
         if ending.is_none() {
             return drop(ticket);
         }
@@ -244,14 +251,14 @@ impl World {
         // The content that would have been given up first comes last, as the tail of a chain does.
         let hashes: Vec<BlockHash> =
             step.overwritten().iter().rev().map(|lost| lost.hash).collect();
-        let (wanted, kept) = self.reference.begin_store(tier, &hashes, |_| true);
-        self.num_overwritten += wanted.len();
+        let begin = self.reference.begin_store(tier, &hashes, |_| true);
+        self.num_overwritten += begin.wanted.len();
         let ticket = self.cache.tiers().store_overwritten(TierId(tier as u8), step).unwrap();
         if let Some(ticket) = &ticket {
             let lost: Vec<BlockId> = step.overwritten().iter().map(|lost| lost.block).collect();
-            assert!(ticket.stores().iter().all(|store| lost.contains(&store.src)));
+            assert!(ticket.stores().iter().all(|store| lost.contains(&store.src.block().unwrap())));
         }
-        self.begin_store(tier, ticket, wanted, &kept);
+        self.begin_store(tier, ticket, begin);
     }
 
     pub fn quiesce(&mut self, number: u64) {

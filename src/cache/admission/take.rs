@@ -81,14 +81,26 @@ impl PagedKvCache {
         options: &AdmitOptions,
         admit: Admit,
     ) -> Result<(CachedSequence, Admission)> {
+        self.match_and_allocate_by(prompt, options, admit, |sequence, num_tokens| {
+            sequence.append(num_tokens).map(drop)
+        })
+    }
+
+    /// Does as [`match_and_allocate`](Self::match_and_allocate). `grow` takes the sequence and the number of its new
+    /// tokens.
+    #[inline]
+    pub(in crate::cache) fn match_and_allocate_by(
+        &self,
+        prompt: &Prompt,
+        options: &AdmitOptions,
+        admit: Admit,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<(CachedSequence, Admission)> {
         self.check_prompt(prompt)?;
         let need = NeedOfPrompt { cache: self, prompt, options };
         let watermark = options.watermark(self.watermark);
-        let matched = watermark.take(self.pool.blocks(), need, admit, || {
-            self.match_and_grow(prompt, options, |sequence, num_tokens| {
-                sequence.append(num_tokens).map(drop)
-            })
-        })?;
+        let matched = watermark
+            .take(self.pool.blocks(), need, admit, || self.match_and_grow(prompt, options, grow))?;
         Ok(self.admission_of(prompt, options, matched))
     }
 

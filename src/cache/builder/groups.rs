@@ -1,16 +1,13 @@
 //! The groups of layers of a cache, as the builder takes them.
 
 use super::PagedKvCacheBuilder;
-use super::checks::invalid;
 use crate::error::Result;
 use crate::groups::{GroupLayout, GroupRetention, LayerGroup};
-use crate::sync::PlainArc;
-use crate::tier::{Tier, TierState};
 
 /// The groups, and the options that only groups have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
-    kinds: Vec<LayerGroup>,
+    pub(super) kinds: Vec<LayerGroup>,
     max_rewind: usize,
     retention: GroupRetention,
 }
@@ -78,37 +75,6 @@ impl PagedKvCacheBuilder {
     /// ```
     pub fn group_retention(self, retention: GroupRetention) -> Self {
         Self { groups: Groups { retention, ..self.groups }, ..self }
-    }
-
-    /// Adds a tier below the device, below those added before: slots in host memory or on disk for contents that leave
-    /// the device. [`PagedKvCache::tiers`](crate::PagedKvCache::tiers) hands out tickets for the copies; no byte moves by
-    /// itself. Not together with [`groups`](Self::groups), and only with prefix reuse. Each slot takes about 80 bytes.
-    ///
-    /// ```
-    /// use paged_kv::{PagedKvCache, Tier};
-    ///
-    /// let builder = PagedKvCache::builder().num_blocks(8);
-    /// let cache = builder.clone().tier(Tier::host(64)).tier(Tier::disk(1_024)).build()?;
-    /// assert_eq!(cache.stats().tiers.len(), 2);
-    /// assert!(builder.tier(Tier::host(0)).build().is_err());
-    /// # Ok::<(), paged_kv::PagedKvError>(())
-    /// ```
-    pub fn tier(mut self, tier: Tier) -> Self {
-        self.tiers.push(tier);
-        self
-    }
-
-    pub(super) fn built_tiers(&self) -> Result<Option<PlainArc<TierState>>> {
-        if self.tiers.is_empty() {
-            return Ok(None);
-        }
-        if !self.groups.kinds.is_empty() {
-            return invalid("tier", "a cache with groups has no tiers".to_owned());
-        }
-        if !self.prefix_reuse {
-            return invalid("tier", "a cache without prefix reuse has no tiers".to_owned());
-        }
-        Ok(Some(PlainArc::new(TierState::new(&self.tiers)?)))
     }
 
     /// Returns the block size of group 0.

@@ -277,9 +277,9 @@ impl Prefix<'_> {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn reset(self) {
-        self.cache.published().reset(self.cache.pool.blocks());
+        let number = self.cache.published().reset(self.cache.pool.blocks());
         if let Some(tiers) = &self.cache.tiers {
-            tiers.reset();
+            tiers.reset(number);
         }
     }
 

@@ -7,8 +7,8 @@
 use super::{Grown, GrownRow, Step, StepBuffers};
 use crate::cache::rows::{GrowingRow, Row, Visit, visit_all};
 use crate::error::{PagedKvError, Result};
-use crate::id::{BlockId, GroupId};
-use crate::prefix::{Generation, Overwritten};
+use crate::id::BlockId;
+use crate::prefix::overwrites::list_overwritten;
 use crate::sequence::{AppendPlan, SharedTails};
 use crate::table::BlockTable;
 
@@ -183,20 +183,11 @@ impl Step {
         };
         let StepBuffers { growth, rows: grown_rows, overwritten, .. } = &mut self.buffers;
         let cached = &stock.as_slice()[need - cached..];
-        match &self.overwrites {
-            Some(overwrites) => overwrites.list(cached, overwritten),
-            None => {
-                let own = std::slice::from_ref(&self.generation);
-                let generations = self.generations.as_deref().unwrap_or(own);
-                overwritten.extend(cached.iter().filter_map(|&id| {
-                    // The mark of its last key says its group.
-                    let last = |(group, of): (u8, &Generation)| {
-                        Some((GroupId(group), of.last_hash(&self.pool, id)?))
-                    };
-                    let (group, hash) = (0..).zip(generations).find_map(last)?;
-                    Some(Overwritten::new(id, group, hash))
-                }));
-            }
+        if !cached.is_empty() {
+            let own = std::slice::from_ref(&self.generation);
+            let generations = self.generations.as_deref().unwrap_or(own);
+            let overwrites = self.overwrites.as_deref();
+            list_overwritten(cached, overwrites, generations, &self.pool, overwritten);
         }
         for (row, plan) in growth.needy.drain(..) {
             let append = rows[row].parts().0.append_from(plan, &mut stock);

@@ -3,7 +3,8 @@
 //! The ticket has the sequence until it is settled. So a load that has not finished, or has failed, can never be read as
 //! data: there is no sequence to read.
 
-use super::{LoadLimit, TierAdmission, runs_of};
+use super::overwriting::{Overwriting, OverwritingAccess, OverwrittenBy};
+use super::{LoadLimit, TierAdmission};
 use crate::cache::PagedKvCache;
 use crate::cache::admission::Admission;
 use crate::cache::admission::options::AdmitOptions;
@@ -13,11 +14,14 @@ use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::content_key::ContentKey;
 use crate::pool::watermark::Admit;
-use crate::prefix::{BlockHash, Generation};
+use crate::prefix::overwrites::list_overwritten;
+use crate::prefix::{BlockHash, Generation, Overwritten};
+use crate::sequence::Sequence;
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
-use crate::tier::store::split;
-use crate::tier::{CopyOutcome, TicketNumber, TierId, TierSlot, TierState};
+use crate::tier::sources::forget_lost;
+use crate::tier::store::{runs_of, split};
+use crate::tier::{CopyOutcome, Place, TicketNumber, TierId, TierSlot, TierState};
 
 /// One content to copy from a slot of a tier to a block of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,18 @@ pub struct LoadTicket {
     sequence: Option<CachedSequence>,
     admission: Admission,
     block_size: usize,
+    /// The contents that the sequence's new blocks had, in the generation in which it was admitted.
+    overwritten: Vec<Overwritten>,
+    generation: Generation,
+}
+
+impl Overwriting for LoadTicket {}
+
+impl OverwritingAccess for LoadTicket {
+    fn contents(&self) -> OverwrittenBy<'_> {
+        let (contents, pool) = (&*self.overwritten, self.targets.pool());
+        OverwrittenBy { contents, generation: self.generation, pool }
+    }
 }
 
 /// The sequence of a settled ticket.
@@ -63,7 +79,7 @@ pub struct Loaded {
     pub admission: Admission,
     /// Tokens that were loaded.
     pub loaded_tokens: usize,
-    /// Copies that failed.
+    /// Copies that were not done.
     pub failed_blocks: usize,
 }
 
@@ -119,7 +135,11 @@ impl LoadTicket {
         let loaded_tokens = pinned.keys.len() * cache.block_size;
         let options = options.clone().max_cached_tokens(hits * cache.block_size);
         let options = options.at_least_first_chunk(loaded_tokens);
-        let admitted = cache.match_and_allocate(prompt, &options, Admit::Now)?;
+        let mut overwritten = Vec::new();
+        let admitted =
+            cache.match_and_allocate_by(prompt, &options, Admit::Now, |sequence, num_tokens| {
+                grow_over(cache, sequence, num_tokens, of_device, &mut overwritten)
+            })?;
         let (mut sequence, admission) = admitted;
         cache.note_prompt(prompt, &options, &admission);
         let was_reset = sequence.parts_mut().1.generation() != of_device;
@@ -128,14 +148,14 @@ impl LoadTicket {
             // device has lost a hit since it was looked up: the loaded blocks would follow a gap.
             return Ok(TierAdmission::Ready(sequence, admission));
         }
-        Self::new(cache, state, number, pinned, prompt, hits, (sequence, admission))
-            .map(TierAdmission::Loading)
+        let mut ticket = Self::new(cache, state, pinned, prompt, hits, (sequence, admission))?;
+        (ticket.overwritten, ticket.generation) = (overwritten, of_device);
+        Ok(TierAdmission::Loading(ticket))
     }
 
     fn new(
         cache: &PagedKvCache,
         state: &PlainArc<TierState>,
-        number: TicketNumber,
         mut pinned: Pinned<'_>,
         prompt: &Prompt,
         hits: usize,
@@ -149,7 +169,7 @@ impl LoadTicket {
         let loads = loads.map(|((&src, &dst), &hash)| Load { src, dst, hash }).collect();
         Ok(Self {
             state: PlainArc::clone(state),
-            number,
+            number: pinned.number,
             loads,
             keys: std::mem::take(&mut pinned.keys),
             pins: std::mem::take(&mut pinned.pins),
@@ -157,6 +177,8 @@ impl LoadTicket {
             sequence: Some(sequence),
             admission,
             block_size: cache.block_size,
+            overwritten: Vec::new(),
+            generation: cache.published().generation(),
         })
     }
 
@@ -184,7 +206,8 @@ impl LoadTicket {
     /// }
     /// ```
     pub fn runs(&self) -> Vec<(Load, usize)> {
-        runs_of(&self.loads)
+        let dst = |load: &Load, n| Place::Device(load.dst).plus(n);
+        runs_of(&self.loads, |load, n| load.src.plus(n), dst)
     }
 
     /// Returns the number of the ticket, by which [`Tiers::quiesced`](crate::Tiers::quiesced) ends its quarantine.
@@ -199,6 +222,18 @@ impl LoadTicket {
     /// ```
     pub fn number(&self) -> TicketNumber {
         self.number
+    }
+
+    /// Returns the contents that the copies are about to overwrite: new blocks of the sequence, which were cached until
+    /// now. [`Tiers::store_overwritten`](crate::Tiers::store_overwritten) makes a ticket for them.
+    ///
+    /// ```
+    /// fn lost(ticket: &paged_kv::LoadTicket) -> usize {
+    ///     ticket.overwritten().len()
+    /// }
+    /// ```
+    pub fn overwritten(&self) -> &[Overwritten] {
+        &self.overwritten
     }
 
     /// Reports the outcome of each copy, in the order of [`loads`](Self::loads), and returns the sequence. The blocks
@@ -223,7 +258,7 @@ impl LoadTicket {
             return Err(PagedKvError::BufferSize { buffer: "outcomes", required, actual });
         }
         let good = outcomes.iter().take_while(|&&outcome| outcome == CopyOutcome::Done).count();
-        let failed = outcomes.iter().filter(|&&outcome| outcome == CopyOutcome::Failed).count();
+        let failed = outcomes.iter().filter(|&&outcome| outcome != CopyOutcome::Done).count();
         let mut sequence = self.sequence.take().expect("a ticket has its sequence until now");
         let hits = self.admission.cached_tokens;
         let computed = hits + good * self.block_size;
@@ -246,9 +281,12 @@ impl LoadTicket {
 
     /// Gives claims, pins and owners back; keeps blocks of failed copies.
     fn settle(&mut self, outcomes: &[CopyOutcome], good: usize) {
+        let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
+        let slots = self.loads.iter().map(|load| Place::Tier(load.src)).enumerate();
+        let lost = slots.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, slot)| slot);
+        forget_lost(lost, &self.state);
         // After the publication: a thread that misses the content among these finds it on the device.
         self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
-        let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
         for (tier, id) in self.state.tiers.iter().zip(0..) {
             let of_tier = |load: &Load| load.src.tier == TierId(id);
             let loaded = self.loads[..good].iter().filter(|load| of_tier(load));
@@ -258,14 +296,17 @@ impl LoadTicket {
                 tier.forget(&slots);
             }
             let copies = self.loads.iter().enumerate();
-            let failed = copies.filter(|(at, load)| of_tier(load) && !is_done(*at)).count();
+            let failed = copies.filter(|&(at, load)| {
+                of_tier(load) && matches!(outcome(at), CopyOutcome::Failed | CopyOutcome::Lost)
+            });
+            let failed = failed.count();
             tier.counts.failed.add(failed as u64);
         }
         self.pins.clear();
         let empty = self.targets.new_sibling();
         let targets = std::mem::replace(&mut self.targets, empty);
-        let (of_done, of_failed) = split(targets, is_done);
-        drop(of_done);
+        let (of_failed, of_others) = split(targets, |at| outcome(at) == CopyOutcome::Failed);
+        drop(of_others);
         self.state.quarantine.keep(self.number, of_failed);
         self.loads.clear();
     }
@@ -286,6 +327,26 @@ impl std::fmt::Debug for LoadTicket {
             .field("loads", &self.loads)
             .finish_non_exhaustive()
     }
+}
+
+/// Grows a sequence, and lists the contents that its new blocks had.
+fn grow_over(
+    cache: &PagedKvCache,
+    sequence: &mut Sequence,
+    num_tokens: usize,
+    of_device: Generation,
+    overwritten: &mut Vec<Overwritten>,
+) -> Result<()> {
+    sequence.release_windows();
+    let plan = sequence.plan_append(num_tokens)?;
+    let mut stock = BlockTable::new(cache.pool.handle());
+    let cached = if plan.blocks() == 0 { 0 } else { stock.grow_reporting(plan.blocks())? };
+    let cached = &stock.as_slice()[stock.len() - cached..];
+    let overwrites = cache.published().overwrites().map(|overwrites| &**overwrites);
+    list_overwritten(cached, overwrites, &[of_device], cache.pool.blocks(), overwritten);
+    let append = sequence.append_from(plan, &mut stock);
+    assert!(append.copy.is_none(), "hits are full blocks, which no append copies");
+    Ok(())
 }
 
 /// How often an admission looks up the prompt, while other tickets load its contents.

@@ -124,6 +124,23 @@ impl IdleList {
         self.append(idle, time, slab);
     }
 
+    /// Puts an entry that was added at `time` before all others.
+    pub(super) fn push_front(&self, idle: IdleBlock, time: u64, slab: &IdleSlab, kept: &KeptSlot) {
+        if self.is_empty() {
+            return self.push(idle, time, slab, kept);
+        }
+        if self.start() == 0 {
+            let new = kept.take(slab);
+            slab.slot(new).set_next(self.head());
+            self.head.store(new, Ordering::Relaxed);
+            self.start.store(BATCH as u32, Ordering::Relaxed);
+        }
+        let (slot, start) = (slab.slot(self.head()), self.start() - 1);
+        slot.set(start, idle);
+        slot.stamp_first(start, time);
+        self.start.store(start as u32, Ordering::Relaxed);
+    }
+
     fn extend(&self, slab: &IdleSlab, kept: &KeptSlot) {
         let (new, tail) = (kept.take(slab), self.tail());
         if tail == NO_SLOT {
@@ -193,6 +210,19 @@ impl IdleList {
         }
     }
 
+    /// Passes entries to `look`, the oldest first and each with the time at which it was added, until it returns false.
+    pub(super) fn look_while(&self, slab: &IdleSlab, mut look: impl FnMut(IdleBlock, u64) -> bool) {
+        let (mut slot, mut at, tail) = (self.head(), self.start(), self.tail());
+        while slot != NO_SLOT {
+            let end = if slot == tail { self.end() } else { BATCH };
+            let entries = slab.slot(slot);
+            if !(at..end).all(|at| look(entries.get(at), entries.time(at))) {
+                return;
+            }
+            (slot, at) = (if slot == tail { NO_SLOT } else { entries.next() }, 0);
+        }
+    }
+
     /// Passes every entry to `look`, with its slot and place.
     fn visit(&self, slab: &IdleSlab, mut look: impl FnMut(IdleBlock, u32, usize)) {
         let (mut slot, mut at, tail, end) = (self.head(), self.start(), self.tail(), self.end());
@@ -241,6 +271,7 @@ impl IdleList {
 
 #[cfg(test)]
 mod tests {
+    use super::super::slab::STAMPED;
     use super::*;
     use crate::pool::content_key::{ContentKey, NewKey};
     use crate::pool::word::Released;
@@ -304,6 +335,35 @@ mod tests {
             let left: Vec<IdleBlock> = std::iter::from_fn(|| lists.pop()).collect();
             assert_eq!(left, entries[..part]);
             assert!(lists.list.is_empty() && lists.list.oldest(&lists.slab).is_none());
+        }
+    }
+
+    #[test]
+    fn entries_that_are_put_back_leave_first_and_keep_their_times() {
+        for (left, put_back) in [(1, 1), (BATCH / 2, BATCH / 2), (BATCH, BATCH), (0, BATCH + 1)] {
+            let mut lists = Lists::new(3 * BATCH);
+            let (entries, now) = (lists.entries.clone(), BATCH as u64 * 10);
+            lists.time = now;
+            entries[put_back..].iter().for_each(|&idle| lists.push(idle));
+            (0..left).for_each(|_| _ = lists.pop());
+            let Lists { list, slab, kept, .. } = &lists;
+            for (at, &idle) in entries[..put_back].iter().enumerate().rev() {
+                list.push_front(idle, 100 + at as u64, slab, kept);
+            }
+            let mut seen = Vec::new();
+            list.look_while(slab, |idle, time| {
+                seen.push((idle, time));
+                true
+            });
+            let expected = entries[..put_back].iter().chain(&entries[put_back + left..]);
+            assert!(seen.iter().map(|(idle, _)| idle).eq(expected));
+            let off = |(at, time): (u64, u64)| (100 + at).abs_diff(time) > STAMPED as u64;
+            let times = seen[..put_back].iter().map(|&(_, time)| time);
+            // The entries that share a stamp with others of their slot are about as old as these.
+            assert!((0..).zip(times).filter(|&pair| off(pair)).count() < STAMPED);
+            assert_eq!(list.oldest(slab), Some(100));
+            let popped: Vec<IdleBlock> = std::iter::from_fn(|| lists.pop()).collect();
+            assert!(seen.iter().map(|&(idle, _)| idle).eq(popped));
         }
     }
 

@@ -62,6 +62,14 @@ impl Slot {
         }
     }
 
+    /// Notes the time of an entry at place `at` that precedes all others of the slot.
+    pub(super) fn stamp_first(&self, at: usize, time: u64) {
+        let place = at % STAMPED;
+        if place == 0 || place == STAMPED - 1 {
+            self.times[at / STAMPED].store(time.saturating_sub(place as u64), Ordering::Relaxed);
+        }
+    }
+
     /// Returns about the time at which the entry at place `at` was added.
     pub(super) fn time(&self, at: usize) -> u64 {
         self.times[at / STAMPED].load(Ordering::Relaxed) + (at % STAMPED) as u64

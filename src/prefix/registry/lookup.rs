@@ -40,6 +40,13 @@ impl PublishedBlocks {
         forgotten
     }
 
+    /// Returns true if the content is cached. Acquires and writes nothing.
+    pub(crate) fn has(&self, blocks: &Blocks, hash: BlockHash, generation: Generation) -> bool {
+        let key = generation.key_of(hash);
+        let is_cached = |id| blocks.is_cached_as(id, key);
+        !self.index.is_empty() && self.index.find(self.index.place(key), is_cached).is_some()
+    }
+
     /// Returns how many of `hashes`, from the first on, are cached. Acquires and writes nothing.
     pub(crate) fn probe(&self, blocks: &Blocks, hashes: &[BlockHash]) -> Probed {
         let mut probed = Probed::default();

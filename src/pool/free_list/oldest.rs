@@ -1,0 +1,56 @@
+//! The oldest idle blocks, for copies that are made of their contents before these end. Such a copy is no use: the
+//! blocks come back as old as they were.
+
+use super::FreeList;
+use super::home_shard::BATCH;
+use crate::id::BlockId;
+use crate::pool::idle::AgedBlock;
+use crate::pool::word::{BlockWords, Released};
+
+impl FreeList {
+    /// Returns up to `n` idle blocks in about the reclaim order. Costs a claim of each shard, one after the other, and
+    /// a look at up to `n` entries of each.
+    pub(crate) fn list_oldest(&self, n: usize, words: &BlockWords) -> Vec<AgedBlock> {
+        let (mut oldest, n) = (Vec::new(), n.min(self.total));
+        for shard in &self.shards {
+            if shard.idle.oldest().age(self.idle.now()).is_some() {
+                shard.claim().shard.idle.list_oldest(n, &self.idle, words, &mut oldest);
+            }
+        }
+        // Stable: of equal age, in the order of their entries.
+        oldest.sort_by_key(|block| std::cmp::Reverse(block.age));
+        oldest.truncate(n);
+        oldest
+    }
+
+    /// Removes an owner from each of `blocks`, the oldest first. Each that has no other owner becomes idle as of its
+    /// time, and is reclaimed before all later ones of the home shard.
+    pub(crate) fn give_as_old(&self, blocks: &[(BlockId, u64)], words: &BlockWords) {
+        let view = words.view();
+        for batch in blocks.rchunks(BATCH) {
+            let mut home = self.claim_for_idle(words);
+            home.ledger().giving(batch.len() as u64);
+            let (mut given, mut idle) = (0, 0);
+            for &(id, time) in batch.iter().rev() {
+                match view.release_shared(id) {
+                    Released::Owned => {}
+                    // Its content was ended since, by another thread.
+                    Released::Free => {
+                        home.push(id, &self.depot);
+                        given += 1;
+                    }
+                    Released::Idle(left) => {
+                        home.shard.idle.push_front(left, time, &self.idle, words);
+                        idle += 1;
+                    }
+                }
+            }
+            if idle > 0 {
+                home.shard.idle.count(idle, &self.idle);
+                home.ledger().idled(idle as u64);
+            }
+            home.ledger().gave(given + idle as u64);
+            home.ledger().giving(0);
+        }
+    }
+}
