@@ -142,6 +142,15 @@ pub enum PagedKvError {
         /// Tokens to be committed, counted from the beginning.
         requested: usize,
     },
+    /// Copies of a load were not done, in a cache with groups of layers. The request ended with it: admit it again. The
+    /// contents that were copied are on the device now.
+    #[error("{failed_blocks} of the {loads} copies of a load were not done")]
+    LoadFailed {
+        /// Copies that were not done.
+        failed_blocks: usize,
+        /// Copies of the load.
+        loads: usize,
+    },
     /// Tokens cannot be named: tokens before them have slots and no names.
     #[error(
         "only {named} of the {num_tokens} tokens are named: the next to be named is not the last"
@@ -242,9 +251,10 @@ impl PagedKvError {
             | Self::TooManyOwners(_)
             | Self::TooManyTokens { .. }
             | Self::IdTooLarge { .. } => ErrorKind::Limit,
-            Self::SequenceEvicted(_) | Self::Stalled(_) | Self::DeadlinePassed => {
-                ErrorKind::Interrupted
-            }
+            Self::SequenceEvicted(_)
+            | Self::LoadFailed { .. }
+            | Self::Stalled(_)
+            | Self::DeadlinePassed => ErrorKind::Interrupted,
             Self::Inconsistent(_) => ErrorKind::Defect,
         }
     }
@@ -330,6 +340,7 @@ mod tests {
             TokensTrimmed { position: 0 },
             TokenRange { start: 0, end: 1, num_tokens: 0 },
             HashesUnknown { known: 0, requested: 1 },
+            LoadFailed { failed_blocks: 1, loads: 2 },
             UnnamedTokens { named: 0, num_tokens: 1 },
             InvalidConfig { parameter: "", reason: text() },
             WrongCache { value: "" },

@@ -146,7 +146,8 @@ impl<'a> Tiers<'a> {
     }
 
     /// Returns how many tokens of a prompt, from the first on, are on the device, and then for each tier how many of the
-    /// following ones it has ready, each from where the one before ends. Holds and writes nothing.
+    /// following ones it has ready, each from where the one before ends. Holds and writes nothing. With groups of layers:
+    /// how far the joint hit reaches on the device, and how much farther with each further tier.
     ///
     /// ```
     /// use paged_kv::{CopyOutcome, PagedKvCache, SeqId, Tier, TierId};
@@ -166,6 +167,9 @@ impl<'a> Tiers<'a> {
     pub fn lookup(self, prompt: &Prompt) -> Vec<usize> {
         let cache = self.cache;
         let on_device = cache.prefix().probe(prompt);
+        if let (Some(layout), Some(state)) = (cache.layout(), &cache.tiers) {
+            return load::lookup_groups(cache, state, layout, prompt, on_device);
+        }
         let most = AdmitOptions::default().most_hits(prompt, cache.block_size);
         let mut rest = &prompt.hashes()[(on_device / cache.block_size).min(most)..most];
         let mut found = vec![on_device];

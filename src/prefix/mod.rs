@@ -19,4 +19,6 @@ pub use self::hash::{BlockHash, HashAlgorithm};
 pub use self::hasher::BlockHasher;
 pub use self::overwrites::Overwritten;
 pub(crate) use self::registry::EventContext;
-pub(crate) use self::registry::{GroupHits, PublishRequest, PublishedBlocks, Sought};
+pub(crate) use self::registry::{
+    Below, GroupHits, PublishRequest, PublishedBlocks, Sought, TO_LOAD,
+};

@@ -24,7 +24,7 @@ mod with_events;
 use std::panic::RefUnwindSafe;
 
 use self::chain::Trail;
-pub(crate) use self::joint_match::{GroupHits, Sought};
+pub(crate) use self::joint_match::{Below, GroupHits, Sought, TO_LOAD};
 pub(crate) use self::with_events::EventContext;
 use super::event_order::EventOrder;
 use super::generation::{Generation, Generations};

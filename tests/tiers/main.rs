@@ -1,12 +1,11 @@
 //! Tests of the tiers below the device, from outside the library: the rules one by one, a sequential reference
 //! under random operations, threads with a mover that has faults, and copies of real bytes.
 //!
-//! `rules` has a test for each rule that engines with tiers taught. These rules do not apply, or not in full:
+//! `rules` has a test for each rule that engines with tiers taught, `groups` those of rule 11. These rules do not apply, or not in full:
 //!
 //! - 1: the answer "ask again, the tier is still looking" does not exist, because each tier knows its contents.
 //! - 7: contents rank by the end of their copies, not by the request that asked for them.
 //! - 8: contents are stored when they are overwritten, or when the caller says so. There is no threshold of uses yet.
-//! - 11: a cache with groups of layers has no tiers yet; the builder refuses them.
 //! - 12: tiers emit no events yet. A content that was loaded is reported as stored on the device.
 //!
 //! `PAGED_KV_TIERS_OPERATIONS` (6,000) sets the operations of the sequential test, `PAGED_KV_TIERS_SEED` (0) the first
@@ -17,6 +16,7 @@ mod common;
 
 mod bytes;
 mod counts;
+mod groups;
 mod history;
 mod lru;
 mod mover;

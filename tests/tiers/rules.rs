@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use paged_kv::{
-    AdmitOptions, BlockId, CopyOutcome, EventSink, KvEvent, LayerGroup, LoadLimit, PagedKvCache,
-    Tier, TierAdmission,
+    AdmitOptions, BlockId, CopyOutcome, EventSink, KvEvent, LoadLimit, PagedKvCache, Tier,
+    TierAdmission,
 };
 
 use crate::{
@@ -300,15 +300,6 @@ fn after_a_reset_nothing_is_found_and_late_copies_change_nothing() {
     // All slots serve the new contents.
     put(&cache, HOST, &prompt(&cache, 3, 4));
     assert_at_rest(&cache);
-}
-
-/// Rule 11.
-#[test]
-fn a_cache_with_groups_refuses_tiers() {
-    let groups = [LayerGroup::Full { block_size: 4 }, LayerGroup::State { block_size: 4 }];
-    let builder = PagedKvCache::builder().num_blocks(16).groups(&groups);
-    assert!(builder.clone().build().is_ok());
-    assert!(builder.tier(Tier::host(8)).build().is_err());
 }
 
 #[derive(Debug, Default)]

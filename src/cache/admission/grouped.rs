@@ -49,7 +49,7 @@ impl PagedKvCache {
     }
 
     /// Returns the contents that a match of the prompt looks for.
-    fn sought<'a>(
+    pub(in crate::cache) fn sought<'a>(
         &self,
         layout: &'a GroupLayout,
         prompt: &'a Prompt,

@@ -13,7 +13,7 @@ use crate::groups::GroupLayout;
 use crate::groups::joint::JointHit;
 use crate::pool::Blocks;
 use crate::pool::watermark::{Admit, BlockWatermark, Need, NewBlocks};
-use crate::prefix::{Generation, GroupHits};
+use crate::prefix::{Generation, GroupHits, Sought};
 use crate::sequence::Sequence;
 use crate::sync::Arc;
 
@@ -164,7 +164,19 @@ impl PagedKvCache {
         grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
     ) -> Result<Matched> {
         let generation = self.published().generation();
-        let GroupHits { hit, ids } = self.acquire_joint(layout, prompt, options, generation);
+        let hits = self.acquire_joint(layout, prompt, options, generation);
+        self.grow_group_hits(layout, (prompt, options), hits, generation, grow)
+    }
+
+    /// Grows a sequence of the hits of all groups.
+    fn grow_group_hits(
+        &self,
+        layout: &Arc<GroupLayout>,
+        (prompt, options): (&Prompt, &AdmitOptions),
+        GroupHits { hit, ids, loads: _ }: GroupHits,
+        generation: Generation,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<Matched> {
         let num_tokens = options.room_for(prompt, hit.length);
         let sequence = Sequence::of_hits(&self.pool.handle(), ids, hit.length, layout);
         self.grow_hits(sequence, num_tokens, options, grow).map(|sequence| Matched {
@@ -172,6 +184,26 @@ impl PagedKvCache {
             hit,
             generation,
         })
+    }
+
+    /// Does as [`match_and_allocate_by`](Self::match_and_allocate_by) in a cache with groups, with the hits that
+    /// `acquire` returns. It puts blocks in the places of those that are to be loaded.
+    #[cold]
+    pub(in crate::cache) fn match_groups_by(
+        &self,
+        layout: &Arc<GroupLayout>,
+        (prompt, options): (&Prompt, &AdmitOptions),
+        generation: Generation,
+        acquire: impl FnOnce(Sought<'_>) -> Result<GroupHits>,
+        grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
+    ) -> Result<(CachedSequence, Admission)> {
+        let need = NeedOfPrompt { cache: self, prompt, options };
+        let watermark = options.watermark(self.watermark);
+        let matched = watermark.take(self.pool.blocks(), need, Admit::Now, || {
+            let hits = acquire(self.sought(layout, prompt, options))?;
+            self.grow_group_hits(layout, (prompt, options), hits, generation, grow)
+        })?;
+        Ok(self.admission_of(prompt, options, matched))
     }
 
     /// Grows a sequence of hits to `num_tokens` tokens, and takes the blocks that it is to hold. If that fails, the

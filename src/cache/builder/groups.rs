@@ -7,7 +7,7 @@ use crate::groups::{GroupLayout, GroupRetention, LayerGroup};
 /// The groups, and the options that only groups have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Groups {
-    pub(super) kinds: Vec<LayerGroup>,
+    kinds: Vec<LayerGroup>,
     max_rewind: usize,
     retention: GroupRetention,
 }

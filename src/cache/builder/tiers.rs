@@ -28,7 +28,7 @@ impl fmt::Debug for ResetListener {
 impl PagedKvCacheBuilder {
     /// Adds a tier below the device, below those added before: slots in host memory or on disk for contents that leave
     /// the device. [`PagedKvCache::tiers`](crate::PagedKvCache::tiers) hands out tickets for the copies; no byte moves by
-    /// itself. Not together with [`groups`](Self::groups), and only with prefix reuse. Each slot takes about 80 bytes.
+    /// itself. Only with prefix reuse. Each slot takes about 80 bytes, and holds a block of any of the [`groups`](Self::groups).
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, Tier};
@@ -75,9 +75,6 @@ impl PagedKvCacheBuilder {
                 Some(_) => invalid("reset_observer", "the cache has no tier".to_owned()),
                 None => Ok(None),
             };
-        }
-        if !self.groups.kinds.is_empty() {
-            return invalid("tier", "a cache with groups has no tiers".to_owned());
         }
         if !self.prefix_reuse {
             return invalid("tier", "a cache without prefix reuse has no tiers".to_owned());

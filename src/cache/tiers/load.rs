@@ -3,6 +3,9 @@
 //! The ticket has the sequence until it is settled. So a load that has not finished, or has failed, can never be read as
 //! data: there is no sequence to read.
 
+mod grouped;
+
+pub(in crate::cache) use self::grouped::lookup_groups;
 use super::overwriting::{Overwriting, OverwritingAccess, OverwrittenBy};
 use super::{LoadLimit, TierAdmission};
 use crate::cache::PagedKvCache;
@@ -11,7 +14,7 @@ use crate::cache::admission::options::AdmitOptions;
 use crate::cache::admission::prompt::Prompt;
 use crate::cache::reuse::cached_sequence::CachedSequence;
 use crate::error::{PagedKvError, Result};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::content_key::ContentKey;
 use crate::pool::watermark::Admit;
 use crate::prefix::overwrites::list_overwritten;
@@ -33,6 +36,8 @@ pub struct Load {
     pub dst: BlockId,
     /// The hash of the content.
     pub hash: BlockHash,
+    /// The group of layers of the content.
+    pub group: GroupId,
 }
 
 /// Copies from tiers to the device, which the caller makes and then reports with [`complete`](Self::complete). It has the
@@ -54,6 +59,8 @@ pub struct LoadTicket {
     sequence: Option<CachedSequence>,
     admission: Admission,
     block_size: usize,
+    /// Tokens that were on the device.
+    hits: usize,
     /// The contents that the sequence's new blocks had, in the generation in which it was admitted.
     overwritten: Vec<Overwritten>,
     generation: Generation,
@@ -107,6 +114,9 @@ impl LoadTicket {
         limit: LoadLimit,
     ) -> Result<TierAdmission> {
         cache.check_prompt(prompt)?;
+        if let Some(layout) = cache.layout() {
+            return Self::admit_groups(cache, state, layout, (prompt, options), limit);
+        }
         let number = state.next_ticket();
         let most = options.most_hits(prompt, cache.block_size);
         let (mut hits, mut pinned) = (0, None);
@@ -138,7 +148,11 @@ impl LoadTicket {
         let mut overwritten = Vec::new();
         let admitted =
             cache.match_and_allocate_by(prompt, &options, Admit::Now, |sequence, num_tokens| {
-                grow_over(cache, sequence, num_tokens, of_device, &mut overwritten)
+                grow_over(cache, sequence, num_tokens, |cached| {
+                    let overwrites = cache.published().overwrites().map(|overwrites| &**overwrites);
+                    let pool = cache.pool.blocks();
+                    list_overwritten(cached, overwrites, &[of_device], pool, &mut overwritten);
+                })
             })?;
         let (mut sequence, admission) = admitted;
         cache.note_prompt(prompt, &options, &admission);
@@ -166,7 +180,8 @@ impl LoadTicket {
         let targets = cache.pool.blocks().hold_again(blocks, cache.pool.handle())?;
         let hashes = &prompt.hashes()[hits..end];
         let loads = pinned.slots.iter().zip(blocks).zip(hashes);
-        let loads = loads.map(|((&src, &dst), &hash)| Load { src, dst, hash }).collect();
+        let loads =
+            loads.map(|((&src, &dst), &hash)| Load { src, dst, hash, group: GroupId(0) }).collect();
         Ok(Self {
             state: PlainArc::clone(state),
             number: pinned.number,
@@ -177,6 +192,7 @@ impl LoadTicket {
             sequence: Some(sequence),
             admission,
             block_size: cache.block_size,
+            hits: hits * cache.block_size,
             overwritten: Vec::new(),
             generation: cache.published().generation(),
         })
@@ -240,9 +256,11 @@ impl LoadTicket {
     /// before the first failure can be matched on the device from now on, unless the cache was reset since. The
     /// sequence ends there if a copy failed; blocks of failed copies stay in quarantine.
     ///
+    /// With groups of layers a load is of use as a whole only: if a copy is not done, the sequence is freed.
+    ///
     /// # Errors
     /// [`BufferSize`](PagedKvError::BufferSize) if there is not one outcome a copy; all count as failed then, and the
-    /// sequence is freed.
+    /// sequence is freed. [`LoadFailed`](PagedKvError::LoadFailed) with groups, as above.
     ///
     /// ```
     /// use paged_kv::{CopyOutcome, LoadTicket, Loaded};
@@ -260,8 +278,10 @@ impl LoadTicket {
         let good = outcomes.iter().take_while(|&&outcome| outcome == CopyOutcome::Done).count();
         let failed = outcomes.iter().filter(|&&outcome| outcome != CopyOutcome::Done).count();
         let mut sequence = self.sequence.take().expect("a ticket has its sequence until now");
-        let hits = self.admission.cached_tokens;
-        let computed = hits + good * self.block_size;
+        if sequence.layout().is_some() {
+            return self.complete_groups(sequence, outcomes);
+        }
+        let computed = self.hits + good * self.block_size;
         // Publishes the blocks. The ticket is one more owner of them until after that.
         sequence.commit(computed)?;
         if good < required {
@@ -274,13 +294,14 @@ impl LoadTicket {
         admission.cached_tokens = computed;
         admission.longest_group_hit = computed;
         admission.num_tokens = sequence.num_tokens();
-        self.settle(outcomes, good);
+        self.settle(outcomes, |at| at < good);
         let loaded_tokens = good * self.block_size;
         Ok(Loaded { sequence, admission, loaded_tokens, failed_blocks: failed })
     }
 
-    /// Gives claims, pins and owners back; keeps blocks of failed copies.
-    fn settle(&mut self, outcomes: &[CopyOutcome], good: usize) {
+    /// Gives claims, pins and owners back; keeps blocks of failed copies. `is_used` returns true for copies that were
+    /// published.
+    fn settle(&mut self, outcomes: &[CopyOutcome], is_used: impl Fn(usize) -> bool) {
         let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
         let slots = self.loads.iter().map(|load| Place::Tier(load.src)).enumerate();
         let lost = slots.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, slot)| slot);
@@ -289,8 +310,9 @@ impl LoadTicket {
         self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
         for (tier, id) in self.state.tiers.iter().zip(0..) {
             let of_tier = |load: &Load| load.src.tier == TierId(id);
-            let loaded = self.loads[..good].iter().filter(|load| of_tier(load));
-            let slots: Vec<BlockId> = loaded.map(|load| BlockId(load.src.slot)).collect();
+            let copies = self.loads.iter().enumerate();
+            let loaded = copies.filter(|(at, load)| of_tier(load) && is_used(*at));
+            let slots: Vec<BlockId> = loaded.map(|(_, load)| BlockId(load.src.slot)).collect();
             tier.counts.loaded.add(slots.len() as u64);
             if tier.is_exclusive() {
                 tier.forget(&slots);
@@ -315,7 +337,7 @@ impl LoadTicket {
 impl Drop for LoadTicket {
     fn drop(&mut self) {
         if !self.loads.is_empty() {
-            self.settle(&[], 0);
+            self.settle(&[], |_| false);
         }
     }
 }
@@ -329,21 +351,18 @@ impl std::fmt::Debug for LoadTicket {
     }
 }
 
-/// Grows a sequence, and lists the contents that its new blocks had.
+/// Grows a sequence. `list` takes the new blocks that were cached until now.
 fn grow_over(
     cache: &PagedKvCache,
     sequence: &mut Sequence,
     num_tokens: usize,
-    of_device: Generation,
-    overwritten: &mut Vec<Overwritten>,
+    list: impl FnOnce(&[BlockId]),
 ) -> Result<()> {
     sequence.release_windows();
     let plan = sequence.plan_append(num_tokens)?;
     let mut stock = BlockTable::new(cache.pool.handle());
     let cached = if plan.blocks() == 0 { 0 } else { stock.grow_reporting(plan.blocks())? };
-    let cached = &stock.as_slice()[stock.len() - cached..];
-    let overwrites = cache.published().overwrites().map(|overwrites| &**overwrites);
-    list_overwritten(cached, overwrites, &[of_device], cache.pool.blocks(), overwritten);
+    list(&stock.as_slice()[stock.len() - cached..]);
     let append = sequence.append_from(plan, &mut stock);
     assert!(append.copy.is_none(), "hits are full blocks, which no append copies");
     Ok(())

@@ -15,14 +15,48 @@ use std::borrow::Cow;
 use super::{Generation, PublishedBlocks};
 use crate::groups::joint::{JointHit, joint};
 use crate::groups::{GroupLayout, LayerGroup};
-use crate::id::BlockId;
+use crate::id::{BlockId, GroupId};
 use crate::pool::Blocks;
 use crate::pool::content_key::KeyedView;
 use crate::pool::free_list::Matching;
 use crate::prefix::hash::BlockHash;
 
+/// Contents that are not on the device, and can be loaded there. A match counts them as there.
+pub(crate) trait Below {
+    /// Returns true if there may be such contents.
+    fn is_open(&self) -> bool;
+    /// Returns true if a content can be loaded now.
+    fn has(&mut self, group: GroupId, hash: BlockHash) -> bool;
+    /// Returns true if so many may be loaded. If not, there are none from then on.
+    fn allows(&mut self, blocks: usize) -> bool;
+    /// Acquires a content for the load. The caller holds no claim.
+    fn pin(&mut self, group: GroupId, hash: BlockHash) -> bool;
+}
+
+/// No such contents.
+pub(crate) struct NothingBelow;
+
+impl Below for NothingBelow {
+    fn is_open(&self) -> bool {
+        false
+    }
+
+    fn has(&mut self, _: GroupId, _: BlockHash) -> bool {
+        false
+    }
+
+    fn allows(&mut self, _: usize) -> bool {
+        true
+    }
+
+    fn pin(&mut self, _: GroupId, _: BlockHash) -> bool {
+        false
+    }
+}
+
 /// The blocks of one group that a match looks for.
 struct GroupSearch<'a> {
+    id: GroupId,
     kind: LayerGroup,
     /// The hash of each block.
     hashes: Cow<'a, [BlockHash]>,
@@ -39,7 +73,14 @@ enum Cell {
     Seen(BlockId),
     /// The caller owns it.
     Held(BlockId),
+    /// It is not on the device, and can be loaded.
+    Below,
+    /// It is to be loaded.
+    Pinned,
 }
+
+/// The place of a block in the table of a sequence that has nothing there yet.
+pub(crate) const TO_LOAD: BlockId = BlockId(u32::MAX);
 
 /// The contents that a match looks for: the hashes of a prompt, and the longest hit that is allowed.
 #[derive(Clone, Copy)]
@@ -54,7 +95,10 @@ pub(crate) struct Sought<'a> {
 /// The hits of all groups, for each group in the order of its blocks.
 pub(crate) struct GroupHits {
     pub(crate) hit: JointHit,
+    /// [`TO_LOAD`] for blocks that are to be loaded.
     pub(crate) ids: Vec<Vec<BlockId>>,
+    /// The hashes of these blocks, in the same order.
+    pub(crate) loads: Vec<(GroupId, BlockHash)>,
 }
 
 impl PublishedBlocks {
@@ -71,7 +115,7 @@ impl PublishedBlocks {
                 _ => (1..=blocks).map(|block| hashes[block * units - 1]).collect(),
             };
             let generation = self.of_group(generation, id);
-            GroupSearch { kind, hashes, generation, cells: vec![Cell::Unknown; blocks] }
+            GroupSearch { id, kind, hashes, generation, cells: vec![Cell::Unknown; blocks] }
         });
         search.collect()
     }
@@ -91,10 +135,19 @@ impl PublishedBlocks {
     /// Returns the joint hit. Acquires and writes nothing. Costs a look-up for each block that it needs, and for each
     /// that is missing.
     pub(crate) fn probe_groups(&self, blocks: &Blocks, sought: Sought<'_>) -> GroupHits {
+        self.probe_groups_with(blocks, sought, &mut NothingBelow)
+    }
+
+    /// Does as [`probe_groups`](Self::probe_groups), over contents on the device or below.
+    pub(crate) fn probe_groups_with(
+        &self,
+        blocks: &Blocks,
+        sought: Sought<'_>,
+        below: &mut impl Below,
+    ) -> GroupHits {
         let mut search = self.search(sought, self.generation());
-        let hit = self.joint(blocks, sought, &mut search);
-        let ids = search.iter().map(|group| group.needed(hit.length).collect()).collect();
-        GroupHits { hit, ids }
+        let hit = self.joint(blocks, sought, &mut search, below);
+        GroupHits::new(hit, &search)
     }
 
     /// Makes the caller an owner of the blocks that the joint hit needs.
@@ -104,19 +157,37 @@ impl PublishedBlocks {
         sought: Sought<'_>,
         generation: Generation,
     ) -> GroupHits {
+        self.acquire_groups_with(blocks, sought, generation, &mut NothingBelow)
+    }
+
+    /// Does as [`acquire_groups`](Self::acquire_groups), over contents on the device or below. Pins the latter.
+    pub(crate) fn acquire_groups_with(
+        &self,
+        blocks: &Blocks,
+        sought: Sought<'_>,
+        generation: Generation,
+        below: &mut impl Below,
+    ) -> GroupHits {
         let mut search = self.search(sought, generation);
-        let mut hit = self.joint(blocks, sought, &mut search);
+        let mut hit = self.joint(blocks, sought, &mut search, below);
+        if below.is_open() {
+            let to_load = search.iter().map(|group| group.num_below(hit.length)).sum();
+            if !below.allows(to_load) {
+                search.iter_mut().for_each(GroupSearch::forget_below);
+                hit = self.joint(blocks, sought, &mut search, below);
+            }
+        }
         let longest = hit.longest;
-        while !self.acquire_needed(blocks, &mut search, hit.length) {
+        while !self.acquire_needed(blocks, &mut search, hit.length, below) {
             // A block that was seen is gone: the next length is shorter.
-            let shorter = self.joint(blocks, Sought { most: hit.length, ..sought }, &mut search);
+            let sought = Sought { most: hit.length, ..sought };
+            let shorter = self.joint(blocks, sought, &mut search, below);
             assert!(shorter.length < hit.length, "a block that is missing shortens the hit");
             hit = shorter;
             search.iter_mut().for_each(|group| group.give_back(blocks, hit.length));
         }
         hit.longest = longest.max(hit.longest);
-        let ids = search.iter().map(|group| group.needed(hit.length).collect()).collect();
-        GroupHits { hit, ids }
+        GroupHits::new(hit, &search)
     }
 
     fn joint(
@@ -124,16 +195,18 @@ impl PublishedBlocks {
         blocks: &Blocks,
         sought: Sought<'_>,
         search: &mut [GroupSearch<'_>],
+        below: &mut impl Below,
     ) -> JointHit {
         if self.index.is_empty() {
             return JointHit::default();
         }
         let keyed = blocks.keyed();
-        for group in search.iter_mut().filter(|group| group.kind.is_full()) {
+        // Below the first block that is missing there may be others.
+        for group in search.iter_mut().filter(|group| group.kind.is_full() && !below.is_open()) {
             self.look_along(blocks, group);
         }
         joint(sought.layout, sought.most, |id, block| {
-            self.is_there(keyed, &mut search[id.index()], block)
+            self.is_there(keyed, &mut search[id.index()], block, below)
         })
     }
 
@@ -154,7 +227,13 @@ impl PublishedBlocks {
         }
     }
 
-    fn is_there(&self, keyed: KeyedView<'_>, group: &mut GroupSearch<'_>, block: usize) -> bool {
+    fn is_there(
+        &self,
+        keyed: KeyedView<'_>,
+        group: &mut GroupSearch<'_>,
+        block: usize,
+        below: &mut impl Below,
+    ) -> bool {
         let Some(&cell) = group.cells.get(block) else {
             return false;
         };
@@ -164,8 +243,12 @@ impl PublishedBlocks {
         let key = group.generation.key_of(group.hashes[block]);
         let place = self.index.place(key);
         let found = self.index.find(place, |id| keyed.seems_cached_as(id, key).is_some());
-        group.cells[block] = found.map_or(Cell::Missing, Cell::Seen);
-        found.is_some()
+        group.cells[block] = match found {
+            Some(id) => Cell::Seen(id),
+            None if below.has(group.id, group.hashes[block]) => Cell::Below,
+            None => Cell::Missing,
+        };
+        group.cells[block] != Cell::Missing
     }
 
     /// Acquires the blocks that `length` needs: those of sparse groups first, because these are rarely there without
@@ -175,10 +258,14 @@ impl PublishedBlocks {
         blocks: &Blocks,
         search: &mut [GroupSearch<'_>],
         length: usize,
+        below: &mut impl Below,
     ) -> bool {
         let (sparse, full): (Vec<_>, Vec<_>) =
             search.iter_mut().partition(|group| !group.kind.is_full());
-        sparse.into_iter().chain(full).all(|group| self.acquire_group(blocks, group, length))
+        sparse
+            .into_iter()
+            .chain(full)
+            .all(|group| self.acquire_group(blocks, group, length) && group.pin(length, below))
     }
 
     fn acquire_group(&self, blocks: &Blocks, group: &mut GroupSearch<'_>, length: usize) -> bool {
@@ -226,7 +313,36 @@ impl GroupSearch<'_> {
     fn needed(&self, length: usize) -> impl Iterator<Item = BlockId> {
         self.needed_at(length).filter_map(|at| match self.cells[at] {
             Cell::Seen(id) | Cell::Held(id) => Some(id),
+            Cell::Below | Cell::Pinned => Some(TO_LOAD),
             Cell::Unknown | Cell::Missing => None,
+        })
+    }
+
+    fn below(&self, length: usize) -> impl Iterator<Item = usize> {
+        let is_below = |&at: &usize| matches!(self.cells[at], Cell::Below | Cell::Pinned);
+        self.needed_at(length).filter(is_below)
+    }
+
+    fn num_below(&self, length: usize) -> usize {
+        self.below(length).count()
+    }
+
+    /// Counts contents below as missing.
+    fn forget_below(&mut self) {
+        let cells = self.cells.iter_mut();
+        cells.filter(|cell| **cell == Cell::Below).for_each(|cell| *cell = Cell::Missing);
+    }
+
+    /// Pins the contents below that `length` needs. Returns false at the first that is gone.
+    fn pin(&mut self, length: usize, below: &mut impl Below) -> bool {
+        let to_pin: Vec<usize> = self.below(length).collect();
+        to_pin.into_iter().all(|at| {
+            if self.cells[at] == Cell::Pinned {
+                return true;
+            }
+            let is_pinned = below.pin(self.id, self.hashes[at]);
+            self.cells[at] = if is_pinned { Cell::Pinned } else { Cell::Missing };
+            is_pinned
         })
     }
 
@@ -254,9 +370,17 @@ impl GroupSearch<'_> {
 }
 
 impl GroupHits {
+    fn new(hit: JointHit, search: &[GroupSearch<'_>]) -> Self {
+        let ids = search.iter().map(|group| group.needed(hit.length).collect()).collect();
+        let loads = search
+            .iter()
+            .flat_map(|group| group.below(hit.length).map(|at| (group.id, group.hashes[at])));
+        Self { hit, ids, loads: loads.collect() }
+    }
+
     /// Returns the number of different blocks that are idle.
     pub(crate) fn num_idle(&self, blocks: &Blocks) -> usize {
-        let ids = self.ids.iter().flatten().copied();
+        let ids = self.ids.iter().flatten().copied().filter(|&id| id != TO_LOAD);
         let mut idle: Vec<BlockId> = ids.filter(|&id| blocks.is_idle(id)).collect();
         idle.sort_unstable();
         idle.dedup();

@@ -243,12 +243,35 @@ impl HashedTokens {
         }
     }
 
+    /// Publishes the blocks of a hit of `num_tokens` tokens that were loaded.
+    pub(in crate::cache) fn publish_loaded(
+        &self,
+        sequence: &Sequence,
+        num_tokens: usize,
+        is_loaded: impl Fn(BlockId) -> bool,
+    ) {
+        for run in self.runs_of_hit(sequence, num_tokens, is_loaded) {
+            self.publish_run(sequence, &run);
+        }
+    }
+
     fn matched_runs(&self, sequence: &Sequence, num_tokens: usize) -> Vec<OfferedRun> {
+        self.runs_of_hit(sequence, num_tokens, |_| true)
+    }
+
+    /// Returns the blocks of a hit that are meant, of all groups.
+    fn runs_of_hit(
+        &self,
+        sequence: &Sequence,
+        num_tokens: usize,
+        is_meant: impl Fn(BlockId) -> bool,
+    ) -> Vec<OfferedRun> {
         let mut runs = Vec::new();
         let offers = self.groups.iter().flat_map(|groups| groups.offers.iter());
         for ((number, offer), table) in (0..).zip(offers).zip(sequence.group_tables()) {
             for block in offer.kind.needed_blocks(num_tokens).into_iter().flatten() {
-                if let Some(resident) = table.resident_index(block) {
+                let resident = table.resident_index(block);
+                if let Some(resident) = resident.filter(|&at| is_meant(table.block_ids()[at])) {
                     add_run(&mut runs, offer.run_of(GroupId(number), block, resident));
                 }
             }
