@@ -168,10 +168,11 @@ impl Tiers<'_> {
             }
             let key = generations[group.index()].key_of(hash);
             storing.offer(hash, group, |_| {
-                unused.acquire(aged, key).then(|| match from {
+                let place = match from {
                     StoreFrom::Device => Place::Device(aged.id),
                     StoreFrom::Tier(tier) => Place::Tier(TierSlot { tier, slot: aged.id.0 }),
-                })
+                };
+                unused.acquire(aged, key).then_some(place)
             });
         }
         Ok(storing.ticket(Sources::unused(cache.pool.handle(), unused)))
