@@ -50,6 +50,10 @@ pub mod groups {
     #![doc = include_str!("guide/groups.md")]
 }
 
+pub mod tiers {
+    #![doc = include_str!("guide/tiers.md")]
+}
+
 pub mod waiting {
     #![doc = include_str!("guide/waiting.md")]
 }

@@ -7,4 +7,5 @@
 pub mod one_lock_cache;
 pub mod one_lock_pool;
 pub mod one_lock_prefix;
+pub mod one_lock_tier;
 pub mod queue_pool;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 /// A cache of blocks' contents for many threads.
 pub struct OneLockPrefix(Mutex<State>);
 
-struct State {
+pub(super) struct State {
     /// The blocks, and after the last block the end of the idle list: its `next` is the oldest block.
     blocks: Box<[Block]>,
     free: Vec<u32>,
@@ -71,14 +71,7 @@ impl Hasher for AsItIs {
 
 impl OneLockPrefix {
     pub fn new(num_blocks: usize) -> Self {
-        let end = num_blocks as u32;
-        let block = Block { name: Name([0; 2]), owners: 0, is_named: false, prev: end, next: end };
-        Self(Mutex::new(State {
-            blocks: vec![block; num_blocks + 1].into(),
-            free: (0..end).rev().collect(),
-            named: HashMap::with_capacity_and_hasher(num_blocks, BuildHasherDefault::default()),
-            num_idle: 0,
-        }))
+        Self(Mutex::new(State::new(num_blocks)))
     }
 
     /// Returns the number of available blocks: free or idle.
@@ -102,20 +95,12 @@ impl OneLockPrefix {
         table: &mut Vec<u32>,
     ) -> Option<usize> {
         let mut state = self.0.lock();
-        let state = &mut *state;
-        let found = hashes.iter().map_while(|&hash| state.named.get(&hash.into()).copied());
-        table.extend(found);
-        let hits = table.len();
+        let hits = state.match_leading(hashes, table);
         if !state.has_room(num_blocks - hits, table) {
             table.clear();
             return None;
         }
-        for &id in table.iter() {
-            if state.blocks[id as usize].owners == 0 {
-                state.unlink(id);
-            }
-            state.blocks[id as usize].owners += 1;
-        }
+        state.acquire(table);
         state.take(num_blocks - hits, table);
         Some(hits)
     }
@@ -133,49 +118,92 @@ impl OneLockPrefix {
     /// Publishes the unpublished `blocks` under `hashes`. A block whose content is cached in another block is
     /// skipped, and the cached block counts as used. Returns how many were published.
     pub fn commit(&self, blocks: &[u32], hashes: &[BlockHash]) -> usize {
-        let mut state = self.0.lock();
-        let state = &mut *state;
-        let mut named = 0;
-        for (&id, &hash) in blocks.iter().zip(hashes) {
-            let name = Name::from(hash);
-            let holder = *state.named.entry(name).or_insert(id);
-            if holder == id {
-                let block = &mut state.blocks[id as usize];
-                block.name = name;
-                block.is_named = true;
-                named += 1;
-            } else if state.blocks[holder as usize].owners == 0 {
-                state.unlink(holder);
-                state.link(holder);
-            }
-        }
-        named
+        self.0.lock().publish(blocks, hashes)
     }
 
     /// Removes one owner from each block of `table`, the last block first, and empties the table.
     pub fn release(&self, table: &mut Vec<u32>) {
-        let mut state = self.0.lock();
-        for &id in table.iter().rev() {
-            let block = &mut state.blocks[id as usize];
-            block.owners -= 1;
-            if block.owners > 0 {
-                continue;
-            }
-            if block.is_named {
-                state.link(id);
-            } else {
-                state.free.push(id);
-            }
-        }
-        drop(state);
+        self.0.lock().give(table);
         table.clear();
     }
 }
 
 impl State {
+    pub(super) fn new(num_blocks: usize) -> Self {
+        let end = num_blocks as u32;
+        let block = Block { name: Name([0; 2]), owners: 0, is_named: false, prev: end, next: end };
+        Self {
+            blocks: vec![block; num_blocks + 1].into(),
+            free: (0..end).rev().collect(),
+            named: HashMap::with_capacity_and_hasher(num_blocks, BuildHasherDefault::default()),
+            num_idle: 0,
+        }
+    }
+
+    /// Returns the block that has a content.
+    #[inline]
+    pub(super) fn find(&self, hash: BlockHash) -> Option<u32> {
+        self.named.get(&hash.into()).copied()
+    }
+
+    /// Appends the cached blocks of the leading `hashes`, without owning them. Returns how many the table has then.
+    #[inline]
+    fn match_leading(&self, hashes: &[BlockHash], table: &mut Vec<u32>) -> usize {
+        table.extend(hashes.iter().map_while(|&hash| self.find(hash)));
+        table.len()
+    }
+
+    /// Adds an owner to each block.
+    #[inline]
+    pub(super) fn acquire(&mut self, ids: &[u32]) {
+        for &id in ids {
+            if self.blocks[id as usize].owners == 0 {
+                self.unlink(id);
+            }
+            self.blocks[id as usize].owners += 1;
+        }
+    }
+
+    /// Publishes blocks: see [`OneLockPrefix::commit`].
+    #[inline]
+    pub(super) fn publish(&mut self, blocks: &[u32], hashes: &[BlockHash]) -> usize {
+        let mut named = 0;
+        for (&id, &hash) in blocks.iter().zip(hashes) {
+            let name = Name::from(hash);
+            let holder = *self.named.entry(name).or_insert(id);
+            if holder == id {
+                let block = &mut self.blocks[id as usize];
+                block.name = name;
+                block.is_named = true;
+                named += 1;
+            } else if self.blocks[holder as usize].owners == 0 {
+                self.unlink(holder);
+                self.link(holder);
+            }
+        }
+        named
+    }
+
+    /// Removes one owner from each block, the last block first.
+    #[inline]
+    pub(super) fn give(&mut self, ids: &[u32]) {
+        for &id in ids.iter().rev() {
+            let block = &mut self.blocks[id as usize];
+            block.owners -= 1;
+            if block.owners > 0 {
+                continue;
+            }
+            if block.is_named {
+                self.link(id);
+            } else {
+                self.free.push(id);
+            }
+        }
+    }
+
     /// Returns whether `n` blocks can be taken in addition to the cached blocks of `matched`.
     #[inline]
-    fn has_room(&self, n: usize, matched: &[u32]) -> bool {
+    pub(super) fn has_room(&self, n: usize, matched: &[u32]) -> bool {
         let room = self.free.len() + self.num_idle;
         if n + matched.len() <= room {
             return true;
@@ -186,7 +214,7 @@ impl State {
 
     /// Appends `n` blocks. The caller has checked that there is room.
     #[inline]
-    fn take(&mut self, n: usize, table: &mut Vec<u32>) {
+    pub(super) fn take(&mut self, n: usize, table: &mut Vec<u32>) {
         let free = n.min(self.free.len());
         let rest = self.free.len() - free;
         for id in self.free.drain(rest..).rev() {

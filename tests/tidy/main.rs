@@ -38,6 +38,7 @@ const DOCUMENTS: &[&str] = &[
     "src/guide/glossary.md",
     "src/guide/operations.md",
     "src/guide/steps.md",
+    "src/guide/tiers.md",
     "src/guide/waiting.md",
     "src/guide/events.md",
     "src/guide/replacing.md",
@@ -138,6 +139,7 @@ fn names_in_documents_exist() {
         "src/guide/operations.md",
         "src/guide/panics.md",
         "src/guide/steps.md",
+        "src/guide/tiers.md",
     ];
     let mut known = names::known(&everything());
     known.extend(FOLDERS.iter().map(|folder| folder.to_string()));
