@@ -71,7 +71,7 @@ impl OneLockTier {
         true
     }
 
-    /// Publishes what was loaded.
+    /// Publishes the contents that were loaded.
     pub fn complete_load(&self, hashes: &[BlockHash], request: &mut Request) {
         let mut tiered = self.0.lock();
         let Tiered { device, tier, copied } = &mut *tiered;
