@@ -109,23 +109,29 @@ impl Blocks {
         if self.words.have_keys() { self.free.list_oldest(n, &self.words) } else { Vec::new() }
     }
 
-    /// Makes the caller an owner of `id` if it is cached under `key`. The content does not count as used.
-    pub(crate) fn acquire_unused(&self, id: BlockId, key: ContentKey) -> bool {
+    /// Makes the caller an owner of a block that was listed, if it is cached under `key`. The content does not count as
+    /// used.
+    pub(crate) fn acquire_unused(
+        &self,
+        AgedBlock { id, time, .. }: AgedBlock,
+        key: ContentKey,
+    ) -> bool {
         let mut matching = self.matching();
-        if self.words.keyed().key(id) != key || !matching.acquire_any(id) {
+        if self.words.keyed().key(id) != key || !matching.hold(id) {
             return false;
         }
         drop(matching);
         // A block keeps its key while it is cached and has an owner.
         let is_same = self.words.keyed().key(id) == key;
         if !is_same {
-            self.give(&[id]);
+            self.give_as_old(&[(id, time)]);
         }
         is_same
     }
 
     /// Removes an owner from each block that [`acquire_unused`](Self::acquire_unused) acquired, the oldest first. They
-    /// are as old as before, by the times that [`list_oldest`](Self::list_oldest) returned.
+    /// are as old as before, unless they were used meanwhile. The times are those that
+    /// [`list_oldest`](Self::list_oldest) returned.
     pub(crate) fn give_as_old(&self, blocks: &[(BlockId, u64)]) {
         self.free.give_as_old(blocks, &self.words);
         self.announce_room();

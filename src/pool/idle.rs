@@ -10,6 +10,9 @@
 //! idle a multiple of 256 times since, or if the mark of a later content happens to fit (one in 256), an old entry
 //! passes for its last one, and the block is reclaimed too early.
 //!
+//! A block that is copied ahead of its reclaim is *held* meanwhile: its entry keeps its place, and counts again when the
+//! block comes back unused. A reclaim that meets the entry removes it, and the block comes back as the first of its rank.
+//!
 //! A shard has a list for each rank: *spare*, *cold*, and under `ReclaimPolicy::TwoQueue` *hot*. A *spare* block
 //! holds a further copy of a content that another block was cached under, and no match has asked for this copy.
 //! Spare blocks are reclaimed before all others. Then the older of the first cold and the first hot block is;
@@ -19,7 +22,8 @@
 //! reads the shared clock before it adds a batch, and adds its entries to the clock once there are [`STRIDE`] of them. A
 //! shard shows the time of its first entry to other threads, which read it without a claim.
 //!
-//! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims.
+//! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims. So has a held one
+//! that was not passed.
 
 mod ghosts;
 mod list;

@@ -11,7 +11,11 @@
 //!   Active         1 ..     no         Free             no
 //!   Active         1 ..     yes        Idle, epoch + 1  no
 //!   Idle           0        yes        an assert        Active, of one owner
+//!   Held           1        yes        Idle             no
 //! ```
+//!
+//! A block is *held* while its only owner has acquired it from idle without using its content. It keeps its epoch, and
+//! by that its place among the idle blocks. It is *passed* once a reclaim has removed its entry. A match ends both.
 //!
 //! Where contents are cached, a block has a *key* beside its word, on the same cache line:
 //! [`ContentKey`](super::content_key::ContentKey). Only the owner that set the word's [`KEY_BUSY`] flag, or a sole owner,
@@ -47,6 +51,12 @@ const HOT: u32 = 1 << 22;
 /// since.
 const SPARE: u32 = 1 << 23;
 
+/// Of a cached block: it is held. The bit is shared with [`KEY_BUSY`], because the key of a cached block is not written.
+const HELD: u32 = KEY_BUSY;
+
+/// Of a held block: its entry among the idle blocks is gone. The bit is shared with [`SPARE`]: no held block is spare.
+const PASSED: u32 = SPARE;
+
 /// The lowest bit of the epoch, which takes the rest of the word.
 const EPOCH: u32 = 24;
 
@@ -75,7 +85,7 @@ impl BlockState {
     /// Removes an owner. Returns `None` for a block without owners.
     pub(crate) fn release(self) -> Option<Self> {
         let left = (self.owners() > 0).then(|| Self(self.0 - 1))?;
-        Some(if left.is_idle() { left.with_epoch(left.epoch().wrapping_add(1)) } else { left })
+        Some(if left.is_idle() { left.not_held().with_next_epoch() } else { left })
     }
 
     /// Returns true for a block that a prompt may match by its key.
@@ -101,7 +111,17 @@ impl BlockState {
 
     /// Returns true for a cached block that is a further copy of a content and was not matched since.
     pub(crate) fn is_spare(self) -> bool {
-        self.is_cached() && self.0 & SPARE != 0
+        self.0 & (CACHED | SPARE | HELD) == CACHED | SPARE
+    }
+
+    fn is_held(self) -> bool {
+        self.0 & (CACHED | HELD) == CACHED | HELD
+    }
+
+    /// Returns true if the block's entry of this epoch is of use: the block is idle, or may come back as it was.
+    fn keeps_entry(self, epoch: u8) -> bool {
+        let is_held = self.is_held() && self.0 & PASSED == 0;
+        (self.is_idle() || is_held) && self.epoch() == epoch
     }
 
     /// Returns how often the block has become idle since it was cached, modulo 256.
@@ -114,14 +134,38 @@ impl BlockState {
     /// and for a full count.
     fn acquire(self, hot: bool) -> Option<Self> {
         let hot = if hot { HOT } else { 0 };
-        let one_more = || Self(((self.0 + 1) | hot) & !SPARE);
+        let one_more = || Self(((self.0 + 1) | hot) & !(SPARE | HELD));
         (self.is_cached() && self.owners() < MAX_OWNERS).then(one_more)
+    }
+
+    /// Adds an owner that does not use the content: an idle block is then held. Returns `None` as
+    /// [`acquire`](Self::acquire) does.
+    fn hold(self) -> Option<Self> {
+        let is_first = self.is_idle() && !self.is_spare();
+        if is_first { Some(Self((self.0 + 1) | HELD)) } else { self.acquire(false) }
+    }
+
+    /// Removes the owner of a held block, which then is idle: since the same epoch, unless it was passed. Returns `None`
+    /// for a block that is not held, or was retained by its id.
+    fn release_held(self) -> Option<Self> {
+        let is_last = self.is_held() && self.owners() == 1;
+        let idle = is_last.then(|| Self(self.0 - 1).not_held())?;
+        Some(if self.0 & PASSED == 0 { idle } else { idle.with_next_epoch() })
+    }
+
+    /// Notes for a held block that its entry of this epoch is gone. Returns `None` for other blocks.
+    fn pass(self, epoch: u8) -> Option<Self> {
+        (self.is_held() && self.epoch() == epoch).then_some(Self(self.0 | PASSED))
+    }
+
+    fn not_held(self) -> Self {
+        if self.is_held() { Self(self.0 & !(HELD | PASSED)) } else { self }
     }
 
     /// Begins the next epoch of an idle block, which is then no longer spare. Returns `None` unless the
     /// block is idle.
     fn renew_idle(self) -> Option<Self> {
-        let renewed = || Self(self.0 & !SPARE).with_epoch(self.epoch().wrapping_add(1));
+        let renewed = || Self(self.0 & !SPARE).with_next_epoch();
         self.is_idle().then(renewed)
     }
 
@@ -159,6 +203,10 @@ impl BlockState {
         self.is_cached().then_some(Self(self.owners()))
     }
 
+    fn with_next_epoch(self) -> Self {
+        self.with_epoch(self.epoch().wrapping_add(1))
+    }
+
     fn with_epoch(self, epoch: u8) -> Self {
         Self((self.0 & ((1 << EPOCH) - 1)) | (u32::from(epoch) << EPOCH))
     }
@@ -173,6 +221,17 @@ pub(crate) enum Released {
     Free,
     /// The block has no owner and keeps its contents.
     Idle(ReleasedIdle),
+}
+
+/// The state of a block after a release by an owner that did not use its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unheld {
+    /// The block is idle as it was before, with the same entry.
+    InPlace,
+    /// The block is idle, and its entry was removed meanwhile.
+    Passed(ReleasedIdle),
+    /// The block was used or uncached meanwhile, or had an owner before.
+    Used(Released),
 }
 
 /// A block that has just become idle.

@@ -51,7 +51,8 @@ pub(crate) fn forget_lost(lost: impl Iterator<Item = Place> + Clone, state: &Tie
     }
 }
 
-/// Idle blocks of a pool that have an owner here for a while. They come back as old as they were.
+/// Idle blocks of a pool that have an owner here for a while. They come back as old as they were, unless they were used
+/// meanwhile.
 pub(crate) struct UnusedBlocks {
     pool: PoolHandle,
     /// The oldest first, each with its time.
@@ -63,9 +64,9 @@ impl UnusedBlocks {
         Self { pool, blocks: Vec::new() }
     }
 
-    /// Acquires an idle block if it still has the content with this key.
+    /// Acquires a block if it still has the content with this key.
     pub(crate) fn acquire(&mut self, block: AgedBlock, key: ContentKey) -> bool {
-        let is_acquired = self.pool.acquire_unused(block.id, key);
+        let is_acquired = self.pool.acquire_unused(block, key);
         if is_acquired {
             self.blocks.push((block.id, block.time));
         }

@@ -2,27 +2,28 @@
 
 use std::thread;
 
+use super::oldest::tests::hold_oldest;
 use super::*;
 use crate::pool::content_key::{ContentKey, Mark, NewKey};
 use crate::pool::idle::policy::ReclaimPolicy;
 use crate::sync::{AtomicU64, fence};
 
-const LRU: Retention = Retention::Contents(ReclaimPolicy::Lru);
-const TWO_QUEUES: Retention = Retention::Contents(ReclaimPolicy::TwoQueue);
+pub(super) const LRU: Retention = Retention::Contents(ReclaimPolicy::Lru);
+pub(super) const TWO_QUEUES: Retention = Retention::Contents(ReclaimPolicy::TwoQueue);
 
 /// Operations of each thread of a storm.
 const OPERATIONS: usize = 2_000;
 
 /// A pool whose operations a test performs at the shards that it names.
-struct Pool {
-    list: FreeList,
-    words: BlockWords,
+pub(super) struct Pool {
+    pub(super) list: FreeList,
+    pub(super) words: BlockWords,
     keys: AtomicU64,
 }
 
 impl Pool {
     /// Creates a pool with `free[i]` free blocks in shard i.
-    fn new(free: &[usize], keep: Retention) -> Self {
+    pub(super) fn new(free: &[usize], keep: Retention) -> Self {
         let total = free.iter().sum();
         let list = FreeList::new(0, total, free.len(), keep).unwrap();
         while list.depot.pop().is_some() {}
@@ -36,7 +37,7 @@ impl Pool {
     }
 
     /// Takes all free blocks of a shard.
-    fn take_free(&self, at: usize) -> Vec<BlockId> {
+    pub(super) fn take_free(&self, at: usize) -> Vec<BlockId> {
         let (mut claim, mut ids) = (self.list.shards[at].claim(), Vec::new());
         let n = claim.len();
         claim.pop_owned(n, &self.words, &mut ids);
@@ -44,14 +45,14 @@ impl Pool {
         ids
     }
 
-    fn take(&self, at: usize, n: usize) -> Vec<BlockId> {
+    pub(super) fn take(&self, at: usize, n: usize) -> Vec<BlockId> {
         let (mut home, mut ids) = (self.list.shards[at].claim(), Vec::new());
         let taken = self.list.gather(&mut home, n, &self.words, &mut ids, Search::Near);
         assert!(taken.is_some(), "{n} blocks are in reach");
         ids
     }
 
-    fn set_keys(&self, ids: &[BlockId], hot: bool) {
+    pub(super) fn set_keys(&self, ids: &[BlockId], hot: bool) {
         for &id in ids {
             let number = self.keys.fetch_add(1, Ordering::Relaxed);
             let key = ContentKey::new(u128::from(hot) << 64 | u128::from(number));
@@ -60,14 +61,14 @@ impl Pool {
         }
     }
 
-    fn give(&self, at: usize, ids: &[BlockId]) {
+    pub(super) fn give(&self, at: usize, ids: &[BlockId]) {
         for ids in ids.rchunks(BATCH) {
             self.list.give_batch(&mut self.list.shards[at].claim(), ids, &self.words);
         }
     }
 
     /// Makes all free blocks of a shard idle there.
-    fn make_idle(&self, at: usize) -> Vec<BlockId> {
+    pub(super) fn make_idle(&self, at: usize) -> Vec<BlockId> {
         let ids = self.take_free(at);
         self.set_keys(&ids, false);
         self.give(at, &ids);
@@ -75,7 +76,7 @@ impl Pool {
     }
 
     /// Takes `n` blocks at one shard, gives them new contents and makes them idle at another one.
-    fn serve(&self, at: usize, n: usize, leave_at: usize) -> Vec<BlockId> {
+    pub(super) fn serve(&self, at: usize, n: usize, leave_at: usize) -> Vec<BlockId> {
         let ids = self.take(at, n);
         self.set_keys(&ids, false);
         self.give(leave_at, &ids);
@@ -95,7 +96,7 @@ impl Pool {
     }
 
     /// Acquires idle blocks, as a match does.
-    fn acquire(&self, ids: &[BlockId]) {
+    pub(super) fn acquire(&self, ids: &[BlockId]) {
         for ids in ids.chunks(BATCH) {
             let mut matching = self.list.matching(&self.words);
             ids.iter().for_each(|&id| assert!(matching.acquire_any(id)));
@@ -108,7 +109,7 @@ impl Pool {
     }
 
     #[track_caller]
-    fn assert_consistent(&self) {
+    pub(super) fn assert_consistent(&self) {
         assert_eq!(self.list.audit(0, &self.words), Ok(()));
         assert!(!self.list.has_room(self.list.room() + 1), "the floor is above the room");
     }
@@ -322,10 +323,10 @@ impl Random {
     }
 }
 
-/// Takes, matches, touches, forgets and gives back blocks at random; ends without a block.
+/// Takes, matches, touches, holds, forgets and gives back blocks at random; ends without a block.
 fn disturb(pool: &Pool, mut random: Random) {
     let Pool { list, words, .. } = pool;
-    let (total, mut held) = (list.total(), Vec::new());
+    let (total, mut held, mut unused) = (list.total(), Vec::new(), Vec::new());
     let key_of = |id: BlockId| ContentKey::new(u128::from(id.0) + 1);
     for _ in 0..OPERATIONS {
         match random.below(16) {
@@ -365,6 +366,11 @@ fn disturb(pool: &Pool, mut random: Random) {
             11 if random.below(20) == 0 => {
                 list.forget_idle(1 + random.below(total), words);
             }
+            11 => {
+                let before = std::mem::take(&mut unused);
+                unused = hold_oldest(pool, random.below(total.min(BATCH)), |_| true);
+                list.give_as_old(&before, words);
+            }
             12 if random.below(50) == 0 => assert_eq!(list.audit(0, words), Ok(())),
             _ => {
                 let kept = if random.below(4) == 0 { 0 } else { random.below(held.len() + 1) };
@@ -374,6 +380,7 @@ fn disturb(pool: &Pool, mut random: Random) {
         }
     }
     list.give(&held, words);
+    list.give_as_old(&unused, words);
 }
 
 #[test]

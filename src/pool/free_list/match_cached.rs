@@ -60,6 +60,13 @@ impl Matching<'_> {
         acquired.is_some()
     }
 
+    /// Makes the caller an owner of `id` if the block is cached under any key, without a use of its content.
+    pub(in crate::pool) fn hold(&mut self, id: BlockId) -> bool {
+        let held = self.words.view().hold(id);
+        self.revived += u64::from(held.is_some_and(|was_idle| was_idle.0));
+        held.is_some()
+    }
+
     /// Makes an idle block the most recently used, for a caller that has the content with this `key` in
     /// another block. The block stays idle, and does not become hot.
     pub(crate) fn touch(&mut self, id: BlockId, key: ContentKey) {

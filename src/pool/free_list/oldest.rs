@@ -1,15 +1,18 @@
 //! The oldest idle blocks, for copies that are made of their contents before these end. Such a copy is no use: the
-//! blocks come back as old as they were.
+//! blocks are held meanwhile, and come back to their old places.
+
+#[cfg(test)]
+pub(super) mod tests;
 
 use super::FreeList;
 use super::home_shard::BATCH;
 use crate::id::BlockId;
 use crate::pool::idle::AgedBlock;
-use crate::pool::word::{BlockWords, Released};
+use crate::pool::word::{BlockWords, Released, Unheld};
 
 impl FreeList {
     /// Returns up to `n` idle blocks in about the reclaim order. Costs a claim of each shard, one after the other, and
-    /// a look at up to `n` entries of each.
+    /// a look at up to `n` idle blocks of each, and at the stale entries between them.
     pub(crate) fn list_oldest(&self, n: usize, words: &BlockWords) -> Vec<AgedBlock> {
         let (mut oldest, n) = (Vec::new(), n.min(self.total));
         for shard in &self.shards {
@@ -23,30 +26,37 @@ impl FreeList {
         oldest
     }
 
-    /// Removes an owner from each of `blocks`, the oldest first. Each that has no other owner becomes idle as of its
-    /// time, and is reclaimed before all later ones of the home shard.
+    /// Removes an owner from each of `blocks`, which were held, the oldest first. A block that was not used meanwhile is
+    /// idle as before, in its old place. If a reclaim has passed that place, the block is the first of the home shard.
     pub(crate) fn give_as_old(&self, blocks: &[(BlockId, u64)], words: &BlockWords) {
         let view = words.view();
         for batch in blocks.rchunks(BATCH) {
             let mut home = self.claim_for_idle(words);
             home.ledger().giving(batch.len() as u64);
-            let (mut given, mut idle) = (0, 0);
+            let (mut given, mut idle, mut passed) = (0, 0, 0);
             for &(id, time) in batch.iter().rev() {
-                match view.release_shared(id) {
-                    Released::Owned => {}
+                match view.release_held(id) {
+                    Unheld::InPlace => idle += 1,
+                    Unheld::Passed(left) => {
+                        home.shard.idle.push_front(left, time, &self.idle, words);
+                        (idle, passed) = (idle + 1, passed + 1);
+                    }
+                    Unheld::Used(Released::Owned) => {}
                     // Its content was ended since, by another thread.
-                    Released::Free => {
+                    Unheld::Used(Released::Free) => {
                         home.push(id, &self.depot);
                         given += 1;
                     }
-                    Released::Idle(left) => {
-                        home.shard.idle.push_front(left, time, &self.idle, words);
+                    Unheld::Used(Released::Idle(left)) => {
+                        home.push_idle(left, &self.idle, words);
                         idle += 1;
                     }
                 }
             }
+            if passed > 0 {
+                home.shard.idle.count(passed, &self.idle);
+            }
             if idle > 0 {
-                home.shard.idle.count(idle, &self.idle);
                 home.ledger().idled(idle as u64);
             }
             home.ledger().gave(given + idle as u64);

@@ -203,7 +203,7 @@ impl IdleList {
                 return;
             }
             let first = slab.slot(self.head()).get(self.start());
-            if view.is_idle_since(keyed.mark_epoch(first)) {
+            if view.keeps_entry(keyed.mark_epoch(first)) {
                 return;
             }
             self.pop(slab, kept);
@@ -247,7 +247,7 @@ impl IdleList {
         let (mut to, mut end) = (self.head(), 0);
         let (view, keyed) = (words.view(), words.keyed());
         self.visit(slab, |idle, slot, at| {
-            if !view.is_idle_since(keyed.mark_epoch(idle)) {
+            if !view.keeps_entry(keyed.mark_epoch(idle)) {
                 return;
             }
             if end == BATCH {

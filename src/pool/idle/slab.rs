@@ -62,17 +62,17 @@ impl Slot {
         }
     }
 
-    /// Notes the time of an entry at place `at` that precedes all others of the slot.
+    /// Notes the time of an entry at place `at` that precedes all others of the slot. Up to seven of these look older than
+    /// they are then, and none looks older than an entry before it.
     pub(super) fn stamp_first(&self, at: usize, time: u64) {
-        let place = at % STAMPED;
-        if place == 0 || place == STAMPED - 1 {
-            self.times[at / STAMPED].store(time.saturating_sub(place as u64), Ordering::Relaxed);
-        }
+        // It may be below zero: no entry is there then.
+        let of_first_place = time.wrapping_sub((at % STAMPED) as u64);
+        self.times[at / STAMPED].store(of_first_place, Ordering::Relaxed);
     }
 
     /// Returns about the time at which the entry at place `at` was added.
     pub(super) fn time(&self, at: usize) -> u64 {
-        self.times[at / STAMPED].load(Ordering::Relaxed) + (at % STAMPED) as u64
+        self.times[at / STAMPED].load(Ordering::Relaxed).wrapping_add((at % STAMPED) as u64)
     }
 
     pub(super) fn next(&self) -> u32 {

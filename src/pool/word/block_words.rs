@@ -3,7 +3,7 @@
 //!
 //! The callers decide which transition is due.
 
-use super::{BlockState, IdleBlock, Released, ReleasedIdle, SPARE, WasIdle};
+use super::{BlockState, IdleBlock, Released, ReleasedIdle, SPARE, Unheld, WasIdle};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
@@ -189,6 +189,26 @@ impl<'a> WordsView<'a> {
         Some(WasIdle(state.owners() == 1))
     }
 
+    /// Adds an owner to a cached block as [`acquire`](Self::acquire) does, for a caller that does not use its content. An
+    /// idle block keeps its place among the idle blocks.
+    pub(in crate::pool) fn hold(&self, id: BlockId) -> Option<WasIdle> {
+        // Acquire: as in `acquire`.
+        let state = self.transition(id, Ordering::Acquire, BlockState::hold)?;
+        Some(WasIdle(state.owners() == 1))
+    }
+
+    /// Removes an owner that [`hold`](Self::hold) added.
+    pub(in crate::pool) fn release_held(&self, id: BlockId) -> Unheld {
+        let epoch = self.state(id).epoch();
+        // AcqRel: as in `release_shared`.
+        match self.transition(id, Ordering::AcqRel, BlockState::release_held) {
+            None => Unheld::Used(self.release_shared(id)),
+            // A held block begins no other epoch before this release.
+            Some(idle) if idle.epoch() == epoch => Unheld::InPlace,
+            Some(idle) => Unheld::Passed(ReleasedIdle::new(id, idle)),
+        }
+    }
+
     /// Treats an idle block as just released: it begins its next epoch. For the holder of a claim,
     /// which pushes the block's new entry.
     pub(in crate::pool) fn renew_idle(&self, id: BlockId) -> Option<ReleasedIdle> {
@@ -199,13 +219,15 @@ impl<'a> WordsView<'a> {
     }
 
     /// Makes the caller the only owner of a block that is idle since the epoch of `idle`. The caller
-    /// then finishes the reclaim or undoes it. Returns false if the block was used since.
+    /// then finishes the reclaim or undoes it. Returns false if the block was used since, or is held. The entry of `idle`
+    /// is gone then.
     pub(in crate::pool) fn reclaim(&self, idle: IdleBlock) -> bool {
         // Acquire: pairs with the release half of the exchange in `release_shared`; the next owner sees
         // all that the earlier owners did.
         // Loom: a_reclaimed_block_is_in_one_hand.
-        let step = |state: BlockState| state.reclaim(idle.epoch);
-        self.transition(idle.id, Ordering::Acquire, step).is_some()
+        let step = |state: BlockState| state.reclaim(idle.epoch).or_else(|| state.pass(idle.epoch));
+        let state = self.transition(idle.id, Ordering::Acquire, step);
+        state.is_some_and(|state| !state.is_cached())
     }
 
     /// Makes a block idle again, after the caller has just reclaimed it.
@@ -235,6 +257,11 @@ impl<'a> WordsView<'a> {
     pub(in crate::pool) fn is_idle_since(&self, idle: IdleBlock) -> bool {
         let state = self.state(idle.id);
         state.is_idle() && state.epoch() == idle.epoch
+    }
+
+    /// Returns true if an entry may be of use: its block is idle since then, or held.
+    pub(in crate::pool) fn keeps_entry(&self, idle: IdleBlock) -> bool {
+        self.state(idle.id).keeps_entry(idle.epoch)
     }
 
     /// Gives one of the owners the right to write the block's key, until

@@ -186,6 +186,58 @@ fn a_block_says_whether_it_was_idle_and_since_when() {
 }
 
 #[test]
+fn a_held_block_keeps_its_epoch_until_it_is_used_or_passed() {
+    for hot in [0, HOT] {
+        let (idle, held) = (word(0, CACHED | hot, 7), word(1, CACHED | HELD | hot, 7));
+        assert_eq!(idle.hold(), Some(held));
+        assert_eq!(held.release_held(), Some(idle));
+        assert!(held.keeps_entry(7) && !held.keeps_entry(6) && !held.is_spare());
+        assert_eq!((held.reclaim(7), held.pass(6), idle.pass(7)), (None, None, None));
+        let passed = held.pass(7).unwrap();
+        assert!(!passed.keeps_entry(7) && !passed.is_spare() && !passed.is_idle());
+        assert_eq!(passed.release_held(), Some(word(0, CACHED | hot, 8)));
+        for before in [held, passed] {
+            // Used, retained by its id, or released by another than its holder.
+            assert_eq!(before.acquire(true), Some(word(2, CACHED | HOT, 7)));
+            assert_eq!(before.hold(), Some(word(2, CACHED | hot, 7)));
+            assert_eq!(before.retain().unwrap().release_held(), None);
+            assert_eq!(before.release(), Some(word(0, CACHED | hot, 8)));
+            assert_eq!(before.end_caching(), Some(BlockState::SOLE));
+        }
+    }
+    // No other block is held.
+    assert_eq!(word(0, CACHED | SPARE, 7).hold(), Some(word(1, CACHED, 7)));
+    assert_eq!(word(2, CACHED, 7).hold(), Some(word(3, CACHED, 7)));
+    assert_eq!((BlockState::FREE.hold(), word(1, KEY_BUSY, 0).hold()), (None, None));
+    for other in [word(1, CACHED, 7), word(1, CACHED | SPARE, 7), word(1, KEY_BUSY, 0)] {
+        assert_eq!((other.release_held(), other.pass(7)), (None, None));
+    }
+}
+
+#[test]
+fn the_release_of_a_held_block_says_what_came_of_it() {
+    let words = BlockWords::with_keys(1).unwrap();
+    let (view, id) = (words.view(), BlockId(0));
+    view.occupy(id);
+    view.end_key_change(id, false, false);
+    let Released::Idle(left) = view.release_shared(id) else { panic!("it is cached") };
+    assert_eq!(view.hold(id), Some(WasIdle(true)));
+    assert_eq!(view.release_held(id), Unheld::InPlace);
+    assert!(view.is_idle_since(left.block));
+    assert_eq!(view.hold(id), Some(WasIdle(true)));
+    assert!(!view.reclaim(left.block), "it has an owner");
+    let Unheld::Passed(passed) = view.release_held(id) else { panic!("its entry is gone") };
+    assert!(!view.is_idle_since(left.block) && view.is_idle_since(passed.block));
+    assert_eq!(view.hold(id), Some(WasIdle(true)));
+    assert_eq!(view.acquire(id, true), Some(WasIdle(false)));
+    assert_eq!(view.release_held(id), Unheld::Used(Released::Owned));
+    assert!(matches!(view.release_held(id), Unheld::Used(Released::Idle(_))), "used since");
+    assert_eq!(view.hold(id), Some(WasIdle(true)));
+    assert!(view.try_end_caching(id));
+    assert_eq!(view.release_held(id), Unheld::Used(Released::Free));
+}
+
+#[test]
 fn a_block_with_its_key_is_half_a_cache_line() {
     for num_blocks in [1, 2, 3, 200] {
         let words = BlockWords::with_keys(num_blocks).unwrap();
