@@ -105,14 +105,15 @@ impl TierContents {
         self.pool.table_of(ids)
     }
 
-    /// Makes contents of a group ready that have been copied to `ids`, unless a reset came after `generation`.
+    /// Makes contents of a group ready that have been copied to `ids`, unless a reset came after `generation`. Returns how
+    /// many the tier did not have.
     pub(crate) fn publish(
         &self,
         group: GroupId,
         ids: &[BlockId],
         hashes: &[BlockHash],
         generation: Generation,
-    ) {
+    ) -> usize {
         let generation = self.of_group(generation, group);
         let request = PublishRequest { ids, before: None, private_from: 0, generation };
         let context = || EventContext {
@@ -123,7 +124,7 @@ impl TierContents {
             extra: None,
             index: 0,
         };
-        self.published.publish(self.pool.blocks(), &request, |at| hashes[at], context);
+        self.published.publish(self.pool.blocks(), &request, |at| hashes[at], context)
     }
 
     /// Makes contents of the caller's slots unmatchable.

@@ -68,17 +68,20 @@ impl Tiers<'_> {
 
 impl TierRestore {
     /// Makes contents ready that were found in slots, of the hash and the group of layers that were stored with them. The
-    /// last one counts as the most recently used. Returns how many are ready: none after a reset, and no slot twice.
+    /// last one counts as the most recently used. The other slots that are named may be written from now on: those of
+    /// contents that the tier has already, and all of them after a reset. Returns how many contents are ready.
     pub fn found(&mut self, contents: &[(u32, BlockHash, GroupId)]) -> usize {
         let tier = self.state.tier(self.tier).expect("the tier was there when it began");
         let mut ready = 0;
         for &(slot, hash, group) in contents {
-            let is_held = self.held.get_mut(slot as usize).is_some_and(std::mem::take);
-            if is_held && group.index() < crate::groups::MOST_GROUPS {
-                let ids = [BlockId(slot)];
-                tier.publish(group, &ids, &[hash], self.generation);
-                drop(tier.table_of(ids.to_vec()));
-                ready += 1;
+            if !self.held.get_mut(slot as usize).is_some_and(std::mem::take) {
+                continue;
+            }
+            let of_slot = tier.table_of(vec![BlockId(slot)]);
+            let is_new = group.index() < crate::groups::MOST_GROUPS
+                && !tier.has(hash, tier.of_group(self.generation, group));
+            if is_new {
+                ready += tier.publish(group, of_slot.as_slice(), &[hash], self.generation);
             }
         }
         ready
