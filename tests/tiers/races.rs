@@ -4,10 +4,13 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use paged_kv::{
-    AdmitOptions, CachedSequence, CopyOutcome, LoadLimit, PagedKvCache, Prompt, Tier, TierAdmission,
+    AdmitOptions, CachedSequence, CopyOutcome, LayerGroup, LoadLimit, PagedKvCache, Prompt, Tier,
+    TierAdmission,
 };
 
-use crate::{HOST, assert_at_rest, cache_of, computed, loaded, prompt, put, stored, storing};
+use crate::{
+    BLOCK_SIZE, HOST, assert_at_rest, cache_of, computed, loaded, prompt, put, stored, storing,
+};
 
 const THREADS: usize = 3;
 
@@ -95,12 +98,18 @@ fn threads_that_load_one_content_at_a_time_copy_it_once() {
 #[test]
 fn a_content_whose_store_is_settled_meanwhile_is_never_missing() {
     let all = ROUNDS as usize * BLOCKS;
-    let cache = cache_of(2 * all, &[Tier::host(2 * all)]);
+    never_missing(&cache_of(2 * all, &[Tier::host(2 * all)]));
+    let groups = [LayerGroup::Full { block_size: BLOCK_SIZE }; 2];
+    let builder = PagedKvCache::builder().num_blocks(4 * all).groups(&groups);
+    never_missing(&builder.tier(Tier::host(4 * all)).build().expect("two groups"));
+}
+
+fn never_missing(cache: &PagedKvCache) {
     let missing = AtomicUsize::new(0);
     for round in 0..ROUNDS {
-        let wanted = prompt(&cache, round, BLOCKS);
-        drop(computed(&cache, &wanted));
-        let store = storing(&cache, HOST, &wanted);
+        let wanted = prompt(cache, round, BLOCKS);
+        drop(computed(cache, &wanted));
+        let store = storing(cache, HOST, &wanted);
         cache.prefix().forget_prompt(&wanted).expect("a prompt of this cache");
         let is_asked = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -129,5 +138,5 @@ fn a_content_whose_store_is_settled_meanwhile_is_never_missing() {
         });
     }
     assert_eq!(missing.load(SeqCst), 0, "admissions that would compute a content that is ready");
-    assert_at_rest(&cache);
+    assert_at_rest(cache);
 }

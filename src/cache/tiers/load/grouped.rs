@@ -64,6 +64,13 @@ impl<'a> PinnedBelow<'a> {
         self.cache.published().of_group(self.of_device, group).key_of(hash)
     }
 
+    fn is_ready(&self, group: GroupId, hash: BlockHash) -> bool {
+        let tiers = self.state.tiers.iter().take(self.num_tiers);
+        let mut of_generation =
+            tiers.filter_map(|tier| Some((tier, tier.generation_like(self.of_device)?)));
+        of_generation.any(|(tier, generation)| tier.has(hash, tier.of_group(generation, group)))
+    }
+
     /// Returns the tables of the pins.
     fn take_pins(&mut self) -> Vec<(TierId, BlockTable)> {
         let tiers = self.state.tiers.iter().zip(0..).zip(&mut self.pins);
@@ -81,15 +88,15 @@ impl Below for PinnedBelow<'_> {
         if self.limit.is_none() {
             return false;
         }
-        let tiers = self.state.tiers.iter().take(self.num_tiers);
-        let has = tiers.filter_map(|tier| Some((tier, tier.generation_like(self.of_device)?)));
-        let is_ready = has
-            .into_iter()
-            .any(|(tier, generation)| tier.has(hash, tier.of_group(generation, group)));
-        if !is_ready {
-            self.is_pending |= self.state.in_flight.has(self.key_of(group, hash));
+        if self.is_ready(group, hash) {
+            return true;
         }
-        is_ready
+        if self.state.in_flight.has(self.key_of(group, hash)) {
+            self.is_pending = true;
+            return false;
+        }
+        // Looked up again: a store may have published it after the first look, and left before the second.
+        self.is_ready(group, hash)
     }
 
     fn allows(&mut self, blocks: usize) -> bool {
