@@ -96,7 +96,8 @@ impl StoreTicket {
         &self.stores
     }
 
-    /// Returns the copies as runs: the first of each, and the number of neighbouring places that go to neighbouring slots.
+    /// Returns the copies as runs: the first of each, and the number of neighbouring places of one group of layers that go to
+    /// neighbouring slots.
     ///
     /// ```
     /// fn calls_of_the_copy_engine(ticket: &paged_kv::StoreTicket) -> usize {
@@ -104,7 +105,8 @@ impl StoreTicket {
     /// }
     /// ```
     pub fn runs(&self) -> Vec<(Store, usize)> {
-        runs_of(&self.stores, |store, n| store.src.plus(n), |store, n| store.dst.plus(n))
+        let src = |store: &Store, n| (store.group, store.src.plus(n));
+        runs_of(&self.stores, src, |store, n| store.dst.plus(n))
     }
 
     /// Returns the number of the ticket, by which [`Tiers::quiesced`](crate::Tiers::quiesced) ends its quarantine.

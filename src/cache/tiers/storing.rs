@@ -1,5 +1,5 @@
-//! Store tickets, for contents that a caller names, that a step or a load
-//! is about to overwrite, or that the next allocations would.
+//! Store tickets, for contents that a caller names, that a step or a load is about to overwrite, or that the next
+//! allocations would.
 
 use super::Tiers;
 use super::overwriting::{Overwriting, OverwrittenBy};
@@ -115,6 +115,9 @@ impl Tiers<'_> {
     /// taken now, from the device or in a tier. The contents do not become younger by that. Called once a step, with as
     /// many blocks as a step takes at most, it leaves little to [`store_overwritten`](Self::store_overwritten). `None` as
     /// [`store`](Self::store) says. Costs a claim of each home shard and a look at up to `ahead` contents of each.
+    ///
+    /// The ticket has the blocks until it is settled. So allocations pass over them, and fail sooner if no other blocks
+    /// are left.
     ///
     /// # Errors
     /// As [`store`](Self::store), for both tiers, and if they are the same.
@@ -276,13 +279,19 @@ impl<'a> Storing<'a> {
 
     /// Returns the ticket, with an owner of each place.
     fn ticket(mut self, sources: Sources) -> Option<StoreTicket> {
-        let _kept = self.of_tier.table_of(std::mem::take(&mut self.kept));
         let contents = std::mem::take(&mut self.contents);
         if contents.is_empty() {
             return None;
         }
         let contents = ToStore { contents, keys: std::mem::take(&mut self.keys) };
         StoreTicket::new(self.state, self.number, self.tier, self.generation, contents, sources)
+    }
+}
+
+impl Drop for Storing<'_> {
+    fn drop(&mut self) {
+        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        drop(self.of_tier.table_of(std::mem::take(&mut self.kept)));
     }
 }
 
