@@ -1,11 +1,13 @@
 //! Tests of the tiers below the device, from outside the library: the rules one by one, a sequential reference
 //! under random operations, threads with a mover that has faults, and copies of real bytes.
 //!
-//! `rules` has a test for each rule that engines with tiers taught, `groups` those of rule 11. These rules do not apply, or not in full:
+//! `rules` has a test for each rule that engines with tiers taught, `outcomes` those of copies that end otherwise (rules
+//! 4 and 5), `ahead` those of rule 8, `restore` those of contents of an earlier process, and `groups` those of rule 11.
+//! These rules do not apply, or not in full:
 //!
 //! - 1: the answer "ask again, the tier is still looking" does not exist, because each tier knows its contents.
+//! - 6: a store ahead of need names no contents. It may give up one in the target that the source has too.
 //! - 7: contents rank by the end of their copies, not by the request that asked for them.
-//! - 8: contents are stored when they are overwritten, or when the caller says so. There is no threshold of uses yet.
 //! - 12: tiers emit no events yet. A content that was loaded is reported as stored on the device.
 //!
 //! `PAGED_KV_TIERS_OPERATIONS` (6,000) sets the operations of the sequential test, `PAGED_KV_TIERS_SEED` (0) the first
@@ -14,16 +16,19 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod ahead;
 mod bytes;
 mod counts;
 mod groups;
 mod history;
 mod lru;
 mod mover;
+mod outcomes;
 mod races;
 mod reference;
 mod requester;
 mod resets;
+mod restore;
 mod rules;
 mod shadow;
 mod soak;
