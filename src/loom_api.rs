@@ -11,6 +11,7 @@ use crate::pool::{BlockPool, Observers, PoolHandle, ReclaimPolicy, Retention};
 use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
 pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
+use crate::tier::sources::UnusedBlocks;
 
 /// A pool whose blocks can be matched by hashes.
 pub struct ReusePool {
@@ -135,6 +136,35 @@ impl ReusePool {
     pub fn forget_content(&self, hash: u128) -> usize {
         let generation = self.published.generation();
         self.published.forget(self.pool.blocks(), &[BlockHash::from_u128(hash)], generation)
+    }
+}
+
+/// Idle blocks that a copy holds ahead of their reclaim. They come back as old as they were when it is dropped.
+pub struct HeldBlocks {
+    held: UnusedBlocks,
+    ids: Vec<BlockId>,
+}
+
+impl HeldBlocks {
+    /// Returns the blocks, the oldest first.
+    pub fn ids(&self) -> &[BlockId] {
+        let _ = &self.held;
+        &self.ids
+    }
+}
+
+impl ReusePool {
+    /// Holds up to `n` of the oldest idle blocks that have a content of `hashes`.
+    pub fn hold_oldest(&self, n: usize, hashes: &[u128]) -> HeldBlocks {
+        let generation = self.published.generation();
+        let key = |&hash: &u128| generation.key_of(BlockHash::from_u128(hash));
+        let (mut held, mut ids) = (UnusedBlocks::new(self.pool.handle()), Vec::new());
+        for aged in self.pool.blocks().list_oldest(n) {
+            if hashes.iter().map(key).any(|key| held.acquire(aged, key)) {
+                ids.push(aged.id);
+            }
+        }
+        HeldBlocks { held, ids }
     }
 }
 

@@ -465,3 +465,114 @@ fn a_block_that_is_uncached_beside_its_release_is_free_in_the_end() {
         assert_all_room(&pool);
     });
 }
+
+/// A copy holds the oldest block while another thread reclaims what it can: the copy reads the content of its key.
+#[test]
+fn a_held_block_is_reclaimed_by_no_other_thread() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(2, 2);
+        cached(&pool, &kv, &[A, B]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        let (_, served) = race(
+            || {
+                let held = pool.hold_oldest(1, &[A, B]);
+                held.ids()
+                    .iter()
+                    .for_each(|&id| assert!([A as u64, B as u64].contains(&kv.read(id))));
+            },
+            move || serve(&their_pool, &their_kv, &[C]).is_some(),
+        );
+        assert!(served, "one block is idle throughout");
+        assert_all_room(&pool);
+        drop(pool.pool.allocate(2).expect("each idle block is found"));
+    });
+}
+
+/// The block has the same content as before, computed anew by the other thread.
+#[test]
+fn a_held_block_that_was_published_again_shows_its_writes() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 1);
+        cached(&pool, &kv, &[A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || {
+                let held = pool.hold_oldest(1, &[A]);
+                held.ids().iter().for_each(|&id| assert_eq!(kv.read(id), A as u64));
+            },
+            move || {
+                drop(their_pool.pool.allocate(1));
+                drop(serve(&their_pool, &their_kv, &[A]));
+            },
+        );
+        assert_all_room(&pool);
+    });
+}
+
+/// The block is idle again, in its old place, before it is counted as given back.
+#[test]
+fn a_held_block_that_is_matched_before_its_count_causes_no_refusal() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(3, 2);
+        cached(&pool, &kv, &[A]);
+        let held = pool.hold_oldest(1, &[A]);
+        assert_eq!(held.ids().len(), 1);
+        let their_pool = Arc::clone(&pool);
+        race(
+            || drop(held),
+            move || {
+                let again = their_pool.admit(&[A]).unwrap();
+                assert_eq!(again.hits, 1, "it is cached throughout");
+                drop(their_pool.pool.allocate(2).expect("two blocks are free throughout"));
+            },
+        );
+        assert_all_room(&pool);
+    });
+}
+
+/// The entry of a held block is removed by a reclaim, beside its return.
+#[test]
+fn a_held_block_that_is_passed_beside_its_return_is_found_again() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(2, 2);
+        cached(&pool, &kv, &[A, B]);
+        let held = pool.hold_oldest(1, &[A, B]);
+        assert_eq!(held.ids().len(), 1);
+        let their_pool = Arc::clone(&pool);
+        race(
+            || drop(held),
+            move || drop(their_pool.pool.allocate(1).expect("one block is idle throughout")),
+        );
+        assert_all_room(&pool);
+        drop(pool.pool.allocate(2).expect("each idle block is found"));
+    });
+}
+
+#[test]
+fn a_held_block_beside_a_match_and_its_release_is_idle_once() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 2);
+        cached(&pool, &kv, &[A]);
+        let (their_pool, their_kv) = (Arc::clone(&pool), Arc::clone(&kv));
+        race(
+            || drop(pool.hold_oldest(1, &[A])),
+            move || assert_eq!(serve(&their_pool, &their_kv, &[A]).unwrap().hits, 1),
+        );
+        assert_all_room(&pool);
+        assert_eq!(pool.probe(&[A]), 1);
+        drop(pool.pool.allocate(1).expect("it is found"));
+    });
+}
+
+#[test]
+fn a_held_block_that_is_uncached_beside_its_return_is_free() {
+    explore(|| {
+        let (pool, kv) = reuse_pool(1, 2);
+        cached(&pool, &kv, &[A]);
+        let held = pool.hold_oldest(1, &[A]);
+        let their_pool = Arc::clone(&pool);
+        race(|| drop(held), move || assert_eq!(their_pool.forget_content(A), 1));
+        assert_all_room(&pool);
+        drop(pool.pool.allocate(1).expect("it is free"));
+    });
+}

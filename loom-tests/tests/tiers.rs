@@ -8,10 +8,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{Kv, explore, race};
-use paged_kv::CopyOutcome::{Done, Failed};
+use paged_kv::CopyOutcome::{Done, Failed, Lost};
 use paged_kv::{
-    AdmitOptions, BlockHash, BlockId, LoadLimit, LoadTicket, PagedKvCache, Prompt, StoreTicket,
-    Tier, TierAdmission, TierId,
+    AdmitOptions, BlockHash, BlockId, GroupId, LoadLimit, LoadTicket, PagedKvCache, Prompt,
+    StoreFrom, StoreTicket, Tier, TierAdmission, TierId, TierRestore,
 };
 
 const HOST: TierId = TierId(0);
@@ -65,7 +65,10 @@ impl World {
 
     fn copy_down(&self, ticket: &StoreTicket) {
         for store in ticket.stores() {
-            self.host.write(BlockId(store.dst.slot), self.device.read(store.src.block().expect("from the device")));
+            self.host.write(
+                BlockId(store.dst.slot),
+                self.device.read(store.src.block().expect("from the device")),
+            );
         }
     }
 
@@ -218,6 +221,93 @@ fn a_failed_load_is_never_read() {
             move || assert_ne!(theirs.read(1), Some(0), "a load that failed was read"),
         );
         assert_eq!(world.read(1), Some(1));
+        world.assert_at_rest();
+    });
+}
+
+/// The cleaner copies what is given up next, beside a request for it and one that takes its block.
+#[test]
+fn a_store_ahead_beside_a_match_and_a_take_copies_the_content_of_its_name() {
+    explore(|| {
+        let world = world(2, 2);
+        world.compute(1, 1);
+        world.compute(2, 1);
+        let theirs = Arc::clone(&world);
+        race(
+            || {
+                let tiers = world.cache.tiers();
+                let ticket = tiers.store_ahead(StoreFrom::Device, HOST, 1);
+                if let Some(ticket) = ticket.expect("the tier is there") {
+                    world.copy_down(&ticket);
+                    ticket.complete(&[Done]).expect("one outcome");
+                }
+            },
+            move || {
+                // One of the two blocks is taken, whichever is idle.
+                theirs.compute(3, 1);
+            },
+        );
+        world.assert_at_rest();
+        assert!([Some(1), None].contains(&world.read(1)));
+        world.assert_at_rest();
+    });
+}
+
+/// The slot turned out to be torn, beside a request for its content.
+#[test]
+fn a_slot_that_lost_its_content_is_read_by_no_later_request() {
+    explore(|| {
+        let (world, ticket) = loading(2);
+        world.host.write(BlockId(ticket.loads()[0].src.slot), 9); // torn
+        let theirs = Arc::clone(&world);
+        race(
+            || {
+                let loaded = ticket.complete(&[Lost]).expect("one outcome");
+                assert_eq!((loaded.loaded_tokens, loaded.sequence.num_tokens()), (0, 0));
+            },
+            move || assert_eq!(theirs.read(1), None, "it waits or computes"),
+        );
+        assert_eq!(world.read(1), None);
+        world.assert_at_rest();
+    });
+}
+
+/// A cache whose tier is looked through, and a content of an earlier process in its slot.
+fn restoring() -> (Arc<World>, TierRestore) {
+    let world = world(2, 1);
+    world.host.write(BlockId(0), 11);
+    let restore = world.cache.tiers().restore(HOST).expect("it is empty");
+    (world, restore)
+}
+
+fn found(mut restore: TierRestore) -> usize {
+    restore.found(&[(0, prompt(&[1]).hashes()[0], GroupId(0))])
+}
+
+#[test]
+fn a_content_that_a_restore_finds_beside_a_request_is_read_or_computed() {
+    explore(|| {
+        let (world, restore) = restoring();
+        let theirs = Arc::clone(&world);
+        race(|| assert_eq!(found(restore), 1), move || _ = theirs.read(1));
+        assert_eq!(world.read(1), Some(1));
+        world.assert_at_rest();
+    });
+}
+
+#[test]
+fn a_content_that_a_restore_finds_beside_a_reset_is_not_read_after_it() {
+    explore(|| {
+        let (world, restore) = restoring();
+        let theirs = Arc::clone(&world);
+        race(
+            || _ = found(restore),
+            move || {
+                theirs.cache.prefix().reset();
+                assert_eq!(theirs.read(1), None, "of the weights before");
+            },
+        );
+        assert_eq!(world.read(1), None);
         world.assert_at_rest();
     });
 }

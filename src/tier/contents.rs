@@ -91,6 +91,11 @@ impl TierContents {
         self.published.has(self.pool.blocks(), hash, generation)
     }
 
+    /// Returns true if a slot of the caller is ready with this content.
+    pub(crate) fn holds(&self, slot: BlockId, hash: BlockHash, generation: Generation) -> bool {
+        self.pool.blocks().is_cached_as(slot, generation.key_of(hash))
+    }
+
     pub(crate) fn pool(&self) -> &BlockPool {
         &self.pool
     }

@@ -130,7 +130,11 @@ impl LoadTicket {
             let rest = &prompt.hashes()[hits..most];
             pinned = match pin(state, number, rest, of_device, limit) {
                 Ok(pinned) => Some(pinned).filter(|pinned| !pinned.keys.is_empty()),
-                Err(Pending) => return Ok(TierAdmission::Pending),
+                Err(NotPinned::Pending) => return Ok(TierAdmission::Pending),
+                Err(NotPinned::Outdated) => {
+                    pinned = None;
+                    continue;
+                }
             };
             // Looked up again: another ticket may have loaded the first of them before the claim.
             if pinned.is_none() || cache.prefix().probe_hits(prompt, most) <= hits {
@@ -371,20 +375,25 @@ fn grow_over(
 /// How often an admission looks up the prompt, while other tickets load its contents.
 const ROUNDS: usize = 4;
 
-/// Another ticket copies a content that was looked for.
-struct Pending;
+/// The reason that nothing is pinned.
+enum NotPinned {
+    /// Another ticket copies a content that was looked for.
+    Pending,
+    /// A tier has forgotten a content after it was pinned.
+    Outdated,
+}
 
 /// Pins and claims the contents of `hashes`, from the first on, as far as tiers have them ready and the limit allows.
 ///
 /// # Errors
-/// `Pending` if the first content that is not pinned is being copied. Nothing is held then.
+/// `Pending` if the first content that is not pinned is being copied; `Outdated`. Nothing is held then.
 fn pin<'a>(
     state: &'a TierState,
     number: TicketNumber,
     hashes: &[BlockHash],
     of_device: Generation,
     limit: LoadLimit,
-) -> std::result::Result<Pinned<'a>, Pending> {
+) -> std::result::Result<Pinned<'a>, NotPinned> {
     let mut pinned =
         Pinned { state, number, keys: Vec::new(), slots: Vec::new(), pins: Vec::new() };
     let mut allowed = limit.allows(count_ready(state, hashes));
@@ -394,7 +403,7 @@ fn pin<'a>(
             limit != LoadLimit::none() && state.in_flight.has(of_device.key_of(hash))
         });
         if is_pending {
-            return Err(Pending);
+            return Err(NotPinned::Pending);
         }
         // Counted again: a store may have published the content after the first count, and left before the look-up.
         allowed = limit.allows(count_ready(state, hashes));
@@ -420,15 +429,26 @@ fn pin<'a>(
             break;
         }
     }
-    for &hash in &hashes[..pinned.slots.len()] {
+    for (at, &hash) in hashes[..pinned.slots.len()].iter().enumerate() {
         let key = of_device.key_of(hash);
         // A prompt of hashes may name a content twice, which is claimed once and copied to both blocks.
         if !state.in_flight.claim(key, number) && !pinned.keys.contains(&key) {
-            return Err(Pending);
+            return Err(NotPinned::Pending);
         }
         pinned.keys.push(key);
+        if !is_ready_in(state, pinned.slots[at], hash, of_device) {
+            return Err(NotPinned::Outdated);
+        }
     }
     Ok(pinned)
+}
+
+/// Returns true if a pinned slot is ready with a content still, for the ticket that has claimed the content. The ticket
+/// before may have found the slot lost.
+fn is_ready_in(state: &TierState, slot: TierSlot, hash: BlockHash, of_device: Generation) -> bool {
+    let tier = &state.tiers[usize::from(slot.tier.0)];
+    let generation = tier.generation_like(of_device);
+    generation.is_some_and(|generation| tier.holds(BlockId(slot.slot), hash, generation))
 }
 
 /// Returns how many contents, from the first on, are ready in some tier.

@@ -110,19 +110,20 @@ impl Below for PinnedBelow<'_> {
         let key = self.key_of(group, hash);
         for ((tier, id), ids) in self.state.tiers.iter().zip(0..).zip(&mut self.pins) {
             let Some(generation) = tier.generation_like(self.of_device) else { continue };
-            let len = ids.len();
-            tier.pin(&[hash], tier.of_group(generation, group), ids);
-            let Some(slot) = ids.get(len) else { continue };
-            let slot = TierSlot { tier: TierId(id), slot: slot.0 };
+            let (len, generation) = (ids.len(), tier.of_group(generation, group));
+            tier.pin(&[hash], generation, ids);
+            let Some(&pinned) = ids.get(len) else { continue };
+            let slot = TierSlot { tier: TierId(id), slot: pinned.0 };
             if !self.state.in_flight.claim(key, self.number) && !self.keys.contains(&key) {
                 self.is_pending = true;
                 return false;
             }
             self.keys.push(key);
-            // Looked up again: another ticket may have loaded it before the claim.
+            // Looked up again: another ticket may have loaded it before the claim, or found the slot lost.
             let (published, of_device) = (self.cache.published(), self.of_device);
             let of_group = published.of_group(of_device, group);
             self.is_outdated |= published.has(self.cache.pool.blocks(), hash, of_group);
+            self.is_outdated |= !tier.holds(pinned, hash, generation);
             self.pinned.push((group, hash, slot));
             return !self.is_outdated;
         }
