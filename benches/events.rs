@@ -18,7 +18,8 @@ use std::time::Instant;
 use client::Client;
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
 use paged_kv::{
-    AdmitOptions, BlockHash, EventSink, GroupId, HashAlgorithm, KvEvent, LayerGroup, PagedKvCache,
+    AdmitOptions, BlockHash, EventSink, GroupId, HashAlgorithm, KvEvent, LayerGroup, Medium,
+    PagedKvCache,
 };
 
 const BLOCK_SIZE: usize = 16;
@@ -110,6 +111,7 @@ fn alone(publisher: &EventPublisher, blocks: usize) {
             index: 0,
             group: GroupId(0),
             kind: LayerGroup::Full { block_size: BLOCK_SIZE },
+            medium: Medium::Device,
         });
     }
 }

@@ -103,15 +103,33 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// The memory of a tier.
+/// The memory that holds a content.
+///
+/// ```
+/// use paged_kv::Medium;
+///
+/// assert_eq!([Medium::Device, Medium::Host, Medium::Disk].map(|m| m.to_string()), ["device", "host", "disk"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Medium {
+    /// Memory of the device: the blocks of the cache.
+    Device,
     /// Memory of the host.
     Host,
     /// A file.
     Disk,
+}
+
+impl fmt::Display for Medium {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "device",
+            Self::Host => "host",
+            Self::Disk => "disk",
+        })
+    }
 }
 
 /// The number of a tier, in the order in which the builder was given them.

@@ -27,6 +27,8 @@ use self::quarantine::Quarantine;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 pub use crate::id::{Medium, TicketNumber, TierId, TierSlot};
+use crate::prefix::event_order::EventOrder;
+use crate::prefix::event_order::in_tiers::TierEvents;
 use crate::stats::TierStats;
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
@@ -109,6 +111,10 @@ impl Tier {
     /// ```
     pub fn from_use(self, uses: u8) -> Self {
         Self { from_use: uses, ..self }
+    }
+
+    pub(crate) fn medium_and_slots(&self) -> (Medium, usize) {
+        (self.medium, self.slots)
     }
 }
 
@@ -197,12 +203,20 @@ impl RefUnwindSafe for TierState {}
 impl TierState {
     /// # Errors
     /// `InvalidConfig` for a tier without slots, or too many tiers; `OutOfHostMemory`.
-    pub(crate) fn new(tiers: &[Tier], reset_observer: Option<ResetObserver>) -> Result<Self> {
+    pub(crate) fn new(
+        tiers: &[Tier],
+        reset_observer: Option<ResetObserver>,
+        event_order: Option<&PlainArc<EventOrder>>,
+    ) -> Result<Self> {
         if tiers.len() > MOST_TIERS {
             let reason = format!("{}, at most {MOST_TIERS}", tiers.len());
             return Err(PagedKvError::InvalidConfig { parameter: "tier", reason });
         }
-        let contents: Result<Box<[_]>> = tiers.iter().map(TierContents::new).collect();
+        let contents = tiers.iter().zip(0..).map(|(tier, at)| {
+            let events = event_order.map(|order| TierEvents::new(PlainArc::clone(order), at));
+            TierContents::new(tier, events)
+        });
+        let contents: Result<Box<[_]>> = contents.collect();
         Ok(Self {
             tiers: contents?,
             in_flight: InFlight::new(),

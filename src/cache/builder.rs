@@ -404,7 +404,8 @@ impl PagedKvCacheBuilder {
                 };
                 let alone = LayerGroup::Full { block_size: self.block_size };
                 let groups = layout.as_ref().map_or([alone].into(), |all| all.groups().into());
-                Some(PlainArc::new(EventOrder::new(sink, self.num_blocks, groups)?))
+                let tiers = self.media_and_slots();
+                Some(PlainArc::new(EventOrder::new(sink, self.num_blocks, groups, &tiers)?))
             }
             None => None,
         };
@@ -431,7 +432,7 @@ impl PagedKvCacheBuilder {
             self.eviction_threshold,
         );
         cache.watermark = BlockWatermark::new(watermark);
-        cache.tiers = self.built_tiers()?;
+        cache.tiers = self.built_tiers(event_order.as_ref())?;
         if let Some(event_order) = event_order {
             event_order.begin();
         }

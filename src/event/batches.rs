@@ -110,13 +110,13 @@ impl Batches {
         batches
     }
 
-    /// Copies an event into the open batch, if it is of a published group; ignores it after [`close`](Self::close).
+    /// Copies an event into the open batch, if it is of a published group and medium; ignores it after [`close`](Self::close).
     pub(super) fn push(&self, event: &KvEvent<'_>) {
         let mut state = self.state.lock();
         if state.closed {
             return;
         }
-        if !self.format.published_groups().contain(event) {
+        if !self.format.publishes(event) {
             return;
         }
         let blocks = event.hashes().len() as u64;
@@ -240,6 +240,7 @@ fn now() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::published_media::PublishedMedia;
     use super::super::samples::{removed, stored};
     use super::super::wire::Dialect;
     use super::*;
@@ -253,8 +254,8 @@ mod tests {
 
     fn batches_in(ring_bytes: usize, batch_blocks: usize, ring_batches: usize) -> Batches {
         let (dialect, batch_age) = (Dialect::Array, Duration::from_secs(60));
-        let format =
-            WireFormat { dialect, medium: "GPU".into(), rank: 0, salts: true, groups: None };
+        let media = PublishedMedia::default();
+        let format = WireFormat { dialect, media, rank: 0, salts: true, groups: None };
         Batches::new(format, Bounds { batch_blocks, batch_age, ring_batches, ring_bytes })
     }
 

@@ -21,6 +21,8 @@ mod notes;
 #[cfg(feature = "events")]
 mod published_groups;
 #[cfg(feature = "events")]
+mod published_media;
+#[cfg(feature = "events")]
 mod publisher;
 #[cfg(feature = "events")]
 mod ring;
@@ -34,7 +36,9 @@ mod wire;
 #[cfg(feature = "events")]
 pub use self::published_groups::PublishedGroups;
 #[cfg(feature = "events")]
-pub use self::publisher::{EventPublisher, PublisherOptions, PublisherStats};
+pub use self::publisher::options::PublisherOptions;
+#[cfg(feature = "events")]
+pub use self::publisher::{EventPublisher, PublisherStats};
 #[cfg(feature = "events")]
 pub use self::wire::Dialect;
 pub use crate::prefix::kv_event::{EventSink, KvEvent};

@@ -7,6 +7,7 @@
 //! Invariant: the encoded events are the noted ones, in the same order.
 
 use super::wire::{Extra, WireEvent, WireFormat, WireGroup, write_extra};
+use crate::id::Medium;
 use crate::prefix::BlockHash;
 use crate::prefix::kv_event::KvEvent;
 
@@ -30,10 +31,12 @@ enum Note {
         /// Bytes of the adapter's name and of the keys.
         extra: Option<(usize, usize)>,
         group: WireGroup,
+        medium: Medium,
     },
     Removed {
         hashes: usize,
         group: WireGroup,
+        medium: Medium,
     },
     Cleared,
 }
@@ -50,10 +53,10 @@ impl Notes {
     }
 
     /// Notes an event, without salts unless `salts` is true. Returns false for an event that no consumer could
-    /// use: blocks without tokens.
+    /// use: blocks on the device without tokens.
     pub(super) fn push(&mut self, event: &KvEvent<'_>, salts: bool) -> bool {
         let entry = match *event {
-            KvEvent::BlockStored { tokens: [], .. } => return false,
+            KvEvent::BlockStored { tokens: [], medium: Medium::Device, .. } => return false,
             KvEvent::BlockStored {
                 hashes,
                 parent,
@@ -63,6 +66,7 @@ impl Notes {
                 index,
                 group: id,
                 kind,
+                medium,
             } => {
                 self.hashes.extend_from_slice(hashes);
                 self.tokens.extend_from_slice(tokens);
@@ -71,11 +75,11 @@ impl Notes {
                     .map(|extra| write_extra(extra, blocks, block_size, salts, &mut self.extra));
                 let (hashes, tokens) = (hashes.len(), tokens.len());
                 let group = WireGroup { id, kind };
-                Note::Stored { parent, hashes, tokens, block_size, extra, group }
+                Note::Stored { parent, hashes, tokens, block_size, extra, group, medium }
             }
-            KvEvent::BlockRemoved { hashes, group: id, kind } => {
+            KvEvent::BlockRemoved { hashes, group: id, kind, medium } => {
                 self.hashes.extend_from_slice(hashes);
-                Note::Removed { hashes: hashes.len(), group: WireGroup { id, kind } }
+                Note::Removed { hashes: hashes.len(), group: WireGroup { id, kind }, medium }
             }
             KvEvent::AllBlocksCleared => Note::Cleared,
         };
@@ -134,6 +138,7 @@ impl Notes {
                     block_size,
                     extra: lens,
                     group,
+                    medium,
                 } => WireEvent::Stored {
                     hashes: next(&mut hashes, blocks),
                     parent,
@@ -144,9 +149,10 @@ impl Notes {
                         keys: next(&mut extra, keys),
                     }),
                     group,
+                    medium,
                 },
-                Note::Removed { hashes: blocks, group } => {
-                    WireEvent::Removed { hashes: next(&mut hashes, blocks), group }
+                Note::Removed { hashes: blocks, group, medium } => {
+                    WireEvent::Removed { hashes: next(&mut hashes, blocks), group, medium }
                 }
                 Note::Cleared => WireEvent::Cleared,
             };
@@ -162,6 +168,7 @@ fn next<'a, T>(rest: &mut &'a [T], len: usize) -> &'a [T] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::published_media::PublishedMedia;
     use super::super::samples::{FULL, removed, stored};
     use super::super::wire::Dialect;
     use super::*;
@@ -172,7 +179,7 @@ mod tests {
         let mut out = Vec::new();
         let format = WireFormat {
             dialect: Dialect::Map,
-            medium: "GPU".to_owned(),
+            media: PublishedMedia::default(),
             rank: 0,
             salts: true,
             groups: None,
@@ -195,6 +202,7 @@ mod tests {
             index,
             group: GroupId(0),
             kind: FULL,
+            medium: Medium::Device,
         };
         let event = match blocks % 4 {
             0 => KvEvent::AllBlocksCleared,

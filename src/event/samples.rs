@@ -1,7 +1,7 @@
 //! Events for tests, of a cache without groups.
 
 use crate::groups::LayerGroup;
-use crate::id::GroupId;
+use crate::id::{GroupId, Medium};
 use crate::prefix::BlockHash;
 use crate::prefix::kv_event::KvEvent;
 
@@ -17,9 +17,19 @@ pub(super) fn of_group(mut event: KvEvent<'_>, id: GroupId, of_kind: LayerGroup)
     event
 }
 
+/// Returns the event as one of a tier: hashes alone.
+pub(super) fn in_tier(mut event: KvEvent<'_>, of: Medium) -> KvEvent<'_> {
+    match &mut event {
+        KvEvent::BlockStored { medium, tokens, .. } => (*medium, *tokens) = (of, &[]),
+        KvEvent::BlockRemoved { medium, .. } => *medium = of,
+        KvEvent::AllBlocksCleared => {}
+    }
+    event
+}
+
 /// Returns the event of removed blocks.
 pub(super) fn removed(hashes: &[BlockHash]) -> KvEvent<'_> {
-    KvEvent::BlockRemoved { hashes, group: GroupId(0), kind: FULL }
+    KvEvent::BlockRemoved { hashes, group: GroupId(0), kind: FULL, medium: Medium::Device }
 }
 
 /// Returns the event of stored blocks of equal size at the beginning of a prompt.
@@ -35,5 +45,6 @@ pub(super) fn stored<'a>(hashes: &'a [BlockHash], tokens: &'a [u32]) -> KvEvent<
         index: 0,
         group,
         kind,
+        medium: Medium::Device,
     }
 }

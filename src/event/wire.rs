@@ -3,6 +3,10 @@
 //! Events name the group of layers, as vLLM's field `group_idx`, and its kind. Removals by position name it only where
 //! it is not the usual one: a group 0 of full attention.
 //!
+//! Events name the medium of their blocks. Blocks in tiers are sent by their hashes: with no token and without a parent,
+//! as vLLM sends offloaded blocks. vLLM gives these the block size 0; here they have that of the cache, so that no
+//! consumer divides by 0.
+//!
 //! Block hashes are unsigned 64-bit integers in the 9-byte form, never 0. A payload is
 //! `[time, [events], rank]`.
 
@@ -18,8 +22,10 @@ use rmp::encode::{
 };
 
 use super::published_groups::PublishedGroups;
+use super::published_media::PublishedMedia;
 use crate::groups::LayerGroup;
-use crate::id::GroupId;
+use crate::id::{GroupId, Medium};
+use crate::prefix::kv_event::KvEvent;
 use crate::prefix::{BlockHash, ExtraKeys};
 
 /// The encoding of events: one of vLLM's two forms, as the consumer reads it.
@@ -41,8 +47,7 @@ pub enum Dialect {
 #[derive(Clone, Debug)]
 pub(super) struct WireFormat {
     pub(super) dialect: Dialect,
-    /// The place of the blocks.
-    pub(super) medium: String,
+    pub(super) media: PublishedMedia,
     /// The number of this engine among several data-parallel engines.
     pub(super) rank: i32,
     /// True if salts are written.
@@ -51,20 +56,22 @@ pub(super) struct WireFormat {
     pub(super) groups: Option<PublishedGroups>,
 }
 
-/// An event to be encoded. Its lists are never empty.
+/// An event to be encoded. It has a hash at least.
 pub(super) enum WireEvent<'a> {
     Stored {
         hashes: &'a [BlockHash],
         parent: Option<BlockHash>,
-        /// `block_size` tokens for each hash.
+        /// `block_size` tokens for each hash, or none.
         tokens: &'a [u32],
         block_size: usize,
         extra: Option<Extra<'a>>,
         group: WireGroup,
+        medium: Medium,
     },
     Removed {
         hashes: &'a [BlockHash],
         group: WireGroup,
+        medium: Medium,
     },
     Cleared,
 }
@@ -118,8 +125,13 @@ pub(super) struct Extra<'a> {
 type Written = Result<(), ValueWriteError<std::io::Error>>;
 
 impl WireFormat {
+    /// Returns true if the event is sent.
+    pub(super) fn publishes(&self, event: &KvEvent<'_>) -> bool {
+        self.media.contain(event) && self.published_groups().contain(event)
+    }
+
     /// Returns the groups whose events are sent.
-    pub(super) fn published_groups(&self) -> PublishedGroups {
+    fn published_groups(&self) -> PublishedGroups {
         self.groups.unwrap_or(match self.dialect {
             Dialect::Map => PublishedGroups::All,
             // Most consumers of arrays do not know groups.
@@ -154,7 +166,7 @@ impl WireFormat {
 
     fn write_map(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) -> Written {
         match *event {
-            WireEvent::Stored { hashes, parent, tokens, block_size, extra, group } => {
+            WireEvent::Stored { hashes, parent, tokens, block_size, extra, group, medium } => {
                 let optional = u32::from(extra.is_some()) + u32::from(group.window().is_some());
                 write_map_len(out, 10 + optional)?;
                 write_pair(out, "type", "BlockStored")?;
@@ -168,7 +180,7 @@ impl WireFormat {
                 write_uint(out, block_size as u64)?;
                 write_str(out, "lora_id")?;
                 write_nil_of(out)?;
-                write_pair(out, "medium", &self.medium)?;
+                write_pair(out, "medium", self.media.name(medium))?;
                 write_str(out, "lora_name")?;
                 write_lora_name(out, extra)?;
                 if let Some(extra) = extra {
@@ -184,12 +196,12 @@ impl WireFormat {
                 }
                 Ok(())
             }
-            WireEvent::Removed { hashes, group } => {
+            WireEvent::Removed { hashes, group, medium } => {
                 write_map_len(out, 4)?;
                 write_pair(out, "type", "BlockRemoved")?;
                 write_str(out, "block_hashes")?;
                 write_hashes(out, hashes)?;
-                write_pair(out, "medium", &self.medium)?;
+                write_pair(out, "medium", self.media.name(medium))?;
                 write_str(out, "group_idx")?;
                 group.write_id(out)
             }
@@ -202,7 +214,7 @@ impl WireFormat {
 
     fn write_array(&self, event: &WireEvent<'_>, out: &mut Vec<u8>) -> Written {
         match *event {
-            WireEvent::Stored { hashes, parent, tokens, block_size, extra, group } => {
+            WireEvent::Stored { hashes, parent, tokens, block_size, extra, group, medium } => {
                 write_array_len(out, 12)?;
                 write_str(out, "BlockStored")?;
                 write_hashes(out, hashes)?;
@@ -210,7 +222,7 @@ impl WireFormat {
                 write_tokens(out, tokens)?;
                 write_uint(out, block_size as u64)?;
                 write_nil_of(out)?;
-                write_str(out, &self.medium)?;
+                write_str(out, self.media.name(medium))?;
                 write_lora_name(out, extra)?;
                 match extra {
                     Some(extra) => out.extend_from_slice(extra.keys),
@@ -223,11 +235,11 @@ impl WireFormat {
                     None => write_nil_of(out),
                 }
             }
-            WireEvent::Removed { hashes, group } => {
+            WireEvent::Removed { hashes, group, medium } => {
                 write_array_len(out, 4)?;
                 write_str(out, "BlockRemoved")?;
                 write_hashes(out, hashes)?;
-                write_str(out, &self.medium)?;
+                write_str(out, self.media.name(medium))?;
                 match group.is_usual() {
                     true => write_nil_of(out),
                     false => group.write_id(out),

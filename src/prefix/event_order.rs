@@ -37,7 +37,9 @@
 //! - *Parents before children*, and no child without its parent: see [`announced_tree`](super::announced_tree).
 //! - *Groups of layers are kept apart.* A content is a hash and a group. A block of one group is no copy, no parent and
 //!   no child of a block of another one.
-//! - *No content without its tokens.* A content published by hashes only is not announced, nor are those that
+//! - *Media are kept apart.* The contents of tiers below the device are noted under the same lock, each with the medium
+//!   of its tier; see [`in_tiers`].
+//! - *No content on the device without its tokens.* A content published by hashes only is not announced, nor are those that
 //!   follow it. That changes when a sequence that knows its tokens publishes or matches it.
 //!
 //! A consumer receives an event shortly after the change took effect. At rest it holds the contents that a
@@ -45,17 +47,19 @@
 
 pub(crate) mod claimed_sink;
 pub(crate) mod delivery;
+pub(crate) mod in_tiers;
 pub(crate) mod noted;
 pub(crate) mod taken;
 use self::claimed_sink::ClaimedSink;
 use self::delivery::Delivery;
+use self::in_tiers::{SlotFlags, TierSlots};
 use self::noted::{NotedEvents, StoredBlocks};
 use super::announced_tree::{AnnouncedTree, Content};
 use super::{BlockHash, EventContext};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::groups::LayerGroup;
-use crate::id::{BlockId, GroupId};
+use crate::id::{BlockId, GroupId, Medium};
 use crate::sync::later::{self, Postponed};
 use crate::sync::{AtomicBool, AtomicUsize, Backoff, Mutex, Ordering, PlainArc, foreign};
 
@@ -76,6 +80,8 @@ pub(crate) struct EventOrder {
     primaries: Box<[AtomicBool]>,
     /// At least the number of contents whose tokens are not known. Written under the lock only.
     tokenless: AtomicUsize,
+    /// By tier, and by slot: false only for slots whose contents were not announced.
+    in_tiers: Box<[SlotFlags]>,
     /// The kind of each group.
     groups: Box<[LayerGroup]>,
     state: Mutex<State>,
@@ -83,6 +89,7 @@ pub(crate) struct EventOrder {
 
 struct State {
     tree: AnnouncedTree,
+    in_tiers: TierSlots,
     /// Consecutive contents that are in the tree and in no noted event yet.
     run: PendingStore,
     /// Empty between calls; kept for its memory, as are the next two.
@@ -108,31 +115,35 @@ pub(crate) struct Announcing<'a> {
 }
 
 impl EventOrder {
-    /// Creates an event order for the blocks `0..num_blocks` of a cache with these groups. It takes about 100 bytes a
-    /// block, and the memory of the tokens.
+    /// Creates an event order for the blocks `0..num_blocks` of a cache with these groups, and for tiers, each with a
+    /// number of slots. It takes about 100 bytes a block, the memory of the tokens, and about 70 bytes a slot.
     pub(crate) fn new(
         sink: ClaimedSink,
         num_blocks: usize,
         groups: Box<[LayerGroup]>,
+        tiers: &[(Medium, usize)],
     ) -> Result<Self> {
         let block_sizes = groups.iter().map(|group| group.block_size()).collect();
+        let num_slots: usize = tiers.iter().map(|(_, slots)| slots).sum();
         let state = State {
+            in_tiers: TierSlots::new(tiers)?,
             tree: AnnouncedTree::new(num_blocks, block_sizes)?,
             run: PendingStore { parent: None, hashes: Vec::new(), index: 0, last: None },
             joined: Vec::new(),
             removed: groups.iter().map(|_| Vec::new()).collect(),
             found: Vec::new(),
-            delivery: Delivery::new(num_blocks),
+            delivery: Delivery::new(num_blocks.saturating_add(num_slots)),
         };
         let primaries = array_of(num_blocks, || AtomicBool::new(false))?;
-        let (sink, tokenless) = (Some(sink), AtomicUsize::new(0));
-        Ok(Self { sink, primaries, tokenless, groups, state: Mutex::new(state) })
+        let in_tiers = in_tiers::flags_of(tiers)?;
+        let (sink, tokenless, state) = (Some(sink), AtomicUsize::new(0), Mutex::new(state));
+        Ok(Self { sink, primaries, tokenless, in_tiers, groups, state })
     }
 
     /// Emits a clearing to a sink that an earlier cache used: none of that cache's contents can be matched.
     pub(crate) fn begin(self: &PlainArc<Self>) {
         if self.sink.as_ref().is_some_and(ClaimedSink::begin) {
-            self.announce(|events| events.clear());
+            self.announce(|events| events.clear(0));
         }
     }
 
@@ -272,6 +283,7 @@ impl State {
         self.delivery.note_cleared();
         self.tree.list(&mut self.found);
         self.note_each();
+        self.note_tiers();
     }
 
     /// Notes an event for each block of `found`.
@@ -285,6 +297,7 @@ impl State {
                 tokens: content.tokens,
                 extra: content.extra,
                 index: content.index,
+                medium: Medium::Device,
             });
         }
     }
@@ -364,9 +377,11 @@ impl Announcing<'_> {
         }
     }
 
-    /// Ends everything that is announced.
-    pub(crate) fn clear(&mut self) {
+    /// Ends everything that is announced, on the device and in tiers. Contents of this generation are announced from now
+    /// on.
+    pub(crate) fn clear(&mut self, generation: u64) {
         self.state.tree.clear();
+        self.state.in_tiers.clear(generation);
         self.state.delivery.note_cleared();
     }
 
@@ -421,6 +436,7 @@ impl Announcing<'_> {
                 tokens: context.tokens_of(first..first + run.hashes.len(), joined),
                 extra: context.extra.as_ref(),
                 index: run.index,
+                medium: Medium::Device,
             });
         }
         run.hashes.clear();

@@ -4,15 +4,16 @@
 
 use super::{BlockHash, ExtraKeys};
 use crate::groups::LayerGroup;
-use crate::id::GroupId;
+use crate::id::{GroupId, Medium};
 
 /// A change of the contents that an admission would find cached.
 ///
 /// ```
-/// use paged_kv::{BlockHash, GroupId, KvEvent, LayerGroup};
+/// use paged_kv::{BlockHash, GroupId, KvEvent, LayerGroup, Medium};
 ///
 /// let (hashes, kind) = ([BlockHash::from_u128(7)], LayerGroup::Full { block_size: 16 });
-/// let event = KvEvent::BlockRemoved { hashes: &hashes, group: GroupId(0), kind };
+/// let (group, medium) = (GroupId(0), Medium::Device);
+/// let event = KvEvent::BlockRemoved { hashes: &hashes, group, kind, medium };
 /// assert_eq!(event.hashes(), hashes);
 /// assert!(KvEvent::AllBlocksCleared.hashes().is_empty());
 /// ```
@@ -20,6 +21,12 @@ use crate::id::GroupId;
 /// A content is a hash and a group: equal tokens have equal hashes in all [groups](crate::LayerGroup) of layers, so a
 /// consumer keeps the contents of each group apart. A block of several units of a hash has the hash of the last one.
 /// A cache without groups has group 0 alone, of full attention.
+///
+/// A content is in one or several [media](Medium): on the device, and in [tiers](crate::Tier) below it. Each event is of
+/// one medium, and **a consumer keeps the contents of each medium apart**: a content that leaves a tier may still be on the
+/// device. Two tiers of one medium count as one: a content in both is stored once, and removed when the last of them
+/// loses it. Events of tiers have hashes only: no tokens, no parent, no extra keys, and index 0. A content in a tier
+/// depends on no other one there.
 ///
 /// With the feature `serde` it can be written, with its kind as `type`. The tokens and extra keys are in it, the salt
 /// included.
@@ -35,7 +42,7 @@ pub enum KvEvent<'a> {
         /// The content before the first of them, which was announced earlier in the same group. `None` at the
         /// beginning of a prompt, and in groups of windows, chunks and states: no content there needs another one.
         parent: Option<BlockHash>,
-        /// Their tokens, `block_size` for each. A content of which the cache knows only the hash is not
+        /// Their tokens, `block_size` for each; none in a tier. A content on the device of which the cache knows only the hash is not
         /// announced, nor are those that follow it. A later request that knows their tokens announces them.
         tokens: &'a [u32],
         /// Tokens a block.
@@ -48,9 +55,11 @@ pub enum KvEvent<'a> {
         group: GroupId,
         /// The kind of the group.
         kind: LayerGroup,
+        /// The memory that holds them.
+        medium: Medium,
     },
-    /// Contents cannot be matched any more. The contents that followed one of them were removed before it, or
-    /// are in the same event.
+    /// Contents of a medium cannot be matched there any more. On the device, the contents that followed one of them were
+    /// removed before it, or are in the same event.
     BlockRemoved {
         /// Their hashes, children before parents.
         hashes: &'a [BlockHash],
@@ -58,8 +67,10 @@ pub enum KvEvent<'a> {
         group: GroupId,
         /// The kind of the group.
         kind: LayerGroup,
+        /// The memory that held them.
+        medium: Medium,
     },
-    /// No content that was announced can be matched any more.
+    /// No content that was announced can be matched any more, in no medium.
     AllBlocksCleared,
 }
 
@@ -86,6 +97,18 @@ impl<'a> KvEvent<'a> {
             Self::BlockStored { group, kind, .. } | Self::BlockRemoved { group, kind, .. } => {
                 Some((group, kind))
             }
+            Self::AllBlocksCleared => None,
+        }
+    }
+
+    /// Returns the memory of the event's contents. `None` for an event of all media.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::KvEvent::AllBlocksCleared.medium(), None);
+    /// ```
+    pub fn medium(&self) -> Option<Medium> {
+        match *self {
+            Self::BlockStored { medium, .. } | Self::BlockRemoved { medium, .. } => Some(medium),
             Self::AllBlocksCleared => None,
         }
     }

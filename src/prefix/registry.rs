@@ -189,7 +189,7 @@ impl PublishedBlocks {
             None => number = self.generations.advance(),
             Some(event_order) => event_order.announce(|events| {
                 number = self.generations.advance();
-                events.clear();
+                events.clear(number);
             }),
         }
         blocks.announce_publication();

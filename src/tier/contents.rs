@@ -7,7 +7,10 @@ use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, GroupId};
 use crate::pool::content_key::ContentKey;
-use crate::pool::{BlockPool, Observers, ReclaimPolicy, Retention, default_shards_of_cache};
+use crate::pool::{
+    BlockPool, Observers, ReclaimPolicy, Retention, TakeObserver, default_shards_of_cache,
+};
+use crate::prefix::event_order::in_tiers::TierEvents;
 use crate::prefix::{BlockHash, EventContext, Generation, PublishRequest, PublishedBlocks};
 use crate::stats::TierStats;
 use crate::table::BlockTable;
@@ -22,6 +25,8 @@ pub(crate) struct TierContents {
     pool: BlockPool,
     published: PublishedBlocks,
     uses: UseCounts,
+    /// Present only with an event sink.
+    events: Option<TierEvents>,
     pub(crate) counts: TierCounts,
 }
 
@@ -35,7 +40,7 @@ pub(crate) struct TierCounts {
 }
 
 impl TierContents {
-    pub(super) fn new(tier: &Tier) -> Result<Self> {
+    pub(super) fn new(tier: &Tier, events: Option<TierEvents>) -> Result<Self> {
         if tier.slots == 0 {
             let reason = "0 slots, at least 1 needed".to_owned();
             return Err(PagedKvError::InvalidConfig { parameter: "tier", reason });
@@ -43,7 +48,8 @@ impl TierContents {
         refuse_beyond_memory::<u8>(tier.slots.saturating_mul(SLOT_BYTES))?;
         let shards = default_shards_of_cache(tier.slots);
         let keep = Retention::Contents(ReclaimPolicy::default());
-        let observers = Observers::default();
+        let takes = events.clone().map(|events| Box::new(events) as Box<dyn TakeObserver>);
+        let observers = Observers { takes, overwrites: None };
         let [stored, loaded, failed, dropped] = std::array::from_fn(|_| ShardedCounter::new());
         Ok(Self {
             medium: tier.medium,
@@ -51,6 +57,7 @@ impl TierContents {
             uses: UseCounts::new(tier.slots, tier.from_use)?,
             pool: BlockPool::build(tier.slots, shards, keep, false, observers, None)?,
             published: PublishedBlocks::new(tier.slots, None, None)?,
+            events,
             counts: TierCounts { stored, loaded, failed, dropped },
         })
     }
@@ -120,6 +127,26 @@ impl TierContents {
         generation: Generation,
     ) -> usize {
         let generation = self.of_group(generation, group);
+        let Some(events) = &self.events else {
+            return self.publish_unannounced(group, ids, hashes, generation);
+        };
+        events.publish(generation, || {
+            self.publish_unannounced(group, ids, hashes, generation);
+            let blocks = self.pool.blocks();
+            let contents = ids.iter().copied().zip(hashes.iter().copied());
+            let is_published =
+                |&(id, hash): &_| self.published.is_published(blocks, id, hash, generation);
+            contents.filter(is_published).collect()
+        });
+    }
+
+    fn publish_unannounced(
+        &self,
+        group: GroupId,
+        ids: &[BlockId],
+        hashes: &[BlockHash],
+        generation: Generation,
+    ) {
         let request = PublishRequest { ids, before: None, private_from: 0, generation };
         let context = || EventContext {
             group,

@@ -23,8 +23,8 @@ use client::{Batch, Client};
 use decode::Event;
 use paged_kv::event::{Dialect, EventPublisher, PublisherOptions};
 use paged_kv::{
-    AdmitOptions, BlockHash, EventSink, ExtraKeys, GroupId, KvEvent, LayerGroup, PagedKvCache,
-    Prompt,
+    AdmitOptions, BlockHash, EventSink, ExtraKeys, GroupId, KvEvent, LayerGroup, Medium,
+    PagedKvCache, Prompt,
 };
 use random::Random;
 
@@ -477,13 +477,14 @@ fn stored<'a>(hashes: &'a [BlockHash], tokens: &'a [u32]) -> KvEvent<'a> {
         index: 0,
         group,
         kind,
+        medium: Medium::Device,
     }
 }
 
 /// Returns an event of removed blocks of a cache without groups.
 fn removed(hashes: &[BlockHash]) -> KvEvent<'_> {
     let kind = LayerGroup::Full { block_size: 16 };
-    KvEvent::BlockRemoved { hashes, group: GroupId(0), kind }
+    KvEvent::BlockRemoved { hashes, group: GroupId(0), kind, medium: Medium::Device }
 }
 
 #[test]

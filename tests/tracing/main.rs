@@ -197,7 +197,7 @@ fn batches_that_the_publisher_lost_are_told() {
     use std::time::{Duration, Instant};
 
     use paged_kv::event::{EventPublisher, PublisherOptions};
-    use paged_kv::{BlockHash, GroupId, LayerGroup};
+    use paged_kv::{BlockHash, GroupId, LayerGroup, Medium};
 
     let options = PublisherOptions::default().endpoint("tcp://127.0.0.1:0");
     let publisher = EventPublisher::bind(&options.batch_blocks(1).ring(1, 1 << 20)).unwrap();
@@ -207,7 +207,8 @@ fn batches_that_the_publisher_lost_are_told() {
             for hash in 1..=64 {
                 let (hashes, group) = ([BlockHash::from_u128(hash)], GroupId(0));
                 let kind = LayerGroup::Full { block_size: 4 };
-                publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes, group, kind });
+                let medium = Medium::Device;
+                publisher.on_event(&KvEvent::BlockRemoved { hashes: &hashes, group, kind, medium });
             }
         }
         publisher.shutdown();

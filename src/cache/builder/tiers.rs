@@ -5,6 +5,8 @@ use std::fmt;
 use super::PagedKvCacheBuilder;
 use super::checks::invalid;
 use crate::error::Result;
+use crate::id::Medium;
+use crate::prefix::event_order::EventOrder;
 use crate::sync::PlainArc;
 use crate::tier::{ResetObserver, Tier, TierState};
 
@@ -28,7 +30,8 @@ impl fmt::Debug for ResetListener {
 impl PagedKvCacheBuilder {
     /// Adds a tier below the device, below those added before: slots in host memory or on disk for contents that leave
     /// the device. [`PagedKvCache::tiers`](crate::PagedKvCache::tiers) hands out tickets for the copies; no byte moves by
-    /// itself. Only with prefix reuse. Each slot takes about 80 bytes, and holds a block of any of the [`groups`](Self::groups).
+    /// itself. Only with prefix reuse. Each slot takes about 80 bytes, and holds a block of any of the [`groups`](Self::groups);
+    /// about 70 bytes more with an [event sink](Self::event_sink), which gets the events of the tier, too.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, Tier};
@@ -68,7 +71,15 @@ impl PagedKvCacheBuilder {
         self
     }
 
-    pub(super) fn built_tiers(&self) -> Result<Option<PlainArc<TierState>>> {
+    /// Returns the medium and the number of slots of each tier.
+    pub(super) fn media_and_slots(&self) -> Vec<(Medium, usize)> {
+        self.tiers.tiers.iter().map(Tier::medium_and_slots).collect()
+    }
+
+    pub(super) fn built_tiers(
+        &self,
+        event_order: Option<&PlainArc<EventOrder>>,
+    ) -> Result<Option<PlainArc<TierState>>> {
         let TierSettings { tiers, reset_observer } = &self.tiers;
         if tiers.is_empty() {
             return match reset_observer {
@@ -81,6 +92,6 @@ impl PagedKvCacheBuilder {
         }
         let observer =
             reset_observer.as_ref().map(|ResetListener(observer)| PlainArc::clone(observer));
-        Ok(Some(PlainArc::new(TierState::new(tiers, observer)?)))
+        Ok(Some(PlainArc::new(TierState::new(tiers, observer, event_order)?)))
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of `WireFormat`: payloads byte for byte.
 
 use super::super::notes::Notes;
-use super::super::samples::{self, FULL, of_group, removed};
+use super::super::samples::{self, FULL, in_tier, of_group, removed};
 use super::*;
 use crate::prefix::kv_event::KvEvent;
 
@@ -12,7 +12,8 @@ fn payload(dialect: Dialect, event: &KvEvent<'_>) -> String {
 }
 
 fn payload_with(dialect: Dialect, event: &KvEvent<'_>, salts: bool) -> String {
-    let format = WireFormat { dialect, medium: "GPU".to_owned(), rank: 0, salts, groups: None };
+    let media = PublishedMedia::default();
+    let format = WireFormat { dialect, media, rank: 0, salts, groups: None };
     let (mut notes, mut bytes) = (Notes::default(), Vec::new());
     assert!(notes.push(event, format.salts));
     WireFormat::write_start(1.5, 1, &mut bytes);
@@ -114,6 +115,53 @@ fn maps_are_vllms() {
     );
 }
 
+/// Encoded by msgspec, from the fields of vLLM's classes.
+#[test]
+fn events_of_tiers_are_vllms() {
+    let hashes = hashes();
+    let stored = in_tier(stored(&hashes), Medium::Host);
+    let removed = in_tier(removed(&hashes[..1]), Medium::Disk);
+    assert_eq!(
+        payload(Dialect::Array, &stored),
+        "93cb3ff8000000000000919cab426c6f636b53746f72656492cffedcba9876543210cf0123456789abcdef\
+         c09004c0a3435055c0c000ae66756c6c5f617474656e74696f6ec000"
+    );
+    assert_eq!(
+        payload(Dialect::Array, &removed),
+        "93cb3ff80000000000009194ac426c6f636b52656d6f76656491cffedcba9876543210a44449534bc000"
+    );
+    assert_eq!(
+        payload(Dialect::Map, &stored),
+        "93cb3ff8000000000000918aa474797065ab426c6f636b53746f726564ac626c6f636b5f68617368657392cf\
+         fedcba9876543210cf0123456789abcdefb1706172656e745f626c6f636b5f68617368c0a9746f6b656e5f69\
+         647390aa626c6f636b5f73697a6504a76c6f72615f6964c0a66d656469756da3435055a96c6f72615f6e616d\
+         65c0a967726f75705f69647800b26b765f63616368655f737065635f6b696e64ae66756c6c5f617474656e74\
+         696f6e00"
+    );
+    assert_eq!(
+        payload(Dialect::Map, &removed),
+        "93cb3ff80000000000009184a474797065ac426c6f636b52656d6f766564ac626c6f636b5f68617368657391\
+         cffedcba9876543210a66d656469756da44449534ba967726f75705f6964780000"
+    );
+}
+
+#[test]
+fn media_have_the_names_that_they_are_given() {
+    let hashes = hashes();
+    let mut media = PublishedMedia::default();
+    media.set_name(Medium::Disk, "STORAGE".to_owned());
+    media.set_name(Medium::Device, "XPU".to_owned());
+    for (of, name) in [(Medium::Device, "XPU"), (Medium::Host, "CPU"), (Medium::Disk, "STORAGE")] {
+        assert_eq!(media.name(of), name);
+        let is_sent = |media: &PublishedMedia| media.contain(&in_tier(removed(&hashes), of));
+        assert_eq!(is_sent(&media), of == Medium::Device);
+        media.tiers = true;
+        assert!(is_sent(&media));
+        media.tiers = false;
+    }
+    assert!(media.contain(&KvEvent::AllBlocksCleared));
+}
+
 #[test]
 fn a_hash_of_0_is_written_as_1_and_in_9_bytes() {
     let hashes = [BlockHash::from_u128(1 << 64)];
@@ -155,6 +203,7 @@ fn salt_and_media_are_told_of_the_blocks_they_concern() {
         index,
         group: GroupId(0),
         kind: FULL,
+        medium: Medium::Device,
     };
     let first = payload(Dialect::Array, &event(0));
     // [[["cat", 3], "s"], [["cat", -1]]]
@@ -181,6 +230,7 @@ fn salts_are_left_out_where_they_are_not_published() {
             index: 0,
             group: GroupId(0),
             kind: FULL,
+            medium: Medium::Device,
         };
         payload_with(dialect, &event, salts)
     };

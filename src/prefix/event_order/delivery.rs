@@ -18,7 +18,7 @@
 use std::mem;
 
 use super::noted::{NotedEvents, StoredBlocks};
-use crate::id::GroupId;
+use crate::id::{GroupId, Medium};
 use crate::prefix::BlockHash;
 use crate::sync::thread_ordinal;
 
@@ -50,11 +50,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    /// Creates the delivery of the events of so many blocks and slots of tiers.
     pub(crate) fn new(num_blocks: usize) -> Self {
         Self {
             noted: Box::default(),
             spare: None,
-            // Repeating everything takes one event and one block for each block of the cache.
+            // Repeating everything takes at most one event and one block for each block and slot.
             limit: num_blocks.saturating_mul(4).saturating_add(LEAST_LIMIT),
             is_emitting: false,
             emitter: 0,
@@ -71,8 +72,8 @@ impl Delivery {
         self.note(|noted| noted.push_stored(stored));
     }
 
-    pub(crate) fn note_removed(&mut self, group: GroupId, hashes: &[BlockHash]) {
-        self.note(|noted| noted.push_removed(group, hashes));
+    pub(crate) fn note_removed(&mut self, group: GroupId, medium: Medium, hashes: &[BlockHash]) {
+        self.note(|noted| noted.push_removed(group, medium, hashes));
     }
 
     pub(crate) fn note_cleared(&mut self) {

@@ -8,7 +8,7 @@
 use std::mem;
 
 use crate::groups::LayerGroup;
-use crate::id::GroupId;
+use crate::id::{GroupId, Medium};
 use crate::prefix::kv_event::{EventSink, KvEvent};
 use crate::prefix::{BlockHash, ExtraKeys};
 use crate::sync::PlainArc;
@@ -37,10 +37,12 @@ enum NotedEvent {
         tokens: usize,
         extra: Option<PlainArc<ExtraKeys>>,
         index: usize,
+        medium: Medium,
     },
     Removed {
         group: GroupId,
         hashes: usize,
+        medium: Medium,
     },
     Cleared,
 }
@@ -53,20 +55,22 @@ pub(crate) struct StoredBlocks<'a> {
     pub(crate) tokens: &'a [u32],
     pub(crate) extra: Option<&'a PlainArc<ExtraKeys>>,
     pub(crate) index: usize,
+    pub(crate) medium: Medium,
 }
 
 impl NotedEvents {
     pub(crate) fn push_stored(&mut self, stored: &StoredBlocks<'_>) {
-        let StoredBlocks { group, hashes, parent, tokens, extra, index } = *stored;
+        let StoredBlocks { group, hashes, parent, tokens, extra, index, medium } = *stored;
         self.hashes.extend_from_slice(hashes);
         self.tokens.extend_from_slice(tokens);
         let (hashes, tokens, extra) = (hashes.len(), tokens.len(), extra.cloned());
-        self.entries.push(NotedEvent::Stored { group, parent, hashes, tokens, extra, index });
+        let stored = NotedEvent::Stored { group, parent, hashes, tokens, extra, index, medium };
+        self.entries.push(stored);
     }
 
-    pub(crate) fn push_removed(&mut self, group: GroupId, hashes: &[BlockHash]) {
+    pub(crate) fn push_removed(&mut self, group: GroupId, medium: Medium, hashes: &[BlockHash]) {
         self.hashes.extend_from_slice(hashes);
-        self.entries.push(NotedEvent::Removed { group, hashes: hashes.len() });
+        self.entries.push(NotedEvent::Removed { group, hashes: hashes.len(), medium });
     }
 
     pub(crate) fn push_cleared(&mut self) {
@@ -87,6 +91,7 @@ impl NotedEvents {
                     tokens: of_blocks,
                     extra,
                     index,
+                    medium,
                 } => KvEvent::BlockStored {
                     hashes: next(&mut hashes, *blocks),
                     parent: *parent,
@@ -96,11 +101,13 @@ impl NotedEvents {
                     index: *index,
                     group: *group,
                     kind: groups[group.index()],
+                    medium: *medium,
                 },
-                NotedEvent::Removed { group, hashes: blocks } => KvEvent::BlockRemoved {
+                NotedEvent::Removed { group, hashes: blocks, medium } => KvEvent::BlockRemoved {
                     hashes: next(&mut hashes, *blocks),
                     group: *group,
                     kind: groups[group.index()],
+                    medium: *medium,
                 },
                 NotedEvent::Cleared => {
                     trace_loss(mem::take(dropped_before));
@@ -189,14 +196,16 @@ mod tests {
             tokens: &[1, 2, 3, 4],
             extra: Some(&extra),
             index: 7,
+            medium: Medium::Device,
         };
         noted.push_stored(&stored);
         noted.push_cleared();
-        noted.push_removed(GroupId(0), &hashes);
-        noted.push_stored(&StoredBlocks { parent: None, tokens: &[], extra: None, ..stored });
+        noted.push_removed(GroupId(0), Medium::Device, &hashes);
+        let in_tier = StoredBlocks { parent: None, tokens: &[], medium: Medium::Disk, ..stored };
+        noted.push_stored(&StoredBlocks { extra: None, ..in_tier });
         let StoredBlocks { group, hashes: two, parent, tokens, index, .. } = stored;
         let [full, kind] = GROUPS;
-        let of = |parent, tokens, extra| KvEvent::BlockStored {
+        let of = |parent, tokens, extra, medium| KvEvent::BlockStored {
             hashes: two,
             parent,
             tokens,
@@ -205,9 +214,12 @@ mod tests {
             index,
             group,
             kind,
+            medium,
         };
-        let removed = KvEvent::BlockRemoved { hashes: &hashes, group: GroupId(0), kind: full };
-        let (first, last) = (of(parent, tokens, Some(&*extra)), of(None, &[], None));
+        let (group, medium) = (GroupId(0), Medium::Device);
+        let removed = KvEvent::BlockRemoved { hashes: &hashes, group, kind: full, medium };
+        let first = of(parent, tokens, Some(&*extra), medium);
+        let last = of(None, &[], None, Medium::Disk);
         [first, KvEvent::AllBlocksCleared, removed, last].map(|event| format!("{event:?}")).into()
     }
 

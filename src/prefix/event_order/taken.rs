@@ -1,7 +1,7 @@
 //! `Taken`: ends the announced contents of blocks that an allocation takes, or that are uncached.
 
 use super::{EventOrder, MOST_BLOCKS, State};
-use crate::id::{BlockId, GroupId};
+use crate::id::{BlockId, GroupId, Medium};
 use crate::pool::TakeObserver;
 use crate::sync::{MutexGuard, Ordering, PlainArc};
 
@@ -41,7 +41,7 @@ impl EventOrder {
         self.set_tokenless(tree.num_tokenless());
         for (group, removed) in (0..).zip(removed) {
             for part in removed.chunks(MOST_BLOCKS) {
-                delivery.note_removed(GroupId(group), part);
+                delivery.note_removed(GroupId(group), Medium::Device, part);
             }
             removed.clear();
         }
