@@ -1,9 +1,10 @@
-//! Random operations on caches with one and two tiers, compared with the reference after each.
+//! Random operations on caches with one to three tiers, compared with the reference after each.
 
-use paged_kv::{CopyOutcome, PagedKvCache, Prompt};
+use paged_kv::{CopyOutcome, PagedKvCache, Prompt, Tier};
 
 use crate::common::random::Random;
 use crate::lru::TierModel;
+use crate::mirror::Mirror;
 use crate::reference::{Allowed, Reference};
 use crate::world::{Ending, World};
 use crate::{BLOCK_SIZE, assert_at_rest, cache_of};
@@ -50,15 +51,24 @@ fn random_operations_are_answered_as_the_reference_says() {
 
 fn run_history(seed: u64) -> World {
     let mut random = Random::new(seed);
-    let num_tiers = 1 + random.below(2);
+    let num_tiers = 1 + random.below(3);
     let tiers: Vec<TierModel> = (0..num_tiers)
         .map(|tier| TierModel::new(2 + random.below(20), tier == 1, random.below(2) == 0))
         .collect();
     let num_blocks = 8 + random.below(40);
     let description = format!("history {seed}, {num_blocks} blocks, {tiers:?}");
-    let cache = cache_of(num_blocks, &tiers.iter().map(|tier| tier.tier).collect::<Vec<_>>());
+    let of_cache: Vec<Tier> = tiers.iter().map(|tier| tier.tier).collect();
+    // Half of the caches have an event sink, by which contents are published on another way.
+    let (cache, mirror) = match seed % 2 {
+        0 => (cache_of(num_blocks, &of_cache), None),
+        _ => {
+            let (cache, mirror) = Mirror::cache_of(num_blocks, &of_cache);
+            (cache, Some(mirror))
+        }
+    };
     let prompts = longest_prompts(&cache);
-    let world = World::new(cache, Reference::new(tiers));
+    let mut world = World::new(cache, Reference::new(tiers));
+    world.mirror = mirror;
     let mut history = History { world, random, log: Vec::new() };
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for operation in 0..OF_HISTORY {

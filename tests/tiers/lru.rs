@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use paged_kv::{Tier, TierStats};
+use paged_kv::{BlockHash, Tier, TierStats};
 
 use crate::reference::Content;
 
@@ -43,6 +43,11 @@ impl TierModel {
 
     pub fn find(&self, content: Content) -> Option<u32> {
         self.ready.get(&content).copied()
+    }
+
+    /// Returns the contents of a generation that are ready, pinned or not.
+    pub fn contents(&self, generation: u64) -> impl Iterator<Item = BlockHash> {
+        self.ready.keys().filter(move |(_, of)| *of == generation).map(|(hash, _)| *hash)
     }
 
     /// Pins contents that are ready. Returns their slots.

@@ -8,7 +8,6 @@
 //! - 1: the answer "ask again, the tier is still looking" does not exist, because each tier knows its contents.
 //! - 6: a store ahead of need names no contents. It may give up one in the target that the source has too.
 //! - 7: contents rank by the end of their copies, not by the request that asked for them.
-//! - 12: tiers emit no events yet. A content that was loaded is reported as stored on the device.
 //!
 //! `PAGED_KV_TIERS_OPERATIONS` (6,000) sets the operations of the sequential test, `PAGED_KV_TIERS_SEED` (0) the first
 //! seed, and `PAGED_KV_TIERS_SECONDS` (3) the length of the soak.
@@ -19,9 +18,11 @@ mod common;
 mod ahead;
 mod bytes;
 mod counts;
+mod events;
 mod groups;
 mod history;
 mod lru;
+mod mirror;
 mod mover;
 mod outcomes;
 mod races;

@@ -1,18 +1,20 @@
 //! The soak: several requesters, a mover that has faults, and a cell behind every block and slot. No request may read
 //! another content than it asked for, and nothing may leak.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use paged_kv::{Prompt, Tier};
+use paged_kv::{BlockHash, Medium, PagedKvCache, Prompt, Tier};
 
 use crate::common::random::Random;
 use crate::history::{longest_prompts, setting};
+use crate::mirror::Mirror;
 use crate::mover::Mover;
 use crate::requester::Requester;
 use crate::shadow::{Counts, Shadow};
-use crate::{assert_at_rest, cache_of};
+use crate::{BLOCK_SIZE, assert_at_rest};
 
 const NUM_BLOCKS: usize = 44;
 const SLOTS: [usize; 2] = [16, 30];
@@ -30,7 +32,7 @@ fn a_mover_with_faults_leads_to_no_wrong_content_and_no_leak() {
 }
 
 fn soak(name: &str, tiers: [Tier; 2], reset_one_in: usize, time: Duration) {
-    let cache = cache_of(NUM_BLOCKS, &tiers);
+    let (cache, mirror) = Mirror::cache_of(NUM_BLOCKS, &tiers);
     let shadow = Shadow::new(NUM_BLOCKS, &SLOTS);
     let prompts: Vec<Prompt> = longest_prompts(&cache);
     let seed = Random::new(setting("PAGED_KV_TIERS_SEED", 0)).next();
@@ -59,6 +61,26 @@ fn soak(name: &str, tiers: [Tier; 2], reset_one_in: usize, time: Duration) {
     report(name, &shadow, leaks);
     assert_eq!(shadow.counts.wrong.load(SeqCst), 0, "wrong contents");
     assert_at_rest(&cache);
+    mirror.assert_device(&cache, &prompts);
+    assert_media(&cache, &mirror, &prompts);
+}
+
+/// Checks that the contents of each tier at rest are those that its events have reported.
+fn assert_media(cache: &PagedKvCache, mirror: &Mirror, prompts: &[Prompt]) {
+    cache.prefix().forget(usize::MAX);
+    mirror.assert_device(cache, prompts);
+    let hashes: BTreeSet<BlockHash> =
+        prompts.iter().flat_map(|prompt| prompt.hashes().iter().copied()).collect();
+    let held = mirror.held();
+    let [host, disk] = [Medium::Host, Medium::Disk].map(|medium| held.of(medium));
+    for hash in hashes {
+        // The host is asked first.
+        let alone = Prompt::from_hashes(&[hash], BLOCK_SIZE + 1);
+        let [_, in_host, in_disk] = cache.tiers().lookup(&alone)[..] else { panic!("two tiers") };
+        assert_eq!(in_host > 0, host.contains(&hash));
+        assert!(in_host > 0 || (in_disk > 0) == disk.contains(&hash));
+    }
+    println!("  {} contents in the host and {} on disk as reported", host.len(), disk.len());
 }
 
 fn report(name: &str, shadow: &Shadow, leaks: usize) {

@@ -1,11 +1,15 @@
 //! `World`: a cache with tiers beside its reference. Each operation is made on both, and their answers are compared.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use paged_kv::{
-    AdmitOptions, BlockHash, BlockId, CachedSequence, CopyOutcome, LoadLimit, LoadTicket,
+    AdmitOptions, BlockHash, BlockId, CachedSequence, CopyOutcome, LoadLimit, LoadTicket, Medium,
     PagedKvCache, PagedKvError, Prompt, Step, StoreTicket, TicketNumber, TierAdmission, TierId,
 };
 
 use crate::BLOCK_SIZE;
+use crate::mirror::Mirror;
 use crate::reference::{Allowed, BeginStore, Expected, Pins, Place, Reference};
 
 pub struct Loading {
@@ -30,6 +34,8 @@ pub type Ending = Option<Vec<CopyOutcome>>;
 pub struct World {
     pub cache: PagedKvCache,
     pub reference: Reference,
+    /// The sink of the cache, if it has one.
+    pub mirror: Option<Arc<Mirror>>,
     pub sequences: Vec<CachedSequence>,
     pub loads: Vec<Loading>,
     pub stores: Vec<Storing>,
@@ -51,6 +57,7 @@ impl World {
         Self {
             cache,
             reference,
+            mirror: None,
             sequences: Vec::new(),
             loads: Vec::new(),
             stores: Vec::new(),
@@ -79,6 +86,19 @@ impl World {
         for sequence in &self.sequences {
             self.assert_apart(sequence.block_ids());
         }
+        if let Some(mirror) = &self.mirror {
+            mirror.assert_device(&self.cache, prompts);
+            for medium in [Medium::Host, Medium::Disk] {
+                mirror.assert_tier(medium, &self.contents_of(medium));
+            }
+        }
+    }
+
+    fn contents_of(&self, medium: Medium) -> BTreeSet<BlockHash> {
+        let stats = self.cache.stats().tiers;
+        let tiers = self.reference.tiers.iter().zip(stats);
+        let of_medium = tiers.filter(|(_, stats)| stats.medium == Some(medium));
+        of_medium.flat_map(|(tier, _)| tier.contents(self.reference.generation)).collect()
     }
 
     /// Checks that no block is in quarantine or written by a load.
