@@ -3,10 +3,12 @@
 //! The sequential test of random operations and the soak compare a [`Mirror`] with the cache, too.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
-use paged_kv::{BlockHash, CopyOutcome, EventSink, KvEvent, Medium, PagedKvCache, Tier, TierId};
+use paged_kv::{
+    BlockHash, CopyOutcome, EventSink, KvEvent, Medium, PagedKvCache, StoreTicket, Tier, TierId,
+};
 
 use crate::mirror::Mirror;
 use crate::{
@@ -152,4 +154,34 @@ fn a_panic_of_the_sink_at_an_event_of_a_tier_loses_no_content() {
     sink.0.assert_tier(Host, &set(first.hashes()));
     assert!(cache.stats().events_dropped > 0);
     drop(sequence);
+}
+
+/// Settles a store during a reset, when the device has begun the next generation and the tier has not.
+#[derive(Default)]
+struct Settling(Arc<Mirror>, Mutex<Option<StoreTicket>>);
+
+impl EventSink for Settling {
+    fn on_event(&self, event: &KvEvent<'_>) {
+        self.0.on_event(event);
+        if matches!(event, KvEvent::AllBlocksCleared) {
+            let ticket = self.1.lock().unwrap().take();
+            assert_eq!(ticket.map(stored), Some(2));
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_settled_during_a_reset_is_not_announced() {
+    let sink = Arc::<Settling>::default();
+    let builder = PagedKvCache::builder().num_blocks(16).block_size(BLOCK_SIZE);
+    let cache = builder.tier(Tier::host(8)).event_sink(sink.clone()).build().unwrap();
+    let wanted = prompt(&cache, 1, 2);
+    let sequence = computed(&cache, &wanted);
+    *sink.1.lock().unwrap() = Some(storing(&cache, HOST, &wanted));
+    cache.prefix().reset();
+    assert!(sink.1.lock().unwrap().is_none());
+    sink.0.assert_tier(Host, &set(&[]));
+    assert_eq!(cache.tiers().lookup(&wanted), [0, 0]);
+    drop(sequence);
+    assert_at_rest(&cache);
 }
