@@ -126,7 +126,7 @@ impl EventOrder {
         let block_sizes = groups.iter().map(|group| group.block_size()).collect();
         let num_slots: usize = tiers.iter().map(|(_, slots)| slots).sum();
         let state = State {
-            in_tiers: TierSlots::new(tiers)?,
+            in_tiers: TierSlots::new(tiers, groups.len())?,
             tree: AnnouncedTree::new(num_blocks, block_sizes)?,
             run: PendingStore { parent: None, hashes: Vec::new(), index: 0, last: None },
             joined: Vec::new(),

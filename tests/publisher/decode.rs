@@ -27,8 +27,18 @@ pub struct Group {
     pub window: Option<u64>,
 }
 
-/// Returns the events of a payload.
+/// Returns the events of a payload, all of the device.
 pub fn events(payload: &[u8]) -> Vec<Event> {
+    let of_device = |(medium, event)| {
+        let is_cleared = event == Event::Cleared;
+        assert_eq!(medium, if is_cleared { "" } else { "GPU" });
+        event
+    };
+    events_of_media(payload).into_iter().map(of_device).collect()
+}
+
+/// Returns the events of a payload, each with its medium, which is empty for one of all media.
+pub fn events_of_media(payload: &[u8]) -> Vec<(String, Event)> {
     let mut rest = payload;
     assert_eq!(read_array_len(&mut rest).unwrap(), 3);
     assert!(read_f64(&mut rest).unwrap() > 1e9, "seconds since 1970");
@@ -39,7 +49,7 @@ pub fn events(payload: &[u8]) -> Vec<Event> {
     events
 }
 
-fn event(rest: &mut &[u8]) -> Event {
+fn event(rest: &mut &[u8]) -> (String, Event) {
     let mut look = *rest;
     match read_marker(&mut look).unwrap() {
         Marker::FixMap(_) => map(rest),
@@ -47,12 +57,13 @@ fn event(rest: &mut &[u8]) -> Event {
     }
 }
 
-fn map(rest: &mut &[u8]) -> Event {
+fn map(rest: &mut &[u8]) -> (String, Event) {
     let fields = read_map_len(rest).unwrap();
     assert_eq!(string(rest), "type");
     let kind = string(rest);
     let (mut hashes, mut parent, mut tokens, mut block_size) = (Vec::new(), None, Vec::new(), 0);
     let mut group = Group { index: None, kind: String::new(), window: None };
+    let mut medium = String::new();
     for _ in 1..fields {
         match &*string(rest) {
             "block_hashes" => hashes = list(rest),
@@ -61,38 +72,39 @@ fn map(rest: &mut &[u8]) -> Event {
             "block_size" => block_size = read_int(rest).unwrap(),
             "lora_id" | "lora_name" => assert_eq!(optional(rest), None),
             "group_idx" => group.index = optional(rest),
-            "medium" => assert_eq!(string(rest), "GPU"),
+            "medium" => medium = string(rest),
             "kv_cache_spec_kind" => group.kind = string(rest),
             "kv_cache_spec_sliding_window" => group.window = optional(rest),
             other => panic!("no field {other}"),
         }
     }
-    match &*kind {
+    let event = match &*kind {
         "BlockStored" => Event::Stored { hashes, parent, tokens, block_size, group },
         "BlockRemoved" => Event::Removed(hashes, group.index),
         "AllBlocksCleared" => Event::Cleared,
         other => panic!("no event {other}"),
-    }
+    };
+    (medium, event)
 }
 
-fn array(rest: &mut &[u8]) -> Event {
+fn array(rest: &mut &[u8]) -> (String, Event) {
     let fields = read_array_len(rest).unwrap();
     match (&*string(rest), fields) {
         ("BlockStored", 12) => {
             let (hashes, parent, tokens) = (list(rest), optional(rest), list(rest));
             let block_size = read_int(rest).unwrap();
-            assert_eq!((optional(rest), &*string(rest)), (None, "GPU"));
+            assert_eq!(optional(rest), None);
+            let medium = string(rest);
             assert_eq!((optional(rest), optional(rest)), (None, None));
             let (index, kind, window) = (optional(rest), string(rest), optional(rest));
             let group = Group { index, kind, window };
-            Event::Stored { hashes, parent, tokens, block_size, group }
+            (medium, Event::Stored { hashes, parent, tokens, block_size, group })
         }
         ("BlockRemoved", 4) => {
-            let hashes = list(rest);
-            assert_eq!(string(rest), "GPU");
-            Event::Removed(hashes, optional(rest))
+            let (hashes, medium) = (list(rest), string(rest));
+            (medium, Event::Removed(hashes, optional(rest)))
         }
-        ("AllBlocksCleared", 1) => Event::Cleared,
+        ("AllBlocksCleared", 1) => (String::new(), Event::Cleared),
         (other, fields) => panic!("no event {other} of {fields} fields"),
     }
 }

@@ -10,6 +10,7 @@ mod groups;
 mod hostile;
 #[path = "../common/random.rs"]
 mod random;
+mod tiers;
 #[cfg(target_os = "linux")]
 mod victim;
 

@@ -14,8 +14,6 @@ use super::decode::{self, Event};
 use super::random::Random;
 use super::{BLOCK_SIZE, TOPIC, options, prompt_of};
 
-const TIERS: [Tier; 2] = [Tier::host(24), Tier::disk(40)];
-
 /// The contents that a subscriber holds, by medium.
 type Contents = HashMap<String, HashSet<u64>>;
 
@@ -70,7 +68,7 @@ fn work(cache: &PagedKvCache) {
 
 fn cache_of(publisher: &Arc<EventPublisher>) -> PagedKvCache {
     let builder = PagedKvCache::builder().num_blocks(20).block_size(BLOCK_SIZE);
-    let builder = TIERS.iter().fold(builder, |builder, &tier| builder.tier(tier));
+    let builder = builder.tier(Tier::host(24)).tier(Tier::disk(40));
     builder.event_sink(publisher.clone()).build().unwrap()
 }
 

@@ -35,30 +35,31 @@ pub(super) type SlotFlags = Box<[AtomicBool]>;
 pub(super) struct TierSlots {
     tiers: Box<[SlotsOfTier]>,
     /// How many slots of a medium hold each content: of the host's memory, and of files.
-    holders: [HashMap<BlockHash, u32>; 2],
+    holders: [HashMap<(GroupId, BlockHash), u32>; 2],
     /// The number of the generation of the announced contents.
     generation: u64,
     /// Increases when all contents end together. Slots of an earlier era hold nothing.
     era: u32,
-    /// Empty between calls, kept for its memory.
-    changed: Vec<BlockHash>,
+    /// By group. Empty between calls, kept for its memory.
+    changed: Box<[Vec<BlockHash>]>,
 }
 
 struct SlotsOfTier {
     medium: Medium,
-    slots: Box<[Slot]>,
+    slots: Box<[NotedSlot]>,
 }
 
 #[derive(Clone, Copy)]
-struct Slot {
+struct NotedSlot {
     hash: BlockHash,
     era: u32,
+    group: GroupId,
 }
 
 /// The era of a slot that holds no content.
 const NO_ERA: u32 = 0;
 
-const EMPTY: Slot = Slot { hash: BlockHash::NONE, era: NO_ERA };
+const EMPTY: NotedSlot = NotedSlot { hash: BlockHash::NONE, era: NO_ERA, group: GroupId(0) };
 
 /// Creates the flags of the slots of each tier.
 pub(super) fn flags_of(tiers: &[(Medium, usize)]) -> Result<Box<[SlotFlags]>> {
@@ -71,43 +72,54 @@ fn place_of(medium: Medium) -> usize {
 }
 
 impl TierSlots {
-    pub(super) fn new(tiers: &[(Medium, usize)]) -> Result<Self> {
+    /// Creates the slots of tiers, which hold nothing, for the contents of so many groups.
+    pub(super) fn new(tiers: &[(Medium, usize)], num_groups: usize) -> Result<Self> {
         let of_tier = |&(medium, slots): &(Medium, usize)| {
             Ok(SlotsOfTier { medium, slots: array_of(slots, || EMPTY)? })
         };
         let tiers: Result<Box<[_]>> = tiers.iter().map(of_tier).collect();
         let holders = [HashMap::new(), HashMap::new()];
-        Ok(Self { tiers: tiers?, holders, generation: 0, era: NO_ERA + 1, changed: Vec::new() })
+        let changed = (0..num_groups).map(|_| Vec::new()).collect();
+        Ok(Self { tiers: tiers?, holders, generation: 0, era: NO_ERA + 1, changed })
     }
 
     /// Notes that a slot holds a content. Returns true if no other slot of the medium does.
-    fn insert(&mut self, tier: usize, slot: BlockId, hash: BlockHash) -> bool {
+    fn insert(&mut self, tier: usize, slot: BlockId, (group, hash): (GroupId, BlockHash)) -> bool {
         let SlotsOfTier { medium, slots } = &mut self.tiers[tier];
         let slot = &mut slots[slot.index()];
         if slot.era == self.era {
             return false;
         }
-        *slot = Slot { hash, era: self.era };
-        let holders = self.holders[place_of(*medium)].entry(hash).or_default();
+        *slot = NotedSlot { hash, era: self.era, group };
+        let holders = self.holders[place_of(*medium)].entry((group, hash)).or_default();
         *holders += 1;
         *holders == 1
     }
 
     /// Notes that a slot holds no content any more. Returns its content if no other slot of the medium holds it.
-    fn remove(&mut self, tier: usize, slot: BlockId) -> Option<BlockHash> {
+    fn remove(&mut self, tier: usize, slot: BlockId) -> Option<(GroupId, BlockHash)> {
         let SlotsOfTier { medium, slots } = &mut self.tiers[tier];
         let slot = std::mem::replace(&mut slots[slot.index()], EMPTY);
         if slot.era != self.era {
             return None;
         }
         let holders = &mut self.holders[place_of(*medium)];
-        let left = holders.get_mut(&slot.hash).expect("a content that a slot holds is counted");
+        let content = (slot.group, slot.hash);
+        let left = holders.get_mut(&content).expect("a content that a slot holds is counted");
         *left -= 1;
         if *left > 0 {
             return None;
         }
-        holders.remove(&slot.hash);
-        Some(slot.hash)
+        holders.remove(&content);
+        Some(content)
+    }
+
+    /// Calls `note` with the changed contents of each group, in parts of the size of an event.
+    fn take_changed(&mut self, mut note: impl FnMut(GroupId, &[BlockHash])) {
+        for (group, changed) in (0..).zip(&mut self.changed) {
+            changed.chunks(MOST_BLOCKS).for_each(|hashes| note(GroupId(group), hashes));
+            changed.clear();
+        }
     }
 
     /// Ends all contents together. The next ones are of this generation.
@@ -123,31 +135,29 @@ impl State {
     fn note_changed(&mut self, tier: usize, is_stored: bool) {
         let Self { in_tiers, delivery, .. } = self;
         let medium = in_tiers.tiers[tier].medium;
-        for hashes in in_tiers.changed.chunks(MOST_BLOCKS) {
-            match is_stored {
-                true => delivery.note_stored(&stored(medium, hashes)),
-                false => delivery.note_removed(GroupId(0), medium, hashes),
-            }
-        }
-        in_tiers.changed.clear();
+        in_tiers.take_changed(|group, hashes| match is_stored {
+            true => delivery.note_stored(&stored(medium, group, hashes)),
+            false => delivery.note_removed(group, medium, hashes),
+        });
     }
 
     /// Notes every announced content of the tiers.
     pub(super) fn note_tiers(&mut self) {
         let Self { in_tiers, delivery, .. } = self;
         for medium in [Medium::Host, Medium::Disk] {
-            in_tiers.changed.extend(in_tiers.holders[place_of(medium)].keys());
-            for hashes in in_tiers.changed.chunks(MOST_BLOCKS) {
-                delivery.note_stored(&stored(medium, hashes));
+            for &(group, hash) in in_tiers.holders[place_of(medium)].keys() {
+                in_tiers.changed[group.index()].push(hash);
             }
-            in_tiers.changed.clear();
+            in_tiers.take_changed(|group, hashes| {
+                delivery.note_stored(&stored(medium, group, hashes));
+            });
         }
     }
 }
 
 /// Returns the event of contents that a tier has ready.
-fn stored(medium: Medium, hashes: &[BlockHash]) -> StoredBlocks<'_> {
-    let (group, parent, extra) = (GroupId(0), None, None);
+fn stored(medium: Medium, group: GroupId, hashes: &[BlockHash]) -> StoredBlocks<'_> {
+    let (parent, extra) = (None, None);
     StoredBlocks { group, hashes, parent, tokens: &[], extra, index: 0, medium }
 }
 
@@ -164,10 +174,12 @@ impl TierEvents {
         Self { event_order, tier }
     }
 
-    /// Calls `publish`, which publishes contents of this generation and returns those that are published, each with its
-    /// slot. The caller owns the slots. Calls nothing after a reset: its contents cannot be matched.
+    /// Calls `publish`, which publishes contents of a group and generation and returns those that are published, each with
+    /// its slot. The caller owns the slots. Calls nothing after a reset: its contents cannot be matched. Contents of a group
+    /// that the cache does not have are not announced: no admission asks for them.
     pub(crate) fn publish(
         &self,
+        group: GroupId,
         generation: Generation,
         publish: impl FnOnce() -> Vec<(BlockId, BlockHash)>,
     ) {
@@ -177,11 +189,15 @@ impl TierEvents {
             if state.in_tiers.generation != generation.number() {
                 return;
             }
-            for (slot, hash) in publish() {
+            let contents = publish();
+            if group.index() >= state.in_tiers.changed.len() {
+                return;
+            }
+            for (slot, hash) in contents {
                 // Relaxed: a thread takes the slot only after its owners have left, and the caller is an owner.
                 event_order.in_tiers[*tier][slot.index()].store(true, Ordering::Relaxed);
-                if state.in_tiers.insert(*tier, slot, hash) {
-                    state.in_tiers.changed.push(hash);
+                if state.in_tiers.insert(*tier, slot, (group, hash)) {
+                    state.in_tiers.changed[group.index()].push(hash);
                 }
             }
             state.note_changed(*tier, true);
@@ -195,8 +211,9 @@ impl TierEvents {
             // Relaxed: as in `publish`.
             if event_order.in_tiers[*tier][slot.index()].load(Ordering::Relaxed) {
                 event_order.in_tiers[*tier][slot.index()].store(false, Ordering::Relaxed);
-                let ended = state.in_tiers.remove(*tier, slot);
-                state.in_tiers.changed.extend(ended);
+                if let Some((group, hash)) = state.in_tiers.remove(*tier, slot) {
+                    state.in_tiers.changed[group.index()].push(hash);
+                }
             }
         }
         state.note_changed(*tier, false);
@@ -229,18 +246,21 @@ mod tests {
 
     const TIERS: [(Medium, usize); 3] = [(Medium::Host, 4), (Medium::Disk, 4), (Medium::Host, 4)];
 
-    fn hash(n: u128) -> BlockHash {
-        BlockHash::from_u128(n)
+    fn hash(n: u128) -> (GroupId, BlockHash) {
+        (GroupId(0), BlockHash::from_u128(n))
     }
 
     #[test]
     fn a_content_is_announced_once_in_a_medium_and_removed_with_its_last_slot() {
-        let mut slots = TierSlots::new(&TIERS).unwrap();
+        let mut slots = TierSlots::new(&TIERS, 2).unwrap();
         assert!(slots.insert(0, BlockId(0), hash(7)));
         assert!(!slots.insert(0, BlockId(1), hash(7)), "a copy in the same tier");
         assert!(!slots.insert(2, BlockId(1), hash(7)), "a copy in another tier of the medium");
         assert!(slots.insert(1, BlockId(0), hash(7)), "another medium");
         assert!(!slots.insert(1, BlockId(0), hash(7)), "the same slot again");
+        let in_group = (GroupId(1), hash(7).1);
+        assert!(slots.insert(0, BlockId(3), in_group), "another group");
+        assert_eq!(slots.remove(0, BlockId(3)), Some(in_group));
         assert_eq!(slots.remove(0, BlockId(0)), None);
         assert_eq!(slots.remove(0, BlockId(1)), None);
         assert_eq!(slots.remove(1, BlockId(0)), Some(hash(7)));
@@ -250,7 +270,7 @@ mod tests {
 
     #[test]
     fn contents_from_before_a_clearing_end_without_an_event() {
-        let mut slots = TierSlots::new(&TIERS).unwrap();
+        let mut slots = TierSlots::new(&TIERS, 2).unwrap();
         assert!(slots.insert(0, BlockId(0), hash(7)) && slots.insert(0, BlockId(1), hash(8)));
         slots.clear(1);
         assert_eq!(slots.remove(0, BlockId(0)), None);

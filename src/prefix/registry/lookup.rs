@@ -1,9 +1,11 @@
 //! Look-ups of a chain of hashes: probes, which write nothing, and acquisitions of the blocks that are cached.
 
 use super::{Generation, PublishedBlocks};
-use crate::id::BlockId;
-use crate::pool::Blocks;
+use crate::groups::MOST_GROUPS;
+use crate::id::{BlockId, GroupId};
+use crate::pool::content_key::Mark;
 use crate::pool::free_list::Matching;
+use crate::pool::{BlockPool, Blocks};
 use crate::prefix::hash::BlockHash;
 
 /// The result of a probe.
@@ -78,6 +80,18 @@ impl PublishedBlocks {
         idle.dedup();
         probed.idle = idle.len();
         probed
+    }
+
+    /// Returns the idle blocks whose contents can be matched. Reads every block once there was a reset; contents from
+    /// 4,096 resets ago may count as present ones then.
+    pub(crate) fn num_idle(&self, pool: &BlockPool) -> usize {
+        let generation = self.generation();
+        if generation.number() == 0 {
+            return pool.idle_totals().idle;
+        }
+        let group = |group: usize| self.of_group(generation, GroupId(group as u8));
+        let marks: [Mark; MOST_GROUPS] = std::array::from_fn(|at| group(at).mark());
+        pool.blocks().num_idle_with(&marks)
     }
 
     /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.
