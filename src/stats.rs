@@ -78,6 +78,42 @@ pub struct CacheStats {
     pub groups: Vec<GroupStats>,
     /// Each tier below the device, in order. Empty in a cache without tiers.
     pub tiers: Vec<TierStats>,
+    /// Contents that tickets of tiers copy at the moment. A content is copied by one ticket at a time, whatever its tiers.
+    pub contents_in_flight: usize,
+    /// Blocks of the device that a failed copy may still write. Those of a tier: [`TierStats::slots_quarantined`].
+    pub blocks_quarantined: usize,
+    /// Admissions that were answered with [`Pending`](crate::TierAdmission::Pending).
+    pub admissions_pending: u64,
+}
+
+impl CacheStats {
+    /// Returns the tokens of admitted prompts that were loaded from tiers.
+    ///
+    /// ```
+    /// assert_eq!(paged_kv::CacheStats::default().prompt_tokens_loaded(), 0);
+    /// ```
+    pub fn prompt_tokens_loaded(&self) -> u64 {
+        self.tiers.iter().map(|tier| tier.prompt_tokens_loaded).sum()
+    }
+
+    /// Returns the tokens of admitted prompts that no medium had: those that are left of
+    /// [`prompt_tokens`](Self::prompt_tokens) without the hits on the device and the tokens that were loaded. Tokens
+    /// that are being loaded are among them.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(16, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 9])?;
+    /// cache.commit(SeqId(1), 9)?;
+    /// cache.admit(SeqId(2), &[7; 9])?; // 8 hit
+    /// assert_eq!(cache.stats().prompt_tokens_computed(), 9 + 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn prompt_tokens_computed(&self) -> u64 {
+        let cached = self.prompt_tokens_hit + self.prompt_tokens_loaded();
+        self.prompt_tokens.saturating_sub(cached)
+    }
 }
 
 /// The counts of one tier below the device.
@@ -98,22 +134,29 @@ pub struct TierStats {
     pub medium: Option<Medium>,
     /// All slots.
     pub slots_total: usize,
-    /// Slots with a content that can be loaded, and that no ticket owns.
+    /// Slots with a content that can be loaded, and that no ticket owns. After a reset, each slot is read for it.
     pub slots_ready: usize,
     /// Slots that tickets own: written, or read. Slots in quarantine are among them.
     pub slots_used: usize,
-    /// Blocks that were copied to the tier.
+    /// Slots that a failed copy may still write.
+    pub slots_quarantined: usize,
+    /// Blocks that were copied to the tier, from the device or another tier.
     pub blocks_stored: u64,
+    /// Those of them that came from another tier.
+    pub blocks_stored_from_tiers: u64,
     /// Blocks that were copied from the tier to the device.
     pub blocks_loaded: u64,
+    /// Bytes that were copied to the tier, if the cache knows the [bytes of a
+    /// block](crate::PagedKvCacheBuilder::block_bytes).
+    pub bytes_stored: u64,
+    /// Bytes that were copied from the tier to the device.
+    pub bytes_loaded: u64,
+    /// Tokens of prompts that were loaded from the tier instead of computed.
+    pub prompt_tokens_loaded: u64,
     /// Copies that were reported as failed, or whose ticket was dropped.
     pub copies_failed: u64,
     /// Contents that were to be stored when the tier had no slot for them.
     pub stores_dropped: u64,
-    /// Contents that tickets copy at the moment, in all tiers.
-    pub contents_in_flight: usize,
-    /// Blocks and slots in quarantine, of all tiers and the device.
-    pub quarantined: usize,
 }
 
 /// The counts of one group of layers.

@@ -24,12 +24,14 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use self::contents::TierContents;
 use self::in_flight::InFlight;
 use self::quarantine::Quarantine;
+use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 pub use crate::id::{Medium, TicketNumber, TierId, TierSlot};
+use crate::pool::PoolHandle;
 use crate::prefix::event_order::EventOrder;
 use crate::prefix::event_order::in_tiers::TierEvents;
-use crate::stats::TierStats;
+use crate::stats::CacheStats;
 use crate::sync::{AtomicU64, Ordering, PlainArc};
 
 /// The most tiers of a cache.
@@ -189,6 +191,8 @@ pub(crate) struct TierState {
     pub(crate) tiers: Box<[TierContents]>,
     pub(crate) in_flight: InFlight,
     pub(crate) quarantine: Quarantine,
+    /// Admissions that had to wait for a ticket.
+    pub(crate) pending: ShardedCounter,
     tickets: AtomicU64,
     reset_observer: Option<ResetObserver>,
 }
@@ -221,6 +225,7 @@ impl TierState {
             tiers: contents?,
             in_flight: InFlight::new(),
             quarantine: Quarantine::new(),
+            pending: ShardedCounter::new(),
             tickets: AtomicU64::new(0),
             reset_observer,
         })
@@ -246,9 +251,16 @@ impl TierState {
         }
     }
 
-    pub(crate) fn stats(&self) -> Vec<TierStats> {
-        let pending = self.in_flight.len();
-        let quarantined = self.quarantine.len();
-        self.tiers.iter().map(|tier| tier.stats(pending, quarantined)).collect()
+    /// Writes the counts of the tiers of a cache with blocks of so many tokens and bytes, and of its device, to `stats`.
+    pub(crate) fn write_stats(
+        &self,
+        block: (usize, usize),
+        device: &PoolHandle,
+        stats: &mut CacheStats,
+    ) {
+        stats.tiers = self.tiers.iter().map(|tier| tier.stats(block, &self.quarantine)).collect();
+        stats.contents_in_flight = self.in_flight.len();
+        stats.blocks_quarantined = self.quarantine.len_in(device);
+        stats.admissions_pending = self.pending.sum();
     }
 }

@@ -112,8 +112,9 @@ impl World {
 
     fn assert_at_rest(&self) {
         assert_eq!(self.cache.used_block_count(), 0);
-        let tier = self.cache.stats().tiers[0];
-        assert_eq!((tier.slots_used, tier.contents_in_flight, tier.quarantined), (0, 0, 0));
+        let stats = self.cache.stats();
+        let held = (stats.tiers[0].slots_used, stats.tiers[0].slots_quarantined);
+        assert_eq!((held, stats.contents_in_flight, stats.blocks_quarantined), ((0, 0), 0, 0));
         assert_eq!(self.cache.validate(), Ok(()));
     }
 }

@@ -123,7 +123,7 @@ impl PagedKvCache {
         let (prompt_tokens_hit, prompt_tokens_too_short) =
             (self.reuse.hit.sum(), self.reuse.too_short.sum());
         let (requests_waiting_to_grow, requests_waiting_new) = self.pool.blocks().num_waiting();
-        CacheStats {
+        let mut stats = CacheStats {
             total_allocations: totals.taken,
             total_frees: totals.given,
             total_evictions: self.evictions.sum(),
@@ -144,8 +144,13 @@ impl PagedKvCache {
             requests_waiting_to_grow,
             steps_open: self.pool.blocks().num_open_steps(),
             groups: self.reuse.of_groups(),
-            tiers: self.tiers.as_ref().map_or_else(Vec::new, |state| state.stats()),
+            ..CacheStats::default()
+        };
+        if let Some(tiers) = &self.tiers {
+            let block = (self.block_size, self.block_bytes);
+            tiers.write_stats(block, &self.pool.handle(), &mut stats);
         }
+        stats
     }
 
     /// Returns the strategy by which [`evict`](Self::evict) selects a sequence.

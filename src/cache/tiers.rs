@@ -204,7 +204,12 @@ impl<'a> Tiers<'a> {
         options: &AdmitOptions,
         limit: LoadLimit,
     ) -> Result<TierAdmission> {
-        LoadTicket::admit(self.cache, self.state()?, prompt, options, limit)
+        let state = self.state()?;
+        let admitted = LoadTicket::admit(self.cache, state, prompt, options, limit)?;
+        if matches!(admitted, TierAdmission::Pending) {
+            state.pending.add(1);
+        }
+        Ok(admitted)
     }
 
     /// Puts an admitted sequence in the map, under an id.
@@ -252,7 +257,7 @@ impl<'a> Tiers<'a> {
     /// let ticket = cache.tiers().store(TierId(0), prompt.hashes())?.unwrap();
     /// let number = ticket.number();
     /// ticket.complete(&[CopyOutcome::Failed])?;
-    /// assert_eq!(cache.stats().tiers[0].quarantined, 1);
+    /// assert_eq!(cache.stats().tiers[0].slots_quarantined, 1);
     /// assert_eq!(cache.tiers().quiesced(number), 1);
     /// assert_eq!(cache.tiers().quiesced(number), 0);
     /// # Ok::<(), paged_kv::PagedKvError>(())

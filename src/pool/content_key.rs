@@ -115,6 +115,11 @@ impl KeyedView<'_> {
         self.last_key(id).filter(|_| is_marked)
     }
 
+    /// Returns the mark with which the block was last given a key.
+    pub(super) fn last_mark(&self, id: BlockId) -> Mark {
+        Mark(self.key_version(id) & ((1 << MARK) - 1))
+    }
+
     /// Returns the number of times that the block was given a key, above the mark of the last key.
     /// The count wraps from 2^20 - 1 to 1, and so is 0 only for a block that never had a key. The
     /// publisher removes a block's old entry from the index by its last key.

@@ -265,6 +265,13 @@ impl Blocks {
         self.words.state(id).is_idle()
     }
 
+    /// Returns the idle blocks whose key was given with one of `marks`. Reads every block.
+    pub(crate) fn num_idle_with(&self, marks: &[Mark]) -> usize {
+        let ids = (self.first..=self.largest_id()).map(BlockId);
+        let is_meant = |id| marks.contains(&self.words.keyed().last_mark(id));
+        ids.filter(|&id| self.is_idle(id) && is_meant(id)).count()
+    }
+
     /// Returns true if the block's content was asked for again since it was cached, or had come back by
     /// then.
     pub(crate) fn is_hot(&self, id: BlockId) -> bool {

@@ -1,5 +1,6 @@
 //! `TierContents`: the slots of one tier, and the contents that are ready in them.
 
+use super::quarantine::Quarantine;
 use super::use_counts::UseCounts;
 use super::{Medium, Tier};
 use crate::array::refuse_beyond_memory;
@@ -33,6 +34,8 @@ pub(crate) struct TierContents {
 /// Blocks that were copied, since the cache was created.
 pub(crate) struct TierCounts {
     pub(crate) stored: ShardedCounter,
+    /// Those of `stored` whose source was another tier.
+    pub(crate) stored_from_tiers: ShardedCounter,
     pub(crate) loaded: ShardedCounter,
     pub(crate) failed: ShardedCounter,
     /// Contents that were to be stored and were not.
@@ -50,7 +53,8 @@ impl TierContents {
         let keep = Retention::Contents(ReclaimPolicy::default());
         let takes = events.clone().map(|events| Box::new(events) as Box<dyn TakeObserver>);
         let observers = Observers { takes, overwrites: None };
-        let [stored, loaded, failed, dropped] = std::array::from_fn(|_| ShardedCounter::new());
+        let [stored, stored_from_tiers, loaded, failed, dropped] =
+            std::array::from_fn(|_| ShardedCounter::new());
         Ok(Self {
             medium: tier.medium,
             exclusive: tier.exclusive,
@@ -58,7 +62,7 @@ impl TierContents {
             pool: BlockPool::build(tier.slots, shards, keep, false, observers, None)?,
             published: PublishedBlocks::new(tier.slots, None, None)?,
             events,
-            counts: TierCounts { stored, loaded, failed, dropped },
+            counts: TierCounts { stored, stored_from_tiers, loaded, failed, dropped },
         })
     }
 
@@ -130,7 +134,7 @@ impl TierContents {
         let Some(events) = &self.events else {
             return self.publish_unannounced(group, ids, hashes, generation);
         };
-        events.publish(generation, || {
+        events.publish(group, generation, || {
             self.publish_unannounced(group, ids, hashes, generation);
             let blocks = self.pool.blocks();
             let contents = ids.iter().copied().zip(hashes.iter().copied());
@@ -172,18 +176,27 @@ impl TierContents {
         self.pool.validate()
     }
 
-    pub(super) fn stats(&self, contents_in_flight: usize, quarantined: usize) -> TierStats {
+    /// Returns the counts of the tier, whose slots hold blocks of so many tokens and bytes.
+    pub(super) fn stats(
+        &self,
+        (block_size, block_bytes): (usize, usize),
+        quarantine: &Quarantine,
+    ) -> TierStats {
+        let (stored, loaded) = (self.counts.stored.sum(), self.counts.loaded.sum());
         TierStats {
             medium: Some(self.medium),
             slots_total: self.pool.total_blocks(),
-            slots_ready: self.pool.idle_totals().idle,
+            slots_ready: self.published.num_idle(&self.pool),
             slots_used: self.pool.used_block_count(),
-            blocks_stored: self.counts.stored.sum(),
-            blocks_loaded: self.counts.loaded.sum(),
+            slots_quarantined: quarantine.len_in(&self.pool.handle()),
+            blocks_stored: stored,
+            blocks_stored_from_tiers: self.counts.stored_from_tiers.sum(),
+            blocks_loaded: loaded,
+            bytes_stored: stored * block_bytes as u64,
+            bytes_loaded: loaded * block_bytes as u64,
+            prompt_tokens_loaded: loaded * block_size as u64,
             copies_failed: self.counts.failed.sum(),
             stores_dropped: self.counts.dropped.sum(),
-            contents_in_flight,
-            quarantined,
         }
     }
 }

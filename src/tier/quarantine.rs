@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::TicketNumber;
+use crate::pool::PoolHandle;
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::table::BlockTable;
 
@@ -39,6 +40,13 @@ impl Quarantine {
         // Relaxed: as in `keep`.
         self.len.fetch_sub(len, Ordering::Relaxed);
         len
+    }
+
+    /// Returns the number of blocks of a pool in quarantine.
+    pub(crate) fn len_in(&self, pool: &PoolHandle) -> usize {
+        let tables = self.tables.lock();
+        let of_pool = tables.values().flatten().filter(|table| table.pool().is_of_same_pool(pool));
+        of_pool.map(BlockTable::len).sum()
     }
 
     /// Returns the number of blocks and slots in quarantine.

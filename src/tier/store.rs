@@ -147,6 +147,11 @@ impl StoreTicket {
         let done = self.publish(|at| outcome(at) == CopyOutcome::Done);
         let counts = &self.contents().counts;
         counts.stored.add(done as u64);
+        let from_tiers =
+            self.stores.iter().enumerate().filter(|&(at, store)| {
+                outcome(at) == CopyOutcome::Done && store.src.slot().is_some()
+            });
+        counts.stored_from_tiers.add(from_tiers.count() as u64);
         counts.failed.add(count(CopyOutcome::Failed) + count(CopyOutcome::Lost));
         counts.dropped.add(count(CopyOutcome::Skipped));
         let places = self.stores.iter().map(|store| store.src).enumerate();

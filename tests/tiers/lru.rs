@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use paged_kv::{BlockHash, Tier, TierStats};
 
+use crate::BLOCK_SIZE;
 use crate::reference::Content;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,8 +111,8 @@ impl TierModel {
         }
     }
 
-    /// Checks the counts of the cache for this tier.
-    pub fn check(&self, stats: &TierStats) {
+    /// Checks the counts of the cache, which is in this generation, for this tier.
+    pub fn check(&self, stats: &TierStats, generation: u64) {
         let counts = Counts {
             stored: stats.blocks_stored,
             loaded: stats.blocks_loaded,
@@ -121,6 +122,10 @@ impl TierModel {
         assert_eq!(counts, self.counts);
         let used = self.slots.iter().filter(|slot| slot.owners > 0).count();
         let slots = (stats.slots_total, stats.slots_used, stats.slots_ready);
-        assert_eq!(slots, (self.slots.len(), used, self.order.len()));
+        let is_current =
+            |slot: &&u32| self.slots[**slot as usize].content.is_some_and(|of| of.1 == generation);
+        let ready = self.order.iter().filter(is_current).count();
+        assert_eq!(slots, (self.slots.len(), used, ready));
+        assert_eq!(stats.prompt_tokens_loaded, counts.loaded * BLOCK_SIZE as u64);
     }
 }

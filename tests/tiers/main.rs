@@ -113,9 +113,10 @@ fn loaded(ticket: LoadTicket) -> CachedSequence {
 #[track_caller]
 fn assert_at_rest(cache: &PagedKvCache) {
     assert_eq!(cache.used_block_count(), 0, "blocks leaked");
-    for tier in cache.stats().tiers {
-        let held = (tier.slots_used, tier.contents_in_flight, tier.quarantined);
-        assert_eq!(held, (0, 0, 0), "slots leaked: {tier:?}");
+    let stats = cache.stats();
+    assert_eq!((stats.contents_in_flight, stats.blocks_quarantined), (0, 0));
+    for tier in stats.tiers {
+        assert_eq!((tier.slots_used, tier.slots_quarantined), (0, 0), "slots leaked: {tier:?}");
     }
     cache.validate().expect("a cache at rest is consistent");
 }

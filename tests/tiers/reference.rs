@@ -239,7 +239,12 @@ impl Reference {
         blocks.len() + slots.len()
     }
 
-    pub fn quarantined(&self) -> usize {
-        self.quarantine.values().map(|kept| kept.blocks.len() + kept.slots.len()).sum()
+    pub fn blocks_quarantined(&self) -> usize {
+        self.quarantine.values().map(|kept| kept.blocks.len()).sum()
+    }
+
+    pub fn slots_quarantined(&self, of: usize) -> usize {
+        let slots = self.quarantine.values().flat_map(|kept| &kept.slots);
+        slots.filter(|(tier, _)| *tier == of).count()
     }
 }

@@ -128,7 +128,7 @@ fn a_failed_load_keeps_the_blocks_before_the_first_failure() {
     assert_eq!((loaded.loaded_tokens, loaded.failed_blocks), (4, 1));
     assert_eq!(loaded.sequence.num_tokens(), 4);
     assert_eq!(cache.prefix().probe(&wanted), 4, "no block behind the failure is published");
-    assert_eq!(cache.stats().tiers[0].quarantined, 1);
+    assert_eq!(cache.stats().blocks_quarantined, 1);
     // The request computes the rest, and a second request finds it.
     let _ = loaded.sequence.append(wanted.num_tokens() - 4).unwrap();
     assert!(!loaded.sequence.block_ids().contains(&second), "it may still be written");

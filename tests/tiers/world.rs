@@ -77,11 +77,13 @@ impl World {
             let expected: Vec<usize> = std::iter::once(on_device).chain(in_tiers).collect();
             assert_eq!(self.cache.tiers().lookup(prompt), expected);
         }
-        let stats = self.cache.stats().tiers;
-        for (tier, stats) in self.reference.tiers.iter().zip(&stats) {
-            tier.check(stats);
-            assert_eq!(stats.contents_in_flight, self.reference.in_flight.len());
-            assert_eq!(stats.quarantined, self.reference.quarantined());
+        let stats = self.cache.stats();
+        assert_eq!(stats.contents_in_flight, self.reference.in_flight.len());
+        assert_eq!(stats.blocks_quarantined, self.reference.blocks_quarantined());
+        assert_eq!(stats.admissions_pending, self.num_pending as u64);
+        for (at, (tier, stats)) in self.reference.tiers.iter().zip(&stats.tiers).enumerate() {
+            tier.check(stats, self.reference.generation);
+            assert_eq!(stats.slots_quarantined, self.reference.slots_quarantined(at));
         }
         for sequence in &self.sequences {
             self.assert_apart(sequence.block_ids());
