@@ -28,6 +28,7 @@
 mod figures;
 mod sampler;
 mod scrape;
+mod tiers;
 mod vllm;
 
 use std::fmt;
@@ -171,6 +172,7 @@ impl Collector for CacheCollector {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let (mut scrape, stats) = (Scrape::new(encoder), self.cache.stats());
         figures::encode(&mut scrape, &self.cache, &stats)?;
+        tiers::encode(&mut scrape, &stats)?;
         if let Some(sampler) = &self.sampler {
             sampler.observe();
             figures::encode_times(&mut scrape, sampler)?;
@@ -181,6 +183,7 @@ impl Collector for CacheCollector {
         }
         let Some(vllm) = &self.vllm else { return Ok(()) };
         vllm.encode(&mut scrape, &self.cache, &stats)?;
+        vllm.encode_tiers(&mut scrape, &self.cache, &stats)?;
         if let Some(sampler) = &self.sampler {
             vllm.encode_times(&mut scrape, sampler)?;
         }

@@ -12,12 +12,16 @@ use crate::event::PublisherStats;
 use crate::stats::CacheStats;
 
 /// A metric of one figure, read from statistics of type `S`.
-struct Figure<S> {
-    described: Described,
-    read: fn(&S) -> u64,
+pub(super) struct Figure<S> {
+    pub(super) described: Described,
+    pub(super) read: fn(&S) -> u64,
 }
 
-const fn figure<S>(name: &'static str, help: &'static str, read: fn(&S) -> u64) -> Figure<S> {
+pub(super) const fn figure<S>(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&S) -> u64,
+) -> Figure<S> {
     Figure { described: Described { name, help }, read }
 }
 

@@ -58,14 +58,30 @@ impl<'a> Scrape<'a> {
         of: Described,
         values: impl Iterator<Item = (impl EncodeLabelSet, u64)>,
     ) -> fmt::Result {
-        let mut values =
-            values.map(|(labels, value)| (labels, ConstCounter::new(value))).peekable();
+        self.encode_each(of, values.map(|(labels, value)| (labels, ConstCounter::new(value))))
+    }
+
+    /// Encodes a gauge for each label; nothing if there is none.
+    pub(super) fn gauges_of_each(
+        &mut self,
+        of: Described,
+        values: impl Iterator<Item = (impl EncodeLabelSet, u64)>,
+    ) -> fmt::Result {
+        self.encode_each(of, values.map(|(labels, value)| (labels, ConstGauge::new(value))))
+    }
+
+    fn encode_each<M: EncodeMetric>(
+        &mut self,
+        of: Described,
+        values: impl Iterator<Item = (impl EncodeLabelSet, M)>,
+    ) -> fmt::Result {
+        let mut values = values.peekable();
         let Some((_, first)) = values.peek() else {
             return Ok(());
         };
         let Described { name, help } = of;
         let mut encoder = self.encoder.encode_descriptor(name, help, None, first.metric_type())?;
-        values.try_for_each(|(labels, counter)| counter.encode(encoder.encode_family(&labels)?))
+        values.try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(&labels)?))
     }
 
     pub(super) fn histogram(&mut self, of: Described, histogram: &Histogram) -> fmt::Result {

@@ -3,13 +3,19 @@
 //! Source: vLLM 0.33, `vllm/v1/metrics/loggers.py` and `rust/src/metrics/src/scheduler.rs`.
 //! `vllm:gpu_cache_usage_perc` is the older name of `vllm:kv_cache_usage_perc`. The dashboard that vLLM
 //! publishes (`examples/online_serving/prometheus_grafana/grafana.json`) still refers to it.
+//!
+//! Of tiers there are those whose meaning is the same: tokens, bytes, and the share of the host's slots that copies
+//! use. Loaded tokens count when their copies are done, and in vLLM when the request is admitted. Not here:
+//! `vllm:kv_offload_allocation_failure` (attempts; this crate counts contents), `vllm:kv_offload_stores_skipped` (by the
+//! threshold of uses), and times: the caller makes the copies.
 
 use std::fmt;
 
 use super::sampler::BlockSampler;
 use super::scrape::{Described, Scrape};
 use crate::cache::PagedKvCache;
-use crate::stats::CacheStats;
+use crate::id::Medium;
+use crate::stats::{CacheStats, TierStats};
 
 const USAGE: Described = Described {
     name: "vllm:kv_cache_usage_perc",
@@ -48,6 +54,31 @@ const RUNNING: Described =
 const WAITING: Described =
     Described { name: "vllm:num_requests_waiting", help: "Requests that wait for room." };
 
+const EXTERNAL_QUERIES: Described = Described {
+    name: "vllm:external_prefix_cache_queries",
+    help: "Tokens of prompts that the device did not hold, and that were looked up in tiers.",
+};
+const EXTERNAL_HITS: Described = Described {
+    name: "vllm:external_prefix_cache_hits",
+    help: "Tokens of prompts that were loaded from tiers.",
+};
+const BY_SOURCE: Described = Described {
+    name: "vllm:prompt_tokens_cached_by_source",
+    help: "Tokens of prompts that were not computed, by the memory that held them.",
+};
+const LOAD_BYTES: Described = Described {
+    name: "vllm:kv_offload_load_bytes",
+    help: "Bytes loaded from tiers to the device.",
+};
+const STORE_BYTES: Described = Described {
+    name: "vllm:kv_offload_store_bytes",
+    help: "Bytes stored from the device to tiers.",
+};
+const CPU_USAGE: Described = Described {
+    name: "vllm:kv_offload_cpu_cache_usage_perc",
+    help: "Slots of the host's memory that copies read or write. 1 means 100 percent.",
+};
+
 /// The labels of vLLM's metrics.
 #[derive(Debug)]
 pub(super) struct VllmNames {
@@ -78,6 +109,42 @@ impl VllmNames {
         scrape.counters(HITS, [(self.labels(), stats.prompt_tokens_hit)])?;
         scrape.counters(PREEMPTIONS, [(self.labels(), stats.total_evictions)])?;
         self.encode_config(scrape, cache, stats)
+    }
+
+    /// Encodes the metrics that concern the tiers, summed over them; nothing for a cache without tiers.
+    pub(super) fn encode_tiers(
+        &self,
+        scrape: &mut Scrape<'_>,
+        cache: &PagedKvCache,
+        stats: &CacheStats,
+    ) -> fmt::Result {
+        if stats.tiers.is_empty() {
+            return Ok(());
+        }
+        let missed = stats.prompt_tokens.saturating_sub(stats.prompt_tokens_hit);
+        let loaded = |medium| sum(stats, medium, |tier| tier.prompt_tokens_loaded);
+        let (host, disk) = (loaded(Medium::Host), loaded(Medium::Disk));
+        scrape.counters(EXTERNAL_QUERIES, [(self.labels(), missed)])?;
+        scrape.counters(EXTERNAL_HITS, [(self.labels(), host + disk)])?;
+        let [model_name, engine] = self.labels();
+        let sources = [("device", stats.prompt_tokens_hit), ("host", host), ("disk", disk)];
+        let sources =
+            sources.map(|(name, tokens)| ([model_name, engine, ("source", name)], tokens));
+        scrape.counters(BY_SOURCE, sources)?;
+        let bytes = |read: fn(&TierStats) -> u64| {
+            stats.tiers.iter().map(read).sum::<u64>() * cache.block_memory_bytes() as u64
+        };
+        let (loaded, stored) = (
+            bytes(|tier| tier.blocks_loaded),
+            bytes(|tier| tier.blocks_stored.saturating_sub(tier.blocks_stored_from_tiers)),
+        );
+        scrape.counters(LOAD_BYTES, [(self.labels(), loaded)])?;
+        scrape.counters(STORE_BYTES, [(self.labels(), stored)])?;
+        let used = sum(stats, Medium::Host, |tier| tier.slots_used as u64);
+        match sum(stats, Medium::Host, |tier| tier.slots_total as u64) {
+            0 => Ok(()),
+            slots => scrape.gauges(CPU_USAGE, [(self.labels(), used as f64 / slots as f64)]),
+        }
     }
 
     /// Encodes the metric whose labels are the parameters of the cache. Their values are written as Python
@@ -125,4 +192,9 @@ impl VllmNames {
         scrape.gauges(RUNNING, [(self.labels(), stats.num_sequences as u64)])?;
         scrape.gauges(WAITING, [(self.labels(), waiting)])
     }
+}
+
+/// Returns the sum of a figure over the tiers of a medium.
+fn sum(stats: &CacheStats, medium: Medium, read: fn(&TierStats) -> u64) -> u64 {
+    stats.tiers.iter().filter(|tier| tier.medium == Some(medium)).map(read).sum()
 }

@@ -182,6 +182,8 @@ impl TierContents {
         (block_size, block_bytes): (usize, usize),
         quarantine: &Quarantine,
     ) -> TierStats {
+        // Read the part before the whole.
+        let blocks_stored_from_tiers = self.counts.stored_from_tiers.sum();
         let (stored, loaded) = (self.counts.stored.sum(), self.counts.loaded.sum());
         TierStats {
             medium: Some(self.medium),
@@ -190,7 +192,7 @@ impl TierContents {
             slots_used: self.pool.used_block_count(),
             slots_quarantined: quarantine.len_in(&self.pool.handle()),
             blocks_stored: stored,
-            blocks_stored_from_tiers: self.counts.stored_from_tiers.sum(),
+            blocks_stored_from_tiers,
             blocks_loaded: loaded,
             bytes_stored: stored * block_bytes as u64,
             bytes_loaded: loaded * block_bytes as u64,

@@ -10,7 +10,10 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use paged_kv::metrics::{BlockSampler, CacheCollector};
-use paged_kv::{PagedKvCache, SeqId, StepBuffers};
+use paged_kv::{
+    AdmitOptions, BlockHash, CopyOutcome, LoadLimit, PagedKvCache, SeqId, StepBuffers, Tier,
+    TierAdmission, TierId,
+};
 use prometheus_client::registry::Registry;
 
 use self::exposition::Scraped;
@@ -121,6 +124,94 @@ fn a_scrape_waits_for_no_sequence_that_a_closure_reads() {
             assert_eq!(receive.recv_timeout(Duration::from_secs(20)), Ok(3.0));
         })
     });
+}
+
+/// Creates a cache whose tiers have copied blocks each way: two of a prompt are in the host's memory and come back, a
+/// third one is on disk.
+fn used_tiers() -> Arc<PagedKvCache> {
+    let builder = PagedKvCache::builder().num_blocks(16).block_size(4);
+    let cache = builder.tier(Tier::host(8)).tier(Tier::disk(8)).build().unwrap();
+    let prompt = cache.prompt(&[7; 13]);
+    let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    sequence.commit(13).unwrap();
+    let store = |tier, hashes: &[BlockHash], outcomes: &[CopyOutcome]| {
+        let ticket = cache.tiers().store(TierId(tier), hashes).unwrap().expect("to be stored");
+        let number = ticket.number();
+        ticket.complete(outcomes).unwrap();
+        number
+    };
+    store(0, &prompt.hashes()[..2], &[CopyOutcome::Done; 2]);
+    let failed = store(1, &prompt.hashes()[2..], &[CopyOutcome::Failed]);
+    cache.tiers().quiesced(failed);
+    store(1, &prompt.hashes()[2..], &[CopyOutcome::Done]);
+    drop(sequence);
+    cache.prefix().forget(16);
+    store(1, &prompt.hashes()[..1], &[CopyOutcome::Done]);
+    let short = cache.prompt(&[7; 9]);
+    let admit =
+        || cache.tiers().admit(&short, &AdmitOptions::default(), LoadLimit::default()).unwrap();
+    let TierAdmission::Loading(ticket) = admit() else { panic!("it is in the host's memory") };
+    assert!(matches!(admit(), TierAdmission::Pending));
+    drop(ticket.complete(&[CopyOutcome::Done; 2]).unwrap());
+    Arc::new(cache)
+}
+
+#[test]
+fn the_figures_of_tiers_are_shown_with_their_medium() {
+    let cache = used_tiers();
+    let bytes = cache.block_memory_bytes() as f64;
+    for scraped in Scraped::in_both_formats(&registry(CacheCollector::new(cache.clone()))) {
+        let figures = [
+            ("paged_kv_tier_slots", [8.0, 8.0]),
+            ("paged_kv_tier_slots_ready", [2.0, 2.0]),
+            ("paged_kv_tier_slots_used", [0.0, 0.0]),
+            ("paged_kv_tier_slots_quarantined", [0.0, 0.0]),
+            ("paged_kv_tier_blocks_stored_total", [2.0, 2.0]),
+            ("paged_kv_tier_blocks_stored_from_tiers_total", [0.0, 1.0]),
+            ("paged_kv_tier_blocks_loaded_total", [2.0, 0.0]),
+            ("paged_kv_tier_stored_bytes_total", [2.0 * bytes, 2.0 * bytes]),
+            ("paged_kv_tier_loaded_bytes_total", [2.0 * bytes, 0.0]),
+            ("paged_kv_tier_prompt_tokens_loaded_total", [8.0, 0.0]),
+            ("paged_kv_tier_copies_failed_total", [0.0, 1.0]),
+            ("paged_kv_tier_stores_dropped_total", [0.0, 0.0]),
+        ];
+        for (name, [host, disk]) in figures {
+            let of = |tier, medium| scraped.find(name, &[("tier", tier), ("medium", medium)]);
+            assert_eq!((of("0", "host"), of("1", "disk")), (vec![host], vec![disk]), "{name}");
+        }
+        assert_eq!(scraped.only("paged_kv_contents_in_flight"), 0.0);
+        assert_eq!(scraped.only("paged_kv_blocks_quarantined"), 0.0);
+        assert_eq!(scraped.only("paged_kv_admissions_pending_total"), 1.0);
+        scraped.assert_well_formed();
+        assert_listed(&scraped);
+    }
+}
+
+#[test]
+fn tiers_appear_under_vllms_names_where_the_meaning_is_the_same() {
+    let cache = used_tiers();
+    let bytes = cache.block_memory_bytes() as f64;
+    let registry = registry(CacheCollector::new(cache.clone()).vllm_names("llama", 7));
+    let labels = [("model_name", "llama"), ("engine", "7")];
+    for scraped in Scraped::in_both_formats(&registry) {
+        let value = |name: &str| scraped.find(name, &labels);
+        // 13 and 9 tokens, of which the device had none.
+        assert_eq!(value("vllm:external_prefix_cache_queries_total"), [22.0]);
+        assert_eq!(value("vllm:external_prefix_cache_hits_total"), [8.0]);
+        for (source, tokens) in [("device", 0.0), ("host", 8.0), ("disk", 0.0)] {
+            let of = [labels[0], labels[1], ("source", source)];
+            let name = "vllm:prompt_tokens_cached_by_source_total";
+            assert_eq!(scraped.find(name, &of), [tokens], "{source}");
+        }
+        assert_eq!(value("vllm:kv_offload_load_bytes_total"), [2.0 * bytes]);
+        assert_eq!(value("vllm:kv_offload_store_bytes_total"), [3.0 * bytes], "of the device");
+        assert_eq!(value("vllm:kv_offload_cpu_cache_usage_perc"), [0.0]);
+        scraped.assert_well_formed();
+        assert_listed(&scraped);
+    }
+    let without = CacheCollector::new(used_cache()).vllm_names("llama", 7);
+    let names = Scraped::of(&self::registry(without)).names();
+    assert!(!names.iter().any(|name| name.contains("offload") || name.contains("tier")));
 }
 
 /// The guide's page is where an operator looks a name up.
