@@ -154,10 +154,14 @@ impl PublisherOptions {
     /// Sets whether the events of [tiers](crate::Tier) are published, by default false: then only the events of the device
     /// are, and any consumer is right about the device.
     ///
-    /// Set it only if every consumer keeps media apart, as Dynamo and llm-d do. A consumer that reads no `medium` would
+    /// Set it only if every consumer keeps media apart, as Dynamo does. A consumer that reads no `medium` would
     /// take a content that leaves a tier for one that leaves the device, and a content in a tier for one on the device.
     /// Events of tiers have hashes only, as vLLM's of offloaded blocks, so they are of use to a consumer that knows the
     /// hashes from events of the device.
+    ///
+    /// Dynamo 1.6.1 keeps the salts of prompts in one record for the device and for `CPU`, which events without tokens
+    /// spoil. Where prompts have salts, give the host a name that it takes for a disk,
+    /// `medium_of(Medium::Host, "CPU_TIER2")`, or leave salts out ([`publish_salts`](Self::publish_salts)).
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().tiers(true);

@@ -1,42 +1,58 @@
 //! Tests that the index of NVIDIA Dynamo's router finds exactly the blocks that a probe finds. Events of
 //! many threads pass through sockets, and the crate `dynamo-kv-router` decodes and indexes them, in both
-//! dialects. Other tests cover lost batches, a late router, a restarted publisher, and groups of layers.
+//! dialects. Other tests cover lost batches, a late router, a restarted publisher, groups of layers, and tiers below the
+//! device.
 
 #[path = "../../publisher/client.rs"]
 mod client;
 #[path = "../../common/random.rs"]
 mod random;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use client::{Batch, Client};
 use dynamo_kv_router::RadixTree;
-use dynamo_kv_router::protocols::{BlockHashOptions, WorkerWithDpRank, compute_block_hash_for_seq};
+use dynamo_kv_router::protocols::{
+    BlockHashOptions, KvCacheEventData, RouterEvent, StorageTier, WorkerWithDpRank,
+    compute_block_hash_for_seq,
+};
 use dynamo_kv_router::zmq_wire::{ZmqEventNormalizer, decode_event_batch};
 use paged_kv::event::{Dialect, EventPublisher, PublishedGroups, PublisherOptions};
-use paged_kv::{AdmitOptions, ExtraKeys, LayerGroup, PagedKvCache, Prompt};
+use paged_kv::{
+    AdmitOptions, CopyOutcome, ExtraKeys, LayerGroup, Medium, PagedKvCache, Prompt, Tier, TierId,
+};
 use random::Random;
 
 const BLOCK_SIZE: usize = 16;
 const DIALECTS: [Dialect; 2] = [Dialect::Map, Dialect::Array];
 const WORKER: WorkerWithDpRank = WorkerWithDpRank { worker_id: 7, dp_rank: 0 };
 
-/// Dynamo's index, fed as its listener feeds it.
+/// Dynamo's index, fed as its listener feeds it: events of the device go to the tree, and those of other media to other
+/// indexes.
 struct Router {
     tree: RadixTree,
+    /// Contents of other media that were removed, and events of these that stored some.
+    removed_below: HashMap<StorageTier, HashSet<u64>>,
+    stored_below: HashMap<StorageTier, usize>,
     normalizer: ZmqEventNormalizer,
     next: Option<u64>,
     events: u64,
     /// Events of groups that Dynamo does not index.
     filtered: u64,
+    /// False if the events have no salts.
+    salts: bool,
 }
 
 impl Router {
     fn new() -> Self {
         let normalizer = ZmqEventNormalizer::new(BLOCK_SIZE as u32);
-        Self { tree: RadixTree::new(), normalizer, next: None, events: 0, filtered: 0 }
+        let (removed_below, stored_below) = (HashMap::new(), HashMap::new());
+        let tree = RadixTree::new();
+        let (next, events, filtered, salts) = (None, 0, 0, true);
+        Self { tree, removed_below, stored_below, normalizer, next, events, filtered, salts }
     }
 
     fn take(&mut self, (sequence, payload): &Batch) {
@@ -50,8 +66,28 @@ impl Router {
                 continue;
             };
             let event = event.into_router_event().expect("it is of this worker");
-            self.tree.apply_event(event).expect("a parent is there before its children");
             self.events += 1;
+            if !event.storage_tier.is_gpu() {
+                self.note_below(event);
+                continue;
+            }
+            self.tree.apply_event(event).expect("a parent is there before its children");
+        }
+    }
+
+    /// Notes an event of a tier. Dynamo indexes no block without tokens, and looks removed ones up by their hashes.
+    fn note_below(&mut self, event: RouterEvent) {
+        let tier = event.storage_tier;
+        match event.event.data {
+            KvCacheEventData::Stored(stored) => {
+                assert!(stored.blocks.is_empty());
+                *self.stored_below.entry(tier).or_default() += 1;
+            }
+            KvCacheEventData::Removed(removed) => {
+                let hashes = removed.block_hashes.iter().map(|hash| hash.0);
+                self.removed_below.entry(tier).or_default().extend(hashes);
+            }
+            KvCacheEventData::Cleared => panic!("a clearing is of all media"),
         }
     }
 
@@ -73,7 +109,7 @@ impl Router {
     fn find(&self, asked: &Asked) -> usize {
         let options = BlockHashOptions {
             lora_name: asked.lora,
-            cache_namespace: asked.salt,
+            cache_namespace: asked.salt.filter(|_| self.salts),
             ..Default::default()
         };
         let hashes = compute_block_hash_for_seq(&asked.tokens, BLOCK_SIZE as u32, options);
@@ -309,4 +345,71 @@ fn with_groups_find_matches_is_the_hit_of_full_attention() {
             assert_eq!(router.filtered > 0, published == PublishedGroups::All);
         }
     }
+}
+
+/// Stores contents of random prompts in tiers, where they replace others, while other threads use the device.
+fn work_with_tiers(cache: &PagedKvCache, rounds: usize) {
+    thread::scope(|scope| {
+        scope.spawn(|| work(cache, rounds));
+        scope.spawn(|| {
+            let mut random = Random::new(50);
+            for _ in 0..rounds {
+                let prompt = Asked::of(&mut random, true).prompt(cache);
+                let tier = TierId(random.below(2) as u8);
+                if let Some(ticket) = cache.tiers().store(tier, prompt.hashes()).unwrap() {
+                    let outcomes = vec![CopyOutcome::Done; ticket.stores().len()];
+                    ticket.complete(&outcomes).unwrap();
+                }
+            }
+        });
+    });
+}
+
+/// Contents that come to tiers and leave them do not change what Dynamo expects on the device. Dynamo keeps one record of
+/// salts for the device and the host's memory, which events without tokens spoil. So the host has a name that Dynamo takes
+/// for a disk, or salts are not published.
+#[test]
+fn with_tiers_find_matches_is_the_probe_of_the_device() {
+    use StorageTier::{Disk, HostPinned};
+
+    let names = [("CPU", false, &[HostPinned, Disk][..]), ("CPU_TIER2", true, &[Disk])];
+    for dialect in DIALECTS {
+        let options = options(dialect);
+        let router = with_tiers(&options, true);
+        assert!(router.stored_below.is_empty() && router.removed_below.is_empty());
+        for (host, salts, tiers) in names {
+            let options = options.clone().tiers(true).medium_of(Medium::Host, host);
+            let router = with_tiers(&options.publish_salts(salts), salts);
+            let stored: HashSet<&StorageTier> = router.stored_below.keys().collect();
+            let removed: HashSet<&StorageTier> = router.removed_below.keys().collect();
+            assert_eq!((stored, removed), (tiers.iter().collect(), tiers.iter().collect()));
+        }
+    }
+}
+
+/// Works on a cache with tiers, and checks that the router is right about the device.
+fn with_tiers(options: &PublisherOptions, salts: bool) -> Router {
+    let publisher = Arc::new(EventPublisher::bind(options).unwrap());
+    let builder = PagedKvCache::builder().num_blocks(1_024).block_size(BLOCK_SIZE).home_shards(4);
+    let builder = builder.tier(Tier::host(64)).tier(Tier::disk(100));
+    let cache = builder.event_sink(publisher.clone()).build().unwrap();
+    let mut router = Router { salts, ..Router::new() };
+    let mut subscriber = Client::subscribe(publisher.address(), "kv@");
+    let mut replay = replay_of(&publisher);
+    work_with_tiers(&cache, 600);
+    drain(&mut router, &publisher, &mut subscriber, &mut replay, u64::MAX);
+    router.assert_true(&cache);
+    let left_and_kept = prompts_of(&cache).any(|prompt| {
+        let hits = cache.prefix().probe(&prompt) / BLOCK_SIZE;
+        let is_removed = |hash: u64| router.removed_below.values().any(|all| all.contains(&hash));
+        prompt.hashes()[..hits].iter().any(|hash| is_removed(hash.event_hash()))
+    });
+    let has_events = !router.removed_below.is_empty();
+    assert_eq!(left_and_kept, has_events, "some contents left a tier and are on the device");
+    router
+}
+
+fn prompts_of(cache: &PagedKvCache) -> impl Iterator<Item = Prompt> {
+    let mut random = Random::new(40);
+    (0..2_000).map(move |_| Asked::of(&mut random, true).prompt(cache))
 }
