@@ -151,7 +151,8 @@ pub struct TierStats {
     pub bytes_stored: u64,
     /// Bytes that were copied from the tier to the device.
     pub bytes_loaded: u64,
-    /// Tokens of prompts that were loaded from the tier instead of computed.
+    /// Tokens of prompts that were loaded from the tier instead of computed. With groups of layers, all tokens of a load
+    /// count for the lowest of its tiers.
     pub prompt_tokens_loaded: u64,
     /// Copies that were reported as failed, or whose ticket was dropped.
     pub copies_failed: u64,

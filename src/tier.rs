@@ -243,6 +243,11 @@ impl TierState {
         })
     }
 
+    /// Counts tokens of a prompt that were loaded from a tier.
+    pub(crate) fn count_tokens(&self, from: TierId, tokens: usize) {
+        self.tiers[usize::from(from.0)].counts.tokens_loaded.add(tokens as u64);
+    }
+
     /// Makes all contents unmatchable, in the device's reset with this number. Copies that are under way publish nothing.
     pub(crate) fn reset(&self, number: u64) {
         self.tiers.iter().for_each(TierContents::reset);
@@ -251,14 +256,15 @@ impl TierState {
         }
     }
 
-    /// Writes the counts of the tiers of a cache with blocks of so many tokens and bytes, and of its device, to `stats`.
+    /// Writes the counts of the tiers of a cache with blocks of so many bytes, and of its device, to `stats`.
     pub(crate) fn write_stats(
         &self,
-        block: (usize, usize),
+        block_bytes: usize,
         device: &PoolHandle,
         stats: &mut CacheStats,
     ) {
-        stats.tiers = self.tiers.iter().map(|tier| tier.stats(block, &self.quarantine)).collect();
+        let of_tier = |tier: &TierContents| tier.stats(block_bytes, &self.quarantine);
+        stats.tiers = self.tiers.iter().map(of_tier).collect();
         stats.contents_in_flight = self.in_flight.len();
         stats.blocks_quarantined = self.quarantine.len_in(device);
         stats.admissions_pending = self.pending.sum();

@@ -147,8 +147,7 @@ impl PagedKvCache {
             ..CacheStats::default()
         };
         if let Some(tiers) = &self.tiers {
-            let block = (self.block_size, self.block_bytes);
-            tiers.write_stats(block, &self.pool.handle(), &mut stats);
+            tiers.write_stats(self.block_bytes, &self.pool.handle(), &mut stats);
         }
         stats
     }

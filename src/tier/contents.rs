@@ -37,6 +37,8 @@ pub(crate) struct TierCounts {
     /// Those of `stored` whose source was another tier.
     pub(crate) stored_from_tiers: ShardedCounter,
     pub(crate) loaded: ShardedCounter,
+    /// Tokens of prompts that were loaded.
+    pub(crate) tokens_loaded: ShardedCounter,
     pub(crate) failed: ShardedCounter,
     /// Contents that were to be stored and were not.
     pub(crate) dropped: ShardedCounter,
@@ -53,8 +55,10 @@ impl TierContents {
         let keep = Retention::Contents(ReclaimPolicy::default());
         let takes = events.clone().map(|events| Box::new(events) as Box<dyn TakeObserver>);
         let observers = Observers { takes, overwrites: None };
-        let [stored, stored_from_tiers, loaded, failed, dropped] =
+        let [stored, stored_from_tiers, loaded, tokens_loaded, failed, dropped] =
             std::array::from_fn(|_| ShardedCounter::new());
+        let counts =
+            TierCounts { stored, stored_from_tiers, loaded, tokens_loaded, failed, dropped };
         Ok(Self {
             medium: tier.medium,
             exclusive: tier.exclusive,
@@ -62,7 +66,7 @@ impl TierContents {
             pool: BlockPool::build(tier.slots, shards, keep, false, observers, None)?,
             published: PublishedBlocks::new(tier.slots, None, None)?,
             events,
-            counts: TierCounts { stored, stored_from_tiers, loaded, failed, dropped },
+            counts,
         })
     }
 
@@ -176,12 +180,8 @@ impl TierContents {
         self.pool.validate()
     }
 
-    /// Returns the counts of the tier, whose slots hold blocks of so many tokens and bytes.
-    pub(super) fn stats(
-        &self,
-        (block_size, block_bytes): (usize, usize),
-        quarantine: &Quarantine,
-    ) -> TierStats {
+    /// Returns the counts of the tier, whose slots have so many bytes.
+    pub(super) fn stats(&self, block_bytes: usize, quarantine: &Quarantine) -> TierStats {
         // Read the part before the whole.
         let blocks_stored_from_tiers = self.counts.stored_from_tiers.sum();
         let (stored, loaded) = (self.counts.stored.sum(), self.counts.loaded.sum());
@@ -196,7 +196,7 @@ impl TierContents {
             blocks_loaded: loaded,
             bytes_stored: stored * block_bytes as u64,
             bytes_loaded: loaded * block_bytes as u64,
-            prompt_tokens_loaded: loaded * block_size as u64,
+            prompt_tokens_loaded: self.counts.tokens_loaded.sum(),
             copies_failed: self.counts.failed.sum(),
             stores_dropped: self.counts.dropped.sum(),
         }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use paged_kv::{
-    BlockHash, CopyOutcome, EventSink, KvEvent, Medium, PagedKvCache, StoreTicket, Tier, TierId,
+    BlockHash, CopyOutcome, EventSink, KvEvent, LayerGroup, Medium, PagedKvCache, StoreTicket,
+    Tier, TierId,
 };
 
 use crate::mirror::Mirror;
@@ -184,4 +185,31 @@ fn a_store_that_is_settled_during_a_reset_is_not_announced() {
     assert_eq!(cache.tiers().lookup(&wanted), [0, 0]);
     drop(sequence);
     assert_at_rest(&cache);
+}
+
+/// Equal tokens have equal hashes in both groups.
+#[test]
+fn the_groups_of_a_tier_are_kept_apart() {
+    let mirror = Arc::<Mirror>::default();
+    let groups = [
+        LayerGroup::Full { block_size: BLOCK_SIZE },
+        LayerGroup::SlidingWindow { block_size: BLOCK_SIZE, window: 8 },
+    ];
+    let builder = PagedKvCache::builder().num_blocks(64).groups(&groups);
+    let builder = builder.tier(Tier::host(64).exclusive()).event_sink(mirror.clone());
+    let cache = builder.build().unwrap();
+    let wanted = prompt(&cache, 1, 8);
+    put(&cache, HOST, &wanted);
+    let held = |group| mirror.held().of_group(Host, group);
+    assert_eq!((held(0), held(1)), (set(wanted.hashes()), set(wanted.hashes())));
+    // All blocks of full attention come back, and of the window the last two.
+    drop(loaded(loading(&cache, &wanted)));
+    assert_eq!((held(0), held(1)), (set(&[]), set(&wanted.hashes()[..6])));
+    let again = [held(0), held(1)];
+    *mirror.held() = Default::default();
+    cache.prefix().announce_all();
+    assert_eq!([held(0), held(1)], again);
+    cache.prefix().reset();
+    assert_eq!([held(0), held(1)], [set(&[]), set(&[])]);
+    assert!(mirror.held().faults.is_empty(), "{:?}", mirror.held().faults);
 }

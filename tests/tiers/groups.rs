@@ -57,6 +57,9 @@ fn a_load_has_the_contents_that_the_joint_hit_needs_and_no_others() {
     let outcomes = vec![Done; ticket.loads().len()];
     let loaded = ticket.complete(&outcomes).unwrap();
     assert_eq!((loaded.loaded_tokens, loaded.admission.cached_tokens), (32, 32));
+    let stats = cache.stats();
+    assert_eq!((stats.prompt_tokens_loaded(), stats.tiers[0].blocks_loaded), (32, 10));
+    assert_eq!(stats.prompt_tokens_computed(), 33 + 1);
     assert_eq!(loaded.sequence.num_tokens(), 33);
     assert_eq!(cache.prefix().probe(&wanted), 32, "published");
     drop(loaded);

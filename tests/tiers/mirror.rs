@@ -11,10 +11,10 @@ use crate::BLOCK_SIZE;
 /// The most events that are kept.
 const MOST_EVENTS: usize = 1_000;
 
-/// The contents that a consumer holds, by the number of their medium.
+/// The contents that a consumer holds, by the number of their medium and group.
 #[derive(Debug, Default)]
 pub struct Held {
-    contents: BTreeMap<usize, BTreeSet<BlockHash>>,
+    contents: BTreeMap<(usize, u8), BTreeSet<BlockHash>>,
     /// The first events: the kind of each, its medium, and its hashes.
     pub events: Vec<(&'static str, Option<Medium>, Vec<BlockHash>)>,
     pub faults: Vec<String>,
@@ -28,16 +28,21 @@ fn number_of(medium: Medium) -> usize {
 }
 
 impl Held {
-    /// Returns the contents of a medium.
+    /// Returns the contents of a medium, of the first group.
     pub fn of(&self, medium: Medium) -> BTreeSet<BlockHash> {
-        self.contents.get(&number_of(medium)).cloned().unwrap_or_default()
+        self.of_group(medium, 0)
+    }
+
+    pub fn of_group(&self, medium: Medium, group: u8) -> BTreeSet<BlockHash> {
+        self.contents.get(&(number_of(medium), group)).cloned().unwrap_or_default()
     }
 
     fn take(&mut self, event: &KvEvent<'_>) {
         let mut faults = Vec::new();
-        let mut fault = |what: &str| faults.push(format!("{what}: {event:?}"));
-        let of_medium =
-            event.medium().map(|medium| self.contents.entry(number_of(medium)).or_default());
+        let mut fault = |rule: &str| faults.push(format!("{rule}: {event:?}"));
+        let of_medium = event.medium().zip(event.group()).map(|(medium, (group, _))| {
+            self.contents.entry((number_of(medium), group.0)).or_default()
+        });
         let kind = match *event {
             KvEvent::BlockStored { hashes, parent, tokens, block_size, medium, .. } => {
                 let held = of_medium.expect("stored blocks have a medium");

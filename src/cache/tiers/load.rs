@@ -298,6 +298,9 @@ impl LoadTicket {
         admission.cached_tokens = computed;
         admission.longest_group_hit = computed;
         admission.num_tokens = sequence.num_tokens();
+        self.loads[..good]
+            .iter()
+            .for_each(|load| self.state.count_tokens(load.src.tier, self.block_size));
         self.settle(outcomes, |at| at < good);
         let loaded_tokens = good * self.block_size;
         Ok(Loaded { sequence, admission, loaded_tokens, failed_blocks: failed })

@@ -365,7 +365,7 @@ fn work_with_tiers(cache: &PagedKvCache, rounds: usize) {
     });
 }
 
-/// Contents that come to tiers and leave them do not change what Dynamo expects on the device. Dynamo keeps one record of
+/// Contents that come to tiers and leave them do not change the blocks that Dynamo expects on the device. Dynamo keeps one record of
 /// salts for the device and the host's memory, which events without tokens spoil. So the host has a name that Dynamo takes
 /// for a disk, or salts are not published.
 #[test]

@@ -273,11 +273,17 @@ impl LoadTicket {
         // The ticket is one more owner of the blocks until after that.
         hashed.publish_loaded(of_groups, length, |id| done.contains(&id));
         let (loads, failed_blocks) = (self.loads.len(), self.loads.len() - done.len());
+        let loaded_tokens = length.saturating_sub(self.hits);
+        // A token has contents in several groups, maybe of several tiers.
+        let lowest = self.loads.iter().map(|load| load.src.tier).max();
+        if let Some(tier) = lowest.filter(|_| failed_blocks == 0) {
+            self.state.count_tokens(tier, loaded_tokens);
+        }
         self.settle(outcomes, is_done);
         if failed_blocks > 0 {
             return Err(PagedKvError::LoadFailed { failed_blocks, loads });
         }
-        let (admission, loaded_tokens) = (self.admission.clone(), length.saturating_sub(self.hits));
+        let admission = self.admission.clone();
         Ok(Loaded { sequence, admission, loaded_tokens, failed_blocks })
     }
 }
