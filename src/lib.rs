@@ -77,6 +77,8 @@ mod stats;
 mod sync;
 mod table;
 mod tier;
+#[cfg(feature = "tier-store")]
+pub mod tier_store;
 mod trace;
 #[cfg(feature = "async")]
 pub mod wait;

@@ -52,11 +52,16 @@ pub(crate) use std::sync::{Arc as PlainArc, Weak as PlainWeak};
 /// A mutex that no model checks: for data that no protocol depends on.
 pub(crate) use parking_lot::Mutex as PlainMutex;
 
-/// Locks and notifications for code outside the models: sockets and their thread.
-#[cfg(feature = "events")]
+/// Locks and notifications for code outside the models: sockets and their thread, the threads of movers.
+#[cfg(any(feature = "events", feature = "tier-store"))]
 pub(crate) mod outside {
     pub(crate) use parking_lot::Mutex;
+    #[cfg(feature = "tier-store")]
+    pub(crate) use parking_lot::{Condvar, RwLock, RwLockReadGuard, RwLockWriteGuard};
+    #[cfg(feature = "tier-store")]
+    pub(crate) use std::sync::Weak;
     pub(crate) use std::sync::{Arc, mpsc};
+    #[cfg(feature = "events")]
     pub(crate) use tokio::sync::{Notify, watch};
 }
 

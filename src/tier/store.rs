@@ -126,6 +126,18 @@ impl StoreTicket {
         self.generation.number()
     }
 
+    /// Returns all that is needed to end the quarantine of this ticket after it is settled.
+    #[cfg(feature = "tier-store")]
+    pub(crate) fn quarantine(&self) -> (PlainArc<TierState>, TicketNumber) {
+        (PlainArc::clone(&self.state), self.number)
+    }
+
+    /// Gives the sources back, from which the caller has copied.
+    #[cfg(feature = "tier-store")]
+    pub(crate) fn release_sources(&mut self) {
+        self.sources.clear();
+    }
+
     /// Reports the outcome of each copy, in the order of [`stores`](Self::stores). The contents that are done can be
     /// loaded from the tier when this returns, unless the cache was reset since the ticket was made. The slots of failed
     /// copies stay in quarantine. Returns the number of contents that are done.

@@ -31,6 +31,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("event", 6),
     ("cache", 7),
     ("metrics", 8),
+    ("tier_store", 8),
     ("wait", 8),
     ("loom_api", 9),
 ];

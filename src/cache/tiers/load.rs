@@ -244,6 +244,11 @@ impl LoadTicket {
         self.number
     }
 
+    #[cfg(feature = "tier-store")]
+    pub(crate) fn quarantine(&self) -> (PlainArc<TierState>, TicketNumber) {
+        (PlainArc::clone(&self.state), self.number)
+    }
+
     /// Returns the contents that the copies are about to overwrite: new blocks of the sequence, which were cached until
     /// now. [`Tiers::store_overwritten`](crate::Tiers::store_overwritten) makes a ticket for them.
     ///

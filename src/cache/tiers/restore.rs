@@ -87,6 +87,11 @@ impl TierRestore {
         ready
     }
 
+    #[cfg(feature = "tier-store")]
+    pub(crate) fn tier(&self) -> TierId {
+        self.tier
+    }
+
     /// Returns the number of slots that are still held.
     ///
     /// ```

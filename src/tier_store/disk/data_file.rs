@@ -1,0 +1,134 @@
+//! `DataFile`: a locked file that is read and written at positions, with its room allocated.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use fs4::{FileExt, TryLockError};
+
+use super::file_header::FILE_HEADER_BYTES;
+use super::options::OpenError;
+
+/// The bytes that are written at a time where a file system cannot allocate.
+const ZEROS: usize = 1 << 20;
+
+/// A file that this process alone has open as a store. Its lock ends when it is dropped.
+pub(super) struct DataFile(File);
+
+impl DataFile {
+    /// Opens or creates a file and locks it.
+    ///
+    /// # Errors
+    /// `Locked`, `Io`.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // Contents are prompts of users in another form.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let fault = |operation, source| OpenError::Io { operation, path: path.into(), source };
+        let file = options.open(path).map_err(|source| fault("open", source))?;
+        // Not as a method, which the standard library has since Rust 1.89.
+        match FileExt::try_lock(&file) {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.into() }),
+            Err(TryLockError::Error(source)) => Err(fault("lock", source)),
+        }
+    }
+
+    /// Returns the first bytes, with zeros behind the end of a shorter file.
+    pub(super) fn beginning(&self) -> io::Result<[u8; FILE_HEADER_BYTES]> {
+        let mut bytes = [0; FILE_HEADER_BYTES];
+        let len = self.0.metadata()?.len().min(FILE_HEADER_BYTES as u64) as usize;
+        self.read(&mut bytes[..len], 0)?;
+        Ok(bytes)
+    }
+
+    /// Removes everything from the file.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.0.set_len(0)
+    }
+
+    /// Gives the file so many bytes and allocates their room. New bytes are zeros, the others stay.
+    pub(super) fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match FileExt::allocate(&self.0, bytes) {
+            Ok(()) if self.0.metadata()?.len() < bytes => self.0.set_len(bytes),
+            Err(fault) if fault.kind() == io::ErrorKind::Unsupported => self.fill(bytes),
+            allocated => allocated,
+        }
+    }
+
+    /// Writes zeros from the end of the file on.
+    fn fill(&self, bytes: u64) -> io::Result<()> {
+        let (zeros, mut at) = (vec![0; ZEROS], self.0.metadata()?.len());
+        while at < bytes {
+            let len = (bytes - at).min(ZEROS as u64);
+            self.write(&zeros[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    #[cfg(unix)]
+    pub(super) fn read(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.0, into, at)
+    }
+
+    #[cfg(unix)]
+    pub(super) fn write(&self, from: &[u8], at: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.0, from, at)
+    }
+
+    #[cfg(windows)]
+    pub(super) fn read(&self, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !into.is_empty() {
+            let read = std::os::windows::fs::FileExt::seek_read(&self.0, into, at)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += read as u64;
+            into = &mut into[read..];
+        }
+        Ok(())
+    }
+
+    #[cfg(windows)]
+    pub(super) fn write(&self, mut from: &[u8], mut at: u64) -> io::Result<()> {
+        while !from.is_empty() {
+            let written = std::os::windows::fs::FileExt::seek_write(&self.0, from, at)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += written as u64;
+            from = &from[written..];
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_written_where_a_file_system_cannot_allocate() {
+        let path = std::env::temp_dir().join(format!("paged-kv-fill-{}", std::process::id()));
+        let file = DataFile::open(&path).unwrap();
+        file.write(b"kept", 0).unwrap();
+        let bytes = ZEROS as u64 * 2 + 77;
+        file.fill(bytes).unwrap();
+        assert_eq!(file.0.metadata().unwrap().len(), bytes);
+        let mut all = vec![1; bytes as usize];
+        file.read(&mut all, 0).unwrap();
+        assert!(all.starts_with(b"kept") && all[4..].iter().all(|&byte| byte == 0));
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,66 @@
+//! `Suspects`: tickets and memory of copies with an uncertain outcome, until the device is quiet.
+//!
+//! Invariant: memory that a copy may still read or write is neither used again nor freed.
+
+use std::mem;
+
+use super::staging::StagingBuffer;
+use crate::sync::outside::{Arc, Mutex};
+use crate::sync::{PlainArc, foreign};
+use crate::tier::{TicketNumber, TierState};
+use crate::tier_store::device::{Device, DeviceError};
+use crate::tier_store::host_arena::HostArena;
+
+/// A ticket with uncertain copies, and the memory that these may use.
+#[derive(Default)]
+pub(super) struct Suspect {
+    /// The ticket, if it was settled with failed copies.
+    pub(super) ticket: Option<(PlainArc<TierState>, TicketNumber)>,
+    pub(super) staged: Vec<StagingBuffer>,
+    #[expect(dead_code, reason = "a copy may read them")]
+    pub(super) buffers: Vec<Box<[u8]>>,
+    #[expect(dead_code, reason = "a copy may use its slots")]
+    pub(super) arenas: Vec<Arc<HostArena>>,
+}
+
+/// The copies of which the device has not said that they are over.
+#[derive(Default)]
+pub(super) struct Suspects(Mutex<Vec<Suspect>>);
+
+impl Suspects {
+    /// Keeps a ticket that was settled, or memory.
+    pub(super) fn keep(&self, suspect: Suspect) {
+        self.0.lock().push(suspect);
+    }
+
+    /// Asks the device to end all uncertain copies. If it does, their blocks and slots leave the quarantine.
+    pub(super) fn quiesce(&self, device: &dyn Device) {
+        let kept = mem::take(&mut *self.0.lock());
+        if kept.is_empty() {
+            return;
+        }
+        let mut outcome = Err(DeviceError::Uncertain(String::new()));
+        foreign::call(|| outcome = device.quiesce());
+        if outcome.is_err() {
+            self.0.lock().extend(kept);
+            return;
+        }
+        for suspect in kept {
+            if let Some((state, number)) = &suspect.ticket {
+                state.quarantine.release(*number);
+            }
+        }
+    }
+
+    /// Returns the number of tickets.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl Drop for Suspects {
+    fn drop(&mut self) {
+        // A copy may still use the memory: it is never freed.
+        mem::forget(mem::take(&mut *self.0.lock()));
+    }
+}
