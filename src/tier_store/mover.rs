@@ -133,7 +133,9 @@ impl TierMover {
     /// Loads the contents of a ticket, and calls a function with its sequence: on this thread if all are in host memory
     /// or no place in the queue is free, else on a thread of the mover. A panic of the function is caught and counted.
     ///
-    /// The sequence ends before the first content that was not loaded; see [`Loaded`].
+    /// The sequence ends before the first content that was not loaded; see [`Loaded`]. With groups of layers there is no
+    /// sequence then, and the outcome is [`LoadFailed`](PagedKvError::LoadFailed): admit the prompt again, after repeated
+    /// failures with [`LoadLimit::none`](crate::LoadLimit::none).
     ///
     /// ```
     /// use std::sync::mpsc;

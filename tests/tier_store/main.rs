@@ -15,6 +15,7 @@ mod media;
 
 mod devices;
 mod full;
+mod groups;
 mod killed;
 mod pressure;
 mod resets;

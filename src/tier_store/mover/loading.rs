@@ -97,5 +97,5 @@ impl Shared {
 }
 
 fn key_of(load: &Load) -> SlotKey {
-    SlotKey::from(load.hash)
+    SlotKey { hash: load.hash, group: load.group }
 }
