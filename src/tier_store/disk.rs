@@ -41,6 +41,9 @@ const STAMP_BITS: u32 = 40;
 /// Reads and writes of different slots go in parallel; none takes a lock. Each costs a system call for the header and one
 /// for the content, and a pass over the content for its checksum.
 ///
+/// The checksums find damage and no forgery: a process that may write the file can make contents. The file is not
+/// encrypted.
+///
 /// ```
 /// use paged_kv::tier_store::{DiskOptions, DiskStore, SlotStore, SlotWrite};
 /// use paged_kv::{BlockHash, HashAlgorithm, PagedKvCache, Tier};

@@ -70,8 +70,8 @@ pub use self::stats::{MoverStats, RestoreProgress};
 ///
 /// # Drop
 ///
-/// Tickets that wait are settled as skipped, those that a thread serves are served, and the threads are joined: this waits
-/// for the media. [`shutdown`](Self::shutdown) serves those that wait before. Dropped by one of its own threads, in the
+/// Tickets that wait are settled as skipped, and the functions of loads are called; those that a thread serves are served,
+/// and the threads are joined: this waits for the media. [`shutdown`](Self::shutdown) serves those that wait before. Dropped by one of its own threads, in the
 /// function of a load, that thread is not joined.
 pub struct TierMover {
     shared: Arc<Shared>,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use paged_kv::Tier;
 use paged_kv::tier_store::{TierMover, TierResets};
 
-use crate::FIRST;
 use crate::stores::FaultyStore;
 use crate::world::{SLOTS, SOON, TempPath, World, cache_of, disk_at};
+use crate::{BLOCK_BYTES, BLOCK_SIZE, FIRST};
 
 /// Returns a world with a store that can be held, with one thread, two places in the queue and 8 staging buffers.
 fn narrow(path: &TempPath) -> (World, Arc<FaultyStore>) {
@@ -47,6 +47,30 @@ fn a_slow_store_skips_and_holds_up_no_caller() {
     let loaded: usize = (0..40).map(|name| world.load(&world.prompt(name, 3))).sum();
     assert_eq!(loaded, 8, "those that were staged");
     assert_eq!(world.cache.stats().tiers[0].stores_dropped, 112);
+    world.forget_device();
+    world.assert_at_rest();
+}
+
+/// The step's kernels overwrite the blocks while their contents wait for the medium.
+#[test]
+fn contents_may_be_overwritten_when_the_call_returns() {
+    let path = TempPath::new("overwritten");
+    let (world, store) = narrow(&path);
+    let prompt = world.prompt(1, 6);
+    drop(world.compute(&prompt));
+    let held = store.hold();
+    let blocks = world.cache.free_block_count();
+    let mut rows = [(world.cache.allocate_sequence(0).unwrap(), blocks * BLOCK_SIZE)];
+    let mut step = world.cache.step(Default::default());
+    assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+    let ticket = world.cache.tiers().store_overwritten(FIRST, &step).unwrap();
+    world.mover.store(ticket.expect("six contents are lost"));
+    let garbage = vec![0x55; BLOCK_BYTES];
+    rows[0].0.block_ids().iter().for_each(|&block| world.device.write(block, &garbage));
+    step.complete();
+    drop((held, rows));
+    world.wait();
+    assert_eq!(world.load(&prompt), 6);
     world.forget_device();
     world.assert_at_rest();
 }
