@@ -156,7 +156,7 @@ pub struct TierStats {
     pub prompt_tokens_loaded: u64,
     /// Copies that were reported as failed, or whose ticket was dropped.
     pub copies_failed: u64,
-    /// Contents that were to be stored when the tier had no slot for them.
+    /// Contents that were to be stored when the tier had no slot for them, and those whose copies were skipped.
     pub stores_dropped: u64,
 }
 

@@ -138,14 +138,16 @@ impl TierContents {
         let Some(events) = &self.events else {
             return self.publish_unannounced(group, ids, hashes, generation);
         };
+        let mut published = 0;
         events.publish(group, generation, || {
-            self.publish_unannounced(group, ids, hashes, generation);
+            published = self.publish_unannounced(group, ids, hashes, generation);
             let blocks = self.pool.blocks();
             let contents = ids.iter().copied().zip(hashes.iter().copied());
             let is_published =
                 |&(id, hash): &_| self.published.is_published(blocks, id, hash, generation);
             contents.filter(is_published).collect()
         });
+        published
     }
 
     fn publish_unannounced(
@@ -154,7 +156,7 @@ impl TierContents {
         ids: &[BlockId],
         hashes: &[BlockHash],
         generation: Generation,
-    ) {
+    ) -> usize {
         let request = PublishRequest { ids, before: None, private_from: 0, generation };
         let context = || EventContext {
             group,

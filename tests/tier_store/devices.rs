@@ -187,7 +187,7 @@ fn uncertain_copies_hold_their_places_until_the_device_is_quiet() {
         device.set_quiet(false);
         device.fail(DeviceFault::Garbage, 2);
         assert_eq!(world.load(&prompt), 2);
-        assert_eq!(world.cache.stats().tiers[0].quarantined, 1, "the block that failed");
+        assert_eq!(world.quarantined(), 1, "the block that failed");
         device.fail(DeviceFault::Garbage, 0);
         let sequence = world.compute(&other);
         world.mover.store(world.storing(FIRST, &other));
@@ -195,7 +195,7 @@ fn uncertain_copies_hold_their_places_until_the_device_is_quiet() {
         drop(sequence);
         let stats = world.mover.stats();
         let (slots, staging) = if at == 0 { (7, 0) } else { (0, 7) };
-        let quarantined = world.cache.stats().tiers[0].quarantined;
+        let quarantined = world.quarantined();
         assert_eq!((quarantined, stats.staging_used), (1 + slots, staging), "{stats:?}");
         assert_eq!(stats.tickets_uncertain, 2);
         device.heal();

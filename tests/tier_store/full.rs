@@ -37,7 +37,7 @@ fn a_write_that_the_medium_refuses_stores_nothing_and_is_counted() {
         let stats = world.mover.stats();
         assert_eq!((stats.stores_failed, stats.bytes_written), (6, 0), "{fault:?}: {stats:?}");
         assert!(stats.store_errors > 0);
-        assert_eq!(world.cache.stats().tiers[0].quarantined, 0);
+        assert_eq!(world.quarantined(), 0);
         store.heal();
         world.put(FIRST, &prompt);
         assert_eq!(world.load(&prompt), 6, "{fault:?}");

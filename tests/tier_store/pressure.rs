@@ -40,7 +40,7 @@ fn a_slow_store_skips_and_holds_up_no_caller() {
     assert_eq!(world.cache.used_block_count(), 0, "blocks wait for the medium");
     let stats = world.mover.stats();
     assert_eq!((stats.stores_skipped, stats.staging_used), (120 - 8, 8), "{stats:?}");
-    assert_eq!(world.cache.stats().tiers[0].contents_in_flight, 9, "three whole tickets");
+    assert_eq!(world.cache.stats().contents_in_flight, 9, "three whole tickets");
     drop(held);
     world.wait();
     world.forget_device();

@@ -18,7 +18,7 @@ fn a_skipped_store_counts_as_dropped_and_its_slot_is_free_at_once() {
     assert_eq!(storing(&cache, HOST, &wanted).complete(&[Done, Skipped, Skipped]).unwrap(), 1);
     let tier = cache.stats().tiers[0];
     assert_eq!((tier.blocks_stored, tier.stores_dropped, tier.copies_failed), (1, 2, 0));
-    assert_eq!((tier.slots_ready, tier.slots_used, tier.quarantined), (1, 0, 0));
+    assert_eq!((tier.slots_ready, tier.slots_used, tier.slots_quarantined), (1, 0, 0));
     assert_eq!(stored(storing(&cache, HOST, &wanted)), 2, "the other two");
     drop(sequence);
     cache.prefix().forget(usize::MAX);
@@ -37,7 +37,7 @@ fn a_skipped_load_ends_the_sequence_and_leaves_nothing_in_quarantine() {
         assert_eq!((loaded_part.loaded_tokens, loaded_part.failed_blocks), (4, 2));
         assert_eq!(loaded_part.sequence.num_tokens(), BLOCK_SIZE);
         let stats = cache.stats().tiers[0];
-        assert_eq!((stats.blocks_loaded, stats.copies_failed, stats.quarantined), (1, 0, 0));
+        assert_eq!((stats.blocks_loaded, stats.copies_failed, stats.slots_quarantined), (1, 0, 0));
         assert_eq!(cache.used_block_count(), 1, "the other blocks are free");
         drop(loaded_part);
         // The contents are still there, and are loaded the next time.
@@ -57,7 +57,7 @@ fn a_tier_forgets_a_content_that_a_load_found_lost() {
     assert!(matches!(admit(&cache, &wanted), TierAdmission::Pending));
     let mut part = load.complete(&[Done, Lost, Done]).unwrap();
     let stats = cache.stats().tiers[0];
-    assert_eq!((stats.copies_failed, stats.quarantined, stats.slots_used), (1, 0, 0));
+    assert_eq!((stats.copies_failed, stats.slots_quarantined, stats.slots_used), (1, 0, 0));
     assert_eq!(stats.slots_ready, 2, "the lost one's slot is free");
     assert_eq!(cache.tiers().lookup(&wanted), [4, 0], "it is missing now");
     // The request computes it, and it can be stored anew.
@@ -86,7 +86,7 @@ fn a_tier_forgets_a_content_that_a_store_from_it_found_lost() {
         assert_eq!(ticket.complete(&outcomes).unwrap(), 2);
         let [host, disk] = cache.stats().tiers[..] else { panic!("two tiers") };
         assert_eq!((host.slots_ready, host.slots_used), (2, 0));
-        assert_eq!((disk.slots_ready, disk.copies_failed, disk.quarantined), (2, 1, 0));
+        assert_eq!((disk.slots_ready, disk.copies_failed, disk.slots_quarantined), (2, 1, 0));
         assert_eq!(cache.tiers().lookup(&wanted), [0, 4, 0]);
         assert_at_rest(&cache);
     }

@@ -147,7 +147,7 @@ impl PublishedBlocks {
     ) -> GroupHits {
         let mut search = self.search(sought, self.generation());
         let hit = self.joint(blocks, sought, &mut search, below);
-        GroupHits::new(hit, &search)
+        GroupHits::new(hit, &search, below)
     }
 
     /// Makes the caller an owner of the blocks that the joint hit needs.
@@ -187,7 +187,7 @@ impl PublishedBlocks {
             search.iter_mut().for_each(|group| group.give_back(blocks, hit.length));
         }
         hit.longest = longest.max(hit.longest);
-        GroupHits::new(hit, &search)
+        GroupHits::new(hit, &search, below)
     }
 
     fn joint(
@@ -262,10 +262,10 @@ impl PublishedBlocks {
     ) -> bool {
         let (sparse, full): (Vec<_>, Vec<_>) =
             search.iter_mut().partition(|group| !group.kind.is_full());
-        sparse
-            .into_iter()
-            .chain(full)
-            .all(|group| self.acquire_group(blocks, group, length) && group.pin(length, below))
+        sparse.into_iter().chain(full).all(|group| {
+            self.acquire_group(blocks, group, length)
+                && (!below.is_open() || group.pin(length, below))
+        })
     }
 
     fn acquire_group(&self, blocks: &Blocks, group: &mut GroupSearch<'_>, length: usize) -> bool {
@@ -370,12 +370,13 @@ impl GroupSearch<'_> {
 }
 
 impl GroupHits {
-    fn new(hit: JointHit, search: &[GroupSearch<'_>]) -> Self {
+    fn new(hit: JointHit, search: &[GroupSearch<'_>], below: &impl Below) -> Self {
         let ids = search.iter().map(|group| group.needed(hit.length).collect()).collect();
-        let loads = search
-            .iter()
-            .flat_map(|group| group.below(hit.length).map(|at| (group.id, group.hashes[at])));
-        Self { hit, ids, loads: loads.collect() }
+        let mut loads = Vec::new();
+        for group in search.iter().filter(|_| below.is_open()) {
+            loads.extend(group.below(hit.length).map(|at| (group.id, group.hashes[at])));
+        }
+        Self { hit, ids, loads }
     }
 
     /// Returns the number of different blocks that are idle.
