@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use paged_kv::tier_store::{DiskOptions, DiskStore, OpenError, SlotError, SlotStore, SlotWrite};
 use paged_kv::tier_store::{SlotKey, TierResets};
@@ -258,6 +260,26 @@ fn one_store_at_a_time_has_a_file() {
     assert_eq!(good(&store).len(), SLOTS, "the other one changed nothing");
     drop(store);
     assert_eq!(good(&open(&path)).len(), SLOTS);
+}
+
+/// A child process has the files of its parent open until it runs its own program.
+#[test]
+fn a_file_is_free_when_its_store_is_dropped_while_processes_are_started() {
+    let path = TempPath::new("children");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let mut child = Command::new("true").spawn().expect("a program that ends");
+                child.wait().expect("it ends");
+            }
+        });
+        let openings: Vec<_> =
+            (0..300).map(|_| DiskStore::open(&*path, &options()).map(drop)).collect();
+        is_over.store(true, Ordering::Relaxed);
+        let refused: Vec<_> = openings.iter().filter(|opening| opening.is_err()).collect();
+        assert!(refused.is_empty(), "{} of 300: {:?}", refused.len(), refused[0]);
+    });
 }
 
 #[test]

@@ -15,6 +15,13 @@ const ZEROS: usize = 1 << 20;
 /// A file that this process alone has open as a store. Its lock ends when it is dropped.
 pub(super) struct DataFile(File);
 
+impl Drop for DataFile {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child process that is being started has it open until it runs its program.
+        let _ = FileExt::unlock(&self.0);
+    }
+}
+
 impl DataFile {
     /// Opens or creates a file and locks it.
     ///
