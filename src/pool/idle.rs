@@ -237,12 +237,14 @@ impl IdleShard {
     ) {
         let (view, keyed, now) = (words.view(), words.keyed(), lists.now());
         for (rank, list) in self.lists.iter().enumerate().skip(COLD) {
-            let end = out.len() + n;
+            let (end, mut least) = (out.len() + n, u64::MAX);
             list.look_while(&lists.slab, |entry, time| {
                 let mut times = [Oldest::NEVER; 2];
                 times[rank - COLD] = time;
                 if view.is_idle_since(keyed.mark_epoch(entry)) {
-                    let age = Oldest { times }.age(now).expect("it has a time");
+                    // No block is reclaimed before those in front of it.
+                    let age = Oldest { times }.age(now).expect("it has a time").min(least);
+                    least = age;
                     out.push(AgedBlock { age, time, id: entry.id });
                 }
                 out.len() < end

@@ -106,7 +106,7 @@ fn a_content_that_is_used_while_it_is_stored_ahead_is_the_newest() {
     assert!(order[6..].iter().all(|hash| prompts[0].hashes().contains(hash)), "{order:?}");
 }
 
-/// What is left is given up, past the contents that a ticket has.
+/// The other contents are given up, past those that a ticket has.
 #[test]
 fn a_content_that_an_allocation_passed_over_is_the_oldest() {
     let (cache, prompts) = full_device(&[Tier::host(16)]);

@@ -34,19 +34,24 @@ fn random_operations_are_answered_as_the_reference_says() {
     let operations = setting("PAGED_KV_TIERS_OPERATIONS", OPERATIONS);
     let seed = setting("PAGED_KV_TIERS_SEED", 0);
     let (mut loads, mut pending, mut overwritten, mut moved) = (0, 0, 0, 0);
+    let (mut ahead, mut by_loads, mut found) = (0, 0, 0);
     for history in seed..seed + operations.div_ceil(OF_HISTORY) {
         let world = run_history(history);
         loads += world.num_loads;
         pending += world.num_pending;
         overwritten += world.num_overwritten;
         moved += world.num_from_tiers;
+        ahead += world.num_ahead;
+        by_loads += world.num_by_loads;
+        found += world.num_found;
     }
     println!(
         "{operations} operations, {loads} loads, {pending} pending, {overwritten} overwritten, \
-         {moved} from another tier"
+         {moved} from another tier, {ahead} ahead, {by_loads} overwritten by loads, {found} found"
     );
     let least = operations as usize / 200;
     assert!(loads > least && pending > 0 && overwritten > least / 2 && moved > least / 10);
+    assert!(ahead > least && by_loads > 0 && found > least / 20);
 }
 
 fn run_history(seed: u64) -> World {
@@ -55,7 +60,8 @@ fn run_history(seed: u64) -> World {
     let tiers: Vec<TierModel> = (0..num_tiers)
         .map(|tier| TierModel::new(2 + random.below(20), tier == 1, random.below(2) == 0))
         .collect();
-    let num_blocks = 8 + random.below(40);
+    let most_blocks = [8, 40, 40][random.below(3)];
+    let num_blocks = 8 + random.below(most_blocks);
     let description = format!("history {seed}, {num_blocks} blocks, {tiers:?}");
     let of_cache: Vec<Tier> = tiers.iter().map(|tier| tier.tier).collect();
     // Half of the caches have an event sink, by which contents are published on another way.
@@ -70,6 +76,11 @@ fn run_history(seed: u64) -> World {
     let mut world = World::new(cache, Reference::new(tiers));
     world.mirror = mirror;
     let mut history = History { world, random, log: Vec::new() };
+    if history.chance(40) {
+        let tier = history.tier();
+        history.note(format!("restore {tier}"));
+        history.world.restore(tier);
+    }
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for operation in 0..OF_HISTORY {
             history.operate();
@@ -138,10 +149,16 @@ impl History {
     fn operate(&mut self) {
         let (loads, stores) = (self.world.loads.len(), self.world.stores.len());
         match self.random.below(100) {
-            0..30 => self.admit(),
-            30..45 => self.free(),
-            45..60 => self.store(),
-            60..66 => self.overwrite(),
+            0..28 => self.admit(),
+            28..41 => self.free(),
+            41..50 => self.store(),
+            50..57 => self.store_ahead(),
+            57..60 => self.look_through(),
+            60..63 => self.overwrite(),
+            63..66 if loads > 0 => {
+                let at = self.random.below(loads);
+                self.overwrite_by_load(at);
+            }
             66..74 if loads > 0 => self.end_load(),
             74..85 if stores > 0 => self.end_store(),
             85..88 => self.quiesce(),
@@ -165,8 +182,17 @@ impl History {
             _ => Allowed { least: 1, most: usize::MAX },
         };
         self.note(format!("admit {allowed:?}"));
-        let prompt = self.prompt();
+        let (prompt, loads) = (self.prompt(), self.world.loads.len());
         self.world.admit(&prompt, allowed);
+        if self.world.loads.len() > loads && self.chance(40) {
+            self.overwrite_by_load(loads);
+        }
+    }
+
+    fn overwrite_by_load(&mut self, at: usize) {
+        let tier = self.tier();
+        self.note(format!("store in {tier} what load {at} overwrites"));
+        self.world.overwrite_by_load(at, tier);
     }
 
     fn free(&mut self) {
@@ -192,6 +218,35 @@ impl History {
         self.world.store(tier, &hashes);
     }
 
+    fn store_ahead(&mut self) {
+        let (to, ahead) = (self.tier(), self.random.below(16));
+        let from = (self.world.reference.tiers.len() > 1 && self.chance(60)).then_some(1 - to);
+        self.note(format!("store the next {ahead} of {from:?} in {to}"));
+        match from {
+            Some(from) => self.world.store_ahead_of_tier(from, to, ahead),
+            None => self.world.store_ahead_of_device(to, ahead),
+        }
+    }
+
+    /// Goes on with a restore, ends it, or begins another.
+    fn look_through(&mut self) {
+        let hashes = self.prompt().hashes().to_vec();
+        for hash in hashes {
+            let slot = self.random.below(24) as u32;
+            self.note(format!("found {hash} in slot {slot}"));
+            self.world.find(slot, hash);
+        }
+        if self.chance(30) {
+            self.note("end of the restore".to_owned());
+            self.world.end_restore();
+        }
+        if self.world.restoring.is_none() && self.chance(30) {
+            let tier = self.tier();
+            self.note(format!("restore {tier}"));
+            self.world.restore(tier);
+        }
+    }
+
     fn overwrite(&mut self) {
         let free = self.world.cache.free_block_count();
         let (tier, blocks) = (self.tier(), self.random.below(free + 2));
@@ -203,7 +258,7 @@ impl History {
     fn ending(random: &mut Random, copies: usize) -> Ending {
         let fails = random.below(4);
         let outcome = |_| match random.below(4) < fails {
-            true => CopyOutcome::Failed,
+            true => [CopyOutcome::Failed, CopyOutcome::Skipped, CopyOutcome::Lost][random.below(3)],
             false => CopyOutcome::Done,
         };
         let outcomes = (0..copies).map(outcome).collect();
@@ -252,6 +307,7 @@ impl History {
     fn end(&mut self) {
         self.note("end".to_owned());
         self.world.sequences.clear();
+        self.world.end_restore();
         while !self.world.loads.is_empty() {
             self.end_load();
         }

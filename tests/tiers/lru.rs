@@ -11,6 +11,18 @@ use crate::reference::Content;
 struct Slot {
     content: Option<Content>,
     owners: usize,
+    held: Held,
+}
+
+/// Whether a slot is read by a store ahead of need, and was not used since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    No,
+    /// It keeps its place in the order.
+    InPlace,
+    /// The place is gone: contents that followed it were given up.
+    Passed,
 }
 
 /// Blocks that were copied.
@@ -29,7 +41,7 @@ pub struct TierModel {
     pub counts: Counts,
     slots: Vec<Slot>,
     ready: BTreeMap<Content, u32>,
-    /// Idle contents, the one that is given up first in front.
+    /// Idle contents and held ones, the one that is given up first in front.
     order: Vec<u32>,
 }
 
@@ -56,9 +68,47 @@ impl TierModel {
         let slots: Vec<u32> = contents.iter().map(|content| self.ready[content]).collect();
         for &slot in &slots {
             self.slots[slot as usize].owners += 1;
-            self.order.retain(|&idle| idle != slot);
+            self.leave_order(slot);
         }
         slots
+    }
+
+    fn leave_order(&mut self, slot: u32) {
+        self.slots[slot as usize].held = Held::No;
+        self.order.retain(|&idle| idle != slot);
+    }
+
+    fn is_idle(&self, slot: u32) -> bool {
+        self.slots[slot as usize].owners == 0
+    }
+
+    /// Returns the slots that the next `ahead` of this tier's slots would take from contents.
+    pub fn oldest(&self, ahead: usize) -> Vec<(u32, Content)> {
+        let contents = ahead.saturating_sub(self.free().len());
+        let idle = self.order.iter().copied().filter(|&slot| self.is_idle(slot));
+        let content = |slot: u32| (slot, self.slots[slot as usize].content.expect("it is idle"));
+        idle.take(contents).map(content).collect()
+    }
+
+    /// Makes a ticket an owner of an idle slot, which keeps its place.
+    pub fn hold(&mut self, slot: u32) {
+        let slot = &mut self.slots[slot as usize];
+        (slot.owners, slot.held) = (slot.owners + 1, Held::InPlace);
+    }
+
+    /// Releases slots that were held, the last one first.
+    pub fn release_held(&mut self, slots: &[u32]) {
+        for &at in slots.iter().rev() {
+            let slot = &mut self.slots[at as usize];
+            match std::mem::take(&mut slot.held) {
+                Held::No => self.release(&[at]),
+                Held::InPlace => slot.owners -= 1,
+                Held::Passed => {
+                    slot.owners -= 1;
+                    self.order.insert(0, at);
+                }
+            }
+        }
     }
 
     /// Releases slots, the last one first.
@@ -78,14 +128,31 @@ impl TierModel {
     }
 
     pub fn room(&self) -> usize {
-        self.free().len() + self.order.len()
+        self.free().len() + self.num_idle()
+    }
+
+    fn num_idle(&self) -> usize {
+        self.order.iter().filter(|&&slot| self.is_idle(slot)).count()
+    }
+
+    /// Takes the oldest idle contents out of the order, past those that are held.
+    fn reclaim(&mut self, num_lost: usize) -> BTreeSet<u32> {
+        let mut lost = BTreeSet::new();
+        while lost.len() < num_lost {
+            let slot = self.order.remove(0);
+            match self.is_idle(slot) {
+                true => _ = lost.insert(slot),
+                false => self.slots[slot as usize].held = Held::Passed,
+            }
+        }
+        lost
     }
 
     /// Checks which slots a ticket got: free ones, and then those of the contents that were idle for longest.
     pub fn take(&mut self, taken: &[u32]) {
         let free = self.free();
         let num_lost = taken.len().saturating_sub(free.len());
-        let lost: BTreeSet<u32> = self.order.drain(..num_lost).collect();
+        let lost = self.reclaim(num_lost);
         let got: BTreeSet<u32> = taken.iter().copied().collect();
         assert_eq!(got.len(), taken.len(), "a slot is given once");
         let not_free: BTreeSet<u32> = got.difference(&free).copied().collect();
@@ -105,7 +172,23 @@ impl TierModel {
         assert!(before.is_none(), "a tier has a content once");
     }
 
+    /// Gives all slots to a restore.
+    pub fn take_all(&mut self) {
+        let slots: Vec<u32> = (0..self.slots.len() as u32).collect();
+        self.take(&slots);
+    }
+
+    /// Returns true if no slot is owned or has a content.
+    pub fn is_free(&self) -> bool {
+        self.free().len() == self.slots.len()
+    }
+
+    pub fn num_slots(&self) -> usize {
+        self.slots.len()
+    }
+
     pub fn forget(&mut self, slot: u32) {
+        self.leave_order(slot);
         if let Some(content) = self.slots[slot as usize].content.take() {
             self.ready.remove(&content);
         }
@@ -124,7 +207,8 @@ impl TierModel {
         let slots = (stats.slots_total, stats.slots_used, stats.slots_ready);
         let is_current =
             |slot: &&u32| self.slots[**slot as usize].content.is_some_and(|of| of.1 == generation);
-        let ready = self.order.iter().filter(is_current).count();
+        let idle = self.order.iter().filter(|&&slot| self.is_idle(slot));
+        let ready = idle.filter(is_current).count();
         assert_eq!(slots, (self.slots.len(), used, ready));
         assert_eq!(stats.prompt_tokens_loaded, counts.loaded * BLOCK_SIZE as u64);
     }

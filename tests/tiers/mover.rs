@@ -1,7 +1,7 @@
 //! `Mover`: a thread that copies cells for tickets, and has faults.
 //!
-//! It takes jobs in any order. It fails copies, with nothing or with garbage written; it hangs in the middle of a job;
-//! and it writes to the destinations of failed and cancelled copies long after their tickets were settled, until it says
+//! It takes jobs in any order. It fails copies, with nothing or with garbage written; it skips some, and finds slots that
+//! have lost their contents; it hangs in the middle of a job; and it writes to the destinations of failed and cancelled copies long after their tickets were settled, until it says
 //! that it is quiet.
 
 use std::collections::HashMap;
@@ -127,6 +127,16 @@ impl<'a> Mover<'a> {
         for step in 0..copies.len() {
             let at = (start + if is_reversed { copies.len() - step } else { step }) % copies.len();
             let (src, dst) = copies[at];
+            if is_faulty && self.chance(20) {
+                let is_lost = src.slot().is_some() && self.chance(50);
+                let (ended, counter) = match is_lost {
+                    true => (CopyOutcome::Lost, &self.shadow.counts.lost),
+                    false => (CopyOutcome::Skipped, &self.shadow.counts.skipped),
+                };
+                copied[at].0 = ended;
+                count(counter);
+                continue;
+            }
             if is_faulty && self.chance(40) {
                 if self.chance(50) {
                     self.shadow.write(dst, GARBAGE);

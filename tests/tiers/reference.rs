@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use paged_kv::{BlockHash, BlockId};
+use paged_kv::{BlockHash, BlockId, CopyOutcome};
 
 use crate::lru::TierModel;
 
@@ -150,16 +150,16 @@ impl Reference {
         self.in_flight.retain(|_, of| *of != number);
     }
 
-    /// Settles a load, of which the first `good` copies are of use. `failed` are the blocks of the others whose copies
-    /// did not end well.
+    /// Settles a load, of which the first `good` copies are of use. `ended` are the blocks of all copies.
     pub fn settle_load(
         &mut self,
         number: Number,
         pins: Pins,
         good: usize,
-        failed: &[(Place, BlockId)],
+        ended: &[(Place, BlockId, CopyOutcome)],
     ) {
         self.leave(number);
+        self.forget_lost(ended.iter().map(|&(place, _, outcome)| (place, outcome)));
         for (tier, slot) in &pins.places()[..good] {
             self.tiers[*tier].counts.loaded += 1;
             if self.tiers[*tier].is_exclusive {
@@ -167,10 +167,18 @@ impl Reference {
             }
         }
         self.unpin(pins);
-        for ((tier, _), block) in failed {
-            self.tiers[*tier].counts.failed += 1;
-            self.quarantine.entry(number).or_default().blocks.insert(*block);
+        for &((tier, _), block, outcome) in ended {
+            let is_counted = matches!(outcome, CopyOutcome::Failed | CopyOutcome::Lost);
+            self.tiers[tier].counts.failed += u64::from(is_counted);
+            if outcome == CopyOutcome::Failed {
+                self.quarantine.entry(number).or_default().blocks.insert(block);
+            }
         }
+    }
+
+    fn forget_lost(&mut self, copies: impl Iterator<Item = (Place, CopyOutcome)>) {
+        let lost = copies.filter(|(_, outcome)| *outcome == CopyOutcome::Lost);
+        lost.for_each(|((tier, slot), _)| self.tiers[tier].forget(slot));
     }
 
     /// Returns which of `hashes` a tier should store, the pins of those that it has, and the pins of the contents that
@@ -201,30 +209,82 @@ impl Reference {
         begin
     }
 
+    /// Returns which contents that a tier gives up next are to be stored in another one. Holds their slots.
+    pub fn begin_store_ahead(
+        &mut self,
+        (from, to): (usize, usize),
+        ahead: usize,
+    ) -> (Vec<BlockHash>, Vec<u32>) {
+        let (mut wanted, mut held) = (Vec::new(), Vec::new());
+        for (slot, content) in self.tiers[from].oldest(ahead) {
+            let is_known = self.tiers[to].find(content).is_some();
+            let is_in_flight = self.in_flight.contains_key(&content);
+            if content.1 == self.generation && !is_known && !is_in_flight {
+                self.tiers[from].hold(slot);
+                held.push(slot);
+                wanted.push(content.0);
+            }
+        }
+        (wanted, held)
+    }
+
+    /// Returns a store of which nothing is pinned.
+    pub fn nothing(&self) -> BeginStore {
+        BeginStore { sources: vec![Vec::new(); self.tiers.len()], ..Default::default() }
+    }
+
+    /// Checks that contents are in no ticket, and not in a tier.
+    pub fn assert_new(&self, tier: usize, hashes: &[BlockHash]) {
+        let is_new = |&hash: &BlockHash| {
+            let content = self.content(hash);
+            self.tiers[tier].find(content).is_none() && !self.in_flight.contains_key(&content)
+        };
+        assert!(hashes.iter().all(is_new), "copied twice");
+    }
+
     /// Settles a store. The contents that are done are ready, unless a reset came since.
     pub fn settle_store(
         &mut self,
         number: Number,
         (tier, generation): (usize, u64),
-        stores: &[(BlockHash, u32, bool)],
+        stores: &[(BlockHash, u32, Option<Place>, CopyOutcome)],
     ) {
         self.leave(number);
         let is_current = generation == self.generation;
-        let of_tier = &mut self.tiers[tier];
-        let mut done = Vec::new();
-        for &(hash, slot, is_done) in stores {
-            if !is_done {
-                of_tier.counts.failed += 1;
-                self.quarantine.entry(number).or_default().slots.push((tier, slot));
-                continue;
+        let sources = stores.iter().filter_map(|&(_, _, src, outcome)| Some((src?, outcome)));
+        let mut kept = Vec::new();
+        for &(hash, slot, _, outcome) in stores {
+            let of_tier = &mut self.tiers[tier];
+            match outcome {
+                CopyOutcome::Done => {
+                    of_tier.counts.stored += 1;
+                    if is_current {
+                        of_tier.fill(slot, (hash, generation));
+                    }
+                }
+                CopyOutcome::Skipped => of_tier.counts.dropped += 1,
+                CopyOutcome::Failed | CopyOutcome::Lost => of_tier.counts.failed += 1,
             }
-            of_tier.counts.stored += 1;
-            if is_current {
-                of_tier.fill(slot, (hash, generation));
+            match outcome {
+                CopyOutcome::Failed => {
+                    self.quarantine.entry(number).or_default().slots.push((tier, slot));
+                }
+                _ => kept.push(slot),
             }
-            done.push(slot);
         }
-        of_tier.release(&done);
+        self.forget_lost(sources);
+        self.tiers[tier].release(&kept);
+    }
+
+    /// Notes a content that a restore has found in a slot that it holds. Returns true if it is ready.
+    pub fn found(&mut self, (tier, slot): Place, hash: BlockHash, generation: u64) -> bool {
+        let content = (hash, generation);
+        let is_new = generation == self.generation && self.tiers[tier].find(content).is_none();
+        if is_new {
+            self.tiers[tier].fill(slot, content);
+        }
+        self.tiers[tier].release(&[slot]);
+        is_new
     }
 
     /// Gives the sources of a store back.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use paged_kv::Place;
 use paged_kv::{
     AdmitOptions, BlockHash, CachedSequence, CopyOutcome, LoadLimit, LoadTicket, PagedKvCache,
-    PagedKvError, Prompt, StoreTicket, TicketNumber, TierAdmission, TierId,
+    PagedKvError, Prompt, StoreFrom, StoreTicket, TicketNumber, TierAdmission, TierId,
 };
 
 use crate::BLOCK_SIZE;
 use crate::common::random::Random;
 use crate::mover::{Copied, Job, Order};
-use crate::shadow::{Shadow, Weights, count};
+use crate::shadow::{GARBAGE, Shadow, Weights, count};
 
 /// The most sequences that a requester holds.
 const MOST_HELD: usize = 4;
@@ -96,7 +96,8 @@ impl<'a> Requester<'a> {
             0..40 => self.admit(true),
             40..50 => self.admit(false),
             50..60 => self.free(),
-            60..78 => self.store(),
+            60..70 => self.store(),
+            70..78 => self.store_ahead(),
             78..83 => self.overwrite(),
             83..86 => _ = self.cache.prefix().forget([2, 8][self.random.below(2)]),
             86 => {
@@ -144,7 +145,12 @@ impl<'a> Requester<'a> {
             Ok(TierAdmission::Ready(sequence, admission)) => {
                 self.hold(Held { sequence, prompt, weights }, admission.cached_tokens);
             }
-            Ok(TierAdmission::Loading(ticket)) => self.ask(Ticket::Load(ticket, prompt), weights),
+            Ok(TierAdmission::Loading(ticket)) => {
+                if self.random.below(2) == 0 {
+                    self.overwrite_by_load(&ticket, weights);
+                }
+                self.ask(Ticket::Load(ticket, prompt), weights);
+            }
             Ok(TierAdmission::Pending) => count(&self.shadow.counts.pending),
             Ok(other) => panic!("an outcome that was unknown: {other:?}"),
             Err(PagedKvError::OutOfMemory { .. }) => self.free(),
@@ -194,6 +200,43 @@ impl<'a> Requester<'a> {
         }
     }
 
+    /// Stores in one tier what another place gives up next.
+    fn store_ahead(&mut self) {
+        let (to, ahead) = (TierId(self.random.below(2) as u8), 1 + self.random.below(24));
+        let from = match self.random.below(2) {
+            0 => StoreFrom::Device,
+            _ => StoreFrom::Tier(TierId(1 - to.0)),
+        };
+        let (ticket, weights) =
+            self.shadow.under_weights(|| self.cache.tiers().store_ahead(from, to, ahead));
+        if let Some(ticket) = ticket.expect("two tiers") {
+            count(&self.shadow.counts.ahead);
+            self.ask(Ticket::Store(ticket), weights);
+        }
+    }
+
+    /// Stores the contents that a load is about to overwrite, before its copies.
+    fn overwrite_by_load(&mut self, load: &LoadTicket, weights: Weights) {
+        let tier = TierId(self.random.below(2) as u8);
+        let ticket = self.cache.tiers().store_overwritten(tier, load);
+        if let Some(ticket) = ticket.expect("the tier is there") {
+            count(&self.shadow.counts.by_loads);
+            self.store_now(ticket, weights);
+        }
+    }
+
+    /// Waits a short time for the copies of a store, which others wait for, and gives it up if they are not made.
+    fn store_now(&mut self, ticket: StoreTicket, weights: Weights) {
+        self.ask(Ticket::Store(ticket), weights);
+        let mut job = self.under_way.pop().expect("it was just put there");
+        let reply = job.reply.recv_timeout(Duration::from_millis(2));
+        job.patience = 0;
+        match reply {
+            Ok(copied) => self.settle(job, &copied),
+            Err(_) => self.look_for(job),
+        }
+    }
+
     /// Grows a sequence over cached contents, stores these, and then writes its own.
     fn overwrite(&mut self) {
         let mut rows = [(self.cache.allocate_sequence(0).expect("no block"), 5 * BLOCK_SIZE)];
@@ -207,23 +250,15 @@ impl<'a> Requester<'a> {
         let (ticket, step) = stored;
         if let Some(ticket) = ticket {
             count(&self.shadow.counts.overwritten);
-            self.ask(Ticket::Store(ticket), weights);
-            let mut job = self.under_way.pop().expect("it was just put there");
-            // The kernels wait for the copies.
-            let reply = job.reply.recv_timeout(Duration::from_millis(2));
-            job.patience = 0;
-            match reply {
-                Ok(copied) => self.settle(job, &copied),
-                Err(_) => self.look_for(job),
-            }
+            self.store_now(ticket, weights);
         }
         for &block in rows[0].0.block_ids() {
-            let own = crate::shadow::GARBAGE + 1 + u64::from(block.0);
+            let own = GARBAGE + 1 + u64::from(block.0);
             self.shadow.write(Place::Device(block), own);
         }
         drop(step);
         for &block in rows[0].0.block_ids() {
-            let own = crate::shadow::GARBAGE + 1 + u64::from(block.0);
+            let own = GARBAGE + 1 + u64::from(block.0);
             if self.shadow.read(Place::Device(block)) != own {
                 count(&self.shadow.counts.wrong);
                 eprintln!("{block:?} of a step was written by another");
@@ -274,9 +309,16 @@ impl<'a> Requester<'a> {
     fn settle(&mut self, job: UnderWay, copied: &[Copied]) {
         let UnderWay { ticket, weights, .. } = job;
         let (number, hashes) = (ticket.number(), ticket.hashes());
-        for (&(outcome, value), &hash) in copied.iter().zip(&hashes) {
-            if outcome == CopyOutcome::Done {
-                self.shadow.check_value(value, hash, weights, &("a copy", ticket.copies()));
+        for ((&(outcome, value), &hash), (src, _)) in
+            copied.iter().zip(&hashes).zip(ticket.copies())
+        {
+            match outcome {
+                CopyOutcome::Done => {
+                    self.shadow.check_value(value, hash, weights, &("a copy", ticket.copies()));
+                }
+                // No other ticket may read the slot from now on.
+                CopyOutcome::Lost => self.shadow.write(src, GARBAGE),
+                _ => {}
             }
         }
         let outcomes: Vec<CopyOutcome> = copied.iter().map(|(outcome, _)| *outcome).collect();

@@ -28,7 +28,7 @@ fn a_mover_with_faults_leads_to_no_wrong_content_and_no_leak() {
     let (host, disk) = (Tier::host(SLOTS[0]), Tier::disk(SLOTS[1]));
     soak("inclusive", [host, disk], 4_000, part);
     soak("exclusive", [host.exclusive(), disk.exclusive()], 4_000, part);
-    soak("many resets", [host, disk.exclusive()], 40, part);
+    soak("many resets", [host.from_use(2), disk.exclusive()], 40, part);
 }
 
 fn soak(name: &str, tiers: [Tier; 2], reset_one_in: usize, time: Duration) {
@@ -86,15 +86,21 @@ fn assert_media(cache: &PagedKvCache, mirror: &Mirror, prompts: &[Prompt]) {
 fn report(name: &str, shadow: &Shadow, leaks: usize) {
     let Counts { operations, hits, loads, stores, overwritten, pending, .. } = &shadow.counts;
     let Counts { failed, corrupted, cancelled, late_writes, checked, wrong, .. } = &shadow.counts;
+    let Counts { by_loads, ahead, skipped, lost, .. } = &shadow.counts;
     println!("{name}: {operations:?} operations, {} resets, {hits:?} hits", shadow.num_resets());
     println!(
         "  {loads:?} loads, {stores:?} stores, {overwritten:?} overwritten, {pending:?} pending"
     );
-    println!("  faults: {failed:?} failed, {corrupted:?} corrupted, {cancelled:?} cancelled");
+    println!("  {ahead:?} stores ahead, {by_loads:?} overwritten by loads");
+    println!(
+        "  faults: {failed:?} failed, {corrupted:?} corrupted, {skipped:?} skipped, {lost:?} lost, \
+         {cancelled:?} cancelled"
+    );
     println!(
         "  {late_writes:?} late writes, {checked:?} cells read, {wrong:?} wrong, {leaks} leaked"
     );
     let done =
         [operations, hits, loads, stores, pending, failed, corrupted, cancelled, late_writes];
-    assert!(done.iter().all(|count| count.load(SeqCst) > 0), "each happens");
+    let others = [ahead, by_loads, skipped, lost];
+    assert!(done.iter().chain(&others).all(|count| count.load(SeqCst) > 0), "each happens");
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use paged_kv::{
-    AdmitOptions, BlockHash, BlockId, CachedSequence, CopyOutcome, LoadLimit, LoadTicket, Medium,
-    PagedKvCache, PagedKvError, Prompt, Step, StoreTicket, TicketNumber, TierAdmission, TierId,
+    AdmitOptions, BlockHash, BlockId, CachedSequence, CopyOutcome, GroupId, LoadLimit, LoadTicket,
+    Medium, Overwritten, PagedKvCache, PagedKvError, Prompt, StoreFrom, StoreTicket, TicketNumber,
+    TierAdmission, TierId, TierRestore,
 };
 
 use crate::BLOCK_SIZE;
@@ -26,6 +27,15 @@ pub struct Storing {
     generation: u64,
     /// Its pins in other tiers.
     sources: Vec<Vec<u32>>,
+    /// The slots of a tier that it holds ahead of need.
+    held: Option<(usize, Vec<u32>)>,
+}
+
+pub struct Restoring {
+    restore: TierRestore,
+    tier: usize,
+    generation: u64,
+    held: Vec<u32>,
 }
 
 /// How a ticket ends: with an outcome a copy, or dropped.
@@ -39,6 +49,7 @@ pub struct World {
     pub sequences: Vec<CachedSequence>,
     pub loads: Vec<Loading>,
     pub stores: Vec<Storing>,
+    pub restoring: Option<Restoring>,
     /// Admissions that loaded, and those that had to wait.
     pub num_loads: usize,
     pub num_pending: usize,
@@ -46,6 +57,11 @@ pub struct World {
     pub num_overwritten: usize,
     /// Contents that were copied from another tier.
     pub num_from_tiers: usize,
+    /// Contents that were copied ahead of need, and those that a load overwrote.
+    pub num_ahead: usize,
+    pub num_by_loads: usize,
+    /// Contents of an earlier process.
+    pub num_found: usize,
 }
 
 fn most_hits(prompt: &Prompt) -> usize {
@@ -61,10 +77,14 @@ impl World {
             sequences: Vec::new(),
             loads: Vec::new(),
             stores: Vec::new(),
+            restoring: None,
             num_loads: 0,
             num_pending: 0,
             num_overwritten: 0,
             num_from_tiers: 0,
+            num_ahead: 0,
+            num_by_loads: 0,
+            num_found: 0,
         }
     }
 
@@ -169,21 +189,22 @@ impl World {
         let Loading { ticket, pins, generation, prompt, hits } = self.loads.swap_remove(at);
         let ending = ending(ticket.loads().len());
         let outcomes = ending.as_deref().unwrap_or(&[]);
-        let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
+        let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
         let loads = ticket.loads().to_vec();
-        let good = (0..loads.len()).take_while(|&at| is_done(at)).count();
-        let failed = pins.places().into_iter().zip(loads.iter().map(|load| load.dst)).enumerate();
-        let failed: Vec<(Place, BlockId)> =
-            failed.filter(|(at, _)| !is_done(*at)).map(|(_, of)| of).collect();
+        let good = (0..loads.len()).take_while(|&at| outcome(at) == CopyOutcome::Done).count();
+        let ended = pins.places().into_iter().zip(&loads).enumerate();
+        let ended: Vec<(Place, BlockId, CopyOutcome)> =
+            ended.map(|(at, (place, load))| (place, load.dst, outcome(at))).collect();
+        let failed = ended.iter().filter(|(.., outcome)| *outcome != CopyOutcome::Done).count();
         let number = ticket.number().0;
-        self.reference.settle_load(number, pins, good, &failed);
+        self.reference.settle_load(number, pins, good, &ended);
         if ending.is_none() {
             return drop(ticket);
         }
         let mut loaded = ticket.complete(outcomes).unwrap();
         let computed = (hits + good) * BLOCK_SIZE;
         assert_eq!(loaded.admission.cached_tokens, computed);
-        assert_eq!((loaded.loaded_tokens, loaded.failed_blocks), (good * BLOCK_SIZE, failed.len()));
+        assert_eq!((loaded.loaded_tokens, loaded.failed_blocks), (good * BLOCK_SIZE, failed));
         let length = if good < loads.len() { computed } else { prompt.num_tokens() };
         assert_eq!(loaded.sequence.num_tokens(), length);
         if generation == self.reference.generation {
@@ -227,7 +248,7 @@ impl World {
             of_tier.take(&slots);
             self.reference.claim(wanted, ticket.number().0);
             let generation = self.reference.generation;
-            self.stores.push(Storing { ticket, tier, generation, sources });
+            self.stores.push(Storing { ticket, tier, generation, sources, held: None });
         } else {
             self.reference.release_sources(&sources);
         }
@@ -235,19 +256,26 @@ impl World {
     }
 
     pub fn end_store(&mut self, at: usize, ending: impl FnOnce(usize) -> Ending) {
-        let Storing { ticket, tier, generation, sources } = self.stores.swap_remove(at);
+        let Storing { ticket, tier, generation, sources, held } = self.stores.swap_remove(at);
         let ending = ending(ticket.stores().len());
         let outcomes = ending.as_deref().unwrap_or(&[]);
-        let is_done = |at: usize| outcomes.get(at) == Some(&CopyOutcome::Done);
+        let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
         let stores = ticket.stores().iter().enumerate();
-        let stores: Vec<_> =
-            stores.map(|(at, store)| (store.hash, store.dst.slot, is_done(at))).collect();
+        let place = |slot: paged_kv::TierSlot| (usize::from(slot.tier.0), slot.slot);
+        let stores: Vec<_> = stores
+            .map(|(at, store)| {
+                (store.hash, store.dst.slot, store.src.slot().map(place), outcome(at))
+            })
+            .collect();
         self.reference.settle_store(ticket.number().0, (tier, generation), &stores);
         self.reference.release_sources(&sources);
+        if let Some((from, slots)) = held {
+            self.reference.tiers[from].release_held(&slots);
+        }
         if ending.is_none() {
             return drop(ticket);
         }
-        let done = stores.iter().filter(|(_, _, is_done)| *is_done).count();
+        let done = stores.iter().filter(|(.., outcome)| *outcome == CopyOutcome::Done).count();
         assert_eq!(ticket.complete(outcomes).unwrap(), done);
     }
 
@@ -265,22 +293,122 @@ impl World {
             let ticket = self.cache.tiers().store_overwritten(TierId(tier as u8), &step).unwrap();
             return assert!(ticket.is_none(), "of the weights before");
         }
-        self.store_overwritten(tier, &step);
+        let ticket = self.cache.tiers().store_overwritten(TierId(tier as u8), &step).unwrap();
+        self.num_overwritten += self.begin_overwritten(tier, ticket, step.overwritten());
         drop((rows, step));
     }
 
-    fn store_overwritten(&mut self, tier: usize, step: &Step) {
+    /// Stores the contents that a load is about to overwrite.
+    pub fn overwrite_by_load(&mut self, at: usize, tier: usize) {
+        let Loading { ticket: load, generation, .. } = &self.loads[at];
+        let ticket = self.cache.tiers().store_overwritten(TierId(tier as u8), load).unwrap();
+        if *generation != self.reference.generation {
+            return assert!(ticket.is_none(), "of the weights before");
+        }
+        let lost = load.overwritten().to_vec();
+        self.num_by_loads += self.begin_overwritten(tier, ticket, &lost);
+    }
+
+    fn begin_overwritten(
+        &mut self,
+        tier: usize,
+        ticket: Option<StoreTicket>,
+        lost: &[Overwritten],
+    ) -> usize {
         // The content that would have been given up first comes last, as the tail of a chain does.
-        let hashes: Vec<BlockHash> =
-            step.overwritten().iter().rev().map(|lost| lost.hash).collect();
+        let hashes: Vec<BlockHash> = lost.iter().rev().map(|lost| lost.hash).collect();
         let begin = self.reference.begin_store(tier, &hashes, |_| true);
-        self.num_overwritten += begin.wanted.len();
-        let ticket = self.cache.tiers().store_overwritten(TierId(tier as u8), step).unwrap();
+        let wanted = begin.wanted.len();
         if let Some(ticket) = &ticket {
-            let lost: Vec<BlockId> = step.overwritten().iter().map(|lost| lost.block).collect();
-            assert!(ticket.stores().iter().all(|store| lost.contains(&store.src.block().unwrap())));
+            let is_lost = |block| lost.iter().any(|lost| lost.block == block);
+            assert!(ticket.stores().iter().all(|store| is_lost(store.src.block().unwrap())));
         }
         self.begin_store(tier, ticket, begin);
+        wanted
+    }
+
+    /// Stores in a tier what another one gives up next.
+    pub fn store_ahead_of_tier(&mut self, from: usize, to: usize, ahead: usize) {
+        let (wanted, held) = self.reference.begin_store_ahead((from, to), ahead);
+        let (from_tier, to_tier) = (TierId(from as u8), TierId(to as u8));
+        let ticket = self.cache.tiers().store_ahead(StoreFrom::Tier(from_tier), to_tier, ahead);
+        let ticket = ticket.expect("two tiers");
+        self.num_ahead += wanted.len();
+        if let Some(ticket) = &ticket {
+            let slots = ticket.stores().iter().map(|store| store.src.slot().unwrap().slot);
+            assert!(slots.eq(held.iter().copied()), "the oldest first");
+        }
+        let is_made = ticket.is_some();
+        self.begin_store(to, ticket, BeginStore { wanted, ..self.reference.nothing() });
+        match is_made {
+            true => self.stores.last_mut().expect("it is new").held = Some((from, held)),
+            false => self.reference.tiers[from].release_held(&held),
+        }
+    }
+
+    /// Stores in a tier what the device gives up next. The reference does not know what that is.
+    pub fn store_ahead_of_device(&mut self, to: usize, ahead: usize) {
+        let dropped = self.cache.stats().tiers[to].stores_dropped;
+        let free = self.cache.free_block_count() - self.cache.stats().blocks_idle;
+        let most = ahead.saturating_sub(free);
+        let ticket = self.cache.tiers().store_ahead(StoreFrom::Device, TierId(to as u8), ahead);
+        let ticket = ticket.expect("the tier is there");
+        let dropped = (self.cache.stats().tiers[to].stores_dropped - dropped) as usize;
+        let Some(ticket) = ticket else {
+            assert!(dropped == 0 || dropped > self.reference.tiers[to].room());
+            self.reference.tiers[to].counts.dropped += dropped as u64;
+            return;
+        };
+        let blocks: Vec<BlockId> =
+            ticket.stores().iter().map(|store| store.src.block().unwrap()).collect();
+        self.assert_apart(&blocks);
+        let is_owned = |block| self.sequences.iter().any(|s| s.block_ids().contains(block));
+        assert!(blocks.len() <= most && !blocks.iter().any(is_owned), "idle blocks");
+        let wanted: Vec<BlockHash> = ticket.stores().iter().map(|store| store.hash).collect();
+        self.reference.assert_new(to, &wanted);
+        self.num_ahead += wanted.len();
+        let begin = BeginStore { wanted, ..self.reference.nothing() };
+        self.begin_store(to, Some(ticket), begin);
+    }
+
+    /// Begins to look through a tier that is empty.
+    pub fn restore(&mut self, tier: usize) {
+        let of_tier = &mut self.reference.tiers[tier];
+        let is_empty = of_tier.is_free();
+        let restore = self.cache.tiers().restore(TierId(tier as u8));
+        assert_eq!(restore.is_ok(), is_empty);
+        if let Ok(restore) = restore {
+            of_tier.take_all();
+            let (generation, slots) = (self.reference.generation, of_tier.num_slots());
+            assert_eq!(restore.num_held(), slots);
+            let held = (0..slots as u32).collect();
+            self.restoring = Some(Restoring { restore, tier, generation, held });
+        }
+    }
+
+    /// Finds a content of an earlier process in a slot of the tier that is looked through.
+    pub fn find(&mut self, slot: u32, hash: BlockHash) {
+        let Some(Restoring { restore, tier, generation, held }) = &mut self.restoring else {
+            return;
+        };
+        if self.reference.in_flight.contains_key(&(hash, *generation)) {
+            return; // The tier would have it twice.
+        }
+        let at = held.iter().position(|&held| held == slot);
+        let is_new = at.is_some_and(|at| {
+            held.remove(at);
+            self.reference.found((*tier, slot), hash, *generation)
+        });
+        assert_eq!(restore.found(&[(slot, hash, GroupId(0))]), usize::from(is_new));
+        assert_eq!(restore.num_held(), held.len());
+        self.num_found += usize::from(is_new);
+    }
+
+    pub fn end_restore(&mut self) {
+        if let Some(Restoring { restore, tier, held, .. }) = self.restoring.take() {
+            drop(restore);
+            self.reference.tiers[tier].release(&held);
+        }
     }
 
     pub fn quiesce(&mut self, number: u64) {
