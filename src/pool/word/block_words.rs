@@ -192,7 +192,7 @@ impl<'a> WordsView<'a> {
     /// Adds an owner to a cached block as [`acquire`](Self::acquire) does, for a caller that does not use its content. An
     /// idle block keeps its place among the idle blocks.
     pub(in crate::pool) fn hold(&self, id: BlockId) -> Option<WasIdle> {
-        // Acquire: as in `acquire`.
+        // Acquire: as in `acquire`. Loom: a_held_block_that_was_published_again_shows_its_writes.
         let state = self.transition(id, Ordering::Acquire, BlockState::hold)?;
         Some(WasIdle(state.owners() == 1))
     }
@@ -200,8 +200,10 @@ impl<'a> WordsView<'a> {
     /// Removes an owner that [`hold`](Self::hold) added.
     pub(in crate::pool) fn release_held(&self, id: BlockId) -> Unheld {
         let epoch = self.state(id).epoch();
-        // AcqRel: as in `release_shared`.
-        match self.transition(id, Ordering::AcqRel, BlockState::release_held) {
+        // Release: the block's next owner, which acquires it, writes it after this owner's reads. Not Acquire: the block
+        // does not become free here.
+        // Loom: a_held_block_that_is_matched_before_its_count_causes_no_refusal.
+        match self.transition(id, Ordering::Release, BlockState::release_held) {
             None => Unheld::Used(self.release_shared(id)),
             // A held block begins no other epoch before this release.
             Some(idle) if idle.epoch() == epoch => Unheld::InPlace,
