@@ -466,7 +466,7 @@ fn a_block_that_is_uncached_beside_its_release_is_free_in_the_end() {
     });
 }
 
-/// A copy holds the oldest block while another thread reclaims what it can: the copy reads the content of its key.
+/// A copy holds the oldest block while another thread reclaims all that it can: the copy reads the content of its key.
 #[test]
 fn a_held_block_is_reclaimed_by_no_other_thread() {
     explore(|| {

@@ -226,7 +226,7 @@ fn a_failed_load_is_never_read() {
     });
 }
 
-/// The cleaner copies what is given up next, beside a request for it and one that takes its block.
+/// The cleaner copies a content that is given up next, beside a request for it and one that takes its block.
 #[test]
 fn a_store_ahead_beside_a_match_and_a_take_copies_the_content_of_its_name() {
     explore(|| {

@@ -220,7 +220,9 @@ impl History {
 
     fn store_ahead(&mut self) {
         let (to, ahead) = (self.tier(), self.random.below(16));
-        let from = (self.world.reference.tiers.len() > 1 && self.chance(60)).then_some(1 - to);
+        let tiers = self.world.reference.tiers.len();
+        let from =
+            (tiers > 1 && self.chance(60)).then(|| (to + 1 + self.random.below(tiers - 1)) % tiers);
         self.note(format!("store the next {ahead} of {from:?} in {to}"));
         match from {
             Some(from) => self.world.store_ahead_of_tier(from, to, ahead),

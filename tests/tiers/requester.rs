@@ -200,7 +200,7 @@ impl<'a> Requester<'a> {
         }
     }
 
-    /// Stores in one tier what another place gives up next.
+    /// Stores in one tier the contents that another place gives up next.
     fn store_ahead(&mut self) {
         let (to, ahead) = (TierId(self.random.below(2) as u8), 1 + self.random.below(24));
         let from = match self.random.below(2) {

@@ -327,7 +327,7 @@ impl World {
         wanted
     }
 
-    /// Stores in a tier what another one gives up next.
+    /// Stores in a tier the contents that another one gives up next.
     pub fn store_ahead_of_tier(&mut self, from: usize, to: usize, ahead: usize) {
         let (wanted, held) = self.reference.begin_store_ahead((from, to), ahead);
         let (from_tier, to_tier) = (TierId(from as u8), TierId(to as u8));
@@ -346,7 +346,7 @@ impl World {
         }
     }
 
-    /// Stores in a tier what the device gives up next. The reference does not know what that is.
+    /// Stores in a tier the contents that the device gives up next, which the reference does not know.
     pub fn store_ahead_of_device(&mut self, to: usize, ahead: usize) {
         let dropped = self.cache.stats().tiers[to].stores_dropped;
         let free = self.cache.free_block_count() - self.cache.stats().blocks_idle;
