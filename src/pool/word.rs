@@ -85,7 +85,8 @@ impl BlockState {
     /// Removes an owner. Returns `None` for a block without owners.
     pub(crate) fn release(self) -> Option<Self> {
         let left = (self.owners() > 0).then(|| Self(self.0 - 1))?;
-        Some(if left.is_idle() { left.not_held().with_next_epoch() } else { left })
+        // The last owner of a held block is its holder, which releases it by `release_held`.
+        Some(if left.is_idle() { left.with_next_epoch() } else { left })
     }
 
     /// Returns true for a block that a prompt may match by its key.
@@ -145,21 +146,17 @@ impl BlockState {
         if is_first { Some(Self((self.0 + 1) | HELD)) } else { self.acquire(false) }
     }
 
-    /// Removes the owner of a held block, which then is idle: since the same epoch, unless it was passed. Returns `None`
-    /// for a block that is not held, or was retained by its id.
+    /// Removes the holder of a held block. The block then is idle: since the same epoch, unless it was passed. If it was
+    /// retained by its id, it has an owner and is held no more. Returns `None` for a block that is not held.
     fn release_held(self) -> Option<Self> {
-        let is_last = self.is_held() && self.owners() == 1;
-        let idle = is_last.then(|| Self(self.0 - 1).not_held())?;
-        Some(if self.0 & PASSED == 0 { idle } else { idle.with_next_epoch() })
+        let left = self.is_held().then(|| Self((self.0 - 1) & !(HELD | PASSED)))?;
+        let is_passed = left.is_idle() && self.0 & PASSED != 0;
+        Some(if is_passed { left.with_next_epoch() } else { left })
     }
 
     /// Notes for a held block that its entry of this epoch is gone. Returns `None` for other blocks.
     fn pass(self, epoch: u8) -> Option<Self> {
         (self.is_held() && self.epoch() == epoch).then_some(Self(self.0 | PASSED))
-    }
-
-    fn not_held(self) -> Self {
-        if self.is_held() { Self(self.0 & !(HELD | PASSED)) } else { self }
     }
 
     /// Begins the next epoch of an idle block, which is then no longer spare. Returns `None` unless the
@@ -248,7 +245,7 @@ pub(crate) struct ReleasedIdle {
 impl ReleasedIdle {
     fn new(id: BlockId, idle: BlockState) -> Self {
         let block = IdleBlock { id, epoch: idle.epoch() };
-        Self { block, hot: idle.is_hot(), spare: idle.is_spare() }
+        Self { block, hot: idle.is_hot(), spare: idle.0 & SPARE != 0 }
     }
 }
 

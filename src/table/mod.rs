@@ -186,13 +186,16 @@ impl BlockTable {
     pub fn grow(&mut self, n: usize) -> Result<Range<usize>> {
         let len = self.ids.len();
         if n > 0 {
-            self.grow_reporting(n)?;
+            let reclaimed = self.pool.take(n, &mut self.ids)?;
+            if reclaimed > 0 && self.pool.reports_overwrites() {
+                self.report_overwritten(len, reclaimed);
+            }
         }
         Ok(len..len + n)
     }
 
     /// Does the work of [`grow`](Self::grow). Returns how many of the new blocks, the last ones, were cached until now.
-    #[inline]
+    #[cold]
     pub(crate) fn grow_reporting(&mut self, n: usize) -> Result<usize> {
         let len = self.ids.len();
         let reclaimed = self.pool.take(n, &mut self.ids)?;

@@ -205,6 +205,7 @@ impl<'a> WordsView<'a> {
         // Loom: a_held_block_that_is_matched_before_its_count_causes_no_refusal.
         match self.transition(id, Ordering::Release, BlockState::release_held) {
             None => Unheld::Used(self.release_shared(id)),
+            Some(owned) if !owned.is_idle() => Unheld::Used(Released::Owned),
             // A held block begins no other epoch before this release.
             Some(idle) if idle.epoch() == epoch => Unheld::InPlace,
             Some(idle) => Unheld::Passed(ReleasedIdle::new(id, idle)),

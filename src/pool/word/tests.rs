@@ -197,11 +197,12 @@ fn a_held_block_keeps_its_epoch_until_it_is_used_or_passed() {
         assert!(!passed.keeps_entry(7) && !passed.is_spare() && !passed.is_idle());
         assert_eq!(passed.release_held(), Some(word(0, CACHED | hot, 8)));
         for before in [held, passed] {
-            // Used, retained by its id, or released by another than its holder.
+            // Used, or retained by its id.
             assert_eq!(before.acquire(true), Some(word(2, CACHED | HOT, 7)));
             assert_eq!(before.hold(), Some(word(2, CACHED | hot, 7)));
-            assert_eq!(before.retain().unwrap().release_held(), None);
-            assert_eq!(before.release(), Some(word(0, CACHED | hot, 8)));
+            let retained = before.retain().unwrap();
+            assert_eq!(retained.release_held(), Some(word(1, CACHED | hot, 7)));
+            assert_eq!(retained.release(), Some(before));
             assert_eq!(before.end_caching(), Some(BlockState::SOLE));
         }
     }
