@@ -18,3 +18,5 @@ mod reuse;
 mod serving;
 mod sources;
 mod sweep;
+mod tiers;
+mod two_levels;

@@ -13,6 +13,7 @@ use paged_kv::{EvictionStrategy, GroupRetention, ReclaimPolicy};
 
 use crate::layer_groups::{GroupArguments, retention};
 use crate::serve::Victims;
+use crate::tiers::options::{TierArguments, TierCurveArguments};
 use crate::trace::{Format, LONGEST_MIB};
 
 /// Priorities that `--strategy priority` assigns, so that the strategy has something to choose by.
@@ -72,7 +73,7 @@ pub enum Command {
     /// Serves the trace once for each size and policy, one request at a time. Writes the share of
     /// prompt blocks that hit for each size of the cache, and the share that an unlimited cache would
     /// hit: a CSV file and an SVG picture. With --groups, it compares the groups with caches of the same
-    /// bytes in which all layers attend to all tokens.
+    /// bytes in which all layers attend to all tokens. With --host-blocks, it has a curve for each size of the tier.
     #[command(after_help = about_traces())]
     Sweep(SweepArguments),
 
@@ -196,6 +197,9 @@ pub struct ReplayArguments {
           value_parser = retention)]
     pub group_retention: GroupRetention,
 
+    #[command(flatten)]
+    pub tiers: TierArguments,
+
     /// Print one JSON object instead of the summary
     #[arg(long)]
     pub json: bool,
@@ -250,7 +254,7 @@ pub struct SweepArguments {
     pub blocks: Vec<NonZeroUsize>,
 
     /// Which cached contents are reclaimed first when free blocks run out: some of lru, two-queue [default: both;
-    /// with groups lru]
+    /// with groups or tiers lru]
     #[arg(long, value_name = "POLICY,..", value_delimiter = ',', value_parser = policy)]
     reclaim: Vec<ReclaimPolicy>,
 
@@ -276,6 +280,9 @@ pub struct SweepArguments {
           requires = "groups", value_parser = retention)]
     pub group_retention: Vec<GroupRetention>,
 
+    #[command(flatten)]
+    pub tiers: TierCurveArguments,
+
     /// Caches that are tried in parallel [default: the cores of this machine]
     #[arg(long, short = 't', value_name = "T")]
     threads: Option<NonZeroUsize>,
@@ -290,12 +297,14 @@ pub struct SweepArguments {
 }
 
 impl SweepArguments {
-    /// Returns the policies asked for, or both; with groups of layers, which have more curves, the first.
+    /// Returns the policies asked for, or both; with groups of layers or tiers, which have more curves, the first.
     pub fn reclaim(&self) -> Vec<ReclaimPolicy> {
-        match (&self.reclaim[..], &self.groups.groups) {
-            ([], None) => vec![ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue],
-            ([], Some(_)) => vec![ReclaimPolicy::Lru],
-            (asked, _) => asked.to_vec(),
+        match &self.reclaim[..] {
+            [] if self.groups.groups.is_none() && self.tiers.curves().is_empty() => {
+                vec![ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue]
+            }
+            [] => vec![ReclaimPolicy::Lru],
+            asked => asked.to_vec(),
         }
     }
 

@@ -11,12 +11,16 @@ use anyhow::{Result, bail};
 use paged_kv::ReclaimPolicy;
 
 use crate::grouped::grouped;
+use crate::tiers::TierSetup;
 
 /// Stack of each thread that serves, in bytes.
 pub const STACK_BYTES: usize = 2 << 20;
 
 /// Memory of a thread's allocator and histogram, in bytes.
 pub const THREAD_BYTES: usize = 1 << 20;
+
+/// Memory of a slot of a tier, in bytes.
+const SLOT_BYTES: usize = 80;
 
 /// Memory that every command takes, in bytes.
 const BASE_BYTES: u128 = 8 << 20;
@@ -60,6 +64,11 @@ impl Memory {
             _ => 92,
         };
         self.with(&[blocks, bytes])
+    }
+
+    /// Adds the slots of tiers.
+    pub fn with_tiers(self, tiers: Option<&TierSetup>) -> Self {
+        self.with(&[tiers.map_or(0, TierSetup::slots), SLOT_BYTES])
     }
 
     /// Checks that the machine has all of it now.

@@ -18,6 +18,7 @@ mod replay;
 mod serve;
 mod soak;
 mod sweep;
+mod tiers;
 mod trace;
 mod verdict;
 

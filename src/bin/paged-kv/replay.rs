@@ -22,7 +22,9 @@ use crate::outputs;
 use crate::progress::Progress;
 use crate::serve::needs::Needs;
 use crate::serve::prompts::Prompts;
+use crate::serve::worker::offload::Offload;
 use crate::serve::{Plan, serve};
+use crate::tiers::TierSetup;
 use crate::trace;
 use crate::trace::request::Request;
 use crate::verdict::{Verdict, complain};
@@ -62,7 +64,8 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
     check_memory(arguments, &requests, &needs, id_tokens)?;
     #[cfg(feature = "events")]
     let publishing = crate::replay::publish::Publishing::start(&arguments.publish)?;
-    let builder = cache_builder(arguments);
+    let tiers = arguments.tiers.setup(arguments.blocks().get());
+    let builder = cache_builder(arguments, tiers.as_ref());
     #[cfg(feature = "events")]
     let builder = match &publishing {
         Some(publishing) => builder.event_sink(publishing.publisher.clone()),
@@ -76,6 +79,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
         victims: arguments.strategy,
         threshold: arguments.threshold,
         prompts: Prompts { id_tokens, as_tokens: arguments.publishes(), unit: needs.unit() },
+        offload: tiers.map(|setup| Offload::new(&setup, needs.unit())),
     };
     let progress = Progress::new();
     progress.begin(requests.len());
@@ -96,6 +100,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
         reclaim: arguments.reclaim,
         groups: arguments.groups.groups.as_ref(),
         retention: arguments.group_retention,
+        tiers,
     };
     #[cfg(feature = "events")]
     if let Some(publishing) = publishing {
@@ -162,6 +167,7 @@ fn check_memory(
     let longest = fitting.map(all_tokens).max().unwrap_or(0);
     let mut memory = Memory::new()
         .with_cache(blocks, arguments.reclaim)
+        .with_tiers(arguments.tiers.setup(blocks).as_ref())
         .with_threads(threads)
         .with(&[requests.len(), WAITING_BYTES])
         .with(&[threads, longest / size, HASH_BYTES]);
@@ -177,7 +183,7 @@ fn check_memory(
 }
 
 /// Returns the cache's builder. The shape of the heads is arbitrary: no tensor is stored.
-fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
+fn cache_builder(arguments: &ReplayArguments, tiers: Option<&TierSetup>) -> PagedKvCacheBuilder {
     let builder = PagedKvCache::builder()
         .num_blocks(arguments.blocks().get())
         .block_size(arguments.block_size.get())
@@ -186,6 +192,10 @@ fn cache_builder(arguments: &ReplayArguments) -> PagedKvCacheBuilder {
         .with_eviction_strategy(arguments.strategy.strategy())
         .with_eviction_threshold(arguments.threshold)
         .reclaim_policy(arguments.reclaim);
+    let builder = match tiers {
+        None => builder,
+        Some(tiers) => tiers.build_into(builder),
+    };
     match &arguments.groups.groups {
         None => builder,
         Some(groups) => groups.build_into(builder, arguments.group_retention),

@@ -22,6 +22,7 @@ use paged_kv::{EvictionStrategy, PagedKvCache, PagedKvError};
 use self::meter::Meter;
 use self::needs::Needs;
 use self::prompts::Prompts;
+use self::worker::offload::Offload;
 use self::worker::{Service, Worker};
 use crate::crew;
 use crate::progress::Progress;
@@ -40,6 +41,8 @@ pub struct Plan {
     /// Utilization down to which the cache evicts by the strategy when it has no room.
     pub threshold: f64,
     pub prompts: Prompts,
+    /// The use of the tiers below the device, if the cache has some.
+    pub offload: Option<Offload>,
 }
 
 /// The requests that give way when a running request finds no room for its next token.

@@ -7,6 +7,7 @@ mod curve;
 mod max_hit_rate;
 mod svg;
 mod table;
+mod tier_table;
 
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
@@ -25,7 +26,10 @@ use crate::outputs::{self, Output};
 use crate::progress::Progress;
 use crate::serve::needs::Needs;
 use crate::serve::prompts::Prompts;
+use crate::serve::worker::offload::Offload;
 use crate::serve::{Kept, Plan, Victims, serve};
+use crate::tiers::TierSetup;
+use crate::tiers::usage::Usage;
 use crate::trace::request::Request;
 use crate::verdict::{Verdict, complain};
 use crate::{crew, trace};
@@ -49,6 +53,10 @@ struct Cell {
     reclaimed_blocks: u64,
     /// Requests larger than the cache.
     rejected: u64,
+    /// Tokens of admitted prompts that hit, and those that were computed.
+    tokens: [u64; 2],
+    /// In a sweep of tiers, unless the curve has none.
+    tiers: Option<Usage>,
 }
 
 /// The trace, and the sizes by which caches serve it.
@@ -65,6 +73,12 @@ struct Trace {
 impl Cell {
     fn hit_rate(&self) -> f64 {
         self.hit_blocks as f64 / self.prompt_blocks.max(1) as f64
+    }
+
+    /// Returns the tokens of prompts that were on the device.
+    fn device_tokens(&self) -> u64 {
+        let [hit, _] = self.tokens;
+        self.tiers.as_ref().map_or(hit, |tiers| tiers.device_tokens)
     }
 
     fn longest_hit_rate(&self) -> f64 {
@@ -148,16 +162,17 @@ fn check_memory(
 ) -> Result<()> {
     let caches = grid.iter().map(|&(number, blocks)| {
         let curve = &curves[number];
-        (curve.reclaim, curve.cache_blocks(trace, blocks))
+        (curve.reclaim, curve.cache_blocks(trace, blocks), curve.setup(blocks))
     });
     let mut largest: Vec<_> = caches.collect();
-    largest.sort_by_key(|&(_, blocks)| Reverse(blocks));
+    let slots = |tiers: Option<TierSetup>| tiers.map_or(0, |tiers| tiers.slots());
+    largest.sort_by_key(|&(_, blocks, tiers)| Reverse(blocks.saturating_add(slots(tiers))));
     largest.truncate(threads.get());
     let mut memory = Memory::new().with_threads(2 * threads.get());
-    for &(reclaim, blocks) in &largest {
-        memory = memory.with_cache(blocks, reclaim);
+    for (reclaim, blocks, tiers) in &largest {
+        memory = memory.with_cache(*blocks, *reclaim).with_tiers(tiers.as_ref());
     }
-    let blocks: Vec<String> = largest.iter().map(|(_, blocks)| blocks.to_string()).collect();
+    let blocks: Vec<String> = largest.iter().map(|(_, blocks, _)| blocks.to_string()).collect();
     memory
         .with(&[threads.get(), trace.requests.len(), 3 * size_of::<usize>()])
         .check(&format!("caches of {} blocks at one time", blocks.join(", ")))
@@ -219,7 +234,7 @@ fn serve_one(
     progress: &Progress,
 ) -> Result<Kept<Cell>> {
     let (cache, needs) = (curve.cache(trace, blocks)?, curve.needs(trace));
-    let unit = needs.unit();
+    let (unit, setup) = (needs.unit(), curve.setup(blocks));
     let plan = Plan {
         threads: NonZeroUsize::MIN,
         live: NonZeroUsize::MIN,
@@ -227,6 +242,7 @@ fn serve_one(
         victims: Victims::Youngest,
         threshold: 1.0,
         prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false, unit },
+        offload: setup.map(|setup| Offload::new(&setup, unit)),
     };
     let outcome = match serve(&cache, &trace.requests, needs, plan, progress)? {
         Ok(outcome) => outcome,
@@ -246,5 +262,7 @@ fn serve_one(
         lost_tokens: stats.groups.iter().map(|counts| counts.prompt_tokens_lost).collect(),
         reclaimed_blocks: stats.blocks_reclaimed,
         rejected: outcome.rejected,
+        tokens: [outcome.meter.prompt_tokens_hit, outcome.meter.prompt_tokens_computed],
+        tiers: setup.map(|setup| Usage::new(&setup, unit, &outcome.meter, &stats)),
     }))
 }

@@ -14,6 +14,8 @@ use crate::grouped::grouped;
 use crate::layer_groups::{LayerGroups, group_name, retention_name};
 use crate::serve::meter::Meter;
 use crate::serve::{Outcome, Plan};
+use crate::tiers::TierSetup;
+use crate::tiers::usage::Usage;
 
 /// The options of the run, as the report shows them.
 pub struct Setting<'a> {
@@ -25,6 +27,7 @@ pub struct Setting<'a> {
     pub reclaim: ReclaimPolicy,
     pub groups: Option<&'a LayerGroups>,
     pub retention: GroupRetention,
+    pub tiers: Option<TierSetup>,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +70,9 @@ pub struct Report {
     /// In a cache with groups of layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<OfGroups>,
+    /// In a cache with tiers below the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tiers: Option<Usage>,
     leaked_blocks: usize,
     /// "ok", or the fault.
     validate: String,
@@ -191,6 +197,7 @@ impl Report {
             hit_rate: meter.hit_blocks as f64 / meter.prompt_blocks.max(1) as f64,
             reclaimed_blocks: stats.blocks_reclaimed,
             groups: setting.groups.map(|groups| OfGroups::new(setting, groups, meter, cache)),
+            tiers: setting.tiers.map(|setup| Usage::new(&setup, cache.block_size(), meter, &stats)),
             leaked_blocks: cache.used_block_count(),
             validate: cache.validate().map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()),
             wall_seconds,
@@ -207,6 +214,10 @@ impl Report {
     fn group_lines(&self) -> Vec<String> {
         let of_groups = self.groups.as_ref();
         of_groups.map_or_else(Vec::new, |groups| groups.lines(self.prompt_blocks))
+    }
+
+    fn tier_lines(&self) -> Vec<String> {
+        self.tiers.as_ref().map_or_else(Vec::new, Usage::lines)
     }
 
     /// Returns whether every request was served or rejected and the cache is as it was before.
@@ -313,8 +324,10 @@ impl fmt::Display for Report {
                 ),
             )?;
         }
-        for (at, text) in self.group_lines().into_iter().enumerate() {
-            line(if at == 0 { "groups" } else { "" }, text)?;
+        for (name, lines) in [("groups", self.group_lines()), ("tiers", self.tier_lines())] {
+            for (at, text) in lines.into_iter().enumerate() {
+                line(if at == 0 { name } else { "" }, text)?;
+            }
         }
         line("validate", self.validate.clone())?;
         let other_share = 1.0 - self.cache_share - self.waiting_share;

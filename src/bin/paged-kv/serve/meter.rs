@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::worker::offload::TIERS;
+
 /// The longest latency recorded. A longer call is counted as one of an hour.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -33,6 +35,14 @@ pub struct Meter {
     pub hit_blocks: u64,
     /// In a cache with groups of layers: those of them that the group with the longest hit had.
     pub longest_hit_blocks: u64,
+    /// Tokens of admitted prompts that hit, on the device or in a tier.
+    pub prompt_tokens_hit: u64,
+    /// Tokens of admitted prompts that each tier had.
+    pub tier_tokens: [u64; TIERS],
+    /// Tokens of admitted prompts that were computed.
+    pub prompt_tokens_computed: u64,
+    /// Blocks that were copied to a tier just before they were overwritten.
+    pub late_stores: u64,
     /// Requests that their own worker freed and put back into the queue, for room.
     pub preemptions: u64,
     /// Tokens that requests had when they were preempted or evicted, and that hit when they came back.
@@ -60,6 +70,10 @@ impl Meter {
             prompt_blocks: 0,
             hit_blocks: 0,
             longest_hit_blocks: 0,
+            prompt_tokens_hit: 0,
+            tier_tokens: [0; TIERS],
+            prompt_tokens_computed: 0,
+            late_stores: 0,
             preemptions: 0,
             kept_tokens: 0,
             cache_time: Duration::ZERO,
@@ -90,6 +104,12 @@ impl Meter {
         self.prompt_blocks += other.prompt_blocks;
         self.hit_blocks += other.hit_blocks;
         self.longest_hit_blocks += other.longest_hit_blocks;
+        self.prompt_tokens_hit += other.prompt_tokens_hit;
+        self.prompt_tokens_computed += other.prompt_tokens_computed;
+        for (tokens, more) in self.tier_tokens.iter_mut().zip(other.tier_tokens) {
+            *tokens += more;
+        }
+        self.late_stores += other.late_stores;
         self.preemptions += other.preemptions;
         self.kept_tokens += other.kept_tokens;
         self.cache_time += other.cache_time;

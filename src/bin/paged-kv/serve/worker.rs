@@ -30,6 +30,7 @@
 //! [`Seniority`]: crate::serve::oldest_first::Seniority
 //! [`Victims`]: crate::serve::Victims
 
+pub mod offload;
 mod prefill;
 mod shortage;
 
@@ -124,12 +125,15 @@ pub struct Worker<'a> {
     steps: usize,
     /// Blocks that appends began since the worker last updated [`Service::growth`].
     begun_blocks: usize,
+    /// Blocks were taken or released since a cleaner last stored contents.
+    has_changed: bool,
     meter: Meter,
 }
 
 impl<'a> Worker<'a> {
     pub fn new(service: &'a Service<'a>) -> Self {
-        Self { service, live: Vec::new(), steps: 0, begun_blocks: 0, meter: Meter::new() }
+        let meter = Meter::new();
+        Self { service, live: Vec::new(), steps: 0, begun_blocks: 0, has_changed: false, meter }
     }
 
     /// Serves until every request has ended, and returns the meter.
@@ -223,7 +227,7 @@ impl<'a> Worker<'a> {
         self.live.retain(|live| !live.gone);
         self.steps += 1;
         self.report_growth(0);
-        Ok(())
+        self.clean()
     }
 
     /// Returns how many tokens of a request are written, as far as the worker has noted it.
@@ -258,6 +262,7 @@ impl<'a> Worker<'a> {
         self.meter.recomputed_tokens += again as u64;
         self.report_growth(self.service.needs.to_come(request, written));
         self.live[at].gone = true;
+        self.has_changed = true;
         had_tokens.max(written)
     }
 

@@ -1,4 +1,4 @@
-//! `Curve`: the caches of one curve of a sweep: their policy, and their groups of layers.
+//! `Curve`: the caches of one curve of a sweep: their policy, and their groups of layers or their tiers.
 //!
 //! With groups there is a curve for each retention, and one of full attention: caches of the same bytes for the same
 //! layers, if all of them attended to all tokens. All hits are counted in tokens of the trace's prompts, so the curves
@@ -11,6 +11,8 @@ use super::Trace;
 use crate::args::SweepArguments;
 use crate::layer_groups::retention_name;
 use crate::serve::needs::Needs;
+use crate::tiers::TierSetup;
+use crate::tiers::options::TierCurve;
 
 /// The caches of one curve.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +20,7 @@ pub struct Curve {
     pub name: String,
     pub reclaim: ReclaimPolicy,
     layers: Layers,
+    pub tiers: Option<TierCurve>,
 }
 
 /// The layers of the model.
@@ -43,8 +46,24 @@ impl Curve {
             }
         };
         let is_one = policies.len() == 1;
-        let curve =
-            |(reclaim, layers)| Self { name: name(reclaim, layers, is_one), reclaim, layers };
+        let tiers = arguments.tiers.curves();
+        if !tiers.is_empty() {
+            let has_policies = arguments.tiers.has_policies();
+            let curve = |&reclaim: &_| {
+                let named = |tiers| (name_of_tiers(tiers, has_policies), tiers);
+                tiers.iter().copied().map(named).map(move |(name, tiers)| Self {
+                    name: if is_one { name } else { format!("{name} {reclaim}") },
+                    reclaim,
+                    layers: Layers::Any,
+                    tiers,
+                })
+            };
+            return policies.iter().flat_map(curve).collect();
+        }
+        let curve = |(reclaim, layers)| {
+            let name = name(reclaim, layers, is_one);
+            Self { name, reclaim, layers, tiers: None }
+        };
         let of_policy = |&reclaim: &_| layers.iter().map(move |&layers| (reclaim, layers));
         policies.iter().flat_map(of_policy).map(curve).collect()
     }
@@ -62,6 +81,11 @@ impl Curve {
         }
     }
 
+    /// Returns the tiers below a cache of `blocks` blocks.
+    pub fn setup(&self, blocks: usize) -> Option<TierSetup> {
+        self.tiers.map(|tiers| tiers.setup(blocks))
+    }
+
     /// Returns the needs of requests in these caches.
     pub fn needs<'a>(&self, trace: &'a Trace) -> &'a Needs {
         if self.is_grouped() { &trace.needs } else { &trace.needs_of_full }
@@ -74,6 +98,10 @@ impl Curve {
     pub fn cache(&self, trace: &Trace, blocks: usize) -> Result<PagedKvCache> {
         let blocks = self.cache_blocks(trace, blocks);
         let builder = PagedKvCache::builder().num_blocks(blocks).reclaim_policy(self.reclaim);
+        let builder = match self.setup(blocks) {
+            Some(tiers) => tiers.build_into(builder),
+            None => builder,
+        };
         let builder = match (self.layers, &trace.groups) {
             (Layers::Grouped(retention), Some(groups)) => groups.build_into(builder, retention),
             _ => builder.block_size(trace.needs.unit()),
@@ -89,4 +117,12 @@ fn name(reclaim: ReclaimPolicy, layers: Layers, is_one_policy: bool) -> String {
         Layers::Grouped(retention) => format!("groups {}", retention_name(retention)),
     };
     if is_one_policy { layers } else { format!("{layers} {reclaim}") }
+}
+
+fn name_of_tiers(tiers: Option<TierCurve>, has_policies: bool) -> String {
+    match tiers {
+        None => "device alone".to_owned(),
+        Some(tiers) if has_policies => format!("{} {}", tiers.name(), tiers.store),
+        Some(tiers) => tiers.name(),
+    }
 }

@@ -105,7 +105,8 @@ struct Axis {
 impl Axis {
     fn of(trace: &Trace) -> Self {
         let Some(groups) = &trace.groups else {
-            return Self { text: format!("blocks of {} tokens", trace.needs.unit()), scale: 1.0 };
+            let text = format!("blocks of {} tokens on the device", trace.needs.unit());
+            return Self { text, scale: 1.0 };
         };
         match groups.block_bytes() {
             None => Self { text: format!("blocks of the pool: {}", groups.name()), scale: 1.0 },

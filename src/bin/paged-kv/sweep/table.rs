@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use super::max_hit_rate::Ceiling;
-use super::{Cell, Trace};
+use super::{Cell, Trace, tier_table};
 use crate::layer_groups::{LayerGroups, group_name};
 
 /// Bytes of a GiB.
@@ -21,6 +21,9 @@ pub fn write(
 ) -> io::Result<()> {
     if let Some(groups) = &trace.groups {
         return write_grouped(out, groups, cells, ceiling);
+    }
+    if cells.iter().any(|cell| cell.tiers.is_some()) {
+        return tier_table::write(out, cells, ceiling);
     }
     writeln!(out, "reclaim,blocks,prompt_blocks,hit_blocks,hit_rate,reclaimed_blocks,rejected")?;
     for cell in cells {
@@ -84,6 +87,9 @@ pub fn print(trace: &Trace, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()>
     let mut out = io::stdout().lock();
     if let Some(groups) = &trace.groups {
         return print_grouped(&mut out, groups, cells, ceiling);
+    }
+    if cells.iter().any(|cell| cell.tiers.is_some()) {
+        return tier_table::print(&mut out, cells, ceiling);
     }
     writeln!(
         out,

@@ -21,9 +21,10 @@ impl Worker<'_> {
         growth: usize,
     ) -> Result<Admitted, PagedKvError> {
         let reserve = (growth as f64 * self.service.plan.leave_free).ceil() as usize;
-        match self.service.needs.chunks() {
-            None => self.bring_in_whole(sequence, part, reserve),
-            Some(chunks) => self.bring_in_chunks(sequence, part, reserve, chunks),
+        match (self.service.plan.offload, self.service.needs.chunks()) {
+            (Some(offload), _) => self.bring_in_through(offload, sequence, part, reserve),
+            (None, None) => self.bring_in_whole(sequence, part, reserve),
+            (None, Some(chunks)) => self.bring_in_chunks(sequence, part, reserve, chunks),
         }
     }
 
@@ -89,7 +90,7 @@ impl Worker<'_> {
     }
 
     /// Publishes those of the first `written` tokens of a prompt whose contents the trace names.
-    fn commit_named(
+    pub(super) fn commit_named(
         &mut self,
         sequence: SeqId,
         part: Part<'_>,
@@ -104,13 +105,16 @@ impl Worker<'_> {
         unless_evicted(self.meter.time(commit))
     }
 
-    fn count_hits(&mut self, part: Part<'_>, admission: &Admission) {
+    pub(super) fn count_hits(&mut self, part: Part<'_>, admission: &Admission) {
         let prompts = self.service.plan.prompts;
         let named_blocks = prompts.named_blocks(part.request);
         let named = |tokens: usize| (tokens / prompts.unit).min(named_blocks) as u64;
         self.meter.prompt_blocks += named_blocks as u64;
         self.meter.hit_blocks += named(admission.cached_tokens);
         self.meter.longest_hit_blocks += named(admission.longest_group_hit);
+        self.meter.prompt_tokens_hit += admission.cached_tokens as u64;
+        self.meter.prompt_tokens_computed +=
+            (part.prompt_tokens() - admission.cached_tokens) as u64;
     }
 
     /// Extends a sequence by the tokens at these positions, and takes the copies of states that it asks for then.
@@ -120,9 +124,12 @@ impl Worker<'_> {
         tokens: Range<usize>,
     ) -> Result<(), PagedKvError> {
         let (cache, needs) = (self.service.cache, self.service.needs);
+        let begins_block = tokens.start.next_multiple_of(needs.unit()) < tokens.end;
+        if begins_block && self.service.plan.offload.is_some() {
+            return self.append_in_step(sequence, tokens.len());
+        }
         let append = self.meter.time(|| cache.append(sequence, tokens.len()))?;
         debug_assert!(append.copy.is_none(), "nothing is forked, so nothing is copied");
-        let begins_block = tokens.start.next_multiple_of(needs.unit()) < tokens.end;
         if needs.has_states() && begins_block {
             return self.take_copies(sequence);
         }

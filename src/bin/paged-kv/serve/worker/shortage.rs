@@ -10,6 +10,7 @@ use paged_kv::PagedKvError;
 
 use super::{Appended, Live, Worker, unless_evicted};
 use crate::serve::Victims;
+use crate::serve::prompts::Part;
 
 impl Worker<'_> {
     /// Makes room until the append succeeds, or until its own request is evicted or preempted.
@@ -78,6 +79,10 @@ impl Worker<'_> {
         let (part, written) = (self.part(at), self.written_tokens(at));
         let publish = || prompts.publish(cache, sequence, part, written);
         unless_evicted(self.meter.time(publish))?;
+        if self.service.plan.offload.is_some() {
+            let whole = prompts.prompt(cache, Part { had_tokens: written, ..part });
+            self.store_computed(whole.hashes())?;
+        }
         let freed = self.meter.time(|| cache.free(sequence));
         // A sequence that is gone was evicted, and counts as that.
         self.meter.preemptions += u64::from(freed.is_ok());

@@ -19,6 +19,7 @@ const PLAN: Plan = Plan {
     victims: Victims::Youngest,
     threshold: 0.9,
     prompts: Prompts { id_tokens: None, as_tokens: false, unit: 16 },
+    offload: None,
 };
 
 /// Serves all requests by workers that take their steps in turn.
