@@ -115,6 +115,11 @@ impl TierContents {
         &self.pool
     }
 
+    /// Returns the number of slots that can be taken.
+    pub(crate) fn room(&self) -> usize {
+        self.pool.free_block_count()
+    }
+
     /// Takes `n` slots to write to, or none. Ready contents may be given up for them, the least recently used first.
     pub(crate) fn take(&self, n: usize) -> Option<BlockTable> {
         self.pool.allocate(n).ok()

@@ -51,6 +51,8 @@ pub struct StoreTicket {
     stores: Vec<Store>,
     keys: Vec<ContentKey>,
     generation: Generation,
+    /// True if the first content is to be given up first.
+    is_oldest_first: bool,
     /// One owner of each source.
     sources: Sources,
     /// The slots, which the ticket alone owns.
@@ -88,7 +90,24 @@ impl StoreTicket {
             group,
         });
         let (stores, state) = (stores.collect(), PlainArc::clone(state));
-        Some(Self { state, number, tier, stores, keys, generation, sources, targets })
+        let is_oldest_first = false;
+        Some(Self {
+            state,
+            number,
+            tier,
+            stores,
+            keys,
+            generation,
+            is_oldest_first,
+            sources,
+            targets,
+        })
+    }
+
+    /// Lets the tier give up the first of these contents first. By default it is the last one, as of a chain.
+    pub(crate) fn oldest_first(mut self) -> Self {
+        self.is_oldest_first = true;
+        self
     }
 
     /// Returns the copies to make, in any order.
@@ -174,7 +193,13 @@ impl StoreTicket {
         let empty = self.targets.new_sibling();
         let targets = std::mem::replace(&mut self.targets, empty);
         let (of_failed, of_others) = split(targets, |at| outcome(at) == CopyOutcome::Failed);
-        drop(of_others);
+        match self.is_oldest_first {
+            false => drop(of_others),
+            true => {
+                let ids = of_others.into_owned_ids().into_iter().rev().collect();
+                drop(self.contents().table_of(ids));
+            }
+        }
         self.state.quarantine.keep(self.number, of_failed);
         self.sources.clear();
         self.stores.clear();

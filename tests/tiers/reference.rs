@@ -217,6 +217,9 @@ impl Reference {
     ) -> (Vec<BlockHash>, Vec<u32>) {
         let (mut wanted, mut held) = (Vec::new(), Vec::new());
         for (slot, content) in self.tiers[from].oldest(ahead) {
+            if wanted.len() == self.tiers[to].room() {
+                break;
+            }
             let is_known = self.tiers[to].find(content).is_some();
             let is_in_flight = self.in_flight.contains_key(&content);
             if content.1 == self.generation && !is_known && !is_in_flight {

@@ -29,6 +29,8 @@ pub struct Storing {
     sources: Vec<Vec<u32>>,
     /// The slots of a tier that it holds ahead of need.
     held: Option<(usize, Vec<u32>)>,
+    /// It has the oldest content first.
+    is_ahead: bool,
 }
 
 pub struct Restoring {
@@ -248,7 +250,14 @@ impl World {
             of_tier.take(&slots);
             self.reference.claim(wanted, ticket.number().0);
             let generation = self.reference.generation;
-            self.stores.push(Storing { ticket, tier, generation, sources, held: None });
+            self.stores.push(Storing {
+                ticket,
+                tier,
+                generation,
+                sources,
+                held: None,
+                is_ahead: false,
+            });
         } else {
             self.reference.release_sources(&sources);
         }
@@ -256,17 +265,21 @@ impl World {
     }
 
     pub fn end_store(&mut self, at: usize, ending: impl FnOnce(usize) -> Ending) {
-        let Storing { ticket, tier, generation, sources, held } = self.stores.swap_remove(at);
+        let Storing { ticket, tier, generation, sources, held, is_ahead } =
+            self.stores.swap_remove(at);
         let ending = ending(ticket.stores().len());
         let outcomes = ending.as_deref().unwrap_or(&[]);
         let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
         let stores = ticket.stores().iter().enumerate();
         let place = |slot: paged_kv::TierSlot| (usize::from(slot.tier.0), slot.slot);
-        let stores: Vec<_> = stores
+        let mut stores: Vec<_> = stores
             .map(|(at, store)| {
                 (store.hash, store.dst.slot, store.src.slot().map(place), outcome(at))
             })
             .collect();
+        if is_ahead {
+            stores.reverse();
+        }
         self.reference.settle_store(ticket.number().0, (tier, generation), &stores);
         self.reference.release_sources(&sources);
         if let Some((from, slots)) = held {
@@ -340,9 +353,9 @@ impl World {
         }
         let is_made = ticket.is_some();
         self.begin_store(to, ticket, BeginStore { wanted, ..self.reference.nothing() });
-        match is_made {
-            true => self.stores.last_mut().expect("it is new").held = Some((from, held)),
-            false => self.reference.tiers[from].release_held(&held),
+        match self.stores.last_mut().filter(|_| is_made) {
+            Some(new) => (new.held, new.is_ahead) = (Some((from, held)), true),
+            None => self.reference.tiers[from].release_held(&held),
         }
     }
 
@@ -369,6 +382,7 @@ impl World {
         self.num_ahead += wanted.len();
         let begin = BeginStore { wanted, ..self.reference.nothing() };
         self.begin_store(to, Some(ticket), begin);
+        self.stores.last_mut().expect("it is new").is_ahead = true;
     }
 
     /// Begins to look through a tier that is empty.

@@ -112,7 +112,8 @@ impl Tiers<'_> {
     }
 
     /// Returns a ticket to store contents ahead of need: those that the next `ahead` blocks would overwrite if they were
-    /// taken now, from the device or in a tier. The contents do not become younger by that. Called once a step, with as
+    /// taken now, from the device or in a tier, as many of them as the target has room for. The contents do not become
+    /// younger by that. Called once a step, with as
     /// many blocks as a step takes at most, it leaves little to [`store_overwritten`](Self::store_overwritten). `None` as
     /// [`store`](Self::store) says. Costs a claim of each home shard and a look at up to `ahead` contents of each.
     ///
@@ -163,9 +164,12 @@ impl Tiers<'_> {
             }
         };
         let blocks: &Blocks = &pool;
-        let mut unused = UnusedBlocks::new(pool.clone());
+        let (mut unused, room) = (UnusedBlocks::new(pool.clone()), storing.of_tier.room());
         for aged in blocks.list_oldest(ahead.saturating_sub(blocks.num_free())) {
             let Some((group, hash)) = last_content(aged.id, &generations, blocks) else { continue };
+            if storing.contents.len() == room {
+                break;
+            }
             if storing.has(hash, group) {
                 continue;
             }
@@ -178,7 +182,8 @@ impl Tiers<'_> {
                 unused.acquire(aged, key).then_some(place)
             });
         }
-        Ok(storing.ticket(Sources::unused(cache.pool.handle(), unused)))
+        let ticket = storing.ticket(Sources::unused(cache.pool.handle(), unused));
+        Ok(ticket.map(StoreTicket::oldest_first))
     }
 }
 
