@@ -223,7 +223,7 @@ impl TierState {
         let contents: Result<Box<[_]>> = contents.collect();
         Ok(Self {
             tiers: contents?,
-            in_flight: InFlight::new(),
+            in_flight: InFlight::new(tiers.iter().map(|tier| tier.slots).sum())?,
             quarantine: Quarantine::new(),
             pending: ShardedCounter::new(),
             tickets: AtomicU64::new(0),

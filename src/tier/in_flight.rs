@@ -1,48 +1,179 @@
 //! `InFlight`: the contents that tickets copy at the moment, by their keys.
 //!
-//! A thread that adds a content has the right to copy it. It publishes the content at its destination before it removes
-//! it here. So a thread that misses the content here, after it missed it everywhere else, looks once more.
+//! A thread that claims a content has the right to copy it. It publishes the content at its destination before it gives
+//! the right back. So a thread that misses the content here, after it missed it everywhere else, looks once more.
+//!
+//! A content is claimed by one exchange of its home place, a word with a mark of its key. If another content has that
+//! place, it is claimed in a map. The thread then looks at the home place again, as a thread that has the home place looks
+//! at the map: of two that claim one content in both, at most one has the right. Both may be refused, as if a third had it.
+//!
+//! Contents of equal marks and one home place, two of about 2^77, count as one: the second waits for the first.
 
-use super::TicketNumber;
+use crate::array::array_of;
+use crate::error::Result;
 use crate::pool::content_key::ContentKey;
-use crate::sync::{DashMap, Entry, FastSeed};
+use crate::sync::{AtomicU64, AtomicUsize, DashMap, Entry, FastSeed, Ordering};
 
-/// The contents that are being copied, each with its ticket.
+/// The contents that are being copied.
 pub(crate) struct InFlight {
-    contents: DashMap<u128, TicketNumber, FastSeed>,
+    /// The mark of the content that has this place, 0 for none.
+    homes: Box<[AtomicU64]>,
+    /// Contents whose home places others had.
+    elsewhere: DashMap<u128, (), FastSeed>,
+    num_elsewhere: AtomicUsize,
+}
+
+/// The right to copy a content, until it is given back.
+#[must_use = "a right that is not given back is lost"]
+pub(crate) struct Claimed {
+    key: ContentKey,
+    is_at_home: bool,
+}
+
+impl Claimed {
+    pub(crate) fn is_of(&self, key: ContentKey) -> bool {
+        self.key == key
+    }
 }
 
 /// Shards of the map.
 const SHARDS: usize = 64;
 
+/// The least and the most home places.
+const HOMES: [usize; 2] =
+    if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { [1, 1] } else { [1 << 10, 1 << 16] };
+
 impl InFlight {
-    pub(super) fn new() -> Self {
+    /// Creates a table for tiers of so many slots.
+    pub(super) fn new(slots: usize) -> Result<Self> {
+        let [least, most] = HOMES;
+        let homes = (slots / 4).clamp(least, most);
         let hasher = FastSeed::default();
-        Self { contents: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS) }
+        Ok(Self {
+            homes: array_of(homes, || AtomicU64::new(0))?,
+            elsewhere: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
+            num_elsewhere: AtomicUsize::new(0),
+        })
     }
 
-    /// Claims the right to copy a content for a ticket. Returns false if another ticket has it.
-    pub(crate) fn claim(&self, key: ContentKey, ticket: TicketNumber) -> bool {
-        match self.contents.entry(key.bits()) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(vacant) => {
-                vacant.insert(ticket);
-                true
+    fn home(&self, key: ContentKey) -> (&AtomicU64, u64) {
+        let (low, high) = (key.bits() as u64, (key.bits() >> 64) as u64);
+        let at = (u128::from(high) * self.homes.len() as u128) >> 64;
+        (&self.homes[at as usize], low.max(1))
+    }
+
+    /// Claims the right to copy a content. Returns `None` if another ticket has it, or seems to.
+    #[inline]
+    pub(crate) fn claim(&self, key: ContentKey) -> Option<Claimed> {
+        let (home, mark) = self.home(key);
+        // SeqCst: of two threads that claim one content, one at home and one elsewhere, one sees the other. Acquire, for
+        // the content that the last copy published: pairs with `leave`.
+        // Loom: two_claims_of_one_content_never_both_succeed.
+        match home.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => {
+                // SeqCst: as above.
+                if self.num_elsewhere.load(Ordering::SeqCst) > 0
+                    && self.elsewhere.contains_key(&key.bits())
+                {
+                    home.store(0, Ordering::Release);
+                    return None;
+                }
+                Some(Claimed { key, is_at_home: true })
             }
+            Err(other) if other == mark => None,
+            Err(_) => self.claim_elsewhere(key),
         }
     }
 
+    #[cold]
+    fn claim_elsewhere(&self, key: ContentKey) -> Option<Claimed> {
+        // SeqCst: as in `claim`.
+        self.num_elsewhere.fetch_add(1, Ordering::SeqCst);
+        let is_new = match self.elsewhere.entry(key.bits()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(());
+                true
+            }
+        };
+        let (home, mark) = self.home(key);
+        // SeqCst: as in `claim`.
+        if is_new && home.load(Ordering::SeqCst) != mark {
+            return Some(Claimed { key, is_at_home: false });
+        }
+        if is_new {
+            self.elsewhere.remove(&key.bits());
+        }
+        // Relaxed: as in `leave`.
+        self.num_elsewhere.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
     /// Gives the right back, after the content was published or was not copied.
-    pub(crate) fn leave(&self, key: ContentKey, ticket: TicketNumber) {
-        self.contents.remove_if(&key.bits(), |_, of| *of == ticket);
+    #[inline]
+    pub(crate) fn leave(&self, Claimed { key, is_at_home }: Claimed) {
+        if is_at_home {
+            // Release: pairs with `claim`.
+            return self.home(key).0.store(0, Ordering::Release);
+        }
+        self.elsewhere.remove(&key.bits());
+        // Relaxed: the count may be too large for a while.
+        self.num_elsewhere.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns true if a ticket copies the content.
     pub(crate) fn has(&self, key: ContentKey) -> bool {
-        self.contents.contains_key(&key.bits())
+        let (home, mark) = self.home(key);
+        // Acquire: pairs with `leave`, as in `claim`.
+        home.load(Ordering::Acquire) == mark
+            || self.num_elsewhere.load(Ordering::Acquire) > 0
+                && self.elsewhere.contains_key(&key.bits())
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.contents.iter().count()
+        // Relaxed: a statistic.
+        let homes = self.homes.iter().filter(|home| home.load(Ordering::Relaxed) != 0);
+        homes.count() + self.elsewhere.iter().count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(home: u64, mark: u64) -> ContentKey {
+        ContentKey::new(u128::from(home) << 64 | u128::from(mark))
+    }
+
+    #[test]
+    fn a_content_is_claimed_once_at_home_or_elsewhere() {
+        let in_flight = InFlight::new(0).unwrap();
+        let (one, other, third) = (key(7, 1), key(7, 2), key(9 << 58, 3));
+        let claims = [one, other, third].map(|key| in_flight.claim(key).expect("it is new"));
+        assert_eq!(claims.each_ref().map(|claimed| claimed.is_at_home), [true, false, true]);
+        for known in [one, other, third] {
+            assert!(in_flight.has(known) && in_flight.claim(known).is_none());
+        }
+        assert!(!in_flight.has(key(7, 4)));
+        assert_eq!(in_flight.len(), 3);
+        let [first, second, last] = claims;
+        in_flight.leave(first);
+        assert!(!in_flight.has(one) && in_flight.has(other));
+        assert!(in_flight.claim(other).is_none(), "it is elsewhere still");
+        in_flight.leave(second);
+        let again = in_flight.claim(other).expect("it was given back");
+        assert!(again.is_at_home);
+        in_flight.leave(again);
+        in_flight.leave(last);
+        assert_eq!((in_flight.len(), in_flight.num_elsewhere.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn a_key_of_zero_has_a_mark() {
+        let in_flight = InFlight::new(64).unwrap();
+        let claimed = in_flight.claim(key(0, 0)).expect("it is new");
+        assert!(in_flight.has(key(0, 0)));
+        in_flight.leave(claimed);
+        assert_eq!(in_flight.len(), 0);
     }
 }

@@ -1,11 +1,11 @@
 //! `StoreTicket`: copies of contents to a tier, which the caller makes and then reports.
 
 use super::contents::TierContents;
+use super::in_flight::Claimed;
 use super::sources::{Sources, forget_lost};
 use super::{CopyOutcome, Place, TicketNumber, TierId, TierSlot, TierState};
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, GroupId};
-use crate::pool::content_key::ContentKey;
 use crate::prefix::{BlockHash, Generation};
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
@@ -49,7 +49,7 @@ pub struct StoreTicket {
     number: TicketNumber,
     tier: TierId,
     stores: Vec<Store>,
-    keys: Vec<ContentKey>,
+    keys: Vec<Claimed>,
     generation: Generation,
     /// True if the first content is to be given up first.
     is_oldest_first: bool,
@@ -62,7 +62,7 @@ pub struct StoreTicket {
 /// Contents that a ticket to be has claimed, each with the place to copy it from.
 pub(crate) struct ToStore {
     pub(crate) contents: Vec<(BlockHash, GroupId, Place)>,
-    pub(crate) keys: Vec<ContentKey>,
+    pub(crate) keys: Vec<Claimed>,
 }
 
 impl StoreTicket {
@@ -79,7 +79,7 @@ impl StoreTicket {
         let of_tier = state.tier(tier).expect("the caller has checked the tier");
         let Some(targets) = of_tier.take(contents.len()) else {
             of_tier.counts.dropped.add(contents.len() as u64);
-            keys.iter().for_each(|&key| state.in_flight.leave(key, number));
+            keys.into_iter().for_each(|claimed| state.in_flight.leave(claimed));
             return None;
         };
         let pairs = contents.iter().zip(targets.as_slice());
@@ -189,18 +189,23 @@ impl StoreTicket {
         let lost = places.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, src)| src);
         forget_lost(lost, &self.state);
         // After the publication: a thread that misses the content among these finds it in the tier.
-        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
         let empty = self.targets.new_sibling();
         let targets = std::mem::replace(&mut self.targets, empty);
-        let (of_failed, of_others) = split(targets, |at| outcome(at) == CopyOutcome::Failed);
-        match self.is_oldest_first {
-            false => drop(of_others),
-            true => {
-                let ids = of_others.into_owned_ids().into_iter().rev().collect();
-                drop(self.contents().table_of(ids));
-            }
+        let is_failed = |at| outcome(at) == CopyOutcome::Failed;
+        let of_others = if (0..self.stores.len()).any(is_failed) {
+            let (of_failed, of_others) = split(targets, is_failed);
+            self.state.quarantine.keep(self.number, of_failed);
+            of_others
+        } else {
+            targets
+        };
+        if self.is_oldest_first {
+            let ids = of_others.into_owned_ids().into_iter().rev().collect();
+            drop(self.contents().table_of(ids));
+        } else {
+            drop(of_others);
         }
-        self.state.quarantine.keep(self.number, of_failed);
         self.sources.clear();
         self.stores.clear();
         done

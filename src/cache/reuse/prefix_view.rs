@@ -7,7 +7,7 @@ use crate::cache::admission::options::AdmitOptions;
 use crate::cache::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, GroupId};
-use crate::prefix::{BlockHash, EventContext, Generation, PublishRequest};
+use crate::prefix::{BlockHash, EventContext, PublishRequest};
 use crate::sync::Later;
 use crate::table::BlockTable;
 
@@ -302,16 +302,4 @@ impl Prefix<'_> {
     }
 }
 
-impl PagedKvCache {
-    /// Makes the caller an owner of a block with this content, if one is cached. Appends it to `out`.
-    pub(in crate::cache) fn acquire_one(
-        &self,
-        hash: BlockHash,
-        generation: Generation,
-        out: &mut Vec<BlockId>,
-    ) -> bool {
-        let len = out.len();
-        self.published().acquire(self.pool.blocks(), &[hash], generation, out);
-        out.len() > len
-    }
-}
+impl PagedKvCache {}

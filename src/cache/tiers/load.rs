@@ -17,15 +17,16 @@ use crate::cache::admission::prompt::Prompt;
 use crate::cache::reuse::cached_sequence::CachedSequence;
 use crate::error::{PagedKvError, Result};
 use crate::id::{BlockId, GroupId};
-use crate::pool::content_key::ContentKey;
+use crate::pool::PoolHandle;
 use crate::pool::watermark::Admit;
 use crate::prefix::overwrites::list_overwritten;
 use crate::prefix::{BlockHash, Generation, Overwritten};
 use crate::sequence::Sequence;
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
+use crate::tier::in_flight::Claimed;
 use crate::tier::sources::forget_lost;
-use crate::tier::store::{runs_of, split};
+use crate::tier::store::runs_of;
 use crate::tier::{CopyOutcome, Place, TicketNumber, TierId, TierSlot, TierState};
 
 /// One content to copy from a slot of a tier to a block of the device.
@@ -53,11 +54,11 @@ pub struct LoadTicket {
     state: PlainArc<TierState>,
     number: TicketNumber,
     loads: Vec<Load>,
-    keys: Vec<ContentKey>,
+    keys: Vec<Claimed>,
     /// The slots, pinned, a table for each tier.
     pins: Vec<(TierId, BlockTable)>,
-    /// One more owner of each block that is written.
-    targets: BlockTable,
+    /// The pool of the blocks that are written. The sequence owns them.
+    device: PoolHandle,
     sequence: Option<CachedSequence>,
     admission: Admission,
     block_size: usize,
@@ -72,7 +73,7 @@ impl Overwriting for LoadTicket {}
 
 impl OverwritingAccess for LoadTicket {
     fn contents(&self) -> OverwrittenBy<'_> {
-        let (contents, pool) = (&*self.overwritten, self.targets.pool());
+        let (contents, pool) = (&*self.overwritten, &self.device);
         OverwrittenBy { contents, generation: self.generation, pool }
     }
 }
@@ -119,7 +120,7 @@ impl LoadTicket {
             }
             let rest = &prompt.hashes()[hits..most];
             pinned = match pin(state, number, rest, of_device, limit) {
-                Ok(pinned) => Some(pinned).filter(|pinned| !pinned.keys.is_empty()),
+                Ok(pinned) => Some(pinned).filter(|pinned| !pinned.slots.is_empty()),
                 Err(NotPinned::Pending) => return Ok(TierAdmission::Pending),
                 Err(NotPinned::Outdated) => {
                     pinned = None;
@@ -136,7 +137,7 @@ impl LoadTicket {
             let (sequence, admission) = cache.admit_sequence(prompt, options)?;
             return Ok(TierAdmission::Ready(sequence, admission));
         };
-        let loaded_tokens = pinned.keys.len() * cache.block_size;
+        let loaded_tokens = pinned.slots.len() * cache.block_size;
         let options = options.clone().max_cached_tokens(hits * cache.block_size);
         let options = options.at_least_first_chunk(loaded_tokens);
         let mut overwritten = Vec::new();
@@ -156,7 +157,7 @@ impl LoadTicket {
             // device has lost a hit since it was looked up: the loaded blocks would follow a gap.
             return Ok(TierAdmission::Ready(sequence, admission));
         }
-        let mut ticket = Self::new(cache, state, pinned, prompt, hits, (sequence, admission))?;
+        let mut ticket = Self::new(cache, state, pinned, prompt, hits, (sequence, admission));
         (ticket.overwritten, ticket.generation) = (overwritten, of_device);
         Ok(TierAdmission::Loading(ticket))
     }
@@ -168,28 +169,27 @@ impl LoadTicket {
         prompt: &Prompt,
         hits: usize,
         (sequence, admission): (CachedSequence, Admission),
-    ) -> Result<Self> {
-        let end = hits + pinned.keys.len();
+    ) -> Self {
+        let end = hits + pinned.slots.len();
         let blocks = &sequence.block_ids()[hits..end];
-        let targets = cache.pool.blocks().hold_again(blocks, cache.pool.handle())?;
         let hashes = &prompt.hashes()[hits..end];
         let loads = pinned.slots.iter().zip(blocks).zip(hashes);
         let loads =
             loads.map(|((&src, &dst), &hash)| Load { src, dst, hash, group: GroupId(0) }).collect();
-        Ok(Self {
+        Self {
             state: PlainArc::clone(state),
             number: pinned.number,
             loads,
             keys: std::mem::take(&mut pinned.keys),
             pins: std::mem::take(&mut pinned.pins),
-            targets,
+            device: cache.pool.handle(),
             sequence: Some(sequence),
             admission,
             block_size: cache.block_size,
             hits: hits * cache.block_size,
             overwritten: Vec::new(),
             generation: cache.published().generation(),
-        })
+        }
     }
 
     /// Returns the copies to make, in any order.
@@ -276,12 +276,12 @@ impl LoadTicket {
         }
         let good = outcomes.iter().take_while(|&&outcome| outcome == CopyOutcome::Done).count();
         let failed = outcomes.iter().filter(|&&outcome| outcome != CopyOutcome::Done).count();
+        self.keep_failed(outcomes);
         let mut sequence = self.sequence.take().expect("a ticket has its sequence until now");
         if sequence.layout().is_some() {
             return self.complete_groups(sequence, outcomes);
         }
         let computed = self.hits + good * self.block_size;
-        // Publishes the blocks. The ticket is one more owner of them until after that.
         sequence.commit(computed)?;
         if good < required {
             let (sequence, hashed) = sequence.parts_mut();
@@ -301,7 +301,7 @@ impl LoadTicket {
         Ok(Loaded { sequence, admission, loaded_tokens, failed_blocks: failed })
     }
 
-    /// Gives claims, pins and owners back; keeps blocks of failed copies. `is_used` returns true for copies that were
+    /// Gives claims and pins back. `is_used` returns true for copies that were
     /// published.
     fn settle(&mut self, outcomes: &[CopyOutcome], is_used: impl Fn(usize) -> bool) {
         let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
@@ -309,7 +309,7 @@ impl LoadTicket {
         let lost = slots.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, slot)| slot);
         forget_lost(lost, &self.state);
         // After the publication: a thread that misses the content among these finds it on the device.
-        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
         for (tier, id) in self.state.tiers.iter().zip(0..) {
             let of_tier = |load: &Load| load.src.tier == TierId(id);
             let copies = self.loads.iter().enumerate();
@@ -327,18 +327,27 @@ impl LoadTicket {
             tier.counts.failed.add(failed as u64);
         }
         self.pins.clear();
-        let empty = self.targets.new_sibling();
-        let targets = std::mem::replace(&mut self.targets, empty);
-        let (of_failed, of_others) = split(targets, |at| outcome(at) == CopyOutcome::Failed);
-        drop(of_others);
-        self.state.quarantine.keep(self.number, of_failed);
         self.loads.clear();
+    }
+
+    /// Puts the blocks of failed copies in quarantine, which so has an owner of each when the sequence leaves them.
+    fn keep_failed(&self, outcomes: &[CopyOutcome]) {
+        let outcome = |at: usize| outcomes.get(at).copied().unwrap_or(CopyOutcome::Failed);
+        let copies = self.loads.iter().enumerate();
+        let failed = copies.filter(|&(at, _)| outcome(at) == CopyOutcome::Failed);
+        let failed: Vec<BlockId> = failed.map(|(_, load)| load.dst).collect();
+        if !failed.is_empty() {
+            let held = self.device.hold_again(&failed, self.device.clone());
+            let held = held.expect("a block that is written has one owner");
+            self.state.quarantine.keep(self.number, held);
+        }
     }
 }
 
 impl Drop for LoadTicket {
     fn drop(&mut self) {
         if !self.loads.is_empty() {
+            self.keep_failed(&[]);
             self.settle(&[], |_| false);
         }
     }

@@ -13,6 +13,7 @@ use crate::prefix::{BlockHash, Generation};
 use crate::sync::PlainArc;
 use crate::table::BlockTable;
 use crate::tier::contents::TierContents;
+use crate::tier::in_flight::Claimed;
 use crate::tier::sources::{Sources, UnusedBlocks};
 use crate::tier::store::{StoreTicket, ToStore};
 use crate::tier::{Place, TicketNumber, TierId, TierSlot, TierState};
@@ -45,18 +46,23 @@ impl Tiers<'_> {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn store(self, tier: TierId, hashes: &[BlockHash]) -> Result<Option<StoreTicket>> {
-        let mut found = FoundPlaces::new(self.cache, self.state()?);
         let generation = self.cache.published().generation();
         let Some(mut storing) = Storing::new(self.cache, self.state()?, tier, generation)? else {
             return Ok(None);
         };
-        for &hash in hashes {
-            for group in storing.groups() {
+        let mut found = FoundPlaces::new(self.cache, self.state()?);
+        for group in storing.groups() {
+            let mut wanted: Vec<(BlockHash, Claimed)> = Vec::with_capacity(hashes.len());
+            for &hash in hashes {
                 if storing.counts_enough(hash, group) {
-                    storing.offer(hash, group, |generation| {
-                        found.acquire(hash, group, generation, tier)
-                    });
+                    wanted.extend(storing.claim(hash, group).map(|claimed| (hash, claimed)));
                 }
+            }
+            storing.reserve(wanted.len());
+            let hashes: Vec<BlockHash> = wanted.iter().map(|&(hash, _)| hash).collect();
+            let places = found.acquire(&hashes, group, storing.of_device[group.index()], tier);
+            for ((hash, claimed), place) in wanted.into_iter().zip(places) {
+                storing.add(hash, group, claimed, place);
             }
         }
         Ok(storing.ticket(found.into_sources()))
@@ -198,7 +204,7 @@ struct Storing<'a> {
     /// The generation in the tier.
     generation: Generation,
     contents: Vec<(BlockHash, GroupId, Place)>,
-    keys: Vec<ContentKey>,
+    keys: Vec<Claimed>,
     /// Slots of contents that the tier has, pinned so that it gives none of them up for the others.
     kept: Vec<BlockId>,
 }
@@ -252,6 +258,10 @@ impl<'a> Storing<'a> {
 
     /// Pins the content if the tier has it.
     fn keep(&mut self, hash: BlockHash, group: GroupId) -> bool {
+        // Mostly the tier has it not. To see that takes no claim.
+        if !self.has(hash, group) {
+            return false;
+        }
         let (len, generation) = (self.kept.len(), self.of_tier.of_group(self.generation, group));
         self.of_tier.pin(&[hash], generation, &mut self.kept);
         self.kept.len() > len
@@ -265,20 +275,40 @@ impl<'a> Storing<'a> {
         group: GroupId,
         acquire: impl FnOnce(Generation) -> Option<Place>,
     ) {
-        let key = self.key_of(hash, group);
-        if self.keep(hash, group) || !self.state.in_flight.claim(key, self.number) {
-            return;
+        if let Some(claimed) = self.claim(hash, group) {
+            let place = acquire(self.of_device[group.index()]);
+            self.add(hash, group, claimed, place);
         }
+    }
+
+    /// Claims a content, unless the tier has it or another ticket copies it.
+    fn claim(&mut self, hash: BlockHash, group: GroupId) -> Option<Claimed> {
+        if self.keep(hash, group) {
+            return None;
+        }
+        let claimed = self.state.in_flight.claim(self.key_of(hash, group))?;
         // Looked up again: the copy of another ticket may have been published before the claim.
-        match self.keep(hash, group) {
-            true => self.state.in_flight.leave(key, self.number),
-            false => match acquire(self.of_device[group.index()]) {
-                None => self.state.in_flight.leave(key, self.number),
-                Some(place) => {
-                    self.contents.push((hash, group, place));
-                    self.keys.push(key);
-                }
-            },
+        if self.keep(hash, group) {
+            self.state.in_flight.leave(claimed);
+            return None;
+        }
+        Some(claimed)
+    }
+
+    /// Makes room for so many contents more.
+    fn reserve(&mut self, contents: usize) {
+        self.contents.reserve(contents);
+        self.keys.reserve(contents);
+    }
+
+    /// Adds a content that was claimed, if there is a place to copy it from.
+    fn add(&mut self, hash: BlockHash, group: GroupId, claimed: Claimed, place: Option<Place>) {
+        match place {
+            None => self.state.in_flight.leave(claimed),
+            Some(place) => {
+                self.contents.push((hash, group, place));
+                self.keys.push(claimed);
+            }
         }
     }
 
@@ -295,7 +325,7 @@ impl<'a> Storing<'a> {
 
 impl Drop for Storing<'_> {
     fn drop(&mut self) {
-        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
         drop(self.of_tier.table_of(std::mem::take(&mut self.kept)));
     }
 }
@@ -314,17 +344,31 @@ impl<'a> FoundPlaces<'a> {
         Self { cache, state, blocks: Vec::new(), slots }
     }
 
-    /// Becomes an owner of a content on the device, or else in a tier other than `except`.
+    /// Becomes an owner of each content on the device, or else in a tier other than `except`.
     fn acquire(
+        &mut self,
+        hashes: &[BlockHash],
+        group: GroupId,
+        of_device: Generation,
+        except: TierId,
+    ) -> Vec<Option<Place>> {
+        let (published, mut found) = (self.cache.published(), Vec::with_capacity(hashes.len()));
+        published.acquire_each(self.cache.pool.blocks(), hashes, of_device, &mut found);
+        self.blocks.reserve(found.len());
+        self.blocks.extend(found.iter().flatten());
+        let place = |(&hash, block): (&BlockHash, &Option<BlockId>)| {
+            block.map(Place::Device).or_else(|| self.acquire_below(hash, group, of_device, except))
+        };
+        hashes.iter().zip(&found).map(place).collect()
+    }
+
+    fn acquire_below(
         &mut self,
         hash: BlockHash,
         group: GroupId,
         of_device: Generation,
         except: TierId,
     ) -> Option<Place> {
-        if self.cache.acquire_one(hash, of_device, &mut self.blocks) {
-            return self.blocks.last().copied().map(Place::Device);
-        }
         for ((tier, id), slots) in self.state.tiers.iter().zip(0..).zip(&mut self.slots) {
             let (Some(of_tier), true) = (tier.generation_like(of_device), TierId(id) != except)
             else {

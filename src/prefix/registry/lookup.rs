@@ -126,6 +126,42 @@ impl PublishedBlocks {
         }
     }
 
+    /// Makes the caller an owner of the block of each of `hashes` that is cached. Appends the blocks to `out`. Costs as
+    /// [`acquire`](Self::acquire).
+    pub(crate) fn acquire_each(
+        &self,
+        blocks: &Blocks,
+        hashes: &[BlockHash],
+        generation: Generation,
+        out: &mut Vec<Option<BlockId>>,
+    ) {
+        let keyed = blocks.keyed();
+        for part in hashes.chunks(Matching::AT_MOST) {
+            let start = out.len();
+            // Read all of them first: an exchange delays later loads.
+            out.extend(part.iter().map(|&hash| {
+                let key = generation.key_of(hash);
+                let seems_there = |id| keyed.seems_cached_as(id, key).is_some();
+                self.index.find(self.index.place(key), seems_there)
+            }));
+            let mut matching = blocks.matching();
+            for (&hash, found) in part.iter().zip(&mut out[start..]) {
+                let key = generation.key_of(hash);
+                if !found.is_some_and(|id| matching.acquire(id, key)) {
+                    // Another copy may still be cached.
+                    let place = self.index.place(key);
+                    *found =
+                        found.and_then(|_| self.index.find(place, |id| matching.acquire(id, key)));
+                }
+            }
+            let has_released = matching.has_released();
+            drop(matching);
+            if has_released {
+                blocks.announce_room();
+            }
+        }
+    }
+
     /// Makes the caller an owner of the blocks `out[start..]`, which were found for `hashes`, or of others with
     /// the same contents. Truncates `out` at the first content that is not cached any more.
     fn acquire_found(

@@ -17,6 +17,7 @@ use crate::prefix::overwrites::list_overwritten;
 use crate::prefix::{Below, BlockHash, Generation, GroupHits, Overwritten, TO_LOAD};
 use crate::sync::{Arc, PlainArc};
 use crate::table::BlockTable;
+use crate::tier::in_flight::Claimed;
 use crate::tier::{CopyOutcome, TicketNumber, TierId, TierSlot, TierState};
 
 /// The contents in tiers, of which a ticket pins and claims those that a hit needs.
@@ -31,7 +32,7 @@ struct PinnedBelow<'a> {
     limit: Option<LoadLimit>,
     pinned: Vec<(GroupId, BlockHash, TierSlot)>,
     pins: Vec<Vec<BlockId>>,
-    keys: Vec<ContentKey>,
+    keys: Vec<Claimed>,
     /// Another ticket copies a content that was looked for.
     is_pending: bool,
     /// Another ticket has loaded a content since it was looked up.
@@ -114,11 +115,14 @@ impl Below for PinnedBelow<'_> {
             tier.pin(&[hash], generation, ids);
             let Some(&pinned) = ids.get(len) else { continue };
             let slot = TierSlot { tier: TierId(id), slot: pinned.0 };
-            if !self.state.in_flight.claim(key, self.number) && !self.keys.contains(&key) {
-                self.is_pending = true;
-                return false;
+            match self.state.in_flight.claim(key) {
+                Some(claimed) => self.keys.push(claimed),
+                None if self.keys.iter().any(|claimed| claimed.is_of(key)) => {}
+                None => {
+                    self.is_pending = true;
+                    return false;
+                }
             }
-            self.keys.push(key);
             // Looked up again: another ticket may have loaded it before the claim, or found the slot lost.
             let (published, of_device) = (self.cache.published(), self.of_device);
             let of_group = published.of_group(of_device, group);
@@ -134,7 +138,7 @@ impl Below for PinnedBelow<'_> {
 impl Drop for PinnedBelow<'_> {
     fn drop(&mut self) {
         drop(self.take_pins());
-        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
     }
 }
 
@@ -240,15 +244,13 @@ impl LoadTicket {
         if loads.is_empty() {
             return Ok(Some(TierAdmission::Ready(sequence, admission)));
         }
-        let dst: Vec<BlockId> = loads.iter().map(|load| load.dst).collect();
-        let targets = blocks.hold_again(&dst, cache.pool.handle())?;
         Ok(Some(TierAdmission::Loading(Self {
             state: PlainArc::clone(state),
             number: below.number,
             loads,
             keys: std::mem::take(&mut below.keys),
             pins: below.take_pins(),
-            targets,
+            device: cache.pool.handle(),
             sequence: Some(sequence),
             admission,
             block_size: cache.block_size,
@@ -270,7 +272,6 @@ impl LoadTicket {
         let done: std::collections::HashSet<BlockId> = copies.map(|(_, load)| load.dst).collect();
         let length = self.admission.cached_tokens;
         let (of_groups, hashed) = sequence.parts_mut();
-        // The ticket is one more owner of the blocks until after that.
         hashed.publish_loaded(of_groups, length, |id| done.contains(&id));
         let (loads, failed_blocks) = (self.loads.len(), self.loads.len() - done.len());
         let loaded_tokens = length.saturating_sub(self.hits);

@@ -2,23 +2,23 @@
 
 use super::super::LoadLimit;
 use crate::id::BlockId;
-use crate::pool::content_key::ContentKey;
 use crate::prefix::{BlockHash, Generation};
 use crate::table::BlockTable;
+use crate::tier::in_flight::Claimed;
 use crate::tier::{TicketNumber, TierId, TierSlot, TierState};
 
 /// Contents that a ticket to be has pinned and claimed.
 pub(super) struct Pinned<'a> {
     state: &'a TierState,
     pub(super) number: TicketNumber,
-    pub(super) keys: Vec<ContentKey>,
+    pub(super) keys: Vec<Claimed>,
     pub(super) slots: Vec<TierSlot>,
     pub(super) pins: Vec<(TierId, BlockTable)>,
 }
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        self.keys.drain(..).for_each(|key| self.state.in_flight.leave(key, self.number));
+        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
     }
 }
 
@@ -76,13 +76,15 @@ pub(super) fn pin<'a>(
             break;
         }
     }
+    pinned.keys.reserve(pinned.slots.len());
     for (at, &hash) in hashes[..pinned.slots.len()].iter().enumerate() {
         let key = of_device.key_of(hash);
         // A prompt of hashes may name a content twice, which is claimed once and copied to both blocks.
-        if !state.in_flight.claim(key, number) && !pinned.keys.contains(&key) {
-            return Err(NotPinned::Pending);
+        match state.in_flight.claim(key) {
+            Some(claimed) => pinned.keys.push(claimed),
+            None if pinned.keys.iter().any(|claimed| claimed.is_of(key)) => {}
+            None => return Err(NotPinned::Pending),
         }
-        pinned.keys.push(key);
         if !is_ready_in(state, pinned.slots[at], hash, of_device) {
             return Err(NotPinned::Outdated);
         }
