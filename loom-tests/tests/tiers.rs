@@ -244,8 +244,8 @@ fn a_store_ahead_beside_a_match_and_a_take_copies_the_content_of_its_name() {
                 }
             },
             move || {
-                // One of the two blocks is taken, whichever is idle.
-                theirs.compute(3, 1);
+                _ = theirs.read(1);
+                theirs.compute(3, 1); // over one of the two blocks
             },
         );
         world.assert_at_rest();
@@ -309,6 +309,21 @@ fn a_content_that_a_restore_finds_beside_a_reset_is_not_read_after_it() {
             },
         );
         assert_eq!(world.read(1), None);
+        world.assert_at_rest();
+    });
+}
+
+/// The tier is reset after the device. A request between the two must not take the tier's contents for new ones.
+#[test]
+fn a_load_beside_a_reset_leaves_nothing_of_the_old_weights() {
+    explore(|| {
+        let world = world(2, 1);
+        world.compute(1, 1);
+        world.stored(1);
+        world.forget();
+        let theirs = Arc::clone(&world);
+        race(|| world.cache.prefix().reset(), move || _ = theirs.read(1));
+        assert_eq!(world.read(1), None, "it was computed with the old weights");
         world.assert_at_rest();
     });
 }

@@ -277,6 +277,31 @@ fn an_overwritten_content_outlives_the_load_that_was_cancelled() {
     assert_at_rest(&cache);
 }
 
+/// The rows are gone, and the step has their blocks until it ends.
+#[test]
+fn the_contents_that_a_step_overwrites_can_be_stored_after_its_rows_were_freed() {
+    for is_truncated in [false, true] {
+        let (cache, prompts) = full_device(&[Tier::host(16)]);
+        let mut rows = [(cache.allocate_sequence(0).unwrap(), 3 * BLOCK_SIZE)];
+        let mut step = cache.step(Default::default());
+        assert_eq!(step.grow(&mut rows).unwrap().grown_rows, 1);
+        match is_truncated {
+            true => rows[0].0.truncate(0).unwrap(),
+            false => drop(rows),
+        }
+        // Other requests get other blocks.
+        let others = cache.allocate_sequence(6 * BLOCK_SIZE).expect("six contents");
+        let lost: Vec<_> = step.overwritten().iter().map(|lost| lost.block).collect();
+        assert!(!others.block_ids().iter().any(|block| lost.contains(block)));
+        let ticket = cache.tiers().store_overwritten(HOST, &step).unwrap().expect("the first");
+        drop((step, others));
+        assert_eq!(cache.used_block_count(), 3, "the ticket alone has them");
+        assert_eq!(stored(ticket), 3);
+        assert_eq!(cache.tiers().lookup(&prompts[0])[1], 2 * BLOCK_SIZE);
+        assert_at_rest(&cache);
+    }
+}
+
 #[test]
 fn overwritten_contents_of_before_a_reset_are_not_stored() {
     let cache = cache_of(4, &[Tier::host(16)]);
