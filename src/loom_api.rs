@@ -5,12 +5,14 @@
 
 use crate::error::Result;
 use crate::id::BlockId;
+use crate::pool::content_key::ContentKey;
 use crate::pool::free_list::Matching;
 use crate::pool::in_flight::InFlightStep;
 use crate::pool::{BlockPool, Observers, PoolHandle, ReclaimPolicy, Retention};
 use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
 pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
+use crate::tier::in_flight::{Claimed, InFlight};
 use crate::tier::sources::UnusedBlocks;
 
 /// A pool whose blocks can be matched by hashes.
@@ -191,5 +193,32 @@ impl OpenStep {
 impl Drop for OpenStep {
     fn drop(&mut self) {
         self.pool.close_step(self.in_flight);
+    }
+}
+
+/// The rights to copy contents, which have one home place together.
+pub struct CopyRights(InFlight);
+
+/// The right to copy a content.
+pub struct CopyRight(Claimed);
+
+impl CopyRights {
+    /// Creates rights of which none is claimed.
+    ///
+    /// # Panics
+    /// None.
+    #[expect(clippy::new_without_default, reason = "it allocates")]
+    pub fn new() -> Self {
+        Self(InFlight::new(0).expect("there is memory"))
+    }
+
+    /// Claims a content by its key.
+    pub fn claim(&self, key: u128) -> Option<CopyRight> {
+        self.0.claim(ContentKey::new(key)).map(CopyRight)
+    }
+
+    /// Gives a right back.
+    pub fn leave(&self, CopyRight(claimed): CopyRight) {
+        self.0.leave(claimed);
     }
 }

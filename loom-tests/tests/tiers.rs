@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use common::{Kv, explore, race};
 use paged_kv::CopyOutcome::{Done, Failed, Lost};
+use paged_kv::loom_api::CopyRights;
 use paged_kv::{
     AdmitOptions, BlockHash, BlockId, GroupId, LoadLimit, LoadTicket, PagedKvCache, Prompt,
     StoreFrom, StoreTicket, Tier, TierAdmission, TierId, TierRestore,
@@ -310,6 +311,34 @@ fn a_content_that_a_restore_finds_beside_a_reset_is_not_read_after_it() {
         );
         assert_eq!(world.read(1), None);
         world.assert_at_rest();
+    });
+}
+
+/// One thread may find the home place taken, and the other one free.
+#[test]
+fn two_claims_of_one_content_never_both_succeed() {
+    explore(|| {
+        let (rights, cell) = (Arc::new(CopyRights::new()), Arc::new(Kv::new(1)));
+        let other = rights.claim(2).expect("it is new");
+        // The holder of the right alone copies. Each may be refused.
+        let copy = |rights: &CopyRights, cell: &Kv| {
+            if let Some(right) = rights.claim(1) {
+                let copies = cell.read(BlockId(0));
+                cell.write(BlockId(0), copies + 1);
+                rights.leave(right);
+            }
+        };
+        let (theirs, their_cell) = (Arc::clone(&rights), Arc::clone(&cell));
+        race(
+            || {
+                rights.leave(other);
+                copy(&rights, &cell);
+            },
+            move || copy(&theirs, &their_cell),
+        );
+        assert!(cell.read(BlockId(0)) <= 2);
+        copy(&rights, &cell);
+        assert!(cell.read(BlockId(0)) >= 1, "every right was given back");
     });
 }
 

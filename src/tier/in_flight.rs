@@ -45,7 +45,7 @@ const HOMES: [usize; 2] =
 
 impl InFlight {
     /// Creates a table for tiers of so many slots.
-    pub(super) fn new(slots: usize) -> Result<Self> {
+    pub(crate) fn new(slots: usize) -> Result<Self> {
         let [least, most] = HOMES;
         let homes = (slots / 4).clamp(least, most);
         let hasher = FastSeed::default();
@@ -66,16 +66,17 @@ impl InFlight {
     #[inline]
     pub(crate) fn claim(&self, key: ContentKey) -> Option<Claimed> {
         let (home, mark) = self.home(key);
-        // SeqCst: of two threads that claim one content, one at home and one elsewhere, one sees the other. Acquire, for
-        // the content that the last copy published: pairs with `leave`.
+        // Acquire, for the content that the last copy published, and for the count of contents elsewhere: every change of
+        // a home place is an exchange. So of two threads that claim one content, one at home and one elsewhere, the one
+        // whose exchange comes second sees the other.
         // Loom: two_claims_of_one_content_never_both_succeed.
-        match home.compare_exchange(0, mark, Ordering::SeqCst, Ordering::Relaxed) {
+        match home.compare_exchange(0, mark, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => {
-                // SeqCst: as above.
-                if self.num_elsewhere.load(Ordering::SeqCst) > 0
+                // Acquire: pairs with the subtraction in `leave`.
+                if self.num_elsewhere.load(Ordering::Acquire) > 0
                     && self.elsewhere.contains_key(&key.bits())
                 {
-                    home.store(0, Ordering::Release);
+                    home.swap(0, Ordering::AcqRel);
                     return None;
                 }
                 Some(Claimed { key, is_at_home: true })
@@ -87,8 +88,8 @@ impl InFlight {
 
     #[cold]
     fn claim_elsewhere(&self, key: ContentKey) -> Option<Claimed> {
-        // SeqCst: as in `claim`.
-        self.num_elsewhere.fetch_add(1, Ordering::SeqCst);
+        // Relaxed: the exchange of the home place hands it over.
+        self.num_elsewhere.fetch_add(1, Ordering::Relaxed);
         let is_new = match self.elsewhere.entry(key.bits()) {
             Entry::Occupied(_) => false,
             Entry::Vacant(vacant) => {
@@ -97,15 +98,15 @@ impl InFlight {
             }
         };
         let (home, mark) = self.home(key);
-        // SeqCst: as in `claim`.
-        if is_new && home.load(Ordering::SeqCst) != mark {
+        // An exchange, as in `claim`, that changes nothing.
+        if is_new && home.fetch_or(0, Ordering::AcqRel) != mark {
             return Some(Claimed { key, is_at_home: false });
         }
         if is_new {
-            self.elsewhere.remove(&key.bits());
+            self.elsewhere.remove_if(&key.bits(), |_, ()| true);
         }
-        // Relaxed: as in `leave`.
-        self.num_elsewhere.fetch_sub(1, Ordering::Relaxed);
+        // Release: as in `leave`.
+        self.num_elsewhere.fetch_sub(1, Ordering::Release);
         None
     }
 
@@ -113,12 +114,13 @@ impl InFlight {
     #[inline]
     pub(crate) fn leave(&self, Claimed { key, is_at_home }: Claimed) {
         if is_at_home {
-            // Release: pairs with `claim`.
-            return self.home(key).0.store(0, Ordering::Release);
+            // AcqRel: as in `claim`.
+            self.home(key).0.swap(0, Ordering::AcqRel);
+        } else {
+            self.elsewhere.remove_if(&key.bits(), |_, ()| true);
+            // Release: pairs with the load in `claim`.
+            self.num_elsewhere.fetch_sub(1, Ordering::Release);
         }
-        self.elsewhere.remove(&key.bits());
-        // Relaxed: the count may be too large for a while.
-        self.num_elsewhere.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns true if a ticket copies the content.
