@@ -213,17 +213,18 @@ impl StoreTicket {
 
     /// Makes the contents ready whose copies are done. Returns their number.
     fn publish(&self, is_done: impl Fn(usize) -> bool) -> usize {
-        let mut done: Vec<(GroupId, BlockId, BlockHash)> = Vec::with_capacity(self.stores.len());
-        let copies = self.stores.iter().enumerate().filter(|(at, _)| is_done(*at));
-        done.extend(copies.map(|(_, store)| (store.group, BlockId(store.dst.slot), store.hash)));
-        // Stable: the contents of a group keep their order.
-        done.sort_by_key(|&(group, ..)| group);
-        for of_group in done.chunk_by(|one, other| one.0 == other.0) {
+        let copies = || self.stores.iter().enumerate().filter(|(at, _)| is_done(*at));
+        let mut groups: Vec<GroupId> = copies().map(|(_, store)| store.group).collect();
+        let num_done = groups.len();
+        groups.sort_unstable();
+        groups.dedup();
+        for group in groups {
+            let of_group = copies().filter(|(_, store)| store.group == group);
             let (ids, hashes): (Vec<BlockId>, Vec<BlockHash>) =
-                of_group.iter().map(|&(_, id, hash)| (id, hash)).unzip();
-            self.contents().publish(of_group[0].0, &ids, &hashes, self.generation);
+                of_group.map(|(_, store)| (BlockId(store.dst.slot), store.hash)).unzip();
+            self.contents().publish(group, &ids, &hashes, self.generation);
         }
-        done.len()
+        num_done
     }
 
     fn contents(&self) -> &TierContents {
