@@ -2,6 +2,7 @@
 
 use super::super::between_shards::{LRU, Pool, TWO_QUEUES};
 use super::*;
+use crate::pool::idle::AgeBound;
 use crate::pool::idle::policy::Retention;
 
 /// Holds those of the `n` oldest idle blocks that `select` returns true for. Returns them with their times.
@@ -89,6 +90,24 @@ fn held_blocks_keep_their_places_while_stale_entries_are_dropped() {
     let left: Vec<BlockId> = listed.iter().copied().filter(|id| !used.contains(id)).collect();
     assert_eq!(oldest(&pool, 200), left);
     pool.give(2, &used);
+    pool.assert_consistent();
+}
+
+/// A reclaim of blocks that are older than all of a shard trims its lists, past no held block.
+#[test]
+fn held_blocks_keep_their_places_while_lists_are_trimmed() {
+    let pool = Pool::new(&[6, 0], LRU);
+    pool.make_idle(0);
+    let listed = oldest(&pool, 6);
+    pool.acquire(&listed[..1]);
+    let held: Vec<(BlockId, u64)> = hold_oldest(&pool, 2, |_| true);
+    let bound = AgeBound { now: pool.list.idle.now(), age: u64::MAX };
+    let mut out = Vec::new();
+    pool.list.shards[0].claim().reclaim(1, bound, &pool.list.idle, &pool.words, &mut out);
+    assert!(out.is_empty());
+    pool.list.give_as_old(&held, &pool.words);
+    assert_eq!(oldest(&pool, 6), listed[1..]);
+    pool.give(1, &listed[..1]);
     pool.assert_consistent();
 }
 
