@@ -274,6 +274,30 @@ fn a_slot_that_lost_its_content_is_read_by_no_later_request() {
     });
 }
 
+/// The ticket has its content claimed beside the place that the next ticket claims it at.
+#[test]
+fn a_slot_that_lost_a_content_claimed_elsewhere_is_read_by_no_later_request() {
+    explore(|| {
+        let world = world(3, 2);
+        world.compute(1, 1);
+        world.stored(1);
+        world.forget();
+        world.compute(2, 1);
+        let other = world.ticket(2).expect("it has the home place");
+        let TierAdmission::Loading(ticket) = world.admit(1) else { panic!("it is in the tier") };
+        world.host.write(BlockId(ticket.loads()[0].src.slot), 9); // torn
+        world.copy_down(&other);
+        other.complete(&[Done]).expect("one outcome");
+        let theirs = Arc::clone(&world);
+        race(
+            || drop(ticket.complete(&[Lost]).expect("one outcome")),
+            move || assert_eq!(theirs.read(1), None, "it waits or computes"),
+        );
+        assert_eq!(world.read(1), None);
+        world.assert_at_rest();
+    });
+}
+
 /// A cache whose tier is looked through, and a content of an earlier process in its slot.
 fn restoring() -> (Arc<World>, TierRestore) {
     let world = world(2, 1);
