@@ -111,7 +111,6 @@ impl LoadLimit {
 /// The outcome of an admission through tiers.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(clippy::large_enum_variant, reason = "it is moved a few times in a load")]
 pub enum TierAdmission {
     /// No content is loaded: as [`PagedKvCache::admit_sequence`].
     Ready(CachedSequence, Admission),
