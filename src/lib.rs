@@ -97,7 +97,7 @@ pub use groups::{GroupRetention, LayerGroup};
 pub use id::{AdmissionEpoch, BlockId, GroupId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
-pub use pool::{BlockPool, ReclaimPolicy};
+pub use pool::{BlockPool, ReclaimPolicy, ReuseHint};
 pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm, Overwritten};
 pub use sequence::{Append, BlockCopy, GroupCopy, Sequence};
 pub use stats::{CacheStats, GroupStats, SequenceInfo, TierStats};

@@ -47,6 +47,7 @@ shared!(
     Overwritten,
     PagedKvError,
     ReclaimPolicy,
+    ReuseHint,
     SeqId,
     SequenceInfo,
     Watermark,

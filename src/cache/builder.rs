@@ -391,8 +391,13 @@ impl PagedKvCacheBuilder {
     /// ```
     pub fn build(self) -> Result<PagedKvCache> {
         let Checked { block_bytes, shards, watermark, layout } = self.check()?;
+        let policy = match self.reclaim_policy {
+            // The classes are those of the blocks of a prompt, and not of windows and states.
+            ReclaimPolicy::HitDensity if layout.is_some() => ReclaimPolicy::Lru,
+            policy => policy,
+        };
         let (keep, indexed) = match self.prefix_reuse {
-            true => (Retention::Contents(self.reclaim_policy), self.num_blocks),
+            true => (Retention::Contents(policy), self.num_blocks),
             false => (Retention::Nothing, 0),
         };
         let sink = self.event_sink.clone().filter(|_| self.prefix_reuse);

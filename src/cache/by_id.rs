@@ -11,6 +11,7 @@ use super::PagedKvCache;
 use super::entry::{MapEntry, TrackedSequence};
 use crate::error::{PagedKvError, Result};
 use crate::id::{SeqId, Worker};
+use crate::pool::ReuseHint;
 use crate::pool::watermark::Admit;
 use crate::sequence::{Append, Sequence};
 use crate::sync::Later;
@@ -390,5 +391,24 @@ impl PagedKvCache {
     /// ```
     pub fn set_priority(&self, id: SeqId, priority: u32) -> Result<()> {
         self.update(id, |tracked| tracked.priority = priority)
+    }
+
+    /// Says whether the conversation of a sequence goes on, for the reclaim order after its release: by a free, an
+    /// eviction or an abort; see [`ReuseHint`]. The last hint counts. Takes one shard lock.
+    ///
+    /// # Errors
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, ReuseHint, SeqId};
+    ///
+    /// let cache = PagedKvCache::new(8, 4, 1, 1);
+    /// cache.admit(SeqId(1), &[7; 9])?;
+    /// cache.set_reuse_hint(SeqId(1), ReuseHint::BackSoon)?;
+    /// assert!(cache.set_reuse_hint(SeqId(2), ReuseHint::Closed).is_err());
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn set_reuse_hint(&self, id: SeqId, hint: ReuseHint) -> Result<()> {
+        self.update(id, |tracked| tracked.sequence_mut().set_reuse_hint(hint))
     }
 }

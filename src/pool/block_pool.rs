@@ -13,7 +13,7 @@ use super::owner_counts::OwnerCounts;
 #[cfg(feature = "async")]
 use super::wait_queue::Waiters;
 use super::word::BlockWords;
-use super::{Blocks, Observers, PoolHandle, Retention};
+use super::{Blocks, Observers, PoolHandle, ReclaimPolicy, Retention};
 use crate::clock::RecencyClock;
 use crate::counter::ShardedCounter;
 use crate::error::{PagedKvError, Result};
@@ -344,12 +344,19 @@ pub(crate) fn checked_shards(shards: usize) -> Result<usize> {
 /// those of one shard; see `tests/coherence/hit_rates.rs`.
 const BLOCKS_A_SHARD: usize = 256;
 
+/// The same with a learned order, which has a list for each class in each shard.
+const BLOCKS_A_LEARNED_SHARD: usize = 2_048;
+
 /// The least number of blocks for more than one home shard where contents are kept. Below, the reclaim order is exact.
 const BLOCKS_FOR_SHARDS: usize = 2_048;
 
 /// Returns the default number of home shards where contents are kept.
-pub(crate) fn default_shards_of_cache(num_blocks: usize) -> usize {
-    if num_blocks < BLOCKS_FOR_SHARDS { 1 } else { shards_for(num_blocks / BLOCKS_A_SHARD) }
+pub(crate) fn default_shards_of_cache(num_blocks: usize, policy: ReclaimPolicy) -> usize {
+    let blocks_a_shard = match policy {
+        ReclaimPolicy::HitDensity => BLOCKS_A_LEARNED_SHARD,
+        _ => BLOCKS_A_SHARD,
+    };
+    if num_blocks < BLOCKS_FOR_SHARDS { 1 } else { shards_for(num_blocks / blocks_a_shard) }
 }
 
 /// Returns one home shard for each two magazines, so that shards hold at most half of the blocks.

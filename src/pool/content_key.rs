@@ -7,6 +7,7 @@
 //! Invariant: while a block is cached and owned, its key does not change. This module compares keys
 //! and does not compute them from contents.
 
+use super::release_note::ReleaseNote;
 use super::word::{BlockState, BlockWords, IdleBlock, KeyedBlock, WordsView};
 use crate::id::BlockId;
 use crate::sync::{AtomicU64, Ordering};
@@ -167,6 +168,28 @@ impl KeyedView<'_> {
     pub(crate) fn set_follower(&self, id: BlockId, follower: BlockId) {
         // Relaxed: as in `follower`.
         self.0[id.index()].follower.store(follower.0, Ordering::Relaxed);
+    }
+
+    /// Returns the note of the block's last release.
+    #[inline]
+    pub(crate) fn note(&self, id: BlockId) -> ReleaseNote {
+        // Relaxed: only the reclaim order depends on it.
+        ReleaseNote::from_bits(self.0[id.index()].note.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn set_note(&self, id: BlockId, note: ReleaseNote) {
+        // Relaxed: as in `note`.
+        self.0[id.index()].note.store(note.bits(), Ordering::Relaxed);
+    }
+
+    /// Sets the note of a block that the caller owns, if the block is cached.
+    pub(crate) fn note_if_cached(&self, id: BlockId, note: ReleaseNote) -> bool {
+        let is_cached = self.words().state(id).is_cached();
+        if is_cached {
+            self.set_note(id, note);
+        }
+        is_cached
     }
 
     /// Returns the state of the block if it seems to be cached under `key`. A thread that acquires the

@@ -45,6 +45,7 @@ use self::room::RoomFloor;
 use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_most, totals};
 use super::content_key::ContentKey;
 use super::idle::IdleLists;
+use super::idle::hit_density::HitDensity;
 use super::idle::policy::Retention;
 use super::word::{BlockWords, Released};
 use crate::array::queue_of;
@@ -73,7 +74,7 @@ impl FreeList {
         assert!(shards.is_power_of_two(), "the number of home shards is a power of two");
         let loose = room_for_ids(total, shards, keep);
         let floor = RoomFloor::new(total, shards);
-        let shard = |_| Shard::new(loose, floor.quota()).map(CachePadded::new);
+        let shard = |_| Shard::new(loose, floor.quota(), keep).map(CachePadded::new);
         let list = Self {
             total,
             // Only full batches go in: never more than total / BATCH.
@@ -170,6 +171,12 @@ impl FreeList {
 
     pub(crate) fn was_recently_reclaimed(&self, key: ContentKey) -> bool {
         self.idle.recall(key)
+    }
+
+    /// Returns the learned order of reclaim, if the pool has one.
+    #[inline]
+    pub(crate) fn density(&self) -> Option<&HitDensity> {
+        self.idle.density()
     }
 
     pub(crate) fn idle_totals(&self) -> IdleTotals {

@@ -16,7 +16,8 @@
 //! A shard has a list for each rank: *spare*, *cold*, and under `ReclaimPolicy::TwoQueue` *hot*. A *spare* block
 //! holds a further copy of a content that another block was cached under, and no match has asked for this copy.
 //! Spare blocks are reclaimed before all others. Then the older of the first cold and the first hot block is;
-//! the age of a hot block is divided by three.
+//! the age of a hot block is divided by three. Under `ReclaimPolicy::HitDensity` the lists of classes take the place of
+//! *cold* and *hot* ([`ranked`]).
 //!
 //! **Time** orders entries of different shards. It is the number of entries that were added to all lists. A shard
 //! reads the shared clock before it adds a batch, and adds its entries to the clock once there are [`STRIDE`] of them. A
@@ -26,13 +27,18 @@
 //! that was not passed.
 
 mod ghosts;
+pub(crate) mod hit_density;
 mod list;
+mod noted_ghosts;
 pub(crate) mod policy;
+mod ranked;
 mod slab;
 
 use self::ghosts::Ghosts;
+use self::hit_density::HitDensity;
 use self::list::{IdleList, KeptSlot};
 use self::policy::{ReclaimPolicy, Retention};
+use self::ranked::{RANKS, RankedLists};
 pub(super) use self::slab::BATCH;
 use self::slab::IdleSlab;
 use super::content_key::ContentKey;
@@ -57,11 +63,16 @@ const COLD: usize = 1;
 const HOT: usize = 2;
 const MOST_RANKS: usize = 3;
 
+/// The rank of a block in the list of its class.
+const BY_CLASS: usize = usize::MAX;
+
 /// The memory of the idle lists, their clock, and the keys of recently reclaimed contents.
 pub(crate) struct IdleLists {
     slab: IdleSlab,
     ghosts: Ghosts,
     num_ranks: usize,
+    /// The learned order, if the pool has it. Then blocks that are not spare are in the lists of their classes.
+    density: Option<Box<HitDensity>>,
     /// Entries that shards have added.
     clock: CachePadded<AtomicU64>,
     /// Turns of shards to drop their stale entries.
@@ -84,6 +95,8 @@ pub(crate) struct IdleShard {
     /// The time at which stale entries were dropped last.
     dropped: AtomicU64,
     lists: [IdleList; MOST_RANKS],
+    /// The lists of a learned order, if the pool has one.
+    ranked: RankedLists,
 }
 
 /// The times at which the first cold and the first hot entry of a shard were added.
@@ -138,11 +151,19 @@ impl IdleLists {
             Retention::Nothing => 0,
             Retention::Contents(ReclaimPolicy::Lru) => HOT,
             Retention::Contents(ReclaimPolicy::TwoQueue) => MOST_RANKS,
+            Retention::Contents(ReclaimPolicy::HitDensity) => RANKS,
         };
+        let is_learned = num_ranks == RANKS;
+        let density = is_learned.then(|| HitDensity::new(total, shards).map(Box::new));
         Ok(Self {
             slab: IdleSlab::new(total, shards, num_ranks)?,
-            ghosts: Ghosts::new(if num_ranks == MOST_RANKS { total } else { 0 })?,
+            ghosts: match num_ranks {
+                MOST_RANKS => Ghosts::new(total)?,
+                RANKS => Ghosts::of_all(),
+                _ => Ghosts::new(0)?,
+            },
             num_ranks,
+            density: density.transpose()?,
             clock: CachePadded::new(AtomicU64::new(Oldest::FIRST)),
             turns: AtomicU64::new(0),
             between_drops: (total / DROPS_A_POOL) as u64,
@@ -164,6 +185,15 @@ impl IdleLists {
                 self.ghosts.remember(words.keyed().key(id));
             }
         }
+        if let Some(density) = &self.density {
+            density.forget(ids, words.keyed());
+        }
+    }
+
+    /// Returns the learned order, if the pool has one.
+    #[inline]
+    pub(crate) fn density(&self) -> Option<&HitDensity> {
+        self.density.as_deref()
     }
 
     /// Returns true if stale entries take so many slots that shards must drop theirs in turn.
@@ -186,7 +216,11 @@ impl IdleLists {
     fn rank_of(&self, left: ReleasedIdle) -> usize {
         match left {
             ReleasedIdle { spare: true, .. } => SPARE,
-            ReleasedIdle { hot: true, .. } if self.num_ranks == MOST_RANKS => HOT,
+            ReleasedIdle { hot: true, .. } if self.num_ranks != HOT => match self.num_ranks {
+                MOST_RANKS => HOT,
+                // Each block of a pool with a learned order is hot.
+                _ => BY_CLASS,
+            },
             _ => COLD,
         }
     }
@@ -201,7 +235,7 @@ impl IdleLists {
 // All accesses are Relaxed: they are made under the claim only, whose hand-over orders them. Other threads use
 // `oldest`, `is_due` and `dropped`, for which a guess suffices.
 impl IdleShard {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(keep: Retention) -> Self {
         Self {
             oldest: std::array::from_fn(|_| AtomicU64::new(Oldest::NEVER)),
             time: AtomicU64::new(Oldest::FIRST),
@@ -210,7 +244,12 @@ impl IdleShard {
             is_due: AtomicBool::new(false),
             dropped: AtomicU64::new(Oldest::NEVER),
             lists: std::array::from_fn(|_| IdleList::new()),
+            ranked: RankedLists::new(keep),
         }
+    }
+
+    fn all_lists(&self) -> impl Iterator<Item = &IdleList> {
+        self.lists.iter().chain(self.ranked.all())
     }
 
     /// Passes the block of every entry to `look`, with its epoch if it has the same key still. The caller holds
@@ -223,7 +262,7 @@ impl IdleShard {
     ) {
         let keyed = words.keyed();
         let mut look = |entry| look(keyed.mark_epoch(entry));
-        self.lists.iter().for_each(|list| list.inspect(&lists.slab, &mut look));
+        self.all_lists().for_each(|list| list.inspect(&lists.slab, &mut look));
     }
 
     /// Appends up to `n` idle blocks of each rank to `out`, the oldest first. Spare blocks are left out: another block
@@ -236,7 +275,8 @@ impl IdleShard {
         out: &mut Vec<AgedBlock>,
     ) {
         let (view, keyed, now) = (words.view(), words.keyed(), lists.now());
-        for (rank, list) in self.lists.iter().enumerate().skip(COLD) {
+        let plain = self.lists.iter().enumerate().skip(COLD);
+        for (rank, list) in plain.chain(self.ranked.all().map(|list| (COLD, list))) {
             let (end, mut least) = (out.len() + n, u64::MAX);
             list.look_while(&lists.slab, |entry, time| {
                 let mut times = [Oldest::NEVER; 2];
@@ -260,7 +300,10 @@ impl IdleShard {
         lists: &IdleLists,
         words: &BlockWords,
     ) {
-        let list = &self.lists[lists.rank_of(left)];
+        let list = match lists.rank_of(left) {
+            BY_CLASS => self.ranked.list_of(words.keyed().note(left.block.id)),
+            rank => &self.lists[rank],
+        };
         if self.kept.is_empty() && lists.is_crowded() {
             self.set_due(true);
         }
@@ -271,6 +314,11 @@ impl IdleShard {
     /// Returns the times of the first entries, for any thread.
     pub(crate) fn oldest(&self) -> Oldest {
         Oldest { times: self.oldest.each_ref().map(|time| time.load(Ordering::Relaxed)) }
+    }
+
+    /// Returns true if there was no entry when it was read without a claim.
+    pub(crate) fn seems_empty(&self) -> bool {
+        self.oldest().times == [Oldest::NEVER; 2]
     }
 
     /// Returns the shard's time.
@@ -292,7 +340,7 @@ impl IdleShard {
     /// Returns true if a drop may give back slots, and the last one was long ago. Without a claim it is a guess.
     pub(crate) fn may_drop(&self, lists: &IdleLists) -> bool {
         let since = lists.now().saturating_sub(self.dropped.load(Ordering::Relaxed));
-        since >= lists.between_drops && self.lists.iter().any(IdleList::has_slots_to_spare)
+        since >= lists.between_drops && self.all_lists().any(IdleList::has_slots_to_spare)
     }
 
     /// Sets the time by the clock, before a batch of entries.
@@ -317,7 +365,11 @@ impl IdleShard {
     /// Adds an entry for a block that became idle.
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
-        let (list, time) = (&self.lists[lists.rank_of(left)], self.now() + 1);
+        let rank = lists.rank_of(left);
+        if rank == BY_CLASS {
+            return self.push_ranked(left.block, lists, words);
+        }
+        let (list, time) = (&self.lists[rank], self.now() + 1);
         let entry = words.keyed().mark_epoch(left.block);
         self.time.store(time, Ordering::Relaxed);
         if list.is_at_border() {
@@ -343,7 +395,7 @@ impl IdleShard {
     /// Drops the stale entries of this shard.
     pub(crate) fn drop_stale(&self, lists: &IdleLists, words: &BlockWords) {
         self.dropped.store(lists.now(), Ordering::Relaxed);
-        self.lists.iter().for_each(|list| list.compact(&lists.slab, words));
+        self.all_lists().for_each(|list| list.compact(&lists.slab, words));
         self.show_oldest(lists);
     }
 
@@ -373,6 +425,9 @@ impl IdleShard {
             }
         }
         if out.len() < end {
+            if let Some(density) = lists.density() {
+                return self.reclaim_ranked(end, density, lists, words, out);
+            }
             // Stale entries made the shard look older than it is.
             self.lists.iter().for_each(|list| list.trim(&lists.slab, &self.kept, words));
         }
@@ -399,7 +454,11 @@ impl IdleShard {
     fn show_oldest(&self, lists: &IdleLists) {
         let [spare, cold, hot] = &self.lists;
         let time = |list: &IdleList| list.oldest(&lists.slab).unwrap_or(Oldest::NEVER);
-        let cold = if spare.is_empty() { time(cold) } else { Oldest::FIRST };
+        let cold = match spare.is_empty() {
+            true if self.ranked.is_present() => self.ranked.oldest(&lists.slab),
+            true => time(cold),
+            false => Oldest::FIRST,
+        };
         for (shown, time) in self.oldest.iter().zip([cold, time(hot)]) {
             if shown.load(Ordering::Relaxed) != time {
                 shown.store(time, Ordering::Relaxed);

@@ -18,6 +18,7 @@ pub(crate) mod in_flight;
 #[cfg(feature = "metrics")]
 pub(crate) mod observed;
 mod owner_counts;
+mod release_note;
 pub(crate) mod shared_run;
 #[cfg(feature = "async")]
 pub(crate) mod wait_queue;
@@ -33,6 +34,8 @@ pub(crate) use self::block_pool::{
 use self::cached::CachedCount;
 use self::content_key::{ContentKey, KeyedView, Mark, NewKey};
 use self::free_list::{FreeList, Matching};
+pub use self::idle::hit_density::ReuseHint;
+pub(crate) use self::idle::hit_density::{HitDensity, PromptUses};
 pub use self::idle::policy::ReclaimPolicy;
 pub(crate) use self::idle::policy::Retention;
 use self::in_flight::InFlightSteps;
@@ -298,6 +301,20 @@ impl Blocks {
     #[inline]
     pub(crate) fn is_cached(&self, id: BlockId) -> bool {
         self.words.state(id).is_cached()
+    }
+
+    /// Returns the learned order of reclaim, if the pool has one.
+    #[inline]
+    pub(crate) fn density(&self) -> Option<&HitDensity> {
+        self.free.density()
+    }
+
+    /// Writes the notes of blocks that the caller's sequence of `num_tokens` tokens releases next.
+    #[cold]
+    pub(crate) fn note_release(&self, ids: &[BlockId], prompt: &PromptUses, num_tokens: usize) {
+        if let Some(density) = self.density() {
+            density.note_release(self.words.keyed(), ids, prompt, num_tokens);
+        }
     }
 
     /// Returns true if the content with this `key` was recently reclaimed, as far as the policy

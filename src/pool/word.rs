@@ -166,6 +166,12 @@ impl BlockState {
         self.is_idle().then(renewed)
     }
 
+    /// Begins the next epoch of an idle block, which is spare from then on. Returns `None` unless the block is idle.
+    fn renew_as_spare(self) -> Option<Self> {
+        let renewed = || Self(self.0 | SPARE).with_epoch(self.epoch().wrapping_add(1));
+        self.is_idle().then(renewed)
+    }
+
     /// Gives an idle block one owner, which may write the block after the reclaim is finished. Until
     /// then the reclaim can be undone. Returns `None` unless the block is idle, in `epoch`.
     fn reclaim(self, epoch: u8) -> Option<Self> {

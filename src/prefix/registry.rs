@@ -348,16 +348,29 @@ impl PublishedBlocks {
         if blocks.is_cached(moved.id) {
             return Outcome::Passed;
         }
-        if blocks.is_idle(other) {
-            blocks.matching().touch(other, new.key);
-        }
-        if self.count_copies(blocks, moved.to, new.key, MOST_COPIES) == MOST_COPIES {
+        let is_left_out = self.count_copies(blocks, moved.to, new.key, MOST_COPIES) == MOST_COPIES;
+        let spare = !self.use_again(blocks, other, new.key, is_left_out);
+        if is_left_out {
             return Outcome::LeftOut;
         }
-        match self.key(blocks, moved, NewKey { spare: true, ..new }) {
+        match self.key(blocks, moved, NewKey { spare, ..new }) {
             true => Outcome::Copied,
             false => Outcome::Passed,
         }
+    }
+
+    /// Counts a use of an idle block by a caller that has its content in another block, which gets the same key unless
+    /// it `is_left_out`. Returns true if that block takes its place in the reclaim order.
+    fn use_again(&self, blocks: &Blocks, id: BlockId, key: ContentKey, is_left_out: bool) -> bool {
+        if !blocks.is_idle(id) {
+            return false;
+        }
+        let mut matching = blocks.matching();
+        if !is_left_out && matching.replace_idle(id, key) {
+            return true;
+        }
+        matching.touch(id, key);
+        false
     }
 
     /// Returns how many blocks are cached under `key`, counting up to `most`.

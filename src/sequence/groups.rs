@@ -186,8 +186,9 @@ impl Sequence {
             tail_is_sole: false,
             gaps,
             groups: None,
+            uses: None,
         });
-        let first = tables.next().expect("a layout has a group");
+        let mut first = tables.next().expect("a layout has a group");
         let mut groups = SequenceGroups {
             layout: Arc::clone(layout),
             others: tables.collect(),
@@ -199,7 +200,8 @@ impl Sequence {
             reserve: None,
         };
         groups.note_releases(&first);
-        Self { groups: Some(Box::new(groups)), ..first }
+        first.groups = Some(Box::new(groups));
+        first
     }
 
     /// Makes a sequence of a cache without groups one of a single full group, so that it can hold blocks.
@@ -234,9 +236,9 @@ impl Sequence {
     pub(super) fn fork_groups(&mut self) -> Result<Sequence> {
         self.change_tables(|tables| {
             tables.groups.refuse_pending()?;
-            let first = tables.first.fork_alone()?;
-            let groups = Some(Box::new(tables.groups.fork()?));
-            Ok(Sequence { groups, ..first })
+            let mut first = tables.first.fork_alone()?;
+            first.groups = Some(Box::new(tables.groups.fork()?));
+            Ok(first)
         })
     }
 

@@ -17,6 +17,7 @@ mod gaps;
 mod groups;
 mod in_step;
 mod shared_tails;
+mod uses;
 
 use std::ops::Range;
 
@@ -28,8 +29,8 @@ use self::groups::SequenceGroups;
 pub(crate) use self::shared_tails::SharedTails;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
-use crate::pool::BlockPool;
 use crate::pool::watermark::NewBlocks;
+use crate::pool::{BlockPool, PromptUses};
 use crate::table::BlockTable;
 
 /// One request's KV cache as an owned handle: no id, no map, no lock.
@@ -65,6 +66,8 @@ pub struct Sequence {
     gaps: TrimmedBlocks,
     /// The tables of other groups, in a cache with groups. Then this table is group 0's.
     groups: Option<Box<SequenceGroups>>,
+    /// The earlier uses of its prompt, where the reclaim order learns.
+    uses: Option<Box<PromptUses>>,
 }
 
 impl BlockPool {
@@ -98,8 +101,9 @@ impl BlockPool {
         let mut table = self.allocate(num_blocks)?;
         table.reserve_for_growth();
         let tail_room = num_blocks * block_size - num_tokens;
-        let (tail_is_sole, gaps, groups) = (true, TrimmedBlocks::default(), None);
-        Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole, gaps, groups })
+        let (gaps, groups, uses) = (TrimmedBlocks::default(), None, None);
+        let tail_is_sole = true;
+        Ok(Sequence { table, num_tokens, tail_room, block_size, tail_is_sole, gaps, groups, uses })
     }
 }
 
@@ -113,15 +117,18 @@ impl BlockPool {
     /// Creates a sequence of full blocks that the caller owns by their words.
     pub(crate) fn sequence_of(&self, ids: Vec<BlockId>, block_size: usize) -> Sequence {
         let num_tokens = ids.len() * block_size;
-        Sequence { num_tokens, ..Sequence::empty(self.table_of(ids), block_size) }
+        let mut sequence = Sequence::empty(self.table_of(ids), block_size);
+        sequence.num_tokens = num_tokens;
+        sequence
     }
 }
 
 impl Sequence {
     /// Creates a sequence without tokens, whose blocks will be in `table`. The cache has no groups.
     pub(crate) fn empty(table: BlockTable, block_size: usize) -> Self {
-        let (tail_is_sole, gaps, groups) = (false, TrimmedBlocks::default(), None);
-        Self { table, num_tokens: 0, tail_room: 0, block_size, tail_is_sole, gaps, groups }
+        let (gaps, groups, uses) = (TrimmedBlocks::default(), None, None);
+        let (num_tokens, tail_room, tail_is_sole) = (0, 0, false);
+        Self { table, num_tokens, tail_room, block_size, tail_is_sole, gaps, groups, uses }
     }
 
     /// Returns the logical length in tokens, trimmed ones included.
@@ -278,7 +285,8 @@ impl Sequence {
         let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
         let table = self.table.fork(full_blocks)?;
         self.tail_is_sole = false;
-        Ok(Sequence { table, gaps: self.gaps.clone(), groups: None, ..*self })
+        let (gaps, uses) = (self.gaps.clone(), self.uses.clone());
+        Ok(Sequence { table, gaps, groups: None, uses, ..*self })
     }
 
     /// Drops the tokens from `num_tokens` on, and the whole blocks after the new end. Speculative decoding

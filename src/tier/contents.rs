@@ -51,7 +51,7 @@ impl TierContents {
             return Err(PagedKvError::InvalidConfig { parameter: "tier", reason });
         }
         refuse_beyond_memory::<u8>(tier.slots.saturating_mul(SLOT_BYTES))?;
-        let shards = default_shards_of_cache(tier.slots);
+        let shards = default_shards_of_cache(tier.slots, ReclaimPolicy::default());
         let keep = Retention::Contents(ReclaimPolicy::default());
         let takes = events.clone().map(|events| Box::new(events) as Box<dyn TakeObserver>);
         let observers = Observers { takes, overwrites: None };

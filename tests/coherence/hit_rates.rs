@@ -255,7 +255,7 @@ fn print_head() {
 fn one_thread_hits_as_with_one_shard() {
     for stream in streams() {
         let pool = stream.pools[stream.pools.len() / 2];
-        for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue] {
+        for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity] {
             let hits = |shards| {
                 let (threads, freed_by) = (1, FreedBy::Own);
                 stream.hits(Setting { pool, threads, shards, freed_by, policy })
@@ -278,11 +278,13 @@ fn many_threads_hit_about_as_with_one_shard() {
             }
         }
     }
-    println!("\nWith `ReclaimPolicy::TwoQueue`:");
-    print_head();
-    for stream in streams().iter().filter(|stream| stream.block_size == NAMED_TOKENS) {
-        let pool = stream.pools[stream.pools.len() - 1];
-        let rows = rows(stream, pool, ReclaimPolicy::TwoQueue);
-        rows.iter().for_each(|row| row.print(stream));
+    for policy in [ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity] {
+        println!("\nWith `ReclaimPolicy::{policy:?}`:");
+        print_head();
+        for stream in streams().iter().filter(|stream| stream.block_size == NAMED_TOKENS) {
+            let pool = stream.pools[stream.pools.len() - 1];
+            let rows = rows(stream, pool, policy);
+            rows.iter().for_each(|row| row.print(stream));
+        }
     }
 }

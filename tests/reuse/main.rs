@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod hit_density;
 mod model;
 mod policy;
 mod reference;

@@ -166,7 +166,7 @@ pub struct ReplayArguments {
           action = clap::ArgAction::Set)]
     pub reuse: bool,
 
-    /// Which cached contents are reclaimed first when free blocks run out: lru or two-queue
+    /// Which cached contents are reclaimed first when free blocks run out: lru, two-queue or hit-density
     #[arg(long, value_name = "POLICY", default_value = "lru", value_parser = policy)]
     pub reclaim: ReclaimPolicy,
 
@@ -253,7 +253,7 @@ pub struct SweepArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     pub blocks: Vec<NonZeroUsize>,
 
-    /// Which cached contents are reclaimed first when free blocks run out: some of lru, two-queue [default: both;
+    /// Which cached contents are reclaimed first when free blocks run out: some of lru, two-queue, hit-density [default: all;
     /// with groups or tiers lru]
     #[arg(long, value_name = "POLICY,..", value_delimiter = ',', value_parser = policy)]
     reclaim: Vec<ReclaimPolicy>,
@@ -333,9 +333,9 @@ fn requests(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 fn policy(text: &str) -> Result<ReclaimPolicy, String> {
-    let known = [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue];
+    let known = [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity];
     let found = known.into_iter().find(|policy| policy.to_string() == text);
-    found.ok_or_else(|| "expected lru or two-queue".to_owned())
+    found.ok_or_else(|| "expected lru, two-queue or hit-density".to_owned())
 }
 
 fn strategy(text: &str) -> Result<EvictionStrategy, String> {
@@ -413,6 +413,7 @@ mod tests {
     fn every_policy_has_a_name() {
         assert_eq!(policy("lru"), Ok(ReclaimPolicy::Lru));
         assert_eq!(policy("two-queue"), Ok(ReclaimPolicy::TwoQueue));
+        assert_eq!(policy("hit-density"), Ok(ReclaimPolicy::HitDensity));
         assert!(policy("fifo").is_err());
     }
 

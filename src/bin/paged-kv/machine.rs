@@ -61,6 +61,7 @@ impl Memory {
     pub fn with_cache(self, blocks: usize, reclaim: ReclaimPolicy) -> Self {
         let bytes = match reclaim {
             ReclaimPolicy::TwoQueue => 96,
+            ReclaimPolicy::HitDensity => 100,
             _ => 92,
         };
         self.with(&[blocks, bytes])

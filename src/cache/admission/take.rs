@@ -136,6 +136,13 @@ impl PagedKvCache {
         let most = options.room_for(prompt, hashes.len() * self.block_size);
         let most = most.div_ceil(self.block_size).min(self.pool.total_blocks());
         let mut hits = Vec::with_capacity(most + most / 8 + 4);
+        let uses = match self.pool.blocks().density() {
+            None => None,
+            Some(_) => {
+                let asked = (prompt.hashes(), prompt.num_tokens());
+                published.count_uses(self.pool.blocks(), asked, generation)
+            }
+        };
         published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
         if !hits.is_empty() {
             self.pool.blocks().announce_contents();
@@ -147,11 +154,11 @@ impl PagedKvCache {
             sequence.enter_group()?;
         }
         let hit = JointHit { length: cached_tokens, longest: cached_tokens, limiting: None };
-        self.grow_hits(sequence, num_tokens, options, grow).map(|sequence| Matched {
-            sequence,
-            hit,
-            generation,
-        })
+        let mut sequence = self.grow_hits(sequence, num_tokens, options, grow)?;
+        if let Some(uses) = uses {
+            sequence.set_uses(uses);
+        }
+        Ok(Matched { sequence, hit, generation })
     }
 
     /// Does the work of [`match_and_grow`](Self::match_and_grow) in a cache with groups.

@@ -60,7 +60,7 @@ impl PagedKvCacheBuilder {
             return invalid("num_blocks", "1, at least 2 needed".to_owned());
         }
         let shards = match self.prefix_reuse {
-            true => default_shards_of_cache(self.num_blocks),
+            true => default_shards_of_cache(self.num_blocks, self.reclaim_policy),
             false => default_shards(self.num_blocks),
         };
         Ok(Checked {

@@ -3,6 +3,7 @@
 use super::computed::Computed;
 use super::hashed_tokens::{HashedTokens, truncate_parts};
 use crate::error::Result;
+use crate::pool::ReuseHint;
 use crate::sequence::{Append, GroupCopy, Sequence};
 
 /// The halves of a row: its sequence, and its hashed tokens if it has any.
@@ -133,6 +134,22 @@ impl CachedSequence {
     /// ```
     pub fn fork(&mut self) -> Result<CachedSequence> {
         Ok(Self { sequence: self.sequence.fork()?, hashed: self.hashed.clone() })
+    }
+
+    /// Says whether the conversation goes on, for the reclaim order after the release of this sequence; see
+    /// [`ReuseHint`]. The last hint counts. A fork has the hint of its source.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, ReclaimPolicy, ReuseHint};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8).reclaim_policy(ReclaimPolicy::HitDensity);
+    /// let cache = builder.build()?;
+    /// let (mut sequence, _) = cache.admit_sequence(&cache.prompt(&[7; 20]), &Default::default())?;
+    /// sequence.set_reuse_hint(ReuseHint::BackSoon); // it calls a tool
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn set_reuse_hint(&mut self, hint: ReuseHint) {
+        self.sequence.set_reuse_hint(hint);
     }
 
     /// Drops the tokens from `num_tokens` on; see [`Sequence::truncate`]. Published blocks stay published.

@@ -13,11 +13,15 @@ fn a_pool_has_as_many_shards_as_it_can_fill_and_its_cores_can_use() {
 
 #[test]
 fn a_large_cache_has_a_shard_for_256_blocks() {
-    let shards =
-        |blocks: &[usize]| blocks.iter().map(|&n| default_shards_of_cache(n)).collect::<Vec<_>>();
+    let shards = |blocks: &[usize]| {
+        blocks.iter().map(|&n| default_shards_of_cache(n, ReclaimPolicy::Lru)).collect::<Vec<_>>()
+    };
     assert_eq!(shards(&[1, 1024, 2047, 2048, 3072, 4096]), [1, 1, 1, 8, 8, 16]);
     assert_eq!(shards(&[16_383, 16_384]), [32, 64]);
-    assert_eq!(default_shards_of_cache(MOST_BLOCKS), default_shards(MOST_BLOCKS));
+    assert_eq!(
+        default_shards_of_cache(MOST_BLOCKS, ReclaimPolicy::Lru),
+        default_shards(MOST_BLOCKS)
+    );
 }
 
 #[test]

@@ -73,13 +73,13 @@ const _: () = assert!(cfg!(any(paged_kv_loom, paged_kv_shuttle)) || size_of::<Ho
 
 impl Shard {
     /// Creates a shard with room for `loose` ids, whose number of used blocks may rise by `quota` unnoticed.
-    pub(super) fn new(loose: usize, quota: Quota) -> Result<Self> {
+    pub(super) fn new(loose: usize, quota: Quota, keep: Retention) -> Result<Self> {
         let ledger = Ledger::new(quota);
         Ok(Self {
             hot: HotLine { claimed: AtomicBool::new(false), len: AtomicU32::new(0), ledger },
             ids: array_of(loose, || AtomicU32::new(0))?,
             choice: Choice::new(),
-            idle: IdleShard::new(),
+            idle: IdleShard::new(keep),
         })
     }
 
@@ -110,6 +110,11 @@ impl Shard {
     /// Claims the shard unless it is claimed, or seemed to have no free ids.
     pub(super) fn try_claim_unless_empty(&self) -> Option<Claim<'_>> {
         if self.seems_to_have_free() { self.try_claim() } else { None }
+    }
+
+    /// Claims the shard unless it is claimed, or seemed to have no idle blocks.
+    pub(super) fn try_claim_if_idle(&self) -> Option<Claim<'_>> {
+        if self.idle.seems_empty() { None } else { self.try_claim() }
     }
 
     #[inline]

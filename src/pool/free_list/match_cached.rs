@@ -78,6 +78,19 @@ impl Matching<'_> {
         }
     }
 
+    /// Makes an idle block a spare copy, for a caller that has the content with this `key` in another block. In
+    /// a learned order that block then takes this one's place, with its own class. Returns false in
+    /// other orders, or if the block is not idle; nothing has changed then.
+    pub(crate) fn replace_idle(&mut self, id: BlockId, key: ContentKey) -> bool {
+        let keyed = self.words.keyed();
+        if self.list.density().is_none() || keyed.key(id) != key {
+            return false;
+        }
+        let Some(spare) = keyed.words().renew_as_spare(id) else { return false };
+        self.home.push_idle(spare, &self.list.idle, self.words);
+        true
+    }
+
     /// Returns the number of acquired blocks that were idle.
     pub(crate) fn num_revived(&self) -> usize {
         self.revived as usize

@@ -123,7 +123,10 @@ impl FreeList {
     ) -> usize {
         let choice = &home.shard.choice;
         if choice.credit.load(Ordering::Relaxed) == 0 {
-            self.choose(home);
+            match self.idle.density() {
+                None => self.choose(home),
+                Some(_) => self.choose_by_price(home, words),
+            }
         }
         let (start, credit) = (out.len(), choice.credit.load(Ordering::Relaxed) as usize);
         let end = end.min(start + credit);
@@ -142,7 +145,6 @@ impl FreeList {
     /// Chooses the shard whose first block is the oldest, in favour of the home.
     #[cold]
     fn choose(&self, home: &Claim<'_>) {
-        let choice = &home.shard.choice;
         // A home to which no block came lately has an old time, by which all other blocks are new.
         home.shard.idle.read_clock(&self.idle);
         let now = home.shard.idle.now();
@@ -156,11 +158,37 @@ impl FreeList {
             (Some(own), Some((other, at))) if other > own + other / TOLERANCE => (at, own),
             (Some(_), Some((other, _))) => (self.number_of(home.shard), other - other / TOLERANCE),
         };
+        self.note_choice(home, shard, bound);
+    }
+
+    fn note_choice(&self, home: &Claim<'_>, shard: usize, bound: u64) {
+        let choice = &home.shard.choice;
         choice.shard.store(shard as u32, Ordering::Relaxed);
         choice.age.store(bound, Ordering::Relaxed);
         choice.credit.store(self.credit() as u32, Ordering::Relaxed);
         let next = choice.next.load(Ordering::Relaxed).wrapping_add(LOOKED_AT as u32);
         choice.next.store(next, Ordering::Relaxed);
+    }
+
+    /// Chooses the shard with the block that goes first in a learned order, in favour of the home. Shards that
+    /// other threads have claimed are passed over.
+    #[cold]
+    fn choose_by_price(&self, home: &Claim<'_>, words: &BlockWords) {
+        let first = |shard: &Shard| shard.idle.first_by_price(&self.idle, words);
+        let own = first(home.shard);
+        let other_first = |at: usize| {
+            let other = self.shards[at].try_claim_if_idle()?;
+            Some((first(other.shard)?, at))
+        };
+        let others = self.others(home.shard).filter_map(other_first);
+        let of_others =
+            others.reduce(|one, next| if next.0.goes_before(one.0) { next } else { one });
+        let shard = match (own, of_others) {
+            (None, Some((_, at))) => at,
+            (Some(own), Some((other, at))) if other.goes_far_before(own, TOLERANCE as u32) => at,
+            _ => self.number_of(home.shard),
+        };
+        self.note_choice(home, shard, 0);
     }
 
     /// Returns the numbers of the shards with which the home is compared.

@@ -13,12 +13,19 @@ use crate::sync::{AtomicU32, Ordering};
 
 pub(super) struct Ghosts {
     slots: Box<[AtomicU32]>,
+    /// The answer for all keys where there are no slots.
+    without_slots: bool,
 }
 
 // All accesses are Relaxed: a slot is a hint by itself and guards nothing.
 impl Ghosts {
     pub(super) fn new(slots: usize) -> Result<Self> {
-        Ok(Self { slots: array_of(slots, || AtomicU32::new(0))? })
+        Ok(Self { slots: array_of(slots, || AtomicU32::new(0))?, without_slots: false })
+    }
+
+    /// Creates a table without slots that takes each key for a recent one. Then each cached block is hot.
+    pub(super) fn of_all() -> Self {
+        Self { slots: Box::default(), without_slots: true }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -34,7 +41,7 @@ impl Ghosts {
     /// Returns true if `key` was recently noted. Without slots, nothing is remembered.
     pub(super) fn recall(&self, key: ContentKey) -> bool {
         if self.is_empty() {
-            return false;
+            return self.without_slots;
         }
         let (slot, mark) = self.place(key);
         slot.load(Ordering::Relaxed) == mark

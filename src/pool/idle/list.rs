@@ -195,6 +195,27 @@ impl IdleList {
         (!self.is_empty()).then(|| slab.slot(self.head()).time(self.start()))
     }
 
+    /// Removes all stale entries before the first one that is not, and returns the block of that one.
+    pub(super) fn first_idle(
+        &self,
+        slab: &IdleSlab,
+        kept: &KeptSlot,
+        words: &BlockWords,
+    ) -> Option<BlockId> {
+        let (view, keyed) = (words.view(), words.keyed());
+        loop {
+            let first = self.first_entry(slab)?;
+            if view.is_idle_since(keyed.mark_epoch(first)) {
+                return Some(first.id);
+            }
+            self.pop(slab, kept);
+        }
+    }
+
+    fn first_entry(&self, slab: &IdleSlab) -> Option<IdleBlock> {
+        (!self.is_empty()).then(|| slab.slot(self.head()).get(self.start()))
+    }
+
     /// Removes stale entries before the first one that is not, at most a batch.
     pub(super) fn trim(&self, slab: &IdleSlab, kept: &KeptSlot, words: &BlockWords) {
         let (view, keyed) = (words.view(), words.keyed());

@@ -19,13 +19,15 @@ pub(crate) struct KeyedBlock {
     pub(in crate::pool) key: [AtomicU64; 2],
     /// The block whose content came next when the content of this one was last published.
     pub(in crate::pool) follower: AtomicU32,
+    /// The last release of the block, where the reclaim order needs it.
+    pub(in crate::pool) note: AtomicU32,
 }
 
 impl KeyedBlock {
     fn new() -> Self {
-        let [word, key_version, follower] = std::array::from_fn(|_| AtomicU32::new(0));
+        let [word, key_version, follower, note] = std::array::from_fn(|_| AtomicU32::new(0));
         let key = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { word, key_version, key, follower }
+        Self { word, key_version, key, follower, note }
     }
 }
 
@@ -218,6 +220,14 @@ impl<'a> WordsView<'a> {
         // Relaxed: nothing is handed over. A thread that reclaims the block sees its users' writes
         // through the word.
         let idle = self.transition(id, Ordering::Relaxed, BlockState::renew_idle)?;
+        Some(ReleasedIdle::new(id, idle))
+    }
+
+    /// Makes an idle block a spare one that was just released, for the holder of a claim, which pushes its new entry.
+    #[cold]
+    pub(in crate::pool) fn renew_as_spare(&self, id: BlockId) -> Option<ReleasedIdle> {
+        // Relaxed: as in `renew_idle`.
+        let idle = self.transition(id, Ordering::Relaxed, BlockState::renew_as_spare)?;
         Some(ReleasedIdle::new(id, idle))
     }
 

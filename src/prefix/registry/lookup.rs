@@ -1,11 +1,11 @@
 //! Look-ups of a chain of hashes: probes, which write nothing, and acquisitions of the blocks that are cached.
 
-use super::{Generation, PublishedBlocks};
+use super::{AT_ONCE, BucketSlot, Generation, PublishedBlocks};
 use crate::groups::MOST_GROUPS;
 use crate::id::{BlockId, GroupId};
 use crate::pool::content_key::Mark;
 use crate::pool::free_list::Matching;
-use crate::pool::{BlockPool, Blocks};
+use crate::pool::{BlockPool, Blocks, PromptUses};
 use crate::prefix::hash::BlockHash;
 
 /// The result of a probe.
@@ -92,6 +92,40 @@ impl PublishedBlocks {
         let group = |group: usize| self.of_group(generation, GroupId(group as u8));
         let marks: [Mark; MOST_GROUPS] = std::array::from_fn(|at| group(at).mark());
         pool.blocks().num_idle_with(&marks)
+    }
+
+    /// Counts the use of the contents of a prompt for the learned order of reclaim, if the pool has one: before
+    /// its blocks are acquired. One lookup a block.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn count_uses(
+        &self,
+        blocks: &Blocks,
+        (hashes, num_tokens): (&[BlockHash], usize),
+        generation: Generation,
+    ) -> Option<PromptUses> {
+        let mut look = blocks.density()?.look_at_prompt(hashes.len(), num_tokens);
+        let (keyed, index) = (blocks.keyed(), self.index.view());
+        let mut end = hashes.len();
+        for part in hashes.rchunks(AT_ONCE) {
+            let start = end - part.len();
+            let mut places = [BucketSlot::ANY; AT_ONCE];
+            let places = &mut places[..part.len()];
+            for (place, &hash) in places.iter_mut().zip(part) {
+                *place = index.place(generation.key_of(hash));
+            }
+            self.index.prefetch(places.iter());
+            for (at, &hash) in part.iter().enumerate().rev() {
+                let key = generation.key_of(hash);
+                let is_there = |id| keyed.seems_cached_as(id, key).is_some();
+                match index.find(places[at], is_there) {
+                    Some(id) => look.see_block(start + at, id, keyed),
+                    None => look.see_missing(start + at, key),
+                }
+            }
+            end = start;
+        }
+        Some(look.end())
     }
 
     /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.

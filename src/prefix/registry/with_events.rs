@@ -194,12 +194,12 @@ impl PublishedBlocks {
             }
             false
         });
-        let spare = cached.is_some();
+        let (is_copy, mut spare) = (cached.is_some(), cached.is_some());
         if let Some(other) = cached {
             *hot |= blocks.is_hot(other);
             let has_key = blocks.is_cached(id);
-            if !has_key && blocks.is_idle(other) {
-                blocks.matching().touch(other, key);
+            if !has_key {
+                spare = !self.use_again(blocks, other, key, copies >= MOST_COPIES);
             }
             if has_key || copies >= MOST_COPIES {
                 return Offered { known_by, is_left_out: !has_key, ..Offered::default() };
@@ -208,7 +208,7 @@ impl PublishedBlocks {
         let new = NewKey { key, mark: generation.mark(), hot: *hot, spare };
         let from = self.index.place(blocks.keyed().key(id));
         let got_key = self.key(blocks, Moved { id, from, to, is_private: false }, new);
-        Offered { got_key, is_new: got_key && !spare, is_left_out: false, known_by }
+        Offered { got_key, is_new: got_key && !is_copy, is_left_out: false, known_by }
     }
 }
 

@@ -1,0 +1,442 @@
+//! `HitDensity`: the learned order of reclaim, with the clock, the counts and the prices that all shards share.
+//!
+//! A released block has a *class*: how long the answer of its last request was, and how many requests had its content;
+//! or that different conversations share it; or a hint of the caller. Counts of releases and of first
+//! uses after them, by class and age, give a price for each class and age ([`prices`]). The least worth block
+//! goes first, but only if it is clearly worth less than the least recently used one, which goes otherwise.
+//!
+//! **Time** is the number of prompt blocks that were asked for, in steps of a 32nd of the pool. Each thread counts in
+//! the line of its shard; a thread that has counted enough adds up the lines. Nothing is written that all threads
+//! write, but the sum once in a step.
+//!
+//! Source: hit density as in LHD (Beckmann, Chen and Cidon, NSDI 2018), with Gittins' index.
+
+mod prices;
+
+use std::ops::DerefMut;
+
+use self::prices::{Counts, bucket};
+use super::noted_ghosts::{NotedGhosts, SAMPLED};
+use crate::array::array_of;
+use crate::error::Result;
+use crate::id::BlockId;
+use crate::pool::content_key::{ContentKey, KeyedView};
+use crate::pool::release_note::{MOST_USES, ReleaseMark, ReleaseNote};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Ordering, PlainMutex, thread_ordinal};
+
+/// Steps in which as many blocks are asked for as the pool has.
+const STEPS_A_POOL: u64 = 32;
+
+/// Prices are learned once in so many blocks asked for: the pool's, divided by this.
+const LEARNED_A_POOL: u64 = 4;
+
+/// Buckets of ages.
+const BUCKETS: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 24 };
+
+/// The answers of each length class are longer than the one before by this, in tokens.
+const LONGER_THAN: [usize; LENGTHS - 1] = [64, 160, 320, 640];
+const LENGTHS: usize = 5;
+
+/// Classes by number of uses and length of the answer.
+const ORDINARY: usize = LENGTHS * MOST_USES as usize;
+
+/// The classes that callers name.
+const BACK_SOON: usize = ORDINARY;
+const CLOSED: usize = ORDINARY + 1;
+
+/// The class of contents that the prompts of different conversations share: the last, as they are at the beginning.
+const SHARED: usize = ORDINARY + 2;
+
+/// The number of classes.
+pub(super) const CLASSES: usize = SHARED + 1;
+
+/// A block of a class goes before the least recently used one if its price is below that one's times this.
+const CLEARLY_LESS: f32 = 0.8;
+
+/// Says whether a sequence comes back: its next turn will have the same tokens at the beginning of its prompt.
+///
+/// Only [`ReclaimPolicy::HitDensity`](crate::ReclaimPolicy::HitDensity) uses it. A hint is a class of its own, whose
+/// worth is learned, so wrong hints cost little. Contents that other conversations share keep their class.
+///
+/// ```
+/// use paged_kv::{PagedKvCache, ReclaimPolicy, ReuseHint, SeqId};
+///
+/// let builder = PagedKvCache::builder().num_blocks(8).reclaim_policy(ReclaimPolicy::HitDensity);
+/// let cache = builder.build()?;
+/// cache.admit(SeqId(1), &[7; 20])?;
+/// cache.set_reuse_hint(SeqId(1), ReuseHint::Closed)?; // the conversation ended
+/// cache.free(SeqId(1))?;
+/// # Ok::<(), paged_kv::PagedKvError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum ReuseHint {
+    /// Nothing is known: the class follows from the length of the answer and the number of uses.
+    #[default]
+    Unknown,
+    /// The next turn comes soon, for example after a call of a tool.
+    BackSoon,
+    /// There will be no next turn.
+    Closed,
+}
+
+/// The blocks at the beginning of a prompt that earlier requests had, and the caller's hint. A
+/// sequence keeps it until its release.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PromptUses {
+    /// Blocks that different conversations share.
+    shared: u32,
+    /// Blocks that were last released with others after them: the prompt may be of another conversation.
+    branched: u32,
+    /// Blocks that at least two earlier requests had.
+    twice: u32,
+    /// Blocks that an earlier request had.
+    once: u32,
+    prompt_tokens: usize,
+    pub(crate) hint: ReuseHint,
+}
+
+/// The shared state of the learned order.
+pub(crate) struct HitDensity {
+    /// Blocks asked for in a step of time.
+    step: u64,
+    /// Blocks that a thread counts before it adds up the lines.
+    stride: u64,
+    learned_every: u64,
+    /// The blocks asked for at the last sum.
+    asked: CachePadded<AtomicU64>,
+    /// The sum from which on prices are learned again.
+    next_learned: AtomicU64,
+    lines: Box<[CachePadded<Line>]>,
+    /// The bits of each `f32`.
+    prices: [[AtomicU32; BUCKETS]; CLASSES],
+    ghosts: NotedGhosts,
+    learner: PlainMutex<Learner>,
+}
+
+/// The counts of the threads of one shard. They only rise, and wrap around.
+struct Line {
+    asked: AtomicU64,
+    prompts: AtomicU32,
+    num_releases: AtomicU32,
+    releases: [AtomicU32; CLASSES],
+    hits: [[AtomicU32; BUCKETS]; CLASSES],
+}
+
+/// The sums of all lines at the last time, and the decayed counts.
+struct Learner {
+    asked: u64,
+    prompts: u32,
+    releases: [u32; CLASSES],
+    hits: [[u32; BUCKETS]; CLASSES],
+    counts: Counts,
+}
+
+impl Line {
+    fn new() -> Self {
+        let zero = |_| AtomicU32::new(0);
+        Self {
+            asked: AtomicU64::new(0),
+            prompts: AtomicU32::new(0),
+            num_releases: AtomicU32::new(0),
+            releases: std::array::from_fn(zero),
+            hits: std::array::from_fn(|_| std::array::from_fn(zero)),
+        }
+    }
+}
+
+// All accesses are Relaxed: counts, times and prices decide an order only.
+impl HitDensity {
+    pub(super) fn new(total: usize, shards: usize) -> Result<Self> {
+        let step = (total as u64 / STEPS_A_POOL).max(1);
+        let learned_every = (total as u64 / LEARNED_A_POOL).max(1);
+        Ok(Self {
+            step,
+            stride: (step / shards as u64).max(1),
+            learned_every,
+            asked: CachePadded::new(AtomicU64::new(0)),
+            next_learned: AtomicU64::new(learned_every),
+            lines: array_of(shards, || CachePadded::new(Line::new()))?,
+            prices: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0))),
+            ghosts: NotedGhosts::new(total)?,
+            learner: PlainMutex::new(Learner::new()),
+        })
+    }
+
+    fn line(&self) -> &Line {
+        &self.lines[thread_ordinal() & (self.lines.len() - 1)]
+    }
+
+    /// Returns the time in steps.
+    pub(super) fn now(&self) -> u32 {
+        (self.asked.load(Ordering::Relaxed) / self.step) as u32
+    }
+
+    /// Returns the price of a block with this note, which is in the list of `class`.
+    pub(super) fn price(&self, class: usize, note: ReleaseNote, now: u32) -> f32 {
+        f32::from_bits(self.prices[class][bucket(note.age(now))].load(Ordering::Relaxed))
+    }
+
+    /// Returns true if a price is so far below the least recently used block's that its block goes first.
+    pub(super) fn is_clearly_less(price: f32, of_oldest: f32) -> bool {
+        price < CLEARLY_LESS * of_oldest
+    }
+
+    /// Remembers the notes of reclaimed contents, and removes them from the blocks.
+    #[cold]
+    pub(super) fn forget(&self, ids: &[BlockId], blocks: KeyedView<'_>) {
+        for &id in ids {
+            let note = blocks.note(id);
+            if note.is_released() {
+                self.ghosts.remember(blocks.key(id), note);
+            }
+            blocks.set_note(id, ReleaseNote::NONE);
+        }
+    }
+
+    /// Counts a prompt of `num_tokens` tokens that asks for `blocks` blocks, and begins to count its uses of these.
+    pub(crate) fn look_at_prompt(&self, blocks: usize, num_tokens: usize) -> PromptLook<'_> {
+        let line = self.line();
+        line.prompts.fetch_add(1, Ordering::Relaxed);
+        self.advance(line, blocks as u64);
+        let found = PromptUses { prompt_tokens: num_tokens, ..PromptUses::default() };
+        PromptLook { order: self, line, now: self.now(), latest: None, uses: 0, run: None, found }
+    }
+
+    /// Writes the notes of blocks that a sequence releases now, in the order of their tokens. `num_tokens` is its
+    /// length.
+    pub(crate) fn note_release(
+        &self,
+        blocks: KeyedView<'_>,
+        ids: &[BlockId],
+        prompt: &PromptUses,
+        num_tokens: usize,
+    ) {
+        let line = self.line();
+        let number = line.num_releases.fetch_add(1, Ordering::Relaxed);
+        let mark = ReleaseMark::new(self.now(), number);
+        let answer = num_tokens.saturating_sub(prompt.prompt_tokens);
+        let length = LONGER_THAN.iter().filter(|&&least| answer > least).count();
+        let (mut at, mut last) = (0, None);
+        while at < ids.len() {
+            let (class, uses, end) = prompt.class(at, length);
+            let part = &ids[at..end.min(ids.len())];
+            let note = ReleaseNote::new(mark, class, uses);
+            let cached = part.iter().filter(|&&id| blocks.note_if_cached(id, note));
+            let mut count = 0;
+            for &id in cached {
+                (count, last) = (count + 1, Some((id, note)));
+            }
+            line.releases[class].fetch_add(count, Ordering::Relaxed);
+            at += part.len();
+        }
+        if let Some((id, note)) = last {
+            blocks.set_note(id, note.last());
+        }
+    }
+
+    /// Returns the note of a block that becomes idle though no sequence released it: one of which nothing is known.
+    #[cold]
+    pub(super) fn note_unknown(&self) -> ReleaseNote {
+        let (line, class) = (self.line(), LENGTHS - 1);
+        line.releases[class].fetch_add(1, Ordering::Relaxed);
+        ReleaseNote::new(
+            ReleaseMark::new(self.now(), line.num_releases.load(Ordering::Relaxed)),
+            class,
+            1,
+        )
+    }
+
+    /// Counts blocks that are asked for.
+    fn advance(&self, line: &Line, blocks: u64) {
+        let before = line.asked.fetch_add(blocks, Ordering::Relaxed);
+        if before / self.stride == (before + blocks) / self.stride {
+            return;
+        }
+        let asked = self.sum_asked();
+        if asked / self.step > self.asked.load(Ordering::Relaxed) / self.step {
+            self.asked.store(asked, Ordering::Relaxed);
+        }
+    }
+
+    fn sum_asked(&self) -> u64 {
+        self.lines.iter().map(|line| line.asked.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Learns the prices if that is due, and no other thread does.
+    #[inline]
+    fn learn_if_due(&self) {
+        if self.asked.load(Ordering::Relaxed) >= self.next_learned.load(Ordering::Relaxed)
+            && let Some(learner) = self.learner.try_lock()
+        {
+            self.learn(learner);
+        }
+    }
+
+    #[cold]
+    fn learn(&self, mut learner: impl DerefMut<Target = Learner>) {
+        let asked = self.sum_asked();
+        self.next_learned.store(asked + self.learned_every, Ordering::Relaxed);
+        learner.add(&self.lines);
+        let prices = learner.counts.prices();
+        let learned = prices.as_flattened().iter();
+        for (price, &learned) in self.prices.as_flattened().iter().zip(learned) {
+            price.store((learned as f32).to_bits(), Ordering::Relaxed);
+        }
+        let blocks = asked.saturating_sub(learner.asked);
+        learner.counts.decay(blocks as f64);
+        learner.asked = asked;
+    }
+}
+
+impl Learner {
+    fn new() -> Self {
+        Self {
+            asked: 0,
+            prompts: 0,
+            releases: [0; CLASSES],
+            hits: [[0; BUCKETS]; CLASSES],
+            counts: Counts::new(),
+        }
+    }
+
+    /// Adds the counts of the lines since the last time.
+    fn add(&mut self, lines: &[CachePadded<Line>]) {
+        let since = |last: &mut u32, count: &dyn Fn(&Line) -> &AtomicU32| {
+            let sum = lines.iter().map(|line| count(line).load(Ordering::Relaxed));
+            let sum = sum.fold(0, u32::wrapping_add);
+            f64::from(sum.wrapping_sub(std::mem::replace(last, sum)))
+        };
+        let prompts = since(&mut self.prompts, &|line| &line.prompts);
+        let asked: u64 = lines.iter().map(|line| line.asked.load(Ordering::Relaxed)).sum();
+        self.move_mean(prompts, asked.saturating_sub(self.asked) as f64);
+        for class in 0..CLASSES {
+            self.counts.releases[class] +=
+                since(&mut self.releases[class], &|line| &line.releases[class]);
+            for bucket in 0..BUCKETS {
+                self.counts.hits[class][bucket] +=
+                    since(&mut self.hits[class][bucket], &|line| &line.hits[class][bucket]);
+            }
+        }
+    }
+
+    /// Moves the mean of the blocks of a prompt, by a thousandth for each prompt.
+    fn move_mean(&mut self, prompts: f64, blocks: f64) {
+        if prompts == 0.0 {
+            return;
+        }
+        let (mean, old) = (blocks / prompts, self.counts.blocks_a_prompt);
+        let weight = if old == 0.0 { 1.0 } else { 1.0 - 0.999_f64.powf(prompts) };
+        self.counts.blocks_a_prompt = old + (mean - old) * weight;
+    }
+}
+
+impl PromptUses {
+    /// Returns the class, the uses and the end of the blocks that are released as the one at `at` is.
+    fn class(&self, at: usize, length: usize) -> (usize, u32, usize) {
+        let [twice, once] = [self.twice, self.once].map(|end| end as usize);
+        let shared = match self.hint {
+            ReuseHint::Unknown => self.shared,
+            // A hint for this conversation does not hold for another.
+            ReuseHint::BackSoon | ReuseHint::Closed => self.shared.max(self.branched),
+        } as usize;
+        let (uses, end) = match at {
+            _ if at < twice => (3, twice),
+            _ if at < once => (2, once),
+            _ => (1, usize::MAX),
+        };
+        if at < shared {
+            return (SHARED, uses, end.min(shared));
+        }
+        let class = match self.hint {
+            ReuseHint::Unknown => LENGTHS * (uses as usize - 1) + length,
+            ReuseHint::BackSoon => BACK_SOON,
+            ReuseHint::Closed => CLOSED,
+        };
+        (class, uses, end)
+    }
+}
+
+/// The count of the uses that a prompt makes, from its last block to its first.
+pub(crate) struct PromptLook<'a> {
+    order: &'a HitDensity,
+    line: &'a Line,
+    now: u32,
+    /// The release of the last block that was found.
+    latest: Option<ReleaseMark>,
+    /// The most uses of a block that was found.
+    uses: u32,
+    /// Uses that are not yet added: the class, the bucket and their number.
+    run: Option<(usize, usize, u32)>,
+    found: PromptUses,
+}
+
+impl PromptLook<'_> {
+    /// Counts the use of a cached block, number `at` of the prompt.
+    pub(crate) fn see_block(&mut self, at: usize, id: BlockId, blocks: KeyedView<'_>) {
+        let note = blocks.note(id);
+        if note.is_released() && !note.is_counted() {
+            blocks.set_note(id, note.counted());
+        }
+        self.see(at, note, 1);
+    }
+
+    /// Counts the use of a content that is not cached, number `at` of the prompt.
+    pub(crate) fn see_missing(&mut self, at: usize, key: ContentKey) {
+        if let Some(note) = self.order.ghosts.take(key) {
+            self.see(at, note, SAMPLED);
+        }
+    }
+
+    fn see(&mut self, at: usize, note: ReleaseNote, weight: u32) {
+        // A request that is not yet released computed the block.
+        if !note.is_released() {
+            return;
+        }
+        let found = &mut self.found;
+        let end = at as u32 + 1;
+        self.uses = self.uses.max(note.uses());
+        found.once = found.once.max(end);
+        if self.uses > 1 {
+            found.twice = found.twice.max(end);
+        }
+        if self.latest.is_none() && !note.is_last() {
+            found.branched = end;
+        }
+        let latest = *self.latest.get_or_insert(note.mark());
+        if note.class() == SHARED || note.mark() != latest {
+            found.shared = found.shared.max(end);
+        }
+        if !note.is_counted() {
+            self.count(note.class(), bucket(note.age(self.now)), weight);
+        }
+    }
+
+    fn count(&mut self, class: usize, bucket: usize, weight: u32) {
+        match &mut self.run {
+            Some((of_class, of_bucket, uses)) if (*of_class, *of_bucket) == (class, bucket) => {
+                *uses += weight;
+            }
+            _ => {
+                self.add_run();
+                self.run = Some((class, bucket, weight));
+            }
+        }
+    }
+
+    fn add_run(&mut self) {
+        if let Some((class, bucket, uses)) = self.run.take()
+            && let Some(count) = self.line.hits.get(class).map(|hits| &hits[bucket])
+        {
+            count.fetch_add(uses, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the look after the prompt's first block.
+    pub(crate) fn end(mut self) -> PromptUses {
+        self.add_run();
+        self.order.learn_if_due();
+        self.found
+    }
+}
