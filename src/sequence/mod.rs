@@ -285,7 +285,7 @@ impl Sequence {
         let full_blocks = self.num_blocks() - usize::from(self.tail_room > 0);
         let table = self.table.fork(full_blocks)?;
         self.tail_is_sole = false;
-        let (gaps, uses) = (self.gaps.clone(), self.uses.clone());
+        let (gaps, uses) = (self.gaps.clone(), self.uses_of_fork());
         Ok(Sequence { table, gaps, groups: None, uses, ..*self })
     }
 

@@ -18,6 +18,16 @@ impl Sequence {
         }
     }
 
+    /// Returns the same uses for a fork.
+    #[inline]
+    pub(super) fn uses_of_fork(&self) -> Option<Box<PromptUses>> {
+        #[cold]
+        fn copy(uses: &PromptUses) -> Box<PromptUses> {
+            Box::new(uses.clone())
+        }
+        self.uses.as_deref().map(copy)
+    }
+
     #[cold]
     #[inline(never)]
     fn note_release(&self, uses: &PromptUses) {

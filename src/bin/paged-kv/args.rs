@@ -13,6 +13,7 @@ use paged_kv::{EvictionStrategy, GroupRetention, ReclaimPolicy};
 
 use crate::layer_groups::{GroupArguments, retention};
 use crate::serve::Victims;
+use crate::sweep::overlap::TokenTimes;
 use crate::tiers::options::{TierArguments, TierCurveArguments};
 use crate::trace::{Format, LONGEST_MIB};
 
@@ -170,6 +171,10 @@ pub struct ReplayArguments {
     #[arg(long, value_name = "POLICY", default_value = "lru", value_parser = policy)]
     pub reclaim: ReclaimPolicy,
 
+    /// Release requests with hints from the sessions of the trace, which hit-density uses: back soon or closed
+    #[arg(long, requires = "trace")]
+    pub hints: bool,
+
     /// Tokens that one of the trace's hash ids names, a multiple of the block size [default:
     /// inferred from the lengths of the prompts]
     #[arg(long, value_name = "TOKENS")]
@@ -258,6 +263,15 @@ pub struct SweepArguments {
     #[arg(long, value_name = "POLICY,..", value_delimiter = ',', value_parser = policy)]
     reclaim: Vec<ReclaimPolicy>,
 
+    /// Add curves of hit-density with hints: requests whose session has another one within half a minute, or no other
+    #[arg(long, conflicts_with = "groups")]
+    pub hints: bool,
+
+    /// Serve requests by their timestamps, not one at a time: they hold their blocks for so many milliseconds a token
+    #[arg(long, value_name = "PREFILL,DECODE", value_parser = TokenTimes::parse,
+          conflicts_with = "groups")]
+    pub overlap: Option<TokenTimes>,
+
     /// Tokens per block [default: as many as one of the trace's hash ids names]
     #[arg(long, value_name = "B")]
     pub block_size: Option<NonZeroUsize>,
@@ -297,11 +311,11 @@ pub struct SweepArguments {
 }
 
 impl SweepArguments {
-    /// Returns the policies asked for, or both; with groups of layers or tiers, which have more curves, the first.
+    /// Returns the policies asked for, or all; with groups of layers or tiers, which have more curves, the first.
     pub fn reclaim(&self) -> Vec<ReclaimPolicy> {
         match &self.reclaim[..] {
             [] if self.groups.groups.is_none() && self.tiers.curves().is_empty() => {
-                vec![ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue]
+                POLICIES.to_vec()
             }
             [] => vec![ReclaimPolicy::Lru],
             asked => asked.to_vec(),
@@ -332,9 +346,12 @@ fn requests(text: &str) -> Result<NonZeroUsize, String> {
     NonZeroUsize::new(count).ok_or_else(|| "no requests are asked for".to_owned())
 }
 
+/// The orders of reclaim that can be asked for.
+const POLICIES: [ReclaimPolicy; 3] =
+    [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity];
+
 fn policy(text: &str) -> Result<ReclaimPolicy, String> {
-    let known = [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity];
-    let found = known.into_iter().find(|policy| policy.to_string() == text);
+    let found = POLICIES.into_iter().find(|policy| policy.to_string() == text);
     found.ok_or_else(|| "expected lru, two-queue or hit-density".to_owned())
 }
 

@@ -80,6 +80,7 @@ pub fn run(arguments: &ReplayArguments) -> Result<Verdict> {
         threshold: arguments.threshold,
         prompts: Prompts { id_tokens, as_tokens: arguments.publishes(), unit: needs.unit() },
         offload: tiers.map(|setup| Offload::new(&setup, needs.unit())),
+        gives_hints: arguments.hints,
     };
     let progress = Progress::new();
     progress.begin(requests.len());

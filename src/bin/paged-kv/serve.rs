@@ -43,6 +43,8 @@ pub struct Plan {
     pub prompts: Prompts,
     /// The use of the tiers below the device, if the cache has some.
     pub offload: Option<Offload>,
+    /// Whether requests are released with the hints of the trace.
+    pub gives_hints: bool,
 }
 
 /// The requests that give way when a running request finds no room for its next token.

@@ -3,8 +3,10 @@
 //! Each size and curve (a policy, or groups of layers) is a *cell*, with a cache of its own. It serves the trace one request at a time, so
 //! that other cells do not affect its result. Cells run in parallel.
 
+mod clairvoyant;
 mod curve;
 mod max_hit_rate;
+pub mod overlap;
 mod svg;
 mod table;
 mod tier_table;
@@ -17,8 +19,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use paged_kv::PagedKvCache;
 
+use self::clairvoyant::{Chains, Clairvoyant};
 use self::curve::Curve;
+use self::overlap::{Running, TokenTimes};
 use crate::args::SweepArguments;
 use crate::layer_groups::{GroupArguments, LayerGroups};
 use crate::machine::Memory;
@@ -68,6 +73,41 @@ struct Trace {
     needs: Needs,
     /// The needs in a cache without groups, whose blocks have the tokens of a hash.
     needs_of_full: Needs,
+    /// The times of a token, if requests overlap.
+    times: Option<TokenTimes>,
+}
+
+/// The result of a cache that knows the trace.
+struct Foreseen {
+    blocks: usize,
+    hit_blocks: u64,
+}
+
+/// The results beside those of the cells.
+struct Bounds {
+    ceiling: max_hit_rate::Ceiling,
+    /// By size. Empty with groups of layers.
+    foreseen: Vec<Foreseen>,
+}
+
+impl Bounds {
+    fn new(trace: &Trace, ceiling: max_hit_rate::Ceiling, sizes: &[usize]) -> Result<Self> {
+        let mut foreseen = Vec::new();
+        if trace.groups.is_none() {
+            let (requests, unit) = (&trace.requests[..], trace.needs.unit());
+            let chains = Chains::new(requests, unit, trace.id_tokens);
+            for &blocks in sizes {
+                let cache = Clairvoyant::new(&chains, requests, blocks);
+                let fits = |one: &Request| trace.needs.most(one) <= blocks;
+                let hit_blocks = match trace.times {
+                    None => cache.serve_in_turn(),
+                    Some(times) => overlap::serve(cache, requests, unit, times, fits)?,
+                };
+                foreseen.push(Foreseen { blocks, hit_blocks });
+            }
+        }
+        Ok(Self { ceiling, foreseen })
+    }
 }
 
 impl Cell {
@@ -110,6 +150,7 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
     check_memory(&trace, &curves, &grid, threads)?;
     // Opened before serving, so that a file that cannot be written does not lose the result of an hour.
     let (csv, svg) = (Output::open(csv)?, Output::open(svg)?);
+    let bounds = Bounds::new(&trace, ceiling, &sizes)?;
     let progress = Progress::new();
     progress.begin(grid.len() * trace.requests.len());
     let cells = serve_all(&trace, &curves, &grid, threads, &progress);
@@ -122,11 +163,11 @@ pub fn run(arguments: &SweepArguments) -> Result<Verdict> {
         }
     };
     let mut lines = Vec::new();
-    table::write(&mut lines, &trace, &cells, &ceiling)?;
-    let picture = svg::draw(&trace, &cells, &ceiling).context("cannot draw the picture")?;
+    table::write(&mut lines, &trace, &cells, &bounds)?;
+    let picture = svg::draw(&trace, &cells, &bounds).context("cannot draw the picture")?;
     csv.replace(&lines)?;
     svg.replace(picture.as_bytes())?;
-    table::print(&trace, &cells, &ceiling).context("cannot write the table")?;
+    table::print(&trace, &cells, &bounds).context("cannot write the table")?;
     Ok(Verdict::Sound)
 }
 
@@ -150,6 +191,7 @@ fn load(arguments: &SweepArguments) -> Result<Trace> {
         groups: groups.clone(),
         needs,
         needs_of_full: Needs::of_blocks(block_size),
+        times: arguments.overlap,
     })
 }
 
@@ -243,7 +285,13 @@ fn serve_one(
         threshold: 1.0,
         prompts: Prompts { id_tokens: Some(trace.id_tokens), as_tokens: false, unit },
         offload: setup.map(|setup| Offload::new(&setup, unit)),
+        gives_hints: curve.gives_hints,
     };
+    if let Some(times) = trace.times {
+        let cell = serve_overlapped(trace, (number, curve), &cache, plan.prompts, times);
+        progress.advance(trace.requests.len());
+        return cell.map(Ok);
+    }
     let outcome = match serve(&cache, &trace.requests, needs, plan, progress)? {
         Ok(outcome) => outcome,
         Err(error) => return Ok(Err(error)),
@@ -265,4 +313,32 @@ fn serve_one(
         tokens: [outcome.meter.prompt_tokens_hit, outcome.meter.prompt_tokens_computed],
         tiers: setup.map(|setup| Usage::new(&setup, unit, &outcome.meter, &stats)),
     }))
+}
+
+/// Serves the trace by its timestamps.
+fn serve_overlapped(
+    trace: &Trace,
+    (number, curve): (usize, &Curve),
+    cache: &PagedKvCache,
+    prompts: Prompts,
+    times: TokenTimes,
+) -> Result<Cell> {
+    let (requests, unit, blocks) = (&trace.requests[..], prompts.unit, cache.total_blocks());
+    let fits = |one: &Request| trace.needs.most(one) <= blocks;
+    let running = Running::new(cache, requests, prompts, curve.gives_hints);
+    let hit_blocks = overlap::serve(running, requests, unit, times, fits)?;
+    let asked = |one: &Request| one.named_blocks(unit, trace.id_tokens) as u64;
+    Ok(Cell {
+        number,
+        curve: curve.clone(),
+        blocks,
+        prompt_blocks: requests.iter().map(asked).sum(),
+        hit_blocks,
+        longest_hit_blocks: hit_blocks,
+        lost_tokens: Vec::new(),
+        reclaimed_blocks: cache.stats().blocks_reclaimed,
+        rejected: requests.iter().filter(|one| !fits(one)).count() as u64,
+        tokens: [0, 0],
+        tiers: None,
+    })
 }

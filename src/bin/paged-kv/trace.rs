@@ -1,11 +1,12 @@
 //! `Trace`: the requests of a file, in the order of its lines.
 //!
 //! That must be the order of their timestamps: a trace that goes back in time is refused, as is any line
-//! that its format does not allow. The error gives file, line number and reason. Timestamps have no other
-//! use: requests are served as fast as possible.
+//! that its format does not allow. The error gives file, line number and reason. Timestamps are used further by
+//! `sweep --overlap` and for hints: otherwise requests are served as fast as possible.
 
 mod azure;
 pub mod contents;
+mod hints;
 mod ids;
 mod lines;
 mod mooncake;
@@ -28,6 +29,10 @@ struct Row<Time> {
     output_tokens: u64,
     /// Hash ids of equally long parts of the prompt; empty if the format has none.
     ids: Vec<u64>,
+    /// The time since the beginning of the trace, in microseconds, if the format gives times so.
+    arrival_us: Option<u64>,
+    /// The session of which it is a turn, if the format has sessions.
+    session: Option<u64>,
 }
 
 /// The format of the lines.
@@ -45,6 +50,8 @@ pub struct Trace {
     format: Format,
     /// The line of each request.
     lines: Vec<u64>,
+    /// The session of each request, if it has one.
+    sessions: Vec<Option<u64>>,
 }
 
 impl Format {
@@ -96,7 +103,8 @@ fn collect<Time: PartialOrd>(
     row: impl Fn(&str) -> Result<Row<Time>, String>,
 ) -> Result<Trace> {
     let name = lines.name().to_owned();
-    let mut trace = Trace { name, requests: Vec::new(), format, lines: Vec::new() };
+    let (requests, lines_of, sessions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut trace = Trace { name, requests, format, lines: lines_of, sessions };
     let mut contents = Contents::default();
     let mut latest: Option<Time> = None;
     let mut tokens = 0_u64;
@@ -119,13 +127,15 @@ fn collect<Time: PartialOrd>(
             Ok(contents)
         });
         let named = named.map_err(|reason| lines.malformed(&reason.to_string()))?;
-        trace.requests.push(request.with_contents(named));
+        trace.requests.push(request.with_contents(named).arrives_at(row.arrival_us));
         trace.lines.push(lines.number());
+        trace.sessions.push(row.session);
         (latest, tokens) = (Some(row.time), total);
     }
     if trace.requests.is_empty() {
         bail!("{}: no requests", trace.name);
     }
+    hints::give(&mut trace.requests, &trace.sessions);
     Ok(trace)
 }
 

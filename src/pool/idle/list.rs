@@ -153,7 +153,7 @@ impl IdleList {
     }
 
     /// Removes the first entry.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pop(&self, slab: &IdleSlab, kept: &KeptSlot) -> Option<IdleBlock> {
         if self.is_empty() {
             return None;
@@ -196,6 +196,8 @@ impl IdleList {
     }
 
     /// Removes all stale entries before the first one that is not, and returns the block of that one.
+    #[cold]
+    #[inline(never)]
     pub(super) fn first_idle(
         &self,
         slab: &IdleSlab,

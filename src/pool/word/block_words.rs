@@ -234,6 +234,7 @@ impl<'a> WordsView<'a> {
     /// Makes the caller the only owner of a block that is idle since the epoch of `idle`. The caller
     /// then finishes the reclaim or undoes it. Returns false if the block was used since, or is held. The entry of `idle`
     /// is gone then.
+    #[inline(always)]
     pub(in crate::pool) fn reclaim(&self, idle: IdleBlock) -> bool {
         // Acquire: pairs with the release half of the exchange in `release_shared`; the next owner sees
         // all that the earlier owners did.

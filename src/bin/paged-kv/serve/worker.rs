@@ -305,6 +305,9 @@ impl<'a> Worker<'a> {
         let Service { cache, admission, requests, progress, .. } = self.service;
         let Live { arrival, sequence, .. } = self.live[at];
         admission.ending(arrival)?;
+        if self.service.plan.gives_hints {
+            unless_evicted(cache.set_reuse_hint(sequence, requests[arrival].hint()))?;
+        }
         unless_evicted(self.meter.time(|| cache.free(sequence)))?;
         self.depart(at);
         admission.ended();

@@ -19,6 +19,8 @@ use crate::tiers::options::TierCurve;
 pub struct Curve {
     pub name: String,
     pub reclaim: ReclaimPolicy,
+    /// Whether requests are released with the hints of the trace.
+    pub gives_hints: bool,
     layers: Layers,
     pub tiers: Option<TierCurve>,
 }
@@ -54,6 +56,7 @@ impl Curve {
                 tiers.iter().copied().map(named).map(move |(name, tiers)| Self {
                     name: if is_one { name } else { format!("{name} {reclaim}") },
                     reclaim,
+                    gives_hints: false,
                     layers: Layers::Any,
                     tiers,
                 })
@@ -62,10 +65,20 @@ impl Curve {
         }
         let curve = |(reclaim, layers)| {
             let name = name(reclaim, layers, is_one);
-            Self { name, reclaim, layers, tiers: None }
+            Self { name, reclaim, gives_hints: false, layers, tiers: None }
         };
         let of_policy = |&reclaim: &_| layers.iter().map(move |&layers| (reclaim, layers));
-        policies.iter().flat_map(of_policy).map(curve).collect()
+        let mut curves: Vec<Self> = policies.iter().flat_map(of_policy).map(curve).collect();
+        if arguments.hints {
+            let learned = curves.iter().filter(|curve| curve.reclaim == ReclaimPolicy::HitDensity);
+            let hinted = learned.map(|curve| Self {
+                name: format!("{} hints", curve.name),
+                gives_hints: true,
+                ..curve.clone()
+            });
+            curves.extend(hinted.collect::<Vec<_>>());
+        }
+        curves
     }
 
     /// Returns true if the caches have groups of layers.

@@ -18,7 +18,12 @@ pub struct Ceiling {
 
 impl Ceiling {
     pub fn hit_rate(&self) -> f64 {
-        self.hit_blocks as f64 / self.prompt_blocks.max(1) as f64
+        self.rate_of(self.hit_blocks)
+    }
+
+    /// Returns the hit rate of a cache with so many hits.
+    pub fn rate_of(&self, hit_blocks: u64) -> f64 {
+        hit_blocks as f64 / self.prompt_blocks.max(1) as f64
     }
 }
 

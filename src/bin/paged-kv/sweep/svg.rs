@@ -10,9 +10,8 @@ use plotters::style::full_palette::{
     BLUE_700, BROWN_700, GREY_600, ORANGE_800, PURPLE_700, TEAL_700,
 };
 
-use super::max_hit_rate::Ceiling;
 use super::table::GIB;
-use super::{Cell, Trace};
+use super::{Bounds, Cell, Trace};
 
 const SIZE: (u32, u32) = (900, 560);
 
@@ -20,11 +19,11 @@ const SIZE: (u32, u32) = (900, 560);
 const COLORS: [RGBColor; 5] = [BLUE_700, ORANGE_800, TEAL_700, PURPLE_700, BROWN_700];
 
 /// Returns the picture as SVG.
-pub fn draw(trace: &Trace, cells: &[Cell], ceiling: &Ceiling) -> Result<String> {
+pub fn draw(trace: &Trace, cells: &[Cell], bounds: &Bounds) -> Result<String> {
     let mut text = String::new();
     let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
     // The library's errors borrow the drawing area.
-    draw_on(&root, trace, cells, ceiling).map_err(|error| anyhow!("{error}"))?;
+    draw_on(&root, trace, cells, bounds).map_err(|error| anyhow!("{error}"))?;
     root.present().map_err(|error| anyhow!("{error}"))?;
     drop(root);
     Ok(text)
@@ -34,9 +33,10 @@ fn draw_on<DB: DrawingBackend>(
     root: &DrawingArea<DB, plotters::coord::Shift>,
     trace: &Trace,
     cells: &[Cell],
-    ceiling: &Ceiling,
+    bounds: &Bounds,
 ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
     root.fill(&WHITE)?;
+    let Bounds { ceiling, foreseen } = bounds;
     let (Some(least), Some(most)) =
         (cells.iter().map(|cell| cell.blocks).min(), cells.iter().map(|cell| cell.blocks).max())
     else {
@@ -85,6 +85,14 @@ fn draw_on<DB: DrawingBackend>(
                 .label(format!("{}: longest group", curve[0].curve.name))
                 .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(1)));
         }
+    }
+    if !foreseen.is_empty() {
+        let points =
+            foreseen.iter().map(|one| (one.blocks as f64, ceiling.rate_of(one.hit_blocks) * 100.0));
+        chart
+            .draw_series(DashedLineSeries::new(points, 3, 3, GREY_600.stroke_width(2)))?
+            .label("clairvoyant")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], GREY_600.stroke_width(2)));
     }
     chart
         .configure_series_labels()

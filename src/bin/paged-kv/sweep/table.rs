@@ -6,18 +6,18 @@
 use std::io::{self, Write};
 
 use super::max_hit_rate::Ceiling;
-use super::{Cell, Trace, tier_table};
+use super::{Bounds, Cell, Trace, tier_table};
 use crate::layer_groups::{LayerGroups, group_name};
 
 /// Bytes of a GiB.
 pub const GIB: f64 = (1_u64 << 30) as f64;
 
-/// Writes one line per cell, and one with policy `ceiling` for an unlimited cache.
+/// Writes one line per cell, one per size for a cache that knows the trace, and one for an unlimited cache.
 pub fn write(
     out: &mut impl Write,
     trace: &Trace,
     cells: &[Cell],
-    ceiling: &Ceiling,
+    Bounds { ceiling, foreseen }: &Bounds,
 ) -> io::Result<()> {
     if let Some(groups) = &trace.groups {
         return write_grouped(out, groups, cells, ceiling);
@@ -28,12 +28,17 @@ pub fn write(
     writeln!(out, "reclaim,blocks,prompt_blocks,hit_blocks,hit_rate,reclaimed_blocks,rejected")?;
     for cell in cells {
         let Cell { curve, blocks, prompt_blocks, hit_blocks, .. } = cell;
-        let (reclaim, rate) = (curve.reclaim, cell.hit_rate());
+        let (reclaim, rate) = (&curve.name, cell.hit_rate());
         let (reclaimed, rejected) = (cell.reclaimed_blocks, cell.rejected);
         writeln!(
             out,
             "{reclaim},{blocks},{prompt_blocks},{hit_blocks},{rate:.6},{reclaimed},{rejected}"
         )?;
+    }
+    for one in foreseen {
+        let (blocks, hit_blocks, rate) =
+            (one.blocks, one.hit_blocks, ceiling.rate_of(one.hit_blocks));
+        writeln!(out, "clairvoyant,{blocks},{},{hit_blocks},{rate:.6},,", ceiling.prompt_blocks)?;
     }
     let Ceiling { prompt_blocks, hit_blocks, .. } = ceiling;
     writeln!(out, "ceiling,,{prompt_blocks},{hit_blocks},{:.6},0,0", ceiling.hit_rate())
@@ -83,8 +88,9 @@ fn write_grouped(
 }
 
 /// Prints the table to standard output.
-pub fn print(trace: &Trace, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()> {
+pub fn print(trace: &Trace, cells: &[Cell], bounds: &Bounds) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let Bounds { ceiling, foreseen } = bounds;
     if let Some(groups) = &trace.groups {
         return print_grouped(&mut out, groups, cells, ceiling);
     }
@@ -93,21 +99,25 @@ pub fn print(trace: &Trace, cells: &[Cell], ceiling: &Ceiling) -> io::Result<()>
     }
     writeln!(
         out,
-        "{:<12}{:>12}{:>10}{:>14}{:>10}",
+        "{:<18}{:>10}{:>10}{:>14}{:>10}",
         "reclaim", "blocks", "hits", "reclaimed", "rejected"
     )?;
     for cell in cells {
         writeln!(
             out,
-            "{:<12}{:>12}{:>8.2} %{:>14}{:>10}",
-            cell.curve.reclaim.to_string(),
+            "{:<18}{:>10}{:>8.2} %{:>14}{:>10}",
+            cell.curve.name,
             cell.blocks,
             cell.hit_rate() * 100.0,
             cell.reclaimed_blocks,
             cell.rejected,
         )?;
     }
-    writeln!(out, "{:<12}{:>12}{:>8.2} %", "ceiling", "any", ceiling.hit_rate() * 100.0)
+    for one in foreseen {
+        let rate = ceiling.rate_of(one.hit_blocks) * 100.0;
+        writeln!(out, "{:<18}{:>10}{rate:>8.2} %", "clairvoyant", one.blocks)?;
+    }
+    writeln!(out, "{:<18}{:>10}{:>8.2} %", "ceiling", "any", ceiling.hit_rate() * 100.0)
 }
 
 fn print_grouped(

@@ -44,7 +44,8 @@ pub fn row(line: &str) -> Result<Row<Time>, String> {
     };
     let prompt_tokens = tokens("ContextTokens", context)?;
     let output_tokens = tokens("GeneratedTokens", generated)?;
-    Ok(Row { time, prompt_tokens, output_tokens, ids: Vec::new() })
+    let (ids, arrival_us, session) = (Vec::new(), None, None);
+    Ok(Row { time, prompt_tokens, output_tokens, ids, arrival_us, session })
 }
 
 fn tokens(column: &str, field: &str) -> Result<u64, String> {

@@ -2,10 +2,11 @@
 //!
 //! A line is `{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [..]}`: the
 //! format of the Mooncake FAST'25 traces. All four fields must be present and hold numbers that are not
-//! negative; other fields are ignored. The traces in use differ in the number of tokens that a hash id
+//! negative; `session_id` may be a number; other fields are ignored. The traces in use differ in the number of tokens that a hash id
 //! names, so `ids` checks the number of ids against the length.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::Row;
 
@@ -15,6 +16,15 @@ struct Record {
     input_length: u64,
     output_length: u64,
     hash_ids: Vec<u64>,
+    session_id: Option<Session>,
+}
+
+/// A session by its number. One that is named otherwise is not used.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Session {
+    Number(u64),
+    Other(IgnoredAny),
 }
 
 /// Reads one line; the time is in milliseconds.
@@ -31,6 +41,11 @@ pub fn row(line: &str) -> Result<Row<f64>, String> {
         prompt_tokens: record.input_length,
         output_tokens: record.output_length,
         ids: record.hash_ids,
+        arrival_us: Some((record.timestamp * 1e3).round() as u64),
+        session: match record.session_id {
+            Some(Session::Number(number)) => Some(number),
+            Some(Session::Other(_)) | None => None,
+        },
     })
 }
 

@@ -3,7 +3,7 @@
 //! The sum of the two lengths fits a `usize`. If the trace has hash ids, the request has the contents of
 //! its prompt. Its index in the list of requests is its place in the order of arrival.
 
-use paged_kv::BlockHash;
+use paged_kv::{BlockHash, ReuseHint};
 
 use super::contents::Content;
 
@@ -15,18 +15,40 @@ pub struct Request {
     /// Contents of the prompt's parts, in order. All parts are equally long, but the last may be shorter.
     /// Tokens after the last part have no content.
     contents: Box<[Content]>,
+    arrival_us: Option<u64>,
+    hint: ReuseHint,
 }
 
 impl Request {
     /// Returns `None` if prompt and output together are more tokens than can be counted.
     pub fn new(prompt_tokens: usize, output_tokens: usize) -> Option<Self> {
         prompt_tokens.checked_add(output_tokens)?;
-        Some(Self { prompt_tokens, output_tokens, contents: Box::default() })
+        let (contents, arrival_us, hint) = (Box::default(), None, ReuseHint::Unknown);
+        Some(Self { prompt_tokens, output_tokens, contents, arrival_us, hint })
     }
 
     /// Returns the request with the contents of its prompt.
     pub fn with_contents(self, contents: Box<[Content]>) -> Self {
         Self { contents, ..self }
+    }
+
+    /// Returns the request with its time, in microseconds.
+    pub fn arrives_at(self, arrival_us: Option<u64>) -> Self {
+        Self { arrival_us, ..self }
+    }
+
+    /// Returns the time since the beginning of the trace, in microseconds, if the trace has one.
+    pub fn arrival_us(&self) -> Option<u64> {
+        self.arrival_us
+    }
+
+    /// Sets the hint with which the request is released.
+    pub fn set_hint(&mut self, hint: ReuseHint) {
+        self.hint = hint;
+    }
+
+    pub fn hint(&self) -> ReuseHint {
+        self.hint
     }
 
     pub fn contents(&self) -> &[Content] {

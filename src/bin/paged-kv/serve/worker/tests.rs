@@ -20,6 +20,7 @@ const PLAN: Plan = Plan {
     threshold: 0.9,
     prompts: Prompts { id_tokens: None, as_tokens: false, unit: 16 },
     offload: None,
+    gives_hints: false,
 };
 
 /// Serves all requests by workers that take their steps in turn.
