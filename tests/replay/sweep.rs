@@ -24,8 +24,11 @@ fn every_cell_equals_the_result_of_a_replay() {
     let table = fs::read_to_string(&csv).unwrap();
     let mut lines: Vec<&str> = table.lines().skip(1).collect();
     assert_eq!(lines.pop(), Some("ceiling,,120,76,0.633333,0,0"), "19 returns of 4 blocks");
-    assert_eq!(lines.len(), 2 * sizes.len());
-    for policy in ["lru", "two-queue"] {
+    assert_eq!(lines.len(), (3 + 1) * sizes.len());
+    let foreseen: Vec<&str> =
+        lines.iter().copied().filter(|line| line.starts_with("clairvoyant")).collect();
+    assert_eq!(foreseen.len(), sizes.len());
+    for policy in ["lru", "two-queue", "hit-density"] {
         for blocks in sizes {
             let sequential = [text(&trace), "--threads", "1", "--live", "1", "--block-size", "64"];
             let cache = ["--blocks", blocks, "--reclaim", policy];

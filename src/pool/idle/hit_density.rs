@@ -40,12 +40,14 @@ const LENGTHS: usize = 5;
 /// Classes by number of uses and length of the answer.
 const ORDINARY: usize = LENGTHS * MOST_USES as usize;
 
-/// The classes that callers name.
+/// The classes of contents that callers expect back soon, by length of the answer.
 const BACK_SOON: usize = ORDINARY;
-const CLOSED: usize = ORDINARY + 1;
+
+/// The class of contents that callers do not expect back.
+const CLOSED: usize = BACK_SOON + LENGTHS;
 
 /// The class of contents that the prompts of different conversations share: the last, as they are at the beginning.
-const SHARED: usize = ORDINARY + 2;
+const SHARED: usize = CLOSED + 1;
 
 /// The number of classes.
 pub(super) const CLASSES: usize = SHARED + 1;
@@ -87,7 +89,7 @@ pub enum ReuseHint {
 pub(crate) struct PromptUses {
     /// Blocks that different conversations share.
     shared: u32,
-    /// Blocks that were last released with others after them: the prompt may be of another conversation.
+    /// Blocks that another conversation goes on from.
     branched: u32,
     /// Blocks that at least two earlier requests had.
     twice: u32,
@@ -351,7 +353,7 @@ impl PromptUses {
         }
         let class = match self.hint {
             ReuseHint::Unknown => LENGTHS * (uses as usize - 1) + length,
-            ReuseHint::BackSoon => BACK_SOON,
+            ReuseHint::BackSoon => BACK_SOON + length,
             ReuseHint::Closed => CLOSED,
         };
         (class, uses, end)
@@ -379,6 +381,14 @@ impl PromptLook<'_> {
         if note.is_released() && !note.is_counted() {
             blocks.set_note(id, note.counted());
         }
+        // The block that followed at that release is still cached, and the prompt does not have its content.
+        if self.latest.is_none()
+            && note.is_released()
+            && !note.is_last()
+            && blocks.note(blocks.follower(id)).mark() == note.mark()
+        {
+            self.found.branched = at as u32 + 1;
+        }
         self.see(at, note, 1);
     }
 
@@ -400,9 +410,6 @@ impl PromptLook<'_> {
         found.once = found.once.max(end);
         if self.uses > 1 {
             found.twice = found.twice.max(end);
-        }
-        if self.latest.is_none() && !note.is_last() {
-            found.branched = end;
         }
         let latest = *self.latest.get_or_insert(note.mark());
         if note.class() == SHARED || note.mark() != latest {

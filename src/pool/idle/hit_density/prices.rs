@@ -4,7 +4,7 @@
 //! further stay. It may rise with the age: a conversation that was read for a while is nearer to its next turn than a
 //! new one.
 
-use super::{BACK_SOON, BUCKETS, CLASSES, CLOSED, LENGTHS, ORDINARY, SHARED};
+use super::{BUCKETS, CLASSES, CLOSED, LENGTHS, ORDINARY, SHARED};
 
 /// The share of released blocks that are used again before they are old, as assumed before there are counts.
 const ASSUMED_HITS: f64 = 0.075;
@@ -90,7 +90,7 @@ impl Counts {
         for class in LENGTHS..ORDINARY {
             raise(&mut prices, class, class - LENGTHS);
         }
-        for class in (0..ORDINARY).chain([BACK_SOON]) {
+        for class in 0..CLOSED {
             raise(&mut prices, SHARED, class);
         }
         prices
