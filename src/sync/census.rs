@@ -148,8 +148,12 @@ fn place_of(file: &str) -> Place {
     const PLACE_OF: &[(&str, Place)] = &[
         ("pool/idle.rs", Place::HomeShard),
         ("idle/list.rs", Place::HomeShard),
+        ("idle/kept_slot.rs", Place::HomeShard),
         ("idle/slab.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
+        ("idle/hit_density.rs", Place::HomeShard),
+        ("idle/noted_ghosts.rs", Place::HomeShard),
+        ("idle/ranked.rs", Place::HomeShard),
         ("pool/owner_counts.rs", Place::BlockWord),
         ("pool/in_flight.rs", Place::Step),
         ("in_flight/slots.rs", Place::Step),

@@ -95,7 +95,8 @@ impl Bounds {
         let mut foreseen = Vec::new();
         if trace.groups.is_none() {
             let (requests, unit) = (&trace.requests[..], trace.needs.unit());
-            let chains = Chains::new(requests, unit, trace.id_tokens);
+            let largest = sizes.iter().copied().max().unwrap_or(0);
+            let chains = Chains::new(requests, unit, trace.id_tokens, largest);
             for &blocks in sizes {
                 let cache = Clairvoyant::new(&chains, requests, blocks);
                 let fits = |one: &Request| trace.needs.most(one) <= blocks;

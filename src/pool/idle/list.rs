@@ -2,6 +2,7 @@
 //!
 //! The entries lie in slots of the slab. Only the holder of the shard's claim uses the list.
 
+use super::kept_slot::KeptSlot;
 use super::slab::{BATCH, IdleSlab, NO_SLOT};
 use crate::id::BlockId;
 use crate::pool::word::{BlockWords, IdleBlock};
@@ -15,38 +16,6 @@ pub(super) struct IdleList {
     start: AtomicU32,
     /// The place after the last entry, in the last slot.
     end: AtomicU32,
-}
-
-/// An unused slot that a shard keeps, so that a list that grows as fast as it shrinks leaves the slab's queue
-/// alone.
-pub(super) struct KeptSlot(AtomicU32);
-
-impl KeptSlot {
-    pub(super) fn new() -> Self {
-        Self(AtomicU32::new(NO_SLOT))
-    }
-
-    fn take(&self, slab: &IdleSlab) -> u32 {
-        match self.0.load(Ordering::Relaxed) {
-            NO_SLOT => slab.take(),
-            kept => {
-                self.0.store(NO_SLOT, Ordering::Relaxed);
-                kept
-            }
-        }
-    }
-
-    fn give(&self, slot: u32, slab: &IdleSlab) {
-        match self.0.load(Ordering::Relaxed) {
-            NO_SLOT => self.0.store(slot, Ordering::Relaxed),
-            _ => slab.give(slot),
-        }
-    }
-
-    /// Returns true if the next slot comes from the slab's queue.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == NO_SLOT
-    }
 }
 
 // All accesses are Relaxed: they are made under the claim only, whose hand-over orders them. Without a claim, a
@@ -207,7 +176,7 @@ impl IdleList {
         let (view, keyed) = (words.view(), words.keyed());
         loop {
             let first = self.first_entry(slab)?;
-            if view.is_idle_since(keyed.mark_epoch(first)) {
+            if view.keeps_entry(keyed.mark_epoch(first)) {
                 return Some(first.id);
             }
             self.pop(slab, kept);

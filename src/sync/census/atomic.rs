@@ -109,5 +109,7 @@ counted!(AtomicU64, u64, {
 });
 
 counted!(AtomicUsize, usize, {
+    forward!(fetch_add(value: usize, order: Ordering) -> usize);
+    forward!(fetch_sub(value: usize, order: Ordering) -> usize);
     forward!(fetch_max(value: usize, order: Ordering) -> usize);
 });

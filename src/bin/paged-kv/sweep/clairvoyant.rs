@@ -44,7 +44,13 @@ struct State {
 }
 
 impl Chains {
-    pub fn new(requests: &[Request], block_size: usize, id_tokens: usize) -> Self {
+    /// Numbers the contents of the requests that caches of up to `most_blocks` blocks can serve.
+    pub fn new(
+        requests: &[Request],
+        block_size: usize,
+        id_tokens: usize,
+        most_blocks: usize,
+    ) -> Self {
         let parts = id_tokens / block_size;
         let mut numbers: HashMap<(Content, usize), u32> = HashMap::new();
         let mut number = |part: (Content, usize)| {
@@ -52,6 +58,9 @@ impl Chains {
             *numbers.entry(part).or_insert(next)
         };
         let chain = |one: &Request| {
+            if needed(one, block_size) > most_blocks {
+                return Vec::new();
+            }
             let parts = one.contents().iter().flat_map(|&id| (0..parts).map(move |at| (id, at)));
             parts.take(one.named_blocks(block_size, id_tokens)).map(&mut number).collect()
         };
@@ -60,8 +69,12 @@ impl Chains {
     }
 
     fn needed(&self, request: &Request) -> usize {
-        (request.prompt_tokens() + request.output_tokens()).div_ceil(self.block_size)
+        needed(request, self.block_size)
     }
+}
+
+fn needed(request: &Request, block_size: usize) -> usize {
+    (request.prompt_tokens() + request.output_tokens()).div_ceil(block_size)
 }
 
 impl<'a> Clairvoyant<'a> {
@@ -168,9 +181,9 @@ mod tests {
     #[test]
     fn the_furthest_use_gives_way_and_of_a_chain_its_end() {
         let prompts = requests(&[&[1, 2], &[3, 4], &[1, 2], &[3, 4], &[1, 2]]);
-        let chains = Chains::new(&prompts, 4, 4);
+        let chains = Chains::new(&prompts, 4, 4, 5);
         let hits = |blocks| Clairvoyant::new(&chains, &prompts, blocks).serve_in_turn();
-        // Each prompt needs a block for its last token, too.
-        assert_eq!([2, 3, 4, 5].map(hits), [0, 1 + 1 + 1, 2 + 1 + 2, 6]);
+        // Each prompt needs a block for its last token, too. With four blocks, one of the other prompt stays.
+        assert_eq!([2, 3, 4, 5].map(hits), [0, 0, 3, 6]);
     }
 }
