@@ -84,11 +84,11 @@ mod trace;
 pub mod wait;
 
 pub use cache::{
-    AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachedSequence, Completed,
-    Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, Load, LoadLimit, LoadTicket,
-    Loaded, Namespace, Overwriting, PagedKvCache, PagedKvCacheBuilder, Prefix, Prompt, Reservation,
-    Row, Snapshot, Step, StepBuffers, StoreFrom, TierAdmission, TierRestore, Tiers, Watermark,
-    append_batch,
+    AbortRefused, Aborted, Admission, AdmitOptions, AppendBatch, CachePin, CachedSequence,
+    Completed, Computed, Evicted, EvictionStrategy, Grown, Lease, LeaseRow, Load, LoadLimit,
+    LoadTicket, Loaded, Namespace, Overwriting, PagedKvCache, PagedKvCacheBuilder, PinAnswer,
+    Prefix, Prompt, Reservation, Retained, Row, Snapshot, Step, StepBuffers, StoreFrom,
+    TierAdmission, TierRestore, Tiers, Watermark, append_batch,
 };
 pub use error::{ErrorKind, PagedKvError, Result};
 pub use event::{EventSink, KvEvent};

@@ -4,14 +4,17 @@
 
 mod common;
 
+use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use common::{Kv, explore, race, spawn_at};
 use loom::future::block_on;
 use paged_kv::{
-    Admission, AdmitOptions, BlockHash, PagedKvCache, Prompt, Reservation, Result, SeqId,
+    Admission, AdmitOptions, BlockHash, PagedKvCache, PinAnswer, Prompt, Reservation, Result,
+    SeqId, Watermark,
 };
 
 const FIRST: SeqId = SeqId(1);
@@ -26,7 +29,7 @@ fn cache(num_blocks: usize, home_shards: usize) -> Arc<PagedKvCache> {
 fn room(
     cache: &PagedKvCache,
     num_blocks: usize,
-) -> impl Future<Output = Result<Reservation>> + Unpin + use<> {
+) -> impl Future<Output = Result<Reservation>> + Debug + Unpin + use<> {
     cache.waiting().reserve(num_blocks)
 }
 
@@ -45,7 +48,7 @@ fn use_alone(granted: Result<Reservation>, kv: &Kv, value: u64) {
 fn asleep(
     cache: &PagedKvCache,
     num_blocks: usize,
-) -> impl Future<Output = Result<Reservation>> + Unpin + use<> {
+) -> impl Future<Output = Result<Reservation>> + Debug + Unpin + use<> {
     let mut wait = room(cache, num_blocks);
     let polled = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
     assert!(polled.is_pending(), "there is no room");
@@ -100,6 +103,94 @@ fn a_release_wakes_a_waiter_that_concurrently_falls_asleep() {
             assert_all_free(&cache);
         });
     }
+}
+
+/// Publishes content A and leaves its block idle.
+fn leave_first(cache: &PagedKvCache) {
+    admit_first(cache);
+    assert_eq!(cache.commit(FIRST, 1), Ok(1));
+    assert_eq!(cache.free(FIRST), Ok(()));
+}
+
+fn pin_first(cache: &PagedKvCache, until: Instant) -> PinAnswer {
+    let prompt = Prompt::from_hashes(&contents()[..1], 1);
+    cache.retention().pin(&prompt, until).expect("a cache without groups")
+}
+
+/// No clock runs in a model, so that the alarm is there and does not ring.
+#[test]
+fn a_waiter_knows_the_deadline_of_each_pin() {
+    for shards in [1, 2] {
+        explore(move || {
+            let cache = cache_with_pins(shards);
+            leave_first(&cache);
+            let held = cache.pool().allocate(1).unwrap();
+            let theirs = Arc::clone(&cache);
+            let pin = spawn_at(1, move || {
+                match pin_first(&theirs, Instant::now() + Duration::from_secs(60)) {
+                    PinAnswer::Accepted(pin) => Some(pin),
+                    _ => None,
+                }
+            });
+            let waiter = asleep(&cache, 2);
+            let pin = pin.join().unwrap();
+            let knows = format!("{waiter:?}").contains("has_alarm: true");
+            assert!(pin.is_none() || knows, "it sleeps until a call that may not come");
+            drop((waiter, held, pin));
+            assert_all_free(&cache);
+        });
+    }
+}
+
+/// One thread ends the pin, while the other finds neither the pin nor its blocks.
+#[test]
+fn an_expired_pin_refuses_none_of_two() {
+    for shards in [1, 2] {
+        explore(move || {
+            let cache = cache_with_pins(shards);
+            let prompt = prompt();
+            cache.admit_with(FIRST, &prompt, &AdmitOptions::default()).expect("there is room");
+            assert_eq!(cache.commit(FIRST, 2), Ok(2));
+            assert_eq!(cache.free(FIRST), Ok(()));
+            let pin = cache.retention().pin(&prompt, Instant::now());
+            assert!(matches!(pin, Ok(PinAnswer::Accepted(_))));
+            let theirs = Arc::clone(&cache);
+            let allocate = |cache: &PagedKvCache| cache.pool().allocate(1);
+            let mut tables = [None, None];
+            let other = spawn_at(1, move || allocate(&theirs).expect("the pin has expired"));
+            tables[0] = Some(allocate(&cache).expect("the pin has expired"));
+            tables[1] = Some(other.join().unwrap());
+            drop((pin, tables));
+            assert_all_free(&cache);
+        });
+    }
+}
+
+/// A match, a reclaim and the end of a pin of one block.
+#[test]
+fn a_pinned_block_is_not_reclaimed_while_it_is_pinned() {
+    explore(|| {
+        let cache = cache_with_pins(2);
+        leave_first(&cache);
+        let theirs = Arc::clone(&cache);
+        let taker = spawn_at(1, move || theirs.pool().allocate(2).is_ok());
+        let answer = pin_first(&cache, Instant::now() + Duration::from_secs(60));
+        let is_pinned = matches!(answer, PinAnswer::Accepted(_));
+        if is_pinned {
+            let prompt = Prompt::from_hashes(&contents()[..1], 2);
+            assert_eq!(cache.prefix().probe(&prompt), 1);
+        }
+        drop(answer);
+        taker.join().unwrap();
+        assert_all_free(&cache);
+    });
+}
+
+/// Creates a cache of two blocks of one token, which may all be pinned.
+fn cache_with_pins(home_shards: usize) -> Arc<PagedKvCache> {
+    let builder = PagedKvCache::builder().num_blocks(2).block_size(1);
+    let builder = builder.home_shards(home_shards).pin_budget(Watermark::Blocks(2));
+    Arc::new(builder.build().expect("a cache of that shape"))
 }
 
 /// Each release alone leaves too little room, and the waiter may have read the count between them.

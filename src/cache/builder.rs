@@ -5,6 +5,7 @@
 mod checks;
 mod groups;
 mod listeners;
+mod pins;
 mod tiers;
 
 use self::checks::{Checked, invalid};
@@ -66,6 +67,7 @@ pub struct PagedKvCacheBuilder {
     event_sink: Option<Sink>,
     overwrite_observer: Option<Observed>,
     watermark: Watermark,
+    pin_budget: Watermark,
     groups: Groups,
     tiers: TierSettings,
     #[cfg(feature = "async")]
@@ -111,6 +113,7 @@ impl PagedKvCacheBuilder {
             event_sink: None,
             overwrite_observer: None,
             watermark: Watermark::Blocks(0),
+            pin_budget: pins::DEFAULT_BUDGET,
             groups: Groups::default(),
             tiers: TierSettings::default(),
             #[cfg(feature = "async")]
@@ -390,7 +393,7 @@ impl PagedKvCacheBuilder {
     /// assert_eq!(refused.to_string(), "invalid num_blocks: 0, at least 1 needed");
     /// ```
     pub fn build(self) -> Result<PagedKvCache> {
-        let Checked { block_bytes, shards, watermark, layout } = self.check()?;
+        let Checked { block_bytes, shards, watermark, pin_budget, layout } = self.check()?;
         let policy = match self.reclaim_policy {
             // The classes are those of the blocks of a prompt, and not of windows and states.
             ReclaimPolicy::HitDensity if layout.is_some() => ReclaimPolicy::Lru,
@@ -425,6 +428,7 @@ impl PagedKvCacheBuilder {
         let observers = Observers { takes, overwrites: overwrites.clone().map(|all| all as _) };
         let null_block = self.null_block;
         let pool = BlockPool::build(self.num_blocks, shards, keep, null_block, observers, layout)?;
+        pool.blocks().pins().set_budget(pin_budget);
         #[cfg(feature = "async")]
         pool.blocks().waiters().set_fairness(self.fairness);
         let mut cache = PagedKvCache::from_parts(

@@ -10,6 +10,7 @@ use super::cached::CachedCount;
 use super::free_list::{FreeList, MAGAZINE};
 use super::in_flight::InFlightSteps;
 use super::owner_counts::OwnerCounts;
+use super::pins::Pins;
 #[cfg(feature = "async")]
 use super::wait_queue::Waiters;
 use super::word::BlockWords;
@@ -137,6 +138,7 @@ impl BlockPool {
             observers: is_observed.then(|| Box::new(observers)),
             clock: RecencyClock::new(),
             cached: CachedCount::new(),
+            pins: Pins::new(),
             undone: ShardedCounter::new(),
             #[cfg(feature = "async")]
             waiters: PlainArc::new(Waiters::new()),

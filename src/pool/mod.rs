@@ -18,6 +18,7 @@ pub(crate) mod in_flight;
 #[cfg(feature = "metrics")]
 pub(crate) mod observed;
 mod owner_counts;
+pub(crate) mod pins;
 mod release_note;
 pub(crate) mod shared_run;
 #[cfg(feature = "async")]
@@ -40,6 +41,7 @@ pub use self::idle::policy::ReclaimPolicy;
 pub(crate) use self::idle::policy::Retention;
 use self::in_flight::InFlightSteps;
 use self::owner_counts::OwnerCounts;
+use self::pins::Pins;
 #[cfg(feature = "async")]
 pub use self::wait_queue::Fairness;
 #[cfg(feature = "async")]
@@ -66,6 +68,7 @@ pub(crate) struct Blocks {
     /// Orders the uses of the sequences of a cache.
     clock: RecencyClock,
     cached: CachedCount,
+    pins: Pins,
     /// Blocks that were taken for a new sequence and given back, because it was refused after all.
     undone: ShardedCounter,
     #[cfg(feature = "async")]
@@ -169,8 +172,10 @@ impl Blocks {
     #[inline]
     pub(crate) fn take(&self, n: usize, out: &mut Vec<BlockId>) -> Result<usize> {
         let start = out.len();
-        let reclaimed =
-            self.free.take(n, &self.words, out).map_err(|available| refusal(n, available))?;
+        let reclaimed = match self.free.take(n, &self.words, out) {
+            Ok(reclaimed) => reclaimed,
+            Err(available) => self.take_from_pins(n, available, out)?,
+        };
         if let Some(observers) = &self.observers {
             observers.taken(&out[start..]);
         }
@@ -178,6 +183,17 @@ impl Blocks {
             self.announce_loss();
         }
         Ok(reclaimed)
+    }
+
+    /// Takes as [`take`](Self::take) does, after pins have expired. `available` blocks were too few before.
+    #[cold]
+    fn take_from_pins(&self, n: usize, available: usize, out: &mut Vec<BlockId>) -> Result<usize> {
+        if !self.pins.are_used() {
+            return Err(refusal(n, available));
+        }
+        self.expire_pins();
+        // Once more, even if none has expired now: another thread may have ended one since the first attempt.
+        self.free.take(n, &self.words, out).map_err(|available| refusal(n, available))
     }
 
     /// Appends `n` blocks to `out` if that takes no search and no waiting. Returns false otherwise. The

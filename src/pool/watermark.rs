@@ -96,6 +96,10 @@ impl BlockWatermark {
         if self.is_kept(blocks) || taken.num_blocks_freed() == 0 {
             return Ok(taken);
         }
+        blocks.expire_pins();
+        if self.is_kept(blocks) {
+            return Ok(taken);
+        }
         Err(self.give_back(blocks, taken))
     }
 
@@ -109,8 +113,13 @@ impl BlockWatermark {
         if self.blocks == 0 {
             return Ok(());
         }
-        match (requested(), self.available(blocks)) {
-            (requested, available) if requested > available => Err(refusal(requested, available)),
+        let requested = requested();
+        if requested <= self.available(blocks) {
+            return Ok(());
+        }
+        blocks.expire_pins();
+        match self.available(blocks) {
+            available if requested > available => Err(refusal(requested, available)),
             _ => Ok(()),
         }
     }
@@ -147,6 +156,7 @@ impl BlockWatermark {
     #[cold]
     #[inline(never)]
     fn refuse_exactly(self, blocks: &Blocks, need: impl Need, admit: Admit) -> Result<()> {
+        blocks.expire_pins();
         let (requested, available) = (need.exactly(), self.available(blocks));
         if need.refuses_early() && requested > available {
             return Err(refusal(requested, available));

@@ -167,6 +167,7 @@ fn place_of(file: &str) -> Place {
         ("free_list/room.rs", Place::Ledger),
         ("pool/accounting.rs", Place::Ledger),
         ("pool/cached.rs", Place::Rare),
+        ("pool/pins.rs", Place::Rare),
         ("pool/wait_queue.rs", Place::Rare),
         ("pool/word.rs", Place::BlockWord),
         ("word/block_words.rs", Place::BlockWord),

@@ -104,22 +104,22 @@ impl<R: Request> Wait<R> {
         if let Some(refusal) = self.refusal.take() {
             return Poll::Ready(Err(refusal));
         }
+        // Their blocks may be for this request: then it is called, and asks.
+        self.turn.pool().expire_pins();
         // Before the deadline is read: a request that can be served immediately is never late.
         let request = &mut self.request;
         if let Poll::Ready(done) = self.turn.poll(context, |ask| request.ask(ask)) {
             self.alarm = None;
             return Poll::Ready(done);
         }
-        self.alarm = match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => {
-                self.turn.leave(false);
-                self.alarm = None;
-                return Poll::Ready(Err(PagedKvError::DeadlinePassed));
-            }
-            // A new alarm each time: the task may have moved to another waker.
-            Some(deadline) => Some(Alarm::set(deadline, context.waker().clone())),
-            None => None,
-        };
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.turn.leave(false);
+            self.alarm = None;
+            return Poll::Ready(Err(PagedKvError::DeadlinePassed));
+        }
+        let times = self.deadline.into_iter().chain(self.turn.pool().earliest_pin());
+        // A new alarm each time: the task may have moved to another waker.
+        self.alarm = times.min().map(|at| Alarm::set(at, context.waker().clone()));
         Poll::Pending
     }
 }
@@ -151,6 +151,7 @@ impl<R: Request> fmt::Debug for Wait<R> {
         f.debug_struct("Wait")
             .field("is_waiting", &self.turn.is_waiting())
             .field("deadline", &self.deadline)
+            .field("has_alarm", &self.alarm.is_some())
             .finish_non_exhaustive()
     }
 }

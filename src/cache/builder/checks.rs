@@ -67,6 +67,7 @@ impl PagedKvCacheBuilder {
             block_bytes: self.checked_block_bytes()?,
             shards: checked_shards(self.home_shards.unwrap_or(shards))?,
             watermark: self.checked_watermark(total)?,
+            pin_budget: self.checked_pin_budget(total)?,
             layout,
         })
     }
@@ -111,6 +112,7 @@ pub(super) struct Checked {
     pub(super) block_bytes: usize,
     pub(super) shards: usize,
     pub(super) watermark: usize,
+    pub(super) pin_budget: usize,
     pub(super) layout: Option<GroupLayout>,
 }
 

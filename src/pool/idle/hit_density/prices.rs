@@ -1,4 +1,4 @@
-//! `UseCounts` and `Prices`: the worth of an idle block by its class and age, from counts of past releases and uses.
+//! `ReuseCounts` and `Prices`: the worth of an idle block by its class and age, from counts of past releases and uses.
 //!
 //! The price is Gittins' index: the expected hits for each block and step of time that the block stays, for the best
 //! further stay. It may rise with the age: a conversation that was read for a while is nearer to its next turn than a
@@ -19,7 +19,7 @@ const PROMPTS_OF_ALL: f64 = 10.0;
 const HALF_LIFE: f64 = 2_000.0;
 
 /// Releases and first uses after them, decayed.
-pub(super) struct UseCounts {
+pub(super) struct ReuseCounts {
     /// First uses, by the class of the release and the bucket of the age.
     pub(super) hits: [[f64; BUCKETS]; CLASSES],
     /// Released blocks, by class.
@@ -44,7 +44,7 @@ fn begin(bucket: usize) -> f64 {
     (bucket as f64 / 2.0).exp2() - 1.0
 }
 
-impl UseCounts {
+impl ReuseCounts {
     pub(super) fn new() -> Self {
         Self { hits: [[0.0; BUCKETS]; CLASSES], releases: [0.0; CLASSES], blocks_a_prompt: 0.0 }
     }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_class_that_is_used_more_is_worth_more() {
-        let mut counts = UseCounts::new();
+        let mut counts = ReuseCounts::new();
         counts.blocks_a_prompt = 10.0;
         counts.releases[0] = 1_000.0;
         counts.releases[1] = 1_000.0;
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn counts_lose_half_after_the_half_life() {
-        let mut counts = UseCounts::new();
+        let mut counts = ReuseCounts::new();
         counts.blocks_a_prompt = 4.0;
         counts.releases[3] = 8.0;
         counts.decay(4.0 * HALF_LIFE);

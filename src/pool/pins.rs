@@ -1,0 +1,239 @@
+//! `Pins`: cached blocks that callers keep in use until a deadline, up to a budget of blocks.
+//!
+//! A pin is one more owner of each of its blocks. So what is pinned is not room, and all counts stay exact. The guard of
+//! the caller ends a pin; after its deadline any thread does. No thread of the pool watches the deadlines:
+//!
+//! - Before a request is refused, one load compares the earliest deadline with the clock, and pins that have expired
+//!   are ended first.
+//! - A waiting request wakes at the earliest deadline, and ends expired pins before it asks.
+//! - A pin is refused while requests wait: a waiter that has fallen asleep knows all deadlines.
+//!
+//! Invariant: `earliest` is at most the first deadline of the pins, except while a thread holds the lock.
+
+use std::collections::BTreeMap;
+#[cfg(feature = "async")]
+use std::time::Duration;
+use std::time::Instant;
+
+use super::Blocks;
+use crate::id::BlockId;
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, fence};
+
+/// The deadline of no pin.
+const NEVER: u64 = u64::MAX;
+
+/// The pins of a pool.
+pub(crate) struct Pins {
+    /// The first deadline, in nanoseconds after `begin`.
+    earliest: AtomicU64,
+    begin: Instant,
+    most_blocks: AtomicUsize,
+    are_used: AtomicBool,
+    held: Mutex<HeldPins>,
+}
+
+struct HeldPins {
+    /// By deadline and number.
+    by_deadline: BTreeMap<(u64, u64), Box<[BlockId]>>,
+    next: u64,
+    /// The blocks of all pins, and those for which a pin is being made.
+    num_blocks: usize,
+}
+
+/// A pin among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PinKey(u64, u64);
+
+impl Pins {
+    /// Creates pins without a budget.
+    pub(crate) fn new() -> Self {
+        let held = HeldPins { by_deadline: BTreeMap::new(), next: 0, num_blocks: 0 };
+        let (earliest, begin) = (AtomicU64::new(NEVER), Instant::now());
+        let (most_blocks, are_used) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { earliest, begin, most_blocks, are_used, held: Mutex::new(held) }
+    }
+
+    /// Sets the most blocks that all pins may have.
+    pub(crate) fn set_budget(&self, num_blocks: usize) {
+        // Relaxed: a pin may use the budget before for a moment, as if it had come earlier.
+        self.most_blocks.store(num_blocks, Ordering::Relaxed);
+    }
+
+    /// Returns the number of pinned blocks.
+    pub(crate) fn num_blocks(&self) -> usize {
+        self.held.lock().num_blocks
+    }
+
+    /// Reserves up to `n` blocks of the budget for a pin, and returns their number.
+    pub(crate) fn reserve(&self, n: usize) -> usize {
+        let mut held = self.held.lock();
+        // Relaxed: as in `set_budget`.
+        let most = self.most_blocks.load(Ordering::Relaxed);
+        let reserved = n.min(most.saturating_sub(held.num_blocks));
+        held.num_blocks += reserved;
+        reserved
+    }
+
+    /// Gives `n` reserved blocks back to the budget.
+    pub(crate) fn unreserve(&self, n: usize) {
+        self.held.lock().num_blocks -= n;
+    }
+
+    fn time(&self, at: Instant) -> u64 {
+        let nanos = at.saturating_duration_since(self.begin).as_nanos();
+        u64::try_from(nanos).unwrap_or(NEVER).min(NEVER - 1)
+    }
+
+    fn insert(&self, until: u64, ids: Vec<BlockId>) -> PinKey {
+        // Relaxed: as in `are_used`.
+        self.are_used.store(true, Ordering::Relaxed);
+        let mut held = self.held.lock();
+        let key = (until, held.next);
+        held.next += 1;
+        held.by_deadline.insert(key, ids.into());
+        self.note_earliest(&held);
+        PinKey(key.0, key.1)
+    }
+
+    /// Removes a pin, if it has not expired.
+    fn remove(&self, PinKey(until, number): PinKey) -> Option<Box<[BlockId]>> {
+        let mut held = self.held.lock();
+        let ids = held.by_deadline.remove(&(until, number))?;
+        held.num_blocks -= ids.len();
+        self.note_earliest(&held);
+        Some(ids)
+    }
+
+    /// Removes the pins whose deadlines are at most `now`, and passes their blocks to `release`. Returns the number of
+    /// pins.
+    fn end_expired(&self, now: u64, release: impl Fn(&[BlockId])) -> usize {
+        let mut held = self.held.lock();
+        let later = held.by_deadline.split_off(&(now.saturating_add(1), 0));
+        let expired = std::mem::replace(&mut held.by_deadline, later);
+        for ids in expired.values() {
+            held.num_blocks -= ids.len();
+            release(ids);
+        }
+        self.note_earliest(&held);
+        expired.len()
+    }
+
+    fn note_earliest(&self, held: &HeldPins) {
+        let earliest = held.by_deadline.first_key_value().map_or(NEVER, |(key, _)| key.0);
+        // Release: pairs with the load in `earliest`; a thread that finds no expired pin finds the blocks of those that
+        // expired before. Loom: an_expired_pin_refuses_none_of_two.
+        self.earliest.store(earliest, Ordering::Release);
+    }
+
+    fn earliest(&self) -> u64 {
+        // Acquire: as in `note_earliest`.
+        self.earliest.load(Ordering::Acquire)
+    }
+
+    /// Returns false if there never was a pin.
+    pub(crate) fn are_used(&self) -> bool {
+        // Relaxed: a pin that is made at the same time has not expired.
+        self.are_used.load(Ordering::Relaxed)
+    }
+}
+
+impl Blocks {
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Pins blocks of which the caller is an owner, and which are reserved, until a deadline. Returns the blocks if
+    /// requests wait.
+    pub(crate) fn pin(&self, ids: Vec<BlockId>, until: Instant) -> Result<PinKey, Box<[BlockId]>> {
+        let key = self.pins.insert(self.pins.time(until), ids);
+        // SeqCst: pairs with the fence in `earliest_pin`. Of this pin and a waiter that is about to sleep, one sees
+        // the other. Loom: a_waiter_knows_the_deadline_of_each_pin.
+        fence(Ordering::SeqCst);
+        if self.is_waited_for()
+            && let Some(ids) = self.pins.remove(key)
+        {
+            return Err(ids);
+        }
+        Ok(key)
+    }
+
+    /// Ends a pin, unless it has expired.
+    pub(crate) fn unpin(&self, key: PinKey) {
+        if let Some(ids) = self.pins.remove(key) {
+            self.give(&ids);
+        }
+    }
+
+    /// Ends the pins that have expired, and returns once their blocks are room. One load if none has.
+    pub(crate) fn expire_pins(&self) {
+        let earliest = self.pins.earliest();
+        if earliest != NEVER {
+            self.expire_pins_at(self.pins.time(Instant::now()));
+        }
+    }
+
+    #[cold]
+    fn expire_pins_at(&self, now: u64) {
+        if self.pins.earliest() > now {
+            return;
+        }
+        // Another thread that ends pins has the lock until their blocks are room.
+        let ended = self.pins.end_expired(now, |ids| self.free.give(ids, &self.words));
+        if ended > 0 {
+            self.announce_room();
+            self.keep_max_cached();
+        }
+    }
+
+    /// Returns the first deadline of a pin, for a waiter that is in the queue.
+    #[cfg(feature = "async")]
+    pub(crate) fn earliest_pin(&self) -> Option<Instant> {
+        // SeqCst: pairs with the fence in `pin`.
+        fence(Ordering::SeqCst);
+        match self.pins.earliest() {
+            NEVER => None,
+            nanos => self.pins.begin.checked_add(Duration::from_nanos(nanos)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(range: std::ops::Range<u32>) -> Vec<BlockId> {
+        range.map(BlockId).collect()
+    }
+
+    #[test]
+    fn the_budget_is_that_of_all_pins() {
+        let pins = Pins::new();
+        pins.set_budget(10);
+        assert_eq!((pins.reserve(6), pins.reserve(6), pins.reserve(1)), (6, 4, 0));
+        let key = pins.insert(100, ids(0..6));
+        pins.unreserve(4);
+        assert_eq!(pins.num_blocks(), 6);
+        assert_eq!(pins.remove(key).map(|ids| ids.len()), Some(6));
+        assert_eq!((pins.remove(key), pins.num_blocks()), (None, 0));
+    }
+
+    #[test]
+    fn pins_expire_in_the_order_of_their_deadlines() {
+        let pins = Pins::new();
+        pins.set_budget(10);
+        for (until, range) in [(300, 0..1), (100, 1..3), (200, 3..6), (200, 6..10)] {
+            pins.reserve(range.len());
+            pins.insert(until, ids(range));
+        }
+        let earliest = || pins.earliest();
+        assert_eq!(earliest(), 100);
+        let expired = |now| {
+            let ended = std::cell::Cell::new(0);
+            pins.end_expired(now, |ids| ended.set(ended.get() + ids.len()));
+            ended.get()
+        };
+        assert_eq!((expired(99), expired(199), earliest()), (0, 2, 200));
+        assert_eq!((expired(200), pins.num_blocks(), earliest()), (7, 1, 300));
+        assert_eq!((expired(NEVER - 1), pins.num_blocks(), earliest()), (1, 0, NEVER));
+    }
+}

@@ -1,0 +1,214 @@
+//! Tests of pins: blocks that stay cached until a deadline, and are no room meanwhile.
+
+mod common;
+
+use std::collections::HashMap;
+#[cfg(feature = "async")]
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::random::Random;
+use common::{assert_empties, s, shapes_with};
+use paged_kv::{CachePin, PagedKvCache, PagedKvError, PinAnswer, Watermark};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn prompt(name: u32, num_tokens: usize) -> Vec<u32> {
+    (0..num_tokens as u32).map(|position| name * 1_000 + position).collect()
+}
+
+fn serve(cache: &PagedKvCache, tokens: &[u32]) {
+    cache.admit(s(999), tokens).expect("there is room");
+    cache.commit(s(999), tokens.len()).expect("it was just admitted");
+    cache.free(s(999)).expect("it is not leased");
+}
+
+/// Caches whose pins may have `budget` blocks.
+fn caches(num_blocks: usize, budget: usize) -> Vec<PagedKvCache> {
+    shapes_with(num_blocks, 4, |builder| builder.pin_budget(Watermark::Blocks(budget)))
+}
+
+fn pin(cache: &PagedKvCache, tokens: &[u32], stays: Duration) -> PinAnswer {
+    cache.retention().pin(&cache.prompt(tokens), Instant::now() + stays).expect("a fitting prompt")
+}
+
+fn accepted(cache: &PagedKvCache, tokens: &[u32], stays: Duration) -> CachePin {
+    match pin(cache, tokens, stays) {
+        PinAnswer::Accepted(pin) => pin,
+        answer => panic!("the budget and the cache suffice: {answer:?}"),
+    }
+}
+
+fn cached(cache: &PagedKvCache, tokens: &[u32]) -> usize {
+    cache.prefix().probe(&cache.prompt(&[tokens, &[u32::MAX]].concat()))
+}
+
+#[test]
+fn pinned_blocks_are_no_room_until_the_guard_is_dropped() {
+    for cache in caches(8, 8) {
+        serve(&cache, &prompt(1, 12));
+        let pin = accepted(&cache, &prompt(1, 12), HOUR);
+        assert_eq!((cache.free_block_count(), cache.retention().pinned_blocks()), (5, 3));
+        let refused = cache.allocate(s(1), 24).unwrap_err();
+        assert_eq!(refused, PagedKvError::OutOfMemory { requested: 6, available: 5 });
+        (10..40).for_each(|name| serve(&cache, &prompt(name, 20)));
+        assert_eq!(cached(&cache, &prompt(1, 12)), 12);
+        drop(pin);
+        assert_eq!(cache.retention().pinned_blocks(), 0);
+        cache.allocate(s(1), 24).unwrap();
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn an_expired_pin_is_ended_before_a_refusal() {
+    for cache in caches(8, 8) {
+        serve(&cache, &prompt(1, 12));
+        let pin = accepted(&cache, &prompt(1, 12), Duration::ZERO);
+        assert_eq!(cache.retention().pinned_blocks(), 3, "no thread watches the deadline");
+        cache.allocate(s(1), 32).unwrap();
+        assert_eq!(cache.retention().pinned_blocks(), 0);
+        cache.free(s(1)).unwrap();
+        serve(&cache, &prompt(1, 12));
+        let later = accepted(&cache, &prompt(1, 12), Duration::ZERO);
+        cache.admit(s(1), &prompt(2, 32)).unwrap();
+        drop((pin, later));
+        assert_eq!(cache.used_block_count(), 8, "a guard after its deadline ends nothing");
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn an_expired_pin_is_ended_before_growth_and_reservations_are_refused() {
+    for cache in caches(8, 8) {
+        serve(&cache, &prompt(1, 12));
+        cache.allocate(s(1), 20).unwrap();
+        let growth = accepted(&cache, &prompt(1, 12), Duration::ZERO);
+        let _ = cache.append(s(1), 12).unwrap();
+        cache.free(s(1)).unwrap();
+        serve(&cache, &prompt(1, 12));
+        let reserved = accepted(&cache, &prompt(1, 12), Duration::ZERO);
+        assert_eq!(cache.reserve(8).unwrap().num_blocks(), 8);
+        drop((growth, reserved));
+        assert_empties(&cache);
+    }
+}
+
+#[test]
+fn the_answer_has_the_numbers() {
+    for cache in caches(16, 4) {
+        serve(&cache, &prompt(1, 12));
+        let PinAnswer::Clipped { pin: of_cache, requested_tokens } =
+            pin(&cache, &[&prompt(1, 12)[..], &prompt(2, 8)].concat(), HOUR)
+        else {
+            panic!("two blocks are not cached");
+        };
+        assert_eq!((of_cache.num_tokens(), requested_tokens), (12, 20));
+        serve(&cache, &prompt(3, 8));
+        let PinAnswer::Clipped { pin: of_budget, requested_tokens } =
+            pin(&cache, &prompt(3, 8), HOUR)
+        else {
+            panic!("one block of the budget is left");
+        };
+        assert_eq!((of_budget.num_tokens(), requested_tokens), (4, 8));
+        let answer = pin(&cache, &prompt(3, 8), HOUR);
+        let PinAnswer::Refused { requested_tokens, cached_tokens, available_blocks, .. } = answer
+        else {
+            panic!("nothing of the budget is left");
+        };
+        assert_eq!((requested_tokens, cached_tokens, available_blocks), (8, 8, 0));
+        drop(of_budget);
+        assert!(matches!(
+            pin(&cache, &prompt(4, 8), HOUR),
+            PinAnswer::Refused { cached_tokens: 0, available_blocks: 1, .. }
+        ));
+        drop(of_cache);
+        assert_empties(&cache);
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_waiter_is_woken_by_the_deadline() {
+    for cache in caches(8, 8) {
+        serve(&cache, &prompt(1, 12));
+        let begin = Instant::now();
+        let pin = accepted(&cache, &prompt(1, 12), Duration::from_millis(60));
+        cache.waiting().allocate(s(1), 32).timeout(HOUR).block().unwrap();
+        assert!(begin.elapsed() >= Duration::from_millis(60));
+        drop(pin);
+        assert_empties(&cache);
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_pin_takes_no_room_from_a_waiter() {
+    for cache in caches(8, 8) {
+        serve(&cache, &prompt(1, 12));
+        cache.allocate(s(1), 20).unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| cache.waiting().allocate(s(2), 16).block());
+            while cache.stats().requests_waiting_new == 0 {
+                thread::yield_now();
+            }
+            let answer = pin(&cache, &prompt(1, 12), HOUR);
+            assert!(matches!(answer, PinAnswer::Refused { is_waited_for: true, .. }), "{answer:?}");
+            cache.free(s(1)).unwrap();
+            waiter.join().expect("it does not panic").unwrap();
+        });
+        assert_empties(&cache);
+    }
+}
+
+/// Prompts of different names share no block. A sequential model knows the pinned ones.
+#[test]
+fn random_operations_agree_with_a_model() {
+    const NAMES: u32 = 12;
+    for (seed, cache) in
+        (0..20).flat_map(|seed| caches(32, 12).into_iter().map(move |one| (seed, one)))
+    {
+        let mut random = Random::new(seed);
+        let mut pins: HashMap<u32, (CachePin, usize)> = HashMap::new();
+        let mut expiring: Vec<(CachePin, u32)> = Vec::new();
+        for _ in 0..300 {
+            let name = random.below(NAMES as usize) as u32;
+            let tokens = prompt(name, 4 * (1 + name as usize % 5));
+            match random.below(5) {
+                0 | 1 => serve(&cache, &tokens),
+                2 => {
+                    pins.remove(&name);
+                }
+                3 if !pins.contains_key(&name) => {
+                    let budget = 12 - cache.retention().pinned_blocks();
+                    let available = cached(&cache, &tokens) / 4;
+                    match pin(&cache, &tokens, HOUR) {
+                        PinAnswer::Accepted(pin) | PinAnswer::Clipped { pin, .. } => {
+                            let blocks = pin.num_tokens() / 4;
+                            assert!(blocks == available.min(blocks.max(budget)));
+                            pins.insert(name, (pin, blocks));
+                        }
+                        _ => assert!(available == 0 || budget == 0),
+                    }
+                }
+                _ => {
+                    if let PinAnswer::Accepted(pin) = pin(&cache, &tokens, Duration::ZERO) {
+                        expiring.push((pin, name));
+                    }
+                }
+            }
+            // Asks for more than there is, so that expired pins are ended.
+            assert!(cache.allocate(s(1), 33 * 4).is_err());
+            expiring.clear();
+            let pinned: usize = pins.values().map(|(_, blocks)| blocks).sum();
+            assert_eq!(cache.retention().pinned_blocks(), pinned);
+            assert_eq!(cache.used_block_count(), pinned);
+            for (&name, (_, blocks)) in &pins {
+                assert!(cached(&cache, &prompt(name, 20)) >= 4 * blocks, "{name} is pinned");
+            }
+            cache.validate().unwrap();
+        }
+        pins.clear();
+        assert_empties(&cache);
+    }
+}
