@@ -15,7 +15,7 @@ mod prices;
 
 use std::ops::DerefMut;
 
-use self::prices::{ReuseCounts, bucket};
+use self::prices::{ClassCounts, bucket};
 use super::noted_ghosts::{NotedGhosts, SAMPLED};
 use crate::array::array_of;
 use crate::error::Result;
@@ -132,7 +132,7 @@ struct Learner {
     prompts: u32,
     releases: [u32; CLASSES],
     hits: [[u32; BUCKETS]; CLASSES],
-    counts: ReuseCounts,
+    counts: ClassCounts,
 }
 
 impl Line {
@@ -299,7 +299,7 @@ impl Learner {
             prompts: 0,
             releases: [0; CLASSES],
             hits: [[0; BUCKETS]; CLASSES],
-            counts: ReuseCounts::new(),
+            counts: ClassCounts::new(),
         }
     }
 

@@ -61,7 +61,7 @@ fn held_blocks_come_back_to_their_places_in_all_shards() {
     for keep in [LRU, TWO_QUEUES] {
         let pool = pool_of_turns(keep);
         let listed = oldest(&pool, 200);
-        for select in [|at: usize| at % 3 == 0, |at| at > 20, |_| true] {
+        for select in [|at: usize| at.is_multiple_of(3), |at| at > 20, |_| true] {
             let (room, held) = (pool.list.room(), hold_oldest(&pool, 100, select));
             assert_eq!(pool.list.room(), room - held.len());
             assert!(oldest(&pool, 200).iter().all(|id| !ids(&held).contains(id)));

@@ -1,4 +1,4 @@
-//! `ReuseCounts` and `Prices`: the worth of an idle block by its class and age, from counts of past releases and uses.
+//! `ClassCounts` and `Prices`: the worth of an idle block by its class and age, from counts of past releases and uses.
 //!
 //! The price is Gittins' index: the expected hits for each block and step of time that the block stays, for the best
 //! further stay. It may rise with the age: a conversation that was read for a while is nearer to its next turn than a
@@ -19,7 +19,7 @@ const PROMPTS_OF_ALL: f64 = 10.0;
 const HALF_LIFE: f64 = 2_000.0;
 
 /// Releases and first uses after them, decayed.
-pub(super) struct ReuseCounts {
+pub(super) struct ClassCounts {
     /// First uses, by the class of the release and the bucket of the age.
     pub(super) hits: [[f64; BUCKETS]; CLASSES],
     /// Released blocks, by class.
@@ -44,7 +44,7 @@ fn begin(bucket: usize) -> f64 {
     (bucket as f64 / 2.0).exp2() - 1.0
 }
 
-impl ReuseCounts {
+impl ClassCounts {
     pub(super) fn new() -> Self {
         Self { hits: [[0.0; BUCKETS]; CLASSES], releases: [0.0; CLASSES], blocks_a_prompt: 0.0 }
     }
@@ -98,8 +98,9 @@ impl ReuseCounts {
 }
 
 fn raise(prices: &mut Prices, class: usize, least: usize) {
-    for bucket in 0..BUCKETS {
-        prices[class][bucket] = prices[class][bucket].max(prices[least][bucket]);
+    let least = prices[least];
+    for (price, least) in prices[class].iter_mut().zip(least) {
+        *price = price.max(least);
     }
 }
 
@@ -107,14 +108,13 @@ fn raise(prices: &mut Prices, class: usize, least: usize) {
 fn index(hazards: &[f64; BUCKETS]) -> [f64; BUCKETS] {
     let last = BUCKETS - 1;
     let mut index = [0.0_f64; BUCKETS];
-    for from in 0..last {
+    for (from, best) in index.iter_mut().enumerate().take(last) {
         let (mut unused, mut hits, mut time) = (1.0, 0.0, 0.0);
-        for bucket in from..last {
-            let hazard = hazards[bucket];
+        for (bucket, hazard) in hazards.iter().enumerate().take(last).skip(from) {
             hits += unused * hazard;
             time += unused * (begin(bucket + 1) - begin(bucket)) * (1.0 - hazard / 2.0);
             unused *= 1.0 - hazard;
-            index[from] = index[from].max(hits / time);
+            *best = best.max(hits / time);
         }
     }
     if last > 0 {
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_class_that_is_used_more_is_worth_more() {
-        let mut counts = ReuseCounts::new();
+        let mut counts = ClassCounts::new();
         counts.blocks_a_prompt = 10.0;
         counts.releases[0] = 1_000.0;
         counts.releases[1] = 1_000.0;
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn counts_lose_half_after_the_half_life() {
-        let mut counts = ReuseCounts::new();
+        let mut counts = ClassCounts::new();
         counts.blocks_a_prompt = 4.0;
         counts.releases[3] = 8.0;
         counts.decay(4.0 * HALF_LIFE);
