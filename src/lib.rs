@@ -33,7 +33,7 @@
 //! # Ok::<(), PagedKvError>(())
 //! ```
 //!
-//! # Three tiers
+//! # Three layers
 //!
 //! | type | holds | for |
 //! |---|---|---|

@@ -228,7 +228,7 @@ impl PublisherOptions {
     /// Sets the most open connections at each endpoint, by default 2,048. Each takes a file descriptor: keep
     /// both endpoints together below the limit of the process. When all are taken, a new peer replaces one
     /// that does not subscribe, ask or read. If there is none, the new peer is refused. Both count in
-    /// [`PublisherStats::peers_refused`].
+    /// [`PublisherStats::peers_refused`](crate::event::PublisherStats::peers_refused).
     ///
     /// ```
     /// let options = paged_kv::event::PublisherOptions::default().connections(64);
