@@ -323,7 +323,7 @@ fn interleave(num_blocks: usize, most: usize, policy: ReclaimPolicy, resets: boo
 
 #[test]
 fn the_emitted_contents_equal_the_hits_at_rest() {
-    for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue] {
+    for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity] {
         for resets in [false, true] {
             interleave(40, 12, policy, resets, 3_000);
             interleave(400, 30, policy, resets, 1_000);

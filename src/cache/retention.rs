@@ -9,7 +9,7 @@ use crate::error::{PagedKvError, Result};
 use crate::pool::PoolHandle;
 use crate::pool::pins::PinKey;
 
-/// Keeps contents cached, whatever else is asked for: see [`PagedKvCache::retention`].
+/// Keeps contents cached: see [`PagedKvCache::retention`].
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -89,7 +89,7 @@ impl Retained<'_> {
     /// [`pin_budget`](crate::PagedKvCacheBuilder::pin_budget). A block that two pins have counts twice.
     ///
     /// Before a request is refused, pins after their deadline are ended, and a waiting request wakes at a deadline. No
-    /// thread watches the deadlines otherwise, so blocks may stay in use for longer while no call asks for them. One
+    /// thread watches the deadlines otherwise, so blocks may stay in use for longer while no request needs them. One
     /// exchange a block.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! `Pins`: cached blocks that callers keep in use until a deadline, up to a budget of blocks.
 //!
-//! A pin is one more owner of each of its blocks. So a pinned block is not room, and all counts stay exact. The guard of
+//! A pin is one more owner of each of its blocks. So pinned blocks are not room, and all counts stay exact. The guard of
 //! the caller ends a pin; after its deadline any thread does. No thread of the pool watches the deadlines:
 //!
 //! - Before a request is refused, one load compares the earliest deadline with the clock, and pins that have expired

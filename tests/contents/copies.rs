@@ -83,10 +83,10 @@ fn copies_are_reclaimed_before_any_other_content() {
     }
 }
 
-/// A content that is computed again counts as requested again.
+/// A content that is computed again counts as requested again. (A learned order reclaims the idle copy.)
 #[test]
 fn a_copy_that_is_committed_counts_as_a_use_of_the_idle_one() {
-    for (cache, _) in caches(16) {
+    for (cache, _) in caches_of(16, BY_LAST_USE) {
         let [twice, once] = [prompt(1, 1), prompt(2, 1)];
         (1..=2).for_each(|id| _ = cache.admit(s(id), &twice).unwrap());
         for (id, tokens) in [(1, &twice), (3, &once)] {

@@ -20,11 +20,24 @@ use paged_kv::{PagedKvCache, ReclaimPolicy};
 
 const BLOCK_SIZE: usize = 4;
 
-/// Creates caches over one and several home shards, under either reclaim policy, with a sink and without.
+/// The orders by the times of the last uses.
+const BY_LAST_USE: &[ReclaimPolicy] = &[ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue];
+
+/// Creates caches over one and several home shards, under each reclaim policy, with a sink and without.
 fn caches(num_blocks: usize) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
+    let mut caches = caches_of(num_blocks, BY_LAST_USE);
+    caches.extend(caches_of(num_blocks, &[ReclaimPolicy::HitDensity]));
+    caches
+}
+
+/// Creates the caches of these policies.
+fn caches_of(
+    num_blocks: usize,
+    policies: &[ReclaimPolicy],
+) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
     let mut caches = Vec::new();
     for home_shards in [1, 4] {
-        for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue] {
+        for &policy in policies {
             for has_sink in [false, true] {
                 let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
                 let builder = builder.home_shards(home_shards).reclaim_policy(policy);

@@ -8,7 +8,7 @@ use crate::error::Result;
 pub(super) const DEFAULT_BUDGET: Watermark = Watermark::Share(0.2);
 
 impl PagedKvCacheBuilder {
-    /// Sets the most blocks that [pins](crate::Retained::pin) may have, by default a fifth of all. A pinned block is no
+    /// Sets the most blocks that [pins](crate::Retained::pin) may have, by default a fifth of all. Pinned blocks are no
     /// room for requests.
     ///
     /// ```

@@ -108,7 +108,8 @@ pub fn cache(random: &mut Random) -> (PagedKvCache, Shape) {
         2 => EvictionStrategy::LongestFirst,
         _ => EvictionStrategy::StreamingLLM { sink_tokens: 0, window_tokens: 4 },
     };
-    let policy = [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue][random.below(2)];
+    let policy =
+        [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity][random.below(3)];
     let shards = 1 + random.below(2);
     let builder = PagedKvCache::builder().num_blocks(blocks).block_size(4).home_shards(shards);
     let builder = builder.with_eviction_strategy(strategy).reclaim_policy(policy);
