@@ -146,8 +146,8 @@ impl Blocks {
     /// requests wait.
     pub(crate) fn pin(&self, ids: Vec<BlockId>, until: Instant) -> Result<PinKey, Box<[BlockId]>> {
         let key = self.pins.insert(self.pins.time(until), ids);
-        // SeqCst: pairs with the fence in `earliest_pin`. Of this pin and a waiter that is about to sleep, one sees
-        // the other. Loom: a_waiter_knows_the_deadline_of_each_pin.
+        // SeqCst: pairs with the fence in `room_after_all_claims`. Of this pin and a waiter that is about to sleep, one
+        // sees the other. Loom: a_waiter_knows_the_deadline_of_each_pin.
         fence(Ordering::SeqCst);
         if self.is_waited_for()
             && let Some(ids) = self.pins.remove(key)
@@ -185,11 +185,10 @@ impl Blocks {
         }
     }
 
-    /// Returns the first deadline of a pin, for a waiter that is in the queue.
+    /// Returns the first deadline of a pin, for a waiter that is in the queue and has counted the room there
+    /// (`room_after_all_claims`).
     #[cfg(feature = "async")]
     pub(crate) fn earliest_pin(&self) -> Option<Instant> {
-        // SeqCst: pairs with the fence in `pin`.
-        fence(Ordering::SeqCst);
         match self.pins.earliest() {
             NEVER => None,
             nanos => self.pins.begin.checked_add(Duration::from_nanos(nanos)),
