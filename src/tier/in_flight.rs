@@ -7,7 +7,10 @@
 //! place, it is claimed in a map. The thread then looks at the home place again, as a thread that has the home place looks
 //! at the map: of two that claim one content in both, at most one has the right. Both may be refused, as if a third had it.
 //!
-//! Contents of equal marks and one home place, two of about 2^77, count as one: the second waits for the first.
+//! A mark is a hash of the key under a seed of the table, because callers choose the hashes of their contents. Two contents
+//! of one mark, with a chance of 2^-64, count as one: the second waits for the first.
+
+use std::hash::BuildHasher;
 
 use crate::array::array_of;
 use crate::error::Result;
@@ -21,6 +24,7 @@ pub(crate) struct InFlight {
     /// Contents whose home places others had.
     elsewhere: DashMap<u128, (), FastSeed>,
     num_elsewhere: AtomicUsize,
+    hasher: FastSeed,
 }
 
 /// The right to copy a content, until it is given back.
@@ -51,15 +55,20 @@ impl InFlight {
         let hasher = FastSeed::default();
         Ok(Self {
             homes: array_of(homes, || AtomicU64::new(0))?,
-            elsewhere: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher, SHARDS),
+            elsewhere: DashMap::with_capacity_and_hasher_and_shard_amount(
+                0,
+                hasher.clone(),
+                SHARDS,
+            ),
             num_elsewhere: AtomicUsize::new(0),
+            hasher,
         })
     }
 
     fn home(&self, key: ContentKey) -> (&AtomicU64, u64) {
-        let (low, high) = (key.bits() as u64, (key.bits() >> 64) as u64);
-        let at = (u128::from(high) * self.homes.len() as u128) >> 64;
-        (&self.homes[at as usize], low.max(1))
+        let mark = self.hasher.hash_one(key.bits()).max(1);
+        let at = (u128::from(mark) * self.homes.len() as u128) >> 64;
+        (&self.homes[at as usize], mark)
     }
 
     /// Claims the right to copy a content. Returns `None` if another ticket has it, or seems to.
@@ -143,20 +152,25 @@ impl InFlight {
 mod tests {
     use super::*;
 
-    fn key(home: u64, mark: u64) -> ContentKey {
-        ContentKey::new(u128::from(home) << 64 | u128::from(mark))
+    /// Returns keys of one home place, and one of another place.
+    fn keys(in_flight: &InFlight) -> [ContentKey; 3] {
+        let home = |key: &ContentKey| std::ptr::from_ref(in_flight.home(*key).0);
+        let keys = || (0..100_000_u128).map(|n| ContentKey::new(n << 64));
+        let first = keys().next().expect("there are many");
+        let same = keys().skip(1).find(|key| home(key) == home(&first));
+        let other = keys().skip(1).find(|key| home(key) != home(&first));
+        [first, same.expect("of 100,000"), other.expect("of 100,000")]
     }
 
     #[test]
     fn a_content_is_claimed_once_at_home_or_elsewhere() {
         let in_flight = InFlight::new(0).unwrap();
-        let (one, other, third) = (key(7, 1), key(7, 2), key(9 << 58, 3));
+        let [one, other, third] = keys(&in_flight);
         let claims = [one, other, third].map(|key| in_flight.claim(key).expect("it is new"));
         assert_eq!(claims.each_ref().map(|claimed| claimed.is_at_home), [true, false, true]);
         for known in [one, other, third] {
             assert!(in_flight.has(known) && in_flight.claim(known).is_none());
         }
-        assert!(!in_flight.has(key(7, 4)));
         assert_eq!(in_flight.len(), 3);
         let [first, second, last] = claims;
         in_flight.leave(first);
@@ -170,12 +184,17 @@ mod tests {
         assert_eq!((in_flight.len(), in_flight.num_elsewhere.load(Ordering::Relaxed)), (0, 0));
     }
 
+    /// Callers may number their contents, in either half of a hash.
     #[test]
-    fn a_key_of_zero_has_a_mark() {
-        let in_flight = InFlight::new(64).unwrap();
-        let claimed = in_flight.claim(key(0, 0)).expect("it is new");
-        assert!(in_flight.has(key(0, 0)));
-        in_flight.leave(claimed);
-        assert_eq!(in_flight.len(), 0);
+    fn contents_with_hashes_in_a_row_are_told_apart() {
+        for shift in [0, 32, 64, 96] {
+            let in_flight = InFlight::new(4_096).unwrap();
+            let keys = (0..5_000_u128).map(|n| ContentKey::new(n << shift));
+            let claims: Vec<Claimed> =
+                keys.map(|key| in_flight.claim(key).expect("it is new")).collect();
+            assert_eq!(in_flight.len(), claims.len());
+            claims.into_iter().for_each(|claimed| in_flight.leave(claimed));
+            assert_eq!(in_flight.len(), 0);
+        }
     }
 }
