@@ -8,7 +8,7 @@
 //!
 //! - A content becomes ready only when a ticket reports that its copy was done.
 //! - A ticket owns every block and slot that it names.
-//! - A content that is being copied is in [`in_flight`], from before its copy until after it is published. So of two
+//! - A content that is being copied is in flight, from before its copy until after it is published. So of two
 //!   requests for one content, one copies.
 //! - A slot or block that a failed copy may still write is in [`quarantine`] until the mover is quiet.
 
@@ -29,6 +29,7 @@ use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 pub use crate::id::{Medium, TicketNumber, TierId, TierSlot};
 use crate::pool::PoolHandle;
+use crate::pool::content_key::ContentKey;
 use crate::prefix::event_order::EventOrder;
 use crate::prefix::event_order::in_tiers::TierEvents;
 use crate::stats::CacheStats;
@@ -189,7 +190,12 @@ impl TierSlot {
 /// The tiers of a cache, which tickets share.
 pub(crate) struct TierState {
     pub(crate) tiers: Box<[TierContents]>,
-    pub(crate) in_flight: InFlight,
+    /// Contents that tickets load.
+    pub(crate) loading: InFlight,
+    /// Contents that tickets store, whose sources they own. A request for one that no other place has waits.
+    pub(crate) storing: InFlight,
+    /// Contents that tickets store, from copies that they have made of the sources. No request waits for these.
+    pub(crate) staged: InFlight,
     pub(crate) quarantine: Quarantine,
     /// Admissions that had to wait for a ticket.
     pub(crate) pending: ShardedCounter,
@@ -221,14 +227,22 @@ impl TierState {
             TierContents::new(tier, events)
         });
         let contents: Result<Box<[_]>> = contents.collect();
+        let in_flight = || InFlight::new(tiers.iter().map(|tier| tier.slots).sum());
         Ok(Self {
             tiers: contents?,
-            in_flight: InFlight::new(tiers.iter().map(|tier| tier.slots).sum())?,
+            loading: in_flight()?,
+            storing: in_flight()?,
+            staged: in_flight()?,
             quarantine: Quarantine::new(),
             pending: ShardedCounter::new(),
             tickets: AtomicU64::new(0),
             reset_observer,
         })
+    }
+
+    /// Returns true if a content that no place has ready is being copied, so that a request for it should wait.
+    pub(crate) fn copies(&self, key: ContentKey) -> bool {
+        self.storing.has(key) || self.loading.has(key)
     }
 
     pub(crate) fn next_ticket(&self) -> TicketNumber {
@@ -265,7 +279,7 @@ impl TierState {
     ) {
         let of_tier = |tier: &TierContents| tier.stats(block_bytes, &self.quarantine);
         stats.tiers = self.tiers.iter().map(of_tier).collect();
-        stats.contents_in_flight = self.in_flight.len();
+        stats.contents_in_flight = self.loading.len() + self.storing.len() + self.staged.len();
         stats.blocks_quarantined = self.quarantine.len_in(device);
         stats.admissions_pending = self.pending.sum();
     }

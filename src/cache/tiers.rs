@@ -116,8 +116,9 @@ pub enum TierAdmission {
     Ready(CachedSequence, Admission),
     /// Contents are to be loaded. The ticket has the sequence until it is settled.
     Loading(LoadTicket),
-    /// Another ticket loads a content of this prompt, or stores one that the device has lost. Nothing is held: admit
-    /// again when that ticket is settled, in the next step of the scheduler for example.
+    /// Another ticket loads a content of this prompt, or copies one from a place that has lost it since. Nothing is held:
+    /// admit again when that ticket is settled, in the next step of the scheduler for example. A copy that a mover has
+    /// staged, and writes to a slow medium, keeps no request waiting.
     Pending,
 }
 

@@ -38,6 +38,11 @@ impl Claimed {
     pub(crate) fn is_of(&self, key: ContentKey) -> bool {
         self.key == key
     }
+
+    #[cfg(feature = "tier-store")]
+    pub(crate) fn key(&self) -> ContentKey {
+        self.key
+    }
 }
 
 /// Shards of the map.

@@ -50,6 +50,8 @@ pub struct StoreTicket {
     tier: TierId,
     stores: Vec<Store>,
     keys: Vec<Claimed>,
+    /// True once the sources were given back: the claims are among the staged ones.
+    is_staged: bool,
     generation: Generation,
     /// True if the first content is to be given up first.
     is_oldest_first: bool,
@@ -79,7 +81,7 @@ impl StoreTicket {
         let of_tier = state.tier(tier).expect("the caller has checked the tier");
         let Some(targets) = of_tier.take(contents.len()) else {
             of_tier.counts.dropped.add(contents.len() as u64);
-            keys.into_iter().for_each(|claimed| state.in_flight.leave(claimed));
+            keys.into_iter().for_each(|claimed| state.storing.leave(claimed));
             return None;
         };
         let pairs = contents.iter().zip(targets.as_slice());
@@ -97,6 +99,7 @@ impl StoreTicket {
             tier,
             stores,
             keys,
+            is_staged: false,
             generation,
             is_oldest_first,
             sources,
@@ -151,9 +154,21 @@ impl StoreTicket {
         (PlainArc::clone(&self.state), self.number)
     }
 
-    /// Gives the sources back, from which the caller has copied.
+    /// Gives the sources back, from which the caller has copied. From then on no request waits for the contents, because
+    /// the copies may take long.
     #[cfg(feature = "tier-store")]
     pub(crate) fn release_sources(&mut self) {
+        if !self.is_staged {
+            self.is_staged = true;
+            let state = PlainArc::clone(&self.state);
+            let staged = self.keys.drain(..).filter_map(|claimed| {
+                // Claimed in the second table before it leaves the first, so that no other store begins.
+                let staged = state.staged.claim(claimed.key());
+                state.storing.leave(claimed);
+                staged
+            });
+            self.keys = staged.collect();
+        }
         self.sources.clear();
     }
 
@@ -189,7 +204,8 @@ impl StoreTicket {
         let lost = places.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, src)| src);
         forget_lost(lost, &self.state);
         // After the publication: a thread that misses the content among these finds it in the tier.
-        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
+        let claims = if self.is_staged { &self.state.staged } else { &self.state.storing };
+        self.keys.drain(..).for_each(|claimed| claims.leave(claimed));
         let empty = self.targets.new_sibling();
         let targets = std::mem::replace(&mut self.targets, empty);
         let is_failed = |at| outcome(at) == CopyOutcome::Failed;

@@ -71,14 +71,16 @@ pub struct Quarantined {
 pub struct Reference {
     pub tiers: Vec<TierModel>,
     pub generation: u64,
-    pub in_flight: BTreeMap<Content, Number>,
+    /// Contents that tickets load, and those that they store.
+    pub loading: BTreeMap<Content, Number>,
+    pub storing: BTreeMap<Content, Number>,
     pub quarantine: BTreeMap<Number, Quarantined>,
 }
 
 impl Reference {
     pub fn new(tiers: Vec<TierModel>) -> Self {
-        let (in_flight, quarantine) = (BTreeMap::new(), BTreeMap::new());
-        Self { tiers, generation: 0, in_flight, quarantine }
+        let (loading, storing, quarantine) = Default::default();
+        Self { tiers, generation: 0, loading, storing, quarantine }
     }
 
     fn content(&self, hash: BlockHash) -> Content {
@@ -106,13 +108,16 @@ impl Reference {
         let ready = rest.iter().take_while(|&&hash| is_ready(hash)).count();
         let wanted = allowed.of(ready);
         if wanted == 0 {
-            let is_in_flight = |&hash| self.in_flight.contains_key(&self.content(hash));
+            let is_in_flight = |&hash| {
+                let content = self.content(hash);
+                self.loading.contains_key(&content) || self.storing.contains_key(&content)
+            };
             let is_pending = allowed.most > 0 && rest.first().is_some_and(is_in_flight);
             return if is_pending { Expected::Pending } else { Expected::Ready };
         }
         let wanted = &rest[..wanted];
         let pins = self.pin(wanted);
-        if wanted.iter().any(|&hash| self.in_flight.contains_key(&self.content(hash))) {
+        if wanted.iter().any(|&hash| self.loading.contains_key(&self.content(hash))) {
             self.unpin(pins);
             return Expected::Pending;
         }
@@ -139,15 +144,23 @@ impl Reference {
         pins.0.iter().for_each(|(tier, slots)| self.tiers[*tier].release(slots));
     }
 
-    pub fn claim(&mut self, hashes: impl IntoIterator<Item = BlockHash>, number: Number) {
+    pub fn claim_load(&mut self, hashes: impl IntoIterator<Item = BlockHash>, number: Number) {
         for hash in hashes {
-            let before = self.in_flight.insert((hash, self.generation), number);
-            assert!(before.is_none(), "one ticket copies a content");
+            let before = self.loading.insert((hash, self.generation), number);
+            assert!(before.is_none(), "one ticket loads a content");
+        }
+    }
+
+    pub fn claim_store(&mut self, hashes: impl IntoIterator<Item = BlockHash>, number: Number) {
+        for hash in hashes {
+            let before = self.storing.insert((hash, self.generation), number);
+            assert!(before.is_none(), "one ticket stores a content");
         }
     }
 
     fn leave(&mut self, number: Number) {
-        self.in_flight.retain(|_, of| *of != number);
+        self.loading.retain(|_, of| *of != number);
+        self.storing.retain(|_, of| *of != number);
     }
 
     /// Settles a load, of which the first `good` copies are of use. `ended` are the blocks of all copies.
@@ -195,7 +208,7 @@ impl Reference {
             let content = self.content(hash);
             if self.tiers[tier].find(content).is_some() {
                 begin.kept.extend(self.tiers[tier].pin(&[content]));
-            } else if !self.in_flight.contains_key(&content) && !begin.wanted.contains(&hash) {
+            } else if !self.storing.contains_key(&content) && !begin.wanted.contains(&hash) {
                 let mut others = (0..self.tiers.len()).filter(|&other| other != tier);
                 let has = |&other: &usize| self.tiers[other].find(content).is_some();
                 if is_on_device(hash) {
@@ -221,7 +234,7 @@ impl Reference {
                 break;
             }
             let is_known = self.tiers[to].find(content).is_some();
-            let is_in_flight = self.in_flight.contains_key(&content);
+            let is_in_flight = self.storing.contains_key(&content);
             if content.1 == self.generation && !is_known && !is_in_flight {
                 self.tiers[from].hold(slot);
                 held.push(slot);
@@ -240,7 +253,7 @@ impl Reference {
     pub fn assert_new(&self, tier: usize, hashes: &[BlockHash]) {
         let is_new = |&hash: &BlockHash| {
             let content = self.content(hash);
-            self.tiers[tier].find(content).is_none() && !self.in_flight.contains_key(&content)
+            self.tiers[tier].find(content).is_none() && !self.storing.contains_key(&content)
         };
         assert!(hashes.iter().all(is_new), "copied twice");
     }

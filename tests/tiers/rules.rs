@@ -44,6 +44,26 @@ fn a_content_is_missing_pending_or_ready_and_only_a_ready_one_is_pinned() {
     assert_at_rest(&cache);
 }
 
+/// Rule 1: a store to another tier takes nothing from a load.
+#[test]
+fn a_content_that_is_stored_in_the_next_tier_can_be_loaded_meanwhile() {
+    let cache = cache_of(16, &[Tier::host(4), Tier::disk(4)]);
+    let wanted = prompt(&cache, 1, 3);
+    put(&cache, HOST, &wanted);
+    let store = storing(&cache, DISK, &wanted);
+    let load = loading(&cache, &wanted);
+    assert!(matches!(admit(&cache, &wanted), TierAdmission::Pending), "one load a content");
+    let sequence = loaded(load);
+    assert!(cache.tiers().store(DISK, wanted.hashes()).unwrap().is_none(), "one store a content");
+    assert_eq!(stored(store), 3);
+    drop(sequence);
+    cache.prefix().forget(usize::MAX);
+    let load = loading(&cache, &wanted);
+    assert!(cache.tiers().store(DISK, wanted.hashes()).unwrap().is_none(), "it has them");
+    drop(loaded(load));
+    assert_at_rest(&cache);
+}
+
 /// Rule 2.
 #[test]
 fn a_ticket_that_is_dropped_or_reports_too_few_copies_has_copied_nothing() {

@@ -100,7 +100,8 @@ impl World {
             assert_eq!(self.cache.tiers().lookup(prompt), expected);
         }
         let stats = self.cache.stats();
-        assert_eq!(stats.contents_in_flight, self.reference.in_flight.len());
+        let in_flight = self.reference.loading.len() + self.reference.storing.len();
+        assert_eq!(stats.contents_in_flight, in_flight);
         assert_eq!(stats.blocks_quarantined, self.reference.blocks_quarantined());
         assert_eq!(stats.admissions_pending, self.num_pending as u64);
         for (at, (tier, stats)) in self.reference.tiers.iter().zip(&stats.tiers).enumerate() {
@@ -181,7 +182,7 @@ impl World {
         self.assert_apart(&blocks);
         let is_owned = |block| self.sequences.iter().any(|s| s.block_ids().contains(block));
         assert!(!blocks.iter().any(is_owned), "a target belongs to one sequence");
-        self.reference.claim(hashes.iter().copied(), ticket.number().0);
+        self.reference.claim_load(hashes.iter().copied(), ticket.number().0);
         self.num_loads += 1;
         let (generation, prompt) = (self.reference.generation, prompt.clone());
         self.loads.push(Loading { ticket, pins, generation, prompt, hits });
@@ -248,7 +249,7 @@ impl World {
             assert!(ticket.stores().iter().map(|store| store.hash).eq(wanted.iter().copied()));
             let slots: Vec<u32> = ticket.stores().iter().map(|store| store.dst.slot).collect();
             of_tier.take(&slots);
-            self.reference.claim(wanted, ticket.number().0);
+            self.reference.claim_store(wanted, ticket.number().0);
             let generation = self.reference.generation;
             self.stores.push(Storing {
                 ticket,
@@ -405,7 +406,7 @@ impl World {
         let Some(Restoring { restore, tier, generation, held }) = &mut self.restoring else {
             return;
         };
-        if self.reference.in_flight.contains_key(&(hash, *generation)) {
+        if self.reference.storing.contains_key(&(hash, *generation)) {
             return; // The tier would have it twice.
         }
         let at = held.iter().position(|&held| held == slot);

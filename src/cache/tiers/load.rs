@@ -309,7 +309,7 @@ impl LoadTicket {
         let lost = slots.filter(|&(at, _)| outcome(at) == CopyOutcome::Lost).map(|(_, slot)| slot);
         forget_lost(lost, &self.state);
         // After the publication: a thread that misses the content among these finds it on the device.
-        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
+        self.keys.drain(..).for_each(|claimed| self.state.loading.leave(claimed));
         for (tier, id) in self.state.tiers.iter().zip(0..) {
             let of_tier = |load: &Load| load.src.tier == TierId(id);
             let copies = self.loads.iter().enumerate();

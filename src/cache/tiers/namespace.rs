@@ -38,7 +38,7 @@ impl fmt::Debug for Namespace {
 
 impl Tiers<'_> {
     /// Returns the namespace of this cache's contents: of the caller's description of weights, layout and number format,
-    /// of the block size, and of the hash algorithm with its key.
+    /// of the block size and the groups of layers, and of the hash algorithm with its key.
     ///
     /// # Errors
     /// [`InvalidConfig`](PagedKvError::InvalidConfig) for a cache whose hash key is random, the default: the hashes mean
@@ -60,7 +60,10 @@ impl Tiers<'_> {
         }
         // Each part with its length, so that no two descriptions run together.
         let mut bytes = Vec::new();
-        let parts = [format!("{algorithm:?}").into_bytes(), description.to_vec()];
+        let groups =
+            self.cache.layout().map_or(String::new(), |layout| format!("{:?}", layout.groups()));
+        let parts =
+            [format!("{algorithm:?}").into_bytes(), groups.into_bytes(), description.to_vec()];
         bytes.extend((self.cache.block_size as u64).to_le_bytes());
         for part in parts {
             bytes.extend((part.len() as u64).to_le_bytes());

@@ -92,6 +92,21 @@ impl TierRestore {
         self.tier
     }
 
+    /// Returns the number of resets before it. Contents of a file that are from before another number of resets are not to
+    /// be found by it.
+    ///
+    /// ```
+    /// use paged_kv::{PagedKvCache, Tier, TierId};
+    ///
+    /// let cache = PagedKvCache::builder().num_blocks(8).tier(Tier::disk(64)).build()?;
+    /// cache.prefix().reset();
+    /// assert_eq!(cache.tiers().restore(TierId(0))?.resets(), 1);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn resets(&self) -> u64 {
+        self.generation.number()
+    }
+
     /// Returns the number of slots that are still held.
     ///
     /// ```

@@ -286,10 +286,11 @@ impl<'a> Storing<'a> {
         if self.keep(hash, group) {
             return None;
         }
-        let claimed = self.state.in_flight.claim(self.key_of(hash, group))?;
-        // Looked up again: the copy of another ticket may have been published before the claim.
-        if self.keep(hash, group) {
-            self.state.in_flight.leave(claimed);
+        let key = self.key_of(hash, group);
+        let claimed = self.state.storing.claim(key)?;
+        // Looked up again: the copy of another ticket may have been staged or published before the claim.
+        if self.state.staged.has(key) || self.keep(hash, group) {
+            self.state.storing.leave(claimed);
             return None;
         }
         Some(claimed)
@@ -304,7 +305,7 @@ impl<'a> Storing<'a> {
     /// Adds a content that was claimed, if there is a place to copy it from.
     fn add(&mut self, hash: BlockHash, group: GroupId, claimed: Claimed, place: Option<Place>) {
         match place {
-            None => self.state.in_flight.leave(claimed),
+            None => self.state.storing.leave(claimed),
             Some(place) => {
                 self.contents.push((hash, group, place));
                 self.keys.push(claimed);
@@ -325,7 +326,7 @@ impl<'a> Storing<'a> {
 
 impl Drop for Storing<'_> {
     fn drop(&mut self) {
-        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
+        self.keys.drain(..).for_each(|claimed| self.state.storing.leave(claimed));
         drop(self.of_tier.table_of(std::mem::take(&mut self.kept)));
     }
 }

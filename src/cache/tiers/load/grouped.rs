@@ -92,7 +92,7 @@ impl Below for PinnedBelow<'_> {
         if self.is_ready(group, hash) {
             return true;
         }
-        if self.state.in_flight.has(self.key_of(group, hash)) {
+        if self.state.copies(self.key_of(group, hash)) {
             self.is_pending = true;
             return false;
         }
@@ -115,7 +115,7 @@ impl Below for PinnedBelow<'_> {
             tier.pin(&[hash], generation, ids);
             let Some(&pinned) = ids.get(len) else { continue };
             let slot = TierSlot { tier: TierId(id), slot: pinned.0 };
-            match self.state.in_flight.claim(key) {
+            match self.state.loading.claim(key) {
                 Some(claimed) => self.keys.push(claimed),
                 None if self.keys.iter().any(|claimed| claimed.is_of(key)) => {}
                 None => {
@@ -138,7 +138,7 @@ impl Below for PinnedBelow<'_> {
 impl Drop for PinnedBelow<'_> {
     fn drop(&mut self) {
         drop(self.take_pins());
-        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
+        self.keys.drain(..).for_each(|claimed| self.state.loading.leave(claimed));
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Pinned<'a> {
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        self.keys.drain(..).for_each(|claimed| self.state.in_flight.leave(claimed));
+        self.keys.drain(..).for_each(|claimed| self.state.loading.leave(claimed));
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) fn pin<'a>(
     if allowed == 0 {
         // A content that is loaded now is on the device soon, and one that is stored now in a tier.
         let is_pending = hashes.first().is_some_and(|&hash| {
-            limit != LoadLimit::none() && state.in_flight.has(of_device.key_of(hash))
+            limit != LoadLimit::none() && state.copies(of_device.key_of(hash))
         });
         if is_pending {
             return Err(NotPinned::Pending);
@@ -80,7 +80,7 @@ pub(super) fn pin<'a>(
     for (at, &hash) in hashes[..pinned.slots.len()].iter().enumerate() {
         let key = of_device.key_of(hash);
         // A prompt of hashes may name a content twice, which is claimed once and copied to both blocks.
-        match state.in_flight.claim(key) {
+        match state.loading.claim(key) {
             Some(claimed) => pinned.keys.push(claimed),
             None if pinned.keys.iter().any(|claimed| claimed.is_of(key)) => {}
             None => return Err(NotPinned::Pending),
