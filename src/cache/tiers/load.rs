@@ -282,12 +282,11 @@ impl LoadTicket {
             return self.complete_groups(sequence, outcomes);
         }
         let computed = self.hits + good * self.block_size;
-        sequence.commit(computed)?;
-        if good < required {
-            let (sequence, hashed) = sequence.parts_mut();
-            sequence.truncate(computed)?;
-            // The prompt's tokens stay known: they are computed instead.
-            hashed.forget_generated(computed, self.block_size);
+        if let Err(refusal) =
+            cut_to_loaded(&mut sequence, computed, good < required, self.block_size)
+        {
+            self.settle(outcomes, |_| false);
+            return Err(refusal);
         }
         let mut admission = self.admission.clone();
         admission.cached_tokens = computed;
@@ -360,6 +359,23 @@ impl std::fmt::Debug for LoadTicket {
             .field("loads", &self.loads)
             .finish_non_exhaustive()
     }
+}
+
+/// Publishes the loaded blocks of a sequence, and lets it end behind them if others failed.
+fn cut_to_loaded(
+    sequence: &mut CachedSequence,
+    computed: usize,
+    ends_there: bool,
+    block_size: usize,
+) -> Result<()> {
+    sequence.commit(computed)?;
+    if ends_there {
+        let (sequence, hashed) = sequence.parts_mut();
+        sequence.truncate(computed)?;
+        // The prompt's tokens stay known: they are computed instead.
+        hashed.forget_generated(computed, block_size);
+    }
+    Ok(())
 }
 
 /// Grows a sequence. `list` takes the new blocks that were cached until now.
