@@ -111,8 +111,8 @@ pub trait Device: Send + Sync {
     }
 
     /// Waits until no copy with an uncertain outcome reads or writes any more. The default is for devices whose copies
-    /// end before they return, also with an error. The mover calls it after each uncertain copy, and again after later
-    /// jobs if it failed; the blocks are in quarantine until it succeeds.
+    /// end before they return, also with an error. The mover calls it after each uncertain copy, and if it failed, again
+    /// after later tickets and every 100 ms; the blocks are in quarantine until it succeeds.
     ///
     /// # Errors
     /// Any: such a copy may still write.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use self::builder::invalid;
 use self::job::OnLoaded;
-use self::queue::Job;
+use self::queue::{Job, NextAct};
 use self::read_buffers::ReadBuffers;
 use self::shared::{Shared, TierMedium};
 use super::device::Device;
@@ -30,6 +30,9 @@ use crate::tier::store::StoreTicket;
 
 pub use self::builder::TierMoverBuilder;
 pub use self::stats::{MoverStats, RestoreProgress};
+
+/// How often a thread without a job asks the device to end uncertain copies.
+const QUIESCE_PERIOD: Duration = Duration::from_millis(100);
 
 /// Makes the copies of tickets, between a device, host memory and stores, and settles the tickets.
 ///
@@ -265,14 +268,21 @@ fn is_current(thread: &JoinHandle<()>) -> bool {
     thread.thread().id() == thread::current().id()
 }
 
-/// Serves jobs until the end.
+/// Serves jobs until the end, and ends quarantines in between.
 fn serve(shared: &Shared, mut buffers: ReadBuffers) {
-    while let Some((job, running)) = shared.queue.next() {
-        // A panic in this crate ends the job: its tickets are dropped, which counts as failed.
-        foreign::call(|| match job {
-            Job::Load(job) => shared.serve_load(*job, &mut buffers),
-            Job::Store(job) => shared.serve_store(*job, &mut buffers),
-        });
+    loop {
+        let running = match shared.queue.next(QUIESCE_PERIOD, || !shared.suspects.is_empty()) {
+            NextAct::End => return,
+            NextAct::Retry => None,
+            NextAct::Serve(job, running) => {
+                // A panic in this crate ends the job: its tickets are dropped, which counts as failed.
+                foreign::call(|| match job {
+                    Job::Load(job) => shared.serve_load(*job, &mut buffers),
+                    Job::Store(job) => shared.serve_store(*job, &mut buffers),
+                });
+                Some(running)
+            }
+        };
         shared.suspects.quiesce(shared.device.as_ref());
         drop(running);
     }

@@ -1,14 +1,15 @@
 //! `FaultyDevice`: a device that refuses, panics, and writes long after its copies failed; and its effects.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use paged_kv::tier_store::{CpuDevice, Device, DeviceError};
 use paged_kv::{BlockId, Tier};
 use std::sync::Mutex;
 
 use crate::random::Random;
-use crate::world::{NUM_BLOCKS, SLOTS, TempPath, World, arena, disk_at};
+use crate::world::{NUM_BLOCKS, SLOTS, SOON, TempPath, World, arena, disk_at};
 use crate::{BLOCK_BYTES, FIRST};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +35,17 @@ pub struct FaultyDevice {
     device: Arc<CpuDevice>,
     plan: Mutex<Plan>,
     is_quiet: AtomicBool,
+    quiesce_failures: AtomicUsize,
 }
 
 impl FaultyDevice {
     pub fn new(device: Arc<CpuDevice>) -> Self {
-        Self { device, plan: Mutex::default(), is_quiet: AtomicBool::new(true) }
+        Self {
+            device,
+            plan: Mutex::default(),
+            is_quiet: AtomicBool::new(true),
+            quiesce_failures: AtomicUsize::new(0),
+        }
     }
 
     /// Lets each copy fail after so many good ones.
@@ -58,6 +65,11 @@ impl FaultyDevice {
 
     pub fn set_quiet(&self, is_quiet: bool) {
         self.is_quiet.store(is_quiet, Ordering::Relaxed);
+    }
+
+    /// Lets so many calls of `quiesce` fail.
+    pub fn fail_quiesce(&self, calls: usize) {
+        self.quiesce_failures.store(calls, Ordering::Relaxed);
     }
 
     /// Returns the fault of the next copy, after some garbage of earlier ones.
@@ -112,6 +124,12 @@ impl Device for FaultyDevice {
     fn quiesce(&self) -> Result<(), DeviceError> {
         let mut plan = self.plan.lock().unwrap();
         let fails = plan.random.as_mut().is_some_and(|(random, _)| random.below(100) < 30);
+        let less = |left: usize| left.checked_sub(1);
+        let fails = fails
+            || self
+                .quiesce_failures
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok();
         if fails || !self.is_quiet.load(Ordering::Relaxed) {
             return Err(DeviceError::Uncertain("not yet".to_owned()));
         }
@@ -207,6 +225,29 @@ fn uncertain_copies_hold_their_places_until_the_device_is_quiet() {
         assert_eq!(world.mover.stats().tickets_uncertain, 0);
         world.forget_device();
         world.assert_at_rest();
+    }
+}
+
+/// No ticket comes after the failure, and no thread calls `quiesce` of the mover.
+#[test]
+fn a_quarantine_ends_by_itself_when_the_device_recovers() {
+    for failures in [1, 2, 4] {
+        let path = TempPath::new("recovers");
+        for (world, device) in worlds(&path) {
+            let prompt = world.prompt(1, 5);
+            world.put(FIRST, &prompt);
+            device.fail_quiesce(failures);
+            device.fail(DeviceFault::Garbage, 2);
+            assert_eq!(world.load(&prompt), 2);
+            device.heal();
+            let end = Instant::now() + SOON;
+            while world.quarantined() > 0 {
+                assert!(Instant::now() < end, "the quarantine ends: {:?}", world.mover);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            world.forget_device();
+            world.assert_at_rest();
+        }
     }
 }
 

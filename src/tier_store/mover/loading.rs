@@ -11,7 +11,11 @@ use crate::tier_store::slot_store::SlotKey;
 
 impl Shared {
     pub(super) fn load(&self, ticket: LoadTicket, on_loaded: OnLoaded) {
-        let job = LoadJob { ticket, on_loaded };
+        self.load_from_tiers(LoadJob { ticket, on_loaded });
+        self.end_uncertain();
+    }
+
+    fn load_from_tiers(&self, job: LoadJob) {
         if job.ticket.loads().iter().all(|load| self.is_of_host(load.src)) {
             return self.load_from_host(job);
         }

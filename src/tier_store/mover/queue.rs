@@ -18,7 +18,7 @@ pub(super) enum Job {
 /// Waiting jobs, at most `most` loads and as many stores.
 pub(super) struct JobQueue {
     state: Mutex<QueueState>,
-    /// Notified when a job was added, and at the end.
+    /// Notified when a job was added, when there is something to retry, and at the end.
     work: Condvar,
     /// Notified when no job is left.
     idle: Condvar,
@@ -42,6 +42,14 @@ enum QueueEnd {
     Draining,
     /// No job is added or served.
     Closed,
+}
+
+/// The next act of a thread.
+pub(super) enum NextAct<'a> {
+    Serve(Job, Running<'a>),
+    /// A period has passed without a job.
+    Retry,
+    End,
 }
 
 /// A job that a thread serves. It ends when this is dropped.
@@ -97,24 +105,35 @@ impl JobQueue {
         Ok(())
     }
 
-    /// Waits for the next job. Returns `None` at the end.
-    pub(super) fn next(&self) -> Option<(Job, Running<'_>)> {
+    /// Waits for the next job; no longer than a period while `retries` returns true.
+    pub(super) fn next(&self, period: Duration, retries: impl Fn() -> bool) -> NextAct<'_> {
         let mut state = self.state.lock();
         loop {
             if state.end == QueueEnd::Closed {
-                return None;
+                return NextAct::End;
             }
             let load = state.loads.pop_front().map(Job::Load);
             let job = load.or_else(|| state.stores.pop_front().map(Job::Store));
             if let Some(job) = job {
                 state.running += 1;
-                return Some((job, Running(self)));
+                return NextAct::Serve(job, Running(self));
             }
             if state.end == QueueEnd::Draining {
-                return None;
+                return NextAct::End;
             }
-            self.work.wait(&mut state);
+            if !retries() {
+                self.work.wait(&mut state);
+            } else if self.work.wait_for(&mut state, period).timed_out() {
+                return NextAct::Retry;
+            }
         }
+    }
+
+    /// Lets a thread that waits for a job look again whether there is something to retry.
+    pub(super) fn wake(&self) {
+        // With the lock: a thread that has looked before waits already, so that it is notified.
+        let _state = self.state.lock();
+        self.work.notify_one();
     }
 
     /// Waits until no job waits or is served. Returns false if the time passes before.

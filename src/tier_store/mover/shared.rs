@@ -167,7 +167,15 @@ impl Shared {
     pub(super) fn keep(&self, uncertain: Option<Suspect>) {
         if let Some(suspect) = uncertain {
             self.suspects.keep(suspect);
-            self.suspects.quiesce(self.device.as_ref());
+            self.end_uncertain();
+        }
+    }
+
+    /// Asks the device to end the copies that are uncertain, if there are some. If it does not, a thread asks again.
+    pub(super) fn end_uncertain(&self) {
+        self.suspects.quiesce(self.device.as_ref());
+        if !self.suspects.is_empty() {
+            self.queue.wake();
         }
     }
 

@@ -19,6 +19,11 @@ pub(super) fn key_of(store: &Store) -> SlotKey {
 
 impl Shared {
     pub(super) fn store(&self, ticket: StoreTicket) {
+        self.store_in_tier(ticket);
+        self.end_uncertain();
+    }
+
+    fn store_in_tier(&self, ticket: StoreTicket) {
         let Some(first) = ticket.stores().first() else { return };
         match self.medium(first.dst.tier) {
             None => self.skip_store(ticket),
