@@ -14,6 +14,8 @@
 //! is found after the machine lost power.
 
 mod data_file;
+#[cfg(test)]
+mod faults;
 mod file_header;
 mod layout;
 mod options;
@@ -165,7 +167,7 @@ impl DiskStore {
         self.was_kept
     }
 
-    /// Writes the header of the file if it does not have the present epoch.
+    /// Writes the header of the file and syncs it.
     fn save(&self, header: &FileHeader) -> io::Result<()> {
         self.file.write(&header.encode(), 0)?;
         self.file.sync_data()?;
@@ -312,13 +314,28 @@ impl SlotStore for DiskStore {
     /// many slots there are.
     fn reset(&self, epoch: u64) -> Result<(), SlotError> {
         let mut header = self.header.lock();
-        if epoch <= header.epoch {
+        if epoch > header.epoch {
+            header.epoch = epoch;
+            // Relaxed: as in `epoch`.
+            self.epoch.store(epoch, Ordering::Relaxed);
+        }
+        // Relaxed: written with the lock.
+        if self.saved_epoch.load(Ordering::Relaxed) >= epoch {
             return Ok(());
         }
-        header.epoch = epoch;
-        // Relaxed: as in `epoch`.
-        self.epoch.store(header.epoch, Ordering::Relaxed);
+        // A reset that began this epoch before may have failed.
         Ok(self.save(&header)?)
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        let header = self.header.lock();
+        // Relaxed: written with the lock.
+        if self.saved_epoch.load(Ordering::Relaxed) < header.epoch {
+            // The last try; the reset was reported as failed.
+            let _ = self.save(&header);
+        }
     }
 }
 

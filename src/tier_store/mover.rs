@@ -209,7 +209,7 @@ impl TierMover {
         })
     }
 
-    /// Waits until no ticket waits or is served. Returns false if the time passes before, and when it is called in the
+    /// Waits until no ticket waits or is served, and writes resets again that a store has not on its medium. Returns false if the time passes before, and when it is called in the
     /// function of a load.
     ///
     /// ```
@@ -224,6 +224,7 @@ impl TierMover {
     pub fn quiesce(&self, timeout: Duration) -> bool {
         let of_mover = self.threads.lock().iter().any(is_current);
         let is_idle = !of_mover && self.shared.queue.wait_until_idle(timeout);
+        self.shared.retry_resets();
         self.shared.suspects.quiesce(self.shared.device.as_ref());
         is_idle
     }
@@ -297,6 +298,7 @@ impl Drop for TierMover {
             }
         }
         self.join();
+        self.shared.retry_resets();
         self.shared.suspects.quiesce(self.shared.device.as_ref());
     }
 }

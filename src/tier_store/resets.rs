@@ -3,13 +3,14 @@
 use std::fmt;
 
 use super::slot_store::SlotStore;
-use crate::sync::foreign;
 use crate::sync::outside::{Arc, Mutex, Weak};
+use crate::sync::{AtomicU64, Ordering, foreign};
 
 /// Carries resets of a cache over to its stores, so that contents from before a reset are not found by a later process.
 ///
 /// Create it first, give its [`observer`](Self::observer) to the builder of the cache, and then give it to the builder of
-/// the mover together with each store. A reset of the cache then returns after it is on the medium.
+/// the mover together with each store. A reset of the cache then returns after it is on the medium, unless that failed: then
+/// [`failed`](Self::failed) has counted it, and nothing is written to the store until a later try is good.
 ///
 /// ```
 /// use paged_kv::tier_store::TierResets;
@@ -23,19 +24,26 @@ use crate::sync::outside::{Arc, Mutex, Weak};
 /// # Ok::<(), paged_kv::PagedKvError>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct TierResets(Arc<Mutex<WatchedStores>>);
+pub struct TierResets(Arc<ResetState>);
+
+#[derive(Default)]
+struct ResetState {
+    stores: Mutex<WatchedStores>,
+    failed: AtomicU64,
+}
 
 #[derive(Default)]
 struct WatchedStores {
     resets: u64,
-    failed: u64,
-    stores: Vec<WatchedStore>,
+    stores: Vec<Arc<WatchedStore>>,
 }
 
 struct WatchedStore {
     store: Weak<dyn SlotStore>,
     /// The epoch of the store for contents of the cache's first generation.
     first_epoch: u64,
+    /// The last reset that the store has on its medium.
+    carried: AtomicU64,
 }
 
 impl TierResets {
@@ -67,45 +75,73 @@ impl TierResets {
     /// assert_eq!(paged_kv::tier_store::TierResets::new().count(), 0);
     /// ```
     pub fn count(&self) -> u64 {
-        self.0.lock().resets
+        self.0.stores.lock().resets
     }
 
-    /// Returns how often a store could not write a reset to its medium. Such a store writes nothing until it can; if the
-    /// process ends before, delete its file: a later process may find contents from before the reset.
+    /// Returns how often a store could not write a reset to its medium, each try counted. The mover tries again in
+    /// [`quiesce`](super::TierMover::quiesce) and at its end, and a [`DiskStore`](super::DiskStore) also at its next write
+    /// and its end; it writes nothing until it can. If the process ends before, delete the file: a later process may find
+    /// contents from before the reset.
     ///
     /// ```
     /// assert_eq!(paged_kv::tier_store::TierResets::new().failed(), 0);
     /// ```
     pub fn failed(&self) -> u64 {
-        self.0.lock().failed
+        // Relaxed: only the number counts.
+        self.0.failed.load(Ordering::Relaxed)
     }
 
-    /// Resets all stores, unless a later reset has done that. Two resets may come here in any order; the lock makes the
-    /// earlier one wait until the later one is on the media.
+    /// Resets all stores. Two resets may come here in any order, and at once: a store stays in the later epoch, and the
+    /// earlier call returns after that is on the medium, too.
     fn reset(&self, number: u64) {
-        let mut watched = self.0.lock();
-        if number <= watched.resets {
-            return;
-        }
-        watched.resets = number;
-        watched.stores.retain(|of| of.store.strong_count() > 0);
-        let is_good = |of: &&WatchedStore| match of.store.upgrade() {
-            Some(store) => is_reset(store.as_ref(), of.first_epoch.wrapping_add(number)),
-            None => true,
+        let stores = {
+            let mut watched = self.0.stores.lock();
+            watched.resets = watched.resets.max(number);
+            watched.stores.retain(|of| of.store.strong_count() > 0);
+            watched.stores.clone()
         };
-        let good = watched.stores.iter().filter(is_good).count();
-        watched.failed += (watched.stores.len() - good) as u64;
+        stores.iter().for_each(|of| self.carry(of, number));
+    }
+
+    /// Resets the stores again whose last reset is not on their media.
+    pub(super) fn retry(&self) {
+        let (number, stores) = {
+            let watched = self.0.stores.lock();
+            (watched.resets, watched.stores.clone())
+        };
+        // Relaxed: a thread that reads the earlier number resets the store once more.
+        let is_behind = |of: &&Arc<WatchedStore>| of.carried.load(Ordering::Relaxed) < number;
+        stores.iter().filter(is_behind).for_each(|of| self.carry(of, number));
+    }
+
+    /// Resets a store. The caller holds no lock.
+    fn carry(&self, of: &WatchedStore, number: u64) {
+        let Some(store) = of.store.upgrade() else { return };
+        if is_reset(store.as_ref(), of.first_epoch.wrapping_add(number)) {
+            // Relaxed: as in `retry`.
+            of.carried.fetch_max(number, Ordering::Relaxed);
+        } else {
+            // Relaxed: as in `failed`.
+            self.0.failed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Carries later resets over to a store. Returns the epoch that the store has for contents of the cache's first
     /// generation. If there were resets already, contents of an earlier process are older than these: the store is reset.
     pub(super) fn watch(&self, store: &Arc<dyn SlotStore>) -> u64 {
-        let mut watched = self.0.lock();
-        if watched.resets > 0 && !is_reset(store.as_ref(), store.epoch() + 1) {
-            watched.failed += 1;
+        let mut of_store = 0;
+        foreign::call(|| of_store = store.epoch());
+        let (first_epoch, number) = {
+            let mut watched = self.0.stores.lock();
+            let number = watched.resets;
+            let first_epoch = of_store.wrapping_add(u64::from(number > 0)).wrapping_sub(number);
+            let (store, carried) = (Arc::downgrade(store), AtomicU64::new(0));
+            watched.stores.push(Arc::new(WatchedStore { store, first_epoch, carried }));
+            (first_epoch, number)
+        };
+        if number > 0 {
+            self.retry();
         }
-        let first_epoch = store.epoch().wrapping_sub(watched.resets);
-        watched.stores.push(WatchedStore { store: Arc::downgrade(store), first_epoch });
         first_epoch
     }
 }

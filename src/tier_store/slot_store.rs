@@ -181,7 +181,8 @@ pub trait SlotStore: Send + Sync {
         0
     }
 
-    /// Begins an epoch, unless the store is in it or in a later one: contents of earlier epochs are missing, in later
+    /// Begins an epoch, unless the store is in it or in a later one. It is called again for the same epoch after an error,
+    /// and may be called by several threads at once. Returns when that epoch or a later one is on the medium: contents of earlier epochs are missing, in later
     /// processes too, also if they are written from now on. The default is for a store whose contents do not outlive the
     /// process: the cache itself asks for no content from before a reset.
     ///

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use paged_kv::tier_store::{DiskStore, SlotStore, TierMover, TierResets};
-use paged_kv::{CopyOutcome, Tier};
+use paged_kv::Tier;
+use paged_kv::tier_store::{
+    DiskStore, SlotError, SlotKey, SlotStore, SlotWrite, TierMover, TierResets,
+};
 
 use crate::FIRST;
 use crate::stores::{Fault, FaultyStore};
@@ -162,8 +164,69 @@ fn a_reset_that_the_medium_refuses_is_counted() {
     sequence.commit(9).unwrap();
     mover.store(cache.tiers().store(FIRST, prompt.hashes()).unwrap().unwrap());
     assert!(mover.quiesce(crate::world::SOON));
-    assert_eq!(cache.tiers().lookup(&prompt), vec![8, 0], "not written: {:?}", mover.stats());
+    assert_eq!(mover.stats().bytes_written, 0, "{:?}", mover.stats());
+    assert_eq!(store.epoch(), 2, "the mover wrote the reset again");
+    mover.store(cache.tiers().store(FIRST, prompt.hashes()).unwrap().unwrap());
+    assert!(mover.quiesce(crate::world::SOON));
+    assert_eq!(mover.stats().bytes_written, 2 * crate::BLOCK_BYTES as u64);
+    assert_eq!(resets.failed(), 1);
+}
+
+/// No test calls `quiesce` here: the end of the mover writes the reset.
+#[test]
+fn the_end_of_a_mover_writes_a_reset_that_failed() {
+    let path = TempPath::new("end");
+    let store = faulty(&path);
+    let world = world_of(Arc::clone(&store));
+    store.fail(Fault::Panic);
+    world.cache.prefix().reset();
     assert_eq!(store.epoch(), 1);
-    let ticket = cache.tiers().store(FIRST, prompt.hashes()).unwrap().unwrap();
-    assert_eq!(ticket.complete(&[CopyOutcome::Skipped; 2]).unwrap(), 0);
+    store.heal();
+    world.mover.shutdown();
+    assert_eq!(store.epoch(), 2);
+}
+
+/// A store whose reset asks for the number of resets.
+struct Asking(FaultyStore, TierResets);
+
+impl SlotStore for Asking {
+    fn slots(&self) -> usize {
+        self.0.slots()
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.0.block_bytes()
+    }
+
+    fn write(&self, write: &SlotWrite<'_>) -> Result<(), SlotError> {
+        self.0.write(write)
+    }
+
+    fn read(&self, slot: u32, key: SlotKey, into: &mut [u8]) -> Result<(), SlotError> {
+        self.0.read(slot, key, into)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.epoch() + self.1.count() - self.1.count()
+    }
+
+    fn reset(&self, epoch: u64) -> Result<(), SlotError> {
+        assert!(self.1.count() > 0 && self.1.failed() == 0);
+        self.0.reset(epoch)
+    }
+}
+
+#[test]
+fn a_store_is_reset_without_a_lock() {
+    let path = TempPath::new("asking");
+    let resets = TierResets::new();
+    let cache = cache_of(&[Tier::disk(SLOTS)], &resets);
+    cache.prefix().reset();
+    let store = Asking(FaultyStore::new(disk_at(&path, &cache)), resets.clone());
+    let store = Arc::new(store);
+    let builder = TierMover::builder(device()).store(FIRST, Arc::clone(&store), &resets);
+    let mover = builder.build().unwrap();
+    cache.prefix().reset();
+    assert_eq!((store.epoch(), resets.count(), resets.failed()), (3, 2, 0));
+    drop(mover);
 }

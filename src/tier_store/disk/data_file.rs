@@ -13,12 +13,17 @@ use super::options::OpenError;
 const ZEROS: usize = 1 << 20;
 
 /// A file that this process alone has open as a store. Its lock ends when it is dropped.
-pub(super) struct DataFile(File);
+pub(super) struct DataFile {
+    file: File,
+    /// Syncs that fail.
+    #[cfg(test)]
+    pub(super) bad_syncs: crate::sync::AtomicUsize,
+}
 
 impl Drop for DataFile {
     fn drop(&mut self) {
         // Closing the file is not enough: a child process that is being started has it open until it runs its program.
-        let _ = FileExt::unlock(&self.0);
+        let _ = FileExt::unlock(&self.file);
     }
 }
 
@@ -37,7 +42,11 @@ impl DataFile {
         let file = options.open(path).map_err(|source| fault("open", source))?;
         // Not as a method, which the standard library has since Rust 1.89.
         match FileExt::try_lock(&file) {
-            Ok(()) => Ok(Self(file)),
+            Ok(()) => Ok(Self {
+                file,
+                #[cfg(test)]
+                bad_syncs: crate::sync::AtomicUsize::new(0),
+            }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.into() }),
             Err(TryLockError::Error(source)) => Err(fault("lock", source)),
         }
@@ -46,20 +55,20 @@ impl DataFile {
     /// Returns the first bytes, with zeros behind the end of a shorter file.
     pub(super) fn beginning(&self) -> io::Result<[u8; FILE_HEADER_BYTES]> {
         let mut bytes = [0; FILE_HEADER_BYTES];
-        let len = self.0.metadata()?.len().min(FILE_HEADER_BYTES as u64) as usize;
+        let len = self.file.metadata()?.len().min(FILE_HEADER_BYTES as u64) as usize;
         self.read(&mut bytes[..len], 0)?;
         Ok(bytes)
     }
 
     /// Removes everything from the file.
     pub(super) fn clear(&self) -> io::Result<()> {
-        self.0.set_len(0)
+        self.file.set_len(0)
     }
 
     /// Gives the file so many bytes and allocates their room. New bytes are zeros, the others stay.
     pub(super) fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match FileExt::allocate(&self.0, bytes) {
-            Ok(()) if self.0.metadata()?.len() < bytes => self.0.set_len(bytes),
+        match FileExt::allocate(&self.file, bytes) {
+            Ok(()) if self.file.metadata()?.len() < bytes => self.file.set_len(bytes),
             Err(fault) if fault.kind() == io::ErrorKind::Unsupported => self.fill(bytes),
             allocated => allocated,
         }
@@ -67,7 +76,7 @@ impl DataFile {
 
     /// Writes zeros from the end of the file on.
     fn fill(&self, bytes: u64) -> io::Result<()> {
-        let (zeros, mut at) = (vec![0; ZEROS], self.0.metadata()?.len());
+        let (zeros, mut at) = (vec![0; ZEROS], self.file.metadata()?.len());
         while at < bytes {
             let len = (bytes - at).min(ZEROS as u64);
             self.write(&zeros[..len as usize], at)?;
@@ -77,27 +86,39 @@ impl DataFile {
     }
 
     pub(super) fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        #[cfg(test)]
+        self.fail_sync()?;
+        self.file.sync_data()
+    }
+
+    #[cfg(test)]
+    fn fail_sync(&self) -> io::Result<()> {
+        use crate::sync::Ordering::Relaxed;
+        let less = |left: usize| left.checked_sub(1);
+        match self.bad_syncs.fetch_update(Relaxed, Relaxed, less) {
+            Ok(_) => Err(io::Error::other("a fault of the medium")),
+            Err(_) => Ok(()),
+        }
     }
 
     pub(super) fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     #[cfg(unix)]
     pub(super) fn read(&self, into: &mut [u8], at: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, into, at)
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, into, at)
     }
 
     #[cfg(unix)]
     pub(super) fn write(&self, from: &[u8], at: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, from, at)
+        std::os::unix::fs::FileExt::write_all_at(&self.file, from, at)
     }
 
     #[cfg(windows)]
     pub(super) fn read(&self, mut into: &mut [u8], mut at: u64) -> io::Result<()> {
         while !into.is_empty() {
-            let read = std::os::windows::fs::FileExt::seek_read(&self.0, into, at)?;
+            let read = std::os::windows::fs::FileExt::seek_read(&self.file, into, at)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -110,7 +131,7 @@ impl DataFile {
     #[cfg(windows)]
     pub(super) fn write(&self, mut from: &[u8], mut at: u64) -> io::Result<()> {
         while !from.is_empty() {
-            let written = std::os::windows::fs::FileExt::seek_write(&self.0, from, at)?;
+            let written = std::os::windows::fs::FileExt::seek_write(&self.file, from, at)?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -132,7 +153,7 @@ mod tests {
         file.write(b"kept", 0).unwrap();
         let bytes = ZEROS as u64 * 2 + 77;
         file.fill(bytes).unwrap();
-        assert_eq!(file.0.metadata().unwrap().len(), bytes);
+        assert_eq!(file.file.metadata().unwrap().len(), bytes);
         let mut all = vec![1; bytes as usize];
         file.read(&mut all, 0).unwrap();
         assert!(all.starts_with(b"kept") && all[4..].iter().all(|&byte| byte == 0));

@@ -83,7 +83,8 @@ impl TierMoverBuilder {
     ) -> Self {
         let store: Arc<dyn SlotStore> = Arc::new(store);
         let first_epoch = resets.watch(&store);
-        self.media.push((tier, TierMedium::Store { store, first_epoch }));
+        let resets = resets.clone();
+        self.media.push((tier, TierMedium::Store { store, first_epoch, resets }));
         self
     }
 

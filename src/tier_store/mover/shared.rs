@@ -12,6 +12,7 @@ use crate::tier::store::StoreTicket;
 use crate::tier::{CopyOutcome, TierId, TierSlot};
 use crate::tier_store::device::{Device, DeviceError};
 use crate::tier_store::host_arena::{HostArena, SlotRead};
+use crate::tier_store::resets::TierResets;
 use crate::tier_store::slot_store::{SlotError, SlotKey, SlotStore};
 
 /// The medium of a tier.
@@ -22,6 +23,7 @@ pub(super) enum TierMedium {
         store: Arc<dyn SlotStore>,
         /// The epoch of the store for contents of the cache's first generation.
         first_epoch: u64,
+        resets: TierResets,
     },
 }
 
@@ -168,6 +170,15 @@ impl Shared {
         if let Some(suspect) = uncertain {
             self.suspects.keep(suspect);
             self.end_uncertain();
+        }
+    }
+
+    /// Resets the stores again whose last reset is not on their media.
+    pub(super) fn retry_resets(&self) {
+        for medium in self.media.iter().flatten() {
+            if let TierMedium::Store { resets, .. } = medium {
+                resets.retry();
+            }
         }
     }
 

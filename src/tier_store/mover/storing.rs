@@ -59,7 +59,7 @@ impl Shared {
         match self.medium(tier) {
             None => {}
             Some(TierMedium::Host(arena)) => self.fill_slots(&ticket, &mut parts, arena),
-            Some(TierMedium::Store { store, first_epoch }) => {
+            Some(TierMedium::Store { store, first_epoch, .. }) => {
                 let epoch = first_epoch.wrapping_add(ticket.resets());
                 for (stores, parts) in ticket.stores().chunks(BATCH).zip(parts.chunks_mut(BATCH)) {
                     self.write_batch(stores, parts, (store.as_ref(), epoch), buffers);
