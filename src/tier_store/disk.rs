@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io, slice};
 
 use self::data_file::DataFile;
-use self::file_header::FileHeader;
+use self::file_header::{FileHeader, MAGIC};
 use self::layout::Layout;
 use self::slot_header::{SLOT_HEADER_BYTES, SlotHeader, checksum_of};
 use super::slot_store::{FoundSlot, SlotError, SlotKey, SlotStore, SlotWrite};
@@ -96,7 +96,8 @@ impl DiskStore {
     /// the process. On file systems that copy on write, or cannot allocate, a full disk may still show later.
     ///
     /// # Errors
-    /// [`OpenError`]. A file that was there is as it was, unless it was to be started anew.
+    /// [`OpenError`]. A file that was there is as it was, unless it was to be started anew. That is done only if it begins
+    /// as a file of slots does, or has at most 128 bytes and they are zeros.
     ///
     /// ```no_run
     /// use paged_kv::tier_store::{DiskOptions, DiskStore};
@@ -113,8 +114,8 @@ impl DiskStore {
         let file = DataFile::open(path)?;
         let fault =
             |operation| move |source| OpenError::Io { operation, path: path.to_owned(), source };
-        let first = file.beginning().map_err(fault("read"))?;
-        if !FileHeader::may_replace(&first) {
+        let (first, len) = file.beginning().map_err(fault("read"))?;
+        if !FileHeader::may_replace(&first, len) {
             return Err(OpenError::NotAStore { path: path.to_owned() });
         }
         let new = FileHeader::new(*options.namespace.as_bytes(), &layout);
@@ -122,6 +123,9 @@ impl DiskStore {
         let header = old.map_or(new, FileHeader::next_session);
         if old.is_none() {
             file.clear().map_err(fault("truncate"))?;
+            // Before its room: a file of zeros is not known to be one of these.
+            file.write(&MAGIC, 0).map_err(fault("write"))?;
+            file.sync_all().map_err(fault("sync"))?;
         }
         file.allocate(layout.file_bytes()).map_err(|source| {
             // A file without a header is started anew; its room is given back until then.

@@ -292,6 +292,32 @@ fn a_file_of_another_kind_is_left_as_it_is() {
     assert_eq!(std::fs::read_to_string(&*path).unwrap(), text);
 }
 
+/// Images of disks and tensors may begin with zeros.
+#[test]
+fn a_file_that_begins_with_zeros_is_left_as_it_is() {
+    for zeros in [128, 129, 4_096, 1 << 20] {
+        let path = TempPath::new("zeros");
+        let mut bytes = vec![0; zeros];
+        bytes.extend_from_slice(b"weights that took a day to download");
+        std::fs::write(&*path, &bytes).unwrap();
+        let refused = DiskStore::open(&*path, &options());
+        assert!(matches!(refused, Err(OpenError::NotAStore { .. })), "{refused:?}");
+        assert!(std::fs::read(&*path).unwrap() == bytes);
+    }
+}
+
+/// The process ends after the room of a new file is allocated and before its header is written.
+#[test]
+fn a_file_whose_start_was_interrupted_is_started_anew() {
+    let path = TempPath::new("interrupted");
+    for beginning in [&b""[..], b"paged", b"pagedkv\n"] {
+        std::fs::write(&*path, beginning).unwrap();
+        assert_eq!(count_found(&open(&path)), 0);
+    }
+    raw(&path).write_all_at(&[0; 120], 8).unwrap();
+    assert_eq!(count_found(&open(&path)), 0);
+}
+
 #[test]
 fn a_path_without_a_file_is_an_error() {
     let missing = std::env::temp_dir().join("paged-kv-no-such-folder").join("file");

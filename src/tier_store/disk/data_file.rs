@@ -52,12 +52,12 @@ impl DataFile {
         }
     }
 
-    /// Returns the first bytes, with zeros behind the end of a shorter file.
-    pub(super) fn beginning(&self) -> io::Result<[u8; FILE_HEADER_BYTES]> {
+    /// Returns the first bytes, with zeros behind the end of a shorter file; and the length of the file.
+    pub(super) fn beginning(&self) -> io::Result<([u8; FILE_HEADER_BYTES], u64)> {
         let mut bytes = [0; FILE_HEADER_BYTES];
-        let len = self.file.metadata()?.len().min(FILE_HEADER_BYTES as u64) as usize;
-        self.read(&mut bytes[..len], 0)?;
-        Ok(bytes)
+        let len = self.file.metadata()?.len();
+        self.read(&mut bytes[..len.min(FILE_HEADER_BYTES as u64) as usize], 0)?;
+        Ok((bytes, len))
     }
 
     /// Removes everything from the file.

@@ -9,7 +9,8 @@ use twox_hash::XxHash3_128;
 /// The bytes of the record.
 pub(super) const FILE_HEADER_BYTES: usize = 128;
 
-const MAGIC: [u8; 8] = *b"pagedkv\n";
+/// The first bytes of the record, which a file gets before its room.
+pub(super) const MAGIC: [u8; 8] = *b"pagedkv\n";
 const VERSION: u64 = 1;
 
 /// The bytes that the checksum is of.
@@ -73,11 +74,12 @@ impl FileHeader {
         (is_known && fields.u128() == checksum).then_some(header)
     }
 
-    /// Returns true if a file with this beginning may be started anew: it is one of these files, also a truncated one, or
-    /// has no content.
-    pub(super) fn may_replace(bytes: &[u8; FILE_HEADER_BYTES]) -> bool {
+    /// Returns true if a file with this beginning and length may be started anew: it is one of these files, also a
+    /// truncated one, or has no content.
+    pub(super) fn may_replace(bytes: &[u8; FILE_HEADER_BYTES], len: u64) -> bool {
         let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        bytes.starts_with(&MAGIC) || MAGIC.starts_with(&bytes[..end])
+        let is_short = len <= FILE_HEADER_BYTES as u64;
+        bytes.starts_with(&MAGIC) || is_short && MAGIC.starts_with(&bytes[..end])
     }
 }
 
@@ -107,12 +109,13 @@ mod tests {
 
     #[test]
     fn only_files_of_slots_and_empty_files_are_replaced() {
-        assert!(FileHeader::may_replace(&header().encode()));
+        assert!(FileHeader::may_replace(&header().encode(), 8_192));
         for left in 0..MAGIC.len() {
             let mut truncated = [0; FILE_HEADER_BYTES];
             truncated[..left].copy_from_slice(&MAGIC[..left]);
-            assert!(FileHeader::may_replace(&truncated), "{left} bytes");
+            assert!(FileHeader::may_replace(&truncated, left as u64), "{left} bytes");
+            assert!(!FileHeader::may_replace(&truncated, 8_192), "{left} bytes and zeros");
         }
-        assert!(!FileHeader::may_replace(&[b'x'; FILE_HEADER_BYTES]));
+        assert!(!FileHeader::may_replace(&[b'x'; FILE_HEADER_BYTES], 128));
     }
 }
