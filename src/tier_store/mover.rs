@@ -20,6 +20,7 @@ use self::builder::invalid;
 use self::job::OnLoaded;
 use self::queue::{Job, NextAct};
 use self::read_buffers::ReadBuffers;
+use self::restoring::Restoring;
 use self::shared::{Shared, TierMedium};
 use super::device::Device;
 use crate::cache::{LoadTicket, Loaded, TierRestore};
@@ -177,7 +178,8 @@ impl TierMover {
     }
 
     /// Makes the contents ready that a store has from an earlier process, on a thread of its own. Until that is done, the
-    /// tier has no room, so stores are skipped and counted. [`stats`](Self::stats) has the progress.
+    /// tier has no room, so stores are skipped and counted. [`stats`](Self::stats) has the progress; `is_done` becomes true
+    /// in each case, also if the mover ends before or the thread is refused, and `ended_early` says that.
     ///
     /// Costs a read of the headers, 128 bytes a slot on disk, and no content.
     ///
@@ -195,18 +197,17 @@ impl TierMover {
     /// ```
     pub fn restore(&self, restore: TierRestore) -> Result<()> {
         let tier = restore.tier();
-        let slots = match self.shared.medium(tier) {
-            Some(TierMedium::Store { store, .. }) => store.slots(),
+        let mut slots = 0;
+        match self.shared.medium(tier) {
+            Some(TierMedium::Store { store, .. }) => foreign::call(|| slots = store.slots()),
             _ => return Err(invalid("tier", format!("tier {} has no store", tier.0))),
         };
         if slots != restore.num_held() {
             let reason = format!("tier of {} slots, store of {slots}", restore.num_held());
             return Err(invalid("tier", reason));
         }
-        let (shared, place) = (Arc::clone(&self.shared), self.shared.begin_restore(tier));
-        self.spawn(move || {
-            foreign::call(|| shared.restore(restore, place));
-        })
+        let restoring = Restoring::begin(&self.shared, restore);
+        self.spawn(move || restoring.run())
     }
 
     /// Waits until no ticket waits or is served, and writes resets again that a store has not on its medium. Returns false if the time passes before, and when it is called in the

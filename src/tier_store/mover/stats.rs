@@ -64,8 +64,11 @@ pub struct RestoreProgress {
     pub slots_total: usize,
     /// Contents that are ready.
     pub contents: usize,
-    /// Whether all contents are ready, so that the tier has room for others.
+    /// Whether it is over: no content becomes ready any more, and the tier has room for others.
     pub is_done: bool,
+    /// Whether it ended before all contents that the store has were ready: the mover ended, or the operating system
+    /// refused the thread, or it panicked.
+    pub ended_early: bool,
 }
 
 /// The counters of a mover.
