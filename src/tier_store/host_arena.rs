@@ -77,7 +77,8 @@ impl HostArena {
     /// Creates an arena in memory of the caller, for example pinned memory: a buffer for each slot, all of one length.
     ///
     /// # Errors
-    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for no slot, no bytes, or buffers of several lengths.
+    /// [`InvalidConfig`](PagedKvError::InvalidConfig) for no slot, no bytes, or buffers of several lengths, also of
+    /// another one as `AsMut` than as `AsRef`.
     ///
     /// ```
     /// use paged_kv::tier_store::HostArena;
@@ -91,10 +92,13 @@ impl HostArena {
     where
         M: AsRef<[u8]> + AsMut<[u8]> + Send + Sync + 'static,
     {
-        let slots: Vec<Box<dyn SlotMemory>> =
+        let mut slots: Vec<Box<dyn SlotMemory>> =
             slots.into_iter().map(|slot| Box::new(slot) as _).collect();
         let block_bytes = slots.first().map_or(0, |slot| slot.bytes().len());
-        if block_bytes == 0 || slots.iter().any(|slot| slot.bytes().len() != block_bytes) {
+        let is_bad = |slot: &mut Box<dyn SlotMemory>| {
+            slot.bytes().len() != block_bytes || slot.bytes_mut().len() != block_bytes
+        };
+        if block_bytes == 0 || slots.iter_mut().any(is_bad) {
             let reason = "at least 1 slot needed, and all of one length above 0".to_owned();
             return Err(PagedKvError::InvalidConfig { parameter: "host arena", reason });
         }
@@ -123,16 +127,18 @@ impl HostArena {
         self.block_bytes
     }
 
-    /// Returns the slot for reading. `None` if there is no such slot, or it is written now, which a ticket for the slot
-    /// excludes.
+    /// Returns the slot for reading. `None` if there is no such slot, or its memory has changed its length, or it is
+    /// written now, which a ticket for the slot excludes.
     pub(super) fn read(&self, slot: u32) -> Option<SlotRead<'_>> {
-        self.slots.get(slot as usize)?.try_read().map(SlotRead)
+        let slot = self.slots.get(slot as usize)?.try_read().map(SlotRead);
+        slot.filter(|slot| slot.bytes().len() == self.block_bytes)
     }
 
-    /// Returns the slot for writing. `None` if there is no such slot, or it is in use now, which a ticket for the slot
-    /// excludes.
+    /// Returns the slot for writing. `None` if there is no such slot, or its memory has changed its length, or it is in
+    /// use now, which a ticket for the slot excludes.
     pub(super) fn write(&self, slot: u32) -> Option<SlotToWrite<'_>> {
-        self.slots.get(slot as usize)?.try_write().map(SlotToWrite)
+        let mut slot = self.slots.get(slot as usize)?.try_write().map(SlotToWrite)?;
+        (slot.bytes_mut().len() == self.block_bytes).then_some(slot)
     }
 }
 

@@ -277,11 +277,10 @@ fn serve(shared: &Shared, mut buffers: ReadBuffers) {
             NextAct::End => return,
             NextAct::Retry => None,
             NextAct::Serve(job, running) => {
-                // A panic in this crate ends the job: its tickets are dropped, which counts as failed.
-                foreign::call(|| match job {
+                match job {
                     Job::Load(job) => shared.serve_load(*job, &mut buffers),
                     Job::Store(job) => shared.serve_store(*job, &mut buffers),
-                });
+                }
                 Some(running)
             }
         };

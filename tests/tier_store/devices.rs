@@ -164,6 +164,8 @@ fn a_store_that_the_device_fails_leaves_nothing_in_the_tier() {
             world.put(FIRST, &prompt);
             assert_eq!(world.load(&prompt), 0, "{fault:?}");
             world.assert_at_rest();
+            let stats = world.mover.stats();
+            assert_eq!((stats.stores_failed, stats.stores_skipped), (5, 0), "{fault:?}");
             device.heal();
             world.put(FIRST, &prompt);
             assert_eq!(world.load(&prompt), 5, "{fault:?}");

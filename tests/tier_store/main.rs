@@ -13,6 +13,7 @@ mod file;
 
 mod media;
 
+mod arenas;
 mod devices;
 mod full;
 mod groups;

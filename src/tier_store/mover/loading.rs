@@ -11,7 +11,11 @@ use crate::tier_store::slot_store::SlotKey;
 
 impl Shared {
     pub(super) fn load(&self, ticket: LoadTicket, on_loaded: OnLoaded) {
-        self.load_from_tiers(LoadJob { ticket, on_loaded });
+        let (settled, contents) = (ticket.quarantine(), ticket.loads().len());
+        if !foreign::call(|| self.load_from_tiers(LoadJob { ticket, on_loaded })) {
+            self.counts.loads_failed.add(contents);
+            self.keep_panicked(settled, Vec::new());
+        }
         self.end_uncertain();
     }
 
@@ -40,8 +44,17 @@ impl Shared {
         self.settle_copied(job, &outcomes, Vec::new());
     }
 
-    /// Reads the contents of a load batch by batch, until one is bad: the sequence ends before it.
+    /// Serves a load. A panic, also of memory of the caller, ends it without a sequence.
     pub(super) fn serve_load(&self, job: LoadJob, buffers: &mut ReadBuffers) {
+        let (settled, contents) = (job.ticket.quarantine(), job.ticket.loads().len());
+        if !foreign::call(|| self.load_in_batches(job, buffers)) {
+            self.counts.loads_failed.add(contents);
+            self.keep_panicked(settled, buffers.replace());
+        }
+    }
+
+    /// Reads the contents of a load batch by batch, until one is bad: the sequence ends before it.
+    fn load_in_batches(&self, job: LoadJob, buffers: &mut ReadBuffers) {
         let loads = job.ticket.loads();
         let mut outcomes = vec![CopyOutcome::Skipped; loads.len()];
         for (loads, outcomes) in loads.chunks(BATCH).zip(outcomes.chunks_mut(BATCH)) {

@@ -4,7 +4,7 @@ use super::job::LoadJob;
 use super::queue::JobQueue;
 use super::staging::Staging;
 use super::stats::{Counts, MoverStats, RestoreProgress};
-use super::suspects::{Suspect, Suspects};
+use super::suspects::{SettledTicket, Suspect, Suspects};
 use crate::error::Result;
 use crate::sync::foreign;
 use crate::sync::outside::{Arc, Mutex};
@@ -171,6 +171,18 @@ impl Shared {
             self.suspects.keep(suspect);
             self.end_uncertain();
         }
+    }
+
+    /// Keeps a ticket whose job panicked, which dropped it: its copies count as failed. They may use the memory of any
+    /// arena, and the buffers `used`.
+    pub(super) fn keep_panicked(&self, ticket: SettledTicket, used: Vec<Box<[u8]>>) {
+        let arenas = self.media.iter().flatten().filter_map(|medium| match medium {
+            TierMedium::Host(arena) => Some(Arc::clone(arena)),
+            TierMedium::Store { .. } => None,
+        });
+        let arenas = arenas.collect();
+        let suspect = Suspect { ticket: Some(ticket), buffers: used, arenas, ..Suspect::default() };
+        self.keep(Some(suspect));
     }
 
     /// Resets the stores again whose last reset is not on their media.

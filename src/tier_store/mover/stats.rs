@@ -20,7 +20,8 @@ pub struct MoverStats {
     pub bytes_written: u64,
     /// Bytes read from stores, also those that were not as written.
     pub bytes_read: u64,
-    /// Contents that were not stored because no staging buffer or no place in the queue was free.
+    /// Contents that were not stored because no staging buffer or no place in the queue was free, the tier has no medium, or
+    /// a slot in host memory cannot be written.
     pub stores_skipped: u64,
     /// Contents that were not stored because the store, the device or the source failed.
     pub stores_failed: u64,

@@ -19,7 +19,11 @@ pub(super) fn key_of(store: &Store) -> SlotKey {
 
 impl Shared {
     pub(super) fn store(&self, ticket: StoreTicket) {
-        self.store_in_tier(ticket);
+        let (settled, contents) = (ticket.quarantine(), ticket.stores().len());
+        if !foreign::call(|| self.store_in_tier(ticket)) {
+            self.counts.stores_failed.add(contents);
+            self.keep_panicked(settled, Vec::new());
+        }
         self.end_uncertain();
     }
 
@@ -43,17 +47,23 @@ impl Shared {
     pub(super) fn skip_job(&self, job: StoreJob) {
         let skip = |part: &StorePart| match part {
             StorePart::Settled(outcome) => *outcome,
-            StorePart::Staged(_) | StorePart::From(_) => {
-                self.counts.stores_skipped.add(1);
-                CopyOutcome::Skipped
-            }
+            StorePart::Staged(_) | StorePart::From(_) => self.skipped(),
         };
         let outcomes: Vec<_> = job.parts.iter().map(skip).collect();
         self.settle_store(job.ticket, &outcomes);
     }
 
-    /// Serves the parts of a store that are left.
+    /// Serves a store. A panic, also of memory of the caller, ends it without its contents.
     pub(super) fn serve_store(&self, job: StoreJob, buffers: &mut ReadBuffers) {
+        let (settled, contents) = (job.ticket.quarantine(), job.parts.len());
+        if !foreign::call(|| self.serve_parts(job, buffers)) {
+            self.counts.stores_failed.add(contents);
+            self.keep_panicked(settled, Vec::new());
+        }
+    }
+
+    /// Serves the parts of a store that are left.
+    fn serve_parts(&self, job: StoreJob, buffers: &mut ReadBuffers) {
         let StoreJob { ticket, mut parts } = job;
         let tier = ticket.stores()[0].dst.tier;
         match self.medium(tier) {
@@ -69,11 +79,17 @@ impl Shared {
         self.settle_parts(ticket, &parts);
     }
 
+    /// Counts a content that is not stored for want of room, and returns its outcome.
+    fn skipped(&self) -> CopyOutcome {
+        self.counts.stores_skipped.add(1);
+        CopyOutcome::Skipped
+    }
+
     /// Settles a store of which no part is left.
     fn settle_parts(&self, ticket: StoreTicket, parts: &[StorePart]) {
         let outcome = |part: &StorePart| match part {
             StorePart::Settled(outcome) => *outcome,
-            StorePart::Staged(_) | StorePart::From(_) => CopyOutcome::Skipped,
+            StorePart::Staged(_) | StorePart::From(_) => self.skipped(),
         };
         let outcomes: Vec<_> = parts.iter().map(outcome).collect();
         let failed = outcomes
@@ -98,7 +114,7 @@ impl Shared {
                     to.bytes_mut().copy_from_slice(from.bytes());
                     CopyOutcome::Done
                 });
-                *part = StorePart::Settled(copied.unwrap_or(CopyOutcome::Skipped));
+                *part = StorePart::Settled(copied.unwrap_or_else(|| self.skipped()));
             }
         }
         if parts.iter().all(|part| matches!(part, StorePart::Settled(_))) {
@@ -109,12 +125,15 @@ impl Shared {
         }
     }
 
+    /// A content is skipped whose slot cannot be written, and has failed if the device refuses its copy.
     fn copy_blocks_to_slots(&self, stores: &[Store], parts: &mut [StorePart], arena: &HostArena) {
         let slots = stores
             .iter()
             .enumerate()
             .filter_map(|(at, store)| Some((at, store.src.block()?, arena.write(store.dst.slot)?)));
         let mut slots: Vec<_> = slots.collect();
+        let blocks = stores.iter().filter(|store| store.src.block().is_some()).count();
+        self.counts.stores_skipped.add(blocks - slots.len());
         let copies =
             slots.iter_mut().map(|(_, block, slot)| CopyOut::new(*block, slot.bytes_mut()));
         let mut copies: Vec<_> = copies.collect();
@@ -125,6 +144,8 @@ impl Shared {
         let outcomes: Vec<_> = copies.iter().map(|copy| self.outcome_of(&copy.outcome)).collect();
         for ((at, ..), outcome) in slots.iter().zip(outcomes) {
             self.counts.blocks_from_device.add(usize::from(outcome == CopyOutcome::Done));
+            // The device refused it. One that is uncertain is counted when the ticket is settled.
+            self.counts.stores_failed.add(usize::from(outcome == CopyOutcome::Skipped));
             parts[*at] = StorePart::Settled(outcome);
         }
     }
@@ -136,7 +157,11 @@ impl Shared {
                 && let Some(mut to) = arena.write(store.dst.slot)
             {
                 let read = self.read(*slot, key_of(store), to.bytes_mut());
-                *part = StorePart::Settled(read.err().unwrap_or(CopyOutcome::Done));
+                *part = StorePart::Settled(match read {
+                    Ok(()) => CopyOutcome::Done,
+                    Err(CopyOutcome::Skipped) => self.skipped(),
+                    Err(outcome) => outcome,
+                });
             }
         }
     }

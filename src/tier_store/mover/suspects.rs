@@ -11,11 +11,14 @@ use crate::tier::{TicketNumber, TierState};
 use crate::tier_store::device::{Device, DeviceError};
 use crate::tier_store::host_arena::HostArena;
 
+/// All that is needed to end the quarantine of a ticket after it was settled.
+pub(super) type SettledTicket = (PlainArc<TierState>, TicketNumber);
+
 /// A ticket with uncertain copies, and the memory that these may use.
 #[derive(Default)]
 pub(super) struct Suspect {
     /// The ticket, if it was settled with failed copies.
-    pub(super) ticket: Option<(PlainArc<TierState>, TicketNumber)>,
+    pub(super) ticket: Option<SettledTicket>,
     pub(super) staged: Vec<StagingBuffer>,
     #[expect(dead_code, reason = "a copy may read them")]
     pub(super) buffers: Vec<Box<[u8]>>,
