@@ -1,13 +1,14 @@
 //! [`DiskStore`]: the slots of a tier in one preallocated file, which later processes read again.
 //!
 //! ```text
-//!   0       file header   version, namespace, slots, bytes of a block, epoch
+//!   0       file header   version, namespace, slots, bytes of a block, epoch, a random number
 //!   4096    slot headers  128 bytes each: hash, group, epoch, stamp, checksums of the content and of the header
 //!   ..      contents      one a slot, at multiples of 4,096 bytes
 //! ```
 //!
 //! A write removes the slot's header, then writes the content, then the new header. A content is read only if its header
 //! is whole, has the name that is looked for and the file's epoch, and the content has the checksum that the header says.
+//! The namespace and the random number, another one each time that the file is started anew, are in each checksum.
 //!
 //! Invariant: a slot is never read as a content that was not written to it, whenever a process or the machine stops, and
 //! in whichever order the operating system wrote. With [`DiskOptions::sync`], a content whose write was reported as done
@@ -80,6 +81,8 @@ pub struct DiskStore {
     layout: Layout,
     syncs: bool,
     was_kept: bool,
+    /// The key of all checksums in the file but that of its header.
+    seed: u64,
     /// The header as it should be in the file.
     header: Mutex<FileHeader>,
     epoch: AtomicU64,
@@ -142,6 +145,7 @@ impl DiskStore {
             layout,
             syncs: options.syncs,
             was_kept: old.is_some(),
+            seed: header.seed(),
             epoch: AtomicU64::new(header.epoch),
             saved_epoch: AtomicU64::new(header.epoch),
             stamp: AtomicU64::new(header.session << STAMP_BITS),
@@ -215,13 +219,13 @@ impl DiskStore {
         let header = SlotHeader {
             key: write.key,
             content_bytes: write.bytes.len() as u64,
-            content_checksum: checksum_of(write.bytes),
+            content_checksum: checksum_of(write.bytes, self.seed),
             epoch: write.epoch,
             // Relaxed: only the number counts.
             stamp: self.stamp.fetch_add(1, Ordering::Relaxed) + 1,
         };
         let at = self.layout.header_at(write.slot);
-        Ok(self.file.write(&header.encode(write.slot), at)?)
+        Ok(self.file.write(&header.encode(write.slot, self.seed), at)?)
     }
 
     /// Syncs the file if the options say so and some write was good. If it fails, all good ones have failed.
@@ -239,7 +243,7 @@ impl DiskStore {
     fn header_of(&self, slot: u32) -> io::Result<Option<SlotHeader>> {
         let mut bytes = [0; SLOT_HEADER_BYTES];
         self.file.read(&mut bytes, self.layout.header_at(slot))?;
-        Ok(SlotHeader::decode(&bytes, slot))
+        Ok(SlotHeader::decode(&bytes, slot, self.seed))
     }
 
     fn is_present(&self, header: &SlotHeader) -> bool {
@@ -289,7 +293,7 @@ impl SlotStore for DiskStore {
             return Err(SlotError::Missing);
         }
         self.file.read(into, self.layout.content_at(slot))?;
-        match checksum_of(into) == header.content_checksum {
+        match checksum_of(into, self.seed) == header.content_checksum {
             true => Ok(()),
             false => Err(SlotError::Corrupt),
         }
@@ -302,7 +306,8 @@ impl SlotStore for DiskStore {
         self.file.read(&mut table, self.layout.header_at(slots.start))?;
         let headers = table.chunks_exact(SLOT_HEADER_BYTES).zip(slots);
         found.extend(headers.filter_map(|(bytes, slot)| {
-            let header = SlotHeader::decode(bytes.try_into().expect("a chunk's length"), slot)?;
+            let bytes = bytes.try_into().expect("a chunk's length");
+            let header = SlotHeader::decode(bytes, slot, self.seed)?;
             let SlotHeader { key, stamp, .. } = header;
             self.is_present(&header).then_some(FoundSlot { slot, key, stamp })
         }));

@@ -196,6 +196,25 @@ fn a_misplaced_slot_is_missing() {
     assert!(matches!(store.read(8, key(8), &mut bytes), Err(SlotError::Missing)));
 }
 
+/// Headers and contents from before the file was started anew, which the operating system wrote after the new file header.
+#[test]
+fn slots_from_before_a_file_was_started_anew_are_missing() {
+    let path = TempPath::new("anew");
+    fill(&open(&path));
+    let (mut old, start) = (vec![0; raw(&path).metadata().unwrap().len() as usize], PAGE as usize);
+    raw(&path).read_exact_at(&mut old, 0).unwrap();
+    let other = DiskOptions::new(SLOTS, BLOCK_BYTES, namespace(b"other weights"));
+    let reopen = |options: &DiskOptions| {
+        let store = DiskStore::open(&*path, options).unwrap();
+        raw(&path).write_all_at(&old[start..], PAGE).unwrap();
+        assert_eq!((good(&store).len(), count_found(&store)), (0, 0), "{options:?}");
+    };
+    reopen(&other);
+    reopen(&options());
+    raw(&path).write_all_at(&old[..start], 0).unwrap();
+    assert_eq!(good(&open(&path)).len(), SLOTS, "the whole file from before is good");
+}
+
 #[test]
 fn a_truncated_file_has_the_contents_that_are_left() {
     for at in [0, 1, 100, PAGE, PAGE + 10 * HEADER + 5, content_at(20) + 9] {

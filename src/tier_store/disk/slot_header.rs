@@ -1,6 +1,7 @@
 //! `SlotHeader`: the record that says which content a slot holds.
 //!
-//! Its checksum has the number of the slot as its key, so that a record at another place is none.
+//! Its checksum has the slot and the seed of the file as its key, so that a record at another place or of another file is
+//! none.
 
 use twox_hash::XxHash3_128;
 
@@ -27,13 +28,17 @@ pub(super) struct SlotHeader {
     pub(super) stamp: u64,
 }
 
-/// Returns the checksum of a content.
-pub(super) fn checksum_of(content: &[u8]) -> u128 {
-    XxHash3_128::oneshot(content)
+/// Returns the checksum of a content in a file of that seed.
+pub(super) fn checksum_of(content: &[u8], seed: u64) -> u128 {
+    XxHash3_128::oneshot_with_seed(seed, content)
+}
+
+fn checksum_of_header(bytes: &[u8; SLOT_HEADER_BYTES], slot: u32, seed: u64) -> u128 {
+    XxHash3_128::oneshot_with_seed(seed ^ u64::from(slot), &bytes[..CHECKED])
 }
 
 impl SlotHeader {
-    pub(super) fn encode(&self, slot: u32) -> [u8; SLOT_HEADER_BYTES] {
+    pub(super) fn encode(&self, slot: u32, seed: u64) -> [u8; SLOT_HEADER_BYTES] {
         let mut bytes = [0; SLOT_HEADER_BYTES];
         put(&mut bytes, 0, &MAGIC);
         put(&mut bytes, 4, &u32::from(self.key.group.0).to_le_bytes());
@@ -42,13 +47,13 @@ impl SlotHeader {
         put(&mut bytes, 32, &self.content_checksum.to_le_bytes());
         put(&mut bytes, 48, &self.epoch.to_le_bytes());
         put(&mut bytes, 56, &self.stamp.to_le_bytes());
-        let checksum = XxHash3_128::oneshot_with_seed(slot.into(), &bytes[..CHECKED]);
+        let checksum = checksum_of_header(&bytes, slot, seed);
         put(&mut bytes, CHECKED, &checksum.to_le_bytes());
         bytes
     }
 
-    /// Returns the header of a slot, or `None` if these bytes are none.
-    pub(super) fn decode(bytes: &[u8; SLOT_HEADER_BYTES], slot: u32) -> Option<Self> {
+    /// Returns the header of a slot in a file of that seed, or `None` if these bytes are none.
+    pub(super) fn decode(bytes: &[u8; SLOT_HEADER_BYTES], slot: u32, seed: u64) -> Option<Self> {
         let mut fields = Fields::of(bytes);
         if fields.array() != MAGIC {
             return None;
@@ -63,7 +68,7 @@ impl SlotHeader {
         };
         // Kept for later formats.
         let is_known = fields.u64() == 0;
-        let checksum = XxHash3_128::oneshot_with_seed(slot.into(), &bytes[..CHECKED]);
+        let checksum = checksum_of_header(bytes, slot, seed);
         (is_known && fields.u128() == checksum).then_some(header)
     }
 }
@@ -72,11 +77,13 @@ impl SlotHeader {
 mod tests {
     use super::*;
 
+    const SEED: u64 = 0xDEAD_BEEF << 20;
+
     fn header() -> SlotHeader {
         SlotHeader {
             key: SlotKey { hash: BlockHash::from_u128(1 << 100 | 7), group: GroupId(3) },
             content_bytes: 4_096,
-            content_checksum: checksum_of(b"content"),
+            content_checksum: checksum_of(b"content", SEED),
             epoch: 5,
             stamp: 6,
         }
@@ -84,19 +91,20 @@ mod tests {
 
     #[test]
     fn a_header_is_decoded_in_its_slot_only() {
-        let bytes = header().encode(9);
-        assert_eq!(SlotHeader::decode(&bytes, 9), Some(header()));
-        assert_eq!(SlotHeader::decode(&bytes, 8), None);
-        assert_eq!(SlotHeader::decode(&[0; SLOT_HEADER_BYTES], 0), None);
+        let bytes = header().encode(9, SEED);
+        assert_eq!(SlotHeader::decode(&bytes, 9, SEED), Some(header()));
+        assert_eq!(SlotHeader::decode(&bytes, 8, SEED), None);
+        assert_eq!(SlotHeader::decode(&bytes, 9, SEED + 1), None);
+        assert_eq!(SlotHeader::decode(&[0; SLOT_HEADER_BYTES], 0, SEED), None);
     }
 
     #[test]
     fn a_header_with_any_bit_changed_is_none() {
-        let bytes = header().encode(9);
+        let bytes = header().encode(9, SEED);
         for bit in 0..(CHECKED + 16) * 8 {
             let mut changed = bytes;
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SlotHeader::decode(&changed, 9), None, "bit {bit}");
+            assert_eq!(SlotHeader::decode(&changed, 9, SEED), None, "bit {bit}");
         }
     }
 }
