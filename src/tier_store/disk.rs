@@ -41,7 +41,8 @@ const STAMP_BITS: u32 = 40;
 
 /// The slots of a tier in one file.
 ///
-/// Reads and writes of different slots go in parallel; none takes a lock. Each costs a system call for the header and one
+/// Reads and writes of different slots go in parallel. None takes a lock, but the first write after a reset that failed;
+/// and syncs are made one after the other. Each costs a system call for the header and one
 /// for the content, and a pass over the content for its checksum.
 ///
 /// The checksums find damage and no forgery: a process that may write the file can make contents. The file is not
@@ -177,8 +178,9 @@ impl DiskStore {
 
     /// Writes the header of the file and syncs it.
     fn save(&self, header: &FileHeader) -> io::Result<()> {
+        let failed_syncs = self.file.failed_syncs();
         self.file.write(&header.encode(), 0)?;
-        self.file.sync_data()?;
+        self.file.sync_since(failed_syncs)?;
         // Relaxed: a writer that reads the earlier value saves the header again.
         self.saved_epoch.store(header.epoch, Ordering::Relaxed);
         Ok(())
@@ -228,12 +230,13 @@ impl DiskStore {
         Ok(self.file.write(&header.encode(write.slot, self.seed), at)?)
     }
 
-    /// Syncs the file if the options say so and some write was good. If it fails, all good ones have failed.
-    fn sync_good(&self, outcomes: &mut [Result<(), SlotError>]) {
+    /// Syncs the file if the options say so and some write was good. If it fails, or a sync of another thread has failed
+    /// since the first write, all good ones have failed.
+    fn sync_good(&self, failed_syncs: u64, outcomes: &mut [Result<(), SlotError>]) {
         if !self.syncs || outcomes.iter().all(Result::is_err) {
             return;
         }
-        if let Err(fault) = self.file.sync_data() {
+        if let Err(fault) = self.file.sync_since(failed_syncs) {
             for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_ok()) {
                 *outcome = Err(SlotError::Io(io::Error::new(fault.kind(), fault.to_string())));
             }
@@ -267,8 +270,9 @@ impl SlotStore for DiskStore {
     /// Writes all contents and then all headers. With [`DiskOptions::sync`], the file is synced twice, however many
     /// contents there are.
     fn write_all(&self, writes: &[SlotWrite<'_>]) -> Vec<Result<(), SlotError>> {
+        let failed_syncs = self.file.failed_syncs();
         let mut outcomes: Vec<_> = writes.iter().map(|write| self.write_content(write)).collect();
-        self.sync_good(&mut outcomes);
+        self.sync_good(failed_syncs, &mut outcomes);
         for (outcome, write) in outcomes.iter_mut().zip(writes).filter(|(o, _)| o.is_ok()) {
             *outcome = self.write_header(write);
             if outcome.is_err() {
@@ -277,7 +281,7 @@ impl SlotStore for DiskStore {
             }
         }
         let before: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
-        self.sync_good(&mut outcomes);
+        self.sync_good(failed_syncs, &mut outcomes);
         for ((outcome, write), was_good) in outcomes.iter().zip(writes).zip(before) {
             if was_good && outcome.is_err() {
                 let _ = self.invalidate(write.slot);

@@ -8,6 +8,8 @@ use fs4::{FileExt, TryLockError};
 
 use super::file_header::FILE_HEADER_BYTES;
 use super::options::OpenError;
+use crate::sync::outside::Mutex;
+use crate::sync::{AtomicU64, Ordering};
 
 /// The bytes that are written at a time where a file system cannot allocate.
 const ZEROS: usize = 1 << 20;
@@ -15,9 +17,21 @@ const ZEROS: usize = 1 << 20;
 /// A file that this process alone has open as a store. Its lock ends when it is dropped.
 pub(super) struct DataFile {
     file: File,
-    /// Syncs that fail.
+    /// Held while the file is synced.
+    syncing: Mutex<()>,
+    failed_syncs: AtomicU64,
     #[cfg(test)]
-    pub(super) bad_syncs: crate::sync::AtomicUsize,
+    pub(super) faults: SyncFaults,
+}
+
+/// The faults of the next syncs.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct SyncFaults {
+    /// Syncs that fail.
+    pub(super) own: crate::sync::AtomicUsize,
+    /// Syncs before which another thread's sync has failed.
+    pub(super) of_others: crate::sync::AtomicUsize,
 }
 
 impl Drop for DataFile {
@@ -44,8 +58,10 @@ impl DataFile {
         match FileExt::try_lock(&file) {
             Ok(()) => Ok(Self {
                 file,
+                syncing: Mutex::default(),
+                failed_syncs: AtomicU64::new(0),
                 #[cfg(test)]
-                bad_syncs: crate::sync::AtomicUsize::new(0),
+                faults: SyncFaults::default(),
             }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.into() }),
             Err(TryLockError::Error(source)) => Err(fault("lock", source)),
@@ -85,7 +101,28 @@ impl DataFile {
         Ok(())
     }
 
-    pub(super) fn sync_data(&self) -> io::Result<()> {
+    /// Returns how many syncs have failed, for [`sync_since`](Self::sync_since).
+    pub(super) fn failed_syncs(&self) -> u64 {
+        // Relaxed: a thread that reads the earlier number fails without need.
+        self.failed_syncs.load(Ordering::Relaxed)
+    }
+
+    /// Syncs the writes since `failed_syncs` was read. The operating system reports an error of one write to one
+    /// sync only, which may be that of another thread: one sync at a time is made, and this fails if any has failed since.
+    pub(super) fn sync_since(&self, failed_syncs: u64) -> io::Result<()> {
+        let _syncing = self.syncing.lock();
+        let synced = self.sync_data();
+        if synced.is_err() {
+            // Relaxed: written and compared with the lock.
+            self.failed_syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.failed_syncs() == failed_syncs {
+            true => Ok(()),
+            false => synced.and(Err(io::Error::other("a sync of another thread failed"))),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
         #[cfg(test)]
         self.fail_sync()?;
         self.file.sync_data()
@@ -95,7 +132,10 @@ impl DataFile {
     fn fail_sync(&self) -> io::Result<()> {
         use crate::sync::Ordering::Relaxed;
         let less = |left: usize| left.checked_sub(1);
-        match self.bad_syncs.fetch_update(Relaxed, Relaxed, less) {
+        if self.faults.of_others.fetch_update(Relaxed, Relaxed, less).is_ok() {
+            self.failed_syncs.fetch_add(1, Relaxed);
+        }
+        match self.faults.own.fetch_update(Relaxed, Relaxed, less) {
             Ok(_) => Err(io::Error::other("a fault of the medium")),
             Err(_) => Ok(()),
         }
