@@ -39,12 +39,15 @@ const QUIESCE_PERIOD: Duration = Duration::from_millis(100);
 ///
 /// - A **store** copies from the device before the call returns, so that kernels may overwrite the blocks afterwards. In
 ///   host memory it is complete then. In a store, a thread writes it later; meanwhile it is in a staging buffer.
-///   The call never waits for a medium: without a free buffer or place in the queue the store is skipped, and counted.
+///   The call never waits for a store: without a free buffer or place in the queue the contents are skipped, and counted.
+///   It waits for the device: for the copies, and in [`Device::quiesce`] while copies are uncertain, also those of earlier
+///   tickets.
 /// - A **load** from host memory alone is complete when the call returns. Otherwise a thread reads and checks the
 ///   contents, copies them to the device, and calls the caller's function.
 ///
 /// A failure of a medium, of the device, or a panic of either ends a store without its contents, and a load before the
-/// first content that failed: the sequence is shorter then. Never is a block filled with other bytes.
+/// first content that failed: the sequence is shorter then; with groups of layers there is none. Never is a block filled
+/// with other bytes.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -75,8 +78,9 @@ const QUIESCE_PERIOD: Duration = Duration::from_millis(100);
 /// # Drop
 ///
 /// Tickets that wait are settled as skipped, and the functions of loads are called; those that a thread serves are served,
-/// and the threads are joined: this waits for the media. [`shutdown`](Self::shutdown) serves those that wait before. Dropped by one of its own threads, in the
-/// function of a load, that thread is not joined.
+/// and the threads are joined: this waits for the media, and a [restore](Self::restore) ends early.
+/// [`shutdown`](Self::shutdown) serves those that wait before. Dropped by one of its own threads, in the function of a
+/// load, that thread is not joined.
 pub struct TierMover {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -116,7 +120,8 @@ impl TierMover {
 
     /// Stores the contents of a ticket. The blocks may be overwritten when it returns.
     ///
-    /// Costs the copies from the device, and never waits for a store. Contents without a staging buffer, and all of them
+    /// Costs the copies from the device and never waits for a store; calls [`Device::quiesce`] while copies are uncertain,
+    /// also those of earlier tickets. Contents without a staging buffer, and all of them
     /// without a place in the queue, are skipped.
     ///
     /// ```
@@ -230,7 +235,9 @@ impl TierMover {
         is_idle
     }
 
-    /// Serves all tickets that wait, and ends the threads. Waits for the media.
+    /// Serves all tickets that wait, and ends the threads. Waits for the media. A [restore](Self::restore) that is under way
+    /// ends early: contents that are not ready yet are not found by this process, and may be by a later one unless their
+    /// slots are written before.
     ///
     /// ```
     /// use paged_kv::tier_store::{CpuDevice, TierMover};
