@@ -65,23 +65,32 @@ impl Restoring {
         Self { shared: Arc::clone(shared), place, restore: Some(restore), is_whole: false }
     }
 
-    /// Makes the contents of the tier ready. Ends early if the mover does.
+    /// Makes the contents of the tier ready. Ends early if the mover does, and if a reset comes.
     pub(super) fn run(mut self) {
         foreign::call(|| self.is_whole = self.make_ready().is_some());
     }
 
-    /// Returns `None` if the mover ends before.
+    /// Returns `None` if the mover ends before, or a reset comes.
     fn make_ready(&mut self) -> Option<()> {
         let (restore, shared) = (self.restore.as_mut()?, &*self.shared);
-        let found = match shared.medium(restore.tier()) {
-            Some(TierMedium::Store { store, .. }) => {
-                let end = u32::try_from(restore.num_held()).unwrap_or(u32::MAX);
-                shared.found_in(store.as_ref(), end, self.place)?
-            }
-            _ => Vec::new(),
+        let Some(TierMedium::Store { store, first_epoch, .. }) = shared.medium(restore.tier())
+        else {
+            return Some(());
         };
+        // A reset may have reached the cache, for which these contents are looked for, and not yet the store.
+        let epoch = first_epoch.saturating_add(restore.resets());
+        let is_current = || {
+            let mut of_store = None;
+            foreign::call(|| of_store = Some(store.epoch()));
+            of_store == Some(epoch)
+        };
+        let end = u32::try_from(restore.num_held()).unwrap_or(u32::MAX);
+        if !is_current() {
+            return None;
+        }
+        let found = shared.found_in(store.as_ref(), end, self.place)?;
         for batch in oldest_first(found).chunks(CONTENTS) {
-            if !shared.queue.is_open() {
+            if !shared.queue.is_open() || !is_current() {
                 return None;
             }
             let named = batch.iter().map(|found| (found.slot, found.key.hash, found.key.group));

@@ -67,8 +67,8 @@ pub struct RestoreProgress {
     pub contents: usize,
     /// Whether it is over: no content becomes ready any more, and the tier has room for others.
     pub is_done: bool,
-    /// Whether it ended before all contents that the store has were ready: the mover ended, or the operating system
-    /// refused the thread, or it panicked.
+    /// Whether it ended before all contents that the store has were ready: the mover ended, a reset came, the operating
+    /// system refused the thread, or it panicked.
     pub ended_early: bool,
 }
 
