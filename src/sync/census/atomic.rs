@@ -86,6 +86,8 @@ counted!(AtomicU32, u32, {
 counted!(AtomicU64, u64, {
     forward!(fetch_add(value: u64, order: Ordering) -> u64);
     forward!(fetch_max(value: u64, order: Ordering) -> u64);
+    forward!(fetch_or(value: u64, order: Ordering) -> u64);
+    forward!(swap(value: u64, order: Ordering) -> u64);
     forward!(compare_exchange(
         seen: u64,
         next: u64,
