@@ -84,8 +84,8 @@ pub(crate) struct IdleLists {
 
 /// The idle lists of one shard. Written only under its claim.
 pub(crate) struct IdleShard {
-    /// The time of the first cold entry and of the first hot one; see [`Oldest`].
-    oldest: [AtomicU64; 2],
+    /// The time of the first cold entry and of the first hot one; see [`Oldest`]. Other threads read it.
+    oldest: CachePadded<[AtomicU64; 2]>,
     /// The time of the last entry.
     time: AtomicU64,
     /// Entries that the clock does not count yet.
@@ -193,7 +193,7 @@ impl IdleLists {
 impl IdleShard {
     pub(crate) fn new(keep: Retention) -> Self {
         Self {
-            oldest: std::array::from_fn(|_| AtomicU64::new(Oldest::NEVER)),
+            oldest: CachePadded::new(std::array::from_fn(|_| AtomicU64::new(Oldest::NEVER))),
             time: AtomicU64::new(Oldest::FIRST),
             uncounted: AtomicU64::new(0),
             kept: KeptSlot::new(),
