@@ -158,10 +158,12 @@ impl<'a> Admission<'a> {
     /// Returns a prompt for which there was no room to the queue.
     ///
     /// # Errors
-    /// `Inconsistent` if the cache held nothing else. The prompt fits an empty cache, so the cache's accounts
+    /// `Inconsistent` if the cache, which has no tiers, held nothing else. The prompt fits an empty cache, so the cache's accounts
     /// are wrong.
     pub fn refused(&self, ticket: Ticket) -> Result<(), PagedKvError> {
-        if ticket.undisturbed {
+        // A worker whose request has ended may copy contents to a tier still, and holds their blocks for the time of it.
+        let is_copied = ticket.undisturbed && !self.cache.stats().tiers.is_empty();
+        if ticket.undisturbed && !is_copied {
             let fault = format!("no room for request {} in an empty cache", ticket.arrival);
             return Err(PagedKvError::Inconsistent(fault));
         }
@@ -171,7 +173,7 @@ impl<'a> Admission<'a> {
         state.gate = match (ticket.gate, state.gate) {
             (Gate::Open, Gate::Open) => Gate::Single,
             // A request that ended during the try may have made the room: try again.
-            (Gate::Single, Gate::Single) if ticket.ended == state.ended => Gate::Shut,
+            (Gate::Single, Gate::Single) if ticket.ended == state.ended && !is_copied => Gate::Shut,
             (_, gate) => gate,
         };
         self.settle(&state);
