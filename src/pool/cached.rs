@@ -130,7 +130,7 @@ impl Blocks {
     }
 
     /// Removes an owner from each block that [`acquire_unused`](Self::acquire_unused) acquired, the oldest first. They
-    /// are as old as before, unless they were used meanwhile. The times are those that
+    /// are as old as before, unless a match has used them since. The times are those that
     /// [`list_oldest`](Self::list_oldest) returned.
     pub(crate) fn give_as_old(&self, blocks: &[(BlockId, u64)]) {
         self.free.give_as_old(blocks, &self.words);

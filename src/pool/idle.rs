@@ -10,7 +10,7 @@
 //! idle a multiple of 256 times since, or if the mark of a later content happens to fit (one in 256), an old entry
 //! passes for its last one, and the block is reclaimed too early.
 //!
-//! A block that is copied ahead of its reclaim is *held* meanwhile: its entry keeps its place, and counts again when the
+//! A ticket *holds* a block that it copies ahead of the reclaim: its entry keeps its place, and counts again when the
 //! block comes back unused. A reclaim that meets the entry removes it, and the block comes back as the first of its rank.
 //!
 //! A shard has a list for each rank: *spare*, *cold*, and under `ReclaimPolicy::TwoQueue` *hot*. A *spare* block

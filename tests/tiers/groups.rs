@@ -8,7 +8,7 @@ use paged_kv::{
 };
 
 use crate::common::random::Random;
-use crate::{HOST, assert_at_rest};
+use crate::{HOST, admit, assert_at_rest, put};
 
 use CopyOutcome::{Done, Lost, Skipped};
 
@@ -26,23 +26,6 @@ fn cache_of(groups: &[LayerGroup], num_blocks: usize, tiers: &[Tier]) -> PagedKv
 
 fn prompt(cache: &PagedKvCache, name: u32, tokens: u32) -> Prompt {
     cache.prompt(&(0..tokens).map(|at| name * 1_000 + at).collect::<Vec<_>>())
-}
-
-/// Computes a prompt, stores all of its contents, and lets the device forget them.
-fn put(cache: &PagedKvCache, tier: TierId, prompt: &Prompt) {
-    let (mut sequence, _) = cache.admit_sequence(prompt, &AdmitOptions::default()).unwrap();
-    sequence.commit(prompt.num_tokens()).unwrap();
-    let ticket = cache.tiers().store(tier, prompt.hashes()).unwrap().expect("contents");
-    let outcomes = vec![Done; ticket.stores().len()];
-    ticket.complete(&outcomes).unwrap();
-    drop(sequence);
-    cache.prefix().forget(usize::MAX);
-}
-
-#[track_caller]
-fn admit(cache: &PagedKvCache, prompt: &Prompt) -> TierAdmission {
-    let admitted = cache.tiers().admit(prompt, &AdmitOptions::default(), LoadLimit::default());
-    admitted.expect("there is room")
 }
 
 #[test]

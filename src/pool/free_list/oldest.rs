@@ -1,5 +1,5 @@
 //! The oldest idle blocks, for copies that are made of their contents before these end. Such a copy is no use: the
-//! blocks are held meanwhile, and come back to their old places.
+//! blocks are held while they are copied, and come back to their old places.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -26,7 +26,7 @@ impl FreeList {
         oldest
     }
 
-    /// Removes an owner from each of `blocks`, which were held, the oldest first. A block that was not used meanwhile is
+    /// Removes an owner from each of `blocks`, which were held, the oldest first. A block that no match has used since is
     /// idle as before, in its old place. If a reclaim has passed that place, the block is the first of the home shard.
     pub(crate) fn give_as_old(&self, blocks: &[(BlockId, u64)], words: &BlockWords) {
         let view = words.view();
