@@ -97,8 +97,9 @@ pub use groups::{GroupRetention, LayerGroup};
 pub use id::{AdmissionEpoch, BlockId, GroupId, SeqId, Worker};
 #[cfg(feature = "async")]
 pub use pool::Fairness;
-pub use pool::{BlockPool, ReclaimPolicy, ReuseHint};
+pub use pool::{BlockPool, Level, ReclaimPolicy, ReuseHint};
 pub use prefix::{BlockHash, BlockHasher, ExtraKeys, HashAlgorithm, Overwritten};
+pub use sequence::retain::Retain;
 pub use sequence::{Append, BlockCopy, GroupCopy, Sequence};
 pub use stats::{CacheStats, GroupStats, SequenceInfo, TierStats};
 #[cfg(paged_kv_census)]

@@ -158,15 +158,17 @@ fn a_block_takes_96_bytes_with_prefix_reuse_and_32_without() {
     let with = bytes_a_block(PagedKvCache::builder());
     let two_queue = bytes_a_block(PagedKvCache::builder().reclaim_policy(ReclaimPolicy::TwoQueue));
     let learning = bytes_a_block(PagedKvCache::builder().reclaim_policy(ReclaimPolicy::HitDensity));
+    let levels = bytes_a_block(PagedKvCache::builder().retention_levels(true)) - with;
     let without = bytes_a_block(PagedKvCache::builder().prefix_reuse(false));
     println!(
         "{with:.1} bytes a block with prefix reuse, {two_queue:.1} of two queues, {learning:.1} of a learned order, \
-         {without:.1} without"
+         {without:.1} without; {levels:.1} more with levels"
     );
     assert!(learning <= 104.0, "{learning:.4}");
     // Some 30 KiB do not grow with the pool.
     assert!(two_queue <= 96.0 + 32.0 / 1024.0, "{two_queue:.4}");
     assert!(with <= 96.0, "{with:.1}");
+    assert!(levels <= 40.0, "{levels:.1}");
     assert!(without <= 32.0, "{without:.1}");
     assert!(with >= 80.0 && without >= 12.0, "the builder refuses what cannot have so much");
 }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use paged_kv::{
-    BlockHash, BlockId, CacheStats, EventSink, EvictionStrategy, ExtraKeys, KvEvent, PagedKvCache,
-    ReclaimPolicy, ReuseHint, SeqId, Watermark, Worker,
+    BlockHash, BlockId, CacheStats, EventSink, EvictionStrategy, ExtraKeys, KvEvent, Level,
+    PagedKvCache, ReclaimPolicy, ReuseHint, SeqId, Watermark, Worker,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +63,7 @@ fn options_have_the_names_of_their_variants() {
         json!({ "StreamingLLM": { "sink_tokens": 4, "window_tokens": 512 } }),
     );
     assert_is(ReclaimPolicy::TwoQueue, json!("TwoQueue"));
+    assert_is(Level::Highest, json!("Highest"));
     assert_is(ReuseHint::BackSoon, json!("BackSoon"));
     assert_is(Watermark::Share(0.25), json!({ "Share": 0.25 }));
     assert!(from_value::<EvictionStrategy>(json!("MRU")).is_err());

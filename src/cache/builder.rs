@@ -3,6 +3,7 @@
 //! The builder returns an error where [`PagedKvCache::new`] panics.
 
 mod checks;
+mod contents;
 mod groups;
 mod listeners;
 mod pins;
@@ -19,7 +20,7 @@ use crate::groups::LayerGroup;
 #[cfg(feature = "async")]
 use crate::pool::Fairness;
 use crate::pool::watermark::BlockWatermark;
-use crate::pool::{BlockPool, Observers, ReclaimPolicy, Retention, TakeObserver};
+use crate::pool::{BlockPool, Observers, ReclaimPolicy, TakeObserver};
 use crate::prefix::event_order::EventOrder;
 use crate::prefix::event_order::claimed_sink::ClaimedSink;
 use crate::prefix::event_order::taken::Taken;
@@ -63,6 +64,7 @@ pub struct PagedKvCacheBuilder {
     home_shards: Option<usize>,
     prefix_reuse: bool,
     reclaim_policy: ReclaimPolicy,
+    retention_levels: bool,
     hash_algorithm: HashAlgorithm,
     event_sink: Option<Sink>,
     overwrite_observer: Option<Observed>,
@@ -109,6 +111,7 @@ impl PagedKvCacheBuilder {
             home_shards: None,
             prefix_reuse: true,
             reclaim_policy: ReclaimPolicy::default(),
+            retention_levels: false,
             hash_algorithm: HashAlgorithm::default(),
             event_sink: None,
             overwrite_observer: None,
@@ -394,15 +397,7 @@ impl PagedKvCacheBuilder {
     /// ```
     pub fn build(self) -> Result<PagedKvCache> {
         let Checked { block_bytes, shards, watermark, pin_budget, layout } = self.check()?;
-        let policy = match self.reclaim_policy {
-            // The classes are those of the blocks of a prompt, and not of windows and states.
-            ReclaimPolicy::HitDensity if layout.is_some() => ReclaimPolicy::Lru,
-            policy => policy,
-        };
-        let (keep, indexed) = match self.prefix_reuse {
-            true => (Retention::Contents(policy), self.num_blocks),
-            false => (Retention::Nothing, 0),
-        };
+        let (keep, indexed) = self.checked_contents(layout.as_ref())?;
         let sink = self.event_sink.clone().filter(|_| self.prefix_reuse);
         self.refuse_beyond_memory(sink.is_some())?;
         let event_order = match sink {

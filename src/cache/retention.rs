@@ -1,4 +1,5 @@
-//! [`Retained`]: the view of contents that callers keep cached, and [`CachePin`], the guard of a pin.
+//! [`Retained`]: the view of contents that callers keep cached, by a level or by a pin, and [`CachePin`], the guard of a
+//! pin.
 
 use std::fmt;
 use std::time::Instant;
@@ -6,8 +7,9 @@ use std::time::Instant;
 use super::PagedKvCache;
 use super::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
-use crate::pool::PoolHandle;
 use crate::pool::pins::PinKey;
+use crate::pool::{Levels, PoolHandle};
+use crate::sequence::retain::Retain;
 
 /// Keeps contents cached: see [`PagedKvCache::retention`].
 ///
@@ -81,6 +83,15 @@ impl PagedKvCache {
     pub fn retention(&self) -> Retained<'_> {
         Retained { cache: self }
     }
+
+    /// Returns the levels of contents, or the error of a cache without them.
+    #[cold]
+    pub(super) fn checked_levels(&self) -> Result<&Levels> {
+        self.pool.blocks().levels().ok_or_else(|| {
+            let reason = "false, and a request gives contents a level".to_owned();
+            PagedKvError::InvalidConfig { parameter: "retention_levels", reason }
+        })
+    }
 }
 
 impl Retained<'_> {
@@ -141,6 +152,38 @@ impl Retained<'_> {
             true => PinAnswer::Accepted(pin),
             false => PinAnswer::Clipped { pin, requested_tokens: requested * block_size },
         })
+    }
+
+    /// Gives the cached contents of a range of a prompt a level; see [`AdmitOptions::retain`](crate::AdmitOptions::retain).
+    /// The new level overrides an earlier one. Idle contents count as just released: their durations begin now. Returns the
+    /// number of blocks. Takes no block from any request. One look-up and one or two exchanges a block.
+    ///
+    /// # Errors
+    /// [`PromptMismatch`](PagedKvError::PromptMismatch), and [`InvalidConfig`](PagedKvError::InvalidConfig) in a cache
+    /// without [`retention_levels`](crate::PagedKvCacheBuilder::retention_levels).
+    ///
+    /// ```
+    /// use paged_kv::{Level, PagedKvCache, Retain, SeqId};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+    /// let cache = builder.retention_levels(true).build()?;
+    /// cache.admit(SeqId(1), &[7; 16])?;
+    /// cache.commit(SeqId(1), 16)?;
+    /// cache.free(SeqId(1))?;
+    /// let system_prompt = Retain::new(0..8, Level::High);
+    /// assert_eq!(cache.retention().set(&cache.prompt(&[7; 16]), &system_prompt)?, 2);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn set(self, prompt: &Prompt, retain: &Retain) -> Result<usize> {
+        let Self { cache } = self;
+        cache.check_prompt(prompt)?;
+        cache.checked_levels()?;
+        let first_blocks = |tokens: usize| tokens.div_ceil(cache.block_size);
+        let end = first_blocks(retain.range.end).min(prompt.hashes().len());
+        let start = first_blocks(retain.range.start).min(end);
+        let (published, blocks) = (cache.published(), cache.pool.blocks());
+        let hashes = &prompt.hashes()[start..end];
+        Ok(published.set_levels(blocks, hashes, published.generation(), retain.note()))
     }
 
     /// Returns the number of blocks of all pins. A block that two pins have counts twice.

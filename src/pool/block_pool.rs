@@ -130,7 +130,7 @@ impl BlockPool {
             first,
             words: match keep {
                 Retention::Nothing => BlockWords::new(num_blocks)?,
-                Retention::Contents(_) => BlockWords::with_keys(num_blocks)?,
+                Retention::Contents(_) | Retention::Levels(_) => BlockWords::with_keys(num_blocks)?,
             },
             free: FreeList::new(first, num_blocks - first as usize, shards, keep)?,
             owner_counts: OwnerCounts::new(num_blocks)?,

@@ -172,6 +172,7 @@ impl Blocks {
                 // Another thread may have uncached a block since.
                 let is_ended = |&id: &BlockId| self.words.view().try_end_caching(id);
                 let ids: Vec<BlockId> = held.iter().copied().filter(is_ended).collect();
+                self.clear_levels(&ids);
                 ended = ids.len();
                 ids
             });

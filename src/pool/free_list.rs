@@ -28,6 +28,7 @@
 mod audit;
 #[cfg(test)]
 mod between_shards;
+mod by_level;
 mod choice;
 mod home_shard;
 mod match_cached;
@@ -283,7 +284,7 @@ impl FreeList {
         }
         self.pop_depot(&mut claims[0], end, out);
         let free_end = out.len();
-        self.reclaim_oldest(&mut claims, end, words, out);
+        self.reclaim_from_all(&mut claims, end, words, out);
         let home = &mut claims[0];
         if out.len() < end {
             let room = out.len() - start;

@@ -17,20 +17,23 @@
 //! holds a further copy of a content that another block was cached under, and no match has asked for this copy.
 //! Spare blocks are reclaimed before all others. Then the older of the first cold and the first hot block is;
 //! the age of a hot block is divided by three. Under `ReclaimPolicy::HitDensity` the lists of classes take the place of
-//! *cold* and *hot* ([`ranked`]).
+//! *cold* and *hot* ([`ranked`]). Contents with a level have lists of the whole pool, before and after these
+//! ([`levels`]).
 //!
 //! **Time** orders entries of different shards. It is the number of entries that were added to all lists. A shard
 //! reads the shared clock before it adds a batch, and adds its entries to the clock once there are [`STRIDE`] of them. A
 //! shard shows the time of its first entry to other threads, which read it without a claim.
 //!
-//! Invariant: an idle block has an entry of its epoch in a shard's list, for a thread with all claims. So has a held one
-//! that was not passed.
+//! Invariant: an idle block has an entry of its epoch in a list, for a thread with all claims. So has a held one that was
+//! not passed.
 
 mod age;
 mod ghosts;
 pub(crate) mod hit_density;
 mod kept_slot;
+pub(crate) mod levels;
 mod list;
+mod listed;
 mod noted_ghosts;
 pub(crate) mod policy;
 mod ranked;
@@ -41,6 +44,7 @@ pub(crate) use self::age::{AgeBound, AgedBlock};
 use self::ghosts::Ghosts;
 use self::hit_density::HitDensity;
 use self::kept_slot::KeptSlot;
+use self::levels::Levels;
 use self::list::IdleList;
 use self::policy::{ReclaimPolicy, Retention};
 use self::ranked::{RANKS, RankedLists};
@@ -67,6 +71,9 @@ const MOST_RANKS: usize = 3;
 /// The rank of a block in the list of its class.
 const BY_CLASS: usize = usize::MAX;
 
+/// The rank of a block in the queue of its level.
+const BY_LEVEL: usize = usize::MAX - 1;
+
 /// The memory of the idle lists, their clock, and the keys of recently reclaimed contents.
 pub(crate) struct IdleLists {
     slab: IdleSlab,
@@ -74,6 +81,11 @@ pub(crate) struct IdleLists {
     num_ranks: usize,
     /// The learned order, if the pool has it. Then blocks that are not spare are in the lists of their classes.
     density: Option<Box<HitDensity>>,
+    levels: Option<Box<Levels>>,
+    /// True in a pool with a learned order or levels.
+    has_notes: bool,
+    /// True in a pool that is reclaimed in the order of the last uses alone.
+    is_plain_lru: bool,
     /// Entries that shards have added.
     clock: CachePadded<AtomicU64>,
     /// Turns of shards to drop their stale entries.
@@ -103,14 +115,17 @@ pub(crate) struct IdleShard {
 impl IdleLists {
     /// Creates lists for a pool of `total` blocks. Allocates no slots where no contents are kept.
     pub(crate) fn new(total: usize, shards: usize, keep: Retention) -> Result<Self> {
-        let num_ranks = match keep {
-            Retention::Nothing => 0,
-            Retention::Contents(ReclaimPolicy::Lru) => HOT,
-            Retention::Contents(ReclaimPolicy::TwoQueue) => MOST_RANKS,
-            Retention::Contents(ReclaimPolicy::HitDensity) => RANKS,
+        let num_ranks = match keep.policy() {
+            None => 0,
+            Some(ReclaimPolicy::Lru) => HOT,
+            Some(ReclaimPolicy::TwoQueue) => MOST_RANKS,
+            Some(ReclaimPolicy::HitDensity) => RANKS,
         };
         let is_learned = num_ranks == RANKS;
         let density = is_learned.then(|| HitDensity::new(total, shards).map(Box::new));
+        let has_levels = matches!(keep, Retention::Levels(_));
+        // One more id than blocks: block 0 may be the null block.
+        let levels = has_levels.then(|| Levels::new(total + 1).map(Box::new));
         Ok(Self {
             slab: IdleSlab::new(total, shards, num_ranks)?,
             ghosts: match num_ranks {
@@ -120,6 +135,9 @@ impl IdleLists {
             },
             num_ranks,
             density: density.transpose()?,
+            levels: levels.transpose()?,
+            has_notes: is_learned || has_levels,
+            is_plain_lru: num_ranks == HOT && !has_levels,
             clock: CachePadded::new(AtomicU64::new(Oldest::FIRST)),
             turns: AtomicU64::new(0),
             between_drops: (total / DROPS_A_POOL) as u64,
@@ -141,8 +159,18 @@ impl IdleLists {
                 self.ghosts.remember(words.keyed().key(id));
             }
         }
+        if self.has_notes {
+            self.forget_notes(ids, words);
+        }
+    }
+
+    #[cold]
+    fn forget_notes(&self, ids: &[BlockId], words: &BlockWords) {
         if let Some(density) = &self.density {
             density.forget(ids, words.keyed());
+        }
+        if let Some(levels) = &self.levels {
+            levels.forget(ids);
         }
     }
 
@@ -172,6 +200,15 @@ impl IdleLists {
     fn rank_of(&self, left: ReleasedIdle) -> usize {
         match left {
             ReleasedIdle { spare: true, .. } => SPARE,
+            _ if self.is_plain_lru => COLD,
+            _ if self.is_levelled(left.block.id) => BY_LEVEL,
+            _ => self.rank_by_policy(left),
+        }
+    }
+
+    #[inline]
+    fn rank_by_policy(&self, left: ReleasedIdle) -> usize {
+        match left {
             ReleasedIdle { hot: true, .. } if self.num_ranks != HOT => match self.num_ranks {
                 MOST_RANKS => HOT,
                 // Each block of a pool with a learned order is hot.
@@ -206,65 +243,6 @@ impl IdleShard {
 
     fn all_lists(&self) -> impl Iterator<Item = &IdleList> {
         self.lists.iter().chain(self.ranked.all())
-    }
-
-    /// Passes the block of every entry to `look`, with its epoch if it has the same key still. The caller holds
-    /// the claim.
-    pub(crate) fn inspect(
-        &self,
-        lists: &IdleLists,
-        words: &BlockWords,
-        mut look: impl FnMut(IdleBlock),
-    ) {
-        let keyed = words.keyed();
-        let mut look = |entry| look(keyed.mark_epoch(entry));
-        self.all_lists().for_each(|list| list.inspect(&lists.slab, &mut look));
-    }
-
-    /// Appends up to `n` idle blocks of each rank to `out`, the oldest first. Spare blocks are left out: another block
-    /// has their content. The caller holds the claim.
-    pub(in crate::pool) fn list_oldest(
-        &self,
-        n: usize,
-        lists: &IdleLists,
-        words: &BlockWords,
-        out: &mut Vec<AgedBlock>,
-    ) {
-        let (view, keyed, now) = (words.view(), words.keyed(), lists.now());
-        let plain = self.lists.iter().enumerate().skip(COLD);
-        for (rank, list) in plain.chain(self.ranked.all().map(|list| (COLD, list))) {
-            let (end, mut least) = (out.len() + n, u64::MAX);
-            list.look_while(&lists.slab, |entry, time| {
-                let mut times = [Oldest::NEVER; 2];
-                times[rank - COLD] = time;
-                if view.is_idle_since(keyed.mark_epoch(entry)) {
-                    // No block is reclaimed before those in front of it.
-                    let age = Oldest { times }.age(now).expect("it has a time").min(least);
-                    least = age;
-                    out.push(AgedBlock { age, time, id: entry.id });
-                }
-                out.len() < end
-            });
-        }
-    }
-
-    /// Adds an entry for a block that became idle, as if it had been so since `time`: before all others of its rank.
-    pub(in crate::pool) fn push_front(
-        &self,
-        left: ReleasedIdle,
-        time: u64,
-        lists: &IdleLists,
-        words: &BlockWords,
-    ) {
-        let list = match lists.rank_of(left) {
-            BY_CLASS => self.ranked.list_of(words.keyed().note(left.block.id)),
-            rank => &self.lists[rank],
-        };
-        if self.kept.is_empty() && lists.is_crowded() {
-            self.set_due(true);
-        }
-        list.push_front(words.keyed().mark_epoch(left.block), time, &lists.slab, &self.kept);
-        self.show_oldest(lists);
     }
 
     /// Returns the times of the first entries, for any thread.
@@ -322,6 +300,14 @@ impl IdleShard {
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         let rank = lists.rank_of(left);
+        if rank == BY_LEVEL {
+            return self.push_levelled(left, lists, words);
+        }
+        self.push_by_rank(rank, left, lists, words);
+    }
+
+    #[inline]
+    fn push_by_rank(&self, rank: usize, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         if rank == BY_CLASS {
             return self.push_ranked(left.block, lists, words);
         }

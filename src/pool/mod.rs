@@ -15,11 +15,13 @@ pub(crate) mod content_key;
 pub(crate) mod free_list;
 pub(crate) mod idle;
 pub(crate) mod in_flight;
+mod level;
 #[cfg(feature = "metrics")]
 pub(crate) mod observed;
 mod owner_counts;
 pub(crate) mod pins;
 mod release_note;
+mod set_levels;
 pub(crate) mod shared_run;
 #[cfg(feature = "async")]
 pub(crate) mod wait_queue;
@@ -37,9 +39,12 @@ use self::content_key::{ContentKey, KeyedView, Mark, NewKey};
 use self::free_list::{FreeList, Matching};
 pub use self::idle::hit_density::ReuseHint;
 pub(crate) use self::idle::hit_density::{HitDensity, PromptUses};
+pub(crate) use self::idle::levels::Levels;
 pub use self::idle::policy::ReclaimPolicy;
 pub(crate) use self::idle::policy::Retention;
 use self::in_flight::InFlightSteps;
+pub use self::level::Level;
+pub(crate) use self::level::LevelNote;
 use self::owner_counts::OwnerCounts;
 use self::pins::Pins;
 #[cfg(feature = "async")]
@@ -311,6 +316,7 @@ impl Blocks {
     /// Takes back the key of a block of the caller; see `BlockWords::clear_key`.
     pub(crate) fn clear_key(&self, id: BlockId) {
         self.words.clear_key(id);
+        self.clear_levels(&[id]);
     }
 
     /// Returns true if a prompt may match the block by its key.

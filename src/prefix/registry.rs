@@ -192,6 +192,7 @@ impl PublishedBlocks {
                 events.clear(number);
             }),
         }
+        blocks.reset_levels();
         blocks.announce_publication();
         number
     }
@@ -354,7 +355,10 @@ impl PublishedBlocks {
             return Outcome::LeftOut;
         }
         match self.key(blocks, moved, NewKey { spare, ..new }) {
-            true => Outcome::Copied,
+            true => {
+                blocks.copy_level(other, moved.id);
+                Outcome::Copied
+            }
             false => Outcome::Passed,
         }
     }

@@ -16,6 +16,7 @@ mod append_result;
 mod gaps;
 mod groups;
 mod in_step;
+pub(crate) mod retain;
 mod shared_tails;
 mod uses;
 
@@ -27,10 +28,11 @@ use self::gaps::TrimmedBlocks;
 pub use self::groups::GroupCopy;
 use self::groups::SequenceGroups;
 pub(crate) use self::shared_tails::SharedTails;
+use self::uses::SequenceUses;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
+use crate::pool::BlockPool;
 use crate::pool::watermark::NewBlocks;
-use crate::pool::{BlockPool, PromptUses};
 use crate::table::BlockTable;
 
 /// One request's KV cache as an owned handle: no id, no map, no lock.
@@ -66,8 +68,8 @@ pub struct Sequence {
     gaps: TrimmedBlocks,
     /// The tables of other groups, in a cache with groups. Then this table is group 0's.
     groups: Option<Box<SequenceGroups>>,
-    /// The earlier uses of its prompt, where the reclaim order learns.
-    uses: Option<Box<PromptUses>>,
+    /// The facts for the reclaim order, where it learns or the caller gave levels.
+    uses: Option<Box<SequenceUses>>,
 }
 
 impl BlockPool {
@@ -393,6 +395,9 @@ impl Sequence {
         let window_start = self.num_tokens.saturating_sub(window_tokens) / self.block_size;
         if sink_end >= window_start {
             return Ok(0);
+        }
+        if let Some(uses) = &self.uses {
+            self.note_levels(uses);
         }
         let resident = self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
         let given_up = resident.len();

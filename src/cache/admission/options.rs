@@ -1,9 +1,13 @@
 //! `AdmitOptions`: the parameters of an admission, apart from its prompt.
 
+use std::time::Duration;
+
 use super::prompt::Prompt;
 use crate::groups::GroupLayout;
 use crate::id::Worker;
 use crate::pool::watermark::BlockWatermark;
+use crate::pool::{Level, LevelNote};
+use crate::sequence::retain::{Retain, RetainedRanges};
 
 /// The parameters of an admission.
 ///
@@ -25,6 +29,7 @@ pub struct AdmitOptions {
     reserve_whole: Option<usize>,
     priority: u32,
     worker: Option<Worker>,
+    retained: Option<Box<RetainedRanges>>,
 }
 
 impl AdmitOptions {
@@ -131,6 +136,54 @@ impl AdmitOptions {
         Self { worker: Some(worker), ..self }
     }
 
+    /// Gives the contents of a range of the prompt's tokens a level, for a cache with
+    /// [`retention_levels`](crate::PagedKvCacheBuilder::retention_levels). May be called several times: of ranges that
+    /// overlap, the one that was added first counts.
+    ///
+    /// The level is that of all cached blocks of the range, matched or new, from the release of this sequence on, and
+    /// overrides an earlier one. Other requests that use the contents leave their level alone, unless they have one for
+    /// them. Blocks that a truncation takes from the sequence before have no level of it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use paged_kv::{AdmitOptions, Level, PagedKvCache, Retain, SeqId};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+    /// let cache = builder.retention_levels(true).build()?;
+    /// let system_prompt = Retain::new(0..8, Level::High).ttl(Duration::from_secs(300));
+    /// let options = AdmitOptions::default().retain(system_prompt);
+    /// cache.admit_with(SeqId(1), &cache.prompt(&[7; 16]), &options)?;
+    /// cache.commit(SeqId(1), 16)?;
+    /// cache.free(SeqId(1))?;
+    /// cache.admit(SeqId(2), &[8; 24])?; // two blocks are reclaimed, and the range keeps its own
+    /// assert_eq!(cache.prefix().probe(&cache.prompt(&[7; 17])), 8);
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn retain(self, retain: Retain) -> Self {
+        let mut retained = self.retained.unwrap_or_default();
+        retained.add(retain);
+        Self { retained: Some(retained), ..self }
+    }
+
+    /// Gives the blocks of tokens that are generated after the prompt a level, as [`retain`](Self::retain) does for a
+    /// range of the prompt. A block that begins in the prompt belongs to the prompt.
+    ///
+    /// ```
+    /// use paged_kv::{AdmitOptions, Level, PagedKvCache, SeqId};
+    ///
+    /// let builder = PagedKvCache::builder().num_blocks(8).block_size(4);
+    /// let cache = builder.retention_levels(true).build()?;
+    /// let options = AdmitOptions::default().retain_generated(Level::Lowest, None);
+    /// cache.admit_with(SeqId(1), &cache.prompt(&[7; 8]), &options)?;
+    /// # Ok::<(), paged_kv::PagedKvError>(())
+    /// ```
+    pub fn retain_generated(self, level: Level, ttl: Option<Duration>) -> Self {
+        let mut retained = self.retained.unwrap_or_default();
+        retained.set_generated(LevelNote::new(level, ttl));
+        Self { retained: Some(retained), ..self }
+    }
+
     /// Holds the blocks that the whole request needs: later growth up to `num_tokens` tokens takes these. While every
     /// request of the cache holds its own, growth is not refused; only that of a window which has left blocks that
     /// other requests matched may be, until these requests go on, and one of them always can. `num_tokens` counts the prompt and all tokens that may
@@ -223,6 +276,12 @@ impl AdmitOptions {
     #[cfg(feature = "async")]
     pub(crate) fn is_chunked(&self) -> bool {
         self.first_chunk.is_some()
+    }
+
+    /// Returns the levels of the prompt's tokens, if the caller gave any.
+    #[inline]
+    pub(in crate::cache) fn retained(&self) -> Option<&RetainedRanges> {
+        self.retained.as_deref()
     }
 
     pub(in crate::cache) fn priority_of_sequence(&self) -> u32 {

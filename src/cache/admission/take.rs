@@ -126,6 +126,11 @@ impl PagedKvCache {
         options: &AdmitOptions,
         grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
     ) -> Result<Matched> {
+        // Read before the generation: a sequence from before a reset has the number from before it.
+        let retained = match options.retained() {
+            None => None,
+            Some(ranges) => Some((ranges, self.checked_levels()?.resets())),
+        };
         if let Some(layout) = self.layout() {
             return self.match_and_grow_groups(layout, prompt, options, grow);
         }
@@ -157,6 +162,9 @@ impl PagedKvCache {
         let mut sequence = self.grow_hits(sequence, num_tokens, options, grow)?;
         if let Some(uses) = uses {
             sequence.set_uses(uses);
+        }
+        if let Some((ranges, resets)) = retained {
+            sequence.set_levels(ranges, prompt.num_tokens(), resets);
         }
         Ok(Matched { sequence, hit, generation })
     }

@@ -29,6 +29,10 @@ impl FreeList {
             }
             claim.shard.idle.inspect(&self.idle, census.words, |entry| census.note_idle(entry));
         }
+        if let Some(levels) = self.levels() {
+            levels.audit()?;
+            levels.inspect(census.words, |entry| census.note_idle(entry));
+        }
         // All shards are claimed, so no other thread uses the depot: popping and pushing every batch once
         // keeps its order.
         for _ in 0..self.depot.len() {

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use super::by_level::tests::disturb_levels;
 use super::oldest::tests::hold_oldest;
 use super::*;
 use crate::pool::content_key::{ContentKey, Mark, NewKey};
@@ -313,10 +314,10 @@ fn free_blocks_of_all_shards_are_found_in_turn() {
 }
 
 /// Random numbers for a storm.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % n
@@ -329,6 +330,7 @@ fn disturb(pool: &Pool, mut random: Random) {
     let (total, mut held, mut unused) = (list.total(), Vec::new(), Vec::new());
     let key_of = |id: BlockId| ContentKey::new(u128::from(id.0) + 1);
     for _ in 0..OPERATIONS {
+        disturb_levels(pool, &mut random, &held);
         match random.below(16) {
             0..4 => {
                 let most = if random.below(8) == 0 { total } else { total.min(9) };
@@ -388,7 +390,7 @@ fn disturb(pool: &Pool, mut random: Random) {
 fn small_pools_lose_no_block_under_many_threads() {
     let shapes = [(1, 64, 8), (3, 2, 8), (130, 4, 12), (300, 64, 40), (128, 2, 8), (2_048, 16, 16)];
     for (total, shards, threads) in shapes {
-        for keep in [LRU, TWO_QUEUES] {
+        for keep in [LRU, TWO_QUEUES, Retention::Levels(ReclaimPolicy::Lru)] {
             let list = FreeList::new(0, total, shards, keep).unwrap();
             let words = BlockWords::with_keys(total).unwrap();
             let pool = Pool { list, words, keys: AtomicU64::new(1) };

@@ -43,7 +43,7 @@ pub(super) fn room_for_ids(total: usize, shards: usize, keep: Retention) -> usiz
     }
     let share = match keep {
         Retention::Nothing => SHARE_OF_MAGAZINES,
-        Retention::Contents(_) => SHARE_BESIDE_CONTENTS,
+        Retention::Contents(_) | Retention::Levels(_) => SHARE_BESIDE_CONTENTS,
     };
     let batches = total / (share * shards) / BATCH;
     (batches * BATCH).clamp(MAGAZINE, LARGE_MAGAZINE)

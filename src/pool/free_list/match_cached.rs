@@ -13,9 +13,9 @@ use crate::pool::word::{BlockWords, Released, WasIdle};
 /// A claim under which cached blocks are acquired. Hold it briefly: other threads of this home shard use the
 /// next shard while it is held.
 pub(crate) struct Matching<'a> {
-    home: Claim<'a>,
-    list: &'a FreeList,
-    words: &'a BlockWords,
+    pub(super) home: Claim<'a>,
+    pub(super) list: &'a FreeList,
+    pub(super) words: &'a BlockWords,
     revived: u64,
     has_released: bool,
 }

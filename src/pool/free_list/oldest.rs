@@ -8,6 +8,7 @@ use super::FreeList;
 use super::home_shard::BATCH;
 use crate::id::BlockId;
 use crate::pool::idle::AgedBlock;
+use crate::pool::idle::levels::Side;
 use crate::pool::word::{BlockWords, Released, Unheld};
 
 impl FreeList {
@@ -15,11 +16,13 @@ impl FreeList {
     /// a look at up to `n` idle blocks of each, and at the stale entries between them.
     pub(crate) fn list_oldest(&self, n: usize, words: &BlockWords) -> Vec<AgedBlock> {
         let (mut oldest, n) = (Vec::new(), n.min(self.total));
+        self.list_levelled(Side::Below, n, words, &mut oldest);
         for shard in &self.shards {
             if shard.idle.oldest().age(self.idle.now()).is_some() {
                 shard.claim().shard.idle.list_oldest(n, &self.idle, words, &mut oldest);
             }
         }
+        self.list_levelled(Side::Above, n, words, &mut oldest);
         // Stable: of equal age, in the order of their entries.
         oldest.sort_by_key(|block| std::cmp::Reverse(block.age));
         oldest.truncate(n);

@@ -8,6 +8,8 @@
 //! order is that of the last uses: exact where one thread uses the pool, and else mostly to within that share of the
 //! idle blocks. `tests/coherence/hit_rates.rs` counts the hits that this costs.
 //!
+//! Contents of lower levels go before all of these, and those of higher levels after all ([`by_level`](super::by_level)).
+//!
 //! Free blocks of other shards are taken before contents end, but each shard is looked at in its turn only, once in
 //! so many blocks.
 
@@ -17,6 +19,7 @@ use super::choice::NEVER;
 use super::home_shard::{BATCH, Claim, Shard};
 use super::{FreeList, Search};
 use crate::id::BlockId;
+use crate::pool::idle::levels::Side;
 use crate::pool::idle::{AgeBound, IdleLists};
 use crate::pool::word::{BlockWords, ReleasedIdle};
 use crate::sync::{Ordering, thread_ordinal};
@@ -55,6 +58,9 @@ impl FreeList {
             self.steal_in_turn(home, end, out);
         }
         let free_end = out.len();
+        if let Some(levels) = self.idle.levels() {
+            self.reclaim_below(levels, home, end, words, out);
+        }
         self.reclaim_near(home, end, words, out);
         let mut reclaimed = out.len() - free_end;
         if out.len() < end && search == Search::AllShards {
@@ -62,6 +68,7 @@ impl FreeList {
             out[free_end..].rotate_left(reclaimed);
             let free_end = out.len() - reclaimed;
             self.reclaim_elsewhere(end, words, out);
+            self.reclaim_above(end, words, out);
             reclaimed = out.len() - free_end;
         }
         reclaimed
@@ -215,9 +222,24 @@ impl FreeList {
         AgeBound { now: self.idle.now(), age: 0 }
     }
 
+    /// Reclaims idle blocks of all shards and levels until `out` has `end` ids.
+    pub(super) fn reclaim_from_all(
+        &self,
+        claims: &mut [Claim<'_>],
+        end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        if let Some(levels) = self.idle.levels() {
+            self.reclaim_below(levels, &mut claims[0], end, words, out);
+        }
+        self.reclaim_oldest(claims, end, words, out);
+        self.reclaim_above(end, words, out);
+    }
+
     /// Reclaims idle blocks of all shards until `out` has `end` ids: of the shard whose first block is the oldest, up to
     /// a batch at a time.
-    pub(super) fn reclaim_oldest(
+    fn reclaim_oldest(
         &self,
         claims: &mut [Claim<'_>],
         end: usize,
@@ -238,7 +260,7 @@ impl FreeList {
 
     /// Puts back blocks that were too few: the free ids before `free_end`, and after it the reclaimed
     /// blocks. These were all that the thread could reach. They
-    /// become the newest entries of the home.
+    /// become the newest entries of the home; those with a level come first in its order, as before.
     pub(super) fn put_back(
         &self,
         home: &mut Claim<'_>,
@@ -247,6 +269,7 @@ impl FreeList {
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) {
+        self.put_back_levelled(home, free_end, words, out);
         let view = words.view();
         for &id in &out[free_end..] {
             home.push_idle(view.undo_reclaim(id), &self.idle, words);
@@ -259,6 +282,7 @@ impl FreeList {
     /// then. They stay room throughout: each is reclaimed and freed under one claim.
     pub(crate) fn forget_idle(&self, n: usize, words: &BlockWords) -> Vec<BlockId> {
         let (mut ids, end) = (Vec::new(), n.min(self.total));
+        self.forget_levelled(Side::Below, end, words, &mut ids);
         while ids.len() < end {
             // The two shards whose first blocks are the oldest, as they show without a claim.
             let now = self.idle.now();
@@ -276,6 +300,7 @@ impl FreeList {
             let to = end.min(ids.len() + BATCH);
             self.forget_in(&mut oldest.claim(), to, bound, words, &mut ids);
         }
+        self.forget_levelled(Side::Above, end, words, &mut ids);
         ids
     }
 
@@ -291,13 +316,23 @@ impl FreeList {
     ) {
         let start = ids.len();
         shard.reclaim(end, bound, &self.idle, words, ids);
-        self.idle.finish_reclaim(&ids[start..], words);
-        for &id in &ids[start..] {
+        self.free_reclaimed(shard, &ids[start..], words);
+    }
+
+    /// Frees blocks whose reclaim is not finished.
+    pub(super) fn free_reclaimed(
+        &self,
+        shard: &mut Claim<'_>,
+        ids: &[BlockId],
+        words: &BlockWords,
+    ) {
+        self.idle.finish_reclaim(ids, words);
+        for &id in ids {
             let is_sole = words.view().release_sole(id);
             assert!(is_sole, "a thread that reclaims a block is its only owner");
             shard.push(id, &self.depot);
         }
-        shard.ledger().revived((ids.len() - start) as u64);
+        shard.ledger().revived(ids.len() as u64);
     }
 
     /// Reclaims idle blocks from other shards until `out` has `end` ids.

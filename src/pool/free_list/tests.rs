@@ -20,7 +20,7 @@ impl Spread {
         let total = free.iter().sum();
         let words = match keep {
             Retention::Nothing => BlockWords::new(total).unwrap(),
-            Retention::Contents(_) => BlockWords::with_keys(total).unwrap(),
+            _ => BlockWords::with_keys(total).unwrap(),
         };
         let list = FreeList::new(0, total, SHARDS, keep).unwrap();
         while list.depot.pop().is_some() {}

@@ -72,4 +72,16 @@ pub(crate) enum Retention {
     /// It keeps its contents, if it has a key, until it is reclaimed. The policy says which block is
     /// reclaimed first.
     Contents(ReclaimPolicy),
+    /// It does so, and callers may give contents a level.
+    Levels(ReclaimPolicy),
+}
+
+impl Retention {
+    /// Returns the policy by which contents are reclaimed, if they are kept.
+    pub(crate) fn policy(self) -> Option<ReclaimPolicy> {
+        match self {
+            Self::Nothing => None,
+            Self::Contents(policy) | Self::Levels(policy) => Some(policy),
+        }
+    }
 }

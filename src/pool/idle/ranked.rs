@@ -76,7 +76,7 @@ impl First {
 // All accesses are Relaxed: they are made under the claim only.
 impl RankedLists {
     pub(super) fn new(keep: Retention) -> Self {
-        let is_learned = keep == Retention::Contents(ReclaimPolicy::HitDensity);
+        let is_learned = keep.policy() == Some(ReclaimPolicy::HitDensity);
         let num_lists = if is_learned { CLASSES } else { 0 };
         Self {
             lists: (0..num_lists).map(|_| IdleList::new()).collect(),

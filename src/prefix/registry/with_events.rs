@@ -208,6 +208,9 @@ impl PublishedBlocks {
         let new = NewKey { key, mark: generation.mark(), hot: *hot, spare };
         let from = self.index.place(blocks.keyed().key(id));
         let got_key = self.key(blocks, Moved { id, from, to, is_private: false }, new);
+        if let Some(other) = cached.filter(|_| got_key) {
+            blocks.copy_level(other, id);
+        }
         Offered { got_key, is_new: got_key && !is_copy, is_left_out: false, known_by }
     }
 }

@@ -1,0 +1,153 @@
+//! Reclaim by level: idle blocks of lower levels than the default one go before the order of the policy, and those of higher
+//! levels after it.
+//!
+//! A thread takes blocks of higher levels once it has found no other one at its home and in the shards that it could claim.
+//! A shard that another thread has claimed at that moment may still have some.
+
+#[cfg(test)]
+pub(super) mod tests;
+
+use super::home_shard::{BATCH, Claim};
+use super::{FreeList, Matching};
+use crate::id::BlockId;
+use crate::pool::content_key::ContentKey;
+use crate::pool::idle::AgedBlock;
+use crate::pool::idle::levels::{Levels, Side};
+use crate::pool::level::LevelNote;
+use crate::pool::word::BlockWords;
+
+impl FreeList {
+    /// Returns the levels of contents, if the pool has them.
+    #[inline]
+    pub(crate) fn levels(&self) -> Option<&Levels> {
+        self.idle.levels()
+    }
+
+    /// Moves contents whose levels have ended to the default order, and reclaims blocks of lower levels until `out` has
+    /// `end` ids.
+    #[cold]
+    pub(super) fn reclaim_below(
+        &self,
+        levels: &Levels,
+        home: &mut Claim<'_>,
+        end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        if out.len() < end {
+            levels.expire(words, |left| home.push_idle(left, &self.idle, words));
+            levels.reclaim(Side::Below, end, words, out);
+        }
+    }
+
+    /// Reclaims blocks of higher levels until `out` has `end` ids, for the holder of a claim.
+    pub(super) fn reclaim_above(&self, end: usize, words: &BlockWords, out: &mut Vec<BlockId>) {
+        if let Some(levels) = self.levels() {
+            levels.reclaim(Side::Above, end, words, out);
+        }
+    }
+
+    /// Puts back those of the reclaimed blocks after `free_end` whose contents have a level, and removes them from `out`.
+    pub(super) fn put_back_levelled(
+        &self,
+        home: &mut Claim<'_>,
+        free_end: usize,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        let Some(levels) = self.levels() else { return };
+        let is_levelled = |id: &mut BlockId| self.idle.is_levelled(*id);
+        let put_back: Vec<BlockId> = out.extract_if(free_end.., is_levelled).collect();
+        for &id in put_back.iter().rev() {
+            let left = words.view().undo_reclaim(id);
+            if !levels.put_back(left.block, words) {
+                // A reset has removed its level since.
+                home.push_idle(left, &self.idle, words);
+            }
+        }
+    }
+
+    /// Frees idle blocks of one side, until `ids` has `end` of them.
+    pub(super) fn forget_levelled(
+        &self,
+        side: Side,
+        end: usize,
+        words: &BlockWords,
+        ids: &mut Vec<BlockId>,
+    ) {
+        let Some(levels) = self.levels() else { return };
+        loop {
+            let mut home = self.claim_for_idle(words);
+            levels.expire(words, |left| home.push_idle(left, &self.idle, words));
+            let start = ids.len();
+            levels.reclaim(side, end.min(start + BATCH), words, ids);
+            self.free_reclaimed(&mut home, &ids[start..], words);
+            if ids.len() < end.min(start + BATCH) || ids.len() == end {
+                return;
+            }
+        }
+    }
+
+    /// Appends up to `n` idle blocks of one side to `out`, in reclaim order.
+    pub(super) fn list_levelled(
+        &self,
+        side: Side,
+        n: usize,
+        words: &BlockWords,
+        out: &mut Vec<AgedBlock>,
+    ) {
+        if let Some(levels) = self.levels() {
+            let mut home = self.claim_for_idle(words);
+            levels.expire(words, |left| home.push_idle(left, &self.idle, words));
+            levels.list_oldest(side, n, self.idle.age_of_side(side), words, out);
+        }
+    }
+
+    /// Gives contents a level, each in the block that was found for its key. Idle ones are the most recently released of
+    /// that level then. Returns how many were still cached, and whether blocks may have come back to room: the caller
+    /// announces that.
+    pub(crate) fn set_levels(
+        &self,
+        found: &[(BlockId, ContentKey)],
+        note: LevelNote,
+        words: &BlockWords,
+    ) -> (usize, bool) {
+        let (mut set, mut has_released) = (0, false);
+        for part in found.chunks(Matching::AT_MOST) {
+            let mut matching = self.matching(words);
+            set += part.iter().filter(|&&(id, key)| matching.set_level(id, key, note)).count();
+            has_released |= matching.has_released();
+        }
+        (set, has_released)
+    }
+}
+
+impl Matching<'_> {
+    /// Gives the content with this `key` a level, if `id` still has it. Copies that are reclaimed first in any case are
+    /// left alone.
+    fn set_level(&mut self, id: BlockId, key: ContentKey, note: LevelNote) -> bool {
+        let (list, words) = (self.list, self.words);
+        let (keyed, Some(levels)) = (words.keyed(), list.levels()) else { return false };
+        if keyed.key(id) != key || keyed.words().state(id).is_spare() {
+            return false;
+        }
+        let set = |resets| {
+            let is_meant = keyed.key(id) == key;
+            if is_meant {
+                levels.set([(id, note)].into_iter(), resets, words);
+            }
+            is_meant
+        };
+        let resets = levels.resets();
+        if let Some(idle) = keyed.words().renew_idle(id) {
+            // No thread reclaims it before it has an entry of this epoch, so its content stays.
+            let is_meant = set(resets);
+            self.home.push_idle(idle, &list.idle, words);
+            return is_meant;
+        }
+        let Some(was_idle) = keyed.words().acquire(id, false) else { return false };
+        let is_meant = set(resets);
+        self.leave(id, was_idle);
+        is_meant
+    }
+}

@@ -1,0 +1,55 @@
+//! The levels of contents, as the pool's callers set and end them. Without effect in pools without levels.
+
+use super::content_key::ContentKey;
+use super::{Blocks, LevelNote, Levels};
+use crate::id::BlockId;
+
+impl Blocks {
+    /// Returns the levels of contents, if the pool has them.
+    #[inline]
+    pub(crate) fn levels(&self) -> Option<&Levels> {
+        self.free.levels()
+    }
+
+    /// Notes the levels of those of the caller's blocks that are cached, unless the contents were dropped after `resets`
+    /// resets. They hold from the next release on.
+    pub(crate) fn note_levels(
+        &self,
+        notes: impl Iterator<Item = (BlockId, LevelNote)>,
+        resets: u64,
+    ) {
+        if let Some(levels) = self.levels() {
+            levels.set(notes, resets, &self.words);
+        }
+    }
+
+    /// Gives cached contents a level, each in the block that was found for its key. Returns how many were still cached.
+    pub(crate) fn set_levels(&self, found: &[(BlockId, ContentKey)], note: LevelNote) -> usize {
+        let (set, has_released) = self.free.set_levels(found, note, &self.words);
+        if has_released {
+            self.announce_room();
+        }
+        set
+    }
+
+    /// Gives the content of `to`, a block of the caller, the level that it has in `from`.
+    pub(crate) fn copy_level(&self, from: BlockId, to: BlockId) {
+        if let Some(levels) = self.levels() {
+            levels.copy(from, to, &self.words);
+        }
+    }
+
+    /// Removes the levels of all contents, after a reset. Those of idle blocks are reclaimed first from then on.
+    pub(crate) fn reset_levels(&self) {
+        if let Some(levels) = self.levels() {
+            levels.reset(&self.words);
+        }
+    }
+
+    /// Removes the levels of blocks whose contents their owner has ended.
+    pub(crate) fn clear_levels(&self, ids: &[BlockId]) {
+        if let Some(levels) = self.levels() {
+            levels.clear(ids);
+        }
+    }
+}
