@@ -23,7 +23,8 @@ const BLOCK_SIZE: usize = 4;
 /// The orders by the times of the last uses.
 const BY_LAST_USE: &[ReclaimPolicy] = &[ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue];
 
-/// Creates caches over one and several home shards, under each reclaim policy, with a sink and without.
+/// Creates caches over one and several home shards, under each reclaim policy, with a sink and without. Those with a
+/// learned order have levels, too.
 fn caches(num_blocks: usize) -> Vec<(PagedKvCache, Option<Arc<Mirror>>)> {
     let mut caches = caches_of(num_blocks, BY_LAST_USE);
     caches.extend(caches_of(num_blocks, &[ReclaimPolicy::HitDensity]));
@@ -41,6 +42,7 @@ fn caches_of(
             for has_sink in [false, true] {
                 let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(BLOCK_SIZE);
                 let builder = builder.home_shards(home_shards).reclaim_policy(policy);
+                let builder = builder.retention_levels(policy == ReclaimPolicy::HitDensity);
                 let mirror = has_sink.then(Arc::<Mirror>::default);
                 let builder = match &mirror {
                     Some(mirror) => builder.event_sink(mirror.clone()),

@@ -2,7 +2,7 @@
 //! contents of their script, at any time.
 
 use paged_kv::export::Gaps;
-use paged_kv::{AdmitOptions, CachedSequence, PagedKvError, Step, StepBuffers};
+use paged_kv::{CachedSequence, PagedKvError, Step, StepBuffers};
 
 use super::common::random::Random;
 use super::shadow::Script;
@@ -104,7 +104,8 @@ impl<'a> Handles<'a> {
         let script = Script::random(random);
         let num_tokens = 1 + random.below(MOST_TOKENS);
         let prompt = self.storm.cache.prompt(&script.tokens(0..num_tokens));
-        let admitted = self.storm.cache.admit_sequence(&prompt, &AdmitOptions::default());
+        let options = self.storm.options(random);
+        let admitted = self.storm.cache.admit_sequence(&prompt, &options);
         let Some((sequence, admission)) = fair(admitted) else {
             // A request that leaves makes room.
             return if self.rows.is_empty() { drop(self.open.pop()) } else { self.leave(0) };

@@ -5,7 +5,7 @@
 //! recognizes its own.
 
 use paged_kv::export::{Gaps, TableShape};
-use paged_kv::{AdmitOptions, BlockId, Lease, LeaseRow, PagedKvError, Result, SeqId, Step, Worker};
+use paged_kv::{BlockId, Lease, LeaseRow, PagedKvError, Result, SeqId, Step, Worker};
 
 use super::by_handle::fair;
 use super::common::random::Random;
@@ -51,7 +51,7 @@ impl<'a> Ids<'a> {
     fn admit(&self, own: SeqId, number: usize, random: &mut Random) {
         let (Storm { cache, shadow, .. }, script) = (self.storm, self.scripts[number]);
         let num_tokens = 3 + random.below(8 * BLOCK_SIZE);
-        let options = AdmitOptions::default().worker(Worker(self.driver as u32 % 3));
+        let options = self.storm.options(random).worker(Worker(self.driver as u32 % 3));
         let admitted =
             cache.admit_with(own, &cache.prompt(&script.tokens(0..num_tokens)), &options);
         let Some(admission) = fair(admitted) else { return };

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use listener::Listener;
-use paged_kv::{EvictionStrategy, PagedKvCache, ReclaimPolicy, SeqId, Watermark};
+use paged_kv::{
+    AdmitOptions, EvictionStrategy, Level, PagedKvCache, ReclaimPolicy, Retain, SeqId, Watermark,
+};
 use shadow::Shadow;
 
 const BLOCK_SIZE: usize = 4;
@@ -32,6 +34,22 @@ pub(crate) struct Storm {
     pub(crate) shadow: Shadow,
     pub(crate) listener: Option<Arc<Listener>>,
     pub(crate) threads: usize,
+    has_levels: bool,
+}
+
+impl Storm {
+    /// Returns options with a random level, in a cache that has levels.
+    pub(crate) fn options(&self, random: &mut Random) -> AdmitOptions {
+        let options = AdmitOptions::default();
+        if !self.has_levels {
+            return options;
+        }
+        let level = Level::from_priority(random.below(101) as u32);
+        let (start, ttl) = (random.below(16), Duration::from_micros(random.below(400) as u64));
+        let retain = Retain::new(start..start + random.below(64), level);
+        let options = options.retain(retain.clone().ttl(ttl)).retain(retain);
+        options.retain_generated(level, (random.below(2) == 0).then_some(ttl))
+    }
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -59,12 +77,14 @@ fn storm(round: u64, threads: usize) -> Storm {
     if random.below(2) == 0 {
         builder = builder.fairness(paged_kv::Fairness::Bypass { at_most: random.below(4) as u32 });
     }
+    let has_levels = random.below(2) == 0;
+    builder = builder.retention_levels(has_levels);
     let listener = (random.below(2) == 0).then(|| Arc::new(Listener::default()));
     if let Some(listener) = &listener {
         builder = builder.event_sink(Arc::clone(listener) as Arc<dyn paged_kv::EventSink>);
     }
     let cache = builder.build().expect("the parameters make sense");
-    Storm { cache, shadow: Shadow::new(num_blocks), listener, threads }
+    Storm { cache, shadow: Shadow::new(num_blocks), listener, threads, has_levels }
 }
 
 fn blow(storm: &Storm, round: u64, end: Instant) {
