@@ -3,12 +3,14 @@
 //! It exists in a build for loom only. Models of the cache use the public interface. Models of the layers below
 //! would explore too much there, so they use this module. It adds nothing to an operation of the library.
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::content_key::ContentKey;
 use crate::pool::free_list::Matching;
 use crate::pool::in_flight::InFlightStep;
-use crate::pool::{BlockPool, Observers, PoolHandle, ReclaimPolicy, Retention};
+use crate::pool::{BlockPool, Level, LevelNote, Observers, PoolHandle, ReclaimPolicy, Retention};
 use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
 pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
@@ -45,14 +47,19 @@ impl ReusePool {
     /// # Panics
     /// Those of [`new`](Self::new).
     pub fn with_policy(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
-        let pool = BlockPool::build(
-            num_blocks,
-            shards,
-            Retention::Contents(policy),
-            false,
-            Observers::default(),
-            None,
-        );
+        Self::that_keeps(num_blocks, shards, Retention::Contents(policy))
+    }
+
+    /// Creates a pool as [`new`](Self::new) does, whose contents can have levels.
+    ///
+    /// # Panics
+    /// Those of [`new`](Self::new).
+    pub fn with_levels(num_blocks: usize, shards: usize) -> Self {
+        Self::that_keeps(num_blocks, shards, Retention::Levels(ReclaimPolicy::default()))
+    }
+
+    fn that_keeps(num_blocks: usize, shards: usize, keep: Retention) -> Self {
+        let pool = BlockPool::build(num_blocks, shards, keep, false, Observers::default(), None);
         let pool = pool.unwrap_or_else(|refusal| panic!("{refusal}"));
         Self {
             pool,
@@ -132,6 +139,14 @@ impl ReusePool {
     /// Frees up to `n` idle blocks, whose contents end. Returns their number.
     pub fn forget(&self, n: usize) -> usize {
         self.pool.blocks().uncache_idle(n)
+    }
+
+    /// Gives the content of `hash` a level, which ends immediately after each release if it `ends`. Returns the number of
+    /// blocks.
+    pub fn set_level(&self, hash: u128, level: Level, ends: bool) -> usize {
+        let note = LevelNote::new(level, ends.then_some(Duration::from_nanos(1)));
+        let (generation, hashes) = (self.published.generation(), [BlockHash::from_u128(hash)]);
+        self.published.set_levels(self.pool.blocks(), &hashes, generation, note)
     }
 
     /// Makes the content of `hash` unmatchable wherever it is cached. Returns the number of blocks.

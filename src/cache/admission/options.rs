@@ -142,7 +142,8 @@ impl AdmitOptions {
     ///
     /// The level is that of all cached blocks of the range, matched or new, from the release of this sequence on, and
     /// overrides an earlier one. Other requests that use the contents leave their level alone, unless they have one for
-    /// them. Blocks that a truncation takes from the sequence before have no level of it.
+    /// them. Blocks that a truncation takes from the sequence before have no level of it, nor have those that an open step
+    /// publishes after the release.
     ///
     /// ```
     /// use std::time::Duration;

@@ -187,6 +187,7 @@ impl Levels {
     fn push(&self, idle: IdleBlock, words: &BlockWords) -> bool {
         let mut queues = self.queues.lock();
         let Some((note, queue)) = self.queued(idle.id) else { return false };
+        // Loom: two_releases_of_a_content_with_a_level_leave_an_entry.
         if !words.view().keeps_entry(idle) {
             return true;
         }
