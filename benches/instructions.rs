@@ -13,13 +13,14 @@ use std::ops::Sub;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "events")]
 use paged_kv::event::{EventPublisher, PublisherOptions};
 use paged_kv::export::{Gaps, TableShape, block_tables};
 use paged_kv::{
-    AdmitOptions, BlockId, BlockPool, EventSink, HashAlgorithm, KvEvent, PagedKvCache, SeqId,
-    Sequence,
+    AdmitOptions, BlockId, BlockPool, EventSink, HashAlgorithm, KvEvent, Level, PagedKvCache,
+    Retain, SeqId, Sequence,
 };
 
 /// A multiple of the blocks that move to and from the depot in one batch. So the second `TIMES` operations
@@ -64,6 +65,12 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("the same, with a listener that ignores it", |times| admit_hits(times, Listener::Deaf)),
     #[cfg(feature = "events")]
     ("the same, with a publisher", |times| admit_hits(times, Listener::Publisher)),
+    ("new blocks again, in a cache with levels", |times| admit_levels(times, None, true)),
+    ("the same, all of them low", |times| admit_levels(times, Some(Level::Low), true)),
+    ("blocks that hit again, in a cache with levels", |times| admit_levels(times, None, false)),
+    ("the same, all of them high, for an hour", |times| {
+        admit_levels(times, Some(Level::High), false);
+    }),
     ("admit and release 4,096 tokens that hit", |times| groups::admit(times, 1)),
     ("the same, with 3 groups", |times| groups::admit(times, 3)),
     ("a decode step of 256 rows", |times| groups::step(times, 1)),
@@ -234,9 +241,13 @@ fn cache_of_contents(listener: Listener) -> PagedKvCache {
 
 /// Admits, computes and drops a prompt of 32 blocks and a token.
 fn admit(cache: &PagedKvCache, prompt: u32) {
+    admit_with(cache, prompt, &AdmitOptions::default());
+}
+
+fn admit_with(cache: &PagedKvCache, prompt: u32, options: &AdmitOptions) {
     let tokens: [u32; 32 * 16 + 1] = std::array::from_fn(|at| prompt << 10 | at as u32);
     let prompt = cache.prompt(black_box(&tokens));
-    let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    let (mut sequence, _) = cache.admit_sequence(&prompt, options).unwrap();
     sequence.commit(tokens.len()).unwrap();
 }
 
@@ -252,6 +263,28 @@ fn admit_new(times: u64, listener: Listener) {
 fn admit_hits(times: u64, listener: Listener) {
     let cache = cache_of_contents(listener);
     repeat(times, || admit(&cache, 1));
+}
+
+/// Admits prompts whose contents all have `level`, for an hour if it is a high one: new prompts, or the same one.
+fn admit_levels(times: u64, level: Option<Level>, are_new: bool) {
+    let builder = PagedKvCache::builder().num_blocks(1 << 12).block_size(16);
+    let builder = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
+    let cache = builder.retention_levels(true).build().unwrap();
+    let options = level.map_or_else(AdmitOptions::default, |level| {
+        let retain = Retain::new(0..usize::MAX, level);
+        let hour = Duration::from_secs(3_600);
+        AdmitOptions::default().retain(if level > Level::Default {
+            retain.ttl(hour)
+        } else {
+            retain
+        })
+    });
+    (0..1 << 8).for_each(|prompt| admit_with(&cache, 1_000_000 + prompt, &options));
+    let mut prompt = 1;
+    repeat(times, || {
+        prompt += u32::from(are_new);
+        admit_with(&cache, prompt, &options);
+    });
 }
 
 /// Allocates a sequence of `blocks` full blocks and a partly filled one.
