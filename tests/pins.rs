@@ -141,6 +141,39 @@ fn a_waiter_is_woken_by_the_deadline() {
     }
 }
 
+/// A pin of blocks that no waiting sequence has may end, so no sequence is given up while there is one.
+#[cfg(feature = "async")]
+#[test]
+fn sequences_that_wait_for_each_other_wait_for_a_pin_first() {
+    for (needed, is_stalled) in [(4, false), (16, true)] {
+        for cache in caches(8, 8) {
+            serve(&cache, &prompt(1, 8));
+            let begin = Instant::now();
+            let pin = accepted(&cache, &prompt(1, 8), Duration::from_millis(60));
+            cache.allocate(s(1), 12).unwrap();
+            cache.allocate(s(2), 12).unwrap();
+            let grow = |id| {
+                let grown = cache.waiting().append(id, needed).timeout(HOUR).block().map(drop);
+                assert!(begin.elapsed() >= Duration::from_millis(60), "{grown:?}");
+                if let Err(refusal) = &grown {
+                    assert_eq!(refusal, &PagedKvError::Stalled(id));
+                    cache.free(id).unwrap();
+                }
+                grown.is_err()
+            };
+            let stalled = thread::scope(|scope| {
+                let other = scope.spawn(|| grow(s(1)));
+                let one = grow(s(2));
+                usize::from(one) + usize::from(other.join().expect("it does not panic"))
+            });
+            assert_eq!(stalled, usize::from(is_stalled));
+            drop(pin);
+            [s(1), s(2)].map(|id| cache.free(id).ok());
+            assert_empties(&cache);
+        }
+    }
+}
+
 #[cfg(feature = "async")]
 #[test]
 fn a_pin_takes_no_room_from_a_waiter() {
