@@ -9,6 +9,7 @@ use common::random::Random;
 use common::{assert_empties, s, shapes_with};
 use paged_kv::{
     AdmitOptions, ErrorKind, LayerGroup, Level, PagedKvCache, PagedKvError, ReclaimPolicy, Retain,
+    StepBuffers,
 };
 
 const LEVELS: [Level; 5] = [Level::Lowest, Level::Low, Level::Default, Level::High, Level::Highest];
@@ -324,9 +325,11 @@ fn contents_from_before_a_reset_have_no_level() {
 fn the_level_holds_however_the_sequence_ends() {
     for cache in caches(8) {
         let (tokens, options) = (prompt(1, 8), at(Level::High));
-        for way in 0..4 {
+        for way in 0..7 {
             let (mut handle, _) = cache.admit_sequence(&cache.prompt(&tokens), &options).unwrap();
-            handle.commit(8).unwrap();
+            if way < 6 {
+                handle.commit(8).unwrap();
+            }
             match way {
                 0 => drop(handle),
                 1 => {
@@ -339,10 +342,25 @@ fn the_level_holds_however_the_sequence_ends() {
                     cache.admit_with(s(1), &cache.prompt(&tokens), &options).unwrap();
                     cache.evict().unwrap();
                 }
-                _ => {
-                    // A fork of eight tokens that keeps only the last ones.
+                3 => {
                     handle.apply_streaming_llm(0, 4).unwrap();
                     drop(handle);
+                }
+                4 => {
+                    handle.truncate(0).unwrap();
+                    drop(handle);
+                }
+                5 => {
+                    // The append copies the second block, whose content stays cached.
+                    handle.truncate(6).unwrap();
+                    drop(handle.append(1).unwrap());
+                    drop(handle);
+                }
+                _ => {
+                    let mut step = cache.step(StepBuffers::default());
+                    step.commit(&mut handle, 8).unwrap();
+                    drop(handle);
+                    assert_eq!(step.complete().published, 2);
                 }
             }
             serve(&cache, &prompt(2, 8));

@@ -47,8 +47,9 @@ use super::accounting::{IdleTotals, Ledger, Peak, Totals, idle_totals, room_at_m
 use super::content_key::ContentKey;
 use super::idle::IdleLists;
 use super::idle::hit_density::HitDensity;
+use super::idle::levels::LevelledRun;
 use super::idle::policy::Retention;
-use super::word::{BlockWords, Released};
+use super::word::{BlockWords, Released, ReleasedIdle};
 use crate::array::queue_of;
 use crate::error::Result;
 use crate::id::BlockId;
@@ -341,7 +342,30 @@ impl FreeList {
         home: &mut Claim<'_>,
         ids: &[BlockId],
         words: &BlockWords,
+        given: usize,
+    ) -> (usize, usize) {
+        let idle = &home.shard.idle;
+        match self.levels() {
+            None => {
+                self.give_each(home, ids, words, given, |left| idle.push(left, &self.idle, words))
+            }
+            Some(levels) => {
+                let mut run = LevelledRun::new(levels);
+                let push = |left| idle.push_in_run(left, &mut run, &self.idle, words);
+                self.give_each(home, ids, words, given, push)
+            }
+        }
+    }
+
+    /// Does as [`give_shared`](Self::give_shared), with an entry by `push` for each block that becomes idle.
+    #[inline(always)]
+    fn give_each(
+        &self,
+        home: &Claim<'_>,
+        ids: &[BlockId],
+        words: &BlockWords,
         mut given: usize,
+        mut push: impl FnMut(ReleasedIdle),
     ) -> (usize, usize) {
         let (view, len) = (words.view(), home.len());
         view.prefetch(ids.iter().copied());
@@ -357,7 +381,7 @@ impl FreeList {
                     given += 1;
                 }
                 Released::Idle(block) => {
-                    home.shard.idle.push(block, &self.idle, words);
+                    push(block);
                     idle += 1;
                 }
             }

@@ -71,9 +71,6 @@ const MOST_RANKS: usize = 3;
 /// The rank of a block in the list of its class.
 const BY_CLASS: usize = usize::MAX;
 
-/// The rank of a block in the queue of its level.
-const BY_LEVEL: usize = usize::MAX - 1;
-
 /// The memory of the idle lists, their clock, and the keys of recently reclaimed contents.
 pub(crate) struct IdleLists {
     slab: IdleSlab,
@@ -84,8 +81,6 @@ pub(crate) struct IdleLists {
     levels: Option<Box<Levels>>,
     /// True in a pool with a learned order or levels.
     has_notes: bool,
-    /// True in a pool that is reclaimed in the order of the last uses alone.
-    is_plain_lru: bool,
     /// Entries that shards have added.
     clock: CachePadded<AtomicU64>,
     /// Turns of shards to drop their stale entries.
@@ -137,7 +132,6 @@ impl IdleLists {
             density: density.transpose()?,
             levels: levels.transpose()?,
             has_notes: is_learned || has_levels,
-            is_plain_lru: num_ranks == HOT && !has_levels,
             clock: CachePadded::new(AtomicU64::new(Oldest::FIRST)),
             turns: AtomicU64::new(0),
             between_drops: (total / DROPS_A_POOL) as u64,
@@ -200,15 +194,6 @@ impl IdleLists {
     fn rank_of(&self, left: ReleasedIdle) -> usize {
         match left {
             ReleasedIdle { spare: true, .. } => SPARE,
-            _ if self.is_plain_lru => COLD,
-            _ if self.is_levelled(left.block.id) => BY_LEVEL,
-            _ => self.rank_by_policy(left),
-        }
-    }
-
-    #[inline]
-    fn rank_by_policy(&self, left: ReleasedIdle) -> usize {
-        match left {
             ReleasedIdle { hot: true, .. } if self.num_ranks != HOT => match self.num_ranks {
                 MOST_RANKS => HOT,
                 // Each block of a pool with a learned order is hot.
@@ -296,18 +281,10 @@ impl IdleShard {
         self.uncounted.store(uncounted, Ordering::Relaxed);
     }
 
-    /// Adds an entry for a block that became idle.
+    /// Adds an entry for a block that became idle, whose content has the default level.
     #[inline]
     pub(in crate::pool) fn push(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         let rank = lists.rank_of(left);
-        if rank == BY_LEVEL {
-            return self.push_levelled(left, lists, words);
-        }
-        self.push_by_rank(rank, left, lists, words);
-    }
-
-    #[inline]
-    fn push_by_rank(&self, rank: usize, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         if rank == BY_CLASS {
             return self.push_ranked(left.block, lists, words);
         }

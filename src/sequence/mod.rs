@@ -28,6 +28,7 @@ use self::gaps::TrimmedBlocks;
 pub use self::groups::GroupCopy;
 use self::groups::SequenceGroups;
 pub(crate) use self::shared_tails::SharedTails;
+pub(crate) use self::uses::PromptLevels;
 use self::uses::SequenceUses;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
@@ -327,6 +328,8 @@ impl Sequence {
         let tail_room = logical_blocks * self.block_size - num_tokens;
         // A full last block may have been published since, and then it must not be written again.
         let is_same_tail = num_blocks == self.num_blocks() && self.tail_room > 0;
+        // From the block on that an append would write or copy.
+        self.note_levels(num_tokens / self.block_size..self.num_logical_blocks());
         self.table.cut(keep, num_blocks..self.table.len())?;
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;
@@ -396,9 +399,7 @@ impl Sequence {
         if sink_end >= window_start {
             return Ok(0);
         }
-        if let Some(uses) = &self.uses {
-            self.note_levels(uses);
-        }
+        self.note_levels(sink_end..window_start);
         let resident = self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
         let given_up = resident.len();
         self.table.remove(resident)?;

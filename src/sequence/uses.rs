@@ -2,23 +2,39 @@
 //! prompt, and the levels that the caller gave it. `Sequence` notes them beside its blocks when it is dropped,
 //! whichever operation drops it.
 
+use std::ops::Range;
+
 use super::Sequence;
 use super::retain::RetainedRanges;
-use crate::pool::{PromptUses, ReuseHint};
+use crate::id::BlockId;
+use crate::pool::{Blocks, PromptUses, ReuseHint};
+use crate::sync::PlainArc;
 
 /// The facts that a sequence notes at its release.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SequenceUses {
     prompt: PromptUses,
-    levels: Option<PromptLevels>,
+    levels: Option<PlainArc<PromptLevels>>,
 }
 
 /// The levels of a prompt, of contents that were computed or matched after `resets` resets.
-#[derive(Clone, Debug)]
-struct PromptLevels {
+#[derive(Debug)]
+pub(crate) struct PromptLevels {
     ranges: RetainedRanges,
     prompt_tokens: usize,
     resets: u64,
+    block_size: usize,
+}
+
+impl PromptLevels {
+    /// Notes the levels of blocks of the caller, each with its number in the sequence.
+    pub(crate) fn note(&self, pool: &Blocks, blocks: impl Iterator<Item = (usize, BlockId)>) {
+        let notes = blocks.filter_map(|(block, id)| {
+            let note = self.ranges.note_at(block * self.block_size, self.prompt_tokens)?;
+            Some((id, note))
+        });
+        pool.note_levels(notes, self.resets);
+    }
 }
 
 impl Sequence {
@@ -43,8 +59,9 @@ impl Sequence {
         prompt_tokens: usize,
         resets: u64,
     ) {
-        let levels = PromptLevels { ranges: ranges.clone(), prompt_tokens, resets };
-        self.uses.get_or_insert_default().levels = Some(levels);
+        let (ranges, block_size) = (ranges.clone(), self.block_size);
+        let levels = PromptLevels { ranges, prompt_tokens, resets, block_size };
+        self.uses.get_or_insert_default().levels = Some(PlainArc::new(levels));
     }
 
     /// Returns the same uses for a fork.
@@ -61,17 +78,29 @@ impl Sequence {
     #[inline(never)]
     fn note_release(&self, uses: &SequenceUses) {
         self.table.pool().note_release(self.table.as_slice(), &uses.prompt, self.num_tokens);
-        self.note_levels(uses);
+        if let Some(levels) = &uses.levels {
+            self.note_levels_of(levels, 0..self.num_logical_blocks());
+        }
     }
 
-    /// Notes the levels of the blocks, if the caller gave any.
-    pub(super) fn note_levels(&self, uses: &SequenceUses) {
-        let Some(PromptLevels { ranges, prompt_tokens, resets }) = &uses.levels else { return };
-        let notes = (0..self.num_logical_blocks()).filter_map(|block| {
-            let note = ranges.note_at(block * self.block_size, *prompt_tokens)?;
-            Some((self.block_at(block)?, note))
-        });
-        self.table.pool().note_levels(notes, *resets);
+    /// Returns the levels of the prompt, if the caller gave any.
+    #[inline]
+    pub(crate) fn levels(&self) -> Option<&PlainArc<PromptLevels>> {
+        self.uses.as_deref().and_then(|uses| uses.levels.as_ref())
+    }
+
+    /// Notes the levels of blocks that the sequence is about to release. `logical_blocks` are their numbers.
+    #[inline]
+    pub(super) fn note_levels(&self, logical_blocks: Range<usize>) {
+        if let Some(levels) = self.levels() {
+            self.note_levels_of(levels, logical_blocks);
+        }
+    }
+
+    #[cold]
+    fn note_levels_of(&self, levels: &PromptLevels, logical_blocks: Range<usize>) {
+        let blocks = logical_blocks.filter_map(|block| Some((block, self.block_at(block)?)));
+        levels.note(self.table.pool(), blocks);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cache::rows::{Row, update};
 use crate::error::Result;
 use crate::id::{BlockId, GroupId};
 use crate::prefix::{BlockHash, EventContext, ExtraKeys, Generation, PublishRequest};
-use crate::sequence::Sequence;
+use crate::sequence::{PromptLevels, Sequence};
 use crate::sync::PlainArc;
 
 /// Blocks of one commit, in order.
@@ -31,6 +31,8 @@ pub(super) struct Committed {
     extra: Option<PlainArc<ExtraKeys>>,
     /// Number of blocks of the sequence before the first of them.
     index: usize,
+    /// The levels of the sequence: it may be released before the step completes.
+    levels: Option<PlainArc<PromptLevels>>,
 }
 
 /// Neighbouring blocks of one commit.
@@ -41,6 +43,7 @@ struct OfRun {
     /// The block before the first.
     before: Option<BlockId>,
     generation: Generation,
+    levels: Option<PlainArc<PromptLevels>>,
 }
 
 impl Step {
@@ -217,6 +220,7 @@ impl Step {
             len: committed.len(),
             before: None,
             generation: run.generation(),
+            levels: None,
         };
         self.note_committed(hashed, hashed.context_of(run), of_run);
         Ok(())
@@ -240,6 +244,7 @@ impl Step {
             len: blocks.len(),
             before: sequence.block_ids()[..blocks.start].last().copied(),
             generation: hashed.generation(),
+            levels: sequence.levels().cloned(),
         };
         self.note_committed(hashed, context, of_run);
         Ok(())
@@ -262,6 +267,7 @@ impl Step {
             block_size: context.block_size,
             extra: context.extra.clone(),
             index: run.start,
+            levels: run.levels,
         });
         self.published.get_or_insert_with(|| hashed.published().clone());
     }
@@ -295,10 +301,13 @@ impl Step {
                 extra: commit.extra.clone(),
                 index: commit.index,
             };
-            let Committed { before, generation, .. } = *commit;
+            let Committed { before, generation, index, .. } = *commit;
             // The step owns them too: none is private.
             let offer = PublishRequest { ids, before, private_from: ids.len(), generation };
             count += published.publish(&self.pool, &offer, |at| hashes[at], context);
+            if let Some(levels) = &commit.levels {
+                levels.note(&self.pool, (index..).zip(ids.iter().copied()));
+            }
             (start, start_of_tokens) = (commit.end, commit.end_of_tokens);
         }
         count

@@ -19,7 +19,7 @@ use super::choice::NEVER;
 use super::home_shard::{BATCH, Claim, Shard};
 use super::{FreeList, Search};
 use crate::id::BlockId;
-use crate::pool::idle::levels::Side;
+use crate::pool::idle::levels::{LevelledRun, Side};
 use crate::pool::idle::{AgeBound, IdleLists};
 use crate::pool::word::{BlockWords, ReleasedIdle};
 use crate::sync::{Ordering, thread_ordinal};
@@ -354,7 +354,12 @@ impl Claim<'_> {
     #[inline]
     pub(super) fn push_idle(&mut self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
         self.shard.idle.read_clock(lists);
-        self.shard.idle.push(left, lists, words);
+        match lists.levels() {
+            None => self.shard.idle.push(left, lists, words),
+            Some(levels) => {
+                self.shard.idle.push_in_run(left, &mut LevelledRun::new(levels), lists, words);
+            }
+        }
         self.shard.idle.count(1, lists);
     }
 

@@ -20,6 +20,7 @@
 mod deadlines;
 mod queues;
 
+use std::iter;
 use std::time::Instant;
 
 use self::queues::{LevelQueues, QUEUES};
@@ -29,7 +30,7 @@ use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::level::{Level, LevelNote};
 use crate::pool::word::{BlockWords, IdleBlock, ReleasedIdle};
-use crate::sync::{AtomicU64, CachePadded, Mutex, Ordering};
+use crate::sync::{AtomicU64, CachePadded, Mutex, MutexGuard, Ordering};
 
 /// The deadline of no block.
 const NEVER: u64 = u64::MAX;
@@ -90,6 +91,11 @@ fn queue_of(level: Level) -> Option<usize> {
     }
 }
 
+/// Returns the bits of a note beside a block: 0 for the default level.
+fn stored_bits(note: LevelNote) -> u64 {
+    if note.level() == Level::Default { 0 } else { note.bits() }
+}
+
 // All accesses to the notes and to `shown` are Relaxed: only the reclaim order depends on them. Notes are changed under
 // the lock, or by a thread that has just reclaimed the block.
 impl Levels {
@@ -120,12 +126,15 @@ impl Levels {
 
     /// Returns the note of a content that has another level than the default one.
     pub(super) fn note(&self, id: BlockId) -> Option<LevelNote> {
-        LevelNote::from_bits(self.notes[id.index()].load(Ordering::Relaxed))
+        LevelNote::from_bits(self.bits(id))
+    }
+
+    fn bits(&self, id: BlockId) -> u64 {
+        self.notes[id.index()].load(Ordering::Relaxed)
     }
 
     fn store(&self, id: BlockId, note: LevelNote) {
-        let bits = if note.level() == Level::Default { 0 } else { note.bits() };
-        self.notes[id.index()].store(bits, Ordering::Relaxed);
+        self.notes[id.index()].store(stored_bits(note), Ordering::Relaxed);
     }
 
     /// Returns a number that changes when all contents are dropped.
@@ -134,15 +143,21 @@ impl Levels {
     }
 
     /// Notes the levels of blocks that are cached, for an owner of them that had these contents after `resets` resets.
+    /// Takes the lock once, or not if all have these levels.
     pub(crate) fn set(
         &self,
         notes: impl Iterator<Item = (BlockId, LevelNote)>,
         resets: u64,
         words: &BlockWords,
     ) {
+        let is_new = |&(id, note): &(BlockId, LevelNote)| {
+            self.bits(id) != stored_bits(note) && words.state(id).is_cached()
+        };
+        let mut notes = notes.filter(is_new);
+        let Some(first) = notes.next() else { return };
         let _queues = self.queues.lock();
         if self.resets() == resets {
-            let cached = notes.filter(|&(id, _)| words.state(id).is_cached());
+            let cached = iter::once(first).chain(notes);
             cached.for_each(|(id, note)| self.store(id, note));
         }
     }
@@ -182,27 +197,13 @@ impl Levels {
         self.show(&queues);
     }
 
-    /// Adds an entry for a block that became idle, unless the block was used since: then its entry may be that of a later
-    /// release by another thread. Returns false if its content has the default level.
-    fn push(&self, idle: IdleBlock, words: &BlockWords) -> bool {
-        let mut queues = self.queues.lock();
-        let Some((note, queue)) = self.queued(idle.id) else { return false };
-        // Loom: two_releases_of_a_content_with_a_level_leave_an_entry.
-        if !words.view().keeps_entry(idle) {
-            return true;
-        }
-        queues.push(words.keyed().mark_epoch(idle), queue);
-        if let Some(nanos) = note.nanos() {
-            let moment = queues.next_moment(self.now());
-            queues.deadlines.set(idle.id, moment.saturating_add(nanos));
-        }
-        self.show(&queues);
-        true
-    }
-
     /// Adds an entry for a block that became idle, before all others of its level. Its deadline is before theirs. Returns
     /// false if its content has the default level.
-    fn push_front(&self, idle: IdleBlock, words: &BlockWords) -> bool {
+    #[cold]
+    pub(super) fn push_front(&self, idle: IdleBlock, words: &BlockWords) -> bool {
+        if self.note(idle.id).is_none() {
+            return false;
+        }
         let mut queues = self.queues.lock();
         let Some((note, queue)) = self.queued(idle.id) else { return false };
         if !words.view().keeps_entry(idle) {
@@ -344,6 +345,49 @@ impl Levels {
     }
 }
 
+/// Adds entries for blocks that become idle one after the other. It takes the lock with the first of them, and gives it back
+/// at the end of the run.
+pub(crate) struct LevelledRun<'a> {
+    levels: &'a Levels,
+    queues: Option<MutexGuard<'a, LevelQueues>>,
+}
+
+impl<'a> LevelledRun<'a> {
+    pub(in crate::pool) fn new(levels: &'a Levels) -> Self {
+        Self { levels, queues: None }
+    }
+
+    /// Adds an entry for a block that became idle, unless the block was used since: then its entry may be that of a later
+    /// release by another thread. Returns false if its content has the default level.
+    pub(super) fn push(&mut self, idle: IdleBlock, words: &BlockWords) -> bool {
+        let levels = self.levels;
+        if levels.note(idle.id).is_none() {
+            return false;
+        }
+        let queues = self.queues.get_or_insert_with(|| levels.queues.lock());
+        // A reset may have removed the level since.
+        let Some((note, queue)) = levels.queued(idle.id) else { return false };
+        // Loom: two_releases_of_a_content_with_a_level_leave_an_entry.
+        if !words.view().keeps_entry(idle) {
+            return true;
+        }
+        queues.push(words.keyed().mark_epoch(idle), queue);
+        if let Some(nanos) = note.nanos() {
+            let moment = queues.next_moment(levels.now());
+            queues.deadlines.set(idle.id, moment.saturating_add(nanos));
+        }
+        true
+    }
+}
+
+impl Drop for LevelledRun<'_> {
+    fn drop(&mut self) {
+        if let Some(queues) = &self.queues {
+            self.levels.show(queues);
+        }
+    }
+}
+
 impl IdleLists {
     /// Returns the levels of contents, if the pool has them.
     #[inline]
@@ -366,26 +410,16 @@ impl IdleLists {
 }
 
 impl IdleShard {
-    /// Adds an entry for a block whose content has a level.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn push_levelled(&self, left: ReleasedIdle, lists: &IdleLists, words: &BlockWords) {
-        let levels = lists.levels().expect("only a pool with levels has blocks of these");
-        if !levels.push(left.block, words) {
-            // A reset has removed its level since.
-            self.push_by_rank(lists.rank_by_policy(left), left, lists, words);
-        }
-    }
-
-    /// Adds an entry for a block whose content has a level, before all others of that level, or returns false if it has
-    /// none any more.
-    #[cold]
-    pub(super) fn push_levelled_front(
+    /// Adds an entry for a block that became idle in a pool with levels.
+    pub(in crate::pool) fn push_in_run(
         &self,
         left: ReleasedIdle,
+        run: &mut LevelledRun<'_>,
         lists: &IdleLists,
         words: &BlockWords,
-    ) -> bool {
-        lists.levels().is_some_and(|levels| levels.push_front(left.block, words))
+    ) {
+        if left.spare || !run.push(left.block, words) {
+            self.push(left, lists, words);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! of a block that such a copy held.
 
 use super::age::{AgedBlock, Oldest};
-use super::{BY_CLASS, BY_LEVEL, COLD, IdleLists, IdleShard};
+use super::{BY_CLASS, COLD, IdleLists, IdleShard};
 use crate::pool::word::{BlockWords, IdleBlock, ReleasedIdle};
 
 impl IdleShard {
@@ -54,12 +54,11 @@ impl IdleShard {
         lists: &IdleLists,
         words: &BlockWords,
     ) {
-        let rank = match lists.rank_of(left) {
-            BY_LEVEL if self.push_levelled_front(left, lists, words) => return,
-            BY_LEVEL => lists.rank_by_policy(left),
-            rank => rank,
-        };
-        let list = match rank {
+        if !left.spare && lists.levels().is_some_and(|levels| levels.push_front(left.block, words))
+        {
+            return;
+        }
+        let list = match lists.rank_of(left) {
             BY_CLASS => self.ranked.list_of(words.keyed().note(left.block.id)),
             rank => &self.lists[rank],
         };
