@@ -328,8 +328,10 @@ impl Sequence {
         let tail_room = logical_blocks * self.block_size - num_tokens;
         // A full last block may have been published since, and then it must not be written again.
         let is_same_tail = num_blocks == self.num_blocks() && self.tail_room > 0;
-        // From the block on that an append would write or copy.
-        self.note_levels(num_tokens / self.block_size..self.num_logical_blocks());
+        if self.levels().is_some() {
+            // From the block on that an append would write or copy.
+            self.note_levels(num_tokens / self.block_size..self.num_logical_blocks());
+        }
         self.table.cut(keep, num_blocks..self.table.len())?;
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;

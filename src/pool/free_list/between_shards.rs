@@ -7,7 +7,7 @@ use super::oldest::tests::hold_oldest;
 use super::*;
 use crate::pool::content_key::{ContentKey, Mark, NewKey};
 use crate::pool::idle::policy::ReclaimPolicy;
-use crate::sync::{AtomicU64, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 pub(super) const LRU: Retention = Retention::Contents(ReclaimPolicy::Lru);
 pub(super) const TWO_QUEUES: Retention = Retention::Contents(ReclaimPolicy::TwoQueue);

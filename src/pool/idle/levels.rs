@@ -331,7 +331,7 @@ impl Levels {
         let queues = self.queues.lock();
         queues.audit()?;
         let shown = self.shown.entries.each_ref().map(|entries| entries.load(Ordering::Relaxed));
-        let count = |side: Side| side.queues().map(|queue| queues.len(queue) as u64).sum();
+        let count = |side: Side| side.queues().map(|queue| queues.len(queue) as u64).sum::<u64>();
         if shown != Side::BOTH.map(count) {
             return Err(format!("the levels show {shown:?} entries, and have others"));
         }
@@ -349,22 +349,27 @@ impl Levels {
 /// at the end of the run.
 pub(crate) struct LevelledRun<'a> {
     levels: &'a Levels,
-    queues: Option<MutexGuard<'a, LevelQueues>>,
+    /// The queues, and the time at which they were locked.
+    locked: Option<(MutexGuard<'a, LevelQueues>, u64)>,
 }
 
 impl<'a> LevelledRun<'a> {
     pub(in crate::pool) fn new(levels: &'a Levels) -> Self {
-        Self { levels, queues: None }
+        Self { levels, locked: None }
     }
 
     /// Adds an entry for a block that became idle, unless the block was used since: then its entry may be that of a later
     /// release by another thread. Returns false if its content has the default level.
+    #[inline]
     pub(super) fn push(&mut self, idle: IdleBlock, words: &BlockWords) -> bool {
+        self.levels.note(idle.id).is_some() && self.push_levelled(idle, words)
+    }
+
+    #[inline(never)]
+    fn push_levelled(&mut self, idle: IdleBlock, words: &BlockWords) -> bool {
         let levels = self.levels;
-        if levels.note(idle.id).is_none() {
-            return false;
-        }
-        let queues = self.queues.get_or_insert_with(|| levels.queues.lock());
+        let lock = || (levels.queues.lock(), levels.now());
+        let (queues, now) = self.locked.get_or_insert_with(lock);
         // A reset may have removed the level since.
         let Some((note, queue)) = levels.queued(idle.id) else { return false };
         // Loom: two_releases_of_a_content_with_a_level_leave_an_entry.
@@ -373,7 +378,7 @@ impl<'a> LevelledRun<'a> {
         }
         queues.push(words.keyed().mark_epoch(idle), queue);
         if let Some(nanos) = note.nanos() {
-            let moment = queues.next_moment(levels.now());
+            let moment = queues.next_moment(*now);
             queues.deadlines.set(idle.id, moment.saturating_add(nanos));
         }
         true
@@ -382,7 +387,7 @@ impl<'a> LevelledRun<'a> {
 
 impl Drop for LevelledRun<'_> {
     fn drop(&mut self) {
-        if let Some(queues) = &self.queues {
+        if let Some((queues, _)) = &self.locked {
             self.levels.show(queues);
         }
     }
@@ -411,6 +416,7 @@ impl IdleLists {
 
 impl IdleShard {
     /// Adds an entry for a block that became idle in a pool with levels.
+    #[inline]
     pub(in crate::pool) fn push_in_run(
         &self,
         left: ReleasedIdle,
