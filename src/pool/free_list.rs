@@ -41,6 +41,7 @@ mod steal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::by_level::NewLevel;
 use self::home_shard::{BATCH, Claim, FreeBatch, Shard, room_for_ids};
 pub(crate) use self::match_cached::Matching;
 use self::room::RoomFloor;

@@ -168,6 +168,14 @@ impl IdleLists {
         }
     }
 
+    /// Gives an idle block the time of its release anew, in a pool with a learned order.
+    #[inline]
+    pub(in crate::pool) fn renew_note(&self, id: BlockId, words: &BlockWords) {
+        if let Some(density) = &self.density {
+            density.renew(id, words.keyed());
+        }
+    }
+
     /// Returns the learned order, if the pool has one.
     #[inline]
     pub(crate) fn density(&self) -> Option<&HitDensity> {
@@ -349,6 +357,29 @@ impl IdleShard {
             }
             // Stale entries made the shard look older than it is.
             self.lists.iter().for_each(|list| list.trim(&lists.slab, &self.kept, words));
+        }
+        self.show_oldest(lists);
+    }
+
+    /// Does as [`reclaim`](Self::reclaim) with spare blocks only.
+    #[cold]
+    pub(in crate::pool) fn reclaim_spare(
+        &self,
+        end: usize,
+        lists: &IdleLists,
+        words: &BlockWords,
+        out: &mut Vec<BlockId>,
+    ) {
+        let (view, keyed, spare) = (words.view(), words.keyed(), &self.lists[SPARE]);
+        if spare.is_empty() {
+            return;
+        }
+        while out.len() < end
+            && let Some(idle) = spare.pop(&lists.slab, &self.kept)
+        {
+            if view.reclaim(keyed.mark_epoch(idle)) {
+                out.push(idle.id);
+            }
         }
         self.show_oldest(lists);
     }

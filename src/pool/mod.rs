@@ -38,7 +38,7 @@ use self::cached::CachedCount;
 use self::content_key::{ContentKey, KeyedView, Mark, NewKey};
 use self::free_list::{FreeList, Matching};
 pub use self::idle::hit_density::ReuseHint;
-pub(crate) use self::idle::hit_density::{HitDensity, PromptUses};
+pub(crate) use self::idle::hit_density::{HitDensity, PromptUses, ReleasedPrompt};
 pub(crate) use self::idle::levels::Levels;
 pub use self::idle::policy::ReclaimPolicy;
 pub(crate) use self::idle::policy::Retention;
@@ -325,17 +325,26 @@ impl Blocks {
         self.words.state(id).is_cached()
     }
 
+    /// Returns true for a further copy of a content, which no match has asked for.
+    pub(crate) fn is_spare(&self, id: BlockId) -> bool {
+        self.words.state(id).is_spare()
+    }
+
     /// Returns the learned order of reclaim, if the pool has one.
     #[inline]
     pub(crate) fn density(&self) -> Option<&HitDensity> {
         self.free.density()
     }
 
-    /// Writes the notes of blocks that the caller's sequence of `num_tokens` tokens releases next.
+    /// Notes beside the caller's blocks by which sequence they are released; see [`HitDensity::note_release`].
     #[cold]
-    pub(crate) fn note_release(&self, ids: &[BlockId], prompt: &PromptUses, num_tokens: usize) {
+    pub(crate) fn note_release<'a>(
+        &self,
+        parts: impl Iterator<Item = (usize, &'a [BlockId])>,
+        of: &ReleasedPrompt<'_>,
+    ) {
         if let Some(density) = self.density() {
-            density.note_release(self.words.keyed(), ids, prompt, num_tokens);
+            density.note_release(self.words.keyed(), parts, of);
         }
     }
 

@@ -20,6 +20,9 @@ const STAMP_MASK: u32 = (1 << CLASS) - 1;
 const CLASS_MASK: u32 = (1 << (USES - CLASS)) - 1;
 const TAG_MASK: u32 = (1 << 6) - 1;
 
+/// The steps by which a release may be ahead of a thread's time.
+const AHEAD: u32 = 15;
+
 /// The most uses that a note counts.
 pub(in crate::pool) const MOST_USES: u32 = 3;
 
@@ -71,9 +74,18 @@ impl ReleaseNote {
         self.0 >> USES & MOST_USES
     }
 
-    /// Returns the steps of time from the release to `now`, as far as the stamp tells.
+    /// Returns the steps of time from the release to `now`, as far as the stamp tells. A release up to [`AHEAD`] steps after
+    /// `now`, which another thread has read earlier, counts as one at that time.
     pub(in crate::pool) fn age(self, now: u32) -> u32 {
-        now.wrapping_sub(self.0) & STAMP_MASK
+        match now.wrapping_sub(self.0) & STAMP_MASK {
+            age if age > STAMP_MASK - AHEAD => 0,
+            age => age,
+        }
+    }
+
+    /// Returns the same note with another time of the release.
+    pub(in crate::pool) fn at(self, stamp: u32) -> Self {
+        Self(self.0 & !STAMP_MASK | stamp & STAMP_MASK)
     }
 
     pub(in crate::pool) fn mark(self) -> ReleaseMark {
@@ -111,6 +123,11 @@ mod tests {
             let note = ReleaseNote::new(mark, class, uses);
             assert_eq!((note.class(), note.uses(), note.mark()), (class, uses, mark));
             assert_eq!((note.age(stamp), note.age(stamp + 5)), (0, 5));
+            assert_eq!((note.age(stamp + 4_096 - 15), note.age(stamp + 4_096 - 16)), (0, 4_080));
+            assert_eq!(
+                note.at(stamp + 3),
+                ReleaseNote::new(ReleaseMark::new(stamp + 3, number), class, uses)
+            );
             assert!(note.is_released() && !note.is_counted() && !note.is_last());
             assert!(note.last().is_last() && note.last().mark() == mark);
             let counted = note.counted();

@@ -1,6 +1,6 @@
 //! The levels of contents, as the pool's callers set and end them. Without effect in pools without levels.
 
-use super::content_key::ContentKey;
+use super::free_list::NewLevel;
 use super::{Blocks, LevelNote, Levels};
 use crate::id::BlockId;
 
@@ -11,8 +11,8 @@ impl Blocks {
         self.free.levels()
     }
 
-    /// Notes the levels of those of the caller's blocks that are cached, unless the contents were dropped after `resets`
-    /// resets. They hold from the next release on.
+    /// Notes the levels of those of the caller's blocks that are cached, unless the contents were dropped after reset number
+    /// `resets`. They hold from the next release on.
     pub(crate) fn note_levels(
         &self,
         notes: impl Iterator<Item = (BlockId, LevelNote)>,
@@ -23,9 +23,9 @@ impl Blocks {
         }
     }
 
-    /// Gives cached contents a level, each in the block that was found for its key. Returns how many were still cached.
-    pub(crate) fn set_levels(&self, found: &[(BlockId, ContentKey)], note: LevelNote) -> usize {
-        let (set, has_released) = self.free.set_levels(found, note, &self.words);
+    /// Gives cached contents levels, which were found after reset number `resets`. Returns how many were still cached.
+    pub(crate) fn set_levels(&self, found: &[NewLevel], resets: u64) -> usize {
+        let (set, has_released) = self.free.set_levels(found, resets, &self.words);
         if has_released {
             self.announce_room();
         }
@@ -39,10 +39,11 @@ impl Blocks {
         }
     }
 
-    /// Removes the levels of all contents, after a reset. Those of idle blocks are reclaimed first from then on.
-    pub(crate) fn reset_levels(&self) {
+    /// Removes the levels of all contents, which reset number `number` drops after that. Those of idle blocks are reclaimed
+    /// first from then on.
+    pub(crate) fn reset_levels(&self, number: u64) {
         if let Some(levels) = self.levels() {
-            levels.reset(&self.words);
+            levels.reset(number, &self.words);
         }
     }
 

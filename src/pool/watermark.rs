@@ -50,6 +50,9 @@ pub(crate) trait NewBlocks {
     /// Returns the number of blocks that no other table owns. They become free, or idle, when this is
     /// dropped.
     fn num_blocks_freed(&self) -> usize;
+
+    /// Forgets the facts that a release would note for the reclaim order: the request is refused.
+    fn forget_uses(&mut self) {}
 }
 
 /// A need of new blocks only. The pool itself refuses them, before it takes any.
@@ -213,8 +216,9 @@ impl Blocks {
     /// Gives the blocks of a new sequence back as if they had not been taken. Blocks that it matched
     /// while other tables owned them neither left room nor come back.
     #[cold]
-    pub(crate) fn undo<T: NewBlocks>(&self, taken: T) {
+    pub(crate) fn undo<T: NewBlocks>(&self, mut taken: T) {
         let _later = Later::begin();
+        taken.forget_uses();
         let num_blocks = taken.num_blocks_freed();
         drop(taken);
         self.undone.add(num_blocks as u64);

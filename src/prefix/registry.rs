@@ -16,6 +16,7 @@
 
 mod chain;
 mod joint_match;
+mod levels;
 mod lookup;
 #[cfg(test)]
 mod tests;
@@ -184,6 +185,9 @@ impl PublishedBlocks {
         if let Some(overwrites) = &self.overwrites {
             overwrites.reset();
         }
+        // Before: contents of the next generation may have levels as soon as it begins.
+        let next = self.generation().number() + 1;
+        blocks.reset_levels(next);
         let mut number = 0;
         match &self.event_order {
             None => number = self.generations.advance(),
@@ -192,7 +196,10 @@ impl PublishedBlocks {
                 events.clear(number);
             }),
         }
-        blocks.reset_levels();
+        if number != next {
+            // Another reset came first.
+            blocks.reset_levels(number);
+        }
         blocks.announce_publication();
         number
     }

@@ -28,12 +28,12 @@ use self::gaps::TrimmedBlocks;
 pub use self::groups::GroupCopy;
 use self::groups::SequenceGroups;
 pub(crate) use self::shared_tails::SharedTails;
-pub(crate) use self::uses::PromptLevels;
-use self::uses::SequenceUses;
+pub(crate) use self::uses::SequenceUses;
 use crate::error::{PagedKvError, Result};
 use crate::id::BlockId;
 use crate::pool::BlockPool;
 use crate::pool::watermark::NewBlocks;
+use crate::sync::PlainArc;
 use crate::table::BlockTable;
 
 /// One request's KV cache as an owned handle: no id, no map, no lock.
@@ -70,7 +70,7 @@ pub struct Sequence {
     /// The tables of other groups, in a cache with groups. Then this table is group 0's.
     groups: Option<Box<SequenceGroups>>,
     /// The facts for the reclaim order, where it learns or the caller gave levels.
-    uses: Option<Box<SequenceUses>>,
+    uses: Option<PlainArc<SequenceUses>>,
 }
 
 impl BlockPool {
@@ -113,6 +113,10 @@ impl BlockPool {
 impl NewBlocks for Sequence {
     fn num_blocks_freed(&self) -> usize {
         self.tables().map(BlockTable::num_blocks_freed).sum()
+    }
+
+    fn forget_uses(&mut self) {
+        self.uses = None;
     }
 }
 
@@ -328,10 +332,8 @@ impl Sequence {
         let tail_room = logical_blocks * self.block_size - num_tokens;
         // A full last block may have been published since, and then it must not be written again.
         let is_same_tail = num_blocks == self.num_blocks() && self.tail_room > 0;
-        if self.levels().is_some() {
-            // From the block on that an append would write or copy.
-            self.note_levels(num_tokens / self.block_size..self.num_logical_blocks());
-        }
+        // From the block on that an append would write or copy.
+        self.note_levels(|| num_tokens / self.block_size..self.num_logical_blocks());
         self.table.cut(keep, num_blocks..self.table.len())?;
         self.gaps.truncate(logical_blocks);
         self.num_tokens = num_tokens;
@@ -401,7 +403,7 @@ impl Sequence {
         if sink_end >= window_start {
             return Ok(0);
         }
-        self.note_levels(sink_end..window_start);
+        self.note_levels(|| sink_end..window_start);
         let resident = self.gaps.resident_before(sink_end)..self.gaps.resident_before(window_start);
         let given_up = resident.len();
         self.table.remove(resident)?;

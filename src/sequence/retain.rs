@@ -22,11 +22,13 @@ use crate::pool::{Level, LevelNote};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retain {
-    /// The positions of the tokens; half-open, and may end after the prompt.
+    /// The positions of the tokens; half-open. An end after the prompt is the prompt's end: tokens that are generated have
+    /// a level of their own ([`retain_generated`](crate::AdmitOptions::retain_generated)).
     pub range: Range<usize>,
     /// How long the contents stay, compared with others.
     pub level: Level,
-    /// The time after which the level ends, or `None` if it stays. It begins anew at each release.
+    /// The time after which the level ends, or `None` if it stays, as for a time beyond 70 years. It begins anew at each
+    /// release.
     pub ttl: Option<Duration>,
 }
 

@@ -1,25 +1,32 @@
 //! `SequenceUses`: the facts that the reclaim order gets of a sequence when it is released: the earlier uses of its
-//! prompt, and the levels that the caller gave it. `Sequence` notes them beside its blocks when it is dropped,
-//! whichever operation drops it.
+//! prompt, and the levels and the hint that the caller gave it. `Sequence` notes them beside its blocks when it is
+//! dropped, whichever operation drops it. An open step has them too, for blocks that it publishes after that.
 
 use std::ops::Range;
 
 use super::Sequence;
 use super::retain::RetainedRanges;
 use crate::id::BlockId;
-use crate::pool::{Blocks, PromptUses, ReuseHint};
-use crate::sync::PlainArc;
+use crate::pool::{Blocks, LevelNote, PromptUses, ReleasedPrompt, ReuseHint};
+use crate::sync::{AtomicU8, AtomicUsize, Ordering, PlainArc, fence};
+
+/// The length of a sequence that is not released yet.
+const NOT_RELEASED: usize = usize::MAX;
 
 /// The facts that a sequence notes at its release.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SequenceUses {
     prompt: PromptUses,
-    levels: Option<PlainArc<PromptLevels>>,
+    levels: Option<PromptLevels>,
+    /// The number of the hint.
+    hint: AtomicU8,
+    /// The length at the release, or [`NOT_RELEASED`].
+    num_tokens: AtomicUsize,
 }
 
-/// The levels of a prompt, of contents that were computed or matched after `resets` resets.
-#[derive(Debug)]
-pub(crate) struct PromptLevels {
+/// The levels of a prompt, of contents that were computed or matched after reset number `resets`.
+#[derive(Clone, Debug)]
+struct PromptLevels {
     ranges: RetainedRanges,
     prompt_tokens: usize,
     resets: u64,
@@ -27,49 +34,124 @@ pub(crate) struct PromptLevels {
 }
 
 impl PromptLevels {
+    fn level_of(&self, block: usize) -> Option<LevelNote> {
+        self.ranges.note_at(block * self.block_size, self.prompt_tokens)
+    }
+
     /// Notes the levels of blocks of the caller, each with its number in the sequence.
-    pub(crate) fn note(&self, pool: &Blocks, blocks: impl Iterator<Item = (usize, BlockId)>) {
-        let notes = blocks.filter_map(|(block, id)| {
-            let note = self.ranges.note_at(block * self.block_size, self.prompt_tokens)?;
-            Some((id, note))
-        });
+    fn note(&self, pool: &Blocks, blocks: impl Iterator<Item = (usize, BlockId)>) {
+        let notes = blocks.filter_map(|(block, id)| Some((id, self.level_of(block)?)));
         pool.note_levels(notes, self.resets);
     }
 }
 
+// Accesses to the hint and to the length are Relaxed: only the reclaim order depends on them.
+impl SequenceUses {
+    fn new(prompt: PromptUses, levels: Option<PromptLevels>, hint: u8) -> Self {
+        let (hint, num_tokens) = (AtomicU8::new(hint), AtomicUsize::new(NOT_RELEASED));
+        Self { prompt, levels, hint, num_tokens }
+    }
+
+    fn hint(&self) -> ReuseHint {
+        match self.hint.load(Ordering::Relaxed) {
+            0 => ReuseHint::Unknown,
+            1 => ReuseHint::BackSoon,
+            _ => ReuseHint::Closed,
+        }
+    }
+
+    fn set_hint(&self, hint: ReuseHint) {
+        let number = match hint {
+            ReuseHint::Unknown => 0,
+            ReuseHint::BackSoon => 1,
+            ReuseHint::Closed => 2,
+        };
+        self.hint.store(number, Ordering::Relaxed);
+    }
+
+    fn note_release<'a>(
+        &self,
+        pool: &Blocks,
+        parts: impl Iterator<Item = (usize, &'a [BlockId])>,
+        num_tokens: usize,
+    ) {
+        pool.note_release(
+            parts,
+            &ReleasedPrompt { uses: &self.prompt, hint: self.hint(), num_tokens },
+        );
+    }
+
+    /// Returns the level that the caller gave a block of the sequence.
+    pub(crate) fn level_of(&self, block: usize) -> Option<LevelNote> {
+        self.levels.as_ref().and_then(|levels| levels.level_of(block))
+    }
+
+    /// Returns true if the caller gave levels.
+    pub(crate) fn has_levels(&self) -> bool {
+        self.levels.is_some()
+    }
+
+    /// Notes the facts beside blocks that a step has just published, if the sequence was released before. `first` is the
+    /// number of blocks of the sequence before these.
+    #[cold]
+    pub(crate) fn note_published(&self, pool: &Blocks, first: usize, ids: &[BlockId]) {
+        if let Some(levels) = &self.levels {
+            levels.note(pool, (first..).zip(ids.iter().copied()));
+        }
+        // SeqCst: pairs with the fence in `Sequence::note_release`. Either this thread sees the release, or that one sees
+        // that the blocks are cached.
+        fence(Ordering::SeqCst);
+        match self.num_tokens.load(Ordering::Relaxed) {
+            NOT_RELEASED => {}
+            num_tokens => self.note_release(pool, [(first, ids)].into_iter(), num_tokens),
+        }
+    }
+}
+
 impl Sequence {
-    /// Notes the earlier uses of the prompt with which the sequence was admitted.
-    pub(crate) fn set_uses(&mut self, uses: PromptUses) {
-        self.uses.get_or_insert_default().prompt = uses;
+    /// Notes facts of the prompt with which the sequence was admitted: its earlier uses, and its levels, of contents from
+    /// after reset number `resets`.
+    #[cold]
+    pub(crate) fn set_uses(
+        &mut self,
+        uses: Option<PromptUses>,
+        levels: Option<&RetainedRanges>,
+        prompt_tokens: usize,
+        resets: u64,
+    ) {
+        let block_size = self.block_size;
+        let of_ranges = |ranges: &RetainedRanges| PromptLevels {
+            ranges: ranges.clone(),
+            prompt_tokens,
+            resets,
+            block_size,
+        };
+        let uses = SequenceUses::new(uses.unwrap_or_default(), levels.map(of_ranges), 0);
+        self.uses = Some(PlainArc::new(uses));
     }
 
     /// Notes the caller's hint for the release of this sequence. Without effect in pools without a
     /// learned order.
     pub(crate) fn set_reuse_hint(&mut self, hint: ReuseHint) {
         if self.table.pool().density().is_some() {
-            self.uses.get_or_insert_default().prompt.hint = hint;
+            let none = || PlainArc::new(SequenceUses::new(PromptUses::default(), None, 0));
+            self.uses.get_or_insert_with(none).set_hint(hint);
         }
     }
 
-    /// Notes the levels of the prompt with which the sequence was admitted, when there had been `resets` resets.
-    #[cold]
-    pub(crate) fn set_levels(
-        &mut self,
-        ranges: &RetainedRanges,
-        prompt_tokens: usize,
-        resets: u64,
-    ) {
-        let (ranges, block_size) = (ranges.clone(), self.block_size);
-        let levels = PromptLevels { ranges, prompt_tokens, resets, block_size };
-        self.uses.get_or_insert_default().levels = Some(PlainArc::new(levels));
+    /// Returns the facts that the sequence notes at its release, if there are any.
+    #[inline]
+    pub(crate) fn uses(&self) -> Option<&PlainArc<SequenceUses>> {
+        self.uses.as_ref()
     }
 
     /// Returns the same uses for a fork.
     #[inline]
-    pub(super) fn uses_of_fork(&self) -> Option<Box<SequenceUses>> {
+    pub(super) fn uses_of_fork(&self) -> Option<PlainArc<SequenceUses>> {
         #[cold]
-        fn copy(uses: &SequenceUses) -> Box<SequenceUses> {
-            Box::new(uses.clone())
+        fn copy(uses: &SequenceUses) -> PlainArc<SequenceUses> {
+            let hint = uses.hint.load(Ordering::Relaxed);
+            PlainArc::new(SequenceUses::new(uses.prompt.clone(), uses.levels.clone(), hint))
         }
         self.uses.as_deref().map(copy)
     }
@@ -77,30 +159,43 @@ impl Sequence {
     #[cold]
     #[inline(never)]
     fn note_release(&self, uses: &SequenceUses) {
-        self.table.pool().note_release(self.table.as_slice(), &uses.prompt, self.num_tokens);
-        if let Some(levels) = &uses.levels {
-            self.note_levels_of(levels, 0..self.num_logical_blocks());
+        uses.num_tokens.store(self.num_tokens, Ordering::Relaxed);
+        // SeqCst: as in `SequenceUses::note_published`.
+        fence(Ordering::SeqCst);
+        let pool = self.table.pool();
+        if pool.density().is_some() {
+            uses.note_release(pool, self.resident_parts(), self.num_tokens);
         }
+        self.note_levels_of(uses, 0..self.num_logical_blocks());
     }
 
-    /// Returns the levels of the prompt, if the caller gave any.
-    #[inline]
-    pub(crate) fn levels(&self) -> Option<&PlainArc<PromptLevels>> {
-        self.uses.as_deref().and_then(|uses| uses.levels.as_ref())
+    /// Returns the resident blocks between gaps, with the number of blocks before each part.
+    fn resident_parts(&self) -> impl Iterator<Item = (usize, &[BlockId])> {
+        let (ids, gaps) = (self.table.as_slice(), self.gaps.as_slice());
+        let starts = std::iter::once(0).chain(gaps.iter().map(|gap| gap.end));
+        let ends = gaps.iter().map(|gap| gap.start).chain([usize::MAX]);
+        let mut rest = ids;
+        starts.zip(ends).map(move |(start, end)| {
+            let (part, after) = rest.split_at((end - start).min(rest.len()));
+            rest = after;
+            (start, part)
+        })
     }
 
     /// Notes the levels of blocks that the sequence is about to release. `logical_blocks` are their numbers.
     #[inline]
-    pub(super) fn note_levels(&self, logical_blocks: Range<usize>) {
-        if let Some(levels) = self.levels() {
-            self.note_levels_of(levels, logical_blocks);
+    pub(super) fn note_levels(&self, logical_blocks: impl FnOnce() -> Range<usize>) {
+        if let Some(uses) = &self.uses {
+            self.note_levels_of(uses, logical_blocks());
         }
     }
 
     #[cold]
-    fn note_levels_of(&self, levels: &PromptLevels, logical_blocks: Range<usize>) {
-        let blocks = logical_blocks.filter_map(|block| Some((block, self.block_at(block)?)));
-        levels.note(self.table.pool(), blocks);
+    fn note_levels_of(&self, uses: &SequenceUses, logical_blocks: Range<usize>) {
+        if let Some(levels) = &uses.levels {
+            let blocks = logical_blocks.filter_map(|block| Some((block, self.block_at(block)?)));
+            levels.note(self.table.pool(), blocks);
+        }
     }
 }
 

@@ -97,3 +97,32 @@ fn a_content_that_is_computed_again_is_ranked_by_its_last_release() {
         assert_empties(&cache);
     }
 }
+
+/// A step publishes the contents of a sequence that was freed before.
+#[test]
+fn a_hint_holds_for_contents_that_a_step_publishes_after_the_release() {
+    for is_in_step in [false, true] {
+        let builder = PagedKvCache::builder().num_blocks(64).block_size(4).home_shards(1);
+        let cache = builder.reclaim_policy(ReclaimPolicy::HitDensity).build().unwrap();
+        (100..300).for_each(|name| _ = answer(&cache, &prompt(name, 16), 0, ReuseHint::Closed));
+        (1..9).for_each(|name| _ = answer(&cache, &prompt(name, 16), 0, ReuseHint::Unknown));
+        for name in 50..58 {
+            let tokens = cache.prompt(&prompt(name, 16));
+            let (mut sequence, _) =
+                cache.admit_sequence(&tokens, &AdmitOptions::default()).unwrap();
+            sequence.set_reuse_hint(ReuseHint::Closed);
+            let mut step = cache.step(Default::default());
+            match is_in_step {
+                false => _ = sequence.commit(16).unwrap(),
+                true => _ = step.commit(&mut sequence, 16).unwrap(),
+            }
+            drop(sequence);
+            step.complete();
+        }
+        drop(cache.pool().allocate(44).unwrap());
+        let left = |first: u32| (0..8).map(|n| cached(&cache, &prompt(first + n, 16)) / 4).sum();
+        let [unknown, closed]: [usize; 2] = [left(1), left(50)];
+        assert_eq!((unknown, closed), (20, 0), "in a step: {is_in_step}");
+        assert_empties(&cache);
+    }
+}

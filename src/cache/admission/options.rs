@@ -140,10 +140,10 @@ impl AdmitOptions {
     /// [`retention_levels`](crate::PagedKvCacheBuilder::retention_levels). May be called several times: of ranges that
     /// overlap, the one that was added first counts.
     ///
-    /// The level is that of all cached blocks of the range, matched or new, from the release of this sequence on, and
-    /// overrides an earlier one. Other requests that use the contents leave their level alone, unless they have one for
-    /// them. Blocks that a truncation takes from the sequence before have no level of it, nor have those that an open step
-    /// publishes after the release.
+    /// The level is that of all cached contents of the range, matched or new, from the release of their blocks on, also if
+    /// an open step publishes them after it. It overrides an earlier one. Other requests that use the contents leave their
+    /// level alone, unless they have one for them. A content that another block holds when this sequence computes it gets
+    /// the level in that block at the commit.
     ///
     /// ```
     /// use std::time::Duration;

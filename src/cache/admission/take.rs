@@ -43,6 +43,10 @@ impl NewBlocks for Matched {
     fn num_blocks_freed(&self) -> usize {
         self.sequence.num_blocks_freed()
     }
+
+    fn forget_uses(&mut self) {
+        self.sequence.forget_uses();
+    }
 }
 
 /// The room that a prompt needs. Until the prompt is looked up, every block that could match counts as
@@ -126,11 +130,10 @@ impl PagedKvCache {
         options: &AdmitOptions,
         grow: impl FnOnce(&mut Sequence, usize) -> Result<()>,
     ) -> Result<Matched> {
-        // Read before the generation: a sequence from before a reset has the number from before it.
-        let retained = match options.retained() {
-            None => None,
-            Some(ranges) => Some((ranges, self.checked_levels()?.resets())),
-        };
+        let retained = options.retained();
+        if retained.is_some() {
+            self.checked_levels()?;
+        }
         if let Some(layout) = self.layout() {
             return self.match_and_grow_groups(layout, prompt, options, grow);
         }
@@ -160,11 +163,8 @@ impl PagedKvCache {
         }
         let hit = JointHit { length: cached_tokens, longest: cached_tokens, limiting: None };
         let mut sequence = self.grow_hits(sequence, num_tokens, options, grow)?;
-        if let Some(uses) = uses {
-            sequence.set_uses(uses);
-        }
-        if let Some((ranges, resets)) = retained {
-            sequence.set_levels(ranges, prompt.num_tokens(), resets);
+        if uses.is_some() || retained.is_some() {
+            sequence.set_uses(uses, retained, prompt.num_tokens(), generation.number());
         }
         Ok(Matched { sequence, hit, generation })
     }

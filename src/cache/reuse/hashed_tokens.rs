@@ -180,7 +180,13 @@ impl HashedTokens {
         };
         let hash_of = |at: usize| self.hash(start + at);
         let context = || self.context(start, sequence.block_size());
-        self.published_blocks.publish(sequence.table().pool(), &offer, hash_of, context)
+        let (published, pool) = (&self.published_blocks, sequence.table().pool());
+        let num_published = published.publish(pool, &offer, hash_of, context);
+        if let Some(uses) = sequence.uses().filter(|uses| uses.has_levels()) {
+            let level_of = |at| uses.level_of(start + at);
+            published.set_levels_of_copies(pool, &offer, hash_of, level_of);
+        }
+        num_published
     }
 
     fn is_published(&self, sequence: &Sequence, block: usize) -> bool {

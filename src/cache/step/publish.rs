@@ -13,7 +13,7 @@ use crate::cache::rows::{Row, update};
 use crate::error::Result;
 use crate::id::{BlockId, GroupId};
 use crate::prefix::{BlockHash, EventContext, ExtraKeys, Generation, PublishRequest};
-use crate::sequence::{PromptLevels, Sequence};
+use crate::sequence::{Sequence, SequenceUses};
 use crate::sync::PlainArc;
 
 /// Blocks of one commit, in order.
@@ -31,8 +31,8 @@ pub(super) struct Committed {
     extra: Option<PlainArc<ExtraKeys>>,
     /// Number of blocks of the sequence before the first of them.
     index: usize,
-    /// The levels of the sequence: it may be released before the step completes.
-    levels: Option<PlainArc<PromptLevels>>,
+    /// The facts for the reclaim order: the sequence may be released before the step completes.
+    uses: Option<PlainArc<SequenceUses>>,
 }
 
 /// Neighbouring blocks of one commit.
@@ -43,7 +43,7 @@ struct OfRun {
     /// The block before the first.
     before: Option<BlockId>,
     generation: Generation,
-    levels: Option<PlainArc<PromptLevels>>,
+    uses: Option<PlainArc<SequenceUses>>,
 }
 
 impl Step {
@@ -220,7 +220,7 @@ impl Step {
             len: committed.len(),
             before: None,
             generation: run.generation(),
-            levels: None,
+            uses: None,
         };
         self.note_committed(hashed, hashed.context_of(run), of_run);
         Ok(())
@@ -244,7 +244,7 @@ impl Step {
             len: blocks.len(),
             before: sequence.block_ids()[..blocks.start].last().copied(),
             generation: hashed.generation(),
-            levels: sequence.levels().cloned(),
+            uses: sequence.uses().cloned(),
         };
         self.note_committed(hashed, context, of_run);
         Ok(())
@@ -267,7 +267,7 @@ impl Step {
             block_size: context.block_size,
             extra: context.extra.clone(),
             index: run.start,
-            levels: run.levels,
+            uses: run.uses,
         });
         self.published.get_or_insert_with(|| hashed.published().clone());
     }
@@ -305,8 +305,12 @@ impl Step {
             // The step owns them too: none is private.
             let offer = PublishRequest { ids, before, private_from: ids.len(), generation };
             count += published.publish(&self.pool, &offer, |at| hashes[at], context);
-            if let Some(levels) = &commit.levels {
-                levels.note(&self.pool, (index..).zip(ids.iter().copied()));
+            if let Some(uses) = &commit.uses {
+                if uses.has_levels() {
+                    let level_of = |at| uses.level_of(index + at);
+                    published.set_levels_of_copies(&self.pool, &offer, |at| hashes[at], level_of);
+                }
+                uses.note_published(&self.pool, index, ids);
             }
             (start, start_of_tokens) = (commit.end, commit.end_of_tokens);
         }

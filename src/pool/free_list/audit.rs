@@ -30,7 +30,8 @@ impl FreeList {
             claim.shard.idle.inspect(&self.idle, census.words, |entry| census.note_idle(entry));
         }
         if let Some(levels) = self.levels() {
-            levels.audit()?;
+            let ids = census.first..census.first + self.total as u32;
+            levels.audit(ids, census.words)?;
             levels.inspect(census.words, |entry| census.note_idle(entry));
         }
         // All shards are claimed, so no other thread uses the depot: popping and pushing every batch once

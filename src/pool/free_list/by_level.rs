@@ -7,6 +7,8 @@
 #[cfg(test)]
 pub(super) mod tests;
 
+use std::iter;
+
 use super::home_shard::{BATCH, Claim};
 use super::{FreeList, Matching};
 use crate::id::BlockId;
@@ -14,7 +16,7 @@ use crate::pool::content_key::ContentKey;
 use crate::pool::idle::AgedBlock;
 use crate::pool::idle::levels::{Levels, Side};
 use crate::pool::level::LevelNote;
-use crate::pool::word::BlockWords;
+use crate::pool::word::{BlockWords, ReleasedIdle};
 
 impl FreeList {
     /// Returns the levels of contents, if the pool has them.
@@ -35,9 +37,15 @@ impl FreeList {
         out: &mut Vec<BlockId>,
     ) {
         if out.len() < end {
-            levels.expire(words, |left| home.push_idle(left, &self.idle, words));
+            levels.expire(words, |left| self.push_as_new(home, left, words));
             levels.reclaim(Side::Below, end, words, out);
         }
+    }
+
+    /// Adds an entry for a content that counts as just released.
+    fn push_as_new(&self, home: &mut Claim<'_>, left: ReleasedIdle, words: &BlockWords) {
+        self.idle.renew_note(left.block.id, words);
+        home.push_idle(left, &self.idle, words);
     }
 
     /// Reclaims blocks of higher levels until `out` has `end` ids, for the holder of a claim.
@@ -78,7 +86,7 @@ impl FreeList {
         let Some(levels) = self.levels() else { return };
         loop {
             let mut home = self.claim_for_idle(words);
-            levels.expire(words, |left| home.push_idle(left, &self.idle, words));
+            levels.expire(words, |left| self.push_as_new(&mut home, left, words));
             let start = ids.len();
             levels.reclaim(side, end.min(start + BATCH), words, ids);
             self.free_reclaimed(&mut home, &ids[start..], words);
@@ -98,55 +106,74 @@ impl FreeList {
     ) {
         if let Some(levels) = self.levels() {
             let mut home = self.claim_for_idle(words);
-            levels.expire(words, |left| home.push_idle(left, &self.idle, words));
+            levels.expire(words, |left| self.push_as_new(&mut home, left, words));
             levels.list_oldest(side, n, self.idle.age_of_side(side), words, out);
         }
     }
 
-    /// Gives contents a level, each in the block that was found for its key. Idle ones are the most recently released of
-    /// that level then. Returns how many were still cached, and whether blocks may have come back to room: the caller
+    /// Frees spare blocks of a pool with levels, until `ids` has `end` of them.
+    pub(super) fn forget_spare(&self, end: usize, words: &BlockWords, ids: &mut Vec<BlockId>) {
+        if self.levels().is_none() {
+            return;
+        }
+        for shard in &self.shards {
+            let (mut claim, start) = (shard.claim(), ids.len());
+            claim.shard.idle.reclaim_spare(end, &self.idle, words, ids);
+            self.free_reclaimed(&mut claim, &ids[start..], words);
+        }
+    }
+
+    /// Gives contents levels, which were found after reset number `resets`. Idle ones are the most recently released of
+    /// their level then. Returns how many were still cached, and whether blocks may have come back to room: the caller
     /// announces that.
     pub(crate) fn set_levels(
         &self,
-        found: &[(BlockId, ContentKey)],
-        note: LevelNote,
+        found: &[NewLevel],
+        resets: u64,
         words: &BlockWords,
     ) -> (usize, bool) {
         let (mut set, mut has_released) = (0, false);
         for part in found.chunks(Matching::AT_MOST) {
             let mut matching = self.matching(words);
-            set += part.iter().filter(|&&(id, key)| matching.set_level(id, key, note)).count();
+            set += part.iter().filter(|&&new| matching.set_level(new, resets)).count();
             has_released |= matching.has_released();
         }
         (set, has_released)
     }
 }
 
+/// A content that gets a level, and the block that was found for its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewLevel {
+    pub(crate) id: BlockId,
+    pub(crate) key: ContentKey,
+    pub(crate) note: LevelNote,
+}
+
 impl Matching<'_> {
-    /// Gives the content with this `key` a level, if `id` still has it. Copies that are reclaimed first in any case are
-    /// left alone.
-    fn set_level(&mut self, id: BlockId, key: ContentKey, note: LevelNote) -> bool {
+    /// Gives a content a level, if its block still has it. A spare copy is none any more then.
+    fn set_level(&mut self, NewLevel { id, key, note }: NewLevel, resets: u64) -> bool {
         let (list, words) = (self.list, self.words);
         let (keyed, Some(levels)) = (words.keyed(), list.levels()) else { return false };
-        if keyed.key(id) != key || keyed.words().state(id).is_spare() {
+        if keyed.key(id) != key {
             return false;
         }
-        let set = |resets| {
+        let set = || {
             let is_meant = keyed.key(id) == key;
             if is_meant {
-                levels.set([(id, note)].into_iter(), resets, words);
+                levels.set(iter::once((id, note)), resets, words);
+                list.idle.renew_note(id, words);
             }
             is_meant
         };
-        let resets = levels.resets();
         if let Some(idle) = keyed.words().renew_idle(id) {
             // No thread reclaims it before it has an entry of this epoch, so its content stays.
-            let is_meant = set(resets);
+            let is_meant = set();
             self.home.push_idle(idle, &list.idle, words);
             return is_meant;
         }
         let Some(was_idle) = keyed.words().acquire(id, false) else { return false };
-        let is_meant = set(resets);
+        let is_meant = set();
         self.leave(id, was_idle);
         is_meant
     }

@@ -8,7 +8,8 @@
 //! order is that of the last uses: exact where one thread uses the pool, and else mostly to within that share of the
 //! idle blocks. `tests/coherence/hit_rates.rs` counts the hits that this costs.
 //!
-//! Contents of lower levels go before all of these, and those of higher levels after all ([`by_level`](super::by_level)).
+//! Contents of lower levels go before all of these but the home's spare copies, and those of higher levels after all
+//! ([`by_level`](super::by_level)).
 //!
 //! Free blocks of other shards are taken before contents end, but each shard is looked at in its turn only, once in
 //! so many blocks.
@@ -59,6 +60,7 @@ impl FreeList {
         }
         let free_end = out.len();
         if let Some(levels) = self.idle.levels() {
+            home.shard.idle.reclaim_spare(end, &self.idle, words, out);
             self.reclaim_below(levels, home, end, words, out);
         }
         self.reclaim_near(home, end, words, out);
@@ -231,6 +233,8 @@ impl FreeList {
         out: &mut Vec<BlockId>,
     ) {
         if let Some(levels) = self.idle.levels() {
+            let shards = claims.iter().map(|claim| &claim.shard.idle);
+            shards.for_each(|idle| idle.reclaim_spare(end, &self.idle, words, out));
             self.reclaim_below(levels, &mut claims[0], end, words, out);
         }
         self.reclaim_oldest(claims, end, words, out);
@@ -282,6 +286,7 @@ impl FreeList {
     /// then. They stay room throughout: each is reclaimed and freed under one claim.
     pub(crate) fn forget_idle(&self, n: usize, words: &BlockWords) -> Vec<BlockId> {
         let (mut ids, end) = (Vec::new(), n.min(self.total));
+        self.forget_spare(end, words, &mut ids);
         self.forget_levelled(Side::Below, end, words, &mut ids);
         while ids.len() < end {
             // The two shards whose first blocks are the oldest, as they show without a claim.

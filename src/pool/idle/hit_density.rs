@@ -12,15 +12,17 @@
 //! Source: hit density as in LHD (Beckmann, Chen and Cidon, NSDI 2018), with Gittins' index.
 
 mod prices;
+mod prompt_uses;
 
 use std::ops::DerefMut;
 
 use self::prices::{ClassCounts, bucket};
-use super::noted_ghosts::{NotedGhosts, SAMPLED};
+pub(crate) use self::prompt_uses::{PromptUses, ReleasedPrompt};
+use super::noted_ghosts::NotedGhosts;
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
-use crate::pool::content_key::{ContentKey, KeyedView};
+use crate::pool::content_key::KeyedView;
 use crate::pool::release_note::{MOST_USES, ReleaseMark, ReleaseNote};
 use crate::sync::{AtomicU32, AtomicU64, CachePadded, Ordering, PlainMutex, thread_ordinal};
 
@@ -81,22 +83,6 @@ pub enum ReuseHint {
     BackSoon,
     /// There will be no next turn.
     Closed,
-}
-
-/// The blocks at the beginning of a prompt that earlier requests had, and the caller's hint. A
-/// sequence keeps it until its release.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PromptUses {
-    /// Blocks that different conversations share.
-    shared: u32,
-    /// Blocks that another conversation goes on from.
-    branched: u32,
-    /// Blocks that at least two earlier requests had.
-    twice: u32,
-    /// Blocks that an earlier request had.
-    once: u32,
-    prompt_tokens: usize,
-    pub(crate) hint: ReuseHint,
 }
 
 /// The shared state of the learned order.
@@ -197,41 +183,41 @@ impl HitDensity {
         }
     }
 
-    /// Counts a prompt of `num_tokens` tokens that asks for `blocks` blocks, and begins to count its uses of these.
-    pub(crate) fn look_at_prompt(&self, blocks: usize, num_tokens: usize) -> PromptLook<'_> {
-        let line = self.line();
-        line.prompts.fetch_add(1, Ordering::Relaxed);
-        self.advance(line, blocks as u64);
-        let found = PromptUses { prompt_tokens: num_tokens, ..PromptUses::default() };
-        PromptLook { order: self, line, now: self.now(), latest: None, uses: 0, run: None, found }
+    /// Gives a released block the time of its release anew.
+    #[cold]
+    pub(super) fn renew(&self, id: BlockId, blocks: KeyedView<'_>) {
+        let note = blocks.note(id);
+        if note.is_released() {
+            blocks.set_note(id, note.at(self.now()));
+        }
     }
 
-    /// Writes the notes of blocks that a sequence releases now, in the order of their tokens. `num_tokens` is its
-    /// length.
-    pub(crate) fn note_release(
+    /// Writes the notes of blocks that a sequence releases now: parts in the order of their tokens, each with the number of
+    /// blocks before it in the sequence.
+    pub(crate) fn note_release<'a>(
         &self,
         blocks: KeyedView<'_>,
-        ids: &[BlockId],
-        prompt: &PromptUses,
-        num_tokens: usize,
+        parts: impl Iterator<Item = (usize, &'a [BlockId])>,
+        of: &ReleasedPrompt<'_>,
     ) {
         let line = self.line();
         let number = line.num_releases.fetch_add(1, Ordering::Relaxed);
         let mark = ReleaseMark::new(self.now(), number);
-        let answer = num_tokens.saturating_sub(prompt.prompt_tokens);
-        let length = LONGER_THAN.iter().filter(|&&least| answer > least).count();
-        let (mut at, mut last) = (0, None);
-        while at < ids.len() {
-            let (class, uses, end) = prompt.class(at, length);
-            let part = &ids[at..end.min(ids.len())];
-            let note = ReleaseNote::new(mark, class, uses);
-            let cached = part.iter().filter(|&&id| blocks.note_if_cached(id, note));
-            let mut count = 0;
-            for &id in cached {
-                (count, last) = (count + 1, Some((id, note)));
+        let mut last = None;
+        for (first, ids) in parts {
+            let mut at = 0;
+            while at < ids.len() {
+                let (class, uses, end) = of.class(first + at);
+                let part = &ids[at..end.saturating_sub(first).min(ids.len())];
+                let note = ReleaseNote::new(mark, class, uses);
+                let cached = part.iter().filter(|&&id| blocks.note_if_cached(id, note));
+                let mut count = 0;
+                for &id in cached {
+                    (count, last) = (count + 1, Some((id, note)));
+                }
+                line.releases[class].fetch_add(count, Ordering::Relaxed);
+                at += part.len();
             }
-            line.releases[class].fetch_add(count, Ordering::Relaxed);
-            at += part.len();
         }
         if let Some((id, note)) = last {
             blocks.set_note(id, note.last());
@@ -258,7 +244,8 @@ impl HitDensity {
         }
         let asked = self.sum_asked();
         if asked / self.step > self.asked.load(Ordering::Relaxed) / self.step {
-            self.asked.store(asked, Ordering::Relaxed);
+            // Another thread may have stored a later sum since.
+            self.asked.fetch_max(asked, Ordering::Relaxed);
         }
     }
 
@@ -331,119 +318,5 @@ impl Learner {
         let (mean, old) = (blocks / prompts, self.counts.blocks_a_prompt);
         let weight = if old == 0.0 { 1.0 } else { 1.0 - 0.999_f64.powf(prompts) };
         self.counts.blocks_a_prompt = old + (mean - old) * weight;
-    }
-}
-
-impl PromptUses {
-    /// Returns the class, the uses and the end of the blocks that are released as the one at `at` is.
-    fn class(&self, at: usize, length: usize) -> (usize, u32, usize) {
-        let [twice, once] = [self.twice, self.once].map(|end| end as usize);
-        let shared = match self.hint {
-            ReuseHint::Unknown => self.shared,
-            // A hint for this conversation does not hold for another.
-            ReuseHint::BackSoon | ReuseHint::Closed => self.shared.max(self.branched),
-        } as usize;
-        let (uses, end) = match at {
-            _ if at < twice => (3, twice),
-            _ if at < once => (2, once),
-            _ => (1, usize::MAX),
-        };
-        if at < shared {
-            return (SHARED, uses, end.min(shared));
-        }
-        let class = match self.hint {
-            ReuseHint::Unknown => LENGTHS * (uses as usize - 1) + length,
-            ReuseHint::BackSoon => BACK_SOON + length,
-            ReuseHint::Closed => CLOSED,
-        };
-        (class, uses, end)
-    }
-}
-
-/// The count of the uses that a prompt makes, from its last block to its first.
-pub(crate) struct PromptLook<'a> {
-    order: &'a HitDensity,
-    line: &'a Line,
-    now: u32,
-    /// The release of the last block that was found.
-    latest: Option<ReleaseMark>,
-    /// The most uses of a block that was found.
-    uses: u32,
-    /// Uses that are not yet added: the class, the bucket and their number.
-    run: Option<(usize, usize, u32)>,
-    found: PromptUses,
-}
-
-impl PromptLook<'_> {
-    /// Counts the use of a cached block, number `at` of the prompt.
-    pub(crate) fn see_block(&mut self, at: usize, id: BlockId, blocks: KeyedView<'_>) {
-        let note = blocks.note(id);
-        if note.is_released() && !note.is_counted() {
-            blocks.set_note(id, note.counted());
-        }
-        // The block that followed at that release is still cached, and the prompt does not have its content.
-        if self.latest.is_none()
-            && note.is_released()
-            && !note.is_last()
-            && blocks.note(blocks.follower(id)).mark() == note.mark()
-        {
-            self.found.branched = at as u32 + 1;
-        }
-        self.see(at, note, 1);
-    }
-
-    /// Counts the use of a content that is not cached, number `at` of the prompt.
-    pub(crate) fn see_missing(&mut self, at: usize, key: ContentKey) {
-        if let Some(note) = self.order.ghosts.take(key) {
-            self.see(at, note, SAMPLED);
-        }
-    }
-
-    fn see(&mut self, at: usize, note: ReleaseNote, weight: u32) {
-        // A request that is not yet released computed the block.
-        if !note.is_released() {
-            return;
-        }
-        let found = &mut self.found;
-        let end = at as u32 + 1;
-        self.uses = self.uses.max(note.uses());
-        found.once = found.once.max(end);
-        if self.uses > 1 {
-            found.twice = found.twice.max(end);
-        }
-        let latest = *self.latest.get_or_insert(note.mark());
-        if note.class() == SHARED || note.mark() != latest {
-            found.shared = found.shared.max(end);
-        }
-        if !note.is_counted() {
-            self.count(note.class(), bucket(note.age(self.now)), weight);
-        }
-    }
-
-    fn count(&mut self, class: usize, bucket: usize, weight: u32) {
-        match &mut self.run {
-            Some((of_class, of_bucket, uses)) if (*of_class, *of_bucket) == (class, bucket) => {
-                *uses += weight;
-            }
-            _ => {
-                self.add_run();
-                self.run = Some((class, bucket, weight));
-            }
-        }
-    }
-
-    fn add_run(&mut self) {
-        if let Some((class, bucket, uses)) = self.run.take()
-            && let Some(count) = self.line.hits.get(class).map(|hits| &hits[bucket])
-        {
-            count.fetch_add(uses, Ordering::Relaxed);
-        }
-    }
-
-    /// Ends the look after the prompt's first block.
-    pub(crate) fn end(mut self) -> PromptUses {
-        self.add_run();
-        self.order.learn_if_due();
-        self.found
     }
 }

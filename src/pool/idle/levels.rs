@@ -17,26 +17,31 @@
 //!
 //! Source: the levels, and the deadlines that begin at each release, are those of TensorRT-LLM's `LRUEvictionPolicy`.
 
+mod audit;
 mod deadlines;
 mod queues;
+mod run;
 
-use std::iter;
 use std::time::Instant;
 
 use self::queues::{LevelQueues, QUEUES};
-use super::{AgedBlock, IdleLists, IdleShard, Oldest};
+pub(crate) use self::run::LevelledRun;
+use super::{AgedBlock, IdleLists, Oldest};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::level::{Level, LevelNote};
 use crate::pool::word::{BlockWords, IdleBlock, ReleasedIdle};
-use crate::sync::{AtomicU64, CachePadded, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU64, CachePadded, Mutex, Ordering};
 
 /// The deadline of no block.
 const NEVER: u64 = u64::MAX;
 
-/// The most blocks that a thread moves to the default order before it reclaims blocks.
-const MOST_MOVED: usize = 1_024;
+/// The blocks that a thread moves to the default order before it lets others have the lock.
+const MOVED_AT_ONCE: usize = 1_024;
+
+/// The notes that a thread computes before it takes the lock.
+const NOTED_AT_ONCE: usize = 64;
 
 /// The levels on one side of the default one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +70,7 @@ struct ShownLevels {
     earliest: AtomicU64,
     /// The entries on each side of the default level.
     entries: [AtomicU64; 2],
-    /// How often all contents were dropped.
+    /// The number of the last reset, after which all contents were dropped.
     resets: AtomicU64,
 }
 
@@ -137,36 +142,40 @@ impl Levels {
         self.notes[id.index()].store(stored_bits(note), Ordering::Relaxed);
     }
 
-    /// Returns a number that changes when all contents are dropped.
-    pub(crate) fn resets(&self) -> u64 {
-        self.shown.resets.load(Ordering::Relaxed)
-    }
-
-    /// Notes the levels of blocks that are cached, for an owner of them that had these contents after `resets` resets.
-    /// Takes the lock once, or not if all have these levels.
+    /// Notes the levels of blocks that are cached, for an owner of them that had these contents after reset number
+    /// `resets`. Takes the lock once for [`NOTED_AT_ONCE`] blocks, and not for blocks that have these levels already.
     pub(crate) fn set(
         &self,
         notes: impl Iterator<Item = (BlockId, LevelNote)>,
         resets: u64,
         words: &BlockWords,
     ) {
-        let is_new = |&(id, note): &(BlockId, LevelNote)| {
-            self.bits(id) != stored_bits(note) && words.state(id).is_cached()
-        };
-        let mut notes = notes.filter(is_new);
-        let Some(first) = notes.next() else { return };
-        let _queues = self.queues.lock();
-        if self.resets() == resets {
-            let cached = iter::once(first).chain(notes);
-            cached.for_each(|(id, note)| self.store(id, note));
+        let mut notes = notes.filter(|&(id, note)| self.bits(id) != stored_bits(note));
+        while let Some(first) = notes.next() {
+            let (mut part, mut len) = ([first; NOTED_AT_ONCE], 1);
+            for (place, next) in part[1..].iter_mut().zip(&mut notes) {
+                (*place, len) = (next, len + 1);
+            }
+            let _queues = self.queues.lock();
+            if resets < self.resets() {
+                return;
+            }
+            // Under the lock: a thread that ends a content removes its note after that.
+            let cached = part[..len].iter().filter(|&&(id, _)| words.state(id).is_cached());
+            cached.for_each(|&(id, note)| self.store(id, note));
         }
     }
 
     /// Gives a content the level of another one, which is the same content in another block.
     pub(crate) fn copy(&self, from: BlockId, to: BlockId, words: &BlockWords) {
+        let resets = self.resets();
         if let Some(note) = self.note(from) {
-            self.set([(to, note)].into_iter(), self.resets(), words);
+            self.set([(to, note)].into_iter(), resets, words);
         }
+    }
+
+    pub(in crate::pool) fn resets(&self) -> u64 {
+        self.shown.resets.load(Ordering::Relaxed)
     }
 
     /// Removes the notes of contents that their owner has ended.
@@ -180,11 +189,11 @@ impl Levels {
         ids.iter().for_each(|id| self.notes[id.index()].store(0, Ordering::Relaxed));
     }
 
-    /// Removes all notes, after all contents were dropped. Those of blocks that are idle in these queues are the lowest from
-    /// then on. Reads every note.
-    pub(crate) fn reset(&self, words: &BlockWords) {
+    /// Removes all notes, for reset number `number`, which drops all contents after that. Those of blocks that are idle in
+    /// these queues are the lowest from then on. Reads every note.
+    pub(crate) fn reset(&self, number: u64, words: &BlockWords) {
         let (view, keyed, mut queues) = (words.view(), words.keyed(), self.queues.lock());
-        self.shown.resets.fetch_add(1, Ordering::Relaxed);
+        self.shown.resets.fetch_max(number, Ordering::Relaxed);
         self.notes.iter().for_each(|note| note.store(0, Ordering::Relaxed));
         let entries: Vec<IdleBlock> = (0..QUEUES).flat_map(|queue| queues.entries(queue)).collect();
         for entry in entries {
@@ -254,18 +263,30 @@ impl Levels {
         self.shown.entries[side as usize].load(Ordering::Relaxed) == 0
     }
 
-    /// Passes blocks whose levels have ended to `push`, the earliest first. Their contents have the default level then.
+    /// Passes all blocks whose levels have ended to `push`, the earliest first. Their contents have the default level then.
+    /// Each block is moved once after a release.
     pub(in crate::pool) fn expire(&self, words: &BlockWords, mut push: impl FnMut(ReleasedIdle)) {
         let earliest = self.shown.earliest.load(Ordering::Relaxed);
         if earliest == NEVER || earliest > self.now() {
             return;
         }
-        let (view, keyed, now) = (words.view(), words.keyed(), self.now());
-        let mut queues = self.queues.lock();
-        for _ in 0..MOST_MOVED {
-            let Some((_, id)) = queues.deadlines.first().filter(|&(time, _)| time <= now) else {
-                break;
-            };
+        let now = self.now();
+        while self.expire_some(now, words, &mut push) {}
+    }
+
+    /// Does the work of [`expire`](Self::expire) for up to [`MOVED_AT_ONCE`] blocks. Returns true if more may have ended.
+    fn expire_some(
+        &self,
+        now: u64,
+        words: &BlockWords,
+        push: &mut impl FnMut(ReleasedIdle),
+    ) -> bool {
+        let (view, keyed, mut queues) = (words.view(), words.keyed(), self.queues.lock());
+        let mut moved = 0;
+        while moved < MOVED_AT_ONCE
+            && let Some((_, id)) = queues.deadlines.first().filter(|&(time, _)| time <= now)
+        {
+            moved += 1;
             let entry = queues.get(id).expect("a block with a deadline has an entry");
             queues.remove(id);
             let block = keyed.mark_epoch(entry);
@@ -276,6 +297,7 @@ impl Levels {
             }
         }
         self.show(&queues);
+        moved == MOVED_AT_ONCE
     }
 
     /// Moves idle blocks of one side to the end of `out` and reclaims each, those of the lowest level first, until `out`
@@ -326,70 +348,10 @@ impl Levels {
         entries.for_each(|entry| look(words.keyed().mark_epoch(entry)));
     }
 
-    /// Returns the first fault found. The caller holds all claims.
-    pub(in crate::pool) fn audit(&self) -> std::result::Result<(), String> {
-        let queues = self.queues.lock();
-        queues.audit()?;
-        let shown = self.shown.entries.each_ref().map(|entries| entries.load(Ordering::Relaxed));
-        let count = |side: Side| side.queues().map(|queue| queues.len(queue) as u64).sum::<u64>();
-        if shown != Side::BOTH.map(count) {
-            return Err(format!("the levels show {shown:?} entries, and have others"));
-        }
-        Ok(())
-    }
-
     /// Moves the clock of a test.
     #[cfg(test)]
     pub(in crate::pool) fn skip(&self, duration: std::time::Duration) {
         self.skipped.fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
-    }
-}
-
-/// Adds entries for blocks that become idle one after the other. It takes the lock with the first of them, and gives it back
-/// at the end of the run.
-pub(crate) struct LevelledRun<'a> {
-    levels: &'a Levels,
-    /// The queues, and the time at which they were locked.
-    locked: Option<(MutexGuard<'a, LevelQueues>, u64)>,
-}
-
-impl<'a> LevelledRun<'a> {
-    pub(in crate::pool) fn new(levels: &'a Levels) -> Self {
-        Self { levels, locked: None }
-    }
-
-    /// Adds an entry for a block that became idle, unless the block was used since: then its entry may be that of a later
-    /// release by another thread. Returns false if its content has the default level.
-    #[inline]
-    pub(super) fn push(&mut self, idle: IdleBlock, words: &BlockWords) -> bool {
-        self.levels.note(idle.id).is_some() && self.push_levelled(idle, words)
-    }
-
-    #[inline(never)]
-    fn push_levelled(&mut self, idle: IdleBlock, words: &BlockWords) -> bool {
-        let levels = self.levels;
-        let lock = || (levels.queues.lock(), levels.now());
-        let (queues, now) = self.locked.get_or_insert_with(lock);
-        // A reset may have removed the level since.
-        let Some((note, queue)) = levels.queued(idle.id) else { return false };
-        // Loom: two_releases_of_a_content_with_a_level_leave_an_entry.
-        if !words.view().keeps_entry(idle) {
-            return true;
-        }
-        queues.push(words.keyed().mark_epoch(idle), queue);
-        if let Some(nanos) = note.nanos() {
-            let moment = queues.next_moment(*now);
-            queues.deadlines.set(idle.id, moment.saturating_add(nanos));
-        }
-        true
-    }
-}
-
-impl Drop for LevelledRun<'_> {
-    fn drop(&mut self) {
-        if let Some((queues, _)) = &self.locked {
-            self.levels.show(queues);
-        }
     }
 }
 
@@ -410,22 +372,6 @@ impl IdleLists {
         match side {
             Side::Below => (u64::MAX, Oldest::FIRST),
             Side::Above => (0, self.now()),
-        }
-    }
-}
-
-impl IdleShard {
-    /// Adds an entry for a block that became idle in a pool with levels.
-    #[inline]
-    pub(in crate::pool) fn push_in_run(
-        &self,
-        left: ReleasedIdle,
-        run: &mut LevelledRun<'_>,
-        lists: &IdleLists,
-        words: &BlockWords,
-    ) {
-        if left.spare || !run.push(left.block, words) {
-            self.push(left, lists, words);
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::groups::MOST_GROUPS;
 use crate::id::{BlockId, GroupId};
 use crate::pool::content_key::Mark;
 use crate::pool::free_list::Matching;
-use crate::pool::{BlockPool, Blocks, LevelNote, PromptUses};
+use crate::pool::{BlockPool, Blocks, PromptUses};
 use crate::prefix::hash::BlockHash;
 
 /// The result of a probe.
@@ -40,29 +40,6 @@ impl PublishedBlocks {
             forgotten += blocks.uncache(&ids, |matching, id| matching.acquire(id, key));
         }
         forgotten
-    }
-
-    /// Gives the contents of `hashes` a level, wherever they are cached. Returns the number of blocks.
-    pub(crate) fn set_levels(
-        &self,
-        blocks: &Blocks,
-        hashes: &[BlockHash],
-        generation: Generation,
-        note: LevelNote,
-    ) -> usize {
-        if self.index.is_empty() {
-            return 0;
-        }
-        let mut found = Vec::new();
-        // From the end, as a sequence releases its blocks.
-        for &hash in hashes.iter().rev() {
-            let key = generation.key_of(hash);
-            self.index.find(self.index.place(key), |id| {
-                found.extend(blocks.is_cached_as(id, key).then_some((id, key)));
-                false
-            });
-        }
-        blocks.set_levels(&found, note)
     }
 
     /// Returns true if the content is cached. Acquires and writes nothing.

@@ -40,10 +40,11 @@ pub(in crate::pool::free_list) fn disturb_levels(
         0..16 => levels.set(held.iter().map(|&id| (id, note)), levels.resets(), &pool.words),
         16..20 => {
             let id = BlockId(random.below(pool.list.total()) as u32);
-            pool.list.set_levels(&[(id, pool.words.keyed().key(id))], note, &pool.words);
+            let new = NewLevel { id, key: pool.words.keyed().key(id), note };
+            pool.list.set_levels(&[new], levels.resets(), &pool.words);
         }
         20..24 => levels.skip(minutes(10)),
-        24 => levels.reset(&pool.words),
+        24 => levels.reset(levels.resets() + 1, &pool.words),
         _ => {}
     }
 }
@@ -172,11 +173,8 @@ fn step(pool: &Pool, model: &mut Model, held: &mut Vec<BlockId>, random: &mut Ra
             let all: Vec<BlockId> = held.iter().copied().chain(model.idle()).collect();
             let (Some(at), note) = (all.len().checked_sub(1), random_note(random)) else { return };
             let id = all[random.below(at + 1)];
-            let key = words.keyed().key(id);
-            assert_eq!(
-                list.set_levels(&[(id, key)], note_of(note), words),
-                (1, held.contains(&id))
-            );
+            let new = NewLevel { id, key: words.keyed().key(id), note: note_of(note) };
+            assert_eq!(list.set_levels(&[new], levels.resets(), words), (1, held.contains(&id)));
             model.note(id, note);
             if !held.contains(&id) {
                 model.remove(id);
@@ -188,7 +186,7 @@ fn step(pool: &Pool, model: &mut Model, held: &mut Vec<BlockId>, random: &mut Ra
             assert_eq!(list.forget_idle(n, words), model.reclaim(n));
         }
         17 if random.below(10) == 0 => {
-            levels.reset(words);
+            levels.reset(levels.resets() + 1, words);
             model.reset();
         }
         17 => {
@@ -319,8 +317,8 @@ fn a_held_block_that_was_passed_comes_back_first_in_its_level() {
 fn a_pool_without_levels_sets_none() {
     let pool = Pool::new(&[4], LRU);
     let ids = pool.make_idle(0);
-    let key = pool.words.keyed().key(ids[0]);
-    let note = note_of((Level::High, None));
-    assert_eq!(pool.list.set_levels(&[(ids[0], key)], note, &pool.words), (0, false));
+    let (id, note) = (ids[0], note_of((Level::High, None)));
+    let new = NewLevel { id, key: pool.words.keyed().key(id), note };
+    assert_eq!(pool.list.set_levels(&[new], 0, &pool.words), (0, false));
     assert!(pool.list.levels().is_none());
 }

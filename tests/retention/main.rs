@@ -1,6 +1,9 @@
 //! Tests of levels: which contents stay cached, as TensorRT-LLM's retention priorities say, and how ours differ.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod copies;
+mod ends;
 
 use std::thread;
 use std::time::Duration;
@@ -371,21 +374,6 @@ fn the_level_holds_however_the_sequence_ends() {
             press(&cache, 8);
             assert_cached(&cache, &[(1, 0)]);
         }
-        assert_empties(&cache);
-    }
-}
-
-/// A content is computed twice, and the second request says nothing of its level.
-#[test]
-fn a_further_copy_of_a_content_has_its_level() {
-    for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity] {
-        let builder = PagedKvCache::builder().num_blocks(8).block_size(4).home_shards(1);
-        let cache = builder.retention_levels(true).reclaim_policy(policy).build().unwrap();
-        serve_with(&cache, &prompt(1, 8), &at(Level::High));
-        serve_with(&cache, &prompt(1, 8), &AdmitOptions::default().max_cached_tokens(0));
-        serve(&cache, &prompt(2, 8));
-        press(&cache, 6);
-        assert_cached(&cache, &[(1, 8), (2, 0)]);
         assert_empties(&cache);
     }
 }
