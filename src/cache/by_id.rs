@@ -397,7 +397,7 @@ impl PagedKvCache {
     /// eviction or an abort; see [`ReuseHint`]. The last hint counts. Takes one shard lock.
     ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound).
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) and [`SequenceEvicted`](PagedKvError::SequenceEvicted).
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, ReuseHint, SeqId};

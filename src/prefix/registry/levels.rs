@@ -31,12 +31,14 @@ impl PublishedBlocks {
         hash_of: impl Fn(usize) -> BlockHash,
         level_of: impl Fn(usize) -> Option<LevelNote>,
     ) {
-        let copies = (0..offer.ids.len()).rev().filter_map(|at| {
-            let (id, key) = (offer.ids[at], offer.generation.key_of(hash_of(at)));
-            let is_sole = blocks.is_cached_as(id, key) && !blocks.is_spare(id);
-            level_of(at).filter(|_| !is_sole).map(|note| (key, note))
-        });
-        self.set_levels_of(blocks, copies, offer.generation);
+        let is_copy =
+            |&at: &usize| !blocks.is_cached(offer.ids[at]) || blocks.is_spare(offer.ids[at]);
+        let mut copies = (0..offer.ids.len()).rev().filter(is_copy).peekable();
+        if copies.peek().is_some() {
+            let key_of = |at| offer.generation.key_of(hash_of(at));
+            let with_levels = copies.filter_map(|at| Some((key_of(at), level_of(at)?)));
+            self.set_levels_of(blocks, with_levels, offer.generation);
+        }
     }
 
     /// Gives contents levels in the blocks that hold them. Spare copies are left out if another block has the content.
