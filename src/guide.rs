@@ -8,6 +8,7 @@
 //! | [`operations`] | every operation with its cost |
 //! | [`steps`] | a step of the scheduler while the device is still busy with the one before |
 //! | [`groups`] | one pool for models whose layers keep different tokens |
+//! | [`retention`] | levels, hints, pins: which contents stay cached |
 //! | [`waiting`] | requests that wait for room |
 //! | [`events`] | events for routers |
 //! | [`replacing`] | the calls of four engines beside ours, and a complete adapter |
@@ -52,6 +53,10 @@ pub mod groups {
 
 pub mod tiers {
     #![doc = include_str!("guide/tiers.md")]
+}
+
+pub mod retention {
+    #![doc = include_str!("guide/retention.md")]
 }
 
 pub mod waiting {

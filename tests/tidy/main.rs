@@ -38,6 +38,7 @@ const DOCUMENTS: &[&str] = &[
     "src/guide/glossary.md",
     "src/guide/operations.md",
     "src/guide/steps.md",
+    "src/guide/retention.md",
     "src/guide/tiers.md",
     "src/guide/waiting.md",
     "src/guide/events.md",
