@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::id::BlockId;
+pub use crate::pool::LearnedCounts;
 use crate::pool::content_key::ContentKey;
 use crate::pool::free_list::Matching;
 use crate::pool::in_flight::InFlightStep;
-use crate::pool::{BlockPool, Level, LevelNote, Observers, PoolHandle, ReclaimPolicy, Retention};
+use crate::pool::{
+    BlockPool, HitDensity, Level, LevelNote, Observers, PoolHandle, PromptUses, ReclaimPolicy,
+    ReleasedPrompt, Retention, ReuseHint,
+};
 use crate::prefix::{BlockHash, Generation, PublishRequest, PublishedBlocks};
 pub use crate::sync::loom::{ArrayQueue, place_thread};
 use crate::table::BlockTable;
@@ -31,6 +35,7 @@ pub struct Admitted {
     /// Number of matched blocks.
     pub hits: usize,
     generation: Generation,
+    uses: PromptUses,
 }
 
 impl ReusePool {
@@ -54,8 +59,8 @@ impl ReusePool {
     ///
     /// # Panics
     /// Those of [`new`](Self::new).
-    pub fn with_levels(num_blocks: usize, shards: usize) -> Self {
-        Self::that_keeps(num_blocks, shards, Retention::Levels(ReclaimPolicy::default()))
+    pub fn with_levels(num_blocks: usize, shards: usize, policy: ReclaimPolicy) -> Self {
+        Self::that_keeps(num_blocks, shards, Retention::Levels(policy))
     }
 
     fn that_keeps(num_blocks: usize, shards: usize, keep: Retention) -> Self {
@@ -82,7 +87,49 @@ impl ReusePool {
         let hits = ids.len();
         let mut table = self.pool.table_of(ids);
         table.grow(hashes.len() - hits)?;
-        Ok(Admitted { table, hits, generation })
+        Ok(Admitted { table, hits, generation, uses: PromptUses::default() })
+    }
+
+    /// Admits as [`admit`](Self::admit) does, and counts the uses of the contents for a learned order.
+    ///
+    /// # Errors
+    /// Those of [`admit`](Self::admit).
+    pub fn admit_counted(&self, hashes: &[u128]) -> Result<Admitted> {
+        let uses = self.uses_of(hashes);
+        Ok(Admitted { uses, ..self.admit(hashes)? })
+    }
+
+    /// Counts a prompt for a learned order, without its admission.
+    pub fn count_prompt(&self, hashes: &[u128]) {
+        self.uses_of(hashes);
+    }
+
+    fn uses_of(&self, hashes: &[u128]) -> PromptUses {
+        let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
+        let (blocks, asked) = (self.pool.blocks(), (&hashes[..], hashes.len()));
+        let uses = self.published.count_uses(blocks, asked, self.published.generation());
+        uses.expect("a pool with a learned order")
+    }
+
+    /// Notes the release of the blocks for a learned order, and releases them.
+    pub fn release_noted(&self, Admitted { table, uses, .. }: Admitted) {
+        let (parts, hint) = ([(0, table.as_slice())], ReuseHint::Unknown);
+        let of = ReleasedPrompt { uses: &uses, hint, num_tokens: table.len() };
+        self.pool.blocks().note_release(parts.into_iter(), &of);
+    }
+
+    /// Returns the counts of a learned order.
+    pub fn learned(&self) -> LearnedCounts {
+        self.density().counts()
+    }
+
+    /// Returns the time of a learned order.
+    pub fn time(&self) -> u32 {
+        self.density().time()
+    }
+
+    fn density(&self) -> &HitDensity {
+        self.pool.blocks().density().expect("a pool with a learned order")
     }
 
     /// Publishes block `index` of `admitted` under `hash`.
@@ -105,7 +152,8 @@ impl ReusePool {
     /// Those of [`BlockTable::fork`].
     pub fn fork(&self, admitted: &mut Admitted) -> Result<Admitted> {
         let table = admitted.table.fork(admitted.table.len())?;
-        Ok(Admitted { table, hits: admitted.hits, generation: admitted.generation })
+        let Admitted { hits, generation, ref uses, .. } = *admitted;
+        Ok(Admitted { table, hits, generation, uses: uses.clone() })
     }
 
     /// Returns how many of `hashes` are cached.

@@ -5,8 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{explore, race};
-use paged_kv::Level;
 use paged_kv::loom_api::{Admitted, ReusePool};
+use paged_kv::{Level, ReclaimPolicy};
 
 /// Contents, by their hashes.
 const A: u128 = 0xA << 100 | 0xA;
@@ -23,7 +23,7 @@ fn serve(pool: &ReusePool, content: u128) -> Option<Admitted> {
 
 /// Creates a pool of two shards that caches `contents` at a level, which ends at once if it `ends`.
 fn cached(num_blocks: usize, contents: &[u128], level: Level, ends: bool) -> Arc<ReusePool> {
-    let pool = ReusePool::with_levels(num_blocks, 2);
+    let pool = ReusePool::with_levels(num_blocks, 2, ReclaimPolicy::Lru);
     for &content in contents {
         drop(serve(&pool, content).expect("there is room"));
         assert_eq!(pool.set_level(content, level, ends), 1);

@@ -37,6 +37,8 @@ pub(crate) use self::block_pool::{
 use self::cached::CachedCount;
 use self::content_key::{ContentKey, KeyedView, Mark, NewKey};
 use self::free_list::{FreeList, Matching};
+#[cfg(paged_kv_loom)]
+pub use self::idle::hit_density::LearnedCounts;
 pub use self::idle::hit_density::ReuseHint;
 pub(crate) use self::idle::hit_density::{HitDensity, PromptUses, ReleasedPrompt};
 pub(crate) use self::idle::levels::Levels;

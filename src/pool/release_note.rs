@@ -20,8 +20,8 @@ const STAMP_MASK: u32 = (1 << CLASS) - 1;
 const CLASS_MASK: u32 = (1 << (USES - CLASS)) - 1;
 const TAG_MASK: u32 = (1 << 6) - 1;
 
-/// The steps by which a release may be ahead of a thread's time.
-const AHEAD: u32 = 15;
+/// The steps by which the clock of a thread may be behind a stamp that another thread wrote.
+const AHEAD: u32 = 8;
 
 /// The most uses that a note counts.
 pub(in crate::pool) const MOST_USES: u32 = 3;
@@ -74,13 +74,11 @@ impl ReleaseNote {
         self.0 >> USES & MOST_USES
     }
 
-    /// Returns the steps of time from the release to `now`, as far as the stamp tells. A release up to [`AHEAD`] steps after
-    /// `now`, which another thread has read earlier, counts as one at that time.
+    /// Returns the steps of time from the release to `now`, as far as the stamp tells: 0 for a release that is a little
+    /// after `now`.
     pub(in crate::pool) fn age(self, now: u32) -> u32 {
-        match now.wrapping_sub(self.0) & STAMP_MASK {
-            age if age > STAMP_MASK - AHEAD => 0,
-            age => age,
-        }
+        let since = now.wrapping_add(AHEAD).wrapping_sub(self.0) & STAMP_MASK;
+        since.saturating_sub(AHEAD)
     }
 
     /// Returns the same note with another time of the release.
@@ -117,13 +115,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_release_that_another_thread_made_a_step_later_is_new() {
+        for stamp in [0, 5, 4_095, 4_096] {
+            let note = ReleaseNote::new(ReleaseMark::new(stamp, 0), 3, 1);
+            let age = |after: i32| note.age(stamp.wrapping_add_signed(after));
+            assert_eq!((age(-8), age(-1), age(0), age(1), age(4_087)), (0, 0, 0, 1, 4_087));
+        }
+    }
+
+    #[test]
     fn a_note_gives_back_each_part() {
         for (stamp, class, uses, number) in [(0, 0, 1, 0), (4_095, 17, 3, 63), (7, 31, 2, 64)] {
             let mark = ReleaseMark::new(stamp, number);
             let note = ReleaseNote::new(mark, class, uses);
             assert_eq!((note.class(), note.uses(), note.mark()), (class, uses, mark));
             assert_eq!((note.age(stamp), note.age(stamp + 5)), (0, 5));
-            assert_eq!((note.age(stamp + 4_096 - 15), note.age(stamp + 4_096 - 16)), (0, 4_080));
             assert_eq!(
                 note.at(stamp + 3),
                 ReleaseNote::new(ReleaseMark::new(stamp + 3, number), class, uses)

@@ -11,6 +11,7 @@
 mod arc;
 
 use std::fmt;
+use std::sync::TryLockError;
 
 pub(crate) use self::arc::{Arc, into_last};
 pub(crate) use super::stand_ins::Backoff;
@@ -65,6 +66,14 @@ impl<T> Mutex<T> {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

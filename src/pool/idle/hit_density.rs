@@ -24,13 +24,13 @@ use crate::error::Result;
 use crate::id::BlockId;
 use crate::pool::content_key::KeyedView;
 use crate::pool::release_note::{MOST_USES, ReleaseMark, ReleaseNote};
-use crate::sync::{AtomicU32, AtomicU64, CachePadded, Ordering, PlainMutex, thread_ordinal};
+use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, thread_ordinal};
 
 /// Steps in which as many blocks are asked for as the pool has.
 const STEPS_A_POOL: u64 = 32;
 
 /// Prices are learned once in so many blocks asked for: the pool's, divided by this.
-const LEARNED_A_POOL: u64 = 4;
+const LEARNED_A_POOL: u64 = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 1 } else { 4 };
 
 /// Buckets of ages.
 const BUCKETS: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 24 };
@@ -100,7 +100,23 @@ pub(crate) struct HitDensity {
     /// The bits of each `f32`.
     prices: [[AtomicU32; BUCKETS]; CLASSES],
     ghosts: NotedGhosts,
-    learner: PlainMutex<Learner>,
+    learner: Mutex<Learner>,
+}
+
+/// The counts of a learned order, for models.
+#[cfg(paged_kv_loom)]
+#[derive(Clone, Copy, Debug)]
+pub struct LearnedCounts {
+    /// Blocks that were released with a note.
+    pub releases: u32,
+    /// First uses of contents after a release.
+    pub hits: u32,
+    /// The releases from which prices were learned, decayed.
+    pub learned_releases: f64,
+    /// The first uses from which prices were learned, decayed.
+    pub learned_hits: f64,
+    /// The times at which prices were learned.
+    pub times: u32,
 }
 
 /// The counts of the threads of one shard. They only rise, and wrap around.
@@ -119,6 +135,9 @@ struct Learner {
     releases: [u32; CLASSES],
     hits: [[u32; BUCKETS]; CLASSES],
     counts: ClassCounts,
+    /// How often prices were learned.
+    #[cfg(paged_kv_loom)]
+    times: u32,
 }
 
 impl Line {
@@ -148,7 +167,7 @@ impl HitDensity {
             lines: array_of(shards, || CachePadded::new(Line::new()))?,
             prices: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0))),
             ghosts: NotedGhosts::new(total)?,
-            learner: PlainMutex::new(Learner::new()),
+            learner: Mutex::new(Learner::new()),
         })
     }
 
@@ -244,7 +263,7 @@ impl HitDensity {
         }
         let asked = self.sum_asked();
         if asked / self.step > self.asked.load(Ordering::Relaxed) / self.step {
-            // Another thread may have stored a later sum since.
+            // Not a store: another thread may have a later sum. Loom: the_clock_of_a_learned_order_does_not_go_back.
             self.asked.fetch_max(asked, Ordering::Relaxed);
         }
     }
@@ -253,10 +272,14 @@ impl HitDensity {
         self.lines.iter().map(|line| line.asked.load(Ordering::Relaxed)).sum()
     }
 
+    fn is_due(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) >= self.next_learned.load(Ordering::Relaxed)
+    }
+
     /// Learns the prices if that is due, and no other thread does.
     #[inline]
     fn learn_if_due(&self) {
-        if self.asked.load(Ordering::Relaxed) >= self.next_learned.load(Ordering::Relaxed)
+        if self.is_due()
             && let Some(learner) = self.learner.try_lock()
         {
             self.learn(learner);
@@ -265,17 +288,44 @@ impl HitDensity {
 
     #[cold]
     fn learn(&self, mut learner: impl DerefMut<Target = Learner>) {
+        // Another thread may have learned since. Loom: of_two_threads_to_which_learning_is_due_one_learns.
+        if !self.is_due() {
+            return;
+        }
         let asked = self.sum_asked();
         self.next_learned.store(asked + self.learned_every, Ordering::Relaxed);
-        learner.add(&self.lines);
+        let blocks = learner.add(&self.lines, asked);
+        #[cfg(paged_kv_loom)]
+        (learner.times += 1);
         let prices = learner.counts.prices();
         let learned = prices.as_flattened().iter();
         for (price, &learned) in self.prices.as_flattened().iter().zip(learned) {
             price.store((learned as f32).to_bits(), Ordering::Relaxed);
         }
-        let blocks = asked.saturating_sub(learner.asked);
-        learner.counts.decay(blocks as f64);
-        learner.asked = asked;
+        learner.counts.decay(blocks);
+    }
+}
+
+#[cfg(paged_kv_loom)]
+impl HitDensity {
+    /// Returns the time in steps.
+    pub(crate) fn time(&self) -> u32 {
+        self.now()
+    }
+
+    /// Returns the counts.
+    pub(crate) fn counts(&self) -> LearnedCounts {
+        let lines = || self.lines.iter().map(|line| &**line);
+        let sum = |count: &AtomicU32| count.load(Ordering::Relaxed);
+        let hits = |line: &Line| line.hits.as_flattened().iter().map(sum).sum::<u32>();
+        let learner = self.learner.lock();
+        LearnedCounts {
+            releases: lines().flat_map(|line| &line.releases).map(sum).sum(),
+            hits: lines().map(hits).sum(),
+            learned_releases: learner.counts.releases.iter().sum(),
+            learned_hits: learner.counts.hits.as_flattened().iter().sum(),
+            times: learner.times,
+        }
     }
 }
 
@@ -287,19 +337,22 @@ impl Learner {
             releases: [0; CLASSES],
             hits: [[0; BUCKETS]; CLASSES],
             counts: ClassCounts::new(),
+            #[cfg(paged_kv_loom)]
+            times: 0,
         }
     }
 
-    /// Adds the counts of the lines since the last time.
-    fn add(&mut self, lines: &[CachePadded<Line>]) {
+    /// Adds the counts of the lines since the last time, after `asked` blocks were asked for. Returns how many of these
+    /// are new.
+    fn add(&mut self, lines: &[CachePadded<Line>], asked: u64) -> f64 {
         let since = |last: &mut u32, count: &dyn Fn(&Line) -> &AtomicU32| {
             let sum = lines.iter().map(|line| count(line).load(Ordering::Relaxed));
             let sum = sum.fold(0, u32::wrapping_add);
             f64::from(sum.wrapping_sub(std::mem::replace(last, sum)))
         };
         let prompts = since(&mut self.prompts, &|line| &line.prompts);
-        let asked: u64 = lines.iter().map(|line| line.asked.load(Ordering::Relaxed)).sum();
-        self.move_mean(prompts, asked.saturating_sub(self.asked) as f64);
+        let blocks = asked.saturating_sub(std::mem::replace(&mut self.asked, asked)) as f64;
+        self.move_mean(prompts, blocks);
         for class in 0..CLASSES {
             self.counts.releases[class] +=
                 since(&mut self.releases[class], &|line| &line.releases[class]);
@@ -308,6 +361,7 @@ impl Learner {
                     since(&mut self.hits[class][bucket], &|line| &line.hits[class][bucket]);
             }
         }
+        blocks
     }
 
     /// Moves the mean of the blocks of a prompt, by a thousandth for each prompt.

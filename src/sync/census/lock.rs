@@ -24,6 +24,12 @@ impl<T> Mutex<T> {
         count_guard(self, Place::Rare, Location::caller());
         self.0.lock()
     }
+
+    #[track_caller]
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let caller = Location::caller();
+        self.0.try_lock().inspect(|_| count_guard(self, Place::Rare, caller))
+    }
 }
 
 #[track_caller]
