@@ -11,6 +11,7 @@ mod history;
 mod leases;
 mod linear_pool;
 mod linear_sequence;
+mod retention;
 mod reuse;
 mod statistics;
 mod steps;

@@ -15,9 +15,9 @@ use shuttle::thread::scope;
 use crate::explore::explore;
 use crate::{A, B, C, Contents, assert_all_free_at_end, cache};
 
-const ONE: [u32; 5] = [1, 1, 1, 1, 1];
-const TWO: [u32; 5] = [1, 1, 2, 2, 2];
-const THREE: [u32; 5] = [3, 3, 3, 3, 3];
+pub(crate) const ONE: [u32; 5] = [1, 1, 1, 1, 1];
+pub(crate) const TWO: [u32; 5] = [1, 1, 2, 2, 2];
+pub(crate) const THREE: [u32; 5] = [3, 3, 3, 3, 3];
 
 /// Returns the content of a block of two tokens, computed with the weights of a version.
 fn content(prompt: &[u32], block: usize, weights: u64) -> u64 {
@@ -26,13 +26,13 @@ fn content(prompt: &[u32], block: usize, weights: u64) -> u64 {
 }
 
 /// The weights in use, and the weights that all threads know to be in use since the last reset.
-struct Weights {
+pub(crate) struct Weights {
     in_use: AtomicU64,
     known: AtomicU64,
 }
 
 impl Weights {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { in_use: AtomicU64::new(1), known: AtomicU64::new(1) }
     }
 
@@ -42,7 +42,7 @@ impl Weights {
 
     /// Replaces the weights, resets the cache, and then makes the new version known, in the order of an
     /// engine.
-    fn update(&self, cache: &PagedKvCache) {
+    pub(crate) fn update(&self, cache: &PagedKvCache) {
         self.in_use.fetch_add(1, Ordering::Relaxed);
         cache.prefix().reset();
         self.known.store(self.in_use(), Ordering::Relaxed);
@@ -51,8 +51,19 @@ impl Weights {
 
 /// Admits a prompt, checks its hits, computes the rest and commits it.
 fn serve(cache: &PagedKvCache, prompt: &[u32], contents: &Contents, weights: &Weights) {
+    serve_with(cache, prompt, &AdmitOptions::default(), contents, weights);
+}
+
+/// Serves a prompt with options of its own.
+pub(crate) fn serve_with(
+    cache: &PagedKvCache,
+    prompt: &[u32],
+    options: &AdmitOptions,
+    contents: &Contents,
+    weights: &Weights,
+) {
     let oldest = weights.known.load(Ordering::Relaxed);
-    let admitted = cache.admit_sequence(&cache.prompt(prompt), &AdmitOptions::default());
+    let admitted = cache.admit_sequence(&cache.prompt(prompt), options);
     let (mut sequence, admission) = match admitted {
         Ok(admitted) => admitted,
         Err(OutOfMemory { requested, available }) => {
