@@ -29,6 +29,7 @@ pub struct Clairvoyant<'a> {
     /// The next request that asks for each block of each prompt.
     next: Vec<Vec<u32>>,
     blocks_left: usize,
+    num_idle: usize,
     states: Vec<State>,
     /// Blocks that no request holds: the next use, the place in the chain and the content. Older entries are stale.
     idle: BinaryHeap<(u32, u32, u32)>,
@@ -41,6 +42,12 @@ struct State {
     is_cached: bool,
     holders: u32,
     next_use: u32,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.is_cached && self.holders == 0
+    }
 }
 
 impl Chains {
@@ -89,8 +96,8 @@ impl<'a> Clairvoyant<'a> {
             }
         }
         let states = vec![State::default(); chains.num_contents];
-        let (idle, blocks_left) = (BinaryHeap::new(), blocks);
-        Self { chains, requests, next, blocks_left, states, idle, hit_blocks: 0 }
+        let (idle, blocks_left, num_idle) = (BinaryHeap::new(), blocks, 0);
+        Self { chains, requests, next, blocks_left, num_idle, states, idle, hit_blocks: 0 }
     }
 
     /// Serves the requests one at a time, and returns the blocks that hit.
@@ -107,8 +114,9 @@ impl<'a> Clairvoyant<'a> {
     fn reclaim(&mut self) -> bool {
         while let Some((next_use, _, id)) = self.idle.pop() {
             let state = &mut self.states[id as usize];
-            if state.is_cached && state.holders == 0 && state.next_use == next_use {
+            if state.is_idle() && state.next_use == next_use {
                 state.is_cached = false;
+                self.num_idle -= 1;
                 self.blocks_left += 1;
                 return true;
             }
@@ -116,11 +124,19 @@ impl<'a> Clairvoyant<'a> {
         false
     }
 
-    /// Holds a block, or stops holding it.
+    /// Adds a holder of a block.
+    fn hold(&mut self, id: u32) {
+        let state = &mut self.states[id as usize];
+        self.num_idle -= usize::from(state.is_idle());
+        state.holders += 1;
+    }
+
+    /// Removes a holder of a block.
     fn put_down(&mut self, id: u32, at: usize) {
         let state = &mut self.states[id as usize];
         state.holders -= 1;
-        if state.holders == 0 && state.is_cached {
+        if state.is_idle() {
+            self.num_idle += 1;
             self.idle.push((state.next_use, at as u32, id));
         }
     }
@@ -132,25 +148,26 @@ impl Served for Clairvoyant<'_> {
         let needed = self.chains.needed(request);
         let is_cached = |&&id: &&u32| self.states[id as usize].is_cached;
         let hits = chain.iter().take_while(is_cached).count();
-        for &id in &chain[..hits] {
-            self.states[id as usize].holders += 1;
-        }
         let new = needed - hits;
-        while self.blocks_left < new && self.reclaim() {}
-        if self.blocks_left < new {
-            (0..hits).rev().for_each(|place| self.put_down(chain[place], place));
+        let idle_hits = chain[..hits].iter().filter(|&&id| self.states[id as usize].is_idle());
+        // A refused request may be served later, so that it takes no content.
+        if self.blocks_left + self.num_idle < new + idle_hits.count() {
             return false;
+        }
+        chain[..hits].iter().for_each(|&id| self.hold(id));
+        while self.blocks_left < new {
+            assert!(self.reclaim(), "as many blocks are idle as are counted");
         }
         self.blocks_left -= new;
         for (place, &id) in chain.iter().enumerate() {
-            let state = &mut self.states[id as usize];
-            state.next_use = self.next[at].get(place).copied().unwrap_or(NEVER);
             if place >= hits {
+                self.hold(id);
                 // A copy of a cached block takes no room of its own for long.
-                self.blocks_left += usize::from(state.is_cached);
-                state.holders += 1;
-                state.is_cached = true;
+                self.blocks_left += usize::from(self.states[id as usize].is_cached);
             }
+            let state = &mut self.states[id as usize];
+            state.is_cached = true;
+            state.next_use = self.next[at].get(place).copied().unwrap_or(NEVER);
         }
         let most = request.prompt_tokens().saturating_sub(1) / self.chains.block_size;
         self.hit_blocks += hits.min(most) as u64;
@@ -185,5 +202,21 @@ mod tests {
         let hits = |blocks| Clairvoyant::new(&chains, &prompts, blocks).serve_in_turn();
         // Each prompt needs a block for its last token, too. With four blocks, one of the other prompt stays.
         assert_eq!([2, 3, 4, 5].map(hits), [0, 0, 3, 6]);
+    }
+
+    #[test]
+    fn a_refused_request_reclaims_nothing() {
+        let prompts = requests(&[&[1], &[2, 3, 4], &[5, 6], &[1]]);
+        let chains = Chains::new(&prompts, 4, 4, 6);
+        let mut cache = Clairvoyant::new(&chains, &prompts, 6);
+        assert!(cache.admit(0));
+        cache.release(0);
+        assert!(cache.admit(1));
+        assert!(!cache.admit(2), "three blocks of six are needed, and four are held");
+        cache.release(1);
+        assert!(cache.admit(2));
+        cache.release(2);
+        assert!(cache.admit(3));
+        assert_eq!(cache.hit_blocks, 1);
     }
 }
