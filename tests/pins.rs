@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::HashMap;
-#[cfg(feature = "async")]
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -123,6 +123,34 @@ fn the_answer_has_the_numbers() {
             PinAnswer::Refused { cached_tokens: 0, available_blocks: 1, .. }
         ));
         drop(of_cache);
+        assert_empties(&cache);
+    }
+}
+
+/// A request for a pin that is refused takes nothing of the budget, not even for a moment.
+#[test]
+fn a_refused_pin_refuses_no_other() {
+    for cache in caches(64, 32) {
+        serve(&cache, &prompt(1, 4));
+        let is_over = AtomicBool::new(false);
+        let refused = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    assert!(matches!(
+                        pin(&cache, &prompt(9, 160), HOUR),
+                        PinAnswer::Refused { .. }
+                    ));
+                }
+            });
+            let is_refused = |_: &u32| {
+                !matches!(pin(&cache, &prompt(1, 4), HOUR), PinAnswer::Accepted(_))
+                    || cache.retention().pinned_blocks() > 0
+            };
+            let refused = (0..20_000).filter(is_refused).count();
+            is_over.store(true, Relaxed);
+            refused
+        });
+        assert_eq!(refused, 0);
         assert_empties(&cache);
     }
 }

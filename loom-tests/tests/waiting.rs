@@ -166,6 +166,25 @@ fn an_expired_pin_refuses_none_of_two() {
     }
 }
 
+/// The guard of the pin is dropped, while a request finds neither the pin nor its blocks.
+#[test]
+fn an_expired_pin_that_is_dropped_refuses_no_request() {
+    for shards in [1, 2] {
+        explore(move || {
+            let cache = cache_with_pins(shards);
+            leave_first(&cache);
+            let pin = pin_first(&cache, Instant::now());
+            assert!(matches!(pin, PinAnswer::Accepted(_)));
+            let theirs = Arc::clone(&cache);
+            race(
+                move || drop(pin),
+                move || drop(theirs.pool().allocate(2).expect("the pin has expired")),
+            );
+            assert_all_free(&cache);
+        });
+    }
+}
+
 /// A match, a reclaim and the end of a pin of one block.
 #[test]
 fn a_pinned_block_is_not_reclaimed_while_it_is_pinned() {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::PagedKvCache;
 use super::admission::prompt::Prompt;
 use crate::error::{PagedKvError, Result};
+use crate::id::BlockId;
 use crate::pool::pins::PinKey;
 use crate::pool::{Levels, PoolHandle};
 use crate::sequence::retain::Retain;
@@ -127,24 +128,17 @@ impl Retained<'_> {
         let (blocks, block_size) = (cache.pool.blocks(), cache.block_size);
         let requested = prompt.hashes().len();
         blocks.expire_pins();
-        let reserved = blocks.pins().reserve(requested);
-        let (published, mut ids) = (cache.published(), Vec::new());
-        if !blocks.is_waited_for() {
-            let hashes = &prompt.hashes()[..reserved];
-            published.acquire(blocks, hashes, published.generation(), &mut ids);
+        if blocks.is_waited_for() {
+            return Ok(self.refusal(prompt));
         }
-        blocks.pins().unreserve(reserved - ids.len());
+        let ids = self.acquire_in_budget(prompt);
         if ids.is_empty() {
             return Ok(self.refusal(prompt));
         }
         blocks.announce_contents();
         let num_blocks = ids.len();
-        let key = match blocks.pin(ids, until) {
-            Ok(key) => key,
-            Err(ids) => {
-                blocks.give(&ids);
-                return Ok(self.refusal(prompt));
-            }
+        let Some(key) = blocks.pin(ids, until) else {
+            return Ok(self.refusal(prompt));
         };
         let pool = cache.pool.handle();
         let pin = CachePin { pool, key, num_tokens: num_blocks * block_size, until };
@@ -196,16 +190,30 @@ impl Retained<'_> {
         self.cache.pool.blocks().pins().num_blocks()
     }
 
+    /// Makes the caller an owner of the cached blocks of a prompt that the budget of pins allows, and reserves these.
+    fn acquire_in_budget(self, prompt: &Prompt) -> Vec<BlockId> {
+        let Self { cache } = self;
+        let (blocks, published) = (cache.pool.blocks(), cache.published());
+        // No more than a pin can have: the budget is also that of other pins, which are made at the same time.
+        let cached = published.probe(blocks, prompt.hashes()).cached;
+        let reserved = blocks.pins().reserve(cached);
+        let mut ids = Vec::new();
+        if reserved > 0 {
+            let hashes = &prompt.hashes()[..reserved];
+            published.acquire(blocks, hashes, published.generation(), &mut ids);
+            blocks.pins().unreserve(reserved - ids.len());
+        }
+        ids
+    }
+
     fn refusal(self, prompt: &Prompt) -> PinAnswer {
         let Self { cache } = self;
         let (blocks, hashes) = (cache.pool.blocks(), prompt.hashes());
         let cached = cache.published().probe(blocks, hashes).cached;
-        let available_blocks = blocks.pins().reserve(usize::MAX);
-        blocks.pins().unreserve(available_blocks);
         PinAnswer::Refused {
             requested_tokens: hashes.len() * cache.block_size,
             cached_tokens: cached * cache.block_size,
-            available_blocks,
+            available_blocks: blocks.pins().available(),
             is_waited_for: blocks.is_waited_for(),
         }
     }

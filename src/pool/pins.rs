@@ -74,9 +74,18 @@ impl Pins {
         reserved
     }
 
+    /// Returns the blocks of the budget that no pin has.
+    pub(crate) fn available(&self) -> usize {
+        let held = self.held.lock();
+        // Relaxed: as in `set_budget`.
+        self.most_blocks.load(Ordering::Relaxed).saturating_sub(held.num_blocks)
+    }
+
     /// Gives `n` reserved blocks back to the budget.
     pub(crate) fn unreserve(&self, n: usize) {
-        self.held.lock().num_blocks -= n;
+        if n > 0 {
+            self.held.lock().num_blocks -= n;
+        }
     }
 
     fn time(&self, at: Instant) -> u64 {
@@ -95,13 +104,16 @@ impl Pins {
         PinKey(key.0, key.1)
     }
 
-    /// Removes a pin, if it has not expired.
-    fn remove(&self, PinKey(until, number): PinKey) -> Option<Box<[BlockId]>> {
+    /// Removes a pin, if it has not expired, and passes its blocks to `release`. Returns false otherwise.
+    fn remove(&self, PinKey(until, number): PinKey, release: impl FnOnce(&[BlockId])) -> bool {
         let mut held = self.held.lock();
-        let ids = held.by_deadline.remove(&(until, number))?;
+        let Some(ids) = held.by_deadline.remove(&(until, number)) else {
+            return false;
+        };
         held.num_blocks -= ids.len();
+        release(&ids);
         self.note_earliest(&held);
-        Some(ids)
+        true
     }
 
     /// Removes the pins whose deadlines are at most `now`, and passes their blocks to `release`. Returns the number of
@@ -121,7 +133,7 @@ impl Pins {
     fn note_earliest(&self, held: &HeldPins) {
         let earliest = held.by_deadline.first_key_value().map_or(NEVER, |(key, _)| key.0);
         // Release: pairs with the load in `earliest`; a thread that finds no expired pin finds the blocks of those that
-        // expired before. Loom: an_expired_pin_refuses_none_of_two.
+        // ended before. Loom: an_expired_pin_refuses_none_of_two, an_expired_pin_that_is_dropped_refuses_no_request.
         self.earliest.store(earliest, Ordering::Release);
     }
 
@@ -142,38 +154,39 @@ impl Blocks {
         &self.pins
     }
 
-    /// Pins blocks of which the caller is an owner, and which are reserved, until a deadline. Returns the blocks if
-    /// requests wait.
-    pub(crate) fn pin(&self, ids: Vec<BlockId>, until: Instant) -> Result<PinKey, Box<[BlockId]>> {
+    /// Pins blocks of which the caller is an owner, and which are reserved, until a deadline. Releases them and returns
+    /// `None` if requests wait.
+    pub(crate) fn pin(&self, ids: Vec<BlockId>, until: Instant) -> Option<PinKey> {
         let key = self.pins.insert(self.pins.time(until), ids);
         // SeqCst: pairs with the fence in `room_after_all_claims`. Of this pin and a waiter that is about to sleep, one
         // sees the other. Loom: a_waiter_knows_the_deadline_of_each_pin.
         fence(Ordering::SeqCst);
-        if self.is_waited_for()
-            && let Some(ids) = self.pins.remove(key)
-        {
-            return Err(ids);
-        }
-        Ok(key)
+        let is_refused = self.is_waited_for() && self.unpin(key);
+        (!is_refused).then_some(key)
     }
 
-    /// Ends a pin, unless it has expired.
-    pub(crate) fn unpin(&self, key: PinKey) {
-        if let Some(ids) = self.pins.remove(key) {
-            self.give(&ids);
+    /// Ends a pin. Returns false if it has ended before.
+    pub(crate) fn unpin(&self, key: PinKey) -> bool {
+        // Under the lock: a thread that finds the pin neither there nor expired finds its blocks.
+        let is_ended = self.pins.remove(key, |ids| self.free.give(ids, &self.words));
+        if is_ended {
+            self.announce_room();
+            self.keep_max_cached();
         }
+        is_ended
     }
 
-    /// Ends the pins that have expired, and returns once their blocks are room. One load if none has.
+    /// Ends the pins that have expired, and returns once their blocks are room. One load if there is no pin.
+    #[inline]
     pub(crate) fn expire_pins(&self) {
-        let earliest = self.pins.earliest();
-        if earliest != NEVER {
-            self.expire_pins_at(self.pins.time(Instant::now()));
+        if self.pins.earliest() != NEVER {
+            self.expire_pins_until_now();
         }
     }
 
     #[cold]
-    fn expire_pins_at(&self, now: u64) {
+    fn expire_pins_until_now(&self) {
+        let now = self.pins.time(Instant::now());
         if self.pins.earliest() > now {
             return;
         }
@@ -211,9 +224,10 @@ mod tests {
         assert_eq!((pins.reserve(6), pins.reserve(6), pins.reserve(1)), (6, 4, 0));
         let key = pins.insert(100, ids(0..6));
         pins.unreserve(4);
-        assert_eq!(pins.num_blocks(), 6);
-        assert_eq!(pins.remove(key).map(|ids| ids.len()), Some(6));
-        assert_eq!((pins.remove(key), pins.num_blocks()), (None, 0));
+        assert_eq!((pins.num_blocks(), pins.available()), (6, 4));
+        assert!(pins.remove(key, |ids| assert_eq!(ids.len(), 6)));
+        assert!(!pins.remove(key, |_| panic!("it was removed before")));
+        assert_eq!((pins.num_blocks(), pins.available()), (0, 10));
     }
 
     #[test]
