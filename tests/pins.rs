@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use common::{assert_empties, s, shapes_with};
-use paged_kv::{CachePin, PagedKvCache, PagedKvError, PinAnswer, Watermark};
+use paged_kv::{CachePin, PagedKvCache, PagedKvError, PinAnswer, Snapshot, Watermark};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -65,7 +65,9 @@ fn an_expired_pin_is_ended_before_a_refusal() {
     for cache in caches(8, 8) {
         serve(&cache, &prompt(1, 12));
         let pin = accepted(&cache, &prompt(1, 12), Duration::ZERO);
-        assert_eq!(cache.retention().pinned_blocks(), 3, "no thread watches the deadline");
+        let mut snapshot = Snapshot::default();
+        cache.inspect(&mut snapshot);
+        assert_eq!(snapshot.counts()[1], 3, "no thread watches the deadline");
         cache.allocate(s(1), 32).unwrap();
         assert_eq!(cache.retention().pinned_blocks(), 0);
         cache.free(s(1)).unwrap();
@@ -152,6 +154,33 @@ fn a_refused_pin_refuses_no_other() {
         });
         assert_eq!(refused, 0);
         assert_empties(&cache);
+    }
+}
+
+#[test]
+fn an_expired_pin_is_ended_before_numbers_are_shown() {
+    type Look = fn(&PagedKvCache) -> bool;
+    let looks: [(&str, Look); 8] = [
+        ("free_block_count", |cache| cache.free_block_count() == 8),
+        ("used_block_count", |cache| cache.used_block_count() == 0),
+        ("utilization", |cache| cache.utilization() == 0.0),
+        ("used_memory_bytes", |cache| cache.used_memory_bytes() == 0),
+        ("needs_eviction", |cache| !cache.needs_eviction()),
+        ("stats", |cache| cache.stats().blocks_used == 0),
+        ("pinned_blocks", |cache| cache.retention().pinned_blocks() == 0),
+        ("of the pool", |cache| cache.pool().free_block_count() == 8),
+    ];
+    for (name, look) in looks {
+        for cache in caches(8, 8) {
+            serve(&cache, &prompt(1, 32));
+            let lasting = accepted(&cache, &prompt(1, 32), HOUR);
+            assert!(!look(&cache), "{name} shows a pin");
+            drop(lasting);
+            let expired = accepted(&cache, &prompt(1, 32), Duration::ZERO);
+            assert!(look(&cache), "{name} shows an expired pin");
+            drop(expired);
+            assert_empties(&cache);
+        }
     }
 }
 

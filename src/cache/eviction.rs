@@ -46,7 +46,7 @@ pub struct Evicted {
 
 /// # Eviction
 impl PagedKvCache {
-    /// Returns true if utilization is at or above the eviction threshold. Blocks that will be free when the
+    /// Returns true if utilization is at or above the eviction threshold. Ends pins after their deadlines first. Blocks that will be free when the
     /// open steps end do not count. So a caller that evicts until it is false evicts no more than it has
     /// to. Costs a few loads, unless steps hold blocks that would make a difference. Then it costs as an
     /// [`evict_to_threshold`](Self::evict_to_threshold) that evicts no sequence.

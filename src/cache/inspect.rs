@@ -1,6 +1,7 @@
 //! Snapshots, counts and memory figures of the cache.
 //!
-//! Reading changes nothing, not even the order of eviction.
+//! Reading changes nothing, not even the order of eviction. Only pins after their deadlines are ended before their blocks
+//! are shown as used.
 
 pub(crate) mod audit;
 pub(crate) mod snapshot;
@@ -103,7 +104,7 @@ impl PagedKvCache {
 impl PagedKvCache {
     /// Returns the counts so far. Reads the counts of each home shard a few times, and those of each map
     /// shard and of each step's slot once. Takes no lock of a map shard or of a sequence, so it waits for no
-    /// operation. See [`CacheStats`] for the guarantees under load.
+    /// operation. Ends pins after their deadlines first. See [`CacheStats`] for the guarantees under load.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, SeqId};
@@ -116,6 +117,7 @@ impl PagedKvCache {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn stats(&self) -> CacheStats {
+        self.pool.blocks().expire_pins();
         let totals = self.pool.totals();
         let idle = self.pool.idle_totals();
         let (evicted_ids, evicted_ids_forgotten) = self.evicted.counts();
@@ -300,7 +302,7 @@ impl TrackedSequence {
 
 impl fmt::Display for PagedKvCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (used, total) = (self.used_block_count(), self.total_blocks());
+        let (used, total) = (self.pool.blocks().used(), self.total_blocks());
         let sequences = self.num_sequences();
         let (size, strategy) = (self.block_size, self.eviction_strategy);
         write!(

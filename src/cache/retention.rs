@@ -180,14 +180,17 @@ impl Retained<'_> {
         Ok(published.set_levels(blocks, hashes, published.generation(), retain.note()))
     }
 
-    /// Returns the number of blocks of all pins. A block that two pins have counts twice.
+    /// Returns the number of blocks of all pins, without those after their deadlines, which it ends. A block that two
+    /// pins have counts twice.
     ///
     /// ```
     /// let cache = paged_kv::PagedKvCache::new(4, 4, 1, 1);
     /// assert_eq!(cache.retention().pinned_blocks(), 0);
     /// ```
     pub fn pinned_blocks(self) -> usize {
-        self.cache.pool.blocks().pins().num_blocks()
+        let blocks = self.cache.pool.blocks();
+        blocks.expire_pins();
+        blocks.pins().num_blocks()
     }
 
     /// Makes the caller an owner of the cached blocks of a prompt that the budget of pins allows, and reserves these.

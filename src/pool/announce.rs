@@ -91,6 +91,11 @@ impl Blocks {
         self.free.room()
     }
 
+    /// Returns the blocks that have owners, at some moment near the call. Ends no pin.
+    pub(crate) fn used(&self) -> usize {
+        self.free.used()
+    }
+
     /// Returns true if at least `n` blocks can be taken, free or idle, at some moment near the call. Mostly
     /// without a count.
     #[inline]

@@ -236,7 +236,8 @@ impl BlockPool {
         self.blocks.free.total()
     }
 
-    /// Counts the blocks that have no owner now. Under load, it is the count of a moment near the call.
+    /// Counts the blocks that have no owner now. Under load, it is the count of a moment near the call. Ends the
+    /// [pins](crate::Retained::pin) of a cache that are after their deadlines.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -248,7 +249,8 @@ impl BlockPool {
         self.total_blocks() - self.used_block_count()
     }
 
-    /// Counts the blocks that have owners now. Under load, it is the count of a moment near the call.
+    /// Counts the blocks that have owners now. Under load, it is the count of a moment near the call. Ends the
+    /// [pins](crate::Retained::pin) of a cache that are after their deadlines.
     ///
     /// ```
     /// let pool = paged_kv::BlockPool::new(4);
@@ -257,7 +259,8 @@ impl BlockPool {
     /// # Ok::<(), paged_kv::PagedKvError>(())
     /// ```
     pub fn used_block_count(&self) -> usize {
-        self.blocks.free.used()
+        self.blocks.expire_pins();
+        self.blocks.used()
     }
 
     /// Compares the free list with every block's word. It is exact also under load: other threads wait for it
@@ -327,7 +330,7 @@ impl fmt::Debug for BlockPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlockPool")
             .field("total_blocks", &self.total_blocks())
-            .field("used_blocks", &self.used_block_count())
+            .field("used_blocks", &self.blocks.used())
             .finish_non_exhaustive()
     }
 }

@@ -23,7 +23,7 @@ impl PagedKvCache {
         need: usize,
         is_one: impl Fn(&TrackedSequence) -> bool,
     ) -> impl Iterator<Item = EvictionKey> {
-        let blocks_a_sequence = self.used_block_count() / self.num_sequences().max(1);
+        let blocks_a_sequence = self.pool.blocks().used() / self.num_sequences().max(1);
         let most = (need / blocks_a_sequence.max(1)).saturating_mul(2).saturating_add(64);
         let first = self.first_eviction_keys(most, &is_one);
         let last = first.get(most - 1).copied();

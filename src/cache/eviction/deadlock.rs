@@ -137,7 +137,7 @@ impl PagedKvCache {
         }
         let blocks = self.pool.blocks();
         let is_shared = |id: &BlockId| blocks.owners(*id) > owned.owners[id];
-        self.pool.used_block_count() > owned.owners.len()
+        blocks.used() > owned.owners.len()
             || owned.tails.iter().any(|id| !blocks.is_cached(*id) && is_shared(id))
     }
 }
