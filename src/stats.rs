@@ -62,6 +62,8 @@ pub struct CacheStats {
     pub prompt_tokens_too_short: u64,
     /// Blocks without an owner whose contents are still cached. They are available.
     pub blocks_idle: usize,
+    /// Blocks of all [pins](crate::Retained::pin). A block that two pins have counts twice.
+    pub blocks_pinned: usize,
     /// Blocks whose contents were reclaimed.
     pub blocks_reclaimed: u64,
     /// Events that were not emitted to the sink, because it panicked or was too slow. All contents were

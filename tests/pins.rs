@@ -160,13 +160,14 @@ fn a_refused_pin_refuses_no_other() {
 #[test]
 fn an_expired_pin_is_ended_before_numbers_are_shown() {
     type Look = fn(&PagedKvCache) -> bool;
-    let looks: [(&str, Look); 8] = [
+    let looks: [(&str, Look); 9] = [
         ("free_block_count", |cache| cache.free_block_count() == 8),
         ("used_block_count", |cache| cache.used_block_count() == 0),
         ("utilization", |cache| cache.utilization() == 0.0),
         ("used_memory_bytes", |cache| cache.used_memory_bytes() == 0),
         ("needs_eviction", |cache| !cache.needs_eviction()),
         ("stats", |cache| cache.stats().blocks_used == 0),
+        ("blocks_pinned", |cache| cache.stats().blocks_pinned == 0),
         ("pinned_blocks", |cache| cache.retention().pinned_blocks() == 0),
         ("of the pool", |cache| cache.pool().free_block_count() == 8),
     ];

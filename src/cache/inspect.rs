@@ -140,6 +140,7 @@ impl PagedKvCache {
             prompt_tokens_hit,
             prompt_tokens_too_short,
             blocks_idle: idle.idle,
+            blocks_pinned: self.pool.blocks().pins().num_blocks(),
             blocks_reclaimed: idle.reclaimed,
             events_dropped: self.published().events_dropped(),
             requests_waiting_new,

@@ -36,6 +36,11 @@ const GAUGES: &[Figure<CacheStats>] = &[
         "Cached blocks without an owner, which are available.",
         |stats| stats.blocks_idle as u64,
     ),
+    figure(
+        "paged_kv_blocks_pinned",
+        "Blocks of all pins, and those that two pins have twice.",
+        |stats| stats.blocks_pinned as u64,
+    ),
     figure("paged_kv_sequences", "Sequences in the cache by id.", |stats| {
         stats.num_sequences as u64
     }),

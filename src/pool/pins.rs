@@ -10,7 +10,7 @@
 //!
 //! Invariant: `earliest` is at most the first deadline of the pins, except while a thread holds the lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 #[cfg(feature = "async")]
 use std::time::Duration;
 use std::time::Instant;
@@ -29,6 +29,8 @@ pub(crate) struct Pins {
     begin: Instant,
     most_blocks: AtomicUsize,
     are_used: AtomicBool,
+    /// The blocks of all pins. Written under the lock.
+    num_blocks: AtomicUsize,
     held: Mutex<HeldPins>,
 }
 
@@ -36,8 +38,8 @@ struct HeldPins {
     /// By deadline and number.
     by_deadline: BTreeMap<(u64, u64), Box<[BlockId]>>,
     next: u64,
-    /// The blocks of all pins, and those for which a pin is being made.
-    num_blocks: usize,
+    /// The blocks of the budget for which a pin is being made.
+    num_reserved: usize,
 }
 
 /// A pin among the others.
@@ -47,10 +49,14 @@ pub(crate) struct PinKey(u64, u64);
 impl Pins {
     /// Creates pins without a budget.
     pub(crate) fn new() -> Self {
-        let held = HeldPins { by_deadline: BTreeMap::new(), next: 0, num_blocks: 0 };
-        let (earliest, begin) = (AtomicU64::new(NEVER), Instant::now());
-        let (most_blocks, are_used) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { earliest, begin, most_blocks, are_used, held: Mutex::new(held) }
+        Self {
+            earliest: AtomicU64::new(NEVER),
+            begin: Instant::now(),
+            most_blocks: AtomicUsize::new(0),
+            are_used: AtomicBool::new(false),
+            num_blocks: AtomicUsize::new(0),
+            held: Mutex::new(HeldPins { by_deadline: BTreeMap::new(), next: 0, num_reserved: 0 }),
+        }
     }
 
     /// Sets the most blocks that all pins may have.
@@ -61,30 +67,33 @@ impl Pins {
 
     /// Returns the number of pinned blocks.
     pub(crate) fn num_blocks(&self) -> usize {
-        self.held.lock().num_blocks
+        // Relaxed: a statistic, and exact for a thread with the lock.
+        self.num_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Returns the blocks of the budget that no pin has.
+    pub(crate) fn available(&self) -> usize {
+        self.available_now(&self.held.lock())
+    }
+
+    fn available_now(&self, held: &HeldPins) -> usize {
+        // Relaxed: as in `set_budget`.
+        let most = self.most_blocks.load(Ordering::Relaxed);
+        most.saturating_sub(self.num_blocks() + held.num_reserved)
     }
 
     /// Reserves up to `n` blocks of the budget for a pin, and returns their number.
     pub(crate) fn reserve(&self, n: usize) -> usize {
         let mut held = self.held.lock();
-        // Relaxed: as in `set_budget`.
-        let most = self.most_blocks.load(Ordering::Relaxed);
-        let reserved = n.min(most.saturating_sub(held.num_blocks));
-        held.num_blocks += reserved;
+        let reserved = n.min(self.available_now(&held));
+        held.num_reserved += reserved;
         reserved
-    }
-
-    /// Returns the blocks of the budget that no pin has.
-    pub(crate) fn available(&self) -> usize {
-        let held = self.held.lock();
-        // Relaxed: as in `set_budget`.
-        self.most_blocks.load(Ordering::Relaxed).saturating_sub(held.num_blocks)
     }
 
     /// Gives `n` reserved blocks back to the budget.
     pub(crate) fn unreserve(&self, n: usize) {
         if n > 0 {
-            self.held.lock().num_blocks -= n;
+            self.held.lock().num_reserved -= n;
         }
     }
 
@@ -99,6 +108,8 @@ impl Pins {
         let mut held = self.held.lock();
         let key = (until, held.next);
         held.next += 1;
+        held.num_reserved -= ids.len();
+        self.add_blocks(ids.len());
         held.by_deadline.insert(key, ids.into());
         self.note_earliest(&held);
         PinKey(key.0, key.1)
@@ -110,7 +121,7 @@ impl Pins {
         let Some(ids) = held.by_deadline.remove(&(until, number)) else {
             return false;
         };
-        held.num_blocks -= ids.len();
+        self.remove_blocks(ids.len());
         release(&ids);
         self.note_earliest(&held);
         true
@@ -123,11 +134,23 @@ impl Pins {
         let later = held.by_deadline.split_off(&(now.saturating_add(1), 0));
         let expired = std::mem::replace(&mut held.by_deadline, later);
         for ids in expired.values() {
-            held.num_blocks -= ids.len();
+            self.remove_blocks(ids.len());
             release(ids);
         }
         self.note_earliest(&held);
         expired.len()
+    }
+
+    /// Counts `n` more pinned blocks, under the lock.
+    fn add_blocks(&self, n: usize) {
+        // Relaxed: as in `num_blocks`.
+        self.num_blocks.store(self.num_blocks() + n, Ordering::Relaxed);
+    }
+
+    /// Counts `n` fewer pinned blocks, under the lock.
+    fn remove_blocks(&self, n: usize) {
+        // Relaxed: as in `num_blocks`.
+        self.num_blocks.store(self.num_blocks() - n, Ordering::Relaxed);
     }
 
     fn note_earliest(&self, held: &HeldPins) {
@@ -140,6 +163,24 @@ impl Pins {
     fn earliest(&self) -> u64 {
         // Acquire: as in `note_earliest`.
         self.earliest.load(Ordering::Acquire)
+    }
+
+    /// Returns the first fault of the counts, of the first deadline, or of the blocks' `owners`. Exact also under load.
+    fn fault(&self, owners: impl Fn(BlockId) -> u32) -> Option<String> {
+        let held = self.held.lock();
+        let of_pins: usize = held.by_deadline.values().map(|ids| ids.len()).sum();
+        if self.num_blocks() != of_pins {
+            return Some(format!("pins have {of_pins} blocks, {} are counted", self.num_blocks()));
+        }
+        let first = held.by_deadline.first_key_value().map_or(NEVER, |(key, _)| key.0);
+        if self.earliest() > first {
+            return Some(format!("a pin ends at {first}, the earliest at {}", self.earliest()));
+        }
+        let mut pins: HashMap<BlockId, u32> = HashMap::new();
+        held.by_deadline.values().flatten().for_each(|&id| *pins.entry(id).or_default() += 1);
+        let is_faulty = |(id, pins): &(BlockId, u32)| owners(*id) < *pins;
+        let (id, pins) = pins.into_iter().find(is_faulty)?;
+        Some(format!("{id} has {} owners and {pins} pins", owners(id)))
     }
 
     /// Returns false if there never was a pin.
@@ -163,6 +204,11 @@ impl Blocks {
         fence(Ordering::SeqCst);
         let is_refused = self.is_waited_for() && self.unpin(key);
         (!is_refused).then_some(key)
+    }
+
+    /// Returns a fault of the pins, if there is one.
+    pub(crate) fn fault_of_pins(&self) -> Option<String> {
+        self.pins.fault(|id| self.owners(id))
     }
 
     /// Ends a pin. Returns false if it has ended before.
@@ -248,5 +294,28 @@ mod tests {
         assert_eq!((expired(99), expired(199), earliest()), (0, 2, 200));
         assert_eq!((expired(200), pins.num_blocks(), earliest()), (7, 1, 300));
         assert_eq!((expired(NEVER - 1), pins.num_blocks(), earliest()), (1, 0, NEVER));
+    }
+
+    #[test]
+    fn a_wrong_count_deadline_or_owner_is_found() {
+        let pins = Pins::new();
+        pins.set_budget(10);
+        pins.reserve(5);
+        pins.insert(100, ids(0..2));
+        let last = pins.insert(200, ids(1..4));
+        let owners = |BlockId(id)| if id == 1 { 2 } else { 1 };
+        assert_eq!(pins.fault(owners), None);
+        pins.add_blocks(1);
+        assert_eq!(pins.fault(owners), Some("pins have 5 blocks, 6 are counted".to_owned()));
+        pins.remove_blocks(1);
+        pins.earliest.store(101, Ordering::Relaxed);
+        let fault = "a pin ends at 100, the earliest at 101".to_owned();
+        assert_eq!(pins.fault(owners), Some(fault));
+        pins.earliest.store(99, Ordering::Relaxed);
+        assert_eq!(pins.fault(owners), None, "a thread may note it later");
+        let fault = format!("{} has 1 owners and 2 pins", BlockId(1));
+        assert_eq!(pins.fault(|_| 1), Some(fault));
+        assert!(pins.remove(last, |_| ()));
+        assert_eq!(pins.fault(|_| 1), None);
     }
 }

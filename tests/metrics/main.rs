@@ -7,12 +7,12 @@ mod prometheus;
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paged_kv::metrics::{BlockSampler, CacheCollector};
 use paged_kv::{
-    AdmitOptions, BlockHash, CopyOutcome, LoadLimit, PagedKvCache, SeqId, StepBuffers, Tier,
-    TierAdmission, TierId,
+    AdmitOptions, BlockHash, CopyOutcome, LoadLimit, PagedKvCache, PinAnswer, SeqId, StepBuffers,
+    Tier, TierAdmission, TierId,
 };
 use prometheus_client::registry::Registry;
 
@@ -45,6 +45,9 @@ fn a_scrape_shows_each_figure_of_the_snapshot() {
     let cache = used_cache();
     let registry = registry(CacheCollector::new(cache.clone()));
     let step = cache.step(StepBuffers::default());
+    let until = Instant::now() + Duration::from_secs(3_600);
+    let pin = cache.retention().pin(&cache.prompt(&[9; 4]), until).unwrap();
+    assert!(matches!(pin, PinAnswer::Accepted(_)));
     let stats = cache.stats();
     for scraped in Scraped::in_both_formats(&registry) {
         let value = |name: &str| scraped.only(name);
@@ -55,6 +58,7 @@ fn a_scrape_shows_each_figure_of_the_snapshot() {
             ("paged_kv_blocks_used", stats.blocks_used as u64),
             ("paged_kv_blocks_used_peak", stats.peak_blocks_used as u64),
             ("paged_kv_blocks_idle", stats.blocks_idle as u64),
+            ("paged_kv_blocks_pinned", 1),
             ("paged_kv_sequences", stats.num_sequences as u64),
             ("paged_kv_steps_open", 1),
             ("paged_kv_evicted_ids", stats.evicted_ids as u64),

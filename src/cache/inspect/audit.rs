@@ -27,7 +27,7 @@ struct Picture {
 
 /// # Figures: consistency check
 impl PagedKvCache {
-    /// Checks that every sequence, every block's word and the free list agree. Exact when no other
+    /// Checks that every sequence, every pin, every block's word and the free list agree. Exact when no other
     /// operation runs. `O(blocks)`; threads that need blocks wait for part of it.
     ///
     /// # Errors
@@ -45,6 +45,7 @@ impl PagedKvCache {
     /// ```
     pub fn validate(&self) -> Result<()> {
         self.pool.validate()?;
+        self.pool.blocks().fault_of_pins().map_or(Ok(()), inconsistent)?;
         for tier in self.tiers.iter().flat_map(|state| state.tiers.iter()) {
             tier.validate()?;
         }
@@ -237,6 +238,27 @@ mod tests {
         let cache = cache();
         cache.pool().retain(blocks_of(&cache, A)[0]).unwrap();
         assert_eq!(cache.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_pinned_block_without_an_owner_is_found() {
+        let cache = PagedKvCache::new(8, 4, 1, 1);
+        let prompt = cache.prompt(&[7; 4]);
+        cache.admit(A, &[7; 4]).unwrap();
+        cache.commit(A, 4).unwrap();
+        let [block] = blocks_of(&cache, A)[..] else { panic!("one block") };
+        cache.free(A).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(3_600);
+        let pin = cache.retention().pin(&prompt, until).unwrap();
+        assert_eq!(cache.validate(), Ok(()));
+        cache.pool.blocks().give(&[block]);
+        assert_found(&cache, format!("{block} has 0 owners and 1 pins"));
+        let (published, mut ids) = (cache.published(), Vec::new());
+        let generation = published.generation();
+        published.acquire(cache.pool.blocks(), prompt.hashes(), generation, &mut ids);
+        assert_eq!((ids, cache.validate()), (vec![block], Ok(())));
+        drop(pin);
+        assert_eq!((cache.used_block_count(), cache.validate()), (0, Ok(())));
     }
 
     #[test]
