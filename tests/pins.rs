@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use common::random::Random;
 use common::{assert_empties, s, shapes_with};
-use paged_kv::{CachePin, PagedKvCache, PagedKvError, PinAnswer, Snapshot, Watermark};
+use paged_kv::{
+    CachePin, PagedKvCache, PagedKvError, PinAnswer, ReclaimPolicy, Snapshot, Watermark,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -57,6 +59,27 @@ fn pinned_blocks_are_no_room_until_the_guard_is_dropped() {
         assert_eq!(cache.retention().pinned_blocks(), 0);
         cache.allocate(s(1), 24).unwrap();
         assert_empties(&cache);
+    }
+}
+
+#[test]
+fn contents_count_as_just_released_when_their_pin_ends() {
+    for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity] {
+        for ends in [false, true] {
+            let builder = PagedKvCache::builder().num_blocks(8).block_size(4).home_shards(1);
+            let builder = builder.reclaim_policy(policy).pin_budget(Watermark::Blocks(8));
+            let cache = builder.build().unwrap();
+            serve(&cache, &prompt(1, 8));
+            let pin = accepted(&cache, &prompt(1, 8), if ends { Duration::ZERO } else { HOUR });
+            (2..=4).for_each(|name| serve(&cache, &prompt(name, 8)));
+            match ends {
+                false => drop(pin),
+                true => assert_eq!(cache.free_block_count(), 8),
+            }
+            cache.allocate(s(1), 24).unwrap();
+            assert_eq!(cached(&cache, &prompt(1, 8)), 8, "{policy:?}");
+            assert_empties(&cache);
+        }
     }
 }
 

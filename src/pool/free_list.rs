@@ -160,6 +160,11 @@ impl FreeList {
         self.idle.recall(key)
     }
 
+    /// Gives blocks the time of their release anew, in a pool with a learned order.
+    pub(crate) fn renew_notes(&self, ids: &[BlockId], words: &BlockWords) {
+        ids.iter().for_each(|&id| self.idle.renew_note(id, words));
+    }
+
     /// Returns the learned order of reclaim, if the pool has one.
     #[inline]
     pub(crate) fn density(&self) -> Option<&HitDensity> {

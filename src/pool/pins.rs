@@ -214,12 +214,18 @@ impl Blocks {
     /// Ends a pin. Returns false if it has ended before.
     pub(crate) fn unpin(&self, key: PinKey) -> bool {
         // Under the lock: a thread that finds the pin neither there nor expired finds its blocks.
-        let is_ended = self.pins.remove(key, |ids| self.free.give(ids, &self.words));
+        let is_ended = self.pins.remove(key, |ids| self.give_pinned(ids));
         if is_ended {
             self.announce_room();
             self.keep_max_cached();
         }
         is_ended
+    }
+
+    /// Releases the blocks of a pin, which count as just released.
+    fn give_pinned(&self, ids: &[BlockId]) {
+        self.free.renew_notes(ids, &self.words);
+        self.free.give(ids, &self.words);
     }
 
     /// Ends the pins that have expired, and returns once their blocks are room. One load if there is no pin.
@@ -237,7 +243,7 @@ impl Blocks {
             return;
         }
         // Another thread that ends pins has the lock until their blocks are room.
-        let ended = self.pins.end_expired(now, |ids| self.free.give(ids, &self.words));
+        let ended = self.pins.end_expired(now, |ids| self.give_pinned(ids));
         if ended > 0 {
             self.announce_room();
             self.keep_max_cached();
