@@ -417,29 +417,71 @@ fn a_cache_without_levels_refuses_them() {
     refused(builder.retention_levels(true).build().map(drop));
 }
 
-/// Prompts of two blocks with random levels, of which none is used twice: the model is a list a level.
+/// A content of two blocks in the model: its level, and whether that has a duration, which has passed at the next reclaim.
+struct Content {
+    name: u32,
+    level: Level,
+    ends: bool,
+}
+
+/// The contents in the order of their releases.
+#[derive(Default)]
+struct Model(Vec<Content>);
+
+impl Model {
+    fn take(&mut self, name: u32) -> Option<Content> {
+        let at = self.0.iter().position(|content| content.name == name)?;
+        Some(self.0.remove(at))
+    }
+
+    /// Removes the content that goes first, after levels that have ended became the default one.
+    fn reclaim(&mut self) {
+        let (ended, others) = self.0.drain(..).partition(|content: &Content| content.ends);
+        self.0 = others;
+        let as_default =
+            |content: Content| Content { level: Level::Default, ends: false, ..content };
+        let ended: Vec<Content> = ended;
+        self.0.extend(ended.into_iter().map(as_default));
+        let first = (0..self.0.len()).min_by_key(|&at| self.0[at].level).expect("it is full");
+        self.0.remove(first);
+    }
+}
+
+/// Prompts of two blocks, with random levels and durations or with none, that come back.
 #[test]
 fn random_prompts_stay_as_a_naive_model_says() {
     for seed in 0..20 {
         for cache in caches(20) {
-            let (mut random, mut model) = (Random::new(seed), Vec::<(usize, u32)>::new());
-            for name in 1..200 {
-                let level = random.below(5);
-                if random.below(3) == 0 && !model.is_empty() {
-                    let at = random.below(model.len());
-                    let (_, name) = model.remove(at);
-                    let prompt = cache.prompt(&prompt(name, 8));
-                    assert_eq!(cache.retention().set(&prompt, &whole(LEVELS[level])).unwrap(), 2);
-                    model.push((level, name));
-                    continue;
+            let (mut random, mut model) = (Random::new(seed), Model::default());
+            for _ in 0..300 {
+                let (name, level) = (1 + random.below(24) as u32, LEVELS[random.below(5)]);
+                let (retain, ends) = match random.below(3) {
+                    0 => (whole(level).ttl(MOMENT), level != Level::Default),
+                    1 => (whole(level).ttl(HOUR), false),
+                    _ => (whole(level), false),
+                };
+                let old = model.take(name);
+                match (random.below(4), old) {
+                    (0, old) => {
+                        let prompt = cache.prompt(&prompt(name, 8));
+                        let num_blocks = cache.retention().set(&prompt, &retain).unwrap();
+                        assert_eq!(num_blocks, if old.is_some() { 2 } else { 0 });
+                        model.0.extend(old.map(|_| Content { name, level, ends }));
+                    }
+                    (1, Some(old)) => {
+                        serve(&cache, &prompt(name, 8));
+                        model.0.push(old);
+                    }
+                    (_, old) => {
+                        if old.is_none() && model.0.len() == 10 {
+                            model.reclaim();
+                        }
+                        let options = AdmitOptions::default().retain(retain);
+                        serve_with(&cache, &prompt(name, 8), &options);
+                        model.0.push(Content { name, level, ends });
+                    }
                 }
-                if model.len() == 10 {
-                    let first = (0..10).min_by_key(|&at| model[at].0).unwrap();
-                    model.remove(first);
-                }
-                serve_with(&cache, &prompt(name, 8), &at(LEVELS[level]));
-                model.push((level, name));
-                let all: Vec<_> = model.iter().map(|&(_, name)| (name, 8)).collect();
+                let all: Vec<_> = model.0.iter().map(|content| (content.name, 8)).collect();
                 assert_cached(&cache, &all);
             }
             assert_empties(&cache);
