@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::random::Random;
 use common::{assert_empties, s, shapes_with};
 use paged_kv::{
-    AdmitOptions, ErrorKind, LayerGroup, Level, PagedKvCache, PagedKvError, ReclaimPolicy, Retain,
-    StepBuffers,
+    AdmitOptions, ErrorKind, LayerGroup, Level, LoadLimit, PagedKvCache, PagedKvError,
+    ReclaimPolicy, Retain, StepBuffers, Tier,
 };
 
 const LEVELS: [Level; 5] = [Level::Lowest, Level::Low, Level::Default, Level::High, Level::Highest];
@@ -414,7 +414,26 @@ fn a_cache_without_levels_refuses_them() {
         LayerGroup::SlidingWindow { block_size: 16, window: 64 },
     ];
     let builder = PagedKvCache::builder().num_blocks(64).groups(&groups);
-    refused(builder.retention_levels(true).build().map(drop));
+    refused(builder.clone().retention_levels(true).build().map(drop));
+    let without = PagedKvCache::builder().num_blocks(64).tier(Tier::host(16));
+    for builder in [builder.tier(Tier::host(16)), without] {
+        let cache = builder.build().unwrap();
+        let prompt = cache.prompt(&prompt(1, 100));
+        let admit = |options| cache.tiers().admit(&prompt, &options, LoadLimit::default());
+        refused(admit(at(Level::High)).map(drop));
+        refused(admit(AdmitOptions::default().retain_generated(Level::Low, None)).map(drop));
+        assert_eq!((cache.used_block_count(), cache.stats().prompt_tokens), (0, 0));
+        assert!(admit(AdmitOptions::default()).is_ok());
+    }
+}
+
+#[test]
+fn levels_without_prefix_reuse_are_refused() {
+    let builder = PagedKvCache::builder().num_blocks(8).prefix_reuse(false);
+    let refusal = builder.clone().retention_levels(true).build().unwrap_err();
+    let expected = "invalid retention_levels: true, and without prefix reuse no content is kept";
+    assert_eq!(refusal.to_string(), expected);
+    assert!(builder.build().is_ok());
 }
 
 /// A content of two blocks in the model: its level, and whether that has a duration, which has passed at the next reclaim.

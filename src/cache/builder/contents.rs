@@ -16,7 +16,8 @@ impl PagedKvCacheBuilder {
     ///
     /// Takes about 36 bytes of memory a block. All home shards share the order of the other levels: a release or a reclaim of
     /// such a content takes one lock. A reclaim reads two more words, and the clock once a duration was given. A cache
-    /// without levels has no such costs. [`build`](Self::build) refuses levels with groups of layers.
+    /// without levels has no such costs. [`build`](Self::build) refuses levels with groups of layers, and without
+    /// [`prefix_reuse`](Self::prefix_reuse).
     ///
     /// ```
     /// use paged_kv::{AdmitOptions, Level, PagedKvCache, Retain, SeqId};
@@ -38,6 +39,10 @@ impl PagedKvCacheBuilder {
         &self,
         layout: Option<&GroupLayout>,
     ) -> Result<(Retention, usize)> {
+        if self.retention_levels && !self.prefix_reuse {
+            let reason = "true, and without prefix reuse no content is kept".to_owned();
+            return invalid("retention_levels", reason);
+        }
         if self.retention_levels && layout.is_some() {
             let reason = "true, and levels of groups of layers are not supported".to_owned();
             return invalid("retention_levels", reason);

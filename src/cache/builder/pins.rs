@@ -9,7 +9,7 @@ pub(super) const DEFAULT_BUDGET: Watermark = Watermark::Share(0.2);
 
 impl PagedKvCacheBuilder {
     /// Sets the most blocks that [pins](crate::Retained::pin) may have, by default a fifth of all. Pinned blocks are no
-    /// room for requests.
+    /// room for requests. Without [`prefix_reuse`](Self::prefix_reuse) nothing is cached, and every pin is refused.
     ///
     /// ```
     /// use std::time::{Duration, Instant};

@@ -105,6 +105,9 @@ impl LoadTicket {
         limit: LoadLimit,
     ) -> Result<TierAdmission> {
         cache.check_prompt(prompt)?;
+        if options.retained().is_some() {
+            cache.checked_levels()?;
+        }
         if let Some(layout) = cache.layout() {
             return Self::admit_groups(cache, state, layout, (prompt, options), limit);
         }
