@@ -272,6 +272,126 @@ fn a_pin_takes_no_room_from_a_waiter() {
     }
 }
 
+/// A pin of contents that were not forgotten since, if the epoch of their name is the same.
+struct Pinned {
+    pin: CachePin,
+    name: usize,
+    epoch: u32,
+    blocks: usize,
+}
+
+/// A cache, and a model of its pins. Prompts of different names share no block.
+struct World {
+    cache: PagedKvCache,
+    random: Random,
+    pins: Vec<Pinned>,
+    epochs: [u32; 12],
+}
+
+impl World {
+    fn tokens(name: usize) -> Vec<u32> {
+        prompt(name as u32, 4 * (1 + name % 5))
+    }
+
+    fn act(&mut self) {
+        let name = self.random.below(self.epochs.len());
+        let tokens = Self::tokens(name);
+        match self.random.below(16) {
+            0..6 => serve(&self.cache, &tokens),
+            6..11 => self.pin(name),
+            11..14 if !self.pins.is_empty() => {
+                let dropped = self.random.below(self.pins.len());
+                drop(self.pins.swap_remove(dropped));
+            }
+            14 => {
+                self.cache.prefix().forget_prompt(&self.cache.prompt(&tokens)).unwrap();
+                self.epochs[name] += 1;
+            }
+            15 if self.random.below(4) == 0 => {
+                self.cache.prefix().reset();
+                self.epochs.iter_mut().for_each(|epoch| *epoch += 1);
+            }
+            _ => self.wait_for_all_but_lasting_pins(),
+        }
+    }
+
+    fn pin(&mut self, name: usize) {
+        let stays = match self.random.below(4) {
+            0 => Duration::ZERO,
+            1 => HOUR,
+            _ => Duration::from_micros(1_000 + self.random.below(19_000) as u64),
+        };
+        let tokens = Self::tokens(name);
+        let available = cached(&self.cache, &tokens) / 4;
+        let answer = pin(&self.cache, &tokens, stays);
+        let (PinAnswer::Accepted(pin) | PinAnswer::Clipped { pin, .. }) = answer else { return };
+        let blocks = pin.num_tokens() / 4;
+        assert!(blocks <= available, "{blocks} of {available}");
+        self.pins.push(Pinned { pin, name, epoch: self.epochs[name], blocks });
+    }
+
+    /// Waits for the end of the pins that end soon, if the blocks without them are too few.
+    fn wait_for_all_but_lasting_pins(&self) {
+        let (_, lasting) = self.pinned_and_used_at(Instant::now() + HOUR / 2);
+        let num_tokens = 4 * (32 - lasting);
+        #[cfg(feature = "async")]
+        self.cache.waiting().allocate(s(1), num_tokens).timeout(HOUR / 60).block().unwrap();
+        #[cfg(not(feature = "async"))]
+        while self.cache.allocate(s(1), num_tokens).is_err() {
+            thread::yield_now();
+        }
+        self.cache.free(s(1)).unwrap();
+    }
+
+    /// Returns the blocks of the pins that have not expired, and the number of different ones.
+    fn pinned_and_used_at(&self, now: Instant) -> (usize, usize) {
+        let mut used: HashMap<(usize, u32), usize> = HashMap::new();
+        let mut pinned = 0;
+        for Pinned { name, epoch, blocks, .. } in
+            self.pins.iter().filter(|one| one.pin.until() > now)
+        {
+            let most = used.entry((*name, *epoch)).or_default();
+            *most = (*most).max(*blocks);
+            pinned += blocks;
+        }
+        (pinned, used.values().sum())
+    }
+
+    /// Deadlines pass at any moment: the model knows the pins before and after a look.
+    fn check(&self) {
+        let before = Instant::now();
+        let pinned = self.cache.retention().pinned_blocks();
+        let used = self.cache.used_block_count();
+        let (most_pinned, most_used) = self.pinned_and_used_at(before);
+        let (least_pinned, least_used) = self.pinned_and_used_at(Instant::now());
+        assert!((least_pinned..=most_pinned.min(12)).contains(&pinned), "{pinned}");
+        assert!((least_used..=most_used).contains(&used), "{used}");
+        for Pinned { pin, name, epoch, blocks } in &self.pins {
+            let cached = cached(&self.cache, &Self::tokens(*name));
+            if *epoch == self.epochs[*name] && pin.until() > Instant::now() {
+                assert!(cached >= 4 * blocks, "{name} is pinned");
+            }
+        }
+        self.cache.validate().unwrap();
+    }
+}
+
+#[test]
+fn random_deadlines_forgets_and_waits_agree_with_a_model() {
+    for seed in 0..8 {
+        for cache in caches(32, 12) {
+            let random = Random::new(seed);
+            let mut world = World { cache, random, pins: Vec::new(), epochs: [0; 12] };
+            for _ in 0..200 {
+                world.act();
+                world.check();
+            }
+            world.pins.clear();
+            assert_empties(&world.cache);
+        }
+    }
+}
+
 /// Prompts of different names share no block. A sequential model knows the pinned ones.
 #[test]
 fn random_operations_agree_with_a_model() {
