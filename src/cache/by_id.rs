@@ -397,7 +397,8 @@ impl PagedKvCache {
     /// eviction or an abort; see [`ReuseHint`]. The last hint counts. Takes one shard lock.
     ///
     /// # Errors
-    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound) and [`SequenceEvicted`](PagedKvError::SequenceEvicted).
+    /// [`SequenceNotFound`](PagedKvError::SequenceNotFound), and [`SequenceEvicted`](PagedKvError::SequenceEvicted) if it
+    /// was evicted.
     ///
     /// ```
     /// use paged_kv::{PagedKvCache, ReuseHint, SeqId};

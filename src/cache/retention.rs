@@ -100,9 +100,15 @@ impl Retained<'_> {
     /// block is in use: it is not room, and its content stays. All pins together have at most the blocks of
     /// [`pin_budget`](crate::PagedKvCacheBuilder::pin_budget). A block that two pins have counts twice.
     ///
-    /// Before a request is refused, pins after their deadline are ended, and a waiting request wakes at a deadline. No
-    /// thread watches the deadlines otherwise, so blocks may stay in use for longer while no request needs them. One
-    /// exchange a block.
+    /// Before a request is refused, and before numbers of blocks are shown, pins after their deadline are ended, and a
+    /// waiting request wakes at a deadline. No thread watches the deadlines otherwise, so blocks may stay in use for longer
+    /// while no request needs them. A deadline that has passed is accepted: such a pin ends at the next refusal or look.
+    ///
+    /// A pin keeps blocks from being reclaimed. [`forget_prompt`](crate::Prefix::forget_prompt) and a
+    /// [`reset`](crate::Prefix::reset) end pinned contents too. Then no prompt matches the blocks, which stay in use until
+    /// the pin ends.
+    ///
+    /// One look-up of the prompt and one exchange a block, and a mutex that all pins share.
     ///
     /// # Errors
     /// [`PromptMismatch`](PagedKvError::PromptMismatch), and [`InvalidConfig`](PagedKvError::InvalidConfig) in a cache
