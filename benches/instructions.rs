@@ -3,25 +3,32 @@
 //! Valgrind counts them, so that a busy machine gives the same figures. The bench runs itself under
 //! callgrind, each operation `TIMES` and twice `TIMES` times after the same set-up. The difference divided
 //! by `TIMES` is one operation with its share of the loop. Other threads, which publish events, are counted
-//! separately. `--write` writes the table to `benches/INSTRUCTIONS.md`.
+//! separately. `--write` writes the tables to `benches/INSTRUCTIONS.md`.
+
+#[path = "rig/phases.rs"]
+mod phases;
+#[path = "rig/retention.rs"]
+mod retention;
 
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
 use std::ops::Sub;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::Duration;
 
 #[cfg(feature = "events")]
 use paged_kv::event::{EventPublisher, PublisherOptions};
 use paged_kv::export::{Gaps, TableShape, block_tables};
 use paged_kv::{
-    AdmitOptions, BlockId, BlockPool, EventSink, HashAlgorithm, KvEvent, Level, PagedKvCache,
-    Retain, SeqId, Sequence,
+    AdmitOptions, BlockId, BlockPool, EventSink, HashAlgorithm, KvEvent, PagedKvCache, SeqId,
+    Sequence, Watermark,
 };
+
+use phases::Contents;
+use retention::Feature;
 
 /// A multiple of the blocks that move to and from the depot in one batch. So the second `TIMES` operations
 /// move as many batches as the first.
@@ -65,12 +72,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("the same, with a listener that ignores it", |times| admit_hits(times, Listener::Deaf)),
     #[cfg(feature = "events")]
     ("the same, with a publisher", |times| admit_hits(times, Listener::Publisher)),
-    ("new blocks again, in a cache with levels", |times| admit_levels(times, None, true)),
-    ("the same, all of them low", |times| admit_levels(times, Some(Level::Low), true)),
-    ("blocks that hit again, in a cache with levels", |times| admit_levels(times, None, false)),
-    ("the same, all of them high, for an hour", |times| {
-        admit_levels(times, Some(Level::High), false);
-    }),
+    ("pin 32 cached blocks and end the pin", pin_and_end),
     ("admit and release 4,096 tokens that hit", |times| groups::admit(times, 1)),
     ("the same, with 3 groups", |times| groups::admit(times, 3)),
     ("a decode step of 256 rows", |times| groups::step(times, 1)),
@@ -89,26 +91,38 @@ enum Listener {
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    if let [operation, times] = args.as_slice() {
-        let index: usize = operation.parse().expect("the index of an operation");
-        OPERATIONS[index].1(times.parse().expect("a number of times"));
+    if let [work, times] = args.as_slice() {
+        perform(work, times.parse().expect("a number of times"));
         return ExitCode::SUCCESS;
     }
     let counts: Option<Vec<Counts>> = (0..OPERATIONS.len()).map(of_one).collect();
-    let Some(counts) = counts else {
+    let rows: Option<Vec<String>> =
+        Feature::ALL.iter().map(|&feature| phases_row(feature)).collect();
+    let (Some(counts), Some(rows)) = (counts, rows) else {
         eprintln!("this needs valgrind, whose callgrind counts the instructions");
         return ExitCode::FAILURE;
     };
-    let table = table(&counts);
-    print!("{table}");
+    let (table, phases_table) = (table(&counts), phases::HEAD.to_owned() + &rows.concat());
+    print!("{table}\n{phases_table}");
     if args.iter().any(|arg| arg == "--write") {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/INSTRUCTIONS.md");
-        fs::write(path, document(&table)).expect("the folder of the benches can be written");
+        fs::write(path, document(&table, &phases_table))
+            .expect("the folder of the benches can be written");
     }
     let growth =
         of_name("fork and release 8192", &counts) / of_name("fork and release 64", &counts);
     println!("\nfork of 8192 blocks: {growth:.1} forks of 64 (at most {GROWTH_MAX})");
     if growth <= GROWTH_MAX { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Performs the work that [`callgrind`] was asked for.
+fn perform(work: &str, times: u64) {
+    let at = |number: &str| number.parse::<usize>().expect("a number of the table");
+    match work.split_once(' ') {
+        Some(("hit", feature)) => phases::serve(Feature::ALL[at(feature)], Contents::Hit, times),
+        Some(("new", feature)) => phases::serve(Feature::ALL[at(feature)], Contents::New, times),
+        _ => OPERATIONS[at(work)].1(times),
+    }
 }
 
 /// Instructions of the thread that performs the operations, and of all other threads together.
@@ -128,23 +142,47 @@ impl Sub for Counts {
 
 /// Returns the instructions of one operation, or `None` without valgrind.
 fn of_one(operation: usize) -> Option<Counts> {
-    let [once, twice] = [TIMES, 2 * TIMES].map(|times| counted(operation, times));
+    let counted = |times| {
+        let files = callgrind(&operation.to_string(), times)?;
+        let mut threads = files.iter().map(|file| total(file));
+        Some(Counts { own: threads.next()?, others: threads.sum() })
+    };
+    let [once, twice] = [TIMES, 2 * TIMES].map(counted);
     let Counts { own, others } = twice? - once?;
     Some(Counts { own: own / TIMES as f64, others: others / TIMES as f64 })
 }
 
-/// Returns the instructions of this whole program when it performs one operation `times` times.
-fn counted(operation: usize, times: u64) -> Option<Counts> {
+/// Returns the row of a feature in the table of phases, or `None` without valgrind.
+fn phases_row(feature: Feature) -> Option<String> {
+    let number = Feature::ALL.iter().position(|one| *one == feature)?;
+    let mut row = format!("| {} |", feature.name());
+    for (contents, phases) in [("hit", &phases::HIT_PHASES[..]), ("new", &phases::NEW_PHASES[..])] {
+        let counted = |times| {
+            let files = callgrind(&format!("{contents} {number}"), times)?;
+            let noted = noted(files.first()?);
+            Some(phases.iter().map(|phase| phases::inclusive(&noted, phase)).collect::<Vec<f64>>())
+        };
+        let [once, twice] = [TIMES, 2 * TIMES].map(counted);
+        for (once, twice) in once?.into_iter().zip(twice?) {
+            write!(row, " {:.0} |", (twice - once) / TIMES as f64).expect("a string takes all");
+        }
+    }
+    Some(row + "\n")
+}
+
+/// Counts the instructions of this whole program when it performs a work `times` times. Returns the file of each thread,
+/// or `None` without valgrind.
+fn callgrind(work: &str, times: u64) -> Option<Vec<PathBuf>> {
     let program = env::current_exe().expect("the program knows where it is");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instructions");
     // Remove the files of an earlier run.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder for what is counted");
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--separate-threads=yes"])
+        .args(["--tool=callgrind", "--separate-threads=yes", "--compress-strings=no"])
         .arg(format!("--callgrind-out-file={}", folder.join("counts").display()))
         .arg(program)
-        .args([operation.to_string(), times.to_string()])
+        .args([work.to_owned(), times.to_string()])
         // The environment is on the stack: its size would move the stack.
         .env_clear()
         .env("PATH", env::var_os("PATH")?)
@@ -152,16 +190,18 @@ fn counted(operation: usize, times: u64) -> Option<Counts> {
         .output()
         .ok()?;
     let report = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{}: {report}", OPERATIONS[operation].0);
-    let own = total(&folder.join("counts-01"));
-    let others = (2..).map(|thread| folder.join(format!("counts-{thread:02}")));
-    let others = others.take_while(|file| file.exists()).map(|file| total(&file)).sum();
-    Some(Counts { own, others })
+    assert!(output.status.success(), "{work}: {report}");
+    let files = (1..).map(|thread| folder.join(format!("counts-{thread:02}")));
+    Some(files.take_while(|file| file.exists()).collect())
+}
+
+fn noted(file: &Path) -> String {
+    fs::read_to_string(file).expect("callgrind notes each thread in a file")
 }
 
 /// Returns the instructions of a thread, from callgrind's file.
 fn total(file: &Path) -> f64 {
-    let noted = fs::read_to_string(file).expect("callgrind notes each thread in a file");
+    let noted = noted(file);
     let total = noted.lines().find_map(|line| line.strip_prefix("totals: "));
     total.and_then(|total| total.trim().parse().ok()).expect("how many instructions it saw")
 }
@@ -181,7 +221,7 @@ fn table(counts: &[Counts]) -> String {
     table
 }
 
-fn document(table: &str) -> String {
+fn document(table: &str, phases_table: &str) -> String {
     format!(
         "# Instructions an operation\n\n\
          Written by `cargo bench --features events --bench instructions -- --write`: x86-64\n\
@@ -192,7 +232,12 @@ fn document(table: &str) -> String {
          library; on those, the same each time.\n\n\
          Copies are made by vector instructions (`{COPY_BY_VECTORS}`),\n\
          because callgrind counts the other way, `rep movsb`, as an instruction a byte: fork and\n\
-         release of 8192 would be 33,441 then, 50 times that of 64 instead of 6.\n\n{table}"
+         release of 8192 would be 33,441 then, 50 times that of 64 instead of 6.\n\n{table}\n\
+         ## Retention\n\n\
+         The phases of a request of 32 blocks and a token, in a cache of 4,096 blocks of 16 tokens that is full of\n\
+         idle blocks: of prompts that hit in 32 blocks, and of new ones, each of whose blocks reclaims one. Without\n\
+         the hash functions. Prices of `HitDensity` are learned once in a quarter of the pool's blocks asked for: its\n\
+         part in an admission is that of 32 in 1,024 blocks here, and less in larger pools.\n\n{phases_table}"
     )
 }
 
@@ -241,14 +286,10 @@ fn cache_of_contents(listener: Listener) -> PagedKvCache {
 
 /// Admits, computes and drops a prompt of 32 blocks and a token.
 fn admit(cache: &PagedKvCache, prompt: u32) {
-    admit_with(cache, prompt, &AdmitOptions::default());
-}
-
-fn admit_with(cache: &PagedKvCache, prompt: u32, options: &AdmitOptions) {
     let tokens: [u32; 32 * 16 + 1] = std::array::from_fn(|at| prompt << 10 | at as u32);
     let prompt = cache.prompt(black_box(&tokens));
-    let (mut sequence, _) = cache.admit_sequence(&prompt, options).unwrap();
-    sequence.commit(tokens.len()).unwrap();
+    let admitted = cache.admit_sequence(&prompt, &AdmitOptions::default());
+    admitted.unwrap().0.commit(tokens.len()).unwrap();
 }
 
 fn admit_new(times: u64, listener: Listener) {
@@ -265,26 +306,14 @@ fn admit_hits(times: u64, listener: Listener) {
     repeat(times, || admit(&cache, 1));
 }
 
-/// Admits prompts whose contents all have `level`, for an hour if it is a high one: new prompts, or the same one.
-fn admit_levels(times: u64, level: Option<Level>, are_new: bool) {
+fn pin_and_end(times: u64) {
     let builder = PagedKvCache::builder().num_blocks(1 << 12).block_size(16);
-    let builder = builder.hash_algorithm(HashAlgorithm::Xxh3 { seed: 1 });
-    let cache = builder.retention_levels(true).build().unwrap();
-    let options = level.map_or_else(AdmitOptions::default, |level| {
-        let retain = Retain::new(0..usize::MAX, level);
-        let hour = Duration::from_secs(3_600);
-        AdmitOptions::default().retain(if level > Level::Default {
-            retain.ttl(hour)
-        } else {
-            retain
-        })
-    });
-    (0..1 << 8).for_each(|prompt| admit_with(&cache, 1_000_000 + prompt, &options));
-    let mut prompt = 1;
-    repeat(times, || {
-        prompt += u32::from(are_new);
-        admit_with(&cache, prompt, &options);
-    });
+    let cache = builder.pin_budget(Watermark::Share(1.0)).build().unwrap();
+    let prompt = cache.prompt(&std::array::from_fn::<u32, { 32 * 16 }, _>(|at| at as u32));
+    let (mut sequence, _) = cache.admit_sequence(&prompt, &AdmitOptions::default()).unwrap();
+    sequence.commit(prompt.num_tokens()).unwrap();
+    drop(sequence);
+    repeat(times, || drop(retention::pin(&cache, black_box(&prompt))));
 }
 
 /// Allocates a sequence of `blocks` full blocks and a partly filled one.

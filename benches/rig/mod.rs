@@ -6,6 +6,7 @@ pub mod control;
 pub mod pools;
 pub mod prompts;
 pub mod requests;
+pub mod retention;
 pub mod rounds;
 pub mod tails;
 pub mod team;

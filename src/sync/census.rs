@@ -68,12 +68,14 @@ pub enum Place {
     Sequence,
     /// The floor and the reference count of the clock that stamps uses.
     Clock,
+    /// The queues of idle blocks whose contents have a level, and the notes of these levels.
+    Levels,
     /// The mutexes of threads that search all shards or all sequences, and the reference count of the blocks,
     /// which only the stripes hold.
     Rare,
 }
 
-const PLACES: [Place; 13] = [
+const PLACES: [Place; 14] = [
     Place::HomeShard,
     Place::Ledger,
     Place::Depot,
@@ -86,6 +88,7 @@ const PLACES: [Place; 13] = [
     Place::MapShard,
     Place::Sequence,
     Place::Clock,
+    Place::Levels,
     Place::Rare,
 ];
 
@@ -150,8 +153,13 @@ fn place_of(file: &str) -> Place {
         ("idle/list.rs", Place::HomeShard),
         ("idle/kept_slot.rs", Place::HomeShard),
         ("idle/slab.rs", Place::HomeShard),
+        ("idle/first.rs", Place::HomeShard),
         ("idle/ghosts.rs", Place::HomeShard),
         ("idle/hit_density.rs", Place::HomeShard),
+        ("hit_density/prompt_look.rs", Place::HomeShard),
+        ("idle/levels.rs", Place::Levels),
+        ("levels/deadlines.rs", Place::Levels),
+        ("levels/queues.rs", Place::Levels),
         ("idle/noted_ghosts.rs", Place::HomeShard),
         ("idle/ranked.rs", Place::HomeShard),
         ("pool/owner_counts.rs", Place::BlockWord),

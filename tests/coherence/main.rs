@@ -25,6 +25,7 @@ mod works;
 use std::thread;
 
 use requests::{Conversations, requests};
+use rig::retention::Feature;
 use table::{Row, correlation};
 use turns::Counted;
 
@@ -33,6 +34,9 @@ const THREADS: [usize; 6] = [1, 2, 4, 8, 16, 64];
 
 /// The number of threads at which rates were measured on real cores.
 const CORES: usize = 16;
+
+/// Those with which each feature is counted, with a home shard for each.
+const FEW_THREADS: [usize; 3] = [1, 4, 16];
 
 /// Call sites that are listed for a row.
 const SITES: usize = 8;
@@ -107,18 +111,48 @@ fn transfers_predict_which_operations_scale() {
 
 #[test]
 fn a_request_of_32_blocks_half_of_them_hits() {
-    println!("\n| home shards | threads | blocks | index | all the rest | the rest by place |");
-    println!("|---|---|---|---|---|---|");
+    println!(
+        "\n| home shards | threads | blocks | index | levels | all the rest | the rest by place |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     for shards in [16, 64, 256] {
         for threads in THREADS {
-            table::print_split(shards, threads, &requests::of_32_blocks(shards, threads));
+            table::print_split(
+                shards,
+                threads,
+                &requests::of_32_blocks(Feature::Lru, shards, threads),
+            );
         }
     }
-    let counted = requests::of_32_blocks(CORES, CORES);
+    let counted = requests::of_32_blocks(Feature::Lru, CORES, CORES);
     println!("\n| transfers | place | call site |");
     println!("|---|---|---|");
     counted.print_sites(SITES);
     assert!(counted.a_unit(table::is_rest) <= MOST_OF_REST);
+}
+
+/// Prints the transfers of the same request with each feature that decides which contents stay cached.
+#[test]
+fn a_request_of_32_blocks_with_each_feature() {
+    println!(
+        "\n| feature | threads | blocks | index | levels | all the rest | the rest by place |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for feature in Feature::ALL {
+        for threads in FEW_THREADS {
+            let counted = requests::of_32_blocks(feature, threads, threads);
+            table::print_split(feature.name(), threads, &counted);
+        }
+    }
+    for threads in FEW_THREADS {
+        let counted = requests::pins_of_32_blocks(threads);
+        table::print_split("32 blocks pinned and the pin ended", threads, &counted);
+    }
+    for feature in [Feature::HitDensity, Feature::HighForAnHour] {
+        println!("\n{}, {CORES} threads:\n", feature.name());
+        println!("| transfers | place | call site |\n|---|---|---|");
+        requests::of_32_blocks(feature, CORES, CORES).print_sites(2 * SITES);
+    }
 }
 
 #[test]

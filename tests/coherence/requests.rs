@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use paged_kv::{AdmitOptions, BlockHash, CachedSequence, PagedKvCache, Prompt, census};
 
 use crate::rig::prompts::{LIVE, conversations, prompt};
+use crate::rig::retention::{Feature, pin};
 use crate::turns::{Counted, Turn, count, of_threads};
 
 /// The appends of a request, and the tokens of each, as in `benches/requests.rs`.
@@ -166,20 +167,30 @@ const NEW: u64 = 16;
 
 /// Serves requests of 32 blocks: 16 are cached from the thread's last request, 16 are reclaimed. An operation
 /// is an admission, a commit or a free.
-pub fn of_32_blocks(home_shards: usize, threads: usize) -> Counted {
+pub fn of_32_blocks(feature: Feature, home_shards: usize, threads: usize) -> Counted {
     census::begin();
     let num_blocks = (threads * SMALL_BLOCKS).max(LEAST_BLOCKS);
     let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(SMALL_BLOCK_SIZE);
-    let cache = builder.home_shards(home_shards).build().expect("the parameters make sense");
-    let turns = of_threads(threads, |thread| own_requests(&cache, thread as u64));
+    let cache = feature.build(builder.home_shards(home_shards));
+    let _pin = feature.hold(&cache, &own_prompt(u64::MAX, 0));
+    let turns = of_threads(threads, |thread| own_requests(&cache, feature, thread as u64));
     // Twice as many new contents as there are blocks.
     let warm_up = 2 * num_blocks as u64 / NEW / threads as u64;
     count(turns, warm_up, warm_up / 4)
 }
 
-fn own_requests(cache: &PagedKvCache, thread: u64) -> Turn<'_> {
-    let options = AdmitOptions::default();
+/// Returns the prompt of request `number` of a thread: the contents of all its requests, and new ones.
+fn own_prompt(thread: u64, number: u64) -> Prompt {
     let hash = |n: u64| BlockHash::from_u128(u128::from(n + 1).wrapping_mul(FACTOR));
+    let first = thread << 32;
+    let new = first + HITS + number * NEW;
+    let hashes = (first..first + HITS).chain(new..new + NEW).map(hash);
+    let hashes: Vec<BlockHash> = hashes.collect();
+    Prompt::from_hashes(&hashes, hashes.len() * SMALL_BLOCK_SIZE)
+}
+
+fn own_requests(cache: &PagedKvCache, feature: Feature, thread: u64) -> Turn<'_> {
+    let options = feature.options();
     let (mut live, mut step, mut number) = (None, 0, 0);
     let mut wait = thread % 3;
     Box::new(move || {
@@ -189,15 +200,12 @@ fn own_requests(cache: &PagedKvCache, thread: u64) -> Turn<'_> {
         }
         match step {
             0 => {
-                let first = thread << 32;
-                let new = first + HITS + number * NEW;
-                let hashes = (first..first + HITS).chain(new..new + NEW).map(hash);
-                let hashes: Vec<BlockHash> = hashes.collect();
-                let prompt = Prompt::from_hashes(&hashes, hashes.len() * SMALL_BLOCK_SIZE);
-                let (sequence, admission) =
+                let prompt = own_prompt(thread, number);
+                let (mut sequence, admission) =
                     cache.admit_sequence(&prompt, &options).expect("room for every request");
                 let hits = if number == 0 { 0 } else { HITS as usize };
                 assert_eq!(admission.cached_tokens, hits * SMALL_BLOCK_SIZE);
+                feature.give_hint(&mut sequence);
                 live = Some((sequence, prompt.num_tokens()));
             }
             1 => {
@@ -214,5 +222,26 @@ fn own_requests(cache: &PagedKvCache, thread: u64) -> Turn<'_> {
     })
 }
 
+/// Each thread pins the 32 blocks of its own last request, and ends the pin, in turn.
+pub fn pins_of_32_blocks(threads: usize) -> Counted {
+    census::begin();
+    let builder = PagedKvCache::builder().num_blocks((threads * SMALL_BLOCKS).max(LEAST_BLOCKS));
+    let builder = builder.block_size(SMALL_BLOCK_SIZE).home_shards(threads);
+    let cache = Feature::PinHeld.build(builder);
+    let turns = of_threads(threads, |thread| {
+        let (cache, prompt) = (&cache, own_prompt(thread as u64, 0));
+        let mut live = Feature::PinHeld.hold(cache, &prompt);
+        let turn: Turn<'_> = Box::new(move || match live.take() {
+            Some(_) => 1,
+            None => {
+                live = Some(pin(cache, &prompt));
+                0
+            }
+        });
+        turn
+    });
+    count(turns, 8, 64)
+}
+
 /// Spreads numbers over 128 bits.
-const FACTOR: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
+pub const FACTOR: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;

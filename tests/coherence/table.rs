@@ -1,5 +1,7 @@
 //! `Row`: the transfers of one work at each number of threads, and the factor that they predict.
 
+use std::fmt::Display;
+
 use paged_kv::census::Place;
 
 use crate::turns::Counted;
@@ -65,26 +67,25 @@ fn short(transfers: f64) -> String {
     }
 }
 
-/// Returns true for lines that are neither of blocks nor of the index.
+/// Returns true for lines that are neither of blocks, nor of the index, nor of levels.
 pub fn is_rest(place: Place) -> bool {
-    !matches!(place, Place::BlockWord | Place::Index)
+    !matches!(place, Place::BlockWord | Place::Index | Place::Levels)
 }
 
-/// Prints the transfers of a request of 32 blocks: of blocks, of the index, and of all the rest.
-pub fn print_split(shards: usize, threads: usize, counted: &Counted) {
-    let block = counted.a_unit(|place| place == Place::BlockWord);
-    let index = counted.a_unit(|place| place == Place::Index);
+/// Prints the transfers of a request of 32 blocks: of blocks, of the index, of levels, and of all the rest.
+pub fn print_split(setting: impl Display, threads: usize, counted: &Counted) {
+    let of = |place: Place| counted.a_unit(|of| of == place);
     let mut places: Vec<Place> = Vec::new();
     for transfers in counted.transfers.iter().filter(|transfers| is_rest(transfers.place)) {
         if !places.contains(&transfers.place) {
             places.push(transfers.place);
         }
     }
-    let by_place =
-        places.iter().map(|&place| format!("{place:?} {:.2}", counted.a_unit(|of| of == place)));
-    let by_place: Vec<String> = by_place.collect();
+    let by_place: Vec<String> =
+        places.iter().map(|&place| format!("{place:?} {:.2}", of(place))).collect();
+    let [blocks, index, levels] = [Place::BlockWord, Place::Index, Place::Levels].map(of);
     println!(
-        "| {shards} | {threads} | {block:.1} | {index:.1} | {:.1} | {} |",
+        "| {setting} | {threads} | {blocks:.1} | {index:.1} | {levels:.1} | {:.1} | {} |",
         counted.a_unit(is_rest),
         by_place.join(", ")
     );
