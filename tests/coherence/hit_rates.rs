@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::{fs, thread};
 
-use paged_kv::{AdmitOptions, CachedSequence, PagedKvCache, Prompt, ReclaimPolicy, census};
+use paged_kv::{
+    AdmitOptions, CachedSequence, PagedKvCache, Prompt, ReclaimPolicy, ReuseHint, census,
+};
 
 use crate::rig::prompts::{LIVE, NAMED_TOKENS, conversations, prompt};
 use crate::turns::{Turn, of_threads, run};
@@ -32,18 +34,26 @@ const APPENDS: usize = 4;
 const APPENDED_TOKENS: usize = 16;
 
 /// The requests of all threads in order.
-struct Stream {
-    name: String,
-    block_size: usize,
-    prompts: Vec<Prompt>,
-    pools: &'static [usize],
+pub struct Stream {
+    pub name: String,
+    pub block_size: usize,
+    pub requests: Vec<Request>,
+    pub pools: &'static [usize],
+    /// The most requests that live at a time.
+    pub most_live: usize,
     /// The most points by which the rates of large pools may differ.
-    most_points: f64,
+    pub most_points: f64,
+}
+
+pub struct Request {
+    pub prompt: Prompt,
+    pub output_tokens: usize,
+    pub hint: ReuseHint,
 }
 
 /// The thread that frees a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum FreedBy {
+pub enum FreedBy {
     /// The one that admitted it.
     Own,
     /// Any other one, in turn.
@@ -52,33 +62,38 @@ enum FreedBy {
 
 /// A replay of a stream.
 #[derive(Clone, Copy)]
-struct Setting {
-    pool: usize,
-    threads: usize,
-    shards: usize,
-    freed_by: FreedBy,
-    policy: ReclaimPolicy,
+pub struct Setting {
+    pub pool: usize,
+    pub threads: usize,
+    pub shards: usize,
+    pub freed_by: FreedBy,
+    pub policy: ReclaimPolicy,
 }
 
 impl Stream {
     fn new(name: &str, requests: &[Vec<u64>], block_size: usize, pools: &'static [usize]) -> Self {
-        let prompts = requests.iter().map(|names| prompt(names, block_size)).collect();
+        let request = |names: &Vec<u64>| Request {
+            prompt: prompt(names, block_size),
+            output_tokens: APPENDS * APPENDED_TOKENS,
+            hint: ReuseHint::Unknown,
+        };
+        let requests = requests.iter().map(request).collect();
         let name = format!("{name}, blocks of {block_size}");
-        Self { name, block_size, prompts, pools, most_points: MOST_POINTS }
+        Self { name, block_size, requests, pools, most_live: LIVE, most_points: MOST_POINTS }
     }
 
-    /// Returns the requests that live at a time: of the longest prompts these take half of the pool.
+    /// Returns the requests that live at a time: of the longest ones these take half of the pool.
     fn live(&self, pool: usize) -> usize {
-        let longest = self.prompts.iter().map(|prompt| prompt.hashes().len()).max();
-        let blocks = longest.expect("a stream has requests")
-            + (APPENDS * APPENDED_TOKENS).div_ceil(self.block_size)
-            + 1;
-        let live = (pool / 2 / blocks).clamp(1, LIVE);
+        let blocks = |request: &Request| {
+            request.prompt.hashes().len() + request.output_tokens.div_ceil(self.block_size) + 1
+        };
+        let longest = self.requests.iter().map(blocks).max().expect("a stream has requests");
+        let live = (pool / 2 / longest).clamp(1, self.most_live);
         1 << live.ilog2()
     }
 
     fn blocks(&self) -> usize {
-        self.prompts.iter().map(|prompt| prompt.hashes().len()).sum()
+        self.requests.iter().map(|request| request.prompt.hashes().len()).sum()
     }
 
     /// Replays the stream and returns the hits of each request.
@@ -88,16 +103,16 @@ impl Stream {
         let builder = PagedKvCache::builder().num_blocks(pool).block_size(self.block_size);
         let builder = builder.reclaim_policy(policy).home_shards(shards);
         let cache = builder.build().expect("the parameters make sense");
-        let hits: Vec<Cell<usize>> = self.prompts.iter().map(|_| Cell::new(0)).collect();
+        let hits: Vec<Cell<usize>> = self.requests.iter().map(|_| Cell::new(0)).collect();
         let (next, live) = (Cell::new(0), self.live(pool));
         let lanes = live.min(threads);
         let mut lanes =
             of_threads(lanes, |_| lane(&cache, self, setting, live / lanes, &next, &hits));
-        run(&mut lanes, self.prompts.len() as u64);
+        run(&mut lanes, self.requests.len() as u64);
         hits.iter().map(Cell::get).collect()
     }
 
-    fn rate(&self, setting: Setting) -> f64 {
+    pub fn rate(&self, setting: Setting) -> f64 {
         100.0 * self.hits(setting).iter().sum::<usize>() as f64 / self.blocks() as f64
     }
 }
@@ -121,7 +136,9 @@ fn lane<'a>(
         if step == FREE {
             number = next.replace(next.get() + 1);
         }
-        let Some(prompt) = stream.prompts.get(number) else { return 0 };
+        let Some(Request { prompt, output_tokens, hint }) = stream.requests.get(number) else {
+            return 0;
+        };
         census::run_as(number % setting.threads);
         match step {
             FREE if live.len() == rows => {
@@ -132,7 +149,8 @@ fn lane<'a>(
             FREE => {}
             ADMIT => {
                 let admitted = cache.admit_sequence(prompt, &options);
-                let (sequence, admission) = admitted.expect("room for every request");
+                let (mut sequence, admission) = admitted.expect("room for every request");
+                sequence.set_reuse_hint(*hint);
                 hits[number].set(admission.cached_tokens / stream.block_size);
                 live.push_back((number, sequence));
             }
@@ -141,7 +159,9 @@ fn lane<'a>(
                 if step == COMMIT {
                     sequence.commit(prompt.num_tokens()).expect("the prompt has its slots");
                 } else {
-                    drop(sequence.append(APPENDED_TOKENS).expect("room for every request"));
+                    let tokens = output_tokens * (step - COMMIT) / APPENDS
+                        - output_tokens * (step - COMMIT - 1) / APPENDS;
+                    drop(sequence.append(tokens).expect("room for every request"));
                 }
             }
         }

@@ -13,6 +13,7 @@
 
 #[path = "../../benches/baseline/mod.rs"]
 mod baseline;
+mod dealt;
 mod groups;
 mod hit_rates;
 mod requests;
