@@ -28,6 +28,7 @@
 //! not passed.
 
 mod age;
+mod first;
 mod ghosts;
 pub(crate) mod hit_density;
 mod kept_slot;
@@ -41,6 +42,7 @@ mod slab;
 
 use self::age::Oldest;
 pub(crate) use self::age::{AgeBound, AgedBlock};
+pub(crate) use self::first::ShownFirst;
 use self::ghosts::Ghosts;
 use self::hit_density::HitDensity;
 use self::kept_slot::KeptSlot;
@@ -202,12 +204,11 @@ impl IdleLists {
     fn rank_of(&self, left: ReleasedIdle) -> usize {
         match left {
             ReleasedIdle { spare: true, .. } => SPARE,
-            ReleasedIdle { hot: true, .. } if self.num_ranks != HOT => match self.num_ranks {
-                MOST_RANKS => HOT,
-                // Each block of a pool with a learned order is hot.
-                _ => BY_CLASS,
+            _ => match self.num_ranks {
+                RANKS => BY_CLASS,
+                MOST_RANKS if left.hot => HOT,
+                _ => COLD,
             },
-            _ => COLD,
         }
     }
 
@@ -353,7 +354,7 @@ impl IdleShard {
         }
         if out.len() < end {
             if let Some(density) = lists.density() {
-                return self.reclaim_ranked(end, density, lists, words, out);
+                return self.reclaim_ranked(end, bound.rival, density, lists, words, out);
             }
             // Stale entries made the shard look older than it is.
             self.lists.iter().for_each(|list| list.trim(&lists.slab, &self.kept, words));

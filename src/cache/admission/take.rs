@@ -144,14 +144,14 @@ impl PagedKvCache {
         let most = options.room_for(prompt, hashes.len() * self.block_size);
         let most = most.div_ceil(self.block_size).min(self.pool.total_blocks());
         let mut hits = Vec::with_capacity(most + most / 8 + 4);
+        published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
         let uses = match self.pool.blocks().density() {
             None => None,
             Some(_) => {
                 let asked = (prompt.hashes(), prompt.num_tokens());
-                published.count_uses(self.pool.blocks(), asked, generation)
+                published.count_uses(self.pool.blocks(), asked, &hits, generation)
             }
         };
-        published.acquire(self.pool.blocks(), hashes, generation, &mut hits);
         if !hits.is_empty() {
             self.pool.blocks().announce_contents();
         }

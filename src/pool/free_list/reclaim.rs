@@ -20,6 +20,7 @@ use super::choice::NEVER;
 use super::home_shard::{BATCH, Claim, Shard};
 use super::{FreeList, Search};
 use crate::id::BlockId;
+use crate::pool::idle::hit_density::HitDensity;
 use crate::pool::idle::levels::{LevelledRun, Side};
 use crate::pool::idle::{AgeBound, IdleLists};
 use crate::pool::word::{BlockWords, ReleasedIdle};
@@ -134,12 +135,15 @@ impl FreeList {
         if choice.credit.load(Ordering::Relaxed) == 0 {
             match self.idle.density() {
                 None => self.choose(home),
-                Some(_) => self.choose_by_price(home, words),
+                Some(density) => self.choose_by_price(home, density, words),
             }
         }
         let (start, credit) = (out.len(), choice.credit.load(Ordering::Relaxed) as usize);
         let end = end.min(start + credit);
-        let bound = AgeBound { now: self.idle.now(), age: choice.age.load(Ordering::Relaxed) };
+        let mut bound = AgeBound::at_least(choice.age.load(Ordering::Relaxed), self.idle.now());
+        if let Some(density) = self.idle.density() {
+            bound.rival = choice.rival.read(density, density.now());
+        }
         let chosen = &*self.shards[choice.shard.load(Ordering::Relaxed) as usize];
         if std::ptr::eq(chosen, home.shard) {
             home.reclaim(end, bound, &self.idle, words, out);
@@ -179,24 +183,22 @@ impl FreeList {
         choice.next.store(next, Ordering::Relaxed);
     }
 
-    /// Chooses the shard with the block that goes first in a learned order, in favour of the home. Shards that
-    /// other threads have claimed are passed over.
+    /// Chooses the shard with the block that goes first in a learned order, in favour of the home. Other shards are
+    /// compared by the blocks that they show.
     #[cold]
-    fn choose_by_price(&self, home: &Claim<'_>, words: &BlockWords) {
-        let first = |shard: &Shard| shard.idle.first_by_price(&self.idle, words);
-        let own = first(home.shard);
-        let other_first = |at: usize| {
-            let other = self.shards[at].try_claim_if_idle()?;
-            Some((first(other.shard)?, at))
-        };
+    fn choose_by_price(&self, home: &Claim<'_>, density: &HitDensity, words: &BlockWords) {
+        let now = density.now();
+        let own = home.shard.idle.first_by_price(density, now, &self.idle, words);
+        let other_first = |at: usize| Some((self.shards[at].idle.shown_first(density, now)?, at));
         let others = self.others(home.shard).filter_map(other_first);
         let of_others =
             others.reduce(|one, next| if next.0.goes_before(one.0) { next } else { one });
-        let shard = match (own, of_others) {
-            (None, Some((_, at))) => at,
-            (Some(own), Some((other, at))) if other.goes_far_before(own, TOLERANCE as u32) => at,
-            _ => self.number_of(home.shard),
+        let (shard, rival) = match (own, of_others) {
+            (None, Some((_, at))) => (at, None),
+            (Some(own), Some((other, at))) if other.goes_far_before(own) => (at, Some(own)),
+            (_, other) => (self.number_of(home.shard), other.map(|(other, _)| other)),
         };
+        home.shard.choice.rival.show(rival);
         self.note_choice(home, shard, 0);
     }
 
@@ -221,7 +223,7 @@ impl FreeList {
 
     /// Returns a bound that blocks of any age meet.
     fn any_age(&self) -> AgeBound {
-        AgeBound { now: self.idle.now(), age: 0 }
+        AgeBound::at_least(0, self.idle.now())
     }
 
     /// Reclaims idle blocks of all shards and levels until `out` has `end` ids.
@@ -257,7 +259,7 @@ impl FreeList {
             if age(&&mut *oldest).is_none() {
                 return;
             }
-            let (end, bound) = (end.min(out.len() + BATCH), AgeBound { now, age: 0 });
+            let (end, bound) = (end.min(out.len() + BATCH), AgeBound::at_least(0, now));
             oldest.reclaim(end, bound, &self.idle, words, out);
         }
     }
@@ -301,7 +303,7 @@ impl FreeList {
                     (oldest, second.max(Some(next.0)))
                 }
             });
-            let bound = AgeBound { now, age: second.unwrap_or(0) };
+            let bound = AgeBound::at_least(second.unwrap_or(0), now);
             let to = end.min(ids.len() + BATCH);
             self.forget_in(&mut oldest.claim(), to, bound, words, &mut ids);
         }
@@ -347,7 +349,7 @@ impl FreeList {
             if out.len() == end {
                 return;
             }
-            if let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim() {
+            if let Some(mut other) = self.shard_of(ordinal.wrapping_add(step)).try_claim_if_idle() {
                 other.reclaim(end, self.any_age(), &self.idle, words, out);
             }
         }

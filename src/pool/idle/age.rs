@@ -1,5 +1,6 @@
 //! `Oldest`: the age of the block of a shard that is reclaimed first.
 
+use super::first::First;
 use super::slab::BATCH;
 use crate::id::BlockId;
 
@@ -23,12 +24,21 @@ pub(crate) struct AgedBlock {
     pub(crate) id: BlockId,
 }
 
-/// The least age of blocks to reclaim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The blocks of a shard to reclaim.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct AgeBound {
     pub(crate) now: u64,
-    /// The age at `now`; 0 for blocks of any age.
+    /// The least age at `now`; 0 for blocks of any age.
     pub(crate) age: u64,
+    /// In a learned order, a block elsewhere: those that it goes before by far stay.
+    pub(crate) rival: Option<First>,
+}
+
+impl AgeBound {
+    /// Returns a bound that blocks of at least this age meet.
+    pub(crate) fn at_least(age: u64, now: u64) -> Self {
+        Self { now, age, rival: None }
+    }
 }
 
 impl Oldest {

@@ -6,17 +6,18 @@
 //! goes first, but only if it is clearly worth less than the least recently used one, which goes otherwise.
 //!
 //! **Time** is the number of prompt blocks that were asked for, in steps of a 32nd of the pool. Each thread counts in
-//! the line of its shard; a thread that has counted enough adds up the lines. Nothing is written that all threads
-//! write, but the sum once in a step.
+//! the line of its shard, and adds its count to the sum of all threads once it has its share of a step, or ends one.
 //!
 //! Source: hit density as in LHD (Beckmann, Chen and Cidon, NSDI 2018), with Gittins' index.
 
 mod prices;
+mod prompt_look;
 mod prompt_uses;
 
 use std::ops::DerefMut;
 
 use self::prices::{ClassCounts, bucket};
+pub(crate) use self::prompt_look::PromptLook;
 pub(crate) use self::prompt_uses::{PromptUses, ReleasedPrompt};
 use super::noted_ghosts::NotedGhosts;
 use crate::array::array_of;
@@ -29,8 +30,9 @@ use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, thread_ord
 /// Steps in which as many blocks are asked for as the pool has.
 const STEPS_A_POOL: u64 = 32;
 
-/// Prices are learned once in so many blocks asked for: the pool's, divided by this.
-const LEARNED_A_POOL: u64 = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 1 } else { 4 };
+/// Prices are learned once in so many steps: when a quarter of the pool's blocks were asked for.
+const LEARNED_EVERY: u32 =
+    if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { STEPS_A_POOL as u32 / 4 };
 
 /// Buckets of ages.
 const BUCKETS: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 24 };
@@ -89,13 +91,12 @@ pub enum ReuseHint {
 pub(crate) struct HitDensity {
     /// Blocks asked for in a step of time.
     step: u64,
-    /// Blocks that a thread counts before it adds up the lines.
+    /// Blocks that a thread counts before it adds them to the sum.
     stride: u64,
-    learned_every: u64,
-    /// The blocks asked for at the last sum.
+    /// The sum of the blocks asked for.
     asked: CachePadded<AtomicU64>,
-    /// The sum from which on prices are learned again.
-    next_learned: AtomicU64,
+    /// The time from which on prices are learned again.
+    next_learned: AtomicU32,
     lines: Box<[CachePadded<Line>]>,
     /// The bits of each `f32`.
     prices: [[AtomicU32; BUCKETS]; CLASSES],
@@ -119,8 +120,9 @@ pub struct LearnedCounts {
     pub times: u32,
 }
 
-/// The counts of the threads of one shard. They only rise, and wrap around.
+/// The counts of the threads of one shard. All but the first only rise, and wrap around.
 struct Line {
+    /// Blocks asked for that are not in the sum yet.
     asked: AtomicU64,
     prompts: AtomicU32,
     num_releases: AtomicU32,
@@ -128,9 +130,9 @@ struct Line {
     hits: [[AtomicU32; BUCKETS]; CLASSES],
 }
 
-/// The sums of all lines at the last time, and the decayed counts.
+/// The time of the last lesson, the sums of all lines then, and the decayed counts.
 struct Learner {
-    asked: u64,
+    time: u32,
     prompts: u32,
     releases: [u32; CLASSES],
     hits: [[u32; BUCKETS]; CLASSES],
@@ -157,13 +159,11 @@ impl Line {
 impl HitDensity {
     pub(super) fn new(total: usize, shards: usize) -> Result<Self> {
         let step = (total as u64 / STEPS_A_POOL).max(1);
-        let learned_every = (total as u64 / LEARNED_A_POOL).max(1);
         Ok(Self {
             step,
             stride: (step / shards as u64).max(1),
-            learned_every,
             asked: CachePadded::new(AtomicU64::new(0)),
-            next_learned: AtomicU64::new(learned_every),
+            next_learned: AtomicU32::new(LEARNED_EVERY),
             lines: array_of(shards, || CachePadded::new(Line::new()))?,
             prices: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0))),
             ghosts: NotedGhosts::new(total)?,
@@ -176,7 +176,7 @@ impl HitDensity {
     }
 
     /// Returns the time in steps.
-    pub(super) fn now(&self) -> u32 {
+    pub(in crate::pool) fn now(&self) -> u32 {
         (self.asked.load(Ordering::Relaxed) / self.step) as u32
     }
 
@@ -209,6 +209,14 @@ impl HitDensity {
         if note.is_released() {
             blocks.set_note(id, note.at(self.now()));
         }
+    }
+
+    /// Counts a prompt of `num_tokens` tokens that asks for `blocks` blocks, and begins to count its uses of these.
+    pub(crate) fn look_at_prompt(&self, blocks: usize, num_tokens: usize) -> PromptLook<'_> {
+        let line = self.line();
+        line.prompts.fetch_add(1, Ordering::Relaxed);
+        self.advance(line, blocks as u64);
+        PromptLook::new(self, line, num_tokens)
     }
 
     /// Writes the notes of blocks that a sequence releases now: parts in the order of their tokens, each with the number of
@@ -257,29 +265,25 @@ impl HitDensity {
 
     /// Counts blocks that are asked for.
     fn advance(&self, line: &Line, blocks: u64) {
-        let before = line.asked.fetch_add(blocks, Ordering::Relaxed);
-        if before / self.stride == (before + blocks) / self.stride {
-            return;
-        }
-        let asked = self.sum_asked();
-        if asked / self.step > self.asked.load(Ordering::Relaxed) / self.step {
-            // Not a store: another thread may have a later sum. Loom: the_clock_of_a_learned_order_does_not_go_back.
-            self.asked.fetch_max(asked, Ordering::Relaxed);
+        let counted = line.asked.fetch_add(blocks, Ordering::Relaxed) + blocks;
+        let sum = self.asked.load(Ordering::Relaxed);
+        let ends_step = (sum + counted) / self.step > sum / self.step;
+        if counted >= self.stride || ends_step {
+            self.asked.fetch_add(line.asked.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
-    fn sum_asked(&self) -> u64 {
-        self.lines.iter().map(|line| line.asked.load(Ordering::Relaxed)).sum()
-    }
-
-    fn is_due(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) >= self.next_learned.load(Ordering::Relaxed)
+    /// Returns the time if prices are to be learned at it.
+    #[inline]
+    fn due_time(&self) -> Option<u32> {
+        let (now, next) = (self.now(), self.next_learned.load(Ordering::Relaxed));
+        (now.wrapping_sub(next) < u32::MAX / 2).then_some(now)
     }
 
     /// Learns the prices if that is due, and no other thread does.
     #[inline]
     fn learn_if_due(&self) {
-        if self.is_due()
+        if self.due_time().is_some()
             && let Some(learner) = self.learner.try_lock()
         {
             self.learn(learner);
@@ -289,12 +293,11 @@ impl HitDensity {
     #[cold]
     fn learn(&self, mut learner: impl DerefMut<Target = Learner>) {
         // Another thread may have learned since. Loom: of_two_threads_to_which_learning_is_due_one_learns.
-        if !self.is_due() {
-            return;
-        }
-        let asked = self.sum_asked();
-        self.next_learned.store(asked + self.learned_every, Ordering::Relaxed);
-        let blocks = learner.add(&self.lines, asked);
+        let Some(now) = self.due_time() else { return };
+        self.next_learned.store(now.wrapping_add(LEARNED_EVERY), Ordering::Relaxed);
+        let blocks = u64::from(now.wrapping_sub(learner.time)) * self.step;
+        learner.time = now;
+        learner.add(&self.lines, blocks as f64);
         #[cfg(paged_kv_loom)]
         (learner.times += 1);
         let prices = learner.counts.prices();
@@ -302,7 +305,7 @@ impl HitDensity {
         for (price, &learned) in self.prices.as_flattened().iter().zip(learned) {
             price.store((learned as f32).to_bits(), Ordering::Relaxed);
         }
-        learner.counts.decay(blocks);
+        learner.counts.decay(blocks as f64);
     }
 }
 
@@ -332,7 +335,7 @@ impl HitDensity {
 impl Learner {
     fn new() -> Self {
         Self {
-            asked: 0,
+            time: 0,
             prompts: 0,
             releases: [0; CLASSES],
             hits: [[0; BUCKETS]; CLASSES],
@@ -342,16 +345,14 @@ impl Learner {
         }
     }
 
-    /// Adds the counts of the lines since the last time, after `asked` blocks were asked for. Returns how many of these
-    /// are new.
-    fn add(&mut self, lines: &[CachePadded<Line>], asked: u64) -> f64 {
+    /// Adds the counts of the lines since the last time, when `blocks` blocks fewer were asked for.
+    fn add(&mut self, lines: &[CachePadded<Line>], blocks: f64) {
         let since = |last: &mut u32, count: &dyn Fn(&Line) -> &AtomicU32| {
             let sum = lines.iter().map(|line| count(line).load(Ordering::Relaxed));
             let sum = sum.fold(0, u32::wrapping_add);
             f64::from(sum.wrapping_sub(std::mem::replace(last, sum)))
         };
         let prompts = since(&mut self.prompts, &|line| &line.prompts);
-        let blocks = asked.saturating_sub(std::mem::replace(&mut self.asked, asked)) as f64;
         self.move_mean(prompts, blocks);
         for class in 0..CLASSES {
             self.counts.releases[class] +=
@@ -361,7 +362,6 @@ impl Learner {
                     since(&mut self.hits[class][bucket], &|line| &line.hits[class][bucket]);
             }
         }
-        blocks
     }
 
     /// Moves the mean of the blocks of a prompt, by a thousandth for each prompt.

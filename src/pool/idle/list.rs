@@ -183,7 +183,9 @@ impl IdleList {
         }
     }
 
-    fn first_entry(&self, slab: &IdleSlab) -> Option<IdleBlock> {
+    /// Returns the first entry, which may be stale.
+    #[inline]
+    pub(super) fn first_entry(&self, slab: &IdleSlab) -> Option<IdleBlock> {
         (!self.is_empty()).then(|| slab.slot(self.head()).get(self.start()))
     }
 

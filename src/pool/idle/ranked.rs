@@ -5,10 +5,10 @@
 //! the oldest otherwise. One comparison holds for all blocks of a list that the same release left there, until
 //! the next step of time.
 //!
-//! Only the holder of the shard's claim uses the lists.
+//! Only the holder of the shard's claim uses the lists. It shows other threads the block that it will reclaim next, so
+//! that these compare shards without a claim. Since then it may have been used.
 
-use std::cmp::Reverse;
-
+use super::first::{First, ShownFirst};
 use super::hit_density::{CLASSES, HitDensity};
 use super::list::IdleList;
 use super::policy::{ReclaimPolicy, Retention};
@@ -17,7 +17,7 @@ use super::{COLD, IdleLists, IdleShard, Oldest};
 use crate::id::BlockId;
 use crate::pool::release_note::{ReleaseMark, ReleaseNote};
 use crate::pool::word::{BlockWords, IdleBlock};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, CachePadded, Ordering};
 
 /// The ranks of a shard with a learned order: spare blocks, and the classes.
 pub(super) const RANKS: usize = COLD + CLASSES;
@@ -30,6 +30,7 @@ pub(super) struct RankedLists {
     lists: Box<[IdleList]>,
     /// The bits of the [`Run`] that was reclaimed last, or [`NO_RUN`].
     run: AtomicU64,
+    shown: CachePadded<ShownFirst>,
 }
 
 /// Blocks of a class that one release left there, chosen at a time.
@@ -50,29 +51,6 @@ impl Run {
     }
 }
 
-/// The first block of a list or of a shard.
-#[derive(Clone, Copy)]
-pub(crate) struct First {
-    class: usize,
-    /// The time since its release, in steps.
-    age: u32,
-    /// About the time of its entry, which orders the releases of one step.
-    time: u64,
-    price: f32,
-    mark: ReleaseMark,
-}
-
-impl First {
-    /// Returns true if the block was released before the other one. Of the blocks of one sequence, those at the end
-    /// are released first, and their classes come first.
-    fn is_older(self, other: Self) -> bool {
-        if self.mark == other.mark {
-            return self.class < other.class;
-        }
-        (self.age, Reverse(self.time)) > (other.age, Reverse(other.time))
-    }
-}
-
 // All accesses are Relaxed: they are made under the claim only.
 impl RankedLists {
     pub(super) fn new(keep: Retention) -> Self {
@@ -81,6 +59,7 @@ impl RankedLists {
         Self {
             lists: (0..num_lists).map(|_| IdleList::new()).collect(),
             run: AtomicU64::new(NO_RUN),
+            shown: CachePadded::new(ShownFirst::new()),
         }
     }
 
@@ -94,7 +73,7 @@ impl RankedLists {
 
     /// Returns the list of the class of a note.
     pub(super) fn list_of(&self, note: ReleaseNote) -> &IdleList {
-        &self.lists[note.class().min(CLASSES - 1)]
+        &self.lists[First::class_of(note)]
     }
 
     /// Returns the time of the first entry of all lists.
@@ -103,32 +82,21 @@ impl RankedLists {
     }
 }
 
-impl First {
-    /// Returns true if the block of one shard goes before that of another.
-    pub(crate) fn goes_before(self, other: Self) -> bool {
-        if HitDensity::is_clearly_less(self.price, other.price) {
-            return true;
-        }
-        !HitDensity::is_clearly_less(other.price, self.price) && self.is_older(other)
-    }
-
-    /// Returns true if the block goes before one of the home by so much that it is worth taking: older by more than its
-    /// age divided by `tolerance`, or clearly less worth.
-    pub(crate) fn goes_far_before(self, home: Self, tolerance: u32) -> bool {
-        let is_less = HitDensity::is_clearly_less(self.price, home.price);
-        is_less || self.goes_before(home) && self.age > home.age + self.age / tolerance
-    }
-}
-
 impl IdleShard {
     /// Returns the block that goes first, if the shard has one. The caller holds the claim.
     pub(in crate::pool) fn first_by_price(
         &self,
+        density: &HitDensity,
+        now: u32,
         lists: &IdleLists,
         words: &BlockWords,
     ) -> Option<First> {
-        let density = lists.density()?;
-        self.first_ranked(density, density.now(), lists, words)
+        self.first_ranked(density, now, lists, words)
+    }
+
+    /// Returns the block that went first when a holder of the claim showed it.
+    pub(in crate::pool) fn shown_first(&self, density: &HitDensity, now: u32) -> Option<First> {
+        self.ranked.shown.read(density, now)
     }
 
     /// Adds an entry for a block that became idle, in the list of its class.
@@ -141,44 +109,69 @@ impl IdleShard {
             note = density.note_unknown();
             keyed.set_note(idle.id, note);
         }
-        let list = self.ranked.list_of(note);
+        let (list, entry) = (self.ranked.list_of(note), keyed.mark_epoch(idle));
         let time = self.now() + 1;
         self.time.store(time, Ordering::Relaxed);
+        if list.is_at_border() {
+            return self.push_ranked_at_border(entry, (note, time), density, lists);
+        }
+        list.append(entry, time, &lists.slab);
+    }
+
+    /// Adds the first entry of the list of a class, or of a slot.
+    #[cold]
+    #[inline(never)]
+    fn push_ranked_at_border(
+        &self,
+        entry: IdleBlock,
+        (note, time): (ReleaseNote, u64),
+        density: &HitDensity,
+        lists: &IdleLists,
+    ) {
+        let list = self.ranked.list_of(note);
         if list.needs_slot() && self.kept.is_empty() && lists.is_crowded() {
             self.set_due(true);
         }
-        list.push(keyed.mark_epoch(idle), time, &lists.slab, &self.kept);
-        if self.oldest().times[0] == Oldest::NEVER {
+        let is_first = list.is_empty();
+        list.push(entry, time, &lists.slab, &self.kept);
+        if is_first {
             self.show_oldest(lists);
+            let now = density.now();
+            self.ranked.shown.show_if_before(First::new(note, time, density, now), density, now);
         }
     }
 
-    /// Reclaims blocks by the learned order, until `out` has `end` ids or the shard has no more.
+    /// Reclaims blocks by the learned order, until `out` has `end` ids, the shard has no more, or `rival` goes before
+    /// them by far.
     #[cold]
     #[inline(never)]
     pub(super) fn reclaim_ranked(
         &self,
         end: usize,
+        rival: Option<First>,
         density: &HitDensity,
         lists: &IdleLists,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
     ) {
         let now = density.now();
+        let mut first = self.first_ranked(density, now, lists, words);
         while out.len() < end
-            && let Some(First { class, mark, .. }) = self.first_ranked(density, now, lists, words)
+            && let Some(next) = first
+            && !rival.is_some_and(|rival| rival.goes_far_before(next))
         {
-            self.reclaim_run(end, class, mark, lists, words, out);
+            self.reclaim_run(end, next, lists, words, out);
+            first = self.first_ranked(density, now, lists, words);
         }
         self.show_oldest(lists);
+        self.ranked.shown.show(first);
     }
 
     /// Reclaims the blocks at the beginning of a list that one release left there.
     fn reclaim_run(
         &self,
         end: usize,
-        class: usize,
-        mark: ReleaseMark,
+        First { class, note, .. }: First,
         lists: &IdleLists,
         words: &BlockWords,
         out: &mut Vec<BlockId>,
@@ -186,8 +179,8 @@ impl IdleShard {
         let (list, view, keyed) = (&self.ranked.lists[class], words.view(), words.keyed());
         view.prefetch(list.first(end - out.len(), &lists.slab));
         while out.len() < end
-            && let Some(first) = list.first_idle(&lists.slab, &self.kept, words)
-            && keyed.note(first).mark() == mark
+            && let Some(entry) = list.first_entry(&lists.slab)
+            && keyed.note(entry.id).mark() == note.mark()
         {
             let idle = list.pop(&lists.slab, &self.kept).expect("it has a first entry");
             if view.reclaim(keyed.mark_epoch(idle)) {
@@ -205,7 +198,7 @@ impl IdleShard {
         words: &BlockWords,
     ) -> Option<First> {
         let first = |class| self.first_of(class, density, now, lists, words);
-        let run = |first: First| Run { class: first.class, mark: first.mark, now }.bits();
+        let run = |first: First| Run { class: first.class, mark: first.note.mark(), now }.bits();
         let last = self.ranked.run.load(Ordering::Relaxed);
         if last != NO_RUN
             && let Some(next) = first(Run::class_of(last))
@@ -247,9 +240,14 @@ impl IdleShard {
         words: &BlockWords,
     ) -> Option<First> {
         let list = &self.ranked.lists[class];
+        if list.is_empty() {
+            return None;
+        }
         let id = list.first_idle(&lists.slab, &self.kept, words)?;
         let (note, time) = (words.keyed().note(id), list.oldest(&lists.slab)?);
-        let price = density.price(class, note, now);
-        Some(First { class, age: note.age(now), time, price, mark: note.mark() })
+        let mut first = First::new(note, time, density, now);
+        // An old entry that passes for the block's last one may be in the list of another class.
+        first.class = class;
+        Some(first)
     }
 }

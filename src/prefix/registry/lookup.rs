@@ -94,20 +94,21 @@ impl PublishedBlocks {
         pool.blocks().num_idle_with(&marks)
     }
 
-    /// Counts the use of the contents of a prompt for the learned order of reclaim, if the pool has one: before
-    /// its blocks are acquired. One lookup a block.
+    /// Counts the use of the contents of a prompt for the learned order of reclaim, if the pool has one. `hits` are the
+    /// first of its blocks, which the caller has acquired. One lookup a block after these.
     #[cold]
     #[inline(never)]
     pub(crate) fn count_uses(
         &self,
         blocks: &Blocks,
         (hashes, num_tokens): (&[BlockHash], usize),
+        hits: &[BlockId],
         generation: Generation,
     ) -> Option<PromptUses> {
         let mut look = blocks.density()?.look_at_prompt(hashes.len(), num_tokens);
         let (keyed, index) = (blocks.keyed(), self.index.view());
         let mut end = hashes.len();
-        for part in hashes.rchunks(AT_ONCE) {
+        for part in hashes[hits.len()..].rchunks(AT_ONCE) {
             let start = end - part.len();
             let mut places = [BucketSlot::ANY; AT_ONCE];
             let places = &mut places[..part.len()];
@@ -124,6 +125,9 @@ impl PublishedBlocks {
                 }
             }
             end = start;
+        }
+        for (at, &id) in hits.iter().enumerate().rev() {
+            look.see_block(at, id, keyed);
         }
         Some(look.end())
     }

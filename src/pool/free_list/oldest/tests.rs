@@ -101,7 +101,7 @@ fn held_blocks_keep_their_places_while_lists_are_trimmed() {
     let listed = oldest(&pool, 6);
     pool.acquire(&listed[..1]);
     let held: Vec<(BlockId, u64)> = hold_oldest(&pool, 2, |_| true);
-    let bound = AgeBound { now: pool.list.idle.now(), age: u64::MAX };
+    let bound = AgeBound::at_least(u64::MAX, pool.list.idle.now());
     let mut out = Vec::new();
     pool.list.shards[0].claim().reclaim(1, bound, &pool.list.idle, &pool.words, &mut out);
     assert!(out.is_empty());

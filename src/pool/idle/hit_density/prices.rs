@@ -86,8 +86,9 @@ impl ClassCounts {
 
     /// Returns the prices by these counts, at least of one prompt.
     pub(super) fn prices(&self) -> Prices {
-        let of_all = self.hazards_of_all();
-        let mut prices: Prices = std::array::from_fn(|class| index(&self.hazards(class, &of_all)));
+        let (of_all, widths) = (self.hazards_of_all(), widths());
+        let mut prices: Prices =
+            std::array::from_fn(|class| index(&self.hazards(class, &of_all), &widths));
         // A content with more uses is worth no less, and so goes no earlier than the blocks after it.
         for class in LENGTHS..ORDINARY {
             raise(&mut prices, class, class - LENGTHS);
@@ -106,18 +107,59 @@ fn raise(prices: &mut Prices, class: usize, least: usize) {
     }
 }
 
+/// A stay of a block from the beginning of a bucket to the end of a later one, unless it is used before.
+#[derive(Clone, Copy, Default)]
+struct Stay {
+    /// The expected hits: the chance of a use.
+    hits: f64,
+    /// The expected steps of time.
+    time: f64,
+    /// The chance that the block is unused at the end.
+    unused: f64,
+}
+
+impl Stay {
+    fn of_bucket(hazard: f64, width: f64) -> Self {
+        Self { hits: hazard, time: width * (1.0 - hazard / 2.0), unused: 1.0 - hazard }
+    }
+
+    fn then(self, next: Self) -> Self {
+        Self {
+            hits: self.hits + self.unused * next.hits,
+            time: self.time + self.unused * next.time,
+            unused: self.unused * next.unused,
+        }
+    }
+
+    /// Returns the hits for each step of time.
+    fn density(self) -> f64 {
+        self.hits / self.time
+    }
+}
+
+/// Returns the steps of time of each bucket.
+fn widths() -> [f64; BUCKETS] {
+    std::array::from_fn(|bucket| begin(bucket + 1) - begin(bucket))
+}
+
 /// Returns the index of each bucket, for the shares of blocks that are used in each.
-fn index(hazards: &[f64; BUCKETS]) -> [f64; BUCKETS] {
+///
+/// The best stay from a bucket on goes on through the best one from the next bucket on, if that one is denser than the
+/// stay so far. So from the last bucket to the first, each stay is joined to others once.
+fn index(hazards: &[f64; BUCKETS], widths: &[f64; BUCKETS]) -> [f64; BUCKETS] {
     let last = BUCKETS - 1;
     let mut index = [0.0_f64; BUCKETS];
-    for (from, best) in index.iter_mut().enumerate().take(last) {
-        let (mut unused, mut hits, mut time) = (1.0, 0.0, 0.0);
-        for (bucket, hazard) in hazards.iter().enumerate().take(last).skip(from) {
-            hits += unused * hazard;
-            time += unused * (begin(bucket + 1) - begin(bucket)) * (1.0 - hazard / 2.0);
-            unused *= 1.0 - hazard;
-            *best = best.max(hits / time);
+    // The best stays that follow each other, the next one at the end.
+    let (mut stays, mut num_stays) = ([Stay::default(); BUCKETS], 0);
+    for bucket in (0..last).rev() {
+        let mut best = Stay::of_bucket(hazards[bucket], widths[bucket]);
+        while num_stays > 0 && stays[num_stays - 1].density() > best.density() {
+            num_stays -= 1;
+            best = best.then(stays[num_stays]);
         }
+        index[bucket] = best.density();
+        stays[num_stays] = best;
+        num_stays += 1;
     }
     if last > 0 {
         index[last] = index[last - 1] / 2.0;
@@ -157,8 +199,31 @@ mod tests {
         let mut hazards = [0.0; BUCKETS];
         hazards[2] = 0.5;
         let time = begin(2) + (begin(3) - begin(2)) * 0.75;
-        assert!((index(&hazards)[0] - 0.5 / time).abs() < 1e-12);
-        assert_eq!(index(&hazards)[3], 0.0);
+        assert!((index(&hazards, &widths())[0] - 0.5 / time).abs() < 1e-12);
+        assert_eq!(index(&hazards, &widths())[3], 0.0);
+    }
+
+    #[test]
+    fn the_index_is_that_of_the_best_of_all_stays() {
+        let mut seed = 1_u32;
+        let mut hazard = |_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(seed >> 8) / f64::from(1 << 24)
+        };
+        let (widths, last) = (widths(), BUCKETS - 1);
+        for power in [1, 8, 50] {
+            let hazards: [f64; BUCKETS] = std::array::from_fn(|at| hazard(at).powi(power));
+            for (from, index) in index(&hazards, &widths)[..last].iter().enumerate() {
+                let of = |bucket: usize| Stay::of_bucket(hazards[bucket], widths[bucket]);
+                let mut stay = of(from);
+                let mut best = stay.density();
+                for bucket in from + 1..last {
+                    stay = stay.then(of(bucket));
+                    best = best.max(stay.density());
+                }
+                assert!((index - best).abs() <= 1e-12 * best, "{power}, {from}: {index}, {best}");
+            }
+        }
     }
 
     #[test]
