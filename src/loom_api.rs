@@ -35,7 +35,6 @@ pub struct Admitted {
     /// Number of matched blocks.
     pub hits: usize,
     generation: Generation,
-    uses: PromptUses,
 }
 
 impl ReusePool {
@@ -87,33 +86,20 @@ impl ReusePool {
         let hits = ids.len();
         let mut table = self.pool.table_of(ids);
         table.grow(hashes.len() - hits)?;
-        Ok(Admitted { table, hits, generation, uses: PromptUses::default() })
+        Ok(Admitted { table, hits, generation })
     }
 
-    /// Admits as [`admit`](Self::admit) does, and counts the uses of the contents for a learned order.
-    ///
-    /// # Errors
-    /// Those of [`admit`](Self::admit).
-    pub fn admit_counted(&self, hashes: &[u128]) -> Result<Admitted> {
-        let uses = self.uses_of(hashes);
-        Ok(Admitted { uses, ..self.admit(hashes)? })
-    }
-
-    /// Counts a prompt for a learned order, without its admission.
+    /// Counts the uses of contents by a prompt for a learned order, without its admission.
     pub fn count_prompt(&self, hashes: &[u128]) {
-        self.uses_of(hashes);
-    }
-
-    fn uses_of(&self, hashes: &[u128]) -> PromptUses {
         let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
         let (blocks, asked) = (self.pool.blocks(), (&hashes[..], hashes.len()));
-        let uses = self.published.count_uses(blocks, asked, self.published.generation());
-        uses.expect("a pool with a learned order")
+        self.published.count_uses(blocks, asked, self.published.generation());
     }
 
     /// Notes the release of the blocks for a learned order, and releases them.
-    pub fn release_noted(&self, Admitted { table, uses, .. }: Admitted) {
-        let (parts, hint) = ([(0, table.as_slice())], ReuseHint::Unknown);
+    pub fn release_noted(&self, Admitted { table, .. }: Admitted) {
+        let (parts, uses) = ([(0, table.as_slice())], PromptUses::default());
+        let hint = ReuseHint::Unknown;
         let of = ReleasedPrompt { uses: &uses, hint, num_tokens: table.len() };
         self.pool.blocks().note_release(parts.into_iter(), &of);
     }
@@ -152,8 +138,7 @@ impl ReusePool {
     /// Those of [`BlockTable::fork`].
     pub fn fork(&self, admitted: &mut Admitted) -> Result<Admitted> {
         let table = admitted.table.fork(admitted.table.len())?;
-        let Admitted { hits, generation, ref uses, .. } = *admitted;
-        Ok(Admitted { table, hits, generation, uses: uses.clone() })
+        Ok(Admitted { table, hits: admitted.hits, generation: admitted.generation })
     }
 
     /// Returns how many of `hashes` are cached.

@@ -33,11 +33,6 @@ impl Learning {
         self.compute(content, self.pool.admit(&[content]).ok()?)
     }
 
-    /// Admits one content and counts its uses.
-    fn serve_counted(&self, content: u128) -> Option<Admitted> {
-        self.compute(content, self.pool.admit_counted(&[content]).ok()?)
-    }
-
     fn compute(&self, content: u128, admitted: Admitted) -> Option<Admitted> {
         let id = admitted.table.as_slice()[0];
         if admitted.hits == 0 {
@@ -56,6 +51,13 @@ impl Learning {
         }
     }
 
+    /// Serves one content, and notes its release.
+    fn match_and_release(&self, content: u128) {
+        if let Some(admitted) = self.serve(content) {
+            self.pool.release_noted(admitted);
+        }
+    }
+
     /// Takes blocks, and writes them as their only owner.
     fn take(&self, num_blocks: usize) -> bool {
         let taken = self.pool.pool.allocate(num_blocks);
@@ -63,6 +65,18 @@ impl Learning {
             self.kv.use_alone(table.as_slice(), 7);
             true
         })
+    }
+
+    /// Asserts at rest that a prompt counts the first use after a release, and no use of a content that was not released.
+    fn assert_uses_are_counted_once(&self) {
+        let hits = || self.pool.learned().hits;
+        let held = self.serve(C).expect("there is room");
+        let before = hits();
+        self.pool.count_prompt(&[C]);
+        assert_eq!(hits(), before, "it is not released");
+        self.pool.release_noted(held);
+        (0..2).for_each(|_| self.pool.count_prompt(&[C]));
+        assert_eq!(hits(), before + 1);
     }
 
     /// Asserts at rest that all blocks are room, and that a thread finds each of them.
@@ -131,14 +145,19 @@ fn a_match_beside_a_reclaim_finds_the_content_or_none() {
         let cache = Learning::new(2);
         cache.cache(&[A, B]);
         let theirs = cache.clone();
-        race(
-            || {
-                if let Some(admitted) = cache.serve(A) {
-                    cache.pool.release_noted(admitted);
-                }
-            },
-            move || theirs.take(2),
-        );
+        race(|| cache.match_and_release(A), move || theirs.take(2));
+        cache.assert_all_room();
+    });
+}
+
+/// The reclaim has the claim of its home only, and so the match is made between its looks at the block.
+#[test]
+fn a_match_from_another_shard_beside_a_reclaim_finds_the_content_or_none() {
+    explore(|| {
+        let cache = Learning::new(2);
+        cache.cache(&[A, B]);
+        let theirs = cache.clone();
+        race(|| cache.take(1), move || drop(theirs.serve(A)));
         cache.assert_all_room();
     });
 }
@@ -151,16 +170,10 @@ fn a_counted_prompt_beside_a_reclaim_loses_no_block() {
         let others = cache.pool.pool.allocate(1).unwrap();
         cache.cache(&[A]);
         let theirs = cache.clone();
-        race(
-            || {
-                if let Some(admitted) = cache.serve_counted(A) {
-                    cache.pool.release_noted(admitted);
-                }
-            },
-            move || theirs.take(1),
-        );
+        race(|| cache.pool.count_prompt(&[A]), move || theirs.match_and_release(B));
         // A use of a reclaimed content counts for those that are not sampled, too.
         assert!([0, 1, 4].contains(&cache.pool.learned().hits), "a release has one first use");
+        cache.assert_uses_are_counted_once();
         drop(others);
         cache.assert_all_room();
     });
@@ -226,10 +239,7 @@ fn a_level_that_ends_in_a_learned_order_beside_a_match_loses_no_block() {
         cache.cache(&[A]);
         assert_eq!(cache.pool.set_level(A, Level::High, true), 1);
         let theirs = cache.clone();
-        race(
-            || drop(cache.serve(A)),
-            move || theirs.take(1),
-        );
+        race(|| drop(cache.serve(A)), move || theirs.take(1));
         cache.assert_all_room();
     });
 }

@@ -266,6 +266,21 @@ fn a_level_refuses_no_request() {
     }
 }
 
+/// A thread with all claims reclaims in the order of the levels, too.
+#[test]
+fn with_all_claims_higher_levels_are_reclaimed_last() {
+    let pool = Pool::new(&[2, 2, 2, 0], LEVELS_OF_LRU);
+    let high = release_with_levels(&pool, 0, &[(Level::High, None)]);
+    let default = release_with_levels(&pool, 1, &[(Level::Default, None)]);
+    let low = release_with_levels(&pool, 2, &[(Level::Low, None)]);
+    for ids in [low, default, high] {
+        let mut taken = Vec::new();
+        assert_eq!(pool.list.take_from_all(2, &pool.words, &mut taken), Ok(2));
+        assert!(taken.iter().all(|id| ids.contains(id)));
+    }
+    pool.assert_consistent();
+}
+
 const LEVELS_OF_LRU: Retention = Retention::Levels(ReclaimPolicy::Lru);
 
 /// The next content of a block does not inherit a level.
