@@ -93,7 +93,7 @@ impl ReusePool {
     pub fn count_prompt(&self, hashes: &[u128]) {
         let hashes: Vec<_> = hashes.iter().copied().map(BlockHash::from_u128).collect();
         let (blocks, asked) = (self.pool.blocks(), (&hashes[..], hashes.len()));
-        self.published.count_uses(blocks, asked, self.published.generation());
+        self.published.count_uses(blocks, asked, &[], self.published.generation());
     }
 
     /// Notes the release of the blocks for a learned order, and releases them.

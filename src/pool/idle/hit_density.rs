@@ -30,9 +30,8 @@ use crate::sync::{AtomicU32, AtomicU64, CachePadded, Mutex, Ordering, thread_ord
 /// Steps in which as many blocks are asked for as the pool has.
 const STEPS_A_POOL: u64 = 32;
 
-/// Prices are learned once in so many steps: when a quarter of the pool's blocks were asked for.
-const LEARNED_EVERY: u32 =
-    if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { STEPS_A_POOL as u32 / 4 };
+/// Prices are learned once in so many blocks asked for: the pool's, divided by this.
+const LEARNED_A_POOL: u64 = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 1 } else { 4 };
 
 /// Buckets of ages.
 const BUCKETS: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 2 } else { 24 };
@@ -93,6 +92,8 @@ pub(crate) struct HitDensity {
     step: u64,
     /// Blocks that a thread counts before it adds them to the sum.
     stride: u64,
+    /// Steps between two lessons.
+    learned_every: u32,
     /// The sum of the blocks asked for.
     asked: CachePadded<AtomicU64>,
     /// The time from which on prices are learned again.
@@ -159,11 +160,13 @@ impl Line {
 impl HitDensity {
     pub(super) fn new(total: usize, shards: usize) -> Result<Self> {
         let step = (total as u64 / STEPS_A_POOL).max(1);
+        let learned_every = (total as u64 / step / LEARNED_A_POOL).max(1) as u32;
         Ok(Self {
             step,
+            learned_every,
             stride: (step / shards as u64).max(1),
             asked: CachePadded::new(AtomicU64::new(0)),
-            next_learned: AtomicU32::new(LEARNED_EVERY),
+            next_learned: AtomicU32::new(learned_every),
             lines: array_of(shards, || CachePadded::new(Line::new()))?,
             prices: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0))),
             ghosts: NotedGhosts::new(total)?,
@@ -294,7 +297,7 @@ impl HitDensity {
     fn learn(&self, mut learner: impl DerefMut<Target = Learner>) {
         // Another thread may have learned since. Loom: of_two_threads_to_which_learning_is_due_one_learns.
         let Some(now) = self.due_time() else { return };
-        self.next_learned.store(now.wrapping_add(LEARNED_EVERY), Ordering::Relaxed);
+        self.next_learned.store(now.wrapping_add(self.learned_every), Ordering::Relaxed);
         let blocks = u64::from(now.wrapping_sub(learner.time)) * self.step;
         learner.time = now;
         learner.add(&self.lines, blocks as f64);
