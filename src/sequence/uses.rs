@@ -2,6 +2,7 @@
 //! prompt, and the levels and the hint that the caller gave it. `Sequence` notes them beside its blocks when it is
 //! dropped, whichever operation drops it. An open step has them too, for blocks that it publishes after that.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::Sequence;
@@ -14,7 +15,6 @@ use crate::sync::{AtomicU8, AtomicUsize, Ordering, PlainArc, fence};
 const NOT_RELEASED: usize = usize::MAX;
 
 /// The facts that a sequence notes at its release.
-#[derive(Debug)]
 pub(crate) struct SequenceUses {
     prompt: PromptUses,
     levels: Option<PromptLevels>,
@@ -105,6 +105,16 @@ impl SequenceUses {
             NOT_RELEASED => {}
             num_tokens => self.note_release(pool, [(first, ids)].into_iter(), num_tokens),
         }
+    }
+}
+
+impl fmt::Debug for SequenceUses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SequenceUses")
+            .field("prompt", &self.prompt)
+            .field("levels", &self.levels)
+            .field("hint", &self.hint())
+            .finish_non_exhaustive()
     }
 }
 
