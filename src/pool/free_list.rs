@@ -250,6 +250,11 @@ impl FreeList {
         if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Near) {
             return Ok(reclaimed);
         }
+        if self.expire_levels(words)
+            && let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::Near)
+        {
+            return Ok(reclaimed);
+        }
         self.refuse_if_short(n)?;
         if let Some(reclaimed) = self.gather(&mut self.claim(), n, words, out, Search::AllShards) {
             return Ok(reclaimed);

@@ -244,6 +244,11 @@ impl IdleShard {
         Oldest { times: self.oldest.each_ref().map(|time| time.load(Ordering::Relaxed)) }
     }
 
+    /// Returns true if there was a spare block when it was read without a claim.
+    pub(in crate::pool) fn shows_spare(&self) -> bool {
+        self.oldest().times[0] == Oldest::FIRST
+    }
+
     /// Returns true if there was no entry when it was read without a claim.
     pub(crate) fn seems_empty(&self) -> bool {
         self.oldest().times == [Oldest::NEVER; 2]

@@ -1,5 +1,7 @@
 //! Tests of the ends of levels: many at once, and in the orders of all policies.
 
+use std::sync::mpsc;
+
 use super::*;
 
 const POLICIES: [ReclaimPolicy; 3] =
@@ -60,6 +62,41 @@ fn a_level_that_ended_or_is_set_makes_a_content_the_newest_of_its_level() {
         thread::sleep(Duration::from_millis(1));
         press(&cache, 6);
         assert_cached(&cache, &[(1, 8)]);
+        assert_empties(&cache);
+    }
+}
+
+/// One thread gives contents levels that end at once, another one allocates only. Each time all entries move, so entries
+/// that are stale by then must be dropped in between.
+#[test]
+fn levels_that_end_again_and_again_leave_room_for_their_entries() {
+    for policy in POLICIES {
+        let builder = PagedKvCache::builder().num_blocks(4_096).block_size(4).home_shards(2);
+        let cache = builder.retention_levels(true).reclaim_policy(policy).build().unwrap();
+        let (of_a, of_b) = (mpsc::channel(), mpsc::channel());
+        thread::scope(|scope| {
+            let cache = &cache;
+            let (turns, done) = (of_a.1, of_b.0);
+            scope.spawn(move || {
+                let tokens = prompt(100, 4 * 4_000);
+                cache.admit(s(2), &tokens).unwrap();
+                cache.commit(s(2), tokens.len()).unwrap();
+                cache.free(s(2)).unwrap();
+                let (prompt, high) = (cache.prompt(&tokens), whole(Level::High).ttl(MOMENT));
+                while turns.recv().is_ok() {
+                    cache.retention().set(&prompt, &high).unwrap();
+                    done.send(()).expect("the other thread waits");
+                }
+            });
+            serve(cache, &prompt(1, 4 * 96));
+            let (next_turn, has_set) = (of_a.0, of_b.1);
+            for id in 10..40 {
+                next_turn.send(()).expect("the other thread waits");
+                has_set.recv().expect("the other thread answers");
+                cache.allocate(s(id), 4).unwrap();
+            }
+        });
+        (10..40).for_each(|id| cache.free(s(id)).unwrap());
         assert_empties(&cache);
     }
 }

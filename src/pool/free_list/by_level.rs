@@ -16,7 +16,7 @@ use crate::pool::content_key::ContentKey;
 use crate::pool::idle::AgedBlock;
 use crate::pool::idle::levels::{Levels, Side};
 use crate::pool::level::LevelNote;
-use crate::pool::word::{BlockWords, ReleasedIdle};
+use crate::pool::word::BlockWords;
 
 impl FreeList {
     /// Returns the levels of contents, if the pool has them.
@@ -25,27 +25,28 @@ impl FreeList {
         self.idle.levels()
     }
 
-    /// Moves contents whose levels have ended to the default order, and reclaims blocks of lower levels until `out` has
-    /// `end` ids.
-    #[cold]
-    pub(super) fn reclaim_below(
-        &self,
-        levels: &Levels,
-        home: &mut Claim<'_>,
-        end: usize,
-        words: &BlockWords,
-        out: &mut Vec<BlockId>,
-    ) {
-        if out.len() < end {
-            levels.expire(words, |left| self.push_as_new(home, left, words));
-            levels.reclaim(Side::Below, end, words, out);
+    /// Moves contents whose levels have ended by now to the end of the default order, a batch under each claim: so many
+    /// entries as a release may add. Each content is moved once after a release. Returns false if there was none.
+    #[inline]
+    pub(super) fn expire_levels(&self, words: &BlockWords) -> bool {
+        let Some(levels) = self.levels() else { return false };
+        let ended = levels.ended_by();
+        if let Some(now) = ended {
+            self.expire_until(now, levels, words);
         }
+        ended.is_some()
     }
 
-    /// Adds an entry for a content that counts as just released.
-    fn push_as_new(&self, home: &mut Claim<'_>, left: ReleasedIdle, words: &BlockWords) {
-        self.idle.renew_note(left.block.id, words);
-        home.push_idle(left, &self.idle, words);
+    #[cold]
+    fn expire_until(&self, now: u64, levels: &Levels, words: &BlockWords) {
+        while levels.has_ended(now) {
+            let mut home = self.claim_for_idle(words);
+            levels.expire(now, words, |left| {
+                // It counts as just released.
+                self.idle.renew_note(left.block.id, words);
+                home.push_idle(left, &self.idle, words);
+            });
+        }
     }
 
     /// Reclaims blocks of higher levels until `out` has `end` ids, for the holder of a claim.
@@ -68,8 +69,8 @@ impl FreeList {
         let put_back: Vec<BlockId> = out.extract_if(free_end.., is_levelled).collect();
         for &id in put_back.iter().rev() {
             let left = words.view().undo_reclaim(id);
-            if !levels.put_back(left.block, words) {
-                // A reset has removed its level since.
+            // A spare copy has a level for the time when a match asks for it. A reset may have removed others' levels.
+            if left.spare || !levels.put_back(left.block, words) {
                 home.push_idle(left, &self.idle, words);
             }
         }
@@ -84,9 +85,9 @@ impl FreeList {
         ids: &mut Vec<BlockId>,
     ) {
         let Some(levels) = self.levels() else { return };
+        self.expire_levels(words);
         loop {
             let mut home = self.claim_for_idle(words);
-            levels.expire(words, |left| self.push_as_new(&mut home, left, words));
             let start = ids.len();
             levels.reclaim(side, end.min(start + BATCH), words, ids);
             self.free_reclaimed(&mut home, &ids[start..], words);
@@ -105,8 +106,8 @@ impl FreeList {
         out: &mut Vec<AgedBlock>,
     ) {
         if let Some(levels) = self.levels() {
-            let mut home = self.claim_for_idle(words);
-            levels.expire(words, |left| self.push_as_new(&mut home, left, words));
+            self.expire_levels(words);
+            let _home = self.claim_for_idle(words);
             levels.list_oldest(side, n, self.idle.age_of_side(side), words, out);
         }
     }

@@ -61,8 +61,12 @@ impl FreeList {
         }
         let free_end = out.len();
         if let Some(levels) = self.idle.levels() {
+            if search == Search::Near && out.len() < end && levels.ended_by().is_some() {
+                // The caller moves their contents to the default order, without this claim, and asks again.
+                return 0;
+            }
             home.shard.idle.reclaim_spare(end, &self.idle, words, out);
-            self.reclaim_below(levels, home, end, words, out);
+            levels.reclaim(Side::Below, end, words, out);
         }
         self.reclaim_near(home, end, words, out);
         let mut reclaimed = out.len() - free_end;
@@ -187,6 +191,12 @@ impl FreeList {
     /// compared by the blocks that they show.
     #[cold]
     fn choose_by_price(&self, home: &Claim<'_>, density: &HitDensity, words: &BlockWords) {
+        // Spare blocks have no price: they go before all others.
+        let mut with_spare = iter::once(self.number_of(home.shard)).chain(self.others(home.shard));
+        if let Some(shard) = with_spare.find(|&at| self.shards[at].idle.shows_spare()) {
+            home.shard.choice.rival.show(None);
+            return self.note_choice(home, shard, 0);
+        }
         let now = density.now();
         let own = home.shard.idle.first_by_price(density, now, &self.idle, words);
         let other_first = |at: usize| Some((self.shards[at].idle.shown_first(density, now)?, at));
@@ -237,7 +247,7 @@ impl FreeList {
         if let Some(levels) = self.idle.levels() {
             let shards = claims.iter().map(|claim| &claim.shard.idle);
             shards.for_each(|idle| idle.reclaim_spare(end, &self.idle, words, out));
-            self.reclaim_below(levels, &mut claims[0], end, words, out);
+            levels.reclaim(Side::Below, end, words, out);
         }
         self.reclaim_oldest(claims, end, words, out);
         self.reclaim_above(end, words, out);

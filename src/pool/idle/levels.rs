@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use self::queues::{LevelQueues, QUEUES};
 pub(crate) use self::run::LevelledRun;
-use super::{AgedBlock, IdleLists, Oldest};
+use super::{AgedBlock, BATCH, IdleLists, Oldest};
 use crate::array::array_of;
 use crate::error::Result;
 use crate::id::BlockId;
@@ -36,9 +36,6 @@ use crate::sync::{AtomicU64, CachePadded, Mutex, Ordering};
 
 /// The deadline of no block.
 const NEVER: u64 = u64::MAX;
-
-/// The blocks that a thread moves to the default order before it lets others have the lock.
-const MOVED_AT_ONCE: usize = 1_024;
 
 /// The notes that a thread computes before it takes the lock.
 const NOTED_AT_ONCE: usize = 64;
@@ -206,32 +203,13 @@ impl Levels {
         self.show(&queues);
     }
 
-    /// Adds an entry for a block that became idle, before all others of its level. Its deadline is before theirs. Returns
-    /// false if its content has the default level.
+    /// Adds an entry for a block that came back unused, before all others of its level and with its old deadline: its
+    /// reclaim was undone, or the copy for which it was held has ended. Returns false if its content has the default level.
     #[cold]
-    pub(super) fn push_front(&self, idle: IdleBlock, words: &BlockWords) -> bool {
+    pub(in crate::pool) fn put_back(&self, idle: IdleBlock, words: &BlockWords) -> bool {
         if self.note(idle.id).is_none() {
             return false;
         }
-        let mut queues = self.queues.lock();
-        let Some((note, queue)) = self.queued(idle.id) else { return false };
-        if !words.view().keeps_entry(idle) {
-            return true;
-        }
-        let next = queues.first(queue).and_then(|first| queues.deadlines.get(first.id));
-        queues.push_front(words.keyed().mark_epoch(idle), queue);
-        if let Some(nanos) = note.nanos() {
-            let deadline = self.now().saturating_add(nanos);
-            let before_next = next.map_or(deadline, |next| next.saturating_sub(1));
-            queues.deadlines.set(idle.id, deadline.min(before_next));
-        }
-        self.show(&queues);
-        true
-    }
-
-    /// Adds an entry for a block whose reclaim was undone, before all others of its level and with its old deadline.
-    /// Returns false if its content has the default level.
-    pub(in crate::pool) fn put_back(&self, idle: IdleBlock, words: &BlockWords) -> bool {
         let mut queues = self.queues.lock();
         let Some((note, queue)) = self.queued(idle.id) else { return false };
         if words.view().keeps_entry(idle) {
@@ -263,41 +241,49 @@ impl Levels {
         self.shown.entries[side as usize].load(Ordering::Relaxed) == 0
     }
 
-    /// Passes all blocks whose levels have ended to `push`, the earliest first. Their contents have the default level then.
-    /// Each block is moved once after a release.
-    pub(in crate::pool) fn expire(&self, words: &BlockWords, mut push: impl FnMut(ReleasedIdle)) {
-        let earliest = self.shown.earliest.load(Ordering::Relaxed);
-        if earliest == NEVER || earliest > self.now() {
-            return;
+    /// Returns the time if a level has ended whose content is in these queues still.
+    #[inline]
+    pub(in crate::pool) fn ended_by(&self) -> Option<u64> {
+        match self.shown.earliest.load(Ordering::Relaxed) {
+            NEVER => None,
+            earliest => Some(self.now()).filter(|&now| earliest <= now),
         }
-        let now = self.now();
-        while self.expire_some(now, words, &mut push) {}
     }
 
-    /// Does the work of [`expire`](Self::expire) for up to [`MOVED_AT_ONCE`] blocks. Returns true if more may have ended.
-    fn expire_some(
+    /// Returns true if a level has ended by `now` whose content is in these queues still.
+    pub(in crate::pool) fn has_ended(&self, now: u64) -> bool {
+        self.shown.earliest.load(Ordering::Relaxed) <= now
+    }
+
+    /// Passes up to [`BATCH`] blocks whose levels have ended by `now` to `push`, the earliest first. Their contents have the
+    /// default level then.
+    pub(in crate::pool) fn expire(
         &self,
         now: u64,
         words: &BlockWords,
-        push: &mut impl FnMut(ReleasedIdle),
-    ) -> bool {
+        mut push: impl FnMut(ReleasedIdle),
+    ) {
         let (view, keyed, mut queues) = (words.view(), words.keyed(), self.queues.lock());
-        let mut moved = 0;
-        while moved < MOVED_AT_ONCE
-            && let Some((_, id)) = queues.deadlines.first().filter(|&(time, _)| time <= now)
-        {
-            moved += 1;
+        for _ in 0..BATCH {
+            let Some((_, id)) = queues.deadlines.first().filter(|&(time, _)| time <= now) else {
+                break;
+            };
             let entry = queues.get(id).expect("a block with a deadline has an entry");
             queues.remove(id);
-            let block = keyed.mark_epoch(entry);
+            let (block, bits) = (keyed.mark_epoch(entry), self.bits(id));
             // A stale one had another owner since, which may have noted a level.
+            if !view.keeps_entry(block) {
+                continue;
+            }
+            self.forget(&[id]);
             if view.keeps_entry(block) {
-                self.forget(&[id]);
                 push(ReleasedIdle { block, hot: words.state(id).is_hot(), spare: false });
+            } else {
+                // A match since may have found the level that it was to note.
+                self.notes[id.index()].store(bits, Ordering::Relaxed);
             }
         }
         self.show(&queues);
-        moved == MOVED_AT_ONCE
     }
 
     /// Moves idle blocks of one side to the end of `out` and reclaims each, those of the lowest level first, until `out`

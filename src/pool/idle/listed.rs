@@ -54,8 +54,7 @@ impl IdleShard {
         lists: &IdleLists,
         words: &BlockWords,
     ) {
-        if !left.spare && lists.levels().is_some_and(|levels| levels.push_front(left.block, words))
-        {
+        if !left.spare && lists.levels().is_some_and(|levels| levels.put_back(left.block, words)) {
             return;
         }
         let list = match lists.rank_of(left) {

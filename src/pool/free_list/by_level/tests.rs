@@ -1,11 +1,13 @@
 //! Tests of reclaim by level: random operations against a sequential model, and the part of storms that sets levels.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::super::between_shards::{LRU, Pool, Random};
 use super::super::oldest::tests::hold_oldest;
 use super::*;
+use crate::pool::content_key::{ContentKey, Mark, NewKey};
 use crate::pool::idle::policy::{ReclaimPolicy, Retention};
 use crate::pool::level::Level;
 
@@ -336,4 +338,84 @@ fn a_pool_without_levels_sets_none() {
     let new = NewLevel { id, key: pool.words.keyed().key(id), note };
     assert_eq!(pool.list.set_levels(&[new], 0, &pool.words), (0, false));
     assert!(pool.list.levels().is_none());
+}
+
+fn set_spare_keys(pool: &Pool, ids: &[BlockId]) {
+    for &id in ids {
+        let key = ContentKey::new(7 << 64 | u128::from(id.0));
+        let new = NewKey { key, mark: Mark::new(1), hot: false, spare: true };
+        assert!(pool.words.set_key(id, new, true, |_| {}));
+    }
+}
+
+/// A spare copy that was reclaimed with too few others is reclaimed first the next time, too.
+#[test]
+fn a_spare_copy_that_is_put_back_is_the_first_again() {
+    for ttl in [None, Some(65)] {
+        let pool = Pool::new(&[5], LEVELS_OF_LRU);
+        let levels = pool.list.levels().expect("it has levels");
+        let ids = pool.take_free(0);
+        set_spare_keys(&pool, &ids[..1]);
+        pool.set_keys(&ids[1..], false);
+        let highest = (ids[0], note_of((Level::Highest, ttl)));
+        let high = ids[1..4].iter().map(|&id| (id, note_of((Level::High, None))));
+        levels.set(high.chain([highest]), 0, &pool.words);
+        pool.give(0, &ids);
+        let mut taken = Vec::new();
+        assert_eq!(pool.list.take(3, &pool.words, &mut taken), Ok(3));
+        taken.sort_unstable_by_key(|id| Reverse(id.0));
+        assert_eq!(taken, [ids[0], ids[3], ids[4]]);
+        pool.assert_consistent();
+    }
+}
+
+#[test]
+fn spare_copies_of_all_shards_go_before_contents() {
+    for policy in [ReclaimPolicy::Lru, ReclaimPolicy::HitDensity] {
+        for keep in [Retention::Contents(policy), Retention::Levels(policy)] {
+            for at_home in [false, true] {
+                let pool = Pool::new(&[20, 20], keep);
+                let (home, other) = (pool.take_free(0), pool.take_free(1));
+                let (spare, contents) = if at_home { (&home, &other) } else { (&other, &home) };
+                set_spare_keys(&pool, spare);
+                pool.set_keys(contents, false);
+                pool.give(usize::from(!at_home), spare);
+                pool.give(usize::from(at_home), contents);
+                let taken: Vec<BlockId> = (0..20).flat_map(|_| pool.take(0, 1)).collect();
+                let num_spare = taken.iter().filter(|id| spare.contains(id)).count();
+                assert!(num_spare >= 19, "{keep:?}: {num_spare} of 20 are spare");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_that_comes_back_from_a_copy_keeps_its_deadline() {
+    let list = |pool: &Pool| -> Vec<BlockId> {
+        let listed = pool.list.list_oldest(9, &pool.words);
+        listed.iter().map(|aged| aged.id).collect()
+    };
+    let take = |pool: &Pool| {
+        let mut taken = Vec::new();
+        pool.list.take(1, &pool.words, &mut taken).expect("there is room");
+        taken
+    };
+    let (long, short) = ((Level::High, Some(185)), (Level::High, Some(65)));
+    let pool = Pool::new(&[3], LEVELS_OF_LRU);
+    let ids = release_with_levels(&pool, 0, &[short, short, long]);
+    let held = hold_oldest(&pool, 1, |_| true);
+    assert_eq!(take(&pool), [ids[1]]);
+    pool.list.give_as_old(&held, &pool.words);
+    pool.list.levels().expect("it has levels").skip(minutes(70));
+    assert_eq!(list(&pool), [ids[0], ids[2]], "the first has ended");
+
+    let (stays, ends) = ((Level::Low, None), (Level::Low, Some(65)));
+    let pool = Pool::new(&[4], LEVELS_OF_LRU);
+    let ids = release_with_levels(&pool, 0, &[stays, stays, stays, ends]);
+    pool.list.levels().expect("it has levels").skip(minutes(60));
+    let held = hold_oldest(&pool, 1, |_| true);
+    assert_eq!(take(&pool), [ids[2]]);
+    pool.list.give_as_old(&held, &pool.words);
+    pool.list.levels().expect("it has levels").skip(minutes(10));
+    assert_eq!(list(&pool), [ids[1], ids[0], ids[3]], "the last has ended");
 }
