@@ -100,7 +100,8 @@ impl ReusePool {
     pub fn release_noted(&self, Admitted { table, .. }: Admitted) {
         let (parts, uses) = ([(0, table.as_slice())], PromptUses::default());
         let hint = ReuseHint::Unknown;
-        let of = ReleasedPrompt { uses: &uses, hint, num_tokens: table.len() };
+        let (num_tokens, mark) = (table.len(), self.density().next_mark());
+        let of = ReleasedPrompt { uses: &uses, hint, num_tokens, mark, before: None };
         self.pool.blocks().note_release(parts.into_iter(), &of);
     }
 

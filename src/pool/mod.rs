@@ -49,6 +49,7 @@ pub use self::level::Level;
 pub(crate) use self::level::LevelNote;
 use self::owner_counts::OwnerCounts;
 use self::pins::Pins;
+pub(crate) use self::release_note::ReleaseMark;
 #[cfg(feature = "async")]
 pub use self::wait_queue::Fairness;
 #[cfg(feature = "async")]

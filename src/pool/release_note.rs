@@ -7,6 +7,7 @@
 //!         19         counted   the first use after the release is counted
 //!         20 .. 26   tag       the low bits of the number of the release
 //!         26         last      the last cached block of the release
+//!         27         renewed   the stamp is later than the release
 //! ```
 //!
 //! Notes are read and written without a claim. An order of reclaim depends on them, and nothing else does.
@@ -16,6 +17,7 @@ const USES: u32 = 17;
 const COUNTED: u32 = 1 << 19;
 const TAG: u32 = 20;
 const LAST: u32 = 1 << 26;
+const RENEWED: u32 = 1 << 27;
 const STAMP_MASK: u32 = (1 << CLASS) - 1;
 const CLASS_MASK: u32 = (1 << (USES - CLASS)) - 1;
 const TAG_MASK: u32 = (1 << 6) - 1;
@@ -32,10 +34,14 @@ pub(crate) struct ReleaseNote(u32);
 
 /// The release that wrote a note: its time, and the low bits of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pool) struct ReleaseMark(u32);
+pub(crate) struct ReleaseMark(u32);
 
 impl ReleaseMark {
-    pub(in crate::pool) fn bits(self) -> u32 {
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u32 {
         self.0
     }
 
@@ -66,7 +72,7 @@ impl ReleaseNote {
         self.uses() > 0
     }
 
-    pub(in crate::pool) fn class(self) -> usize {
+    pub(crate) fn class(self) -> usize {
         (self.0 >> CLASS & CLASS_MASK) as usize
     }
 
@@ -81,9 +87,15 @@ impl ReleaseNote {
         since.saturating_sub(AHEAD)
     }
 
-    /// Returns the same note with another time of the release.
-    pub(in crate::pool) fn at(self, stamp: u32) -> Self {
-        Self(self.0 & !STAMP_MASK | stamp & STAMP_MASK)
+    /// Returns the note of a block that counts as released at `stamp`, though the sequence released it before.
+    pub(in crate::pool) fn renewed(self, stamp: u32) -> Self {
+        Self(self.0 & !STAMP_MASK | stamp & STAMP_MASK | RENEWED)
+    }
+
+    /// Returns true if the same release left both blocks, as far as the notes tell. The stamps of renewed notes tell nothing.
+    pub(in crate::pool) fn is_of_same_release(self, other: Self) -> bool {
+        let ignored = if (self.0 | other.0) & RENEWED == 0 { 0 } else { STAMP_MASK };
+        (self.mark().0 | ignored) == (other.mark().0 | ignored)
     }
 
     pub(in crate::pool) fn mark(self) -> ReleaseMark {
@@ -98,6 +110,11 @@ impl ReleaseNote {
     /// Returns the note of the last cached block of a release.
     pub(in crate::pool) fn last(self) -> Self {
         Self(self.0 | LAST)
+    }
+
+    /// Returns the note of a block after which another one was cached.
+    pub(in crate::pool) fn not_last(self) -> Self {
+        Self(self.0 & !LAST)
     }
 
     pub(in crate::pool) fn is_counted(self) -> bool {
@@ -130,10 +147,12 @@ mod tests {
             let note = ReleaseNote::new(mark, class, uses);
             assert_eq!((note.class(), note.uses(), note.mark()), (class, uses, mark));
             assert_eq!((note.age(stamp), note.age(stamp + 5)), (0, 5));
-            assert_eq!(
-                note.at(stamp + 3),
-                ReleaseNote::new(ReleaseMark::new(stamp + 3, number), class, uses)
-            );
+            let renewed = note.renewed(stamp + 3);
+            assert_eq!((renewed.age(stamp + 4), renewed.class(), renewed.uses()), (1, class, uses));
+            assert!(renewed.is_of_same_release(note) && note.is_of_same_release(renewed));
+            let next = ReleaseNote::new(ReleaseMark::new(stamp, number + 1), class, uses);
+            assert!(!next.is_of_same_release(note) && !next.is_of_same_release(renewed));
+            assert!(note.last().not_last() == note);
             assert!(note.is_released() && !note.is_counted() && !note.is_last());
             assert!(note.last().is_last() && note.last().mark() == mark);
             let counted = note.counted();

@@ -2,17 +2,17 @@
 //! prompt, and the levels and the hint that the caller gave it. `Sequence` notes them beside its blocks when it is
 //! dropped, whichever operation drops it. An open step has them too, for blocks that it publishes after that.
 
-use std::fmt;
 use std::ops::Range;
+use std::{fmt, iter};
 
 use super::Sequence;
 use super::retain::RetainedRanges;
 use crate::id::BlockId;
-use crate::pool::{Blocks, LevelNote, PromptUses, ReleasedPrompt, ReuseHint};
-use crate::sync::{AtomicU8, AtomicUsize, Ordering, PlainArc, fence};
+use crate::pool::{Blocks, LevelNote, PromptUses, ReleaseMark, ReleasedPrompt, ReuseHint};
+use crate::sync::{AtomicU8, AtomicU64, Ordering, PlainArc, fence};
 
-/// The length of a sequence that is not released yet.
-const NOT_RELEASED: usize = usize::MAX;
+/// The release of a sequence that is not released yet.
+const NOT_RELEASED: u64 = u64::MAX;
 
 /// The facts that a sequence notes at its release.
 pub(crate) struct SequenceUses {
@@ -20,8 +20,8 @@ pub(crate) struct SequenceUses {
     levels: Option<PromptLevels>,
     /// The number of the hint.
     hint: AtomicU8,
-    /// The length at the release, or [`NOT_RELEASED`].
-    num_tokens: AtomicUsize,
+    /// The length at the release and, in the lower half, the bits of its mark; or [`NOT_RELEASED`].
+    release: AtomicU64,
 }
 
 /// The levels of a prompt, of contents that were computed or matched after reset number `resets`.
@@ -45,11 +45,11 @@ impl PromptLevels {
     }
 }
 
-// Accesses to the hint and to the length are Relaxed: only the reclaim order depends on them.
+// All accesses are Relaxed: only the reclaim order depends on them.
 impl SequenceUses {
     fn new(prompt: PromptUses, levels: Option<PromptLevels>, hint: u8) -> Self {
-        let (hint, num_tokens) = (AtomicU8::new(hint), AtomicUsize::new(NOT_RELEASED));
-        Self { prompt, levels, hint, num_tokens }
+        let (hint, release) = (AtomicU8::new(hint), AtomicU64::new(NOT_RELEASED));
+        Self { prompt, levels, hint, release }
     }
 
     fn hint(&self) -> ReuseHint {
@@ -69,16 +69,17 @@ impl SequenceUses {
         self.hint.store(number, Ordering::Relaxed);
     }
 
+    /// Notes the release beside those of the blocks that are cached.
     fn note_release<'a>(
         &self,
         pool: &Blocks,
         parts: impl Iterator<Item = (usize, &'a [BlockId])>,
-        num_tokens: usize,
+        before: Option<BlockId>,
+        release: u64,
     ) {
-        pool.note_release(
-            parts,
-            &ReleasedPrompt { uses: &self.prompt, hint: self.hint(), num_tokens },
-        );
+        let (uses, hint, num_tokens) = (&self.prompt, self.hint(), (release >> 32) as usize);
+        let mark = ReleaseMark::from_bits(release as u32);
+        pool.note_release(parts, &ReleasedPrompt { uses, hint, num_tokens, mark, before });
     }
 
     /// Returns the level that the caller gave a block of the sequence.
@@ -92,18 +93,23 @@ impl SequenceUses {
     }
 
     /// Notes the facts beside blocks that a step has just published, if the sequence was released before. `first` is the
-    /// number of blocks of the sequence before these.
+    /// number of blocks of the sequence before these, and `before` the last of those.
     #[cold]
-    pub(crate) fn note_published(&self, pool: &Blocks, first: usize, ids: &[BlockId]) {
+    pub(crate) fn note_published(
+        &self,
+        pool: &Blocks,
+        (first, ids): (usize, &[BlockId]),
+        before: Option<BlockId>,
+    ) {
         if let Some(levels) = &self.levels {
             levels.note(pool, (first..).zip(ids.iter().copied()));
         }
         // SeqCst: pairs with the fence in `Sequence::note_release`. Either this thread sees the release, or that one sees
         // that the blocks are cached.
         fence(Ordering::SeqCst);
-        match self.num_tokens.load(Ordering::Relaxed) {
+        match self.release.load(Ordering::Relaxed) {
             NOT_RELEASED => {}
-            num_tokens => self.note_release(pool, [(first, ids)].into_iter(), num_tokens),
+            release => self.note_release(pool, iter::once((first, ids)), before, release),
         }
     }
 }
@@ -169,12 +175,15 @@ impl Sequence {
     #[cold]
     #[inline(never)]
     fn note_release(&self, uses: &SequenceUses) {
-        uses.num_tokens.store(self.num_tokens, Ordering::Relaxed);
-        // SeqCst: as in `SequenceUses::note_published`.
-        fence(Ordering::SeqCst);
         let pool = self.table.pool();
-        if pool.density().is_some() {
-            uses.note_release(pool, self.resident_parts(), self.num_tokens);
+        if let Some(density) = pool.density() {
+            // A longer answer than this is in the class of the longest in any case.
+            let num_tokens = self.num_tokens.min(u32::MAX as usize - 1) as u64;
+            let release = num_tokens << 32 | u64::from(density.next_mark().bits());
+            uses.release.store(release, Ordering::Relaxed);
+            // SeqCst: as in `SequenceUses::note_published`.
+            fence(Ordering::SeqCst);
+            uses.note_release(pool, self.resident_parts(), None, release);
         }
         self.note_levels_of(uses, 0..self.num_logical_blocks());
     }
@@ -182,7 +191,7 @@ impl Sequence {
     /// Returns the resident blocks between gaps, with the number of blocks before each part.
     fn resident_parts(&self) -> impl Iterator<Item = (usize, &[BlockId])> {
         let (ids, gaps) = (self.table.as_slice(), self.gaps.as_slice());
-        let starts = std::iter::once(0).chain(gaps.iter().map(|gap| gap.end));
+        let starts = iter::once(0).chain(gaps.iter().map(|gap| gap.end));
         let ends = gaps.iter().map(|gap| gap.start).chain([usize::MAX]);
         let mut rest = ids;
         starts.zip(ends).map(move |(start, end)| {

@@ -310,10 +310,88 @@ impl Step {
                     let level_of = |at| uses.level_of(index + at);
                     published.set_levels_of_copies(&self.pool, &offer, |at| hashes[at], level_of);
                 }
-                uses.note_published(&self.pool, index, ids);
+                uses.note_published(&self.pool, (index, ids), before);
             }
             (start, start_of_tokens) = (commit.end, commit.end_of_tokens);
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use crate::{
+        AdmitOptions, CachedSequence, Level, PagedKvCache, PinAnswer, ReclaimPolicy, Retain,
+    };
+
+    fn cache() -> PagedKvCache {
+        let builder = PagedKvCache::builder().num_blocks(64).block_size(4).retention_levels(true);
+        builder.reclaim_policy(ReclaimPolicy::HitDensity).build().expect("valid parameters")
+    }
+
+    fn admit(cache: &PagedKvCache, tokens: std::ops::Range<u32>) -> CachedSequence {
+        let (prompt, options) =
+            (cache.prompt(&tokens.collect::<Vec<_>>()), AdmitOptions::default());
+        cache.admit_sequence(&prompt, &options).expect("there is room").0
+    }
+
+    /// Returns the classes of the next turn of a conversation of 17 tokens that is alone in the cache.
+    fn classes_of_next_turn(cache: &PagedKvCache) -> Vec<usize> {
+        let mut next = admit(cache, 0..25);
+        next.commit(25).expect("it has the tokens");
+        let ids = next.block_ids()[..4].to_vec();
+        drop(next);
+        let keyed = cache.pool().blocks().keyed();
+        ids.iter().map(|&id| keyed.note(id).class()).collect()
+    }
+
+    #[test]
+    fn blocks_that_are_published_after_the_release_are_of_that_release() {
+        let classes = [false, true].map(|is_released_first| {
+            let cache = cache();
+            let mut sequence = admit(&cache, 0..17);
+            sequence.commit(12).expect("it has the tokens");
+            let mut step = cache.step(Default::default());
+            assert_eq!(step.commit(&mut sequence, 16), Ok(1));
+            match is_released_first {
+                true => (drop(sequence), drop(step.complete())),
+                false => (drop(step.complete()), drop(sequence)),
+            };
+            classes_of_next_turn(&cache)
+        });
+        assert_eq!(classes[0], classes[1]);
+    }
+
+    /// A conversation shares nothing with itself, though the times of its blocks differ.
+    #[test]
+    fn blocks_whose_time_was_renewed_are_of_their_release() {
+        let classes = [0, 1, 2, 3].map(|way| {
+            let cache = cache();
+            let mut sequence = admit(&cache, 0..17);
+            sequence.commit(17).expect("it has the tokens");
+            drop(sequence);
+            drop(admit(&cache, 1_000..1_032));
+            let half = cache.prompt(&[0, 1, 2, 3, 4, 5, 6, 7]);
+            let level = |level| Retain::new(0..8, level);
+            match way {
+                1 => _ = cache.retention().set(&half, &level(Level::Default)),
+                2 => match cache.retention().pin(&half, Instant::now() + Duration::from_secs(60)) {
+                    Ok(PinAnswer::Accepted(pin)) => drop(pin),
+                    answer => panic!("the budget suffices: {answer:?}"),
+                },
+                3 => {
+                    let ends = level(Level::High).ttl(Duration::from_nanos(1));
+                    assert_eq!(cache.retention().set(&half, &ends), Ok(2));
+                    thread::sleep(Duration::from_millis(1));
+                    drop(cache.pool().allocate(61).expect("there is room"));
+                }
+                _ => {}
+            }
+            classes_of_next_turn(&cache)
+        });
+        assert_eq!(classes, [&classes[0][..]; 4]);
     }
 }

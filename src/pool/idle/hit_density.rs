@@ -210,7 +210,7 @@ impl HitDensity {
     pub(super) fn renew(&self, id: BlockId, blocks: KeyedView<'_>) {
         let note = blocks.note(id);
         if note.is_released() {
-            blocks.set_note(id, note.at(self.now()));
+            blocks.set_note(id, note.renewed(self.now()));
         }
     }
 
@@ -222,7 +222,13 @@ impl HitDensity {
         PromptLook::new(self, line, num_tokens)
     }
 
-    /// Writes the notes of blocks that a sequence releases now: parts in the order of their tokens, each with the number of
+    /// Returns the mark of a new release.
+    pub(crate) fn next_mark(&self) -> ReleaseMark {
+        let number = self.line().num_releases.fetch_add(1, Ordering::Relaxed);
+        ReleaseMark::new(self.now(), number)
+    }
+
+    /// Writes the notes of blocks that a sequence releases: parts in the order of their tokens, each with the number of
     /// blocks before it in the sequence.
     pub(crate) fn note_release<'a>(
         &self,
@@ -230,16 +236,13 @@ impl HitDensity {
         parts: impl Iterator<Item = (usize, &'a [BlockId])>,
         of: &ReleasedPrompt<'_>,
     ) {
-        let line = self.line();
-        let number = line.num_releases.fetch_add(1, Ordering::Relaxed);
-        let mark = ReleaseMark::new(self.now(), number);
-        let mut last = None;
+        let (line, mut last) = (self.line(), None);
         for (first, ids) in parts {
             let mut at = 0;
             while at < ids.len() {
                 let (class, uses, end) = of.class(first + at);
                 let part = &ids[at..end.saturating_sub(first).min(ids.len())];
-                let note = ReleaseNote::new(mark, class, uses);
+                let note = ReleaseNote::new(of.mark, class, uses);
                 let cached = part.iter().filter(|&&id| blocks.note_if_cached(id, note));
                 let mut count = 0;
                 for &id in cached {
@@ -249,8 +252,13 @@ impl HitDensity {
                 at += part.len();
             }
         }
-        if let Some((id, note)) = last {
-            blocks.set_note(id, note.last());
+        let Some((id, note)) = last else { return };
+        blocks.set_note(id, note.last());
+        if let Some(before) = of.before {
+            let of_before = blocks.note(before);
+            if of_before.is_of_same_release(note) {
+                blocks.set_note(before, of_before.not_last());
+            }
         }
     }
 

@@ -57,8 +57,9 @@ impl IdleShard {
         if !left.spare && lists.levels().is_some_and(|levels| levels.put_back(left.block, words)) {
             return;
         }
-        let list = match lists.rank_of(left) {
-            BY_CLASS => self.ranked.list_of(words.keyed().note(left.block.id)),
+        let (rank, note) = (lists.rank_of(left), words.keyed().note(left.block.id));
+        let list = match rank {
+            BY_CLASS => self.ranked.list_of(note),
             rank => &self.lists[rank],
         };
         if self.kept.is_empty() && lists.is_crowded() {
@@ -66,5 +67,8 @@ impl IdleShard {
         }
         list.push_front(words.keyed().mark_epoch(left.block), time, &lists.slab, &self.kept);
         self.show_oldest(lists);
+        if let Some(density) = lists.density().filter(|_| rank == BY_CLASS) {
+            self.ranked.show_if_first(note, time, density);
+        }
     }
 }

@@ -76,6 +76,12 @@ impl RankedLists {
         &self.lists[First::class_of(note)]
     }
 
+    /// Shows other threads a block whose entry is the first of its list, unless the block that is shown goes before it.
+    pub(super) fn show_if_first(&self, note: ReleaseNote, time: u64, density: &HitDensity) {
+        let now = density.now();
+        self.shown.show_if_before(First::new(note, time, density, now), density, now);
+    }
+
     /// Returns the time of the first entry of all lists.
     pub(super) fn oldest(&self, slab: &IdleSlab) -> u64 {
         self.lists.iter().filter_map(|list| list.oldest(slab)).min().unwrap_or(Oldest::NEVER)
@@ -136,8 +142,7 @@ impl IdleShard {
         list.push(entry, time, &lists.slab, &self.kept);
         if is_first {
             self.show_oldest(lists);
-            let now = density.now();
-            self.ranked.shown.show_if_before(First::new(note, time, density, now), density, now);
+            self.ranked.show_if_first(note, time, density);
         }
     }
 

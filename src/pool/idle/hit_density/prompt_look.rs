@@ -5,7 +5,7 @@ use super::{HitDensity, Line, PromptUses, SHARED};
 use crate::id::BlockId;
 use crate::pool::content_key::{ContentKey, KeyedView};
 use crate::pool::idle::noted_ghosts::SAMPLED;
-use crate::pool::release_note::{ReleaseMark, ReleaseNote};
+use crate::pool::release_note::ReleaseNote;
 use crate::sync::Ordering;
 
 /// A prompt whose uses are being counted.
@@ -13,8 +13,8 @@ pub(crate) struct PromptLook<'a> {
     order: &'a HitDensity,
     line: &'a Line,
     now: u32,
-    /// The release of the last block that was found.
-    latest: Option<ReleaseMark>,
+    /// The note of the last block that was found.
+    latest: Option<ReleaseNote>,
     /// The note of the last cached block, unless a content that is not cached came after it.
     previous: ReleaseNote,
     /// The most uses of a block that was found.
@@ -48,7 +48,7 @@ impl<'a> PromptLook<'a> {
         if self.latest.is_none()
             && note.is_released()
             && !note.is_last()
-            && blocks.note(blocks.follower(id)).mark() == note.mark()
+            && blocks.note(blocks.follower(id)).is_of_same_release(note)
         {
             self.found.branched = at as u32 + 1;
         }
@@ -75,8 +75,8 @@ impl<'a> PromptLook<'a> {
         if self.uses > 1 {
             found.twice = found.twice.max(end);
         }
-        let latest = *self.latest.get_or_insert(note.mark());
-        if note.class() == SHARED || note.mark() != latest {
+        let latest = *self.latest.get_or_insert(note);
+        if note.class() == SHARED || !note.is_of_same_release(latest) {
             found.shared = found.shared.max(end);
         }
         if !note.is_counted() {

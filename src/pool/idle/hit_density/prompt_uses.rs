@@ -2,6 +2,8 @@
 //! ([`ReleasedPrompt`]).
 
 use super::{BACK_SOON, CLOSED, LENGTHS, LONGER_THAN, ReuseHint, SHARED};
+use crate::id::BlockId;
+use crate::pool::release_note::ReleaseMark;
 
 /// The blocks at the beginning of a prompt that earlier requests had. A sequence keeps it until its release.
 #[derive(Clone, Debug, Default)]
@@ -23,12 +25,15 @@ pub(crate) struct ReleasedPrompt<'a> {
     pub(crate) hint: ReuseHint,
     /// The length of the sequence at its release.
     pub(crate) num_tokens: usize,
+    pub(crate) mark: ReleaseMark,
+    /// The block before these, which the same sequence released.
+    pub(crate) before: Option<BlockId>,
 }
 
 impl ReleasedPrompt<'_> {
     /// Returns the class, the uses and the end of the blocks that are released as the one at `at` is.
     pub(super) fn class(&self, at: usize) -> (usize, u32, usize) {
-        let Self { uses, hint, num_tokens } = *self;
+        let Self { uses, hint, num_tokens, .. } = *self;
         let answer = num_tokens.saturating_sub(uses.prompt_tokens);
         let length = LONGER_THAN.iter().filter(|&&least| answer > least).count();
         let [twice, once] = [uses.twice, uses.once].map(|end| end as usize);
