@@ -362,10 +362,11 @@ impl World {
         let before = Instant::now();
         let pinned = self.cache.retention().pinned_blocks();
         let used = self.cache.used_block_count();
-        let (most_pinned, most_used) = self.pinned_and_used_at(before);
+        let (most_pinned, _) = self.pinned_and_used_at(before);
         let (least_pinned, least_used) = self.pinned_and_used_at(Instant::now());
         assert!((least_pinned..=most_pinned.min(12)).contains(&pinned), "{pinned}");
-        assert!((least_used..=most_used).contains(&used), "{used}");
+        // Two pins of a content may hold different copies of it.
+        assert!((least_used..=most_pinned).contains(&used), "{used}");
         for Pinned { pin, name, epoch, blocks } in &self.pins {
             let cached = cached(&self.cache, &Self::tokens(*name));
             if *epoch == self.epochs[*name] && pin.until() > Instant::now() {
