@@ -270,17 +270,11 @@ impl Levels {
             };
             let entry = queues.get(id).expect("a block with a deadline has an entry");
             queues.remove(id);
-            let (block, bits) = (keyed.mark_epoch(entry), self.bits(id));
+            let block = keyed.mark_epoch(entry);
             // A stale one had another owner since, which may have noted a level.
-            if !view.keeps_entry(block) {
-                continue;
-            }
-            self.forget(&[id]);
             if view.keeps_entry(block) {
+                self.forget(&[id]);
                 push(ReleasedIdle { block, hot: words.state(id).is_hot(), spare: false });
-            } else {
-                // A match since may have found the level that it was to note.
-                self.notes[id.index()].store(bits, Ordering::Relaxed);
             }
         }
         self.show(&queues);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Levels, NEVER, QUEUES, Side};
+use super::{Levels, NEVER, Side};
 use crate::id::BlockId;
 use crate::pool::word::BlockWords;
 use crate::sync::Ordering;
@@ -14,7 +14,7 @@ impl Levels {
         ids: Range<u32>,
         words: &BlockWords,
     ) -> std::result::Result<(), String> {
-        let (view, keyed, queues) = (words.view(), words.keyed(), self.queues.lock());
+        let queues = self.queues.lock();
         queues.audit()?;
         let shown = self.shown.entries.each_ref().map(|entries| entries.load(Ordering::Relaxed));
         let count = |side: Side| side.queues().map(|queue| queues.len(queue) as u64).sum::<u64>();
@@ -24,14 +24,6 @@ impl Levels {
         let earliest = queues.deadlines.first().map_or(NEVER, |(time, _)| time);
         if self.shown.earliest.load(Ordering::Relaxed) != earliest {
             return Err(format!("the levels do not show their first deadline, {earliest}"));
-        }
-        for queue in 0..QUEUES {
-            let entries = queues.entries(queue).map(|entry| keyed.mark_epoch(entry));
-            let mut live = entries.filter(|&entry| view.is_idle_since(entry));
-            let is_elsewhere = |id| self.queued(id).is_none_or(|(_, own)| own != queue);
-            if let Some(entry) = live.find(|entry| is_elsewhere(entry.id)) {
-                return Err(format!("{} is in the queue of another level than its own", entry.id));
-            }
         }
         let is_left_over = |&id: &BlockId| {
             let state = words.state(id);
