@@ -154,8 +154,8 @@ fn a_match_beside_a_reclaim_finds_the_content_or_none() {
 #[test]
 fn a_match_from_another_shard_beside_a_reclaim_finds_the_content_or_none() {
     explore(|| {
-        let cache = Learning::new(2);
-        cache.cache(&[A, B]);
+        let cache = Learning::new(1);
+        cache.cache(&[A]);
         let theirs = cache.clone();
         race(|| cache.take(1), move || drop(theirs.serve(A)));
         cache.assert_all_room();
