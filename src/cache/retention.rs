@@ -156,7 +156,7 @@ impl Retained<'_> {
 
     /// Gives the cached contents of a range of a prompt a level; see [`AdmitOptions::retain`](crate::AdmitOptions::retain).
     /// The new level overrides an earlier one. Idle contents count as just released: their durations begin now. Returns the
-    /// number of blocks. Takes no block from any request. One look-up and one or two exchanges a block.
+    /// number of blocks, copies of a content included. Takes no block from any request. One look-up and one or two exchanges a block.
     ///
     /// # Errors
     /// [`PromptMismatch`](PagedKvError::PromptMismatch), and [`InvalidConfig`](PagedKvError::InvalidConfig) in a cache

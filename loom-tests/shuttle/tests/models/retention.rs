@@ -82,7 +82,8 @@ fn levels_that_are_set_and_end_beside_reclaims_lose_no_block() {
                 tight.serve(&THREE, &ending(Level::High));
                 let (retention, prompt) = (tight.cache.retention(), tight.cache.prompt(&ONE));
                 let set = retention.set(&prompt, &Retain::new(0..4, Level::Highest));
-                assert!(set.expect("a cache with levels") <= 2);
+                // Two contents, of which a match may have used copies, in a pool of five blocks.
+                assert!(set.expect("a cache with levels") <= 5);
                 tight.serve(&TWO, &AdmitOptions::default());
             });
             assert_all_free_at_end(&tight.cache);
