@@ -2,11 +2,6 @@
 
 use super::*;
 
-fn cache_of(num_blocks: usize, policy: ReclaimPolicy) -> PagedKvCache {
-    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(4).home_shards(1);
-    builder.retention_levels(true).reclaim_policy(policy).build().unwrap()
-}
-
 /// Options of a request that computes all of its contents again.
 fn anew(options: AdmitOptions) -> AdmitOptions {
     options.max_cached_tokens(0)

@@ -7,11 +7,6 @@ use super::*;
 const POLICIES: [ReclaimPolicy; 3] =
     [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity];
 
-fn cache_of(num_blocks: usize, policy: ReclaimPolicy) -> PagedKvCache {
-    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(4).home_shards(1);
-    builder.retention_levels(true).reclaim_policy(policy).build().unwrap()
-}
-
 /// A level whose duration has passed when the next operation looks.
 fn ended(level: Level) -> AdmitOptions {
     AdmitOptions::default().retain(whole(level).ttl(MOMENT))

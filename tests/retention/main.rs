@@ -30,6 +30,12 @@ fn caches(num_blocks: usize) -> Vec<PagedKvCache> {
     shapes_with(num_blocks, 4, |builder| builder.retention_levels(true))
 }
 
+/// A cache with levels and one home shard, so that its order is exact under each policy.
+fn cache_of(num_blocks: usize, policy: ReclaimPolicy) -> PagedKvCache {
+    let builder = PagedKvCache::builder().num_blocks(num_blocks).block_size(4).home_shards(1);
+    builder.retention_levels(true).reclaim_policy(policy).build().unwrap()
+}
+
 fn serve_with(cache: &PagedKvCache, tokens: &[u32], options: &AdmitOptions) {
     let options = options.clone().allow_full_hit();
     cache.admit_with(s(999), &cache.prompt(tokens), &options).expect("there is room");
