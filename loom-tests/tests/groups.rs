@@ -8,7 +8,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Kv, explore, race};
+use common::{Kv, explore, explore_large, race};
 use paged_kv::{
     AdmitOptions, BlockHash, BlockId, CachedSequence, GroupId, LayerGroup, PagedKvCache, Prompt,
 };
@@ -164,7 +164,7 @@ fn a_match_beside_the_release_of_a_window_and_the_end_of_its_step_reads_its_cont
 
 #[test]
 fn a_state_is_matched_after_its_step_completed_or_not_at_all() {
-    explore(|| {
+    explore_large(|| {
         let (cache, kv) = cache(3, STATE);
         let (mut sequence, _) =
             cache.admit_sequence(&prompt(1), &AdmitOptions::default()).expect("there is room");

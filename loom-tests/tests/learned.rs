@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Kv, explore, race, spawn_at};
+use common::{Kv, explore, explore_large, race, spawn_at};
 use paged_kv::loom_api::{Admitted, LearnedCounts, ReusePool};
 use paged_kv::{Level, ReclaimPolicy};
 
@@ -153,7 +153,7 @@ fn a_match_beside_a_reclaim_finds_the_content_or_none() {
 /// The reclaim has the claim of its home only, and so the match is made between its looks at the block.
 #[test]
 fn a_match_from_another_shard_beside_a_reclaim_finds_the_content_or_none() {
-    explore(|| {
+    explore_large(|| {
         let cache = Learning::new(1);
         cache.cache(&[A]);
         let theirs = cache.clone();
@@ -233,7 +233,7 @@ fn a_reset_beside_a_release_loses_no_block() {
 /// The content moves from the queue of its level to the list of its class.
 #[test]
 fn a_level_that_ends_in_a_learned_order_beside_a_match_loses_no_block() {
-    explore(|| {
+    explore_large(|| {
         let pool = Arc::new(ReusePool::with_levels(1, 2, POLICY));
         let cache = Learning { pool, kv: Arc::new(Kv::new(1)) };
         cache.cache(&[A]);

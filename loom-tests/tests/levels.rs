@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{explore, race};
+use common::{explore, explore_large, race};
 use paged_kv::loom_api::{Admitted, ReusePool};
 use paged_kv::{Level, ReclaimPolicy};
 
@@ -49,7 +49,7 @@ fn two_releases_of_a_content_with_a_level_leave_an_entry() {
 
 #[test]
 fn a_level_that_ends_beside_an_allocation_refuses_none_of_two() {
-    explore(|| {
+    explore_large(|| {
         let pool = cached(2, &[A, B], Level::High, true);
         let theirs = Arc::clone(&pool);
         let (mine, theirs) =
@@ -62,7 +62,7 @@ fn a_level_that_ends_beside_an_allocation_refuses_none_of_two() {
 #[test]
 fn a_match_beside_the_end_of_a_level_loses_no_block() {
     for level in [Level::Low, Level::Highest] {
-        explore(move || {
+        explore_large(move || {
             let pool = cached(2, &[A], level, true);
             let theirs = Arc::clone(&pool);
             race(|| drop(serve(&pool, A)), move || drop(theirs.pool.allocate(2)));

@@ -39,11 +39,12 @@ impl Blocks {
         }
     }
 
-    /// Removes the levels of all contents, which reset number `number` drops after that. Those of idle blocks are reclaimed
-    /// first from then on.
-    pub(crate) fn reset_levels(&self, number: u64) {
-        if let Some(levels) = self.levels() {
-            levels.reset(number, &self.words);
+    /// Begins a new generation with `advance`, which returns the number of resets, and removes the levels of all contents
+    /// before any content of the new generation can get one. Those of idle blocks are reclaimed first from then on.
+    pub(crate) fn reset_levels(&self, advance: impl FnOnce() -> u64) -> u64 {
+        match self.levels() {
+            Some(levels) => levels.reset(advance, &self.words),
+            None => advance(),
         }
     }
 

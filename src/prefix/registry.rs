@@ -185,20 +185,14 @@ impl PublishedBlocks {
         if let Some(overwrites) = &self.overwrites {
             overwrites.reset();
         }
-        // Before: contents of the next generation may have levels as soon as it begins.
-        let next = self.generation().number() + 1;
-        blocks.reset_levels(next);
+        let advance = || blocks.reset_levels(|| self.generations.advance());
         let mut number = 0;
         match &self.event_order {
-            None => number = self.generations.advance(),
+            None => number = advance(),
             Some(event_order) => event_order.announce(|events| {
-                number = self.generations.advance();
+                number = advance();
                 events.clear(number);
             }),
-        }
-        if number != next {
-            // Another reset came first.
-            blocks.reset_levels(number);
         }
         blocks.announce_publication();
         number

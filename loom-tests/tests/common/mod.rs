@@ -5,7 +5,7 @@
 mod explore;
 mod kv;
 
-pub use explore::{Told, explore, race, spawn_at};
+pub use explore::{Told, explore, explore_large, race, spawn_at};
 pub use kv::Kv;
 
 use std::sync::Arc;

@@ -186,11 +186,13 @@ impl Levels {
         ids.iter().for_each(|id| self.notes[id.index()].store(0, Ordering::Relaxed));
     }
 
-    /// Removes all notes, for reset number `number`, which drops all contents after that. Those of blocks that are idle in
-    /// these queues are the lowest from then on. Reads every note.
-    pub(crate) fn reset(&self, number: u64, words: &BlockWords) {
+    /// Drops all contents with `advance`, which returns the number of resets, and removes all notes. Those of blocks that
+    /// are idle in these queues are the lowest from then on. Returns the number of resets. Reads every note.
+    pub(crate) fn reset(&self, advance: impl FnOnce() -> u64, words: &BlockWords) -> u64 {
         let (view, keyed, mut queues) = (words.view(), words.keyed(), self.queues.lock());
-        self.shown.resets.fetch_max(number, Ordering::Relaxed);
+        // Under the lock: contents of the next generation get levels after their predecessors have lost theirs.
+        let number = advance();
+        self.shown.resets.store(number, Ordering::Relaxed);
         self.notes.iter().for_each(|note| note.store(0, Ordering::Relaxed));
         let entries: Vec<IdleBlock> = (0..QUEUES).flat_map(|queue| queues.entries(queue)).collect();
         for entry in entries {
@@ -201,6 +203,7 @@ impl Levels {
             }
         }
         self.show(&queues);
+        number
     }
 
     /// Adds an entry for a block that came back unused, before all others of its level and with its old deadline: its

@@ -46,7 +46,7 @@ pub(in crate::pool::free_list) fn disturb_levels(
             pool.list.set_levels(&[new], levels.resets(), &pool.words);
         }
         20..24 => levels.skip(minutes(10)),
-        24 => levels.reset(levels.resets() + 1, &pool.words),
+        24 => _ = levels.reset(|| levels.resets() + 1, &pool.words),
         _ => {}
     }
 }
@@ -188,7 +188,7 @@ fn step(pool: &Pool, model: &mut Model, held: &mut Vec<BlockId>, random: &mut Ra
             assert_eq!(list.forget_idle(n, words), model.reclaim(n));
         }
         17 if random.below(10) == 0 => {
-            levels.reset(levels.resets() + 1, words);
+            levels.reset(|| levels.resets() + 1, words);
             model.reset();
         }
         17 => {
