@@ -234,6 +234,7 @@ fn release_with_levels(pool: &Pool, at: usize, notes: &[Note]) -> Vec<BlockId> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "several pools: minutes under an interpreter")]
 fn levels_hold_between_shards() {
     for policy in [ReclaimPolicy::Lru, ReclaimPolicy::TwoQueue, ReclaimPolicy::HitDensity] {
         let pool = Pool::new(&[0, 30, 30, 30], Retention::Levels(policy));
@@ -251,6 +252,7 @@ fn levels_hold_between_shards() {
 
 /// Blocks of the highest level are room: one at a time, at once, and when they are forgotten.
 #[test]
+#[cfg_attr(miri, ignore = "several pools: minutes under an interpreter")]
 fn a_level_refuses_no_request() {
     for n in [1, 90, 0] {
         let pool = Pool::new(&[0, 30, 30, 30], LEVELS_OF_LRU);
@@ -287,6 +289,7 @@ const LEVELS_OF_LRU: Retention = Retention::Levels(ReclaimPolicy::Lru);
 
 /// The next content of a block does not inherit a level.
 #[test]
+#[cfg_attr(miri, ignore = "several pools: minutes under an interpreter")]
 fn a_level_ends_with_its_content() {
     for ends_by_uncaching in [true, false] {
         let pool = Pool::new(&[2], LEVELS_OF_LRU);
@@ -350,6 +353,7 @@ fn set_spare_keys(pool: &Pool, ids: &[BlockId]) {
 
 /// A spare copy that was reclaimed with too few others is reclaimed first the next time, too.
 #[test]
+#[cfg_attr(miri, ignore = "several pools: minutes under an interpreter")]
 fn a_spare_copy_that_is_put_back_is_the_first_again() {
     for ttl in [None, Some(65)] {
         let pool = Pool::new(&[5], LEVELS_OF_LRU);
@@ -370,6 +374,7 @@ fn a_spare_copy_that_is_put_back_is_the_first_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "several pools: minutes under an interpreter")]
 fn spare_copies_of_all_shards_go_before_contents() {
     for policy in [ReclaimPolicy::Lru, ReclaimPolicy::HitDensity] {
         for keep in [Retention::Contents(policy), Retention::Levels(policy)] {
