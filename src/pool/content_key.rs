@@ -92,6 +92,14 @@ impl KeyedView<'_> {
         id.index() < self.0.len()
     }
 
+    /// Returns the share of the blocks that have owners, of at most `most` blocks at even distances.
+    pub(crate) fn share_in_use(&self, most: usize) -> f64 {
+        let (total, num) = (self.0.len(), most.min(self.0.len()));
+        let id = |n: usize| BlockId((n * total / num) as u32);
+        let used = (0..num).filter(|&n| self.words().state(id(n)).owners() > 0).count();
+        used as f64 / num.max(1) as f64
+    }
+
     /// Returns the key that the block was last given, 0 if none. The two halves belong to one key
     /// only if the key was not replaced during the call. For example, an owner of a cached block reads
     /// one key.
@@ -298,6 +306,14 @@ mod tests {
             assert!(!words.is_cached_as(id, ContentKey::new(7)), "{id} has another key");
             assert_eq!((words.state(id).owners(), key_version(&words, id)), (1, 1));
         }
+    }
+
+    #[test]
+    fn the_share_in_use_is_that_of_the_blocks_that_are_looked_at() {
+        let words = BlockWords::with_keys(8).unwrap();
+        (0..3).for_each(|id| words.view().occupy(BlockId(id)));
+        let share = |most| words.keyed().share_in_use(most);
+        assert_eq!((share(9), share(8), share(4), share(0)), (0.375, 0.375, 0.5, 0.0));
     }
 
     #[test]

@@ -3,20 +3,23 @@
 //! A released block has a *class*: how long the answer of its last request was, and how many requests had its content;
 //! or that different conversations share it; or a hint of the caller. Counts of releases and of first
 //! uses after them, by class and age, give a price for each class and age ([`prices`]). The least worth block
-//! goes first, but only if it is clearly worth less than the least recently used one, which goes otherwise.
+//! goes first, but only if it is clearly worth less than the least recently used one, which goes otherwise. Where
+//! this loses hits against LRU, prices follow from the age alone for a while ([`guard`]).
 //!
 //! **Time** is the number of prompt blocks that were asked for, in steps of a 32nd of the pool. Each thread counts in
 //! the line of its shard, and adds its count to the sum of all threads once it has its share of a step, or ends one.
 //!
 //! Source: hit density as in LHD (Beckmann, Chen and Cidon, NSDI 2018), with Gittins' index.
 
+mod guard;
 mod prices;
 mod prompt_look;
 mod prompt_uses;
 
 use std::ops::DerefMut;
 
-use self::prices::{ClassCounts, bucket};
+use self::guard::{Guard, Lesson};
+use self::prices::{ClassCounts, begin, bucket};
 pub(crate) use self::prompt_look::PromptLook;
 pub(crate) use self::prompt_uses::{PromptUses, ReleasedPrompt};
 use super::noted_ghosts::NotedGhosts;
@@ -58,6 +61,9 @@ pub(super) const CLASSES: usize = SHARED + 1;
 /// A block of a class goes before the least recently used one if its price is below that one's times this.
 const CLEARLY_LESS: f32 = 0.8;
 
+/// The blocks of which a lesson looks whether they are in use.
+const SAMPLED_IN_USE: usize = if cfg!(any(paged_kv_loom, paged_kv_shuttle)) { 0 } else { 256 };
+
 /// Says whether a sequence comes back: its next turn will have the same tokens at the beginning of its prompt.
 ///
 /// Only [`ReclaimPolicy::HitDensity`](crate::ReclaimPolicy::HitDensity) uses it. A hint is a class of its own, whose
@@ -88,6 +94,8 @@ pub enum ReuseHint {
 
 /// The shared state of the learned order.
 pub(crate) struct HitDensity {
+    /// The blocks of the pool.
+    total: usize,
     /// Blocks asked for in a step of time.
     step: u64,
     /// Blocks that a thread counts before it adds them to the sum.
@@ -98,6 +106,8 @@ pub(crate) struct HitDensity {
     asked: CachePadded<AtomicU64>,
     /// The time from which on prices are learned again.
     next_learned: AtomicU32,
+    /// The age up to which LRU would keep contents, 0 if that is not known or the order is LRU.
+    horizon: AtomicU32,
     lines: Box<[CachePadded<Line>]>,
     /// The bits of each `f32`.
     prices: [[AtomicU32; BUCKETS]; CLASSES],
@@ -127,6 +137,9 @@ struct Line {
     asked: AtomicU64,
     prompts: AtomicU32,
     num_releases: AtomicU32,
+    /// Uses that LRU would have had as hits, and those that it would not have had.
+    lost: AtomicU32,
+    gained: AtomicU32,
     releases: [AtomicU32; CLASSES],
     hits: [[AtomicU32; BUCKETS]; CLASSES],
 }
@@ -137,7 +150,10 @@ struct Learner {
     prompts: u32,
     releases: [u32; CLASSES],
     hits: [[u32; BUCKETS]; CLASSES],
+    lost: u32,
+    gained: u32,
     counts: ClassCounts,
+    guard: Guard,
     /// How often prices were learned.
     #[cfg(paged_kv_loom)]
     times: u32,
@@ -150,6 +166,8 @@ impl Line {
             asked: AtomicU64::new(0),
             prompts: AtomicU32::new(0),
             num_releases: AtomicU32::new(0),
+            lost: AtomicU32::new(0),
+            gained: AtomicU32::new(0),
             releases: std::array::from_fn(zero),
             hits: std::array::from_fn(|_| std::array::from_fn(zero)),
         }
@@ -162,11 +180,13 @@ impl HitDensity {
         let step = (total as u64 / STEPS_A_POOL).max(1);
         let learned_every = (total as u64 / step / LEARNED_A_POOL).max(1) as u32;
         Ok(Self {
+            total,
             step,
             learned_every,
             stride: (step / shards as u64).max(1),
             asked: CachePadded::new(AtomicU64::new(0)),
             next_learned: AtomicU32::new(learned_every),
+            horizon: AtomicU32::new(0),
             lines: array_of(shards, || CachePadded::new(Line::new()))?,
             prices: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0))),
             ghosts: NotedGhosts::new(total)?,
@@ -291,32 +311,46 @@ impl HitDensity {
         (now.wrapping_sub(next) < u32::MAX / 2).then_some(now)
     }
 
-    /// Learns the prices if that is due, and no other thread does.
+    /// Learns the prices if that is due, and no other thread does. The caller has just begun to use `own` of the blocks.
     #[inline]
-    fn learn_if_due(&self) {
+    fn learn_if_due(&self, blocks: KeyedView<'_>, own: usize) {
         if self.due_time().is_some()
             && let Some(learner) = self.learner.try_lock()
         {
-            self.learn(learner);
+            self.learn(learner, blocks, own);
         }
     }
 
     #[cold]
-    fn learn(&self, mut learner: impl DerefMut<Target = Learner>) {
+    fn learn(
+        &self,
+        mut learner: impl DerefMut<Target = Learner>,
+        blocks: KeyedView<'_>,
+        own: usize,
+    ) {
         // Another thread may have learned since. Loom: of_two_threads_to_which_learning_is_due_one_learns.
         let Some(now) = self.due_time() else { return };
         self.next_learned.store(now.wrapping_add(self.learned_every), Ordering::Relaxed);
-        let blocks = u64::from(now.wrapping_sub(learner.time)) * self.step;
+        let steps = now.wrapping_sub(learner.time);
+        let asked = (u64::from(steps) * self.step) as f64;
         learner.time = now;
-        learner.add(&self.lines, blocks as f64);
+        let mut lesson = learner.add(&self.lines, asked);
+        lesson.steps = f64::from(steps);
+        lesson.blocks = self.total as f64;
+        lesson.steps_a_pool = lesson.blocks / self.step as f64;
+        let used = lesson.blocks * blocks.share_in_use(SAMPLED_IN_USE);
+        lesson.used = (used - own as f64).max(0.0);
         #[cfg(paged_kv_loom)]
         (learner.times += 1);
-        let prices = learner.counts.prices();
+        let horizon = learner.guard.learn(&lesson);
+        self.horizon.store(horizon.unwrap_or(0), Ordering::Relaxed);
+        let counts = &learner.counts;
+        let prices = if horizon.is_some() { counts.prices() } else { counts.prices_by_age() };
         let learned = prices.as_flattened().iter();
         for (price, &learned) in self.prices.as_flattened().iter().zip(learned) {
             price.store((learned as f32).to_bits(), Ordering::Relaxed);
         }
-        learner.counts.decay(blocks as f64);
+        learner.counts.decay(asked);
     }
 }
 
@@ -350,14 +384,17 @@ impl Learner {
             prompts: 0,
             releases: [0; CLASSES],
             hits: [[0; BUCKETS]; CLASSES],
+            lost: 0,
+            gained: 0,
             counts: ClassCounts::new(),
+            guard: Guard::new(),
             #[cfg(paged_kv_loom)]
             times: 0,
         }
     }
 
-    /// Adds the counts of the lines since the last time, when `blocks` blocks fewer were asked for.
-    fn add(&mut self, lines: &[CachePadded<Line>], blocks: f64) {
+    /// Adds the counts of the lines since the last time, when `blocks` blocks fewer were asked for, and returns them.
+    fn add(&mut self, lines: &[CachePadded<Line>], blocks: f64) -> Lesson {
         let since = |last: &mut u32, count: &dyn Fn(&Line) -> &AtomicU32| {
             let sum = lines.iter().map(|line| count(line).load(Ordering::Relaxed));
             let sum = sum.fold(0, u32::wrapping_add);
@@ -365,14 +402,23 @@ impl Learner {
         };
         let prompts = since(&mut self.prompts, &|line| &line.prompts);
         self.move_mean(prompts, blocks);
+        let mut lesson = Lesson {
+            lost: since(&mut self.lost, &|line| &line.lost),
+            gained: since(&mut self.gained, &|line| &line.gained),
+            blocks_a_prompt: self.counts.blocks_a_prompt,
+            ..Lesson::default()
+        };
         for class in 0..CLASSES {
-            self.counts.releases[class] +=
-                since(&mut self.releases[class], &|line| &line.releases[class]);
+            let releases = since(&mut self.releases[class], &|line| &line.releases[class]);
+            self.counts.releases[class] += releases;
+            lesson.releases += releases;
             for bucket in 0..BUCKETS {
-                self.counts.hits[class][bucket] +=
-                    since(&mut self.hits[class][bucket], &|line| &line.hits[class][bucket]);
+                let hits = since(&mut self.hits[class][bucket], &|line| &line.hits[class][bucket]);
+                self.counts.hits[class][bucket] += hits;
+                lesson.hits[bucket] += hits;
             }
         }
+        lesson
     }
 
     /// Moves the mean of the blocks of a prompt, by a thousandth for each prompt.

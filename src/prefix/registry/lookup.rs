@@ -129,7 +129,7 @@ impl PublishedBlocks {
         for (at, &id) in hits.iter().enumerate().rev() {
             look.see_block(at, id, keyed);
         }
-        Some(look.end())
+        Some(look.end(keyed, hits.len()))
     }
 
     /// Makes the caller an owner of the blocks of `hashes`, from the first on, until one is not cached.

@@ -42,7 +42,7 @@ pub(super) fn bucket(age: u32) -> usize {
 }
 
 /// Returns the age at which a bucket begins.
-fn begin(bucket: usize) -> f64 {
+pub(super) fn begin(bucket: usize) -> f64 {
     (bucket as f64 / 2.0).exp2() - 1.0
 }
 
@@ -96,6 +96,18 @@ impl ClassCounts {
         for class in 0..CLOSED {
             raise(&mut prices, SHARED, class);
         }
+        prices
+    }
+
+    /// Returns prices by which the least recently used block goes first, but for those of closed sequences.
+    pub(super) fn prices_by_age(&self) -> Prices {
+        let (of_all, widths) = (self.hazards_of_all(), widths());
+        let mut falling = index(&of_all, &widths);
+        for bucket in 1..BUCKETS {
+            falling[bucket] = falling[bucket].min(falling[bucket - 1]);
+        }
+        let mut prices = [falling; CLASSES];
+        prices[CLOSED] = index(&self.hazards(CLOSED, &of_all), &widths);
         prices
     }
 }
@@ -192,6 +204,18 @@ mod tests {
         assert!(prices[1][6] > prices[1][0], "it is nearer to its use");
         assert!(prices[SHARED][6] >= prices[1][6] && prices[LENGTHS + 1][6] >= prices[1][6]);
         assert!(prices[CLOSED][0] == 0.0);
+    }
+
+    #[test]
+    fn prices_by_age_fall_and_know_only_closed_sequences() {
+        let mut counts = ClassCounts::new();
+        counts.blocks_a_prompt = 10.0;
+        counts.releases.fill(1_000.0);
+        counts.hits[1][6] = 800.0;
+        let prices = counts.prices_by_age();
+        assert!(prices[0].is_sorted_by(|one, next| one >= next) && prices[0][BUCKETS - 1] > 0.0);
+        assert!((0..CLASSES).all(|class| class == CLOSED || prices[class] == prices[0]));
+        assert_eq!(prices[CLOSED], [0.0; BUCKETS]);
     }
 
     #[test]
