@@ -233,6 +233,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of lessons: minutes under an interpreter")]
     fn a_loss_sets_the_order_aside_and_the_next_one_for_longer() {
         let mut losing = Lesson { lost: 40.0, ..lesson() };
         losing.hits[20] = 100.0;
@@ -251,6 +252,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of lessons: minutes under an interpreter")]
     fn gains_and_chance_are_no_loss() {
         let mut even = Lesson { lost: 40.0, gained: 40.0, ..lesson() };
         even.hits[20] = 100.0;
