@@ -50,9 +50,8 @@ pub enum ReclaimPolicy {
     ///
     /// It gives clearly higher hit rates where the cache is small for its contents, and about those of
     /// [`Lru`](Self::Lru) elsewhere. Where the kind of requests changes suddenly it may lose a part of a point, and is set
-    /// aside for a while. See
-    /// `BENCHMARKS.md`. Takes 8 bytes a block, 60 KB for each
-    /// home shard, and one lookup of each block of a prompt. In a cache with groups of layers it is [`Lru`](Self::Lru).
+    /// aside for a while. See `BENCHMARKS.md`. Takes 8 bytes a block, 60 KB for each home shard,
+    /// and one lookup of each block of a prompt. In a cache with groups of layers it is [`Lru`](Self::Lru).
     HitDensity,
 }
 

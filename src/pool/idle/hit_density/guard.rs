@@ -61,7 +61,7 @@ struct Span {
     contents: f64,
 }
 
-/// The losses and gains of late, and the facts that decide the horizon.
+/// The guard of a pool's order. It holds the decayed losses and gains, and the facts that decide the horizon.
 pub(super) struct Guard {
     /// The latest first.
     spans: [Span; SPANS],
